@@ -1,0 +1,275 @@
+"""One .safetensors file holds the weights and all that is needed to use them.
+
+The tensors are the model's state dict (float16 on disk, float32 when loaded). The header's metadata
+has one entry, `dfdetect`: a JSON object with the fields of `ModelSpec` beside `format` and
+`version`. Loading runs no code from the file, downloads nothing, and is strict.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from dfdetect.files import atomic_path
+from dfdetect.models import create_model
+from dfdetect.scoring import Aggregation, Calibration
+
+DEFAULT_WEIGHTS = "tf_efficientnet_lite0"
+METADATA_KEY = "dfdetect"
+FORMAT = "dfdetect-checkpoint"
+VERSION = 1
+SUFFIX = ".safetensors"
+INPUT_SIZES = range(16, 1025)
+POSITIVE_CLASS = "FAKE"
+RGB = 3
+WHITE = 255
+
+
+class CheckpointError(ValueError):
+    """A file cannot be used as a checkpoint; the message names the file, the fault and the mend."""
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """Which square around a face the model wants, relative to MTCNN's box of it.
+
+    Args:
+        scale: Side of the square / height of the box.
+        shift: How far the square's centre lies below the box's centre / height of the box.
+
+    The defaults give the tight framing of dlib's frontal detector, in which the challenge's face
+    crops were cut.
+    """
+
+    scale: float = 0.80
+    shift: float = 0.08
+
+    def square(self, box: tuple[float, float, float, float]) -> tuple[float, float, float]:
+        """Left edge, top edge and side in pixels of the square for a box (x1, y1, x2, y2)."""
+        x1, y1, x2, y2 = box
+        height = y2 - y1
+        side = self.scale * height
+        centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2 + self.shift * height
+        return centre_x - side / 2, centre_y - side / 2, side
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to use the weights, and what is known about them.
+
+    Args:
+        architecture: A name that `create_model` takes.
+        arguments: Its arguments.
+        input_size: Side of the square input, in pixels.
+        mean: Of the RGB channels, for pixels in 0..1; subtracted.
+        std: Of the RGB channels, for pixels in 0..1; divided by.
+        crop: Where crops are cut.
+        frames_per_clip: Consecutive crops that make one input; 1 for an image model.
+        positive_class: The class whose logit the model gives; always FAKE.
+        calibration: From raw to calibrated logits.
+        aggregation: From the logits of crops to the probability of a video.
+        training: Data, split, configuration, seed, date.
+        scores: Measured figures, by the name of what they were measured on.
+        licence: Terms for the weights.
+    """
+
+    architecture: str
+    input_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    arguments: dict[str, float] = field(default_factory=dict)
+    crop: CropRule = field(default_factory=CropRule)
+    frames_per_clip: int = 1
+    positive_class: str = POSITIVE_CLASS
+    calibration: Calibration = field(default_factory=Calibration)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no model of this version can have."""
+        if self.input_size not in INPUT_SIZES:
+            raise ValueError(
+                f"input_size must be {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels, "
+                f"not {self.input_size!r}"
+            )
+        if len(self.mean) != RGB or len(self.std) != RGB or min(self.std) <= 0:
+            raise ValueError("mean and std need three numbers each, std above 0")
+        if self.frames_per_clip != 1:
+            raise ValueError("this version has image models only: frames_per_clip must be 1")
+        if self.positive_class != POSITIVE_CLASS:
+            raise ValueError(f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}")
+        if self.crop.scale <= 0:
+            raise ValueError(f"crop.scale must be above 0, not {self.crop.scale}")
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Make the model's input of uint8 RGB crops.
+
+        Args:
+            images: uint8 of shape (batch, 3, input_size, input_size), on any device.
+
+        Returns:
+            float32 of the same shape, in channels-last memory order, on the same device.
+        """
+        mean, std = (
+            torch.tensor(values, device=images.device).view(1, RGB, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        pixels = (images.float() / WHITE - mean) / std
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def to_json(self) -> str:
+        """The header's JSON object."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelSpec":
+        """Read the header's JSON object.
+
+        Raises:
+            ValueError: It is not one, or of another format or version, or a value is impossible.
+            TypeError: A field is missing, unknown or of the wrong type.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ValueError(f"its header does not say {FORMAT!r}")
+        if (version := values.pop("version", None)) != VERSION:
+            raise ValueError(
+                f"it has format version {version!r} and this dfdetect reads {VERSION}: "
+                "install the release of dfdetect that wrote it"
+            )
+        for name, kind in (
+            ("crop", CropRule),
+            ("calibration", Calibration),
+            ("aggregation", Aggregation),
+        ):
+            values[name] = kind(**values[name]) if name in values else kind()
+        for name in ("mean", "std"):
+            if name in values:
+                values[name] = tuple(float(number) for number in values[name])
+        return cls(**values)
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None:
+    """Write `model` and `spec` to one file, its weights in float16.
+
+    Raises:
+        ValueError: A weight is not finite in float16.
+    """
+    state = {}
+    for name, tensor in model.state_dict().items():
+        stored = tensor.detach().cpu().contiguous()
+        if stored.is_floating_point():
+            stored = stored.half()
+            if not stored.isfinite().all():
+                raise ValueError(f"{path}: weights of {name} are not finite in float16")
+        state[name] = stored
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, metadata={METADATA_KEY: spec.to_json()})
+
+
+def read_spec(path: str | Path) -> ModelSpec:
+    """Read a checkpoint's header, without its weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is not a checkpoint of this version.
+    """
+    return _read(Path(path))[0]
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
+    """Rebuild the model of a checkpoint, in float32 on the CPU and in evaluation mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is truncated, no checkpoint, of another version, or its tensors
+            are not those of its architecture.
+
+    Example:
+        >>> model, spec = load_checkpoint(find_weights())
+        >>> model(torch.zeros(1, 3, spec.input_size, spec.input_size)).shape
+        torch.Size([1, 1])
+    """
+    path = Path(path)
+    spec, state = _read(path, with_weights=True)
+    try:
+        model = create_model(spec.architecture, **spec.arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    wrong = sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    )
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{path}: {len(wrong)} of {len(expected)} tensors do not fit {spec.architecture}; "
+            f"first {name!r}: expected {expected.get(name, 'none')}, found "
+            f"{found.get(name, 'none')}. The file was written for another architecture."
+        )
+    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(f"{path}: weights of {bad[0]} are not finite; the file is damaged")
+    model.load_state_dict(state)
+    return model.float().eval(), spec
+
+
+def list_weights() -> dict[str, Path]:
+    """The checkpoints that are installed with the package, by name."""
+    return {path.stem: path for path in sorted(_weights_folder().glob(f"*{SUFFIX}"))}
+
+
+def find_weights(weights: str | Path | None = None) -> Path:
+    """Path of a checkpoint: the default one, an installed one by name, or the user's own file.
+
+    Raises:
+        FileNotFoundError: Neither a file nor an installed name; the message lists the names.
+    """
+    installed = list_weights()
+    name = DEFAULT_WEIGHTS if weights is None else str(weights)
+    if name in installed:
+        return installed[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise FileNotFoundError(
+        f"no weights {name!r}: give a {SUFFIX} file or one of the installed names: "
+        f"{', '.join(installed) or 'none'}"
+    )
+
+
+def _weights_folder() -> Path:
+    """In the wheel the folder is inside the package, in a clone beside it."""
+    package = Path(__file__).parent
+    inside = package / "weights"
+    return inside if inside.is_dir() else package.parent / "weights"
+
+
+def _read(path: Path, with_weights: bool = False) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            if text is None:
+                raise CheckpointError(
+                    f"{path}: a .safetensors file without dfdetect's header; bare weights are "
+                    "taken by `dfdetect train --init`, which writes a checkpoint"
+                )
+            state = {key: file.get_tensor(key) for key in file.keys()} if with_weights else {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint, or truncated: {error}. Copy the file again, or make it "
+            "with `dfdetect train`"
+        ) from error
+    try:
+        return ModelSpec.from_json(text), state
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path}: not a usable checkpoint: {error}") from error

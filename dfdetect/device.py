@@ -1,0 +1,51 @@
+"""Which processor to use, and how much of it."""
+
+import os
+import warnings
+
+import torch
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device on which an operation has succeeded.
+
+    A GPU that torch lists may still be too old for its kernels, so one is tried. `auto` falls back
+    to the CPU with a warning that says why.
+
+    Raises:
+        ValueError: The device was asked for by name and does not work.
+    """
+    if device == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        problem = _problem(torch.device("cuda"))
+        if problem is None:
+            return torch.device("cuda")
+        warnings.warn(f"the GPU is not usable, using the CPU: {problem}", stacklevel=2)
+        return torch.device("cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from error
+    problem = _problem(chosen)
+    if problem is not None:
+        raise ValueError(f"device {device!r} is not usable, try --device cpu: {problem}")
+    return chosen
+
+
+def available_cores() -> int:
+    """Cores that this process may run on, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _problem(device: torch.device) -> str | None:
+    """None if a convolution runs on the device, else the reason why not."""
+    try:
+        image = torch.ones(1, 1, 4, 4, device=device)
+        kernel = torch.ones(1, 1, 3, 3, device=device)
+        torch.nn.functional.conv2d(image, kernel).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return None
