@@ -1,0 +1,233 @@
+"""Detector: video(s) -> VideoScore, the pipeline that ties decoding, faces, model and scoring."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfdetect.checkpoint import ModelSpec, find_weights, load_checkpoint
+from dfdetect.device import choose_device
+from dfdetect.faces import Box, FaceFinder, Person, follow_faces, resize_crop, to_tensor
+from dfdetect.video import DEFAULT_FRAMES, VideoError, read_frames
+
+OK = "ok"
+NO_FACE = "no face found"
+BATCH = 32
+LOGGER = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class FaceScore:
+    """One person in a video.
+
+    Attributes:
+        probability: P(FAKE) of this person.
+        times: Seconds since the first frame, of each sampled frame that shows the face.
+        boxes: The face in each of them: x1, y1, x2, y2 in pixels.
+        frame_probabilities: P(FAKE) of each of them alone.
+    """
+
+    probability: float
+    times: list[float]
+    boxes: list[Box]
+    frame_probabilities: list[float]
+
+
+@dataclass(frozen=True)
+class VideoScore:
+    """What the detector says of one video.
+
+    Attributes:
+        filename: Base name of the file.
+        probability: P(FAKE) strictly between 0 and 1, or None where there is no score.
+        status: `ok`, or a short reason why there is no score.
+        faces: One entry a person, in the order of appearance.
+        seconds: Time spent, by stage: `decode`, `faces`, `classify`, and `total`.
+    """
+
+    filename: str
+    probability: float | None
+    status: str
+    faces: list[FaceScore] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        """Number of sampled frames that show a face."""
+        return len({time for face in self.faces for time in face.times})
+
+
+class Detector:
+    """Scores videos and face crops with one model.
+
+    Args:
+        model: Takes normalised crops of shape (batch, 3, size, size), gives logits (batch, 1).
+        spec: How to feed the model and how to read its logits.
+        device: Where everything runs.
+        frames: Number of frames sampled from a video.
+
+    Example:
+        >>> detector = load_detector()
+        >>> detector.score("clip.mp4").probability
+        0.93
+    """
+
+    def __init__(
+        self, model: nn.Module, spec: ModelSpec, device: torch.device, frames: int = DEFAULT_FRAMES
+    ):
+        self.spec = spec
+        self.device = device
+        self.frames = frames
+        self.model = model.to(device, memory_format=torch.channels_last).eval()
+        self.finder = FaceFinder(device)
+        self.careful_finder = FaceFinder.careful(device)
+
+    def score(self, path: str | Path) -> VideoScore:
+        """Score one video. Nothing that is wrong with it is raised: `status` says what it is."""
+        path = Path(path)
+        watch = _Stopwatch()
+        faces: list[FaceScore] = []
+        probability = None
+        try:
+            with watch.measure("total"):
+                people = self._find_people(path, watch)
+                with watch.measure("classify"):
+                    logits = [self._logits(person.crops) for person in people]
+            status = OK if people else NO_FACE
+            if people:
+                faces = [self._face_score(*pair) for pair in zip(people, logits, strict=True)]
+                probability = self._video_probability(logits)
+        except VideoError as error:
+            status = error.reason
+        except Exception as error:
+            # A run over many files must not lose the others to a fault that nobody foresaw.
+            LOGGER.exception("%s", path)
+            status = f"failed: {type(error).__name__}: {error}"
+        return VideoScore(path.name, probability, status, faces, dict(watch.seconds))
+
+    def score_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoScore]:
+        """Score videos one after another, in the order given."""
+        for path in paths:
+            yield self.score(path)
+
+    def score_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
+
+        Args:
+            crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
+                shape (n, height, width, 3).
+
+        Returns:
+            P(FAKE) of each, float64 of shape (n,), strictly between 0 and 1.
+
+        Raises:
+            ValueError: A crop has another shape or type.
+        """
+        tensors = []
+        for number, crop in enumerate(crops):
+            if getattr(crop, "dtype", None) != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
+                raise ValueError(
+                    f"crop {number}: needs RGB uint8 of shape (height, width, 3), got "
+                    f"{getattr(crop, 'dtype', type(crop).__name__)} {getattr(crop, 'shape', '')}"
+                )
+            tensors.append(resize_crop(to_tensor(crop), self.spec.input_size))
+        return self.spec.aggregation.probability(self._logits(tensors))
+
+    def _find_people(self, path: Path, watch: "_Stopwatch") -> list[Person]:
+        for finder in (self.finder, self.careful_finder):
+            frames = watch.iterate("decode", read_frames(path, self.frames))
+            with watch.measure("faces", apart_from="decode"):
+                people = follow_faces(frames, finder, self.spec.crop, self.spec.input_size)
+            if people:
+                return people
+        return []
+
+    @torch.inference_mode()
+    def _logits(self, crops: Sequence[torch.Tensor]) -> np.ndarray:
+        """Calibrated logits of crops (3, size, size); float64 of shape (n,)."""
+        logits = [np.zeros(0)]
+        for start in range(0, len(crops), BATCH):
+            images = torch.stack(list(crops[start : start + BATCH])).to(self.device)
+            output = self.model(self.spec.normalise(images))[:, 0]
+            logits.append(output.float().cpu().numpy())
+        return self.spec.calibration.apply(np.concatenate(logits))
+
+    def _face_score(self, person: Person, logits: np.ndarray) -> FaceScore:
+        rule = self.spec.aggregation
+        return FaceScore(
+            probability=float(rule.probability(rule.person_logit(logits))),
+            times=person.times,
+            boxes=person.boxes,
+            frame_probabilities=rule.probability(logits).tolist(),
+        )
+
+    def _video_probability(self, logits: list[np.ndarray]) -> float:
+        rule = self.spec.aggregation
+        return float(rule.probability(rule.video_logit([rule.person_logit(one) for one in logits])))
+
+
+def load_detector(
+    weights: str | Path | None = None, device: str = "auto", frames: int = DEFAULT_FRAMES
+) -> Detector:
+    """Load a detector; nothing is downloaded.
+
+    Args:
+        weights: Name of installed weights (`dfdetect.list_weights()`), a `.safetensors` file, or
+            None for the default detector.
+        device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
+        frames: Number of frames sampled from each video, at least 1.
+
+    Raises:
+        FileNotFoundError: There are no such weights.
+        CheckpointError: The file is no usable checkpoint.
+        ValueError: The device does not work, or `frames` is below 1.
+
+    Example:
+        >>> detector = load_detector(device="cpu")
+        >>> for score in detector.score_videos(["a.mp4", "b.mp4"]):
+        ...     print(score.filename, score.probability, score.status)
+    """
+    if frames < 1:
+        raise ValueError(f"frames must be at least 1, not {frames}")
+    model, spec = load_checkpoint(find_weights(weights))
+    return Detector(model, spec, choose_device(device), frames)
+
+
+class _Stopwatch:
+    """Adds up seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def measure(self, stage: str, apart_from: str | None = None) -> Iterator[None]:
+        """Time a block; what it spends in the stage `apart_from` is not counted twice."""
+        start = perf_counter()
+        elsewhere = self.seconds[apart_from] if apart_from else 0.0
+        try:
+            yield
+        finally:
+            spent = perf_counter() - start
+            if apart_from:
+                spent -= self.seconds[apart_from] - elsewhere
+            self.seconds[stage] += spent
+
+    def iterate(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
+        """Time the making of each item, not what is done with it."""
+        iterator = iter(items)
+        while True:
+            with self.measure(stage):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item

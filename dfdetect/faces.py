@@ -1,0 +1,250 @@
+"""frames -> people: find faces, follow them from frame to frame, cut crops for a model.
+
+Finding costs far more than anything else, so it is done on downscaled copies of some key frames.
+Boxes on neighbouring key frames that overlap are one person, as in the IoU tracker of Bochinski et
+al. (2017); boxes on the frames between are interpolated. Crops come from the full frames.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from torchvision.transforms.v2 import functional
+
+from dfdetect.checkpoint import CropRule
+from dfdetect.video import Frame
+
+Box = tuple[float, float, float, float]
+
+# Frames from one key frame to the next.
+KEY_STRIDE = 4
+# Frames held at a time, if they do not take more memory than this.
+RUN_FRAMES = 16
+RUN_BYTES = 256 * 2**20
+# Key frames in a row on which a person may be missed.
+MAX_MISSED_KEYS = 2
+SAME_PERSON_IOU = 0.25
+# Images whose brightest pixels are below this level (of 255) are brightened.
+DARK = 128
+
+
+@dataclass(eq=False)
+class Person:
+    """One face followed through a video.
+
+    Attributes:
+        keys: Times in seconds and boxes where the face was found.
+        times: Seconds of all sampled frames that show the face.
+        boxes: Its box in each of them: x1, y1, x2, y2 in pixels of the full frame.
+        crops: Its crop in each of them: RGB uint8 tensors of shape (3, size, size).
+        missed: Key frames in a row on which it was not found, up to the last one looked at.
+    """
+
+    keys: list[tuple[float, Box]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    crops: list[torch.Tensor] = field(default_factory=list)
+    missed: int = 0
+
+    def box_at(self, time: float) -> Box | None:
+        """The box at a time, interpolated between key frames; None before and after them."""
+        times = [key_time for key_time, _ in self.keys]
+        if not times[0] <= time <= times[-1]:
+            return None
+        edges = np.array([box for _, box in self.keys]).T
+        return tuple(float(np.interp(time, times, edge)) for edge in edges)
+
+
+class FaceFinder:
+    """MTCNN (Zhang et al. 2016) on downscaled copies of frames.
+
+    Args:
+        device: Where the network runs.
+        max_side: Frames are shrunk until their longer side has at most this many pixels.
+        min_face: Height of the smallest face looked for, in pixels of the shrunk frame.
+        thresholds: Confidence that each of the three stages asks for, 0 to 1.
+
+    Example:
+        >>> finder = FaceFinder(torch.device("cpu"))
+        >>> finder.find([frame.image])
+        [[(804.1, 112.3, 986.2, 352.9)]]
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_side: int = 960,
+        min_face: int = 24,
+        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.9),
+    ):
+        self.max_side = max_side
+        self.min_face = min_face
+        self.network = MTCNN(
+            keep_all=True, min_face_size=min_face, thresholds=list(thresholds), device=device
+        )
+
+    @classmethod
+    def careful(cls, device: torch.device) -> "FaceFinder":
+        """A finder for dark, small and turned faces: slower, and with more false alarms."""
+        return cls(device, max_side=1920, min_face=20, thresholds=(0.5, 0.6, 0.7))
+
+    def find(self, images: Sequence[np.ndarray]) -> list[list[Box]]:
+        """Find faces in RGB uint8 images of shape (height, width, 3), batching those of one size.
+
+        Returns:
+            For each image its boxes, in pixels of the image as given.
+        """
+        found: list[list[Box]] = []
+        for _, same_size in groupby(images, key=np.shape):
+            found += self._find_in_batch(list(same_size))
+        return found
+
+    def _find_in_batch(self, images: list[np.ndarray]) -> list[list[Box]]:
+        height, width = images[0].shape[:2]
+        shrink = min(1.0, self.max_side / max(height, width))
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        if min(size) < self.min_face:
+            return [[] for _ in images]
+        if shrink < 1:
+            images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+        with torch.inference_mode():
+            boxes, _ = self.network.detect(np.stack([brighten(image) for image in images]))
+        scale = np.array([width / size[0], height / size[1]] * 2)
+        return [
+            [] if found is None else [tuple((box * scale).tolist()) for box in found.astype(float)]
+            for found in boxes
+        ]
+
+
+def follow_faces(
+    frames: Iterable[Frame], finder: FaceFinder, rule: CropRule, size: int
+) -> list[Person]:
+    """Find and follow the people in a video and cut their crops.
+
+    Someone who is found on a single key frame, in a video where others are found on more, is taken
+    for a false alarm and left out.
+
+    Args:
+        frames: In the order of time; a few are held at once.
+        finder: Finds faces on key frames.
+        rule: Where crops are cut.
+        size: Side of the crops in pixels.
+
+    Returns:
+        The people, in the order of their first appearance.
+    """
+    people: list[Person] = []
+    for run, keys in _runs(frames):
+        for key, boxes in zip(keys, finder.find([key.image for key in keys]), strict=True):
+            _assign(boxes, key.time, people)
+        for frame in run:
+            for person in people:
+                _show(person, frame, rule, size)
+    most = max((len(person.keys) for person in people), default=0)
+    return [person for person in people if len(person.keys) >= min(most, 2)]
+
+
+def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
+    """Cut a square from an image and resize it; what lies outside repeats the image's border.
+
+    Args:
+        image: RGB uint8 of shape (height, width, 3).
+        square: Left edge, top edge and side in pixels.
+        size: Side of the result in pixels.
+
+    Returns:
+        RGB uint8 tensor of shape (3, size, size).
+    """
+    left, top, side = square
+    offsets = np.arange(max(1, round(side)))
+    rows = np.clip(round(top) + offsets, 0, image.shape[0] - 1)
+    columns = np.clip(round(left) + offsets, 0, image.shape[1] - 1)
+    return resize_crop(to_tensor(image[rows[:, None], columns]), size)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Turn an RGB uint8 image of shape (height, width, 3) into a tensor (3, height, width)."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+def resize_crop(crop: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize a uint8 crop (3, height, width) to (3, size, size), bilinear with antialiasing."""
+    return functional.resize(crop, [size, size], antialias=True)
+
+
+def brighten(image: np.ndarray) -> np.ndarray:
+    """Stretch the brightness of a dark image to the full range, for the face finder only.
+
+    MTCNN misses most faces in the challenge's very dark clips, and finds them in stretched copies.
+
+    Args:
+        image: RGB uint8 of shape (height, width, 3).
+    """
+    brightest = float(np.percentile(image[::4, ::4], 99.5))
+    if brightest >= DARK:
+        return image
+    return cv2.convertScaleAbs(image, alpha=255 / max(brightest, 1.0))
+
+
+def iou(first: Box, second: Box) -> float:
+    """Area of the intersection of two boxes / area of their union, 0 to 1."""
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
+    return width * height / (sum(areas) - width * height)
+
+
+def _runs(frames: Iterable[Frame]) -> Iterator[tuple[list[Frame], list[Frame]]]:
+    """Runs of frames that fit into memory, each with its key frames.
+
+    A run ends with a key frame, so that boxes can be interpolated on all its frames.
+    """
+    run: list[Frame] = []
+    keys: list[Frame] = []
+    for position, frame in enumerate(frames):
+        run.append(frame)
+        if position % KEY_STRIDE == 0:
+            keys.append(frame)
+            if len(run) >= RUN_FRAMES or len(run) * frame.image.nbytes >= RUN_BYTES:
+                yield run, keys
+                run, keys = [], []
+    if run:
+        yield run, keys if keys and keys[-1] is run[-1] else [*keys, run[-1]]
+
+
+def _assign(boxes: list[Box], time: float, people: list[Person]) -> None:
+    """Give each box to the person whose last box it overlaps most, else to a new person."""
+    live = [person for person in people if person.missed <= MAX_MISSED_KEYS]
+    overlaps = [
+        (iou(person.keys[-1][1], box), row, column)
+        for row, person in enumerate(live)
+        for column, box in enumerate(boxes)
+    ]
+    owners: dict[int, Person] = {}
+    for overlap, row, column in sorted(overlaps, reverse=True):
+        free = column not in owners and live[row] not in owners.values()
+        if overlap >= SAME_PERSON_IOU and free:
+            owners[column] = live[row]
+    for person in live:
+        person.missed += 1
+    for column, box in enumerate(boxes):
+        if column not in owners:
+            owners[column] = Person()
+            people.append(owners[column])
+        owners[column].keys.append((time, box))
+        owners[column].missed = 0
+
+
+def _show(person: Person, frame: Frame, rule: CropRule, size: int) -> None:
+    """Add the person's box and crop on a frame, if it is between the person's key frames."""
+    box = person.box_at(frame.time)
+    if box is not None:
+        person.times.append(frame.time)
+        person.boxes.append(box)
+        person.crops.append(cut_crop(frame.image, rule.square(box), size))

@@ -1,0 +1,79 @@
+"""The main job: folders of videos in, submission.csv out."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dfdetect.detector import VideoScore, load_detector
+from dfdetect.submission import (
+    DEFAULT_PRIOR,
+    check_submission,
+    find_videos,
+    read_sample_submission,
+    summary,
+    write_details,
+    write_submission,
+)
+from dfdetect.video import DEFAULT_FRAMES
+
+
+def predict(
+    paths: Iterable[str | Path],
+    out: str | Path = "submission.csv",
+    sample_submission: str | Path | None = None,
+    weights: str | Path | None = None,
+    frames: int = DEFAULT_FRAMES,
+    device: str = "auto",
+    details: str | Path | None = None,
+    prior: float = DEFAULT_PRIOR,
+    progress: bool = True,
+) -> dict[str, VideoScore]:
+    """Score videos and write a submission that has a row for every one of them.
+
+    Args:
+        paths: Videos, and folders that are searched through all their sub-folders.
+        out: The submission to write: `filename,label` with label = P(FAKE).
+        sample_submission: Its names, in its order, become the rows; without it, the videos sorted
+            by name.
+        weights: As in `load_detector`.
+        frames: Number of frames sampled from each video.
+        device: As in `load_detector`.
+        details: A CSV to write with people, frames, seconds and the reason where there is no score.
+        prior: P(FAKE) for videos without a score, strictly between 0 and 1.
+        progress: Show a progress bar and a closing summary.
+
+    Returns:
+        The score of each row, by its name, in the order of the rows.
+
+    Raises:
+        FileNotFoundError: A path, the sample submission or the weights do not exist.
+        ValueError: There are no videos, or an argument is unusable.
+
+    Example:
+        >>> scores = predict(["test_videos"], "submission.csv", details="details.csv")
+    """
+    if not 0 < prior < 1:
+        raise ValueError(f"prior must be strictly between 0 and 1, not {prior}")
+    videos = find_videos(paths)
+    names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
+    detector = load_detector(weights, device, frames)
+    scores = {name: VideoScore(name, None, "no such video") for name in names}
+    present = [name for name in names if name in videos]
+    results = detector.score_videos(videos[name] for name in present)
+    with tqdm(total=len(present), desc="videos", unit="video", disable=not progress) as bar:
+        for name, score in zip(present, results, strict=True):
+            scores[name] = replace(score, filename=name)
+            bar.update()
+    write_submission(out, names, scores, prior)
+    check_submission(out, names)
+    if details is not None:
+        write_details(details, scores)
+    if progress:
+        unlisted = len(videos.keys() - set(names))
+        print(summary(scores, prior))
+        if unlisted:
+            print(f"{unlisted} more videos are not in {sample_submission} and were left out")
+        print(f"wrote {out}")
+    return scores

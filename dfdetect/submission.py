@@ -1,0 +1,175 @@
+"""submission.csv: a row for each video that is asked for, in order, always valid."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dfdetect.detector import OK, VideoScore
+from dfdetect.files import atomic_path
+from dfdetect.video import VIDEO_SUFFIXES
+
+DEFAULT_PRIOR = 0.5
+COLUMNS = ["filename", "label"]
+
+
+class SubmissionError(ValueError):
+    """A submission is not what the competition accepts; the message names the file and the row."""
+
+
+def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """Find the videos in files and folders, and name each one.
+
+    Folders are searched through all their sub-folders for the usual suffixes of videos; a file that
+    is given by itself is taken whatever its suffix. A video's name is its base name or, where two
+    base names are equal, its path below the folder that was given.
+
+    Returns:
+        Path by name, sorted by name.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: There are no videos, or two have the same name even so.
+
+    Example:
+        >>> find_videos(["clips"])
+        {'a.mp4': PosixPath('clips/a.mp4'), 'b.mp4': PosixPath('clips/more/b.mp4')}
+    """
+    below: dict[Path, str] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            files = (file for file in sorted(path.rglob("*")) if _is_video(file))
+            below.update((file, file.relative_to(path).as_posix()) for file in files)
+        elif path.exists():
+            below[path] = path.name
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    if not below:
+        raise ValueError(
+            f"no videos in {', '.join(map(str, paths))}; looked for "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}"
+        )
+    count = Counter(file.name for file in below)
+    named: dict[str, Path] = {}
+    for file, relative in below.items():
+        name = file.name if count[file.name] == 1 else relative
+        if name in named:
+            raise ValueError(
+                f"{named[name]} and {file} would both be called {name!r}: give the folder that "
+                "holds them both, or rename one"
+            )
+        named[name] = file
+    return dict(sorted(named.items()))
+
+
+def read_sample_submission(path: str | Path) -> list[str]:
+    """Names in a sample submission, in its order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SubmissionError: It has no `filename` column, no rows, or a name twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such sample submission")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if "filename" not in table:
+        raise SubmissionError(f"{path}: no column 'filename'; its header should be filename,label")
+    names = table["filename"].tolist()
+    if not names:
+        raise SubmissionError(f"{path}: no rows")
+    _require_unique(path, table["filename"])
+    return names
+
+
+def write_submission(
+    path: str | Path,
+    names: Sequence[str],
+    scores: Mapping[str, VideoScore],
+    prior: float = DEFAULT_PRIOR,
+) -> None:
+    """Write a submission, whole or not at all.
+
+    Args:
+        path: The file to write.
+        names: The rows, in order.
+        scores: By name; where one is missing or has no probability, the row gets the prior.
+        prior: P(FAKE) for videos without a score, strictly between 0 and 1.
+    """
+    rows = []
+    for name in names:
+        score = scores.get(name)
+        scored = score is not None and score.probability is not None
+        rows.append((name, score.probability if scored else prior))
+    _write_csv(path, pd.DataFrame(rows, columns=COLUMNS))
+
+
+def write_details(path: str | Path, scores: Mapping[str, VideoScore]) -> None:
+    """Write one row a video: what was found, how long it took, and why there is no score.
+
+    `probability` is empty where there is no score; `people` counts faces that were followed,
+    `frames` sampled frames that show one, `seconds` is the time in all.
+    """
+    rows = [
+        {
+            "filename": name,
+            "probability": score.probability,
+            "status": score.status,
+            "people": len(score.faces),
+            "frames": score.frames,
+            "seconds": round(score.seconds.get("total", 0.0), 3),
+        }
+        for name, score in scores.items()
+    ]
+    _write_csv(path, pd.DataFrame(rows))
+
+
+def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
+    """Read a submission back and make sure that the competition would take it.
+
+    Returns:
+        The table, with columns `filename` and `label`.
+
+    Raises:
+        SubmissionError: Columns, rows, order or values are wrong.
+    """
+    table = pd.read_csv(path, dtype={"filename": str}, keep_default_na=False)
+    if table.columns.tolist() != COLUMNS:
+        raise SubmissionError(f"{path}: header {','.join(table.columns)}, not {','.join(COLUMNS)}")
+    _require_unique(path, table["filename"])
+    if table["filename"].tolist() != list(names):
+        raise SubmissionError(f"{path}: its rows are not the {len(names)} names asked for")
+    labels = pd.to_numeric(table["label"], errors="coerce")
+    bad = table.loc[~((labels > 0) & (labels < 1)), "filename"]
+    if len(bad):
+        raise SubmissionError(f"{path}: the label of {bad.iloc[0]!r} is not strictly in (0, 1)")
+    return table.assign(label=labels)
+
+
+def summary(scores: Mapping[str, VideoScore], prior: float) -> str:
+    """A line on how many videos were scored, and one for each reason why some were not."""
+    without = {name: score.status for name, score in scores.items() if score.status != OK}
+    lines = [f"{len(scores)} videos, {len(scores) - len(without)} scored"]
+    if without:
+        lines[0] += f", {len(without)} without a score (given the prior {prior:g}):"
+        for reason, count in Counter(without.values()).most_common():
+            names = [name for name, status in without.items() if status == reason]
+            more = ", ..." if count > len(names[:3]) else ""
+            lines.append(f"  {count} x {reason}: {', '.join(names[:3])}{more}")
+    return "\n".join(lines)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+
+
+def _require_unique(path: str | Path, names: pd.Series) -> None:
+    twice = names[names.duplicated()]
+    if len(twice):
+        raise SubmissionError(f"{path}: {twice.iloc[0]!r} occurs twice")
+
+
+def _write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False)
