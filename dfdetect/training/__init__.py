@@ -1,0 +1,1 @@
+"""Training and judging detectors; inference imports nothing from here."""

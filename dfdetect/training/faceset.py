@@ -1,0 +1,199 @@
+"""Labelled face crops on disk: an index `NAME.csv` beside `NAME.tar` or a folder `NAME/`.
+
+The index has at least the columns `id` and `label` (REAL or FAKE); the images are `<id>.jpg` or
+`<id>.png`. An `actor_group` column says which crops show people who look alike: splits keep a
+group on one side, because a model that has seen a face knows more about it than about a stranger's.
+"""
+
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+LABELS = ("REAL", "FAKE")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+GROUP = "actor_group"
+
+
+class FaceSetError(ValueError):
+    """A face set cannot be used; the message names the file, the fault and the mend."""
+
+
+@dataclass(frozen=True)
+class ImageLocation:
+    """Where the bytes of one image lie: a whole file, or a stretch of a tar file."""
+
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        """Read the encoded image."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class FaceSet:
+    """An index of labelled crops and the places of their images.
+
+    Args:
+        table: Columns `id`, `label` and any more; one row a crop.
+        locations: One `ImageLocation` a row, in the same order.
+
+    Example:
+        >>> faces = FaceSet.read("train.csv")
+        >>> train, held_out = faces.split(0.1, seed=0)
+        >>> held_out.image(0).shape
+        (224, 224, 3)
+    """
+
+    def __init__(self, table: pd.DataFrame, locations: Sequence[ImageLocation]):
+        self.table = table.reset_index(drop=True)
+        self.locations = list(locations)
+
+    @classmethod
+    def read(cls, index: str | Path) -> "FaceSet":
+        """Read an index and find its images.
+
+        Raises:
+            FileNotFoundError: The index, or both the tar file and the folder, are missing.
+            FaceSetError: Missing columns, unknown labels, double ids, or ids without an image.
+        """
+        index = Path(index)
+        if not index.is_file():
+            raise FileNotFoundError(f"{index}: no such face set index")
+        table = pd.read_csv(index, dtype={"id": str})
+        _check_table(index, table)
+        images = _find_images(index)
+        missing = [name for name in table["id"] if name not in images]
+        if missing:
+            raise FaceSetError(
+                f"{index}: {len(missing)} of {len(table)} ids have no image, first "
+                f"{missing[0]!r}: add {missing[0]}.jpg to {index.stem}.tar or {index.stem}/, "
+                "or delete the row"
+            )
+        return cls(table, [images[name] for name in table["id"]])
+
+    @classmethod
+    def join(cls, parts: Sequence["FaceSet"]) -> "FaceSet":
+        """Put face sets one after another.
+
+        Raises:
+            FaceSetError: An id occurs in two of them.
+        """
+        table = pd.concat([part.table for part in parts], ignore_index=True)
+        twice = table.loc[table["id"].duplicated(), "id"]
+        if len(twice):
+            raise FaceSetError(
+                f"{len(twice)} ids are in two face sets, first {twice.iloc[0]!r}: "
+                "give each index once and rename what differs"
+            )
+        return cls(table, [place for part in parts for place in part.locations])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """1 for FAKE, 0 for REAL; int64 of shape (n,)."""
+        return (self.table["label"] == "FAKE").to_numpy(dtype=np.int64)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The actor group of each crop, or its id where the index has no such column."""
+        return self.table[GROUP if GROUP in self.table else "id"].to_numpy()
+
+    def image(self, row: int) -> np.ndarray:
+        """Decode one crop: RGB uint8 of shape (height, width, 3).
+
+        Raises:
+            FaceSetError: The file is no image.
+        """
+        data = np.frombuffer(self.locations[row].read(), dtype=np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        if image is None:
+            raise FaceSetError(
+                f"{self.locations[row].path}: the image of id {self.table['id'][row]!r} cannot be "
+                "decoded: replace it or delete its row from the index"
+            )
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def select(self, rows: np.ndarray) -> "FaceSet":
+        """The crops of a boolean mask or of row numbers."""
+        rows = np.arange(len(self))[rows]
+        return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
+        """Split by actor group: the rest, and about `fraction` of the groups.
+
+        Raises:
+            FaceSetError: Either side would lack a class.
+        """
+        groups = np.unique(self.groups.astype(str))
+        count = max(1, round(fraction * len(groups)))
+        chosen = np.random.default_rng(seed).permutation(groups)[:count]
+        held_out = np.isin(self.groups.astype(str), chosen)
+        parts = self.select(~held_out), self.select(held_out)
+        for part in parts:
+            part.require_both_classes(f"the split of {fraction:g} by {GROUP}")
+        return parts
+
+    def require_both_classes(self, name: str) -> None:
+        """Raise FaceSetError unless REAL and FAKE both occur."""
+        absent = [label for label in LABELS if label not in set(self.table["label"])]
+        if absent:
+            raise FaceSetError(
+                f"{name}: no {' and no '.join(absent)} crops among {len(self)}; both are needed"
+            )
+
+
+def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> None:
+    """Raise FaceSetError if an actor group or an id is on both sides of a split."""
+    shared = set(train.groups) & set(held_out.groups)
+    if shared:
+        raise FaceSetError(
+            f"{name}: {len(shared)} of its actor groups are also in the training faces, first "
+            f"{min(map(str, shared))!r}: scores on faces that were trained on mean nothing; "
+            "remove them from one side"
+        )
+
+
+def _check_table(index: Path, table: pd.DataFrame) -> None:
+    absent = [column for column in ("id", "label") if column not in table]
+    if absent:
+        raise FaceSetError(f"{index}: no column {absent[0]!r}; it needs at least id and label")
+    if table.empty:
+        raise FaceSetError(f"{index}: the index has no rows")
+    unknown = table.loc[~table["label"].isin(LABELS), "label"]
+    if len(unknown):
+        raise FaceSetError(
+            f"{index}: line {unknown.index[0] + 2}: label {unknown.iloc[0]!r}; use REAL or FAKE"
+        )
+    twice = table.loc[table["id"].duplicated(), "id"]
+    if len(twice):
+        raise FaceSetError(
+            f"{index}: {len(twice)} ids occur twice, first {twice.iloc[0]!r}: keep one row of each"
+        )
+
+
+def _find_images(index: Path) -> dict[str, ImageLocation]:
+    folder, archive = index.with_suffix(""), index.with_suffix(".tar")
+    if archive.is_file():
+        with tarfile.open(archive) as tar:
+            return {
+                Path(member.name).stem: ImageLocation(archive, member.offset_data, member.size)
+                for member in tar
+                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
+            }
+    if folder.is_dir():
+        return {
+            path.stem: ImageLocation(path)
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        }
+    raise FileNotFoundError(f"{index}: its images are missing: neither {archive} nor {folder}/")

