@@ -78,10 +78,13 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         labels: 1 for FAKE, 0 for REAL, shape (n,); both must occur.
 
     Raises:
-        ValueError: Only one class, or the logits rank REAL above FAKE.
+        ValueError: Only one class, or the logits do not rank FAKE above REAL.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import, needed in training only
 
+    logits = np.asarray(logits, dtype=np.float64)
+    # The optimiser stops too early on logits of another order of magnitude.
+    spread = float(logits.std()) or 1.0
     fit = LogisticRegression(C=np.inf, class_weight="balanced")
-    fit.fit(np.asarray(logits, dtype=np.float64).reshape(-1, 1), np.asarray(labels))
-    return Calibration(scale=float(fit.coef_[0, 0]), bias=float(fit.intercept_[0]))
+    fit.fit(logits.reshape(-1, 1) / spread, np.asarray(labels))
+    return Calibration(scale=float(fit.coef_[0, 0]) / spread, bias=float(fit.intercept_[0]))

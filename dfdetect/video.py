@@ -122,7 +122,7 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which frames to take, by time stamp, or by ordinal number where a packet has no stamp."""
+    """Which frames to take, by time stamp, or by number where stamps are missing or double."""
 
     stamps: deque[int]
     timed: bool
@@ -158,7 +158,7 @@ def _plan(path: Path, count: int) -> _Plan:
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         stamps = [packet.pts for packet in _packets(container, stream) if not packet.is_discard]
         unit = stream.time_base
-    if None in stamps:
+    if None in stamps or len(set(stamps)) < len(stamps):
         chosen = pick_evenly(np.arange(len(stamps)), count)
         return _Plan(deque(chosen.tolist()), False, 0, 1 / rate, False)
     order = np.sort(np.array(stamps, dtype=np.int64))

@@ -1,5 +1,6 @@
 """Augmentations that mimic what happens to faces between the camera and the detector."""
 
+import cv2
 import torch
 from torch import nn
 from torchvision.transforms import v2
@@ -25,6 +26,27 @@ class Rescale(nn.Module):
         small = [max(1, round(side * factor)) for side in size]
         shrunk = v2.functional.resize(image, small, antialias=True)
         return v2.functional.resize(shrunk, list(size))
+
+
+class Compress(nn.Module):
+    """Compress and decompress an image as JPEG.
+
+    Args:
+        quality: Lowest and highest quality, of 1 to 100.
+    """
+
+    def __init__(self, quality: tuple[int, int]):
+        super().__init__()
+        self.quality = quality
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Compress a uint8 image of shape (3, height, width)."""
+        lowest, highest = self.quality
+        quality = int(torch.randint(lowest, highest + 1, ()))
+        pixels = image.permute(1, 2, 0).numpy()
+        _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        return torch.from_numpy(decoded[..., ::-1].copy()).permute(2, 0, 1)
 
 
 def training_transform(input_size: int) -> v2.Transform:
@@ -54,7 +76,7 @@ def training_transform(input_size: int) -> v2.Transform:
             v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)], p=0.7),
             v2.RandomGrayscale(p=0.03),
             v2.RandomApply([v2.GaussianBlur(5, sigma=(0.3, 1.5))], p=0.1),
-            v2.RandomApply([v2.JPEG(quality=(35, 95))], p=0.5),
+            v2.RandomApply([Compress(quality=(35, 95))], p=0.5),
         ]
     )
 

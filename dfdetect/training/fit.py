@@ -34,7 +34,6 @@ IMAGENET = "imagenet"
 WARM_UP = 0.15
 EVAL_BATCH = 64
 RECENT_STEPS = 50
-CHANCE = 0.5
 LICENCE = "research only: inherits the terms of the data that it was trained on"
 
 
@@ -357,10 +356,11 @@ def _judge(
     logits: np.ndarray, labels: np.ndarray, aggregation: Aggregation
 ) -> tuple[Calibration, dict[str, float]]:
     """Calibrate on held-out crops; the figures there, also uncalibrated."""
-    raw = metrics(labels, aggregation.probability(logits))
-    calibration = Calibration()
-    if raw["auc"] > CHANCE:  # below chance, calibration would turn the answers round
+    try:
         calibration = fit_calibration(logits, labels)
+    except ValueError:  # a young model may rank no better than chance
+        calibration = Calibration()
+    raw = metrics(labels, aggregation.probability(logits))
     scores = metrics(labels, aggregation.probability(calibration.apply(logits)))
     return calibration, {**scores, "uncalibrated_log_loss": raw["log_loss"]}
 

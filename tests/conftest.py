@@ -1,0 +1,107 @@
+"""Fixtures: the sample clips, the research footage where it is there, clips made on the spot."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdetect import Detector, load_detector
+
+REPOSITORY = Path(__file__).parent.parent
+CORPUS = REPOSITORY.parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not CORPUS.is_dir():
+        skip = pytest.mark.skip(reason="the research footage is not beside this checkout")
+        for item in items:
+            if item.get_closest_marker("corpus"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    return REPOSITORY / "sample_data"
+
+
+@pytest.fixture(scope="session")
+def real_clip(sample_data: Path) -> Path:
+    return sample_data / "train_sample_videos" / "ajqslcypsw.mp4"
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    return CORPUS
+
+
+@pytest.fixture(scope="session")
+def detector() -> Detector:
+    return load_detector(device="cpu")
+
+
+@pytest.fixture
+def write_clip(tmp_path: Path) -> Callable[..., Path]:
+    """A function that encodes RGB frames and gives the path; options are those of the codec."""
+
+    def write(
+        frames: Sequence[np.ndarray],
+        name: str = "clip.mp4",
+        codec: str = "libx264",
+        rate: int = 25,
+        pix_fmt: str = "yuv420p",
+        movflags: str = "",
+        **options: str,
+    ) -> Path:
+        path = tmp_path / name
+        container_options = {"movflags": movflags} if movflags else {}
+        with av.open(str(path), "w", options=container_options) as container:
+            stream = container.add_stream(codec, rate=rate, options=options)
+            stream.pix_fmt = pix_fmt
+            stream.height, stream.width = frames[0].shape[:2]
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def numbered_frames() -> Callable[[int], list[np.ndarray]]:
+    """Frames that tell their number: two grey patches in moving noise, 25 levels a digit."""
+
+    def make(count: int, size: tuple[int, int] = (96, 128)) -> list[np.ndarray]:
+        noise = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+        frames = []
+        for number in range(count):
+            frame = np.roll(noise, 3 * number, axis=1)
+            frame[32:64, 32:64] = 25 * (number // 10)
+            frame[32:64, 64:96] = 25 * (number % 10)
+            frames.append(frame)
+        return frames
+
+    return make
+
+
+@pytest.fixture
+def face_set(tmp_path: Path) -> Path:
+    """48 crops of 12 actors, some large; the FAKE ones have a checkerboard over them."""
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    rows = []
+    for number in range(48):
+        size = 40 + 8 * (number % 3)
+        image = generator.integers(60, 120, (size, size, 3), dtype=np.uint8)
+        label = ("REAL", "FAKE")[number % 2]
+        if label == "FAKE":
+            image[(np.indices((size, size)) // 8).sum(axis=0) % 2 == 0] += 100
+        cv2.imwrite(str(folder / f"{number:03}.png"), image)
+        rows.append((f"{number:03}", label, f"actor{number // 4}"))
+    index = tmp_path / "faces.csv"
+    pd.DataFrame(rows, columns=["id", "label", "actor_group"]).to_csv(index, index=False)
+    return index

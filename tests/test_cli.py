@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dfdetect.cli import main
+from dfdetect.submission import check_submission
+
+
+def test_predict_from_any_folder(sample_data, tmp_path):
+    command = [sys.executable, "-m", "dfdetect", "predict", str(sample_data / "test_videos")]
+    options = ["--frames", "4", "--details", "d.csv"]
+    run = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    names = sorted(path.name for path in (sample_data / "test_videos").iterdir())
+    assert len(check_submission(tmp_path / "submission.csv", names)) == 6
+    assert (tmp_path / "d.csv").is_file()
+    assert "6 videos, 6 scored" in run.stdout
+    assert "6/6" in run.stderr  # the progress bar
+    assert "video/s" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "nowhere"], "nowhere: no such file or folder"),
+        (["predict", ".", "--prior", "2"], "prior must be strictly between 0 and 1"),
+        (["predict", "a.mp4", "--weights", "none"], "no weights 'none'"),
+        (["predict", "a.mp4", "--weights", "a.mp4"], "not a checkpoint"),
+        (["predict", "a.mp4", "--frames", "0"], "frames must be at least 1"),
+        (["predict", "a.mp4", "--device", "abacus"], "unknown device"),
+        (["predict", "a.mp4", "--sample-submission", "none.csv"], "no such sample submission"),
+        (["evaluate", "none.csv"], "none.csv: no such face set index"),
+        (["train", "resnet18", "--faces", "none.csv", "--out", "x.safetensors"], "none.csv"),
+        (["train", "resnet18", "--faces", "none.csv", "--out", "x.pt"], "must end in .safetensors"),
+    ],
+)
+def test_unusable_input_is_named_and_ends_with_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.mp4").write_bytes(b"junk")
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "submission.csv").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["predict"], ["predict", "x", "--colour", "1"]])
+def test_unusable_arguments_end_with_2(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+def test_models_lists_weights_and_architectures(capsys):
+    assert main(["models", "tf_efficientnet_lite*"]) == 0
+    printed = capsys.readouterr().out
+    weights, architectures = printed.split("architectures:")
+    assert "tf_efficientnet_lite0  (tf_efficientnet_lite0, 160 px" in weights
+    assert "tf_efficientnet_lite4" in architectures
+    assert "resnet" not in architectures
+
+
+def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
+    folder, plots = sample_data / "train_sample_videos", tmp_path / "plots"
+    assert main(["evaluate", str(folder), "--frames", "4", "--json", "--plots", str(plots)]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["n"] == 4
+    assert scores["fake_fraction"] == 0.5
+    assert scores["constant_log_loss"] == pytest.approx(0.6931, abs=1e-4)
+    assert {"log_loss", "auc", "accuracy", "balanced_accuracy", "intervals"} <= scores.keys()
+    for name in ("roc.png", "reliability.png", "scores.png"):
+        assert (plots / name).read_bytes().startswith(b"\x89PNG")
+    assert main(["evaluate", str(folder), "--frames", "4"]) == 0
+    assert "constant_accuracy    0.5" in capsys.readouterr().out
+
+
+def test_train_then_evaluate(face_set, tmp_path, capsys):
+    out = tmp_path / "tiny.safetensors"
+    options = ["--input-size", "32", "--epochs", "1", "--batch-size", "8", "--val", "0.25"]
+    assert main(["train", "test_efficientnet", "--faces", str(face_set), "--out", str(out),
+                 *options]) == 0  # fmt: skip
+    assert main(["evaluate", str(face_set), "--weights", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["n"] == 48

@@ -1,0 +1,164 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from dfdetect import Detector, VideoScore, create_model, load_detector
+from dfdetect.checkpoint import ModelSpec
+from dfdetect.faces import iou
+from dfdetect.training.faceset import FaceSet
+from dfdetect.video import read_frames
+
+
+class BrightIsFake(torch.nn.Module):
+    """A model whose logit is the mean normalised brightness."""
+
+    def forward(self, images):
+        return images.mean(dim=(1, 2, 3))[:, None]
+
+
+@pytest.fixture
+def bright_detector():
+    spec = ModelSpec("test_efficientnet", 32, mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1))
+    return Detector(BrightIsFake(), spec, torch.device("cpu"), frames=16)
+
+
+def test_a_score_says_who_where_when_and_how_much(detector, real_clip):
+    score = detector.score(real_clip)
+    assert isinstance(score, VideoScore)
+    assert (score.filename, score.status) == ("ajqslcypsw.mp4", "ok")
+    assert 0 < score.probability < 1
+    (face,) = score.faces
+    assert score.probability == face.probability
+    assert len(face.times) == len(face.boxes) == len(face.frame_probabilities) == 32
+    assert face.times == sorted(face.times)
+    middle = face.boxes[16]
+    assert iou(middle, (365, 80, 560, 340)) > 0.5
+    assert set(score.seconds) == {"decode", "faces", "classify", "total"}
+    stages = [score.seconds[stage] for stage in ("decode", "faces", "classify")]
+    assert min(stages) > 0
+    assert sum(stages) == pytest.approx(score.seconds["total"], rel=0.2)
+
+
+def test_the_same_clip_gives_the_same_score(detector, real_clip):
+    assert detector.score(real_clip).faces == detector.score(real_clip).faces
+
+
+def test_number_of_frames(bright_detector, real_clip):
+    assert bright_detector.score(real_clip).frames == 16
+
+
+def test_the_most_suspicious_person_decides(bright_detector, sample_data, write_clip):
+    folder = sample_data / "train_sample_videos"
+    dark, bright = (
+        [frame.image for frame in read_frames(folder / name, 16)]
+        for name in ("ajqslcypsw.mp4", "cknyxaqouy.mp4")
+    )
+    both = write_clip([np.hstack(pair) for pair in zip(dark, bright, strict=True)])
+    score = bright_detector.score(both)
+    probabilities = sorted(face.probability for face in score.faces)
+    assert len(probabilities) == 2
+    assert probabilities[0] < 0.4 < 0.6 < probabilities[1]
+    assert score.probability == probabilities[1]
+
+
+def test_videos_are_scored_in_the_order_given(bright_detector, sample_data, tmp_path):
+    text = tmp_path / "text.mp4"
+    text.write_text("no video")
+    clips = sorted(sample_data.glob("test_videos/*.mp4"), reverse=True)[:2]
+    paths = [clips[0], text, tmp_path / "missing.mp4", clips[1]]
+    scores = list(bright_detector.score_videos(paths))
+    assert [score.filename for score in scores] == [path.name for path in paths]
+    assert [score.probability is None for score in scores] == [False, True, True, False]
+    assert scores[1].status.startswith("not a readable video")
+    assert scores[2].status == "no such file"
+
+
+def test_a_clip_without_faces_has_a_reason(bright_detector, write_clip, numbered_frames):
+    score = bright_detector.score(write_clip(numbered_frames(20)))
+    assert (score.probability, score.status, score.faces) == (None, "no face found", [])
+
+
+def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of something")
+
+    monkeypatch.setattr(bright_detector.finder, "find", fail)
+    score = bright_detector.score(real_clip)
+    assert score.probability is None
+    assert score.status == "failed: RuntimeError: out of something"
+
+
+def test_crops_of_any_size(bright_detector):
+    crops = [np.full((size, size + 10, 3), level, np.uint8) for size, level in ((20, 0), (90, 255))]
+    dark, bright = bright_detector.score_faces(crops)
+    assert dark == bright_detector.spec.aggregation.floor
+    assert bright == 1 - bright_detector.spec.aggregation.floor
+    assert bright_detector.score_faces(np.stack([crops[0]] * 3)).shape == (3,)
+    assert bright_detector.score_faces([]).shape == (0,)
+
+
+def test_many_crops_are_scored_like_one(detector):
+    crops = np.random.default_rng(0).integers(0, 255, (70, 40, 40, 3), dtype=np.uint8)
+    alone = [detector.score_faces(crops[row : row + 1])[0] for row in (0, 33, 69)]
+    assert detector.score_faces(crops)[[0, 33, 69]] == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "crop", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)]
+)
+def test_crops_of_another_kind_are_refused(detector, crop):
+    with pytest.raises(ValueError, match="crop 0: needs RGB uint8"):
+        detector.score_faces([crop])
+
+
+@pytest.mark.parametrize(("name", "value"), [("frames", 0), ("device", "abacus")])
+def test_unusable_arguments(name, value):
+    with pytest.raises(ValueError, match=name):
+        load_detector(**{name: value})
+
+
+def test_untrained_model_scores_near_one_half(real_clip):
+    spec = ModelSpec("resnet18", 64, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    detector = Detector(create_model("resnet18"), spec, torch.device("cpu"), frames=4)
+    assert detector.score(real_clip).probability == pytest.approx(0.5, abs=0.2)
+
+
+def test_a_swapped_face_scores_higher_than_its_original(detector, sample_data):
+    folder = sample_data / "train_sample_videos"
+    metadata = json.loads((folder / "metadata.json").read_text())
+    for name, entry in metadata.items():
+        if entry["label"] == "FAKE":
+            fake, real = detector.score(folder / name), detector.score(folder / entry["original"])
+            assert fake.probability > real.probability
+
+
+@pytest.mark.corpus
+def test_challenge_clips_are_told_apart(detector, corpus):
+    scores = {
+        label: [detector.score(path) for path in sorted((corpus / "videos/dfdc" / label).iterdir())]
+        for label in ("real", "fake")
+    }
+    assert {score.status for group in scores.values() for score in group} == {"ok"}
+    means = {
+        label: np.mean([score.probability for score in group]) for label, group in scores.items()
+    }
+    assert means["fake"] > means["real"] + 0.2
+
+
+@pytest.mark.corpus
+def test_faces_of_unseen_actors_are_told_apart(detector, corpus):
+    faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
+    rows = np.random.default_rng(0).permutation(len(faces))[:200]
+    probabilities = detector.score_faces([faces.image(row) for row in rows])
+    labels = faces.labels[rows]
+    assert probabilities[labels == 1].mean() > probabilities[labels == 0].mean() + 0.3
+
+
+def test_names_with_spaces_and_other_letters(bright_detector, real_clip, tmp_path):
+    path = tmp_path / "a clip (1) лицо 顔.MP4"
+    shutil.copy(real_clip, path)
+    score = bright_detector.score(path)
+    assert (score.filename, score.status) == (path.name, "ok")

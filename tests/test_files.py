@@ -1,0 +1,36 @@
+import pytest
+
+from dfdetect.files import atomic_path
+
+
+def test_the_file_appears_whole(tmp_path):
+    path = tmp_path / "folder" / "file.csv"
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+        assert temporary.suffix == ".csv"
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.csv"
+    path.write_text("old")
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_others_may_read_it(tmp_path):
+    plain, path = tmp_path / "plain", tmp_path / "file"
+    plain.write_text("")
+    with atomic_path(path) as temporary:
+        temporary.write_text("")
+    assert path.stat().st_mode == plain.stat().st_mode

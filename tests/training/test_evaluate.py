@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+
+from dfdetect.training.evaluate import (
+    bootstrap_intervals,
+    calibration_error,
+    evaluate,
+    metrics,
+    report,
+    score_face_set,
+)
+from dfdetect.training.faceset import FaceSet
+
+
+def test_metrics_of_a_small_example():
+    scores = metrics(np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.6, 0.4, 0.8, 0.9]))
+    assert scores["n"] == 5
+    assert scores["fake_fraction"] == pytest.approx(0.6)
+    expected = -np.log([0.9, 0.4, 0.4, 0.8, 0.9]).mean()
+    assert scores["log_loss"] == pytest.approx(expected)
+    assert scores["auc"] == pytest.approx(5 / 6)
+    assert scores["accuracy"] == pytest.approx(3 / 5)
+    assert scores["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert scores["constant_accuracy"] == pytest.approx(0.6)
+    assert scores["constant_log_loss"] == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
+
+
+def test_the_studys_balance_makes_accuracy_worthless():
+    labels = np.repeat([0, 1], [77, 323])
+    scores = metrics(labels, np.full(400, 0.8075))
+    assert scores["accuracy"] == scores["constant_accuracy"] == pytest.approx(0.8075)
+    assert scores["balanced_accuracy"] == scores["auc"] == 0.5
+    assert scores["log_loss"] == scores["constant_log_loss"] == pytest.approx(0.4898, abs=1e-4)
+
+
+def test_one_class_has_no_auc():
+    scores = metrics(np.ones(4, int), np.array([0.6, 0.7, 0.8, 0.4]))
+    assert np.isnan(scores["auc"])
+    assert json.loads(report({**scores, "intervals": {}}, as_json=True))["auc"] is None
+
+
+def test_calibration_error():
+    labels = np.tile([0, 1], 500)
+    assert calibration_error(labels, np.full(1000, 0.5)) == pytest.approx(0)
+    assert calibration_error(labels, np.full(1000, 0.9)) == pytest.approx(0.4)
+    assert calibration_error(np.ones(3), np.full(3, 1.0)) == 0
+
+
+def test_intervals_hold_the_value_and_widen_with_fewer_groups():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 400)
+    probabilities = np.clip(0.5 + 0.2 * (labels - 0.5) + generator.normal(0, 0.2, 400), 0.01, 0.99)
+    value = metrics(labels, probabilities)["auc"]
+    many = bootstrap_intervals(labels, probabilities, np.arange(400), rounds=300)["auc"]
+    few = bootstrap_intervals(labels, probabilities, np.arange(400) // 40, rounds=300)["auc"]
+    assert many[0] < value < many[1]
+    assert few[0] < value < few[1]
+    assert 0.02 < many[1] - many[0] < 0.2
+    again = bootstrap_intervals(labels, probabilities, np.arange(400), rounds=300)["auc"]
+    assert again == many
+
+
+def test_one_class_has_no_intervals():
+    assert bootstrap_intervals(np.ones(3, int), np.full(3, 0.5), np.arange(3), rounds=10) == {}
+
+
+def test_face_sets_are_scored_in_order(detector, face_set):
+    faces = FaceSet.read(face_set)
+    probabilities = score_face_set(detector, faces, progress=False)
+    assert probabilities.shape == (48,)
+    single = detector.score_faces([faces.image(20)])[0]
+    assert probabilities[20] == pytest.approx(single, abs=1e-5)
+
+
+def test_videos_without_a_score_count_with_the_prior(tmp_path):
+    for label in ("real", "fake"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"{label}.mp4").write_text("no video")
+    scores = evaluate(tmp_path, progress=False)
+    assert scores["without_score"] == scores["n"] == 2
+    assert scores["log_loss"] == pytest.approx(np.log(2))
+    assert "without_score        2" in report(scores)
+
+
+@pytest.mark.corpus
+def test_the_default_detector_keeps_its_promise(corpus):
+    scores = evaluate(corpus / "dfdc_faces" / "val.csv", progress=False)
+    assert scores["n"] == 2000
+    assert scores["auc"] >= 0.89
+    assert scores["log_loss"] <= 0.43
+    low, high = scores["intervals"]["auc"]
+    assert low < scores["auc"] < high

@@ -1,0 +1,130 @@
+import tarfile
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdetect.training.faceset import FaceSet, FaceSetError, require_disjoint_actors
+
+
+def edit(index, function):
+    table = pd.read_csv(index, dtype=str)
+    function(table).to_csv(index, index=False)
+
+
+def test_labels_groups_and_images(face_set):
+    faces = FaceSet.read(face_set)
+    assert len(faces) == 48
+    assert faces.labels[:4].tolist() == [0, 1, 0, 1]
+    assert faces.groups[:5].tolist() == ["actor0"] * 4 + ["actor1"]
+    image = faces.image(1)
+    assert (image.shape, image.dtype) == ((48, 48, 3), np.uint8)
+
+
+def test_images_are_rgb(tmp_path):
+    blue_in_bgr = np.zeros((8, 8, 3), np.uint8)
+    blue_in_bgr[..., 0] = 255
+    (tmp_path / "set").mkdir()
+    cv2.imwrite(str(tmp_path / "set" / "a.png"), blue_in_bgr)
+    (tmp_path / "set.csv").write_text("id,label\na,REAL\n")
+    assert FaceSet.read(tmp_path / "set.csv").image(0)[0, 0].tolist() == [0, 0, 255]
+
+
+def test_tar_and_folder_are_the_same(face_set):
+    from_folder = FaceSet.read(face_set)
+    with tarfile.open(face_set.with_suffix(".tar"), "w") as tar:
+        tar.add(face_set.with_suffix(""), arcname=".")
+    from_tar = FaceSet.read(face_set)
+    assert from_tar.locations[0].path.suffix == ".tar"
+    for row in (0, 17, 47):
+        assert np.array_equal(from_folder.image(row), from_tar.image(row))
+
+
+def test_numbers_as_ids_keep_their_zeros(face_set):
+    assert FaceSet.read(face_set).table["id"][7] == "007"
+
+
+def test_splits_keep_actors_apart(face_set):
+    faces = FaceSet.read(face_set)
+    train, held_out = faces.split(0.25, seed=1)
+    assert len(train) + len(held_out) == 48
+    assert len(set(held_out.groups)) == 3
+    assert not set(train.groups) & set(held_out.groups)
+    assert np.array_equal(held_out.image(0), faces.image(int(held_out.table["id"][0])))
+    again = faces.split(0.25, seed=1)[1]
+    assert again.table["id"].tolist() == held_out.table["id"].tolist()
+    other = faces.split(0.25, seed=2)[1]
+    assert other.table["id"].tolist() != held_out.table["id"].tolist()
+
+
+def test_without_actors_every_crop_is_its_own_group(face_set):
+    edit(face_set, lambda table: table.drop(columns="actor_group"))
+    assert len(set(FaceSet.read(face_set).groups)) == 48
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns="label"), "no column 'label'"),
+        (lambda table: table.iloc[:0], "no rows"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "1 ids occur twice, first '000'"),
+        (lambda table: table.replace({"label": {"REAL": "real"}}), "line 2: label 'real'"),
+        (lambda table: table.replace({"id": {"005": "nobody"}}), "1 of 48 ids have no image"),
+    ],
+)
+def test_unusable_indexes(face_set, change, message):
+    edit(face_set, change)
+    with pytest.raises(FaceSetError, match=message) as caught:
+        FaceSet.read(face_set)
+    assert str(face_set) in str(caught.value)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such face set"):
+        FaceSet.read(tmp_path / "none.csv")
+    (tmp_path / "bare.csv").write_text("id,label\na,REAL\n")
+    with pytest.raises(FileNotFoundError, match="its images are missing"):
+        FaceSet.read(tmp_path / "bare.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_unreadable_images_are_named(face_set, content):
+    (face_set.with_suffix("") / "003.png").write_bytes(content)
+    with pytest.raises(FaceSetError, match="'003' cannot be decoded"):
+        FaceSet.read(face_set).image(3)
+
+
+def test_one_class_only(face_set):
+    faces = FaceSet.read(face_set)
+    reals = faces.select(faces.labels == 0)
+    with pytest.raises(FaceSetError, match=r"here: no FAKE crops among 24"):
+        reals.require_both_classes("here")
+    with pytest.raises(FaceSetError, match="both are needed"):
+        reals.split(0.25)
+
+
+def test_joining(face_set):
+    faces = FaceSet.read(face_set)
+    halves = faces.select(np.arange(24)), faces.select(np.arange(24, 48))
+    joined = FaceSet.join(halves)
+    assert joined.table["id"].tolist() == faces.table["id"].tolist()
+    assert np.array_equal(joined.image(30), faces.image(30))
+    with pytest.raises(FaceSetError, match="24 ids are in two face sets"):
+        FaceSet.join([faces, halves[0]])
+
+
+def test_actors_on_both_sides(face_set):
+    faces = FaceSet.read(face_set)
+    first, second = faces.select(np.arange(25)), faces.select(np.arange(25, 48))
+    with pytest.raises(FaceSetError, match=r"val\.csv: 1 of its actor groups .*'actor6'"):
+        require_disjoint_actors(first, second, "val.csv")
+    require_disjoint_actors(*faces.split(0.5), "val.csv")
+
+
+@pytest.mark.corpus
+def test_challenge_faces(corpus):
+    faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
+    assert len(faces) == 2000
+    assert faces.labels.sum() == 1000
+    assert faces.image(1234).shape == (224, 224, 3)
