@@ -18,7 +18,7 @@ setup(
     package_dir={"dfdetect.weights": "weights"},
     package_data={"dfdetect.weights": ["*.safetensors", "README.md"]},
     install_requires=[
-        "av>=12",
+        "av>=14.2",
         # 2.6.0 has the same detector but pins torch, numpy and pillow to old versions.
         "facenet-pytorch>=2.5.3,<2.6",
         "matplotlib",

@@ -1,6 +1,5 @@
 """Train one image model on face sets, keep its best epoch, calibrate it, write the checkpoint."""
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -56,7 +56,7 @@ class TrainConfig:
 
     architecture: str
     input_size: int = 160
-    epochs: int = 5
+    epochs: int = 6
     batch_size: int = 32
     learning_rate: float = 6e-4
     weight_decay: float = 0.02
@@ -81,7 +81,7 @@ def train(
 
     After each epoch the model is scored on held-out actors; the epoch with the lowest log loss is
     kept and its logits are calibrated there. `OUT.state.pt` holds all that resuming needs and is
-    deleted at the end; `OUT.json` has the figures of each epoch.
+    deleted at the end; `OUT.csv` has the figures of each epoch.
 
     Args:
         config: Architecture and hyper-parameters.
@@ -114,51 +114,37 @@ def train(
     train_faces, held_out = read_split(faces, val, config.seed)
     torch_device = choose_device(device)
     workers = available_cores() if workers is None else workers
-    model = create_model(
-        config.architecture, drop_rate=config.drop_rate, drop_path_rate=config.drop_path_rate
-    )
-    if init is not None:
-        load_initial_weights(model, find_initial_weights(config.architecture, init))
-    model = model.to(torch_device, memory_format=torch.channels_last)
+    model = start_model(config, init).to(torch_device, memory_format=torch.channels_last)
     mean, std = normalisation(config.architecture)
     spec = ModelSpec(config.architecture, config.input_size, mean, std, licence=LICENCE)
-
     sampler = BalancedSampler(train_faces.labels, config.batch_size, config.seed)
-    batches = DataLoader(
-        FaceDataset(train_faces, training_transform(config.input_size)),
-        batch_sampler=sampler,
-        num_workers=workers,
-    )
+    dataset = FaceDataset(train_faces, training_transform(config.input_size))
+    batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = OneCycleLR(
         optimizer, config.learning_rate, config.epochs * len(sampler), pct_start=WARM_UP
     )
-    state = {"config": asdict(config), "epoch": 0, "history": [], "best": None}
+
+    run = {
+        **asdict(config),
+        "faces": [Path(index).name for index in faces],
+        "val": val if isinstance(val, float) else Path(val).name,
+        "init": None if init is None else Path(init).name,
+    }
+    state = {"run": run, "epoch": 0, "history": [], "best": None}
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state_file = out.with_suffix(".state.pt")
     if resume:
         state = _restore(state_file, state, parts)
-
-    for epoch in range(state["epoch"], config.epochs):
-        sampler.epoch = epoch
-        title = f"epoch {epoch + 1}/{config.epochs}"
+    while state["epoch"] < config.epochs:
+        sampler.epoch = state["epoch"]
+        title = f"epoch {state['epoch'] + 1}/{config.epochs}"
         loss = _train_epoch(model, batches, spec, optimizer, schedule, config, title, progress)
         logits = predict_logits(model, held_out, spec, workers, progress)
         calibration, scores = _judge(logits, held_out.labels, spec.aggregation)
-        entry = {"epoch": epoch + 1, "train_loss": loss, **scores}
-        state["history"].append(entry)
-        tqdm.write("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
-        if state["best"] is None or scores["log_loss"] < state["best"]["scores"]["log_loss"]:
-            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            state["best"] = {
-                "weights": weights,
-                "calibration": asdict(calibration),
-                "epoch": epoch + 1,
-                "scores": scores,
-            }
-        state["epoch"] = epoch + 1
+        _record(state, model, loss, calibration, scores)
         _save_state(state_file, state, parts)
 
     best = state["best"]
@@ -168,10 +154,7 @@ def train(
         calibration=Calibration(**best["calibration"]),
         scores={"held_out_actors": best["scores"]},
         training={
-            **asdict(config),
-            "faces": [Path(index).name for index in faces],
-            "val": Path(val).name if isinstance(val, str | Path) else val,
-            "init": None if init is None else Path(init).name,
+            **run,
             "crops": len(train_faces),
             "actor_groups": len(set(train_faces.groups)),
             "best_epoch": best["epoch"],
@@ -179,9 +162,19 @@ def train(
         },
     )
     save_checkpoint(out, model, spec)
-    out.with_suffix(".json").write_text(json.dumps(state["history"], indent=2) + "\n")
+    pd.DataFrame(state["history"]).to_csv(out.with_suffix(".csv"), index=False)
     state_file.unlink()
     return spec
+
+
+def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
+    """Build the model with random weights, or those of `init` but for the head."""
+    model = create_model(
+        config.architecture, drop_rate=config.drop_rate, drop_path_rate=config.drop_path_rate
+    )
+    if init is not None:
+        load_initial_weights(model, find_initial_weights(config.architecture, init))
+    return model
 
 
 def seed_everything(seed: int) -> None:
@@ -365,6 +358,27 @@ def _judge(
     return calibration, {**scores, "uncalibrated_log_loss": raw["log_loss"]}
 
 
+def _record(
+    state: dict[str, Any],
+    model: nn.Module,
+    loss: float,
+    calibration: Calibration,
+    scores: dict[str, float],
+) -> None:
+    """Note an epoch's figures and, if it is the best so far, keep its weights."""
+    state["epoch"] += 1
+    entry = {"epoch": state["epoch"], "train_loss": loss, **scores}
+    state["history"].append(entry)
+    tqdm.write("  ".join(f"{key} {value:.4g}" for key, value in entry.items()))
+    if state["best"] is None or scores["log_loss"] < state["best"]["scores"]["log_loss"]:
+        state["best"] = {
+            "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+            "calibration": asdict(calibration),
+            "epoch": state["epoch"],
+            "scores": scores,
+        }
+
+
 def _save_state(path: Path, state: dict[str, Any], parts: dict[str, Any]) -> None:
     with atomic_path(path) as temporary:
         torch.save(
@@ -378,9 +392,9 @@ def _restore(path: Path, fresh: dict[str, Any], parts: dict[str, Any]) -> dict[s
         tqdm.write(f"{path}: nothing to resume; starting from the beginning")
         return fresh
     saved = torch.load(path, map_location="cpu", weights_only=True)
-    if saved["config"] != fresh["config"]:
+    if saved["run"] != fresh["run"]:
         raise ValueError(
-            f"{path}: written by a run of another configuration, {saved['config']}: "
+            f"{path}: written by a run of another configuration, {saved['run']}: "
             "repeat its options, or delete the file to start afresh"
         )
     for name, part in parts.items():

@@ -1,6 +1,5 @@
-import json
-
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -48,10 +47,9 @@ def test_the_checkpoint_says_how_it_was_made(trained):
     assert training["actor_groups"] == 9
     assert training["date"].startswith("20")
     assert spec.scores["held_out_actors"]["n"] == 12
-    history = json.loads(out.with_suffix(".json").read_text())
-    assert [entry["epoch"] for entry in history] == [1, 2, 3]
-    best = min(history, key=lambda entry: entry["log_loss"])
-    assert spec.training["best_epoch"] == best["epoch"]
+    history = pd.read_csv(out.with_suffix(".csv"), index_col="epoch")
+    assert history.index.tolist() == [1, 2, 3]
+    assert spec.training["best_epoch"] == history["log_loss"].idxmin()
     assert not out.with_suffix(".state.pt").exists()
 
 
@@ -80,12 +78,12 @@ def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path,
     monkeypatch.setattr(fit, "_judge", judge)
     run(face_set, out, resume=True)
     assert out.read_bytes() == trained[0].read_bytes()
-    assert len(json.loads(out.with_suffix(".json").read_text())) == 3
+    assert len(pd.read_csv(out.with_suffix(".csv"))) == 3
 
 
 def test_resuming_another_configuration_is_refused(face_set, tmp_path):
     out = tmp_path / "model.safetensors"
-    torch.save({"config": {"seed": 99}}, out.with_suffix(".state.pt"))
+    torch.save({"run": {"seed": 99}}, out.with_suffix(".state.pt"))
     with pytest.raises(ValueError, match="another configuration"):
         run(face_set, out, resume=True)
 
