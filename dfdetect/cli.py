@@ -11,6 +11,7 @@ from dfdetect.checkpoint import list_weights, read_spec
 from dfdetect.models import list_models
 from dfdetect.predict import predict
 from dfdetect.submission import DEFAULT_PRIOR
+from dfdetect.training.config import TrainConfig
 from dfdetect.video import DEFAULT_FRAMES
 
 UNUSABLE = 2
@@ -26,6 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dfdetect: {error}", file=sys.stderr)
         return UNUSABLE
     return 0
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for options that are off."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        off = action.default is None or action.default is False
+        return action.help if off else super()._get_help_string(action)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +58,7 @@ def _add_command(
         help=text,
         description=text,
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     parser.set_defaults(command=function)
     return parser
@@ -93,9 +102,6 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    # Only this command needs the training code.
-    from dfdetect.training.fit import TrainConfig
-
     parser = _add_command(commands, "train", _train, "Train an image model on face sets.")
     parser.add_argument("architecture", help="see `dfdetect models`")
     parser.add_argument(
@@ -117,7 +123,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     for setting in fields(TrainConfig):
         if setting.default is not MISSING:
             flag = "--" + setting.name.replace("_", "-")
-            parser.add_argument(flag, type=type(setting.default), default=setting.default, help=" ")
+            kind = type(setting.default)
+            text = setting.metadata["help"]
+            parser.add_argument(flag, type=kind, default=setting.default, help=text)
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -148,7 +156,7 @@ def _train(
     resume: bool,
     **settings: object,
 ) -> None:
-    from dfdetect.training.fit import TrainConfig, train
+    from dfdetect.training.fit import train
 
     train(TrainConfig(**settings), faces, out, val, init, device, resume)
 

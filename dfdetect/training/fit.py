@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
 from importlib.util import find_spec
@@ -27,6 +27,7 @@ from dfdetect.models import create_model
 from dfdetect.models.imagenet import normalisation
 from dfdetect.scoring import Aggregation, Calibration, fit_calibration
 from dfdetect.training.augment import training_transform
+from dfdetect.training.config import TrainConfig
 from dfdetect.training.evaluate import metrics
 from dfdetect.training.faceset import FaceSet, require_disjoint_actors
 
@@ -35,35 +36,6 @@ WARM_UP = 0.15
 EVAL_BATCH = 64
 RECENT_STEPS = 50
 LICENCE = "research only: inherits the terms of the data that it was trained on"
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What a run depends on beside its data; kept in the checkpoint.
-
-    Args:
-        architecture: A name that `create_model` takes.
-        input_size: Side of the crops shown to the model, in pixels.
-        epochs: Passes over the rarer class; each draws as many crops of the other class.
-        batch_size: Crops in a step.
-        learning_rate: Peak of the one-cycle schedule (Smith & Topin 2018) of AdamW.
-        weight_decay: Of AdamW.
-        label_smoothing: Share of each label given to the other class (Szegedy et al. 2016).
-        drop_rate: Dropout before the last layer.
-        drop_path_rate: Stochastic depth.
-        seed: Of weights, order, augmentation and split.
-    """
-
-    architecture: str
-    input_size: int = 160
-    epochs: int = 6
-    batch_size: int = 32
-    learning_rate: float = 6e-4
-    weight_decay: float = 0.02
-    label_smoothing: float = 0.04
-    drop_rate: float = 0.2
-    drop_path_rate: float = 0.1
-    seed: int = 0
 
 
 def train(
@@ -331,9 +303,8 @@ def _train_epoch(
     with tqdm(total=count, desc=title, unit="crop", disable=not progress) as bar:
         for images, labels in batches:
             logits = model(spec.normalise(images.to(device)))[:, 0]
-            targets = labels.to(device, torch.float32).lerp(
-                torch.tensor(0.5, device=device), config.label_smoothing
-            )
+            targets = labels.to(device, torch.float32)
+            targets = targets * (1 - config.label_smoothing) + config.label_smoothing / 2
             loss = binary_cross_entropy_with_logits(logits, targets)
             optimizer.zero_grad()
             loss.backward()

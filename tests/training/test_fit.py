@@ -7,10 +7,10 @@ from safetensors.torch import save_file
 from dfdetect import create_model, load_detector
 from dfdetect.checkpoint import load_checkpoint
 from dfdetect.training import fit
+from dfdetect.training.config import TrainConfig
 from dfdetect.training.faceset import FaceSet, FaceSetError
 from dfdetect.training.fit import (
     BalancedSampler,
-    TrainConfig,
     find_initial_weights,
     load_initial_weights,
     train,
