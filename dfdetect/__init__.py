@@ -8,7 +8,7 @@
 from dfdetect.checkpoint import CheckpointError, find_weights, list_weights
 from dfdetect.detector import Detector, FaceScore, VideoScore, load_detector
 from dfdetect.models import create_model, list_models
-from dfdetect.predict import predict
+from dfdetect.prediction import predict
 from dfdetect.video import VideoError, read_frames
 
 __version__ = "0.1.0"

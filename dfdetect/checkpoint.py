@@ -6,6 +6,7 @@ has one entry, `dfdetect`: a JSON object with the fields of `ModelSpec` beside `
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,16 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         """Refuse values that no model of this version can have."""
-        if self.input_size not in INPUT_SIZES:
+        if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:
             raise ValueError(
                 f"input_size must be {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels, "
                 f"not {self.input_size!r}"
             )
         if len(self.mean) != RGB or len(self.std) != RGB or min(self.std) <= 0:
             raise ValueError("mean and std need three numbers each, std above 0")
+        numbers = (*self.mean, *self.std, self.crop.scale, self.crop.shift)
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("mean, std, crop.scale and crop.shift must be finite")
         if self.frames_per_clip != 1:
             raise ValueError("this version has image models only: frames_per_clip must be 1")
         if self.positive_class != POSITIVE_CLASS:
@@ -136,7 +140,7 @@ class ModelSpec:
             ValueError: It is not one, or of another format or version, or a value is impossible.
             TypeError: A field is missing, unknown or of the wrong type.
         """
-        values = json.loads(text)
+        values = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise ValueError(f"its header does not say {FORMAT!r}")
         if (version := values.pop("version", None)) != VERSION:
@@ -243,6 +247,10 @@ def find_weights(weights: str | Path | None = None) -> Path:
         f"no weights {name!r}: give a {SUFFIX} file or one of the installed names: "
         f"{', '.join(installed) or 'none'}"
     )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"its header has {name} for a number")
 
 
 def _weights_folder() -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dfdetect import __version__
 from dfdetect.checkpoint import list_weights, read_spec
 from dfdetect.models import list_models
-from dfdetect.predict import predict
+from dfdetect.prediction import predict
 from dfdetect.submission import DEFAULT_PRIOR
 from dfdetect.training.config import TrainConfig
 from dfdetect.video import DEFAULT_FRAMES

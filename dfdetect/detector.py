@@ -21,6 +21,7 @@ from dfdetect.video import DEFAULT_FRAMES, VideoError, read_frames
 OK = "ok"
 NO_FACE = "no face found"
 BATCH = 32
+STATUS_LENGTH = 200
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
@@ -111,7 +112,8 @@ class Detector:
         except Exception as error:
             # A run over many files must not lose the others to a fault that nobody foresaw.
             LOGGER.exception("%s", path)
-            status = f"failed: {type(error).__name__}: {error}"
+            reason = (str(error).splitlines() or [""])[0]
+            status = f"failed: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
         return VideoScore(path.name, probability, status, faces, dict(watch.seconds))
 
     def score_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoScore]:
@@ -159,7 +161,10 @@ class Detector:
             images = torch.stack(list(crops[start : start + BATCH])).to(self.device)
             output = self.model(self.spec.normalise(images))[:, 0]
             logits.append(output.float().cpu().numpy())
-        return self.spec.calibration.apply(np.concatenate(logits))
+        calibrated = self.spec.calibration.apply(np.concatenate(logits))
+        if not np.isfinite(calibrated).all():
+            raise FloatingPointError("the model gave a logit that is not a finite number")
+        return calibrated
 
     def _face_score(self, person: Person, logits: np.ndarray) -> FaceScore:
         rule = self.spec.aggregation

@@ -25,6 +25,8 @@ KEY_STRIDE = 4
 # Frames held at a time, if they do not take more memory than this.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
+# Pixels of shrunk frames that the network sees at a time.
+BATCH_PIXELS = 8 * 2**20
 # Key frames in a row on which a person may be missed.
 MAX_MISSED_KEYS = 2
 SAME_PERSON_IOU = 0.25
@@ -90,7 +92,7 @@ class FaceFinder:
     @classmethod
     def careful(cls, device: torch.device) -> "FaceFinder":
         """A finder for dark, small and turned faces: slower, and with more false alarms."""
-        return cls(device, max_side=1920, min_face=20, thresholds=(0.5, 0.6, 0.7))
+        return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7))
 
     def find(self, images: Sequence[np.ndarray]) -> list[list[Box]]:
         """Find faces in RGB uint8 images of shape (height, width, 3), batching those of one size.
@@ -111,13 +113,16 @@ class FaceFinder:
             return [[] for _ in images]
         if shrink < 1:
             images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
-        with torch.inference_mode():
-            boxes, _ = self.network.detect(np.stack([brighten(image) for image in images]))
         scale = np.array([width / size[0], height / size[1]] * 2)
-        return [
-            [] if found is None else [tuple((box * scale).tolist()) for box in found.astype(float)]
-            for found in boxes
-        ]
+        batch = max(1, BATCH_PIXELS // (size[0] * size[1]))
+        found: list[list[Box]] = []
+        for start in range(0, len(images), batch):
+            stack = np.stack([brighten(image) for image in images[start : start + batch]])
+            with torch.inference_mode():
+                for boxes in self.network.detect(stack)[0]:
+                    boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
+                    found.append([tuple(box) for box in (boxes * scale).tolist()])
+        return found
 
 
 def follow_faces(
@@ -138,12 +143,17 @@ def follow_faces(
         The people, in the order of their first appearance.
     """
     people: list[Person] = []
+    waiting: list[Frame] = []
     for run, keys in _runs(frames):
         for key, boxes in zip(keys, finder.find([key.image for key in keys]), strict=True):
             _assign(boxes, key.time, people)
-        for frame in run:
-            for person in people:
-                _show(person, frame, rule, size)
+        # Frames since somebody was missed are kept until they are found again or given up.
+        missed = [person for person in people if 0 < person.missed <= MAX_MISSED_KEYS]
+        settled = min((person.keys[-1][0] for person in missed), default=run[-1].time)
+        waiting += run
+        _show([frame for frame in waiting if frame.time <= settled], people, rule, size)
+        waiting = [frame for frame in waiting if frame.time > settled]
+    _show(waiting, people, rule, size)
     most = max((len(person.keys) for person in people), default=0)
     return [person for person in people if len(person.keys) >= min(most, 2)]
 
@@ -204,7 +214,7 @@ def iou(first: Box, second: Box) -> float:
 def _runs(frames: Iterable[Frame]) -> Iterator[tuple[list[Frame], list[Frame]]]:
     """Runs of frames that fit into memory, each with its key frames.
 
-    A run ends with a key frame, so that boxes can be interpolated on all its frames.
+    A run ends with a key frame, so that boxes can be interpolated between those.
     """
     run: list[Frame] = []
     keys: list[Frame] = []
@@ -242,10 +252,12 @@ def _assign(boxes: list[Box], time: float, people: list[Person]) -> None:
         owners[column].missed = 0
 
 
-def _show(person: Person, frame: Frame, rule: CropRule, size: int) -> None:
-    """Add the person's box and crop on a frame, if it is between the person's key frames."""
-    box = person.box_at(frame.time)
-    if box is not None:
-        person.times.append(frame.time)
-        person.boxes.append(box)
-        person.crops.append(cut_crop(frame.image, rule.square(box), size))
+def _show(frames: list[Frame], people: list[Person], rule: CropRule, size: int) -> None:
+    """Add everyone's box and crop on the frames between the key frames that show them."""
+    for frame in frames:
+        for person in people:
+            box = person.box_at(frame.time)
+            if box is not None:
+                person.times.append(frame.time)
+                person.boxes.append(box)
+                person.crops.append(cut_crop(frame.image, rule.square(box), size))

@@ -1,10 +1,13 @@
-"""Files that are either complete or untouched."""
+"""Files that are either complete or untouched, and tables whose errors name them."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 NEW_FILE_MODE = 0o666
 
@@ -33,3 +36,38 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: str | Path) -> None:
+    """Make sure that a file can be written, before hours are spent on its content.
+
+    Raises:
+        ValueError: The path is a folder, or its folder cannot be made or written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give the name of a file in it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{path}: cannot be written ({error.strerror}); give a file in another folder"
+        ) from error
+
+
+def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
+    """Read a CSV table; only empty cells count as missing, and never those of `text_columns`.
+
+    Raises:
+        ValueError: The file is no CSV table; the message names it.
+    """
+    options: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
+    try:
+        header = pd.read_csv(path, nrows=0, **options).columns
+        missing = {column: [""] for column in header if column not in text_columns}
+        types = dict.fromkeys(text_columns, str)
+        return pd.read_csv(path, dtype=types, na_values=missing, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a CSV table with a header ({error})") from error

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SMALLEST_FLOOR = 1e-6
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -45,8 +47,8 @@ class Aggregation:
         """Refuse rules that this version does not have."""
         if (self.person, self.video) != ("mean_logit", "max"):
             raise ValueError(f"unknown aggregation rule {self.person!r}, {self.video!r}")
-        if not 0 < self.floor < 0.5:
-            raise ValueError(f"floor must be between 0 and 0.5, not {self.floor}")
+        if not SMALLEST_FLOOR <= self.floor < 0.5:
+            raise ValueError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
 
     def person_logit(self, logits: np.ndarray) -> float:
         """One person's logit from the calibrated logits of its frames, shape (frames,)."""

@@ -1,5 +1,6 @@
 """submission.csv: a row for each video that is asked for, in order, always valid."""
 
+import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dfdetect.detector import OK, VideoScore
-from dfdetect.files import atomic_path
+from dfdetect.files import atomic_path, read_table
 from dfdetect.video import VIDEO_SUFFIXES
 
 DEFAULT_PRIOR = 0.5
@@ -37,14 +38,19 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
         {'a.mp4': PosixPath('clips/a.mp4'), 'b.mp4': PosixPath('clips/more/b.mp4')}
     """
     below: dict[Path, str] = {}
+    known: set[Path] = set()
     for path in map(Path, paths):
         if path.is_dir():
             files = (file for file in sorted(path.rglob("*")) if _is_video(file))
-            below.update((file, file.relative_to(path).as_posix()) for file in files)
+            found = {file: file.relative_to(path).as_posix() for file in files}
         elif path.exists():
-            below[path] = path.name
+            found = {path: path.name}
         else:
             raise FileNotFoundError(f"{path}: no such file or folder")
+        for file, name in found.items():
+            if file.absolute() not in known:
+                known.add(file.absolute())
+                below[file] = name
     if not below:
         raise ValueError(
             f"no videos in {', '.join(map(str, paths))}; looked for "
@@ -73,7 +79,7 @@ def read_sample_submission(path: str | Path) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such sample submission")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = read_table(path, ("filename",))
     if "filename" not in table:
         raise SubmissionError(f"{path}: no column 'filename'; its header should be filename,label")
     names = table["filename"].tolist()
@@ -89,7 +95,7 @@ def write_submission(
     scores: Mapping[str, VideoScore],
     prior: float = DEFAULT_PRIOR,
 ) -> None:
-    """Write a submission, whole or not at all.
+    """Write a submission, whole and valid or not at all.
 
     Args:
         path: The file to write.
@@ -102,7 +108,9 @@ def write_submission(
         score = scores.get(name)
         scored = score is not None and score.probability is not None
         rows.append((name, score.probability if scored else prior))
-    _write_csv(path, pd.DataFrame(rows, columns=COLUMNS))
+    with atomic_path(path) as temporary:
+        _write_csv(temporary, pd.DataFrame(rows, columns=COLUMNS))
+        check_submission(temporary, names)
 
 
 def write_details(path: str | Path, scores: Mapping[str, VideoScore]) -> None:
@@ -122,7 +130,8 @@ def write_details(path: str | Path, scores: Mapping[str, VideoScore]) -> None:
         }
         for name, score in scores.items()
     ]
-    _write_csv(path, pd.DataFrame(rows))
+    with atomic_path(path) as temporary:
+        _write_csv(temporary, pd.DataFrame(rows))
 
 
 def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
@@ -134,7 +143,7 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
     Raises:
         SubmissionError: Columns, rows, order or values are wrong.
     """
-    table = pd.read_csv(path, dtype={"filename": str}, keep_default_na=False)
+    table = read_table(path, ("filename",))
     if table.columns.tolist() != COLUMNS:
         raise SubmissionError(f"{path}: header {','.join(table.columns)}, not {','.join(COLUMNS)}")
     _require_unique(path, table["filename"])
@@ -170,6 +179,9 @@ def _require_unique(path: str | Path, names: pd.Series) -> None:
         raise SubmissionError(f"{path}: {twice.iloc[0]!r} occurs twice")
 
 
-def _write_csv(path: str | Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    # Names of files are bytes: they need not be UTF-8, and may hold a carriage return, which
+    # readers take for the end of a line unless it is quoted.
+    odd = table["filename"].str.contains("\r", regex=False).any()
+    quoting = csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
+    table.to_csv(path, index=False, quoting=quoting, errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""A video file -> evenly spaced RGB frames with their times, decoded once and forwards.
+"""A video file -> evenly spaced RGB frames with their times, decoded forwards.
 
 The packets are listed first, which costs milliseconds and needs no decoder: their time stamps say
 what the file really holds, whatever its header claims. A packet that is shown before one that
@@ -77,10 +77,13 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES) -> Iterator[Frame
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     path = Path(path)
-    if not path.is_file():
-        raise VideoError(path, "no such file")
-    if path.stat().st_size == 0:
-        raise VideoError(path, "the file is empty")
+    try:
+        if not path.is_file():
+            raise VideoError(path, "no such file")
+        if path.stat().st_size == 0:
+            raise VideoError(path, "the file is empty")
+    except OSError as error:
+        raise VideoError(path, f"not a readable file ({error.strerror})") from error
     empty = True
     for frame in _read_with_opencv(path, count) if av is None else _read_with_av(path, count):
         empty = False
@@ -92,13 +95,15 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES) -> Iterator[Frame
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     """Positions of `count` different times, or of all where there are fewer, spread evenly.
 
+    They are spread over the time or, where time stamps have gaps so that two of them would be the
+    same, over the number.
+
     Args:
         times: Sorted, shape (n,), in any unit.
         count: Number of positions, at least 1.
 
     Returns:
-        Increasing int64 positions of shape (min(count, n),): those nearest to the middles of
-        equal stretches.
+        Increasing int64 positions of shape (min(count, n),), at the middles of equal stretches.
 
     Example:
         >>> pick_evenly(np.arange(300), 3)
@@ -112,12 +117,9 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     after = np.clip(np.searchsorted(times, targets), 1, max(len(times) - 1, 1))
     before_is_nearer = targets - times[after - 1] <= times[after % len(times)] - targets
     nearest = after - before_is_nearer
-    chosen: list[int] = []
-    for position, index in enumerate(nearest.tolist()):
-        lowest = chosen[-1] + 1 if chosen else 0
-        highest = len(times) - count + position  # leaves enough for those to come
-        chosen.append(min(max(index, lowest), highest))
-    return np.array(chosen)
+    if len(np.unique(nearest)) == count:
+        return nearest
+    return (2 * np.arange(count) + 1) * len(times) // (2 * count)
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.V
     stream = container.streams.best("video")
     if stream is None:
         raise VideoError(path, "the file has no video stream")
+    if stream.codec_context is None:
+        raise VideoError(path, "this FFmpeg has no decoder for its video stream")
     return stream
 
 
@@ -224,12 +228,15 @@ def _read_with_opencv(path: Path, count: int) -> Iterator[Frame]:
     """Grab every frame, convert those that are asked for; OpenCV turns them upright itself."""
     total = sum(1 for _ in _grab(path))
     wanted = set(pick_evenly(np.arange(total), count).tolist())
+    first = 0.0
     for position, capture in enumerate(_grab(path)):
+        time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if position == 0:
+            first = time
         if position in wanted:
-            time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             good, image = capture.retrieve()
             if good:
-                yield Frame(time, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+                yield Frame(time - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
 def _grab(path: Path) -> Iterator[cv2.VideoCapture]:

@@ -83,12 +83,19 @@ def test_a_clip_without_faces_has_a_reason(bright_detector, write_clip, numbered
 
 def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeypatch):
     def fail(*_):
-        raise RuntimeError("out of something")
+        raise RuntimeError("out of something\nand many more lines")
 
     monkeypatch.setattr(bright_detector.finder, "find", fail)
     score = bright_detector.score(real_clip)
     assert score.probability is None
     assert score.status == "failed: RuntimeError: out of something"
+
+
+def test_a_model_that_gives_no_number_is_a_fault(bright_detector, real_clip, monkeypatch):
+    monkeypatch.setattr(BrightIsFake, "forward", lambda _, images: images[:, :1, 0, 0] * np.nan)
+    score = bright_detector.score(real_clip)
+    assert score.probability is None
+    assert "not a finite number" in score.status
 
 
 def test_crops_of_any_size(bright_detector):

@@ -107,10 +107,13 @@ def test_two_people_are_two_tracks_even_when_they_move():
     assert len(first.crops) == len(second.crops) == 32
 
 
-def test_someone_missed_on_a_key_frame_stays_one_person():
-    finder = ScriptedFinder(lambda number: [] if number in (8, 12) else [(10, 10, 60, 60)])
+@pytest.mark.parametrize("missed", [4, 8, 12, 16, 20])
+def test_someone_missed_on_two_key_frames_stays_one_person(missed):
+    finder = ScriptedFinder(
+        lambda number: [] if number in (missed, missed + 4) else [(10, 10, 60, 60)]
+    )
     (person,) = follow_faces(blank_frames(32), finder, RULE, 16)
-    assert len(person.times) == 32
+    assert person.times == [number / 10 for number in range(32)]
     assert len(person.keys) == 7
 
 

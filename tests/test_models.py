@@ -27,6 +27,12 @@ def test_first_logits_are_small(name):
     assert logits.abs().max() < 2
 
 
+def test_more_than_one_head():
+    assert create_model("deit_tiny_distilled_patch16_224").eval()(
+        torch.zeros(1, 3, 224, 224)
+    ).shape == (1, 1)
+
+
 def test_unknown_names_are_refused_with_similar_ones():
     with pytest.raises(ValueError, match="tf_efficientnet_lite0"):
         create_model("tf_efficientnet_light0")

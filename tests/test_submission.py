@@ -56,9 +56,25 @@ def test_names_that_stay_equal_are_an_error(tmp_path):
         find_videos([tmp_path / "x", tmp_path / "y"])
 
 
-def test_the_same_folder_twice_counts_once(tmp_path):
+def test_the_same_folder_twice_counts_once(tmp_path, monkeypatch):
     touch(tmp_path, "a.mp4")
     assert list(find_videos([tmp_path, tmp_path / "a.mp4"])) == ["a.mp4"]
+    monkeypatch.chdir(tmp_path)
+    assert list(find_videos([".", tmp_path])) == ["a.mp4"]
+
+
+def test_odd_names_come_back(tmp_path):
+    names = ['a "b".mp4', "c,d.mp4", "e\nf.mp4", "g\rh.mp4", "caf\udce9.mp4", "顔.mp4", "NA", "1"]
+    write_submission(tmp_path / "submission.csv", names, {})
+    assert check_submission(tmp_path / "submission.csv", names)["filename"].tolist() == names
+
+
+def test_an_invalid_submission_is_not_written(tmp_path):
+    path = tmp_path / "submission.csv"
+    broken = {"a.mp4": VideoScore("a.mp4", float("nan"), "ok")}
+    with pytest.raises(SubmissionError):
+        write_submission(path, ["a.mp4"], broken)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_videos(tmp_path):

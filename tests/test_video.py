@@ -214,6 +214,27 @@ def test_picks_are_the_nearest_ones():
     assert pick_evenly(np.array([0, 9, 10, 11, 20]), 1).tolist() == [2]
 
 
+def test_a_jump_in_time_does_not_crowd_the_picks():
+    times = np.concatenate([np.arange(150), 10_000 + np.arange(150)])
+    assert pick_evenly(times, 30).tolist() == list(range(5, 300, 10))
+
+
+def test_a_wanted_frame_that_the_decoder_skips_is_found_by_decoding_all(real_clip, monkeypatch):
+    expected = [frame.time for frame in read_frames(real_clip, 4)]
+    decode = video._decode
+    passes = []
+
+    def skip_some(path, skip):
+        passes.append(skip)
+        for number, frame in enumerate(decode(path, skip)):
+            if skip == "DEFAULT" or number < 20:
+                yield frame
+
+    monkeypatch.setattr(video, "_decode", skip_some)
+    assert [frame.time for frame in read_frames(real_clip, 4)] == expected
+    assert passes == ["NONREF", "DEFAULT"]
+
+
 @pytest.mark.corpus
 def test_challenge_clips_give_all_frames(corpus):
     for path in sorted((corpus / "videos" / "dfdc").rglob("*.mp4")):

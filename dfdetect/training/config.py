@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def _setting(default: float, text: str) -> Any:
+def _setting(default: float | str, text: str) -> Any:
     """A field with a default and the help that the command line shows."""
     return field(default=default, metadata={"help": text})
 
@@ -26,4 +26,7 @@ class TrainConfig:
     label_smoothing: float = _setting(0.04, "how far targets are moved from 0 and 1 towards 0.5")
     drop_rate: float = _setting(0.2, "dropout before the last layer")
     drop_path_rate: float = _setting(0.1, "stochastic depth")
+    crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's box of the face")
+    crop_shift: float = _setting(0.08, "their centre below the box's / height of the box")
+    licence: str = _setting("research only, as the training data", "terms for the weights")
     seed: int = _setting(0, "of weights, order, augmentation and split")

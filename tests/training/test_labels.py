@@ -35,3 +35,16 @@ def test_unlabelled_videos_are_named(tmp_path):
     touch(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match=r"a\.mp4: no label"):
         read_labels(tmp_path)
+
+
+def test_the_given_folder_may_be_the_label(tmp_path):
+    touch(tmp_path / "fake" / "a.mp4")
+    assert read_labels(tmp_path / "fake")["a.mp4"][1] == "FAKE"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a.mp4": "FAKE"}', "{", ""])
+def test_metadata_of_another_form_is_named(tmp_path, text):
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match=r"metadata\.json: not of the form"):
+        read_labels(tmp_path)

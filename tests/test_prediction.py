@@ -3,7 +3,7 @@ import shutil
 import pandas as pd
 import pytest
 
-from dfdetect import predict
+from dfdetect import Detector, predict
 from dfdetect.submission import check_submission
 
 
@@ -74,3 +74,33 @@ def test_scores_carry_the_names_of_the_rows(tmp_path, real_clip):
 def test_impossible_priors(sample_data, prior):
     with pytest.raises(ValueError, match="prior"):
         predict([sample_data], prior=prior)
+
+
+def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeypatch):
+    score = Detector.score
+    seen = []
+
+    def stop_at_the_third(self, path):
+        seen.append(path)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return score(self, path)
+
+    monkeypatch.setattr(Detector, "score", stop_at_the_third)
+    out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
+    with pytest.raises(KeyboardInterrupt):
+        predict(sample_data / "test_videos", out, frames=2, details=details)
+    status = pd.read_csv(details)["status"].tolist()
+    assert status == ["ok"] * 2 + ["interrupted before it was scored"] * 4
+    assert pd.read_csv(out)["label"].tolist()[2:] == [0.5] * 4
+
+
+def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("dfdetect.prediction.load_detector", lambda *_: pytest.fail("too late"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a folder"):
+        predict(sample_data, tmp_path)
+    with pytest.raises(ValueError, match="cannot be written"):
+        predict(sample_data, tmp_path / "file" / "submission.csv")
+    with pytest.raises(ValueError, match="files of their own"):
+        predict(sample_data, tmp_path / "s.csv", details=tmp_path / "s.csv")

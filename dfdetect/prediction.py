@@ -7,9 +7,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dfdetect.detector import VideoScore, load_detector
+from dfdetect.files import require_writable
 from dfdetect.submission import (
     DEFAULT_PRIOR,
-    check_submission,
     find_videos,
     read_sample_submission,
     summary,
@@ -18,9 +18,12 @@ from dfdetect.submission import (
 )
 from dfdetect.video import DEFAULT_FRAMES
 
+MISSING = "no such video"
+NOT_SCORED = "interrupted before it was scored"
+
 
 def predict(
-    paths: Iterable[str | Path],
+    paths: str | Path | Iterable[str | Path],
     out: str | Path = "submission.csv",
     sample_submission: str | Path | None = None,
     weights: str | Path | None = None,
@@ -32,8 +35,10 @@ def predict(
 ) -> dict[str, VideoScore]:
     """Score videos and write a submission that has a row for every one of them.
 
+    If the run is interrupted, what is done by then is written, with the prior for the rest.
+
     Args:
-        paths: Videos, and folders that are searched through all their sub-folders.
+        paths: Videos, and folders that are searched through all their sub-folders; one or many.
         out: The submission to write: `filename,label` with label = P(FAKE).
         sample_submission: Its names, in its order, become the rows; without it, the videos sorted
             by name.
@@ -56,24 +61,31 @@ def predict(
     """
     if not 0 < prior < 1:
         raise ValueError(f"prior must be strictly between 0 and 1, not {prior}")
-    videos = find_videos(paths)
+    if details is not None and Path(details).absolute() == Path(out).absolute():
+        raise ValueError(f"{out}: the submission and the details need files of their own")
+    for file in (out, details):
+        if file is not None:
+            require_writable(file)
+    videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     detector = load_detector(weights, device, frames)
-    scores = {name: VideoScore(name, None, "no such video") for name in names}
     present = [name for name in names if name in videos]
+    scores = {
+        name: VideoScore(name, None, NOT_SCORED if name in videos else MISSING) for name in names
+    }
     results = detector.score_videos(videos[name] for name in present)
-    with tqdm(total=len(present), desc="videos", unit="video", disable=not progress) as bar:
-        for name, score in zip(present, results, strict=True):
-            scores[name] = replace(score, filename=name)
-            bar.update()
-    write_submission(out, names, scores, prior)
-    check_submission(out, names)
-    if details is not None:
-        write_details(details, scores)
-    if progress:
-        unlisted = len(videos.keys() - set(names))
-        print(summary(scores, prior))
-        if unlisted:
-            print(f"{unlisted} more videos are not in {sample_submission} and were left out")
-        print(f"wrote {out}")
+    try:
+        with tqdm(total=len(present), desc="videos", unit="video", disable=not progress) as bar:
+            for name, score in zip(present, results, strict=True):
+                scores[name] = replace(score, filename=name)
+                bar.update()
+    finally:
+        write_submission(out, names, scores, prior)
+        if details is not None:
+            write_details(details, scores)
+        if progress:
+            print(summary(scores, prior))
+            if unlisted := len(videos.keys() - set(names)):
+                print(f"{unlisted} more videos are not in {sample_submission} and were left out")
+            print(f"wrote {out}")
     return scores
