@@ -37,8 +37,6 @@ IMAGENET = "imagenet"
 WARM_UP = 0.15
 EVAL_BATCH = 64
 RECENT_STEPS = 50
-# Epochs of runs with different seeds never share a seed.
-EPOCH_SEEDS = 10_000
 
 
 def train(
@@ -123,8 +121,6 @@ def train(
         state = _restore(state_file, state, parts)
     while state["epoch"] < config.epochs:
         sampler.epoch = state["epoch"]
-        # Seeded anew, so that a resumed run augments and drops out as a whole one does.
-        torch.manual_seed(EPOCH_SEEDS * config.seed + state["epoch"])
         title = f"epoch {state['epoch'] + 1}/{config.epochs}"
         loss = _train_epoch(model, batches, spec, optimizer, schedule, config, title, progress)
         logits = predict_logits(model, held_out, spec, workers, progress)
@@ -294,6 +290,8 @@ class BalancedSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
+        # Dropout draws from torch, on whatever device: an epoch's depends on nothing before it.
+        torch.manual_seed(int(generator.integers(2**31)))
         real, fake = (generator.permutation(rows) for rows in self.classes)
         for start in range(0, self.steps * self.half, self.half):
             rows = slice(start, start + self.half)
@@ -385,10 +383,11 @@ def _record(
 
 
 def _save_state(path: Path, state: dict[str, Any], parts: dict[str, Any]) -> None:
+    saved = {name: part.state_dict() for name, part in parts.items()}
+    # The processes that augment take their seeds from torch's generator.
+    saved["generator"] = torch.get_rng_state()
     with atomic_path(path) as temporary:
-        torch.save(
-            {**state, **{name: part.state_dict() for name, part in parts.items()}}, temporary
-        )
+        torch.save({**state, **saved}, temporary)
 
 
 def _restore(path: Path, fresh: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
@@ -404,4 +403,5 @@ def _restore(path: Path, fresh: dict[str, Any], parts: dict[str, Any]) -> dict[s
         )
     for name, part in parts.items():
         part.load_state_dict(saved.pop(name))
+    torch.set_rng_state(saved.pop("generator"))
     return saved
