@@ -175,7 +175,10 @@ def _plan(path: Path, count: int) -> _Plan:
 
 def _open(path: Path) -> "av.container.InputContainer":
     try:
-        return av.open(str(path), metadata_errors="replace")
+        try:
+            return av.open(str(path))
+        except UnicodeDecodeError:  # titles that are not UTF-8; PyAV 19 takes them by itself
+            return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         raise VideoError(path, f"not a readable video ({error.strerror})") from error
 

@@ -152,6 +152,14 @@ def test_missing_file(tmp_path):
         list(read_frames(tmp_path / "none.mp4"))
 
 
+def test_titles_need_not_be_utf_8(write_clip, numbered_frames):
+    path = write_clip(numbered_frames(5))
+    plain = path.read_bytes()
+    path.write_bytes(plain.replace(b"Lavf", b"Lav\xe9"))
+    assert path.read_bytes() != plain
+    assert len(list(read_frames(path, 5))) == 5
+
+
 def test_sound_without_picture(tmp_path):
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
