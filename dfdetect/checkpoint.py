@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dfdetect.files import atomic_path
-from dfdetect.models import create_model
+from dfdetect.models import CLIP_MODELS, create_model
 from dfdetect.scoring import Aggregation, Calibration
 
 DEFAULT_WEIGHTS = "tf_efficientnet_lite0"
@@ -26,6 +26,7 @@ FORMAT = "dfdetect-checkpoint"
 VERSION = 1
 SUFFIX = ".safetensors"
 INPUT_SIZES = range(16, 1025)
+CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
 RGB = 3
 WHITE = 255
@@ -70,7 +71,7 @@ class ModelSpec:
         mean: Of the RGB channels, for pixels in 0..1; subtracted.
         std: Of the RGB channels, for pixels in 0..1; divided by.
         crop: Where crops are cut.
-        frames_per_clip: Consecutive crops that make one input; 1 for an image model.
+        frames_per_clip: Consecutive crops of a face that make one input; 1 for an image model.
         positive_class: The class whose logit the model gives; always FAKE.
         calibration: From raw to calibrated logits.
         aggregation: From the logits of crops to the probability of a video.
@@ -105,8 +106,16 @@ class ModelSpec:
         numbers = (*self.mean, *self.std, self.crop.scale, self.crop.shift)
         if not all(map(math.isfinite, numbers)):
             raise ValueError("mean, std, crop.scale and crop.shift must be finite")
-        if self.frames_per_clip != 1:
-            raise ValueError("this version has image models only: frames_per_clip must be 1")
+        if type(self.frames_per_clip) is not int or self.frames_per_clip not in CLIP_LENGTHS:
+            raise ValueError(
+                f"frames_per_clip must be {CLIP_LENGTHS[0]} to {CLIP_LENGTHS[-1]}, "
+                f"not {self.frames_per_clip!r}"
+            )
+        if (self.frames_per_clip > 1) != (self.architecture in CLIP_MODELS):
+            takes = "clips of 2 and more" if self.architecture in CLIP_MODELS else "single crops"
+            raise ValueError(
+                f"frames_per_clip is {self.frames_per_clip}, but {self.architecture} takes {takes}"
+            )
         if self.positive_class != POSITIVE_CLASS:
             raise ValueError(f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}")
         if self.crop.scale <= 0:
@@ -116,17 +125,18 @@ class ModelSpec:
         """Make the model's input of uint8 RGB crops.
 
         Args:
-            images: uint8 of shape (batch, 3, input_size, input_size), on any device.
+            images: uint8 of shape (batch, 3, input_size, input_size), or of shape
+                (batch, frames_per_clip, 3, input_size, input_size), on any device.
 
         Returns:
-            float32 of the same shape, in channels-last memory order, on the same device.
+            float32 of the same shape, on the same device; images in channels-last memory order.
         """
         mean, std = (
-            torch.tensor(values, device=images.device).view(1, RGB, 1, 1)
+            torch.tensor(values, device=images.device).view(RGB, 1, 1)
             for values in (self.mean, self.std)
         )
         pixels = (images.float() / WHITE - mean) / std
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return pixels if pixels.ndim > 4 else pixels.contiguous(memory_format=torch.channels_last)
 
     def to_json(self) -> str:
         """The header's JSON object."""

@@ -11,7 +11,7 @@ from dfdetect.checkpoint import list_weights, read_spec
 from dfdetect.models import list_models
 from dfdetect.prediction import predict
 from dfdetect.submission import DEFAULT_PRIOR
-from dfdetect.training.config import TrainConfig
+from dfdetect.training.config import TrainConfig, recipe
 from dfdetect.video import DEFAULT_FRAMES
 
 UNUSABLE = 2
@@ -45,7 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_evaluate(commands)
+    _add_extract(commands)
     _add_train(commands)
+    _add_compare(commands)
     _add_models(commands)
     return parser
 
@@ -93,16 +95,48 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "source",
         type=Path,
-        metavar="INDEX.csv|VIDEO_FOLDER",
-        help="a face set, or a folder with metadata.json or with real/ and fake/ sub-folders",
+        metavar="INDEX.csv|VIDEO_FOLDER|ZIP",
+        help="a face set, or videos labelled by manifest.csv, metadata.json or folders real, fake",
     )
     _add_detector_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--plots", type=Path, metavar="DIR", help="write curves as PNG files")
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="write curves and each score here"
+    )
+    parser.add_argument(
+        "--fake-share", type=float, metavar="SHARE", help="also weigh the classes to this balance"
+    )
+
+
+def _add_extract(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "extract", _extract, "Make a face set of videos, or go on with one."
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="VIDEO_FOLDER|ZIP",
+        help="labelled by manifest.csv, by metadata.json or by folders named real and fake",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
+    parser.add_argument(
+        "--frames", type=int, default=DEFAULT_FRAMES, help="evenly spaced frames of each video"
+    )
+    parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
+    for name in ("crop_scale", "crop_shift"):
+        setting = TrainConfig.__dataclass_fields__[name]
+        flag = "--" + name.replace("_", "-")
+        text = setting.metadata["help"]
+        parser.add_argument(flag, type=float, default=setting.default, help=text)
+    parser.add_argument(
+        "--blend", action="store_true", help="also make a self-blended fake of each REAL person"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
-    parser = _add_command(commands, "train", _train, "Train an image model on face sets.")
+    parser = _add_command(commands, "train", _train, "Train a detector on face sets.")
     parser.add_argument("architecture", help="see `dfdetect models`")
     parser.add_argument(
         "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help="to train on"
@@ -124,8 +158,35 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         if setting.default is not MISSING:
             flag = "--" + setting.name.replace("_", "-")
             kind = type(setting.default)
-            text = setting.metadata["help"]
-            parser.add_argument(flag, type=kind, default=setting.default, help=text)
+            text = f"{setting.metadata['help']} (default: the architecture's, or {setting.default})"
+            parser.add_argument(flag, type=kind, help=text)
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "compare", _compare, "Train all detectors of the study and measure them."
+    )
+    parser.add_argument(
+        "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help="to train on"
+    )
+    parser.add_argument(
+        "--val", required=True, type=Path, metavar="INDEX.csv", help="for the final figures only"
+    )
+    parser.add_argument(
+        "--clips",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="INDEX.csv",
+        help="faces in a row, from `dfdetect extract`, for models of clips",
+    )
+    parser.add_argument(
+        "--val-clips", type=Path, metavar="INDEX.csv", help="other faces in a row, to measure on"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="of checkpoints and tables"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:
@@ -147,6 +208,21 @@ def _evaluate(json: bool, **options: object) -> None:
     print(report(scores, as_json=json))
 
 
+def _extract(sources: list[Path], out: Path, **options: object) -> None:
+    from dfdetect.training.extract import extract
+
+    done = extract(sources, out, **options)
+    print(f"{out}: {done['crops'].sum()} crops of {len(done)} videos")
+    for status, count in done["status"].value_counts().items():
+        print(f"  {count} {status}")
+
+
+def _compare(**options: object) -> None:
+    from dfdetect.training.compare import compare, to_markdown
+
+    print(to_markdown(compare(**options)))
+
+
 def _train(
     faces: list[Path],
     val: Path | float,
@@ -158,7 +234,8 @@ def _train(
 ) -> None:
     from dfdetect.training.fit import train
 
-    train(TrainConfig(**settings), faces, out, val, init, device, resume)
+    given = {name: value for name, value in settings.items() if value is not None}
+    train(recipe(**given), faces, out, val, init, device, resume)
 
 
 def _models(pattern: str) -> None:

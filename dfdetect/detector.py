@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from dfdetect.checkpoint import ModelSpec, find_weights, load_checkpoint
+from dfdetect.clips import make_clip, windows
 from dfdetect.device import choose_device
 from dfdetect.faces import Box, FaceFinder, Person, follow_faces, resize_crop, to_tensor
 from dfdetect.video import DEFAULT_FRAMES, VideoError, read_frames
@@ -71,7 +72,7 @@ class Detector:
     """Scores videos and face crops with one model.
 
     Args:
-        model: Takes normalised crops of shape (batch, 3, size, size), gives logits (batch, 1).
+        model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
         spec: How to feed the model and how to read its logits.
         device: Where everything runs.
         frames: Number of frames sampled from a video.
@@ -102,7 +103,7 @@ class Detector:
             with watch.measure("total"):
                 people = self._find_people(path, watch)
                 with watch.measure("classify"):
-                    logits = [self._logits(person.crops) for person in people]
+                    logits = [self._frame_logits(person.crops) for person in people]
             status = OK if people else NO_FACE
             if people:
                 faces = [self._face_score(*pair) for pair in zip(people, logits, strict=True)]
@@ -124,6 +125,8 @@ class Detector:
     def score_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
 
+        A model that looks at clips sees each crop as a clip of slightly moved copies.
+
         Args:
             crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
                 shape (n, height, width, 3).
@@ -134,15 +137,44 @@ class Detector:
         Raises:
             ValueError: A crop has another shape or type.
         """
-        tensors = []
-        for number, crop in enumerate(crops):
-            if getattr(crop, "dtype", None) != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
-                raise ValueError(
-                    f"crop {number}: needs RGB uint8 of shape (height, width, 3), got "
-                    f"{getattr(crop, 'dtype', type(crop).__name__)} {getattr(crop, 'shape', '')}"
-                )
-            tensors.append(resize_crop(to_tensor(crop), self.spec.input_size))
-        return self.spec.aggregation.probability(self._logits(tensors))
+        return self.score_clips([[crop] for crop in crops])
+
+    def score_clips(self, clips: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+        """Score sequences of crops of one face each, in the order of time.
+
+        Args:
+            clips: Sequences of one or more RGB uint8 arrays of shape (height, width, 3).
+
+        Returns:
+            P(FAKE) of each sequence, float64 of shape (n,), strictly between 0 and 1.
+
+        Raises:
+            ValueError: A sequence is empty, or a crop has another shape or type.
+
+        Example:
+            >>> detector.score_clips([[first, second, third]])
+            array([0.81])
+        """
+        inputs, owners = [], []
+        for number, clip in enumerate(clips):
+            tensors = [self._to_input(crop, number) for crop in clip]
+            made = self._make_clips(tensors)
+            if not made:
+                raise ValueError(f"clip {number}: no crops")
+            inputs += made
+            owners += [number] * len(made)
+        logits, owners = self._logits(inputs), np.array(owners)
+        rule = self.spec.aggregation
+        means = [rule.person_logit(logits[owners == number]) for number in range(len(clips))]
+        return rule.probability(means)
+
+    def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
+        if getattr(crop, "dtype", None) != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
+            raise ValueError(
+                f"crop {number}: needs RGB uint8 of shape (height, width, 3), got "
+                f"{getattr(crop, 'dtype', type(crop).__name__)} {getattr(crop, 'shape', '')}"
+            )
+        return resize_crop(to_tensor(crop), self.spec.input_size)
 
     def _find_people(self, path: Path, watch: "_Stopwatch") -> list[Person]:
         for finder in (self.finder, self.careful_finder):
@@ -153,12 +185,35 @@ class Detector:
                 return people
         return []
 
+    def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The model's inputs that cover a person's crops."""
+        length = self.spec.frames_per_clip
+        if len(crops) == 1:
+            return [make_clip(crops, length)]
+        parts = windows(len(crops), length)
+        return [make_clip([crops[position] for position in part], length) for part in parts]
+
+    def _frame_logits(self, crops: Sequence[torch.Tensor]) -> np.ndarray:
+        """Calibrated logits of a person's frames; of a clip, those of all its frames are the same.
+
+        A frame that is in two clips has the mean of both.
+        """
+        logits = self._logits(self._make_clips(crops))
+        parts = windows(len(crops), self.spec.frames_per_clip)
+        total, times = np.zeros(len(crops)), np.zeros(len(crops))
+        for part, logit in zip(parts, logits, strict=True):
+            for position in set(part):
+                total[position] += logit
+                times[position] += 1
+        return total / times
+
     @torch.inference_mode()
-    def _logits(self, crops: Sequence[torch.Tensor]) -> np.ndarray:
-        """Calibrated logits of crops (3, size, size); float64 of shape (n,)."""
+    def _logits(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
+        """Calibrated logits of the model's inputs; float64 of shape (n,)."""
         logits = [np.zeros(0)]
-        for start in range(0, len(crops), BATCH):
-            images = torch.stack(list(crops[start : start + BATCH])).to(self.device)
+        batch = max(1, BATCH // self.spec.frames_per_clip)
+        for start in range(0, len(inputs), batch):
+            images = torch.stack(list(inputs[start : start + batch])).to(self.device)
             output = self.model(self.spec.normalise(images))[:, 0]
             logits.append(output.float().cpu().numpy())
         calibrated = self.spec.calibration.apply(np.concatenate(logits))

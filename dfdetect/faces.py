@@ -41,6 +41,7 @@ class Person:
     Attributes:
         keys: Times in seconds and boxes where the face was found.
         times: Seconds of all sampled frames that show the face.
+        numbers: The numbers of these frames in the video, from 0.
         boxes: Its box in each of them: x1, y1, x2, y2 in pixels of the full frame.
         crops: Its crop in each of them: RGB uint8 tensors of shape (3, size, size).
         missed: Key frames in a row on which it was not found, up to the last one looked at.
@@ -48,6 +49,7 @@ class Person:
 
     keys: list[tuple[float, Box]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     crops: list[torch.Tensor] = field(default_factory=list)
     missed: int = 0
@@ -259,5 +261,6 @@ def _show(frames: list[Frame], people: list[Person], rule: CropRule, size: int) 
             box = person.box_at(frame.time)
             if box is not None:
                 person.times.append(frame.time)
+                person.numbers.append(frame.number)
                 person.boxes.append(box)
                 person.crops.append(cut_crop(frame.image, rule.square(box), size))

@@ -51,10 +51,12 @@ class Frame:
     Attributes:
         time: Seconds since the first frame.
         image: RGB uint8 of shape (height, width, 3), upright.
+        number: Of the frame in the video, from 0.
     """
 
     time: float
     image: np.ndarray
+    number: int = 0
 
 
 def read_frames(path: str | Path, count: int = DEFAULT_FRAMES) -> Iterator[Frame]:
@@ -124,9 +126,13 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which frames to take, by time stamp, or by number where stamps are missing or double."""
+    """Which frames to take, by time stamp, or by number where stamps are missing or double.
+
+    `order` has the stamps of all frames as they are shown.
+    """
 
     stamps: deque[int]
+    order: np.ndarray
     timed: bool
     first: int
     unit: Fraction
@@ -149,7 +155,8 @@ def _read_with_av(path: Path, count: int) -> Iterator[Frame]:
             # A frame that is damaged is replaced by the next one.
             while pending and pending[0] <= stamp:
                 pending.popleft()
-            yield Frame(float((stamp - plan.first) * plan.unit), _to_rgb(frame))
+            number = int(np.searchsorted(plan.order, stamp))
+            yield Frame(float((stamp - plan.first) * plan.unit), _to_rgb(frame), number)
             if not pending:
                 return
 
@@ -161,8 +168,9 @@ def _plan(path: Path, count: int) -> _Plan:
         stamps = [packet.pts for packet in _packets(container, stream) if not packet.is_discard]
         unit = stream.time_base
     if None in stamps or len(set(stamps)) < len(stamps):
-        chosen = pick_evenly(np.arange(len(stamps)), count)
-        return _Plan(deque(chosen.tolist()), False, 0, 1 / rate, False)
+        order = np.arange(len(stamps))
+        chosen = pick_evenly(order, count)
+        return _Plan(deque(chosen.tolist()), order, False, 0, 1 / rate, False)
     order = np.sort(np.array(stamps, dtype=np.int64))
     # What is shown after everything before it in the file is an I or P frame.
     anchors = np.unique(np.maximum.accumulate(np.array(stamps, dtype=np.int64)))
@@ -170,7 +178,7 @@ def _plan(path: Path, count: int) -> _Plan:
     candidates = anchors if skip else order
     chosen = candidates[pick_evenly(candidates, count)]
     first = int(order[0]) if len(order) else 0
-    return _Plan(deque(chosen.tolist()), True, first, unit, skip)
+    return _Plan(deque(chosen.tolist()), order, True, first, unit, skip)
 
 
 def _open(path: Path) -> "av.container.InputContainer":
@@ -239,7 +247,7 @@ def _read_with_opencv(path: Path, count: int) -> Iterator[Frame]:
         if position in wanted:
             good, image = capture.retrieve()
             if good:
-                yield Frame(time - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+                yield Frame(time - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), position)
 
 
 def _grab(path: Path) -> Iterator[cv2.VideoCapture]:

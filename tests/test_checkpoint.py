@@ -69,6 +69,13 @@ def test_normalise():
     assert pixels[0, :, 0, 0].tolist() == pytest.approx([2.5, -0.4 / 0.3, -0.75])
 
 
+def test_normalise_clips():
+    clips = torch.full((2, 4, 3, 8, 8), 255, dtype=torch.uint8)
+    pixels = SPEC.normalise(clips)
+    assert pixels.shape == clips.shape
+    assert pixels[1, 3, :, 0, 0].tolist() == pytest.approx([2.5, 2.0, 1.75])
+
+
 def test_not_a_checkpoint(tmp_path):
     path = tmp_path / "text.safetensors"
     path.write_text("this is no checkpoint")
@@ -108,6 +115,8 @@ def test_empty_file(file):
         ({"surprise": 1}, "surprise"),
         ({"input_size": 100_000}, "input_size"),
         ({"positive_class": "REAL"}, "positive_class"),
+        ({"frames_per_clip": 0}, "frames_per_clip must be 1 to 128, not 0"),
+        ({"architecture": "cnn_lstm"}, "cnn_lstm takes clips of 2 and more"),
         ({"frames_per_clip": 8}, "frames_per_clip"),
         ({"std": [0, 1, 1]}, "std"),
         ({"mean": [1, 2]}, "three numbers"),

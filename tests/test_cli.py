@@ -70,7 +70,7 @@ def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
     assert scores["fake_fraction"] == 0.5
     assert scores["constant_log_loss"] == pytest.approx(0.6931, abs=1e-4)
     assert {"log_loss", "auc", "accuracy", "balanced_accuracy", "intervals"} <= scores.keys()
-    for name in ("roc.png", "reliability.png", "scores.png"):
+    for name in ("roc.png", "reliability.png", "histogram.png"):
         assert (plots / name).read_bytes().startswith(b"\x89PNG")
     assert main(["evaluate", str(folder), "--frames", "4"]) == 0
     assert "constant_accuracy    0.5" in capsys.readouterr().out

@@ -19,6 +19,42 @@ class BrightIsFake(torch.nn.Module):
         return images.mean(dim=(1, 2, 3))[:, None]
 
 
+class BrighterIsFake(torch.nn.Module):
+    """A model of clips whose logit is by how much they get brighter."""
+
+    def forward(self, clips):
+        brightness = clips.mean(dim=(2, 3, 4))
+        return (brightness[:, -1] - brightness[:, 0])[:, None]
+
+
+@pytest.fixture
+def clip_detector():
+    values = {"mean": (0.5, 0.5, 0.5), "std": (0.1, 0.1, 0.1), "frames_per_clip": 4}
+    spec = ModelSpec("cnn_lstm", 32, **values)
+    return Detector(BrighterIsFake(), spec, torch.device("cpu"), frames=16)
+
+
+def test_a_clip_model_sees_neighbours_in_order(clip_detector):
+    frames = [np.full((40, 40, 3), level, np.uint8) for level in (100, 110, 120, 130)]
+    rising, falling, still = clip_detector.score_clips([frames, frames[::-1], frames[:1]])
+    assert falling < 0.3 < 0.7 < rising
+    assert still == pytest.approx(0.5)
+    (alone,) = clip_detector.score_faces([frames[0]])
+    assert alone == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="clip 1: no crops"):
+        clip_detector.score_clips([frames, []])
+
+
+def test_a_clip_model_scores_videos(clip_detector, real_clip):
+    score = clip_detector.score(real_clip)
+    assert score.status == "ok"
+    (face,) = score.faces
+    assert len(face.frame_probabilities) == len(face.times) == 16
+    # Frames of one clip have its score; there are four of them.
+    assert len(set(face.frame_probabilities[:4])) == 1
+    assert 1 < len(set(face.frame_probabilities)) <= 4
+
+
 @pytest.fixture
 def bright_detector():
     spec = ModelSpec("test_efficientnet", 32, mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1))

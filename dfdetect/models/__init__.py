@@ -1,15 +1,44 @@
 """Architectures, built by name with fresh weights.
 
-Every model is an image classifier with one output: it takes a float32 tensor of shape
-(batch, 3, size, size), RGB, normalised with the checkpoint's mean and std, and returns logits of
-FAKE of shape (batch, 1). Weights come from files only; nothing is downloaded.
+Every model has one output: it takes a float32 tensor of RGB crops, normalised with the checkpoint's
+mean and std, of shape (batch, 3, size, size), or (batch, time, 3, size, size) where it looks at
+clips, and returns logits of FAKE of shape (batch, 1). Weights come from files only; nothing is
+downloaded.
 """
+
+import difflib
+from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from dfdetect.models import imagenet
+from dfdetect.models.cnn import SimpleCNN1, SimpleCNN2
+from dfdetect.models.cnn_lstm import CNNLSTM
+from dfdetect.models.imagenet import head_parameters
+from dfdetect.models.linear import LinearModel
+from dfdetect.models.xception import Xception
 
-__all__ = ["create_model", "list_models"]
+__all__ = [
+    "CLIP_MODELS",
+    "LINEAR_MODELS",
+    "create_model",
+    "head_parameters",
+    "list_models",
+    "normalisation",
+]
+
+OWN_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn_lstm": CNNLSTM,
+    "linear_svm": LinearModel,
+    "logistic_regression": LinearModel,
+    "simple_cnn_1": SimpleCNN1,
+    "simple_cnn_2": SimpleCNN2,
+    "xception": Xception,
+}
+CLIP_MODELS = frozenset({"cnn_lstm"})
+LINEAR_MODELS = frozenset({"linear_svm", "logistic_regression"})
+OWN_MEAN = OWN_STD = (0.5, 0.5, 0.5)
 
 
 def create_model(name: str, **arguments: float) -> nn.Module:
@@ -28,6 +57,11 @@ def create_model(name: str, **arguments: float) -> nn.Module:
         >>> model(torch.zeros(2, 3, 160, 160)).shape
         torch.Size([2, 1])
     """
+    if name in OWN_MODELS:
+        return OWN_MODELS[name](**arguments)
+    if name not in imagenet.names():
+        similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
+        raise ValueError(f"unknown architecture {name!r}; similar names: {similar}")
     return imagenet.create(name, **arguments)
 
 
@@ -38,4 +72,10 @@ def list_models(pattern: str = "*") -> list[str]:
         >>> list_models("tf_efficientnet_lite?")[:2]
         ['tf_efficientnet_lite0', 'tf_efficientnet_lite1']
     """
-    return imagenet.names(pattern)
+    own = [name for name in OWN_MODELS if fnmatchcase(name, pattern)]
+    return sorted({*own, *imagenet.names(pattern)})
+
+
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std, RGB, for pixels in 0..1, that an architecture is trained with."""
+    return (OWN_MEAN, OWN_STD) if name in OWN_MODELS else imagenet.normalisation(name)

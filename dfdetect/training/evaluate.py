@@ -1,11 +1,12 @@
 """How good a detector is: log loss, AUC and their like, beside what a constant answer scores."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import (
@@ -18,15 +19,18 @@ from sklearn.metrics import (
 from tqdm import tqdm
 
 from dfdetect.detector import Detector, load_detector
+from dfdetect.files import atomic_path
 from dfdetect.submission import DEFAULT_PRIOR
 from dfdetect.training.faceset import FaceSet
-from dfdetect.training.labels import read_labels
+from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.video import DEFAULT_FRAMES
 
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15
 BOOTSTRAP_ROUNDS = 1000
 BATCH = 64
+SCORE_COLUMNS = ["probability", "status"]
+SOURCE_COLUMNS = ["n", "fake_fraction", "auc", "log_loss", "balanced_accuracy", "accuracy"]
 
 
 def evaluate(
@@ -35,22 +39,26 @@ def evaluate(
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
     plots: str | Path | None = None,
+    fake_share: float | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure a detector on labelled faces or videos.
 
     Args:
-        source: The index of a face set, or a folder of videos as `read_labels` takes it. A video
-            without a score counts with the prior 0.5.
+        source: The index of a face set, of which the crops of one track count as one; or a folder
+            of videos as `read_labels` takes it. A video without a score counts with the prior 0.5.
         weights: As in `load_detector`.
         frames: Number of frames sampled from each video.
         device: As in `load_detector`.
-        plots: Folder for `roc.png`, `reliability.png` and `scores.png`.
+        plots: Folder for `roc.png`, `reliability.png`, `histogram.png` and `scores.csv`, which has
+            a row for each face or video.
+        fake_share: Also say what the figures would be if this share were FAKE (`reweighted`).
         progress: Show a progress bar.
 
     Returns:
-        What `metrics` gives, `intervals` (95 %, over actor groups or videos), and for videos
-        `without_score`, their number.
+        What `metrics` gives; `intervals` (95 %, over actor groups or videos); for videos
+        `without_score`, their number; `sources`, what `metrics` gives for each, where there are
+        several; `reweighted`, where `fake_share` is given.
 
     Raises:
         FileNotFoundError: The source or the weights do not exist.
@@ -62,38 +70,74 @@ def evaluate(
     """
     source = Path(source)
     detector = load_detector(weights, device, frames)
-    extra = {}
-    if source.is_dir():
-        videos = read_labels(source)
-        labels = np.array([label == "FAKE" for _, label in videos.values()], dtype=np.int64)
-        groups = np.array(list(videos))
-        results = detector.score_videos(path for path, _ in videos.values())
-        scores = list(
-            tqdm(results, "videos", total=len(videos), unit="video", disable=not progress)
-        )
-        extra["without_score"] = sum(score.probability is None for score in scores)
-        probabilities = np.array(
-            [DEFAULT_PRIOR if score.probability is None else score.probability for score in scores]
-        )
+    if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
+        table = score_videos(detector, read_labels(source), progress)
     else:
-        faces = FaceSet.read(source)
-        labels, groups = faces.labels, faces.groups
-        probabilities = score_face_set(detector, faces, progress)
+        table = score_face_set(detector, FaceSet.read(source), progress)
+    labels = (table["label"] == "FAKE").to_numpy(dtype=np.int64)
+    probabilities = table["probability"].fillna(DEFAULT_PRIOR).to_numpy()
     if plots is not None:
         write_plots(plots, labels, probabilities)
-    intervals = bootstrap_intervals(labels, probabilities, groups)
-    return {**metrics(labels, probabilities), **extra, "intervals": intervals}
+        with atomic_path(Path(plots, "scores.csv")) as temporary:
+            table.to_csv(temporary, index=False)
+    scores: dict[str, Any] = metrics(labels, probabilities)
+    if "status" in table:
+        scores["without_score"] = int(table["probability"].isna().sum())
+    if fake_share is not None:
+        scores["reweighted"] = reweighted_metrics(labels, probabilities, fake_share)
+    if table["source"].nunique() > 1:
+        scores["sources"] = {
+            name: metrics(labels[rows], probabilities[rows])
+            for name, rows in table.groupby("source").indices.items()
+        }
+    scores["intervals"] = bootstrap_intervals(labels, probabilities, table["group"].to_numpy())
+    return scores
 
 
-def score_face_set(detector: Detector, faces: FaceSet, progress: bool = True) -> np.ndarray:
-    """P(FAKE) of each crop of a face set, float64 of shape (n,), in its order."""
+def score_face_set(detector: Detector, faces: FaceSet, progress: bool = True) -> pd.DataFrame:
+    """Score each track of a face set; a crop that belongs to none is one by itself.
+
+    Returns:
+        Columns `name`, `label`, `group`, `source` and `probability`, in the order of
+        `faces.tracks()`.
+    """
+    tracks = faces.tracks()
     probabilities = [np.zeros(0)]
     with tqdm(total=len(faces), desc="faces", unit="crop", disable=not progress) as bar:
-        for start in range(0, len(faces), BATCH):
-            rows = range(start, min(start + BATCH, len(faces)))
-            probabilities.append(detector.score_faces([faces.image(row) for row in rows]))
-            bar.update(len(rows))
-    return np.concatenate(probabilities)
+        for start in range(0, len(tracks), BATCH):
+            part = tracks[start : start + BATCH]
+            clips = [[faces.image(row) for row in track] for track in part]
+            probabilities.append(detector.score_clips(clips))
+            bar.update(sum(map(len, clips)))
+    first = [track[0] for track in tracks]
+    return pd.DataFrame(
+        {
+            "name": faces.table["id"].to_numpy()[first],
+            "label": faces.table["label"].to_numpy()[first],
+            "group": faces.groups[first],
+            "source": faces.sources[first],
+            "probability": np.concatenate(probabilities),
+        }
+    )
+
+
+def score_videos(
+    detector: Detector, videos: Sequence[LabelledVideo], progress: bool = True
+) -> pd.DataFrame:
+    """Score labelled videos.
+
+    Returns:
+        Columns `name`, `label`, `group`, `source`, `probability` (NaN without a score) and
+        `status`, in the order of `videos`.
+    """
+    rows = []
+    for video in tqdm(videos, "videos", unit="video", disable=not progress):
+        with video.open() as path:
+            score = detector.score(path)
+        values = video.name, video.label, video.group, video.source, score.probability, score.status
+        rows.append(values)
+    table = pd.DataFrame(rows, columns=["name", "label", "group", "source", *SCORE_COLUMNS])
+    return table.astype({"probability": float})
 
 
 def metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -130,6 +174,42 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         "calibration_error": calibration_error(labels, probabilities),
         "constant_log_loss": float(log_loss(labels, np.full(len(labels), share), labels=[0, 1])),
         "constant_accuracy": max(share, 1 - share),
+    }
+
+
+def reweighted_metrics(
+    labels: np.ndarray, probabilities: np.ndarray, fake_share: float
+) -> dict[str, float]:
+    """What the figures would be where another share of the faces is FAKE.
+
+    Each class is weighted to its share, and the probabilities, which hold where half are FAKE, are
+    moved by the new prior (Saerens et al. 2002).
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
+        probabilities: P(FAKE) at even odds, strictly between 0 and 1, shape (n,).
+        fake_share: Between 0 and 1.
+
+    Raises:
+        ValueError: Only one class, or a share out of range.
+
+    Example:
+        >>> reweighted_metrics(np.array([0, 1]), np.array([0.6, 0.6]), 0.8)["constant_accuracy"]
+        0.8
+    """
+    if not 0 < fake_share < 1 or len(np.unique(labels)) < 2:
+        raise ValueError(f"needs both classes and a share between 0 and 1, not {fake_share}")
+    share = np.where(labels == 1, fake_share, 1 - fake_share)
+    weights = share / np.bincount(labels)[labels]
+    fake, real = probabilities * fake_share, (1 - probabilities) * (1 - fake_share)
+    moved = fake / (fake + real)
+    constant = np.full(len(labels), fake_share)
+    return {
+        "fake_fraction": fake_share,
+        "accuracy": float(accuracy_score(labels, moved > THRESHOLD, sample_weight=weights)),
+        "constant_accuracy": max(fake_share, 1 - fake_share),
+        "log_loss": float(log_loss(labels, moved, sample_weight=weights, labels=[0, 1])),
+        "constant_log_loss": float(log_loss(labels, constant, sample_weight=weights)),
     }
 
 
@@ -186,21 +266,33 @@ def bootstrap_intervals(
 def report(scores: dict[str, Any], as_json: bool = False) -> str:
     """Scores as text for people or, on one line and with null for NaN, as JSON."""
     if as_json:
-        finite = {name: None if value != value else value for name, value in scores.items()}
-        return json.dumps(finite)
+        return json.dumps(_without_nan(scores))
     lines = []
     for name, value in scores.items():
-        if name != "intervals":
+        if not isinstance(value, dict):
             line = f"{name:20} {value:.4g}" if isinstance(value, float) else f"{name:20} {value}"
             if name in scores["intervals"]:
                 low, high = scores["intervals"][name]
                 line += f"  (95 % {low:.4g} to {high:.4g})"
             lines.append(line)
+    if "reweighted" in scores:
+        lines += ["", "with another share of FAKE"]
+        lines += [f"{name:20} {value:.4g}" for name, value in scores["reweighted"].items()]
+    if "sources" in scores:
+        table = pd.DataFrame(scores["sources"]).T[SOURCE_COLUMNS].astype({"n": int})
+        lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]
     return "\n".join(lines)
 
 
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
 def write_plots(folder: str | Path, labels: np.ndarray, probabilities: np.ndarray) -> None:
-    """Write `roc.png`, `reliability.png` and `scores.png`; the first needs both classes."""
+    """Write `roc.png`, `reliability.png` and `histogram.png`; two need both classes."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if 0 < labels.mean() < 1:
@@ -218,7 +310,7 @@ def write_plots(folder: str | Path, labels: np.ndarray, probabilities: np.ndarra
     )
     axes.set(xlabel="P(FAKE)", ylabel="number")
     axes.legend()
-    figure.savefig(folder / "scores.png")
+    figure.savefig(folder / "histogram.png")
 
 
 def _figure() -> tuple[Figure, Any]:

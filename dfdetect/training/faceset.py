@@ -6,19 +6,26 @@ group on one side, because a model that has seen a face knows more about it than
 """
 
 import tarfile
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
+from dfdetect.clips import windows
+from dfdetect.device import available_cores
 from dfdetect.files import read_table
 
 LABELS = ("REAL", "FAKE")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
+# The columns that put the crops of one face in one video into a row.
+TRACK = ("video", "track", "frame")
 
 
 class FaceSetError(ValueError):
@@ -107,6 +114,13 @@ class FaceSet:
         return (self.table["label"] == "FAKE").to_numpy(dtype=np.int64)
 
     @property
+    def sources(self) -> np.ndarray:
+        """Where each crop comes from, or empty strings where the index does not say."""
+        if "source" not in self.table:
+            return np.full(len(self), "")
+        return self.table["source"].fillna("").to_numpy(dtype=str)
+
+    @property
     def groups(self) -> np.ndarray:
         """The actor group of each crop, or its id where the index has no such column."""
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
@@ -130,6 +144,45 @@ class FaceSet:
         """The crops of a boolean mask or of row numbers."""
         rows = np.arange(len(self))[rows]
         return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
+
+    def tracks(self) -> list[list[int]]:
+        """Rows that show one face of one video, in the order of their frames.
+
+        A crop of which the index does not say to what track it belongs is a track by itself.
+        """
+        if not set(TRACK) <= set(self.table):
+            return [[row] for row in range(len(self))]
+        known = self.table[list(TRACK)].notna().all(axis=1)
+        tracks = [[row] for row in np.flatnonzero(~known).tolist()]
+        # A fake that is made of a track has that one's number.
+        for _, track in self.table[known].groupby(["video", "track", "label"], sort=False):
+            tracks.append(track.sort_values("frame").index.tolist())
+        return tracks
+
+    def clips(self, length: int) -> list[list[int]]:
+        """Rows that make one input of a model: `length` neighbours of a track, or one row.
+
+        One row stands for itself, with `length` 1 or where it is the only one of its track.
+        """
+        if length == 1:
+            return [[row] for row in range(len(self))]
+        clips = []
+        for track in self.tracks():
+            parts = windows(len(track), length) if len(track) > 1 else [[0]]
+            clips += [[track[place] for place in part] for part in parts]
+        return clips
+
+    def require_readable(self, progress: bool = False) -> None:
+        """Decode every image, so that a damaged one is found before hours are spent on the others.
+
+        Raises:
+            FaceSetError: An image cannot be decoded; the message names the first.
+        """
+        # OpenCV lets other threads run while it decodes.
+        with ThreadPoolExecutor(available_cores()) as pool:
+            images = pool.map(lambda row: self.image(row).shape, range(len(self)))
+            bar = tqdm(images, "reading", len(self), unit="crop", disable=not progress)
+            deque(bar, maxlen=0)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
         """Split by actor group: the rest, and about `fraction` of the groups.

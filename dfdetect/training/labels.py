@@ -1,49 +1,181 @@
-"""Which videos of a folder are REAL and which are FAKE."""
+"""Which videos of a folder, or of a zip file, are REAL and which are FAKE.
+
+Three ways of saying so are understood, and looked for in this order:
+
+- a table `manifest.csv` in the folder or in the one above, with the columns `path` (below the
+  table's folder) and `label`, and where known `identity` (of the person) and `source`;
+- a `metadata.json` beside the videos, as in the challenge: `{"name.mp4": {"label": "FAKE",
+  "original": "other.mp4"}}`;
+- sub-folders named `real` and `fake`, in any case; the nearest one around a video counts.
+"""
 
 import json
-from pathlib import Path
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
+from dfdetect.files import read_table
 from dfdetect.submission import find_videos
 from dfdetect.training.faceset import LABELS
+from dfdetect.video import VIDEO_SUFFIXES
 
 METADATA = "metadata.json"
+MANIFEST = "manifest.csv"
+ARCHIVE_SUFFIX = ".zip"
 
 
-def read_labels(folder: str | Path) -> dict[str, tuple[Path, str]]:
-    """Find the labelled videos of a folder.
+@dataclass(frozen=True)
+class LabelledVideo:
+    """One video and what is known of it.
 
-    A `metadata.json` beside a video, as the challenge has it, gives `{"name.mp4": {"label": "FAKE",
-    ...}}`; otherwise the nearest folder named `real` or `fake` (in any case) around it tells, up to
-    the given folder itself.
+    Attributes:
+        name: Unique among the videos that were found together, as in a submission.
+        path: The file; inside a zip file, the name of the member.
+        label: REAL or FAKE.
+        group: The same for videos that show the same person, as far as is known: the identity,
+            else the name of the original that a fake was made from, else the video's own.
+        source: Where it comes from: as in the manifest, else the folder around it.
+        archive: The zip file that holds it.
+    """
 
-    Returns:
-        Path and label (REAL or FAKE) of each video, by its name.
+    name: str
+    path: Path
+    label: str
+    group: str
+    source: str
+    archive: Path | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Path]:
+        """A path to read the video from; out of a zip file it is copied for the time being.
+
+        Raises:
+            OSError: The file, or its place in the archive, cannot be read.
+        """
+        if self.archive is None:
+            yield self.path
+            return
+        with TemporaryDirectory(prefix="dfdetect-") as folder:
+            try:
+                with zipfile.ZipFile(self.archive) as archive:
+                    # Only the base name is kept: a member's path may lead out of the folder.
+                    target = Path(folder, self.path.name)
+                    with archive.open(self.path.as_posix()) as member, target.open("wb") as file:
+                        while part := member.read(2**20):
+                            file.write(part)
+            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+                raise OSError(f"{self.archive}: {self.path}: {error}") from error
+            yield target
+
+
+def read_labels(source: str | Path) -> list[LabelledVideo]:
+    """Find the labelled videos of a folder or of a zip file, sorted by name.
 
     Raises:
-        ValueError: There are no videos, one has no label, or `metadata.json` is of another form.
+        FileNotFoundError: There is no such folder or file.
+        ValueError: There are no videos, one has no label, or a table of labels is of another form.
+
+    Example:
+        >>> [(video.name, video.label) for video in read_labels("train_sample_videos")][:1]
+        [('aagfhgtpmv.mp4', 'FAKE')]
     """
-    folder = Path(folder).absolute()
-    metadata = {path.parent: _read_metadata(path) for path in folder.rglob(METADATA)}
-    labelled = {}
+    source = Path(source)
+    return _read_archive(source) if source.suffix == ARCHIVE_SUFFIX else _read_folder(source)
+
+
+def _read_folder(folder: Path) -> list[LabelledVideo]:
+    folder = folder.absolute()
+    manifest = _read_manifest(folder)
+    metadata = {path.parent: _parse(path, path.read_bytes()) for path in folder.rglob(METADATA)}
+    videos = []
     for name, path in find_videos([folder]).items():
-        label = metadata.get(path.parent, {}).get(path.name)
-        if label is None:
-            below = path.relative_to(folder.parent).parts[:-1]
-            label = next((part.upper() for part in below[::-1] if part.upper() in LABELS), None)
-        if label not in LABELS:
-            raise ValueError(
-                f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it, or put it into "
-                "a folder named real or fake"
-            )
-        labelled[name] = path, label
-    return labelled
+        if path in manifest:
+            videos.append(LabelledVideo(name, path, *manifest[path]))
+        else:
+            below = PurePosixPath(path.relative_to(folder.parent))
+            videos.append(_label(name, path, below, metadata.get(path.parent)))
+    return videos
 
 
-def _read_metadata(path: Path) -> dict[str, str | None]:
-    """Label by file name."""
+def _read_archive(archive: Path) -> list[LabelledVideo]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return {name: entry.get("label") for name, entry in entries.items()}
+        with zipfile.ZipFile(archive) as opened:
+            paths = [PurePosixPath(name) for name in opened.namelist()]
+            metadata = {
+                path.parent: _parse(f"{archive}: {path}", opened.read(str(path)))
+                for path in paths
+                if path.name == METADATA
+            }
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{archive}: no zip file, or damaged ({error})") from error
+    videos = [path for path in sorted(paths) if path.suffix.lower() in VIDEO_SUFFIXES]
+    if not videos:
+        raise ValueError(f"{archive}: no videos in it")
+    names = [path.name for path in videos]
+    return [
+        _label(
+            path.name if names.count(path.name) == 1 else str(path),
+            path,
+            archive.stem / path,
+            metadata.get(path.parent),
+            archive,
+        )
+        for path in videos
+    ]
+
+
+def _label(
+    name: str,
+    path: Path | PurePosixPath,
+    below: PurePosixPath,
+    metadata: dict[str, dict[str, str]] | None,
+    archive: Path | None = None,
+) -> LabelledVideo:
+    """Label a video by its `metadata.json` or its folders, which `below` begins with."""
+    folders = below.parts[:-1]
+    entry = (metadata or {}).get(path.name, {})
+    label = entry.get("label")
+    if label is None:
+        label = next((part.upper() for part in folders[::-1] if part.upper() in LABELS), None)
+    if label not in LABELS:
+        raise ValueError(
+            f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it, or put it into "
+            "a folder named real or fake"
+        )
+    group = Path(entry.get("original") or path.name).stem
+    source = next((part for part in folders[::-1] if part.upper() not in LABELS), "")
+    return LabelledVideo(name, Path(path), label, group, source, archive)
+
+
+def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
+    """Label, group and source by path, or nothing where there is no manifest."""
+    places = folder / MANIFEST, folder.parent / MANIFEST
+    file = next(filter(Path.is_file, places), None)
+    if file is None:
+        return {}
+    table = read_table(file, ("path", "label", "identity", "source"))
+    if not {"path", "label"} <= set(table):
+        raise ValueError(f"{file}: needs at least the columns path and label")
+    rows = {}
+    for row in table.to_dict("records"):
+        path = file.parent / row["path"]
+        if row["label"] not in LABELS:
+            raise ValueError(f"{file}: {row['path']}: label {row['label']!r}; use REAL or FAKE")
+        group = row.get("identity") or path.stem
+        rows[path] = row["label"], group, row.get("source") or path.parent.name
+    return rows
+
+
+def _parse(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
+    """The entries of a `metadata.json`, by file name."""
+    try:
+        entries = json.loads(text.decode("utf-8"))
+        for entry in entries.values():
+            entry.get("label")
+        return entries
     except (ValueError, AttributeError) as error:
         raise ValueError(
             f'{path}: not of the form {{"name.mp4": {{"label": "FAKE"}}}} ({error})'

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dfdetect.training.evaluate import (
@@ -9,6 +10,7 @@ from dfdetect.training.evaluate import (
     evaluate,
     metrics,
     report,
+    reweighted_metrics,
     score_face_set,
 )
 from dfdetect.training.faceset import FaceSet
@@ -68,10 +70,50 @@ def test_one_class_has_no_intervals():
 
 def test_face_sets_are_scored_in_order(detector, face_set):
     faces = FaceSet.read(face_set)
-    probabilities = score_face_set(detector, faces, progress=False)
-    assert probabilities.shape == (48,)
+    table = score_face_set(detector, faces, progress=False)
+    assert table["name"].tolist() == faces.table["id"].tolist()
     single = detector.score_faces([faces.image(20)])[0]
-    assert probabilities[20] == pytest.approx(single, abs=1e-5)
+    assert table["probability"][20] == pytest.approx(single, abs=1e-5)
+
+
+def test_the_crops_of_a_track_count_as_one(detector, face_set):
+    table = pd.read_csv(face_set, dtype=str)
+    table.loc[[0, 2, 4], ["video", "track", "frame"]] = [["a", "0", n] for n in "210"]
+    table.to_csv(face_set, index=False)
+    faces = FaceSet.read(face_set)
+    scored = score_face_set(detector, faces, progress=False)
+    assert len(scored) == 46
+    (expected,) = detector.score_clips([[faces.image(row) for row in (4, 2, 0)]])
+    assert scored["probability"].iloc[-1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_each_source_has_its_figures(face_set, tmp_path):
+    table = pd.read_csv(face_set, dtype=str)
+    table["source"] = ["studio"] * 12 + ["street"] * 36
+    table.to_csv(face_set, index=False)
+    scores = evaluate(face_set, plots=tmp_path / "plots", fake_share=0.8075, progress=False)
+    assert {name: one["n"] for name, one in scores["sources"].items()} == {
+        "studio": 12,
+        "street": 36,
+    }
+    text = report(scores)
+    assert "studio" in text
+    assert "street" in text
+    assert json.loads(report(scores, as_json=True))["reweighted"]["constant_accuracy"] == 0.8075
+    written = pd.read_csv(tmp_path / "plots" / "scores.csv")
+    assert written["source"].value_counts()["street"] == 36
+
+
+def test_reweighting_counts_each_class_by_its_share():
+    labels = np.array([0, 0, 1, 1, 1, 1])
+    sure = np.array([0.01, 0.99, 0.99, 0.99, 0.99, 0.01])
+    scores = reweighted_metrics(labels, sure, 0.8)
+    assert scores["accuracy"] == pytest.approx(0.8 * 3 / 4 + 0.2 * 1 / 2)
+    undecided = reweighted_metrics(labels, np.full(6, 0.5), 0.8)
+    assert undecided["accuracy"] == undecided["constant_accuracy"] == pytest.approx(0.8)
+    assert undecided["log_loss"] == pytest.approx(undecided["constant_log_loss"])
+    with pytest.raises(ValueError, match="both classes"):
+        reweighted_metrics(np.ones(3, int), np.full(3, 0.5), 0.8)
 
 
 def test_videos_without_a_score_count_with_the_prior(tmp_path):

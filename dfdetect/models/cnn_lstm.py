@@ -1,0 +1,52 @@
+"""Convolutions on every frame, an LSTM over time (Donahue et al., CVPR 2015).
+
+Güera & Delp ("Deepfake Video Detection Using Recurrent Neural Networks", AVSS 2018) used the same
+design on swapped faces.
+
+| layer | output, for clips of 8 frames of 64 pixels |
+| --- | --- |
+| the four convolution blocks of `simple_cnn_1`, on each frame | 8 x 128 x 4 x 4 |
+| mean over the image | 8 x 128 |
+| LSTM (Hochreiter & Schmidhuber 1997) | 8 x 128 |
+| mean over time, dropout, linear | 1 |
+
+373,409 weights.
+"""
+
+import torch
+from torch import nn
+
+from dfdetect.models.cnn import WIDTHS, conv_blocks
+
+HIDDEN = 128
+
+
+class CNNLSTM(nn.Module):
+    """A model of clips: consecutive crops of one face.
+
+    Args:
+        drop_rate: Dropout before the last layer, 0 to 1.
+
+    Example:
+        >>> CNNLSTM()(torch.zeros(2, 8, 3, 64, 64)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0):
+        super().__init__()
+        self.features = conv_blocks()
+        self.lstm = nn.LSTM(WIDTHS[-1], HIDDEN, batch_first=True)
+        self.dropout = nn.Dropout(drop_rate)
+        self.head = nn.Linear(HIDDEN, 1)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of normalised clips (batch, time, 3, size, size), size 16 or more."""
+        batch, time = clips.shape[:2]
+        maps = self.features(clips.flatten(0, 1))
+        frames = maps.mean(dim=(2, 3)).unflatten(0, (batch, time))
+        states, _ = self.lstm(frames)
+        return self.head(self.dropout(states.mean(dim=1)))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, under the name that timm's models have for it."""
+        return self.head

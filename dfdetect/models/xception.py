@@ -1,0 +1,118 @@
+"""Xception: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017.
+
+36 convolutions in 14 modules; every module but the first and the last has a linear residual
+connection around it. `sep` is a depthwise separable convolution, 3 x 3; every convolution is
+followed by batch normalisation. Sides are those of the paper's input of 299 pixels.
+
+| flow | module | layers | channels | side |
+| --- | --- | --- | --- | --- |
+| entry | 1 | conv 3 x 3 stride 2, ReLU; conv 3 x 3, ReLU | 32, 64 | 147 |
+| | 2-4 | (ReLU,) sep; ReLU, sep; max pool 3 x 3 stride 2 | 128; 256; 728 | 74, 37, 19 |
+| middle | 5-12 | three times ReLU, sep | 728 | 19 |
+| exit | 13 | ReLU, sep; ReLU, sep; max pool 3 x 3 stride 2 | 728, 1024 | 10 |
+| | 14 | sep, ReLU; sep, ReLU; mean over the image | 1536, 2048 | 1 |
+| head | | (dropout,) linear | outputs | |
+
+22,855,952 weights with the 1000 outputs of the paper ("22.8 million"), 20,809,001 with one.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+WIDTHS = (128, 256, 728)
+MIDDLE_MODULES = 8
+
+
+class Xception(nn.Module):
+    """The whole network.
+
+    Args:
+        drop_rate: Dropout before the linear layer, 0 to 1; the paper used 0.5 on ImageNet.
+        outputs: Number of logits.
+
+    Example:
+        >>> Xception()(torch.zeros(2, 3, 96, 96)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0, outputs: int = 1):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, stride=2, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 64, 3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+        )
+        self.entry = nn.Sequential(
+            *(
+                Module((before, after, after), start=before > 64)
+                for before, after in pairwise((64, *WIDTHS))
+            )
+        )
+        width = WIDTHS[-1]
+        self.middle = nn.Sequential(*(Module((width,) * 4) for _ in range(MIDDLE_MODULES)))
+        self.exit = nn.Sequential(
+            Module((width, width, 1024)),
+            *_separable(1024, 1536),
+            nn.ReLU(inplace=True),
+            *_separable(1536, 2048),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.dropout = nn.Dropout(drop_rate)
+        self.head = nn.Linear(2048, outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, outputs) of normalised images (batch, 3, size, size), size 71 or more."""
+        features = self.exit(self.middle(self.entry(self.stem(images))))
+        return self.head(self.dropout(features))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer, under the name that timm's models have for it."""
+        return self.head
+
+
+class Module(nn.Module):
+    """Separable convolutions with a linear residual connection around them.
+
+    Args:
+        channels: Before, between and after the convolutions. Where the first and the last differ,
+            the image is halved and the residual is a 1 x 1 convolution.
+        start: Whether a ReLU comes first; module 2 follows one already.
+    """
+
+    def __init__(self, channels: tuple[int, ...], start: bool = True):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in pairwise(channels):
+            # Not in place: the first of them reads what the residual connection reads.
+            layers += [nn.ReLU(), *_separable(before, after)]
+        self.residual: nn.Module = nn.Identity()
+        if channels[0] != channels[-1]:
+            layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+            self.residual = nn.Sequential(
+                nn.Conv2d(channels[0], channels[-1], 1, stride=2, bias=False),
+                nn.BatchNorm2d(channels[-1]),
+            )
+        self.layers = nn.Sequential(*layers[0 if start else 1 :])
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features (batch, channels, side, side), before and after."""
+        return self.layers(features) + self.residual(features)
+
+
+def _separable(before: int, after: int) -> list[nn.Module]:
+    """A depthwise separable convolution; nothing between its two halves, as in the paper."""
+    return [
+        nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False),
+        nn.Conv2d(before, after, 1, bias=False),
+        nn.BatchNorm2d(after),
+    ]

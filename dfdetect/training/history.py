@@ -1,0 +1,36 @@
+"""The figures of each epoch of a training run, as a table and as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dfdetect.files import atomic_path
+
+
+def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
+    """Write `NAME.history.csv` and `NAME.history.png` beside a checkpoint `NAME.safetensors`.
+
+    Args:
+        checkpoint: Its path.
+        history: A row for each epoch; the first entry of each is what the curves run over.
+    """
+    table = pd.DataFrame(history)
+    with atomic_path(checkpoint.with_suffix(".history.csv")) as temporary:
+        table.to_csv(temporary, index=False)
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    losses, ranks = figure.subplots(1, 2)
+    over = table.columns[0]
+    shown = {losses: ("train_loss", "log_loss"), ranks: ("auc", "balanced_accuracy")}
+    for axes, names in shown.items():
+        for name in names:
+            if name in table:
+                axes.plot(table[over], table[name], marker=".", label=name.replace("_", " "))
+        axes.set(xlabel=over, xscale="log" if over == "C" else "linear")
+        axes.legend()
+    losses.axhline(0.693, color="grey", linestyle=":")
+    ranks.axhline(0.5, color="grey", linestyle=":")
+    figure.suptitle(f"{checkpoint.stem}: held-out actors (dotted: a constant answer)")
+    with atomic_path(checkpoint.with_suffix(".history.png")) as temporary:
+        figure.savefig(temporary, format="png")

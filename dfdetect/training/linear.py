@@ -1,0 +1,77 @@
+"""Fit the linear models with scikit-learn, and keep them as plain tensors."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dfdetect.checkpoint import ModelSpec
+from dfdetect.faces import resize_crop
+from dfdetect.training.batches import ClipDataset
+from dfdetect.training.faceset import FaceSet
+
+BATCH = 256
+MAX_ITERATIONS = 1000
+# Inverse strengths of the penalty on the weights; the SVM's loss is the larger one.
+STRENGTHS = {
+    "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
+    "linear_svm": (1e-5, 1e-4, 1e-3, 1e-2),
+}
+
+
+def linear_features(
+    model: nn.Module, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of each crop and of its mirror image.
+
+    Returns:
+        Two float32 arrays of shape (n, features).
+    """
+    dataset = ClipDataset(faces, lambda crop: resize_crop(crop, spec.input_size))
+    loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers)
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(faces), desc="features", unit="crop", disable=not progress) as bar,
+    ):
+        for images, _ in loader:
+            for parts, seen in zip(found, (images, images.flip(-1)), strict=True):
+                parts.append(model.features(spec.normalise(seen)).numpy())
+            bar.update(len(images))
+    return np.concatenate(found[0]), np.concatenate(found[1])
+
+
+def fit_head(
+    model: nn.Module, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
+) -> dict[str, Any]:
+    """Fit the one layer of a `LinearModel`, each class weighing one half.
+
+    Args:
+        model: Whose `head` is set.
+        architecture: `logistic_regression` or `linear_svm` (squared hinge loss).
+        strength: Inverse strength of the penalty on the squared weights, scikit-learn's `C`.
+        features: float32 of shape (n, features).
+        labels: 1 for FAKE, 0 for REAL, shape (n,).
+
+    Returns:
+        What was done, for the history.
+    """
+    if architecture == "linear_svm":
+        fit = LinearSVC(C=strength, dual=False, class_weight="balanced", max_iter=MAX_ITERATIONS)
+    else:
+        fit = LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_ITERATIONS)
+    scaler = StandardScaler()
+    make_pipeline(scaler, fit).fit(features, labels)
+    weight = fit.coef_[0] / scaler.scale_
+    bias = fit.intercept_[0] - weight @ scaler.mean_
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(weight)[None])
+        model.head.bias.fill_(float(bias))
+    return {"C": strength, "iterations": int(np.max(fit.n_iter_))}

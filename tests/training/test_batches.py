@@ -1,0 +1,89 @@
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from dfdetect.training.batches import BalancedSampler, ClipDataset
+from dfdetect.training.faceset import FaceSet
+
+
+@pytest.fixture
+def tracks(face_set):
+    """The first 16 crops as two tracks of 8, out of order in the index; the others single."""
+    table = pd.read_csv(face_set, dtype=str)
+    table["label"] = ["REAL"] * 8 + ["FAKE"] * 8 + table["label"][16:].tolist()
+    table.loc[:15, "video"] = ["a.mp4"] * 8 + ["b.mp4"] * 8
+    table.loc[:15, "track"] = "0"
+    table.loc[:15, "frame"] = [*map(str, range(70, -1, -10))] * 2
+    table.to_csv(face_set, index=False)
+    for row in range(48):  # one size, as extracted crops have
+        image = cv2.imread(str(face_set.with_suffix("") / f"{row:03}.png"))
+        resized = cv2.resize(image, (40, 40))
+        cv2.imwrite(str(face_set.with_suffix("") / f"{row:03}.png"), resized)
+    return FaceSet.read(face_set)
+
+
+def test_single_crops(face_set):
+    faces = FaceSet.read(face_set)
+    dataset = ClipDataset(faces, nn.Identity())
+    assert len(dataset) == 48
+    image, label = dataset[1]
+    assert (image.shape, image.dtype, label) == ((3, 48, 48), torch.uint8, 1.0)
+
+
+def test_clips_are_neighbours_of_one_track_and_still_copies(tracks):
+    dataset = ClipDataset(tracks, nn.Identity(), length=4)
+    assert len(dataset) == 32 + 4
+    by_length = {len(rows): rows for rows in dataset.clips}
+    assert set(by_length) == {1, 4}
+    assert [rows for rows in dataset.clips if len(rows) == 4] == [
+        [7, 6, 5, 4],
+        [3, 2, 1, 0],
+        [15, 14, 13, 12],
+        [11, 10, 9, 8],
+    ]
+    assert dataset.labels[-4:].tolist() == [0, 0, 1, 1]
+    for position in (0, len(dataset) - 1):
+        clip, _ = dataset[position]
+        assert (clip.shape, clip.dtype) == ((4, 3, 40, 40), torch.uint8)
+
+
+def test_a_clip_goes_through_a_transform_together(tracks):
+    seen = []
+
+    def transform(images):
+        seen.append(images.shape)
+        return images
+
+    dataset = ClipDataset(tracks, transform, length=8)
+    dataset[len(dataset) - 1]
+    assert seen == [(8, 3, 40, 40)]
+
+
+def test_still_copies_move_anew_in_training_alone(tracks):
+    moving = ClipDataset(tracks, nn.Identity(), length=4)
+    assert not torch.equal(moving[0][0], moving[0][0])
+    still = ClipDataset(tracks, nn.Identity(), length=4, jitter=False)
+    assert torch.equal(still[0][0], still[0][0])
+
+
+def test_batches_are_balanced_and_the_rarer_class_is_used_up():
+    labels = np.array([0] * 20 + [1] * 100)
+    sampler = BalancedSampler(labels, batch_size=8, seed=0)
+    batches = list(sampler)
+    assert len(batches) == len(sampler) == 5
+    for batch in batches:
+        assert labels[batch].tolist() == [0] * 4 + [1] * 4
+    rows = np.concatenate(batches)
+    assert sorted(rows[labels[rows] == 0]) == list(range(20))
+    assert len(set(rows)) == len(rows)
+    sampler.epoch = 1
+    assert set(np.concatenate(list(sampler))) != set(rows)
+
+
+def test_few_crops_make_one_batch():
+    (batch,) = BalancedSampler(np.array([0, 1, 1]), batch_size=64, seed=0)
+    assert batch[0] == 0
+    assert batch[1] in (1, 2)

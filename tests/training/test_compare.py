@@ -1,0 +1,49 @@
+import pandas as pd
+import pytest
+
+from dfdetect.training.compare import compare, draw, to_markdown
+from dfdetect.training.faceset import FaceSet
+
+
+@pytest.fixture
+def sets(face_set, tmp_path):
+    """The same faces, split by actors into two face sets."""
+    faces = FaceSet.read(face_set)
+    for name, part in zip(("train", "val"), faces.split(0.4), strict=True):
+        (tmp_path / name).symlink_to(face_set.with_suffix(""))
+        part.table.to_csv(tmp_path / f"{name}.csv", index=False)
+    return tmp_path / "train.csv", tmp_path / "val.csv"
+
+
+def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
+    train, val = sets
+    out = tmp_path / "weights"
+    names = ("logistic_regression", "linear_svm")
+    table = compare([train], val, out, val_clips=val, architectures=names, progress=False)
+    assert table.index.tolist() == list(names)
+    assert (table["auc_low"] <= table["auc"]).all()
+    assert (table["auc"] <= table["auc_high"]).all()
+    assert table["parameters"].tolist() == [769, 769]
+    assert (table["study_balance_constant"] == 0.8075).all()
+    assert table["clips_auc"].tolist() == table["auc"].tolist()
+    read = pd.read_csv(out / "comparison.csv", index_col="detector")
+    assert read["auc"].tolist() == pytest.approx(table["auc"].tolist())
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    lines = (out / "comparison.md").read_text().splitlines()
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert "0.833" in lines[2]  # the study's own figure for logistic regression
+
+
+def test_what_is_trained_already_is_only_measured(sets, tmp_path):
+    train, val = sets
+    out = tmp_path / "weights"
+    options = {"architectures": ("logistic_regression",), "progress": False}
+    first = compare([train], val, out, **options)
+    checkpoint = out / "logistic_regression.safetensors"
+    stamp = checkpoint.stat().st_mtime_ns
+    again = compare([train], val, out, **options)
+    assert checkpoint.stat().st_mtime_ns == stamp
+    assert again["log_loss"].tolist() == first["log_loss"].tolist()
+    assert to_markdown(first).count("min |") == 1
+    assert len(draw(first).axes) == 2

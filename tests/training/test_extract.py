@@ -1,0 +1,153 @@
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdetect.cli import main
+from dfdetect.training import extract as module
+from dfdetect.training.extract import extract
+from dfdetect.training.faceset import FaceSet
+
+FRAMES = 6
+
+
+@pytest.fixture
+def videos(tmp_path, sample_data):
+    """A REAL clip, a FAKE one made from it, and a file that is no video."""
+    clips = sample_data / "train_sample_videos"
+    folder = tmp_path / "part"
+    folder.mkdir()
+    for name in ("ajqslcypsw.mp4", "bvgwelbeof.mp4"):
+        shutil.copy(clips / name, folder)
+    (folder / "broken.mp4").write_text("no video")
+    metadata = {
+        "ajqslcypsw.mp4": {"label": "REAL"},
+        "bvgwelbeof.mp4": {"label": "FAKE", "original": "ajqslcypsw.mp4"},
+        "broken.mp4": {"label": "REAL"},
+    }
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+def run(source, out, **options):
+    return extract([source], out, frames=FRAMES, size=64, progress=False, **options)
+
+
+def test_crops_keep_their_track_and_frame(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    done = run(videos, out).set_index("video")
+    assert done.loc["ajqslcypsw.mp4", ["status", "people", "crops"]].tolist() == ["ok", 1, FRAMES]
+    assert done.loc["broken.mp4", "status"].startswith("not a readable video")
+    faces = FaceSet.read(out)
+    faces.require_readable()
+    assert len(faces) == 2 * FRAMES
+    assert [len(track) for track in faces.tracks()] == [FRAMES, FRAMES]
+    assert set(faces.groups) == {"ajqslcypsw"}
+    real = faces.table[faces.table["label"] == "REAL"]
+    assert real["frame"].is_monotonic_increasing
+    assert real["time"].is_monotonic_increasing
+    assert (real["source"] == "part").all()
+    assert faces.image(0).shape == (64, 64, 3)
+
+
+def test_crops_are_cut_where_the_detector_cuts(videos, tmp_path, detector, real_clip):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    faces = FaceSet.read(out)
+    (person,) = detector.score(real_clip).faces
+    heights = [y2 - y1 for _, y1, _, y2 in person.boxes]
+    sides = faces.table.loc[faces.table["label"] == "REAL", "native_px"]
+    assert sides.mean() == pytest.approx(0.8 * np.mean(heights), rel=0.1)
+
+
+def test_blended_fakes_stand_beside_their_originals(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out, blend=True)
+    faces = FaceSet.read(out)
+    blended = faces.table["manipulation"] == "self-blended"
+    assert blended.sum() == FRAMES
+    assert (faces.table.loc[blended, "label"] == "FAKE").all()
+    assert sorted(faces.table.loc[blended, "frame"]) == sorted(
+        faces.table.loc[faces.table["label"] == "REAL", "frame"]
+    )
+    fake, real = (
+        faces.image(rows[0])
+        for rows in (np.flatnonzero(blended), np.flatnonzero(faces.table["label"] == "REAL"))
+    )
+    assert 0.2 < np.abs(fake.astype(int) - real).mean() < 40
+
+
+def test_a_stopped_run_goes_on_without_redoing_work(videos, tmp_path, monkeypatch):
+    whole = tmp_path / "whole.csv"
+    run(videos, whole, blend=True)
+    out = tmp_path / "stopped.csv"
+    find, calls = module._find_people, []
+
+    def stop_at_the_third(video, *arguments):
+        calls.append(video.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return find(video, *arguments)
+
+    monkeypatch.setattr(module, "_find_people", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(videos, out, blend=True)
+    # As if killed while the rows of the next video were being written.
+    with out.open("a") as file:
+        file.write("bvgwelbeof-0-000001,FAKE,ajq")
+    with out.with_suffix(".videos.csv").open("a") as file:
+        file.write("bvgwel")
+    run(videos, out, blend=True)
+    assert calls == ["ajqslcypsw.mp4", "broken.mp4", "bvgwelbeof.mp4", "bvgwelbeof.mp4"]
+    assert out.read_text() == whole.read_text()
+    assert (
+        out.with_suffix(".videos.csv").read_text() == whole.with_suffix(".videos.csv").read_text()
+    )
+
+
+def test_other_settings_are_refused(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    with pytest.raises(ValueError, match="made with other settings"):
+        run(videos, out, blend=True)
+
+
+def test_an_index_of_something_else_is_left_alone(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    out.write_text("id,label\n")
+    with pytest.raises(ValueError, match=r"faces\.csv: exists"):
+        run(videos, out)
+    assert out.read_text() == "id,label\n"
+
+
+def test_zip_files(videos, tmp_path):
+    archive = tmp_path / "part.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in videos.iterdir():
+            file.write(path, f"part/{path.name}")
+    run(archive, tmp_path / "zipped.csv")
+    run(videos, tmp_path / "plain.csv")
+    assert (tmp_path / "zipped.csv").read_text() == (tmp_path / "plain.csv").read_text()
+
+
+def test_equal_names_in_two_sources_are_told_apart(videos, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(videos, other)
+    out = tmp_path / "faces.csv"
+    done = extract([videos, other], out, frames=2, size=64, progress=False)
+    assert "other/ajqslcypsw.mp4" in done["video"].tolist()
+    assert FaceSet.read(out).table["id"].is_unique
+
+
+def test_command_line(videos, tmp_path, capsys):
+    out = tmp_path / "faces.csv"
+    assert main(["extract", str(videos), "--out", str(out), "--frames", "2"]) == 0
+    captured = capsys.readouterr()
+    assert "4 crops of 3 videos" in captured.out
+    assert "broken.mp4: not a readable video" in captured.out
+    assert "video/s" in captured.err or "s/video" in captured.err
+    assert len(pd.read_csv(out)) == 4
+    assert main(["extract", str(videos), "--out", "faces.txt"]) == 2
