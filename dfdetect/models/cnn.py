@@ -5,11 +5,11 @@ Szegedy, ICML 2015):
 
 | layer | channels | side, of 128 |
 | --- | --- | --- |
-| 4 x (conv 3 x 3, batch normalisation, ReLU, max pool 2 x 2) | 32, 64, 128, 128 | 64, 32, 16, 8 |
+| 4 x (conv 3 x 3, batch normalisation, ReLU, max pool 2 x 2) | 16, 32, 64, 128 | 64, 32, 16, 8 |
 | mean over a grid of 4 x 4 | 128 | 4 |
 | 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
 
-497,313 weights.
+353,809 weights.
 
 `simple_cnn_2`, after LeNet-5 (LeCun et al., Proc. IEEE 1998), with ReLU and max pooling as is usual
 today:
@@ -30,7 +30,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-WIDTHS = (32, 64, 128, 128)
+WIDTHS = (16, 32, 64, 128)
 GRID_1, GRID_2 = 4, 5
 UNITS = (120, 84)
 

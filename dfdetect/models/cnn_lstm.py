@@ -10,7 +10,7 @@ design on swapped faces.
 | LSTM (Hochreiter & Schmidhuber 1997) | 8 x 128 |
 | mean over time, dropout, linear | 1 |
 
-373,409 weights.
+229,905 weights.
 """
 
 import torch
