@@ -17,7 +17,9 @@ from dfdetect.training.config import RECIPES, TrainConfig, recipe
 from dfdetect.training.faceset import FaceSet, FaceSetError
 from dfdetect.training.fit import train
 
-TINY = TrainConfig("test_efficientnet", input_size=32, epochs=6, batch_size=8, learning_rate=3e-3)
+TINY = TrainConfig(
+    "test_efficientnet", input_size=32, epochs=6, patience=6, batch_size=8, learning_rate=3e-3
+)
 
 
 def run(face_set, out, config=TINY, **options):
