@@ -59,9 +59,7 @@ def create_model(name: str, **arguments: float) -> nn.Module:
     """
     if name in OWN_MODELS:
         return OWN_MODELS[name](**arguments)
-    if name not in imagenet.names():
-        similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
-        raise ValueError(f"unknown architecture {name!r}; similar names: {similar}")
+    _require_known(name)
     return imagenet.create(name, **arguments)
 
 
@@ -77,5 +75,19 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std, RGB, for pixels in 0..1, that an architecture is trained with."""
-    return (OWN_MEAN, OWN_STD) if name in OWN_MODELS else imagenet.normalisation(name)
+    """Mean and std, RGB, for pixels in 0..1, that an architecture is trained with.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    if name in OWN_MODELS:
+        return OWN_MEAN, OWN_STD
+    _require_known(name)
+    return imagenet.normalisation(name)
+
+
+def _require_known(name: str) -> None:
+    """Names with a tag of weights ("name.tag") or a hub's would make timm ask the network."""
+    if name not in imagenet.names():
+        similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
+        raise ValueError(f"unknown architecture {name!r}; similar names: {similar}")

@@ -87,7 +87,7 @@ def train(
     require_writable(out)
     seed_everything(config.seed)
     torch_device = choose_device(device)
-    model, spec = start_model(config, init), start_spec(config)
+    spec, model = start_spec(config), start_model(config, init)
     train_faces, held_out = read_split(faces, val, config.seed)
     for part in (train_faces, held_out):
         part.require_readable(progress)
@@ -200,7 +200,11 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
 
 
 def start_spec(config: TrainConfig) -> ModelSpec:
-    """What a checkpoint of this run says of its input, before anything is known of its output."""
+    """What a checkpoint of this run says of its input, before anything is known of its output.
+
+    Raises:
+        ValueError: The architecture is unknown, or cannot take such input.
+    """
     mean, std = normalisation(config.architecture)
     return ModelSpec(
         config.architecture,

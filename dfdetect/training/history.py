@@ -28,7 +28,8 @@ def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
             if name in table:
                 axes.plot(table[over], table[name], marker=".", label=name.replace("_", " "))
         axes.set(xlabel=over, xscale="log" if over == "C" else "linear")
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     losses.axhline(0.693, color="grey", linestyle=":")
     ranks.axhline(0.5, color="grey", linestyle=":")
     figure.suptitle(f"{checkpoint.stem}: held-out actors (dotted: a constant answer)")
