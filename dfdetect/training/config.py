@@ -55,7 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "resnet50": {"input_size": 96, "epochs": 7, "learning_rate": 1e-3, "precision": "mixed"},
     "vgg16": {
         "input_size": 64,
-        "epochs": 3,
+        "epochs": 2,
         "batch_size": 128,
         "learning_rate": 2e-4,
         "precision": "mixed",
