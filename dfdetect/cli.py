@@ -15,10 +15,15 @@ from dfdetect.training.config import TrainConfig, recipe
 from dfdetect.video import DEFAULT_FRAMES
 
 UNUSABLE = 2
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when every video got a score or a stated reason, 2 for unusable input."""
+    """Run a command.
+
+    Returns:
+        0 when every video got a score or a stated reason, 2 for unusable input, 130 when stopped.
+    """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     try:
@@ -26,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"dfdetect: {error}", file=sys.stderr)
         return UNUSABLE
+    except KeyboardInterrupt:
+        print("dfdetect: stopped", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 
@@ -186,6 +194,9 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="of checkpoints and tables"
     )
+    parser.add_argument(
+        "--architectures", nargs="+", metavar="NAME", help="which ones; all if not given"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -235,7 +246,13 @@ def _train(
     from dfdetect.training.fit import train
 
     given = {name: value for name, value in settings.items() if value is not None}
-    train(recipe(**given), faces, out, val, init, device, resume)
+    spec = train(recipe(**given), faces, out, val, init, device, resume)
+    scores = spec.scores["held_out_actors"]
+    best = " ".join(f"{name} {value}" for name, value in spec.training["best"].items())
+    print(
+        f"{out}: {best}; {scores['n']} crops or clips of held-out actors: "
+        f"log loss {scores['log_loss']:.3f}, AUC {scores['auc']:.3f}"
+    )
 
 
 def _models(pattern: str) -> None:

@@ -83,3 +83,12 @@ def test_train_then_evaluate(face_set, tmp_path, capsys):
                  *options]) == 0  # fmt: skip
     assert main(["evaluate", str(face_set), "--weights", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["n"] == 48
+
+
+def test_a_stopped_command_says_so(monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dfdetect.cli.list_weights", stop)
+    assert main(["models"]) == 130
+    assert capsys.readouterr().err == "dfdetect: stopped\n"

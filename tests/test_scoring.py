@@ -49,6 +49,16 @@ def test_calibration_of_tiny_logits():
     assert probabilities[-1] > 0.7
 
 
+def test_a_few_crops_told_apart_perfectly_make_nothing_certain():
+    few = fit_calibration(np.array([-0.1, 0.1]), np.array([0, 1])).apply([-0.1, 0.1])
+    many = fit_calibration(np.repeat([-0.1, 0.1], 500), np.repeat([0, 1], 500)).apply([0.1])
+    probabilities = Aggregation().probability(few)
+    assert 0.6 < probabilities[1] < 0.75  # Platt's target for one crop is 2/3
+    assert Aggregation().probability(many)[0] > 0.95
+    with pytest.raises(ValueError, match="both REAL and FAKE"):
+        fit_calibration(np.array([0.1, 0.2]), np.array([1, 1]))
+
+
 def test_calibration_refuses_to_turn_answers_round():
     with pytest.raises(ValueError, match="positive scale"):
         fit_calibration(np.array([2.0, 1.5, -1.0, -2.0, 0.3, 0.1]), np.array([0, 0, 1, 1, 1, 0]))

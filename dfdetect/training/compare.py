@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from dfdetect.checkpoint import SUFFIX, read_spec
 from dfdetect.detector import Detector, load_detector
-from dfdetect.files import atomic_path
+from dfdetect.files import atomic_path, require_writable
 from dfdetect.models import CLIP_MODELS
 from dfdetect.training.config import recipe
 from dfdetect.training.evaluate import evaluate
+from dfdetect.training.faceset import FaceSet, require_disjoint_actors
 from dfdetect.training.fit import train
 from dfdetect.training.initial import IMAGENET
 
@@ -48,7 +49,7 @@ def compare(
     out: str | Path,
     clips: Sequence[str | Path] = (),
     val_clips: str | Path | None = None,
-    architectures: Sequence[str] = tuple(STUDY),
+    architectures: Sequence[str] | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -63,23 +64,34 @@ def compare(
             are, a run that was stopped goes on.
         clips: Indexes with crops in a row (`dfdetect extract`) that clip models are trained on too.
         val_clips: Index of other crops in a row, on which all are measured as well.
-        architectures: Which ones.
+        architectures: Which ones; None for those of the study and the default detector.
         device: As in `load_detector`.
         progress: Show progress bars.
 
     Returns:
         One row a detector; the columns of `comparison.csv`.
 
+    Raises:
+        FaceSetError: A face set is unusable, or actors to measure on are among those to train on.
+        ValueError: A checkpoint that is there was trained on other face sets.
+
     Example:
         >>> compare(["train.csv"], "val.csv", "weights")[["auc", "log_loss"]]
     """
     out = Path(out)
+    require_writable(out / "comparison.csv")
+    known, unseen = _read_sets([*faces, *clips], [val] if val_clips is None else [val, val_clips])
+    for other in unseen:
+        require_disjoint_actors(known, other, "the faces to measure on")
     rows = []
-    for name in architectures:
+    for name in architectures or STUDY:
         checkpoint = out / f"{name}{SUFFIX}"
-        if not checkpoint.exists():
+        sets = [*faces, *clips] if name in CLIP_MODELS else list(faces)
+        if checkpoint.exists():
+            _require_trained_on(checkpoint, sets)
+            tqdm.write(f"{name}: {checkpoint} is there, and taken as it is")
+        else:
             tqdm.write(f"{name}: training")
-            sets = [*faces, *clips] if name in CLIP_MODELS else list(faces)
             init = INITIAL.get(name)
             train(recipe(name), sets, checkpoint, init=init, device=device, resume=True)
         rows.append(_measure(checkpoint, name, val, val_clips, device, progress))
@@ -131,6 +143,24 @@ def draw(table: pd.DataFrame) -> Figure:
     theirs.legend()
     figure.suptitle("Other actors than those trained on (dotted: a constant answer)")
     return figure
+
+
+def _read_sets(
+    train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
+) -> tuple[FaceSet, list[FaceSet]]:
+    """Those to train on together, those to measure on one by one."""
+    known = FaceSet.join([FaceSet.read(index) for index in train_sets])
+    return known, [FaceSet.read(index) for index in val_sets]
+
+
+def _require_trained_on(checkpoint: Path, sets: Sequence[str | Path]) -> None:
+    names = [Path(index).name for index in sets]
+    found = read_spec(checkpoint).training.get("faces")
+    if found != names:
+        raise ValueError(
+            f"{checkpoint}: is there already, trained on {found} instead of {names}: delete it to "
+            "train again, or give another --out"
+        )
 
 
 def _measure(

@@ -1,5 +1,6 @@
 """The settings of a training run, and those that suit each architecture."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +40,24 @@ class TrainConfig:
         """Refuse what no run can use."""
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be {', '.join(PRECISIONS)}, not {self.precision!r}")
+        for name, (low, high) in LIMITS.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                name = name.replace("_", "-")
+                raise ValueError(f"--{name} must be {low:g} to {high:g}, not {value:g}")
 
 
+# Lowest and highest values that make sense.
+LIMITS = {
+    "epochs": (1, 10_000),
+    "patience": (1, 10_000),
+    "batch_size": (2, 65_536),
+    "learning_rate": (1e-8, math.inf),
+    "weight_decay": (0, 10),
+    "label_smoothing": (0, 0.9),
+    "drop_rate": (0, 0.9),
+    "drop_path_rate": (0, 0.9),
+    "seed": (0, 2**32 - 1),
+}
 PRECISIONS = ("auto", "float32", "mixed")
 
 # What differs from the defaults, chosen for two CPU cores on actors held out of the training faces.
@@ -55,8 +72,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "resnet50": {"input_size": 96, "epochs": 7, "learning_rate": 1e-3, "precision": "mixed"},
     "vgg16": {
         "input_size": 64,
-        "epochs": 2,
-        "batch_size": 128,
+        "epochs": 1,
+        "batch_size": 64,
         "learning_rate": 2e-4,
         "precision": "mixed",
     },

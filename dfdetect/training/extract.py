@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from dfdetect.checkpoint import CropRule
+from dfdetect.checkpoint import INPUT_SIZES, CropRule
 from dfdetect.detector import NO_FACE, OK
 from dfdetect.device import choose_device
 from dfdetect.faces import FaceFinder, Person, follow_faces
@@ -27,13 +27,15 @@ from dfdetect.training.labels import LabelledVideo, read_labels
 from dfdetect.video import DEFAULT_FRAMES, VideoError, read_frames
 
 CROP_SIZE = 224
+# Heights of the face beyond which a crop rule is a mistake.
+FARTHEST = 10
 JPEG_QUALITY = 95
 SELF_BLENDED = "self-blended"
 INDEX_COLUMNS = [
     *("id", "label", "actor_group", "source", "manipulation"),
     *("video", "track", "frame", "time", "native_px"),
 ]
-DONE_COLUMNS = ["video", "label", "status", "people", "crops", "settings"]
+DONE_COLUMNS = ["video", "label", "source", "status", "people", "crops", "settings"]
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,17 @@ def extract(
     if out.suffix != ".csv":
         raise ValueError(f"{out}: the name of an index must end in .csv")
     require_writable(out)
+    if frames < 1 or size not in INPUT_SIZES:
+        raise ValueError(
+            f"--frames must be at least 1, --size {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels; "
+            f"not {frames} and {size}"
+        )
+    if not (0 < crop_scale < FARTHEST and abs(crop_shift) < FARTHEST):
+        raise ValueError(f"no face is in crops of scale {crop_scale} and shift {crop_shift}")
     videos = _find(sources)
     cut = Cut(frames, size, CropRule(crop_scale, crop_shift), blend)
     store = _Store(out, cut)
-    left = [video for video in videos if video.name not in store.done]
+    left = [video for video in videos if not store.has(video)]
     if progress and len(left) < len(videos):
         tqdm.write(f"{out}: {len(videos) - len(left)} of {len(videos)} videos are done already")
     torch_device = choose_device(device)
@@ -128,6 +137,20 @@ class _Store:
             pd.DataFrame(columns=INDEX_COLUMNS).to_csv(index, index=False)
             pd.DataFrame(columns=DONE_COLUMNS).to_csv(self.log, index=False)
 
+    def has(self, video: LabelledVideo) -> bool:
+        """Whether a video is done.
+
+        Raises:
+            ValueError: Another one of the same name is.
+        """
+        entry = self.done.get(video.name)
+        if entry and (entry["label"], entry["source"]) != (video.label, video.source):
+            raise ValueError(
+                f"{self.log}: has another {video.name}, {entry['label']} of {entry['source']!r}, "
+                f"not {video.label} of {video.source!r}: give another --out, or all at once"
+            )
+        return entry is not None
+
     def add(self, video: LabelledVideo, status: str, people: list[Person]) -> None:
         """Write a video's crops, then their rows, then that the video is done."""
         rows: list[dict[str, Any]] = []
@@ -137,7 +160,10 @@ class _Store:
             if self.cut.blend and video.label == "REAL":
                 fakes = self_blend(crops, _generator(video.name, track))
                 rows += self._write_track(video, track, person, fakes, SELF_BLENDED)
-        values = video.name, video.label, status, len(people), len(rows), str(self.cut)
+        values = (
+            *(video.name, video.label, video.source, status),
+            *(len(people), len(rows), str(self.cut)),
+        )
         entry = dict(zip(DONE_COLUMNS, values, strict=True))
         self._append(self.index, rows, INDEX_COLUMNS)
         self._append(self.log, [entry], DONE_COLUMNS)

@@ -1,6 +1,7 @@
 """Train one model on face sets, keep its best epoch, calibrate it, write the checkpoint."""
 
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
@@ -27,7 +28,7 @@ from dfdetect.training.augment import training_transform
 from dfdetect.training.batches import BalancedSampler, ClipDataset
 from dfdetect.training.config import TrainConfig
 from dfdetect.training.evaluate import metrics
-from dfdetect.training.faceset import FaceSet, require_disjoint_actors
+from dfdetect.training.faceset import GROUP, FaceSet, require_disjoint_actors
 from dfdetect.training.history import write_history
 from dfdetect.training.initial import find_initial_weights, load_initial_weights
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
@@ -235,6 +236,12 @@ def read_split(
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
     if isinstance(val, float):
+        if GROUP not in joined.table:
+            warnings.warn(
+                f"no column {GROUP!r}: crops of one person may be on both sides of the split, "
+                "and the figures too good",
+                stacklevel=3,
+            )
         return joined.split(val, seed)
     held_out = FaceSet.read(val)
     held_out.require_both_classes(str(val))

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from dfdetect.training.compare import compare, draw, to_markdown
-from dfdetect.training.faceset import FaceSet
+from dfdetect.training.faceset import FaceSet, FaceSetError
 
 
 @pytest.fixture
@@ -47,3 +47,21 @@ def test_what_is_trained_already_is_only_measured(sets, tmp_path):
     assert again["log_loss"].tolist() == first["log_loss"].tolist()
     assert to_markdown(first).count("min |") == 1
     assert len(draw(first).axes) == 2
+
+
+def test_the_faces_trained_on_are_not_measured_on(sets, tmp_path):
+    train, _ = sets
+    with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
+        compare([train], train, tmp_path / "weights", progress=False)
+    assert not list((tmp_path / "weights").glob("*.safetensors"))
+
+
+def test_checkpoints_of_other_faces_are_refused(sets, tmp_path):
+    train, val = sets
+    out = tmp_path / "weights"
+    options = {"architectures": ("logistic_regression",), "progress": False}
+    compare([train], val, out, **options)
+    (tmp_path / "other").symlink_to(tmp_path / "train")
+    train.rename(tmp_path / "other.csv")
+    with pytest.raises(ValueError, match=r"trained on \['train.csv'\] instead of \['other.csv'\]"):
+        compare([tmp_path / "other.csv"], val, out, **options)

@@ -151,3 +151,22 @@ def test_command_line(videos, tmp_path, capsys):
     assert "video/s" in captured.err or "s/video" in captured.err
     assert len(pd.read_csv(out)) == 4
     assert main(["extract", str(videos), "--out", "faces.txt"]) == 2
+
+
+def test_another_video_of_the_same_name_is_not_taken_for_done(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(videos / "ajqslcypsw.mp4", other)
+    (other / "metadata.json").write_text(json.dumps({"ajqslcypsw.mp4": {"label": "FAKE"}}))
+    with pytest.raises(ValueError, match=r"has another ajqslcypsw\.mp4, REAL of 'part'"):
+        run(other, out)
+
+
+@pytest.mark.parametrize(
+    "options", [{"frames": 0}, {"size": -5}, {"crop_scale": 0.0}, {"crop_shift": float("nan")}]
+)
+def test_settings_that_give_no_crops_are_refused(videos, tmp_path, options):
+    with pytest.raises(ValueError, match=r"must be|no face is in crops"):
+        extract([videos], tmp_path / "x.csv", progress=False, **options)

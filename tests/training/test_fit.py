@@ -205,3 +205,26 @@ def test_clips_and_images_are_not_mixed_up(face_set, tmp_path):
 def test_mixed_precision_on_the_cpu(face_set, tmp_path):
     spec = run(face_set, tmp_path / "mixed.safetensors", replace(TINY, precision="mixed"))
     assert spec.scores["held_out_actors"]["auc"] > 0.9
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"epochs": 0},
+        {"patience": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"label_smoothing": 2.0},
+        {"drop_rate": 1.0},
+        {"precision": "double"},
+    ],
+)
+def test_settings_that_no_run_can_use_are_refused(setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting)).replace('_', '-')} must be"):
+        replace(TINY, **setting)
+
+
+def test_splitting_without_actors_warns(face_set, tmp_path):
+    pd.read_csv(face_set, dtype=str)[["id", "label"]].to_csv(face_set, index=False)
+    with pytest.warns(UserWarning, match="no column 'actor_group'"):
+        run(face_set, tmp_path / "x.safetensors", replace(TINY, epochs=1))
