@@ -114,6 +114,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--fake-share", type=float, metavar="SHARE", help="also weigh the classes to this balance"
     )
+    parser.add_argument(
+        "--degrade", metavar="HOW", help="spoil the crops first: jpeg, half or dark"
+    )
 
 
 def _add_extract(commands: argparse._SubParsersAction) -> None:

@@ -1,6 +1,10 @@
 """Augmentations that mimic what happens to faces between the camera and the detector."""
 
+from fractions import Fraction
+
+import av
 import cv2
+import numpy as np
 import torch
 from torch import nn
 from torchvision.transforms import v2
@@ -47,36 +51,125 @@ class Compress(nn.Module):
         return torch.stack([_compress(one, quality) for one in images]).view(image.shape)
 
 
-def training_transform(input_size: int) -> v2.Transform:
+class Darken(nn.Module):
+    """Lower the light, as in a room at night: a gamma curve and a factor.
+
+    Args:
+        darkest: The lowest factor.
+    """
+
+    def __init__(self, darkest: float):
+        super().__init__()
+        self.darkest = darkest
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Darken uint8 images of shape (..., 3, height, width), all alike."""
+        gamma, factor = torch.rand(2).tolist()
+        factor = self.darkest + (1 - self.darkest) * factor
+        levels = torch.linspace(0, 1, 256) ** (1 + gamma) * factor * 255
+        return levels.round().to(torch.uint8)[image.long()]
+
+
+class Noise(nn.Module):
+    """Add the noise of a sensor in low light, grain by grain.
+
+    Args:
+        strongest: Standard deviation at most, in levels of 255.
+    """
+
+    def __init__(self, strongest: float):
+        super().__init__()
+        self.strongest = strongest
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Add noise to uint8 images of shape (..., 3, height, width)."""
+        noise = torch.randn(image.shape) * torch.rand(()) * self.strongest
+        return (image + noise).round().clamp(0, 255).to(torch.uint8)
+
+
+class Encode(nn.Module):
+    """Encode and decode images as H.264 key frames, as a video is.
+
+    Args:
+        rate_factor: Lowest and highest constant rate factor; 23 is x264's usual one, 51 the worst.
+    """
+
+    def __init__(self, rate_factor: tuple[int, int]):
+        super().__init__()
+        self.rate_factor = rate_factor
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Encode uint8 images of shape (..., 3, height, width), sides even, at one quality."""
+        lowest, highest = self.rate_factor
+        factor = int(torch.randint(lowest, highest + 1, ()))
+        images = image.reshape(-1, *image.shape[-3:])
+        return _encode(images, factor).view(image.shape)
+
+
+def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Random framing, light and compression for uint8 RGB crops of shape (..., 3, height, width).
 
     Framing varies because a model is trained on one face detector's crops and used on another's:
     the ratio of their sizes spans 0.78-0.88 and their offset 0.01-0.13 of the face's height.
 
+    Args:
+        input_size: Side of the result in pixels.
+        strength: `light`, or `strong`: wider framing, shrinking to a fifth, darkness, noise, H.264
+            and occlusion, for long trainings that are to hold up on footage of other sources.
+
     Returns:
         A transform to uint8 images of shape (..., 3, input_size, input_size), which treats crops
         that are given together alike; its randomness comes from torch's global generator.
     """
-    return v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            # Repeated borders stand in for what lies outside the crop when it is moved.
-            v2.Pad(PADDING, padding_mode="edge"),
-            v2.RandomAffine(
-                degrees=8,
-                translate=(0.05, 0.05),
-                scale=(0.9, 1.15),
-                interpolation=v2.InterpolationMode.BILINEAR,
-            ),
-            _TrimPadding(),
-            v2.RandomApply([Rescale(smallest=0.3)], p=0.35),
-            v2.Resize([input_size, input_size], antialias=True),
-            v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)], p=0.7),
-            v2.RandomGrayscale(p=0.03),
-            v2.RandomApply([v2.GaussianBlur(5, sigma=(0.3, 1.5))], p=0.1),
-            v2.RandomApply([Compress(quality=(35, 95))], p=0.5),
-        ]
+    changes = _strong(input_size) if strength == "strong" else _light(input_size)
+    return v2.Compose([v2.RandomHorizontalFlip(), *changes])
+
+
+def _framing(degrees: float, shift: float, zoom: tuple[float, float]) -> list[nn.Module]:
+    affine = v2.RandomAffine(
+        degrees, (shift, shift), zoom, interpolation=v2.InterpolationMode.BILINEAR
     )
+    # Repeated borders stand in for what lies outside the crop when it is moved.
+    return [v2.Pad(PADDING, padding_mode="edge"), affine, _TrimPadding()]
+
+
+def _light(size: int) -> list[nn.Module]:
+    return [
+        *_framing(8, 0.05, (0.9, 1.15)),
+        v2.RandomApply([Rescale(smallest=0.3)], p=0.35),
+        v2.Resize([size, size], antialias=True),
+        v2.RandomApply([v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3)], p=0.7),
+        v2.RandomGrayscale(p=0.03),
+        v2.RandomApply([v2.GaussianBlur(5, sigma=(0.3, 1.5))], p=0.1),
+        v2.RandomApply([Compress(quality=(35, 95))], p=0.5),
+    ]
+
+
+def _strong(size: int) -> list[nn.Module]:
+    colours = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.4, hue=0.03)
+    # Sharpness differs between sources more than between real and fake: it must not be trusted.
+    sharpness = v2.RandomChoice(
+        [
+            Rescale(smallest=0.2),
+            v2.GaussianBlur(7, sigma=(0.3, 2.0)),
+            v2.RandomAdjustSharpness(2.0, p=1.0),
+        ],
+        p=[0.6, 0.2, 0.2],
+    )
+    compression = v2.RandomChoice(
+        [Compress(quality=(25, 95)), Encode(rate_factor=(18, 40))], p=[0.7, 0.3]
+    )
+    return [
+        *_framing(10, 0.07, (0.85, 1.2)),
+        v2.RandomApply([sharpness], p=0.6),
+        v2.Resize([size, size], antialias=True),
+        v2.RandomApply([colours], p=0.7),
+        v2.RandomApply([Darken(darkest=0.3)], p=0.15),
+        v2.RandomGrayscale(p=0.05),
+        v2.RandomApply([Noise(strongest=8)], p=0.2),
+        v2.RandomApply([compression], p=0.6),
+        v2.RandomErasing(p=0.15, scale=(0.02, 0.12), value=0),
+    ]
 
 
 class _TrimPadding(nn.Module):
@@ -91,3 +184,25 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
     _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     return torch.from_numpy(decoded[..., ::-1].copy()).permute(2, 0, 1)
+
+
+def _encode(images: torch.Tensor, rate_factor: int) -> torch.Tensor:
+    """Through H.264 and back; uint8 (n, 3, height, width)."""
+    options = {"crf": str(rate_factor), "preset": "ultrafast", "tune": "zerolatency"}
+    encoder = av.CodecContext.create("libx264", "w")
+    encoder.height, encoder.width = images.shape[-2:]
+    encoder.pix_fmt = "yuv420p"
+    encoder.time_base = Fraction(1, 25)
+    encoder.thread_count = 1
+    encoder.options = options
+    decoder = av.CodecContext.create("h264", "r")
+    decoder.thread_count = 1
+    packets = []
+    for image in images:
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        packets += encoder.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24"))
+    packets += encoder.encode(None)
+    frames = [frame for packet in packets for frame in decoder.decode(packet)]
+    frames += decoder.decode(None)
+    decoded = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in frames]
+    return torch.stack(decoded).permute(0, 3, 1, 2).contiguous()

@@ -30,6 +30,10 @@ class TrainConfig:
     label_smoothing: float = _setting(0.04, "how far targets are moved from 0 and 1 towards 0.5")
     drop_rate: float = _setting(0.2, "dropout before the last layer")
     drop_path_rate: float = _setting(0.0, "stochastic depth, of timm's models")
+    augmentation: str = _setting("light", "light or strong changes to each crop")
+    blend: float = _setting(0.0, "share of the FAKE crops that are self-blended REAL ones")
+    difference: float = _setting(0.0, "leave out FAKE crops that differ less from their originals")
+    averaging: float = _setting(0.0, "decay of a moving average of the weights; 0 for none")
     precision: str = _setting("auto", "float32, mixed, or auto: mixed on a GPU alone")
     crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's box of the face")
     crop_shift: float = _setting(0.08, "their centre below the box's / height of the box")
@@ -40,6 +44,10 @@ class TrainConfig:
         """Refuse what no run can use."""
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.augmentation not in AUGMENTATIONS:
+            raise ValueError(
+                f"augmentation must be {', '.join(AUGMENTATIONS)}, not {self.augmentation!r}"
+            )
         for name, (low, high) in LIMITS.items():
             if not low <= (value := getattr(self, name)) <= high:
                 name = name.replace("_", "-")
@@ -56,8 +64,11 @@ LIMITS = {
     "label_smoothing": (0, 0.9),
     "drop_rate": (0, 0.9),
     "drop_path_rate": (0, 0.9),
+    "blend": (0, 0.95),
+    "averaging": (0, 0.99999),
     "seed": (0, 2**32 - 1),
 }
+AUGMENTATIONS = ("light", "strong")
 PRECISIONS = ("auto", "float32", "mixed")
 
 # What differs from the defaults, chosen for two CPU cores on actors held out of the training faces.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -40,6 +41,7 @@ def evaluate(
     device: str = "auto",
     plots: str | Path | None = None,
     fake_share: float | None = None,
+    degrade: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure a detector on labelled faces or videos.
@@ -53,6 +55,8 @@ def evaluate(
         plots: Folder for `roc.png`, `reliability.png`, `histogram.png` and `scores.csv`, which has
             a row for each face or video.
         fake_share: Also say what the figures would be if this share were FAKE (`reweighted`).
+        degrade: Spoil the crops of a face set first: `jpeg` (quality 50), `half` (half the size and
+            back) or `dark` (40 % darker).
         progress: Show a progress bar.
 
     Returns:
@@ -71,9 +75,11 @@ def evaluate(
     source = Path(source)
     detector = load_detector(weights, device, frames)
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
+        if degrade is not None:
+            raise ValueError(f"{source}: only face sets can be degraded")
         table = score_videos(detector, read_labels(source), progress)
     else:
-        table = score_face_set(detector, FaceSet.read(source), progress)
+        table = score_face_set(detector, FaceSet.read(source), progress, degrade)
     labels = (table["label"] == "FAKE").to_numpy(dtype=np.int64)
     probabilities = table["probability"].fillna(DEFAULT_PRIOR).to_numpy()
     if plots is not None:
@@ -94,19 +100,32 @@ def evaluate(
     return scores
 
 
-def score_face_set(detector: Detector, faces: FaceSet, progress: bool = True) -> pd.DataFrame:
+def score_face_set(
+    detector: Detector, faces: FaceSet, progress: bool = True, degrade: str | None = None
+) -> pd.DataFrame:
     """Score each track of a face set; a crop that belongs to none is one by itself.
+
+    Args:
+        detector: Scores the crops.
+        faces: The crops.
+        progress: Show a progress bar.
+        degrade: As in `evaluate`.
 
     Returns:
         Columns `name`, `label`, `group`, `source` and `probability`, in the order of
         `faces.tracks()`.
     """
+    if degrade not in DEGRADATIONS:
+        raise ValueError(
+            f"degrade must be {', '.join(filter(None, DEGRADATIONS))}, not {degrade!r}"
+        )
+    spoil = DEGRADATIONS[degrade]
     tracks = faces.tracks()
     probabilities = [np.zeros(0)]
     with tqdm(total=len(faces), desc="faces", unit="crop", disable=not progress) as bar:
         for start in range(0, len(tracks), BATCH):
             part = tracks[start : start + BATCH]
-            clips = [[faces.image(row) for row in track] for track in part]
+            clips = [[spoil(faces.image(row)) for row in track] for track in part]
             probabilities.append(detector.score_clips(clips))
             bar.update(sum(map(len, clips)))
     first = [track[0] for track in tracks]
@@ -311,6 +330,29 @@ def write_plots(folder: str | Path, labels: np.ndarray, probabilities: np.ndarra
     axes.set(xlabel="P(FAKE)", ylabel="number")
     axes.legend()
     figure.savefig(folder / "histogram.png")
+
+
+def _as_jpeg(image: np.ndarray) -> np.ndarray:
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 50])
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def _at_half_size(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    small = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _darker(image: np.ndarray) -> np.ndarray:
+    return np.round(0.6 * image).astype(np.uint8)
+
+
+DEGRADATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
+    None: lambda image: image,
+    "jpeg": _as_jpeg,
+    "half": _at_half_size,
+    "dark": _darker,
+}
 
 
 def _figure() -> tuple[Figure, Any]:

@@ -23,8 +23,9 @@ from dfdetect.device import choose_device
 from dfdetect.faces import FaceFinder, Person, follow_faces
 from dfdetect.files import atomic_path, read_table, require_writable
 from dfdetect.training.blend import self_blend
-from dfdetect.training.labels import LabelledVideo, read_labels
-from dfdetect.video import DEFAULT_FRAMES, VideoError, read_frames
+from dfdetect.training.faceset import FaceSetError
+from dfdetect.training.labels import LabelledPhoto, LabelledVideo, read_labels, read_photos
+from dfdetect.video import DEFAULT_FRAMES, VideoError
 
 CROP_SIZE = 224
 # Heights of the face beyond which a crop rule is a mistake.
@@ -68,7 +69,8 @@ def extract(
     other. A video that cannot be read or shows no face is noted with the reason.
 
     Args:
-        sources: Folders and zip files, labelled as `read_labels` takes them.
+        sources: Folders and zip files, labelled as `read_labels` takes them, and indexes of face
+            sets whose pictures show more than the face.
         out: The index to write, ending in `.csv`; the crops go to the folder of the same name.
         frames: Number of evenly spaced frames of each video.
         size: Side of the crops in pixels.
@@ -137,7 +139,7 @@ class _Store:
             pd.DataFrame(columns=INDEX_COLUMNS).to_csv(index, index=False)
             pd.DataFrame(columns=DONE_COLUMNS).to_csv(self.log, index=False)
 
-    def has(self, video: LabelledVideo) -> bool:
+    def has(self, video: LabelledVideo | LabelledPhoto) -> bool:
         """Whether a video is done.
 
         Raises:
@@ -151,7 +153,7 @@ class _Store:
             )
         return entry is not None
 
-    def add(self, video: LabelledVideo, status: str, people: list[Person]) -> None:
+    def add(self, video: LabelledVideo | LabelledPhoto, status: str, people: list[Person]) -> None:
         """Write a video's crops, then their rows, then that the video is done."""
         rows: list[dict[str, Any]] = []
         for track, person in enumerate(people):
@@ -193,7 +195,7 @@ class _Store:
 
     def _write_track(
         self,
-        video: LabelledVideo,
+        video: LabelledVideo | LabelledPhoto,
         track: int,
         person: Person,
         crops: torch.Tensor,
@@ -218,11 +220,12 @@ class _Store:
         pd.DataFrame(rows, columns=columns).to_csv(path, mode="a", header=False, index=False)
 
 
-def _find(sources: Sequence[str | Path]) -> list[LabelledVideo]:
-    """All labelled videos; names that occur in two sources are told apart by the source's."""
-    found: dict[str, LabelledVideo] = {}
+def _find(sources: Sequence[str | Path]) -> list[LabelledVideo | LabelledPhoto]:
+    """All labelled videos and photographs; a name that occurs twice gets that of its source."""
+    found: dict[str, LabelledVideo | LabelledPhoto] = {}
     for source in sources:
-        for video in read_labels(source):
+        is_index = Path(source).suffix == ".csv"
+        for video in read_photos(source) if is_index else read_labels(source):
             name = video.name
             if name in found:
                 name = f"{Path(source).stem}/{name}"
@@ -233,18 +236,17 @@ def _find(sources: Sequence[str | Path]) -> list[LabelledVideo]:
 
 
 def _find_people(
-    video: LabelledVideo, finders: tuple[FaceFinder, ...], cut: Cut
+    video: LabelledVideo | LabelledPhoto, finders: tuple[FaceFinder, ...], cut: Cut
 ) -> tuple[str, list[Person]]:
     """`ok` and the people of a video, or the reason why there are none."""
     try:
-        with video.open() as path:
-            for finder in finders:
-                frames = read_frames(path, cut.frames)
-                if people := follow_faces(frames, finder, cut.crop, cut.size):
-                    return OK, people
+        for finder in finders:
+            frames = video.read(cut.frames)
+            if people := follow_faces(frames, finder, cut.crop, cut.size):
+                return OK, people
     except VideoError as error:
         return error.reason, []
-    except OSError as error:
+    except (OSError, FaceSetError) as error:
         return str(error), []
     return NO_FACE, []
 

@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
 # The columns that put the crops of one face in one video into a row.
 TRACK = ("video", "track", "frame")
+# Mean difference at the border of a crop and its original, above which they are not aligned.
+ALIGNED_BORDER = 6.0
 
 
 class FaceSetError(ValueError):
@@ -171,6 +173,20 @@ class FaceSet:
             parts = windows(len(track), length) if len(track) > 1 else [[0]]
             clips += [[track[place] for place in part] for part in parts]
         return clips
+
+    def without_label_noise(self, difference: float) -> "FaceSet":
+        """Leave out FAKE crops in which next to nothing was altered.
+
+        Args:
+            difference: Least `pair_diff`, where the index has that column: how much the crop
+                differs from the same place in its original (0 to 255). Crops that are not aligned
+                with it (`pair_border` above 6) are kept, as their difference says nothing.
+        """
+        if not {"pair_diff", "pair_border"} <= set(self.table):
+            return self
+        alike = self.table["pair_diff"] < difference
+        aligned = self.table["pair_border"] < ALIGNED_BORDER
+        return self.select(~(alike & aligned & (self.table["label"] == "FAKE")).to_numpy())
 
     def require_readable(self, progress: bool = False) -> None:
         """Decode every image, so that a damaged one is found before hours are spent on the others.

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -92,6 +93,7 @@ def train(
     train_faces, held_out = read_split(faces, val, config.seed)
     for part in (train_faces, held_out):
         part.require_readable(progress)
+    train_faces = train_faces.without_label_noise(config.difference)
     workers = available_cores() if workers is None else workers
 
     description = {
@@ -143,15 +145,22 @@ class _Run:
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
-    def judge(self, made_by: dict[str, Any], notes: dict[str, Any], logits: np.ndarray) -> None:
-        """Note the figures of the model as it is, and keep its weights if it is the best so far."""
+    def judge(
+        self,
+        made_by: dict[str, Any],
+        notes: dict[str, Any],
+        logits: np.ndarray,
+        model: nn.Module | None = None,
+    ) -> None:
+        """Note the figures of a model, and keep its weights if it is the best so far."""
+        model = model or self.model
         calibration, scores = _judge(logits, self.held_out_labels, self.spec.aggregation)
         entry = {**made_by, **notes, **scores}
         self.history.append(entry)
         write_history(self.out, self.history)
         tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
         if self.best is None or scores["log_loss"] < self.best["scores"]["log_loss"]:
-            weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             self.best = {
                 "weights": weights,
                 "calibration": asdict(calibration),
@@ -291,8 +300,9 @@ def _fit_epochs(
     progress: bool,
 ) -> None:
     """Train a network epoch by epoch, until the last one or until it stops getting better."""
-    dataset = ClipDataset(faces, training_transform(config.input_size), config.frames_per_clip)
-    sampler = BalancedSampler(dataset.labels, config.batch_size, config.seed)
+    transform = training_transform(config.input_size, config.augmentation)
+    dataset = ClipDataset(faces, transform, config.frames_per_clip)
+    sampler = BalancedSampler(dataset.labels, config.batch_size, config.seed, config.blend)
     batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
     learner = _Learner(run.model, run.spec, config, len(sampler))
     state.restore(run, learner)
@@ -302,8 +312,9 @@ def _fit_epochs(
         start = perf_counter()
         loss = learner.pass_over(batches, title, progress)
         notes = {"train_loss": loss, "seconds": perf_counter() - start}
-        logits = predict_logits(run.model, held_out, run.spec, workers, progress)
-        run.judge({"epoch": sampler.epoch + 1}, notes, logits)
+        model = learner.averaged.module if learner.averaged else run.model
+        logits = predict_logits(model, held_out, run.spec, workers, progress)
+        run.judge({"epoch": sampler.epoch + 1}, notes, logits, model)
         state.save(run, learner)
 
 
@@ -327,16 +338,21 @@ class _Learner:
         half = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
         self.dtype = torch.float16 if half else torch.bfloat16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.mixed and half)
+        self.averaged = None
+        if config.averaging:
+            average = get_ema_multi_avg_fn(config.averaging)
+            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
     @property
     def parts(self) -> dict[str, Any]:
         """All that has a state."""
-        return {
+        parts = {
             "model": self.model,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "scaler": self.scaler,
         }
+        return parts | ({"averaged": self.averaged} if self.averaged else {})
 
     def pass_over(self, batches: DataLoader, title: str, progress: bool) -> float:
         """Learn from each batch once; the mean training loss."""
@@ -363,6 +379,8 @@ class _Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
         return loss.item()
 
 

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 
 from dfdetect.files import read_table
 from dfdetect.submission import find_videos
-from dfdetect.training.faceset import LABELS
-from dfdetect.video import VIDEO_SUFFIXES
+from dfdetect.training.faceset import LABELS, FaceSet
+from dfdetect.video import VIDEO_SUFFIXES, Frame, read_frames
 
 METADATA = "metadata.json"
 MANIFEST = "manifest.csv"
@@ -48,6 +48,16 @@ class LabelledVideo:
     source: str
     archive: Path | None = None
 
+    def read(self, count: int) -> Iterator[Frame]:
+        """Evenly spaced frames.
+
+        Raises:
+            VideoError: There are none.
+            OSError: The file, or its place in the archive, cannot be read.
+        """
+        with self.open() as path:
+            yield from read_frames(path, count)
+
     @contextmanager
     def open(self) -> Iterator[Path]:
         """A path to read the video from; out of a zip file it is copied for the time being.
@@ -69,6 +79,39 @@ class LabelledVideo:
             except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
                 raise OSError(f"{self.archive}: {self.path}: {error}") from error
             yield target
+
+
+@dataclass(frozen=True)
+class LabelledPhoto:
+    """A picture of a face set, taken for a video of one frame; attributes as of a video."""
+
+    name: str
+    label: str
+    group: str
+    source: str
+    faces: FaceSet
+    row: int
+
+    def read(self, count: int) -> Iterator[Frame]:
+        """The one frame.
+
+        Raises:
+            FaceSetError: The picture cannot be decoded.
+        """
+        yield Frame(0.0, self.faces.image(self.row))
+
+
+def read_photos(index: str | Path) -> list[LabelledPhoto]:
+    """The pictures of a face set, to find the faces in them.
+
+    Raises:
+        FaceSetError: The face set is unusable.
+    """
+    faces = FaceSet.read(index)
+    columns = faces.table["id"], faces.table["label"], faces.groups, faces.sources
+    return [
+        LabelledPhoto(*values, faces, row) for row, values in enumerate(zip(*columns, strict=True))
+    ]
 
 
 def read_labels(source: str | Path) -> list[LabelledVideo]:

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from dfdetect.training.augment import Compress, Rescale, training_transform
+from dfdetect.training.augment import (
+    Compress,
+    Darken,
+    Encode,
+    Noise,
+    Rescale,
+    training_transform,
+)
 
 
 def blob():
@@ -10,11 +17,14 @@ def blob():
     return image
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 20), (3, 80, 60), (3, 300, 300)])
-def test_any_crop_becomes_the_input(shape):
-    image = training_transform(48)(torch.zeros(shape, dtype=torch.uint8))
-    assert image.shape == (3, 48, 48)
-    assert image.dtype == torch.uint8
+@pytest.mark.parametrize("strength", ["light", "strong"])
+@pytest.mark.parametrize("shape", [(3, 20, 20), (3, 80, 60), (3, 300, 300), (4, 3, 64, 64)])
+def test_any_crop_becomes_the_input(shape, strength):
+    transform = training_transform(48, strength)
+    for _ in range(10):
+        image = transform(torch.zeros(shape, dtype=torch.uint8))
+        assert image.shape == (*shape[:-3], 3, 48, 48)
+        assert image.dtype == torch.uint8
 
 
 def test_the_face_stays_in_the_picture():
@@ -49,3 +59,26 @@ def test_compression_changes_little_and_keeps_the_colours():
     assert good.shape == image.shape
     assert 0 < (good - image).abs().float().mean() < (poor - image).abs().float().mean() < 20
     assert good[:, 30, 60].tolist() == pytest.approx([180, 0, 200], abs=25)
+
+
+def test_video_compression_changes_little_and_keeps_the_colours():
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    image[0] = torch.arange(64) * 3
+    image[2, 20:40] = 200
+    good, poor = Encode((10, 10))(image).int(), Encode((50, 50))(image).int()
+    assert good.shape == image.shape
+    assert 0 < (good - image).abs().float().mean() < (poor - image).abs().float().mean() < 40
+    clip = Encode((23, 23))(torch.stack([image] * 3))
+    assert clip.shape == (3, 3, 64, 64)
+
+
+def test_darkness_and_noise():
+    torch.manual_seed(0)
+    image = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    for _ in range(10):
+        dark = Darken(darkest=0.3)(image).float()
+        assert 15 < dark.mean() <= 128
+        assert dark.std() == 0
+    noisy = Noise(strongest=8)(image).float()
+    assert 0 < noisy.std() < 9
+    assert noisy.mean() == pytest.approx(128, abs=1)

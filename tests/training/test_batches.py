@@ -87,3 +87,25 @@ def test_few_crops_make_one_batch():
     (batch,) = BalancedSampler(np.array([0, 1, 1]), batch_size=64, seed=0)
     assert batch[0] == 0
     assert batch[1] in (1, 2)
+
+
+def test_blended_fakes_stand_beside_their_originals():
+    labels = np.array([0] * 40 + [1] * 100)
+    sampler = BalancedSampler(labels, batch_size=16, seed=0, blend=0.5)
+    batches = list(sampler)
+    assert len(batches) == 5
+    for batch in batches:
+        real, fake, blended = batch[:8], batch[8:12], np.array(batch[12:])
+        assert labels[real].tolist() == [0] * 8
+        assert labels[fake].tolist() == [1] * 4
+        assert set(blended - 140) <= set(real)
+    assert len({place for batch in batches for place in batch[8:12]}) == 20
+
+
+def test_blended_items_are_fakes_of_real_ones(face_set):
+    faces = FaceSet.read(face_set)
+    dataset = ClipDataset(faces, nn.Identity())
+    (real, no), (fake, yes) = dataset[0], dataset[48]
+    assert (no, yes) == (0.0, 1.0)
+    assert fake.shape == real.shape
+    assert 0 < (fake.int() - real.int()).abs().float().mean() < 60

@@ -104,6 +104,20 @@ def test_each_source_has_its_figures(face_set, tmp_path):
     assert written["source"].value_counts()["street"] == 36
 
 
+@pytest.mark.parametrize("how", ["jpeg", "half", "dark"])
+def test_spoilt_crops_score_otherwise(detector, face_set, how):
+    faces = FaceSet.read(face_set)
+    clean = score_face_set(detector, faces, progress=False)["probability"]
+    spoilt = score_face_set(detector, faces, progress=False, degrade=how)["probability"]
+    assert spoilt.shape == clean.shape
+    assert 0 < np.abs(spoilt - clean).mean() < 0.5
+
+
+def test_unknown_ways_of_spoiling_are_refused(face_set, tmp_path):
+    with pytest.raises(ValueError, match="degrade must be jpeg, half, dark, not 'wet'"):
+        evaluate(face_set, degrade="wet", progress=False)
+
+
 def test_reweighting_counts_each_class_by_its_share():
     labels = np.array([0, 0, 1, 1, 1, 1])
     sure = np.array([0.01, 0.99, 0.99, 0.99, 0.99, 0.01])

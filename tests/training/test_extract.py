@@ -2,6 +2,7 @@ import json
 import shutil
 import zipfile
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from dfdetect.cli import main
 from dfdetect.training import extract as module
 from dfdetect.training.extract import extract
 from dfdetect.training.faceset import FaceSet
+from dfdetect.video import read_frames
 
 FRAMES = 6
 
@@ -170,3 +172,20 @@ def test_another_video_of_the_same_name_is_not_taken_for_done(videos, tmp_path):
 def test_settings_that_give_no_crops_are_refused(videos, tmp_path, options):
     with pytest.raises(ValueError, match=r"must be|no face is in crops"):
         extract([videos], tmp_path / "x.csv", progress=False, **options)
+
+
+def test_photographs_are_videos_of_one_frame(tmp_path, real_clip):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    frame = next(read_frames(real_clip, 1)).image
+    cv2.imwrite(str(folder / "ann.jpg"), frame[..., ::-1])
+    cv2.imwrite(str(folder / "wall.jpg"), np.full((200, 200, 3), 128, np.uint8))
+    index = tmp_path / "photos.csv"
+    index.write_text("id,label,source\nann,REAL,studio\nwall,REAL,studio\n")
+    out = tmp_path / "crops.csv"
+    done = run(index, out).set_index("video")
+    assert done["status"].to_dict() == {"ann": "ok", "wall": "no face found"}
+    faces = FaceSet.read(out)
+    assert faces.table["id"].tolist() == ["ann-0-000000"]
+    assert faces.sources.tolist() == ["studio"]
+    assert faces.image(0).shape == (64, 64, 3)

@@ -173,3 +173,16 @@ def test_challenge_faces(corpus):
     assert len(faces) == 2000
     assert faces.labels.sum() == 1000
     assert faces.image(1234).shape == (224, 224, 3)
+
+
+def test_fakes_in_which_nothing_was_altered_can_be_left_out(face_set):
+    table = pd.read_csv(face_set, dtype=str)
+    table["pair_diff"], table["pair_border"] = 10.0, 1.0
+    table.loc[[1, 3], "pair_diff"] = 2.0
+    table.loc[3, "pair_border"] = 9.0  # not aligned: its difference says nothing
+    table.loc[table["label"] == "REAL", ["pair_diff", "pair_border"]] = np.nan
+    table.to_csv(face_set, index=False)
+    faces = FaceSet.read(face_set)
+    kept = faces.without_label_noise(4.0)
+    assert set(faces.table["id"]) - set(kept.table["id"]) == {"001"}
+    assert len(faces.without_label_noise(0.0)) == 48

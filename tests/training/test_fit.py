@@ -217,6 +217,9 @@ def test_mixed_precision_on_the_cpu(face_set, tmp_path):
         {"label_smoothing": 2.0},
         {"drop_rate": 1.0},
         {"precision": "double"},
+        {"augmentation": "wild"},
+        {"blend": 1.0},
+        {"averaging": -1.0},
     ],
 )
 def test_settings_that_no_run_can_use_are_refused(setting):
@@ -228,3 +231,11 @@ def test_splitting_without_actors_warns(face_set, tmp_path):
     pd.read_csv(face_set, dtype=str)[["id", "label"]].to_csv(face_set, index=False)
     with pytest.warns(UserWarning, match="no column 'actor_group'"):
         run(face_set, tmp_path / "x.safetensors", replace(TINY, epochs=1))
+
+
+def test_averaged_weights_and_blended_fakes(face_set, tmp_path):
+    options = {"averaging": 0.9, "blend": 0.25, "augmentation": "strong"}
+    plain = run(face_set, tmp_path / "plain.safetensors", replace(TINY, epochs=2))
+    spec = run(face_set, tmp_path / "rich.safetensors", replace(TINY, epochs=2, **options))
+    assert {name: spec.training[name] for name in options} == options
+    assert spec.scores != plain.scores
