@@ -1,5 +1,6 @@
 """Fit the linear models with scikit-learn, and keep them as plain tensors."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def linear_features(
     Returns:
         Two float32 arrays of shape (n, features).
     """
-    dataset = ClipDataset(faces, lambda crop: resize_crop(crop, spec.input_size))
+    dataset = ClipDataset(faces, partial(resize_crop, size=spec.input_size))
     loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers)
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with (
