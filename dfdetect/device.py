@@ -33,6 +33,18 @@ def choose_device(device: str = "auto") -> torch.device:
     return chosen
 
 
+def has_fast_half(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of half precision faster than others.
+
+    GPUs do. A CPU does where it has units for it (AMX); others are many times slower than in
+    float32.
+    """
+    if device.type != "cpu":
+        return True
+    # Older releases of torch cannot tell.
+    return getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+
+
 def available_cores() -> int:
     """Cores that this process may run on, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):

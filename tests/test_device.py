@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dfdetect import device
-from dfdetect.device import available_cores, choose_device
+from dfdetect.device import available_cores, choose_device, has_fast_half
 
 
 def test_cpu():
@@ -38,3 +38,15 @@ def test_unknown_devices_are_refused():
 
 def test_cores_are_those_of_the_process():
     assert 1 <= available_cores() <= os.cpu_count()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_half_precision_is_for_processors_that_are_fast_at_it(fast, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": fast}, raising=False)
+    assert has_fast_half(torch.device("cpu")) is fast
+    assert has_fast_half(torch.device("cuda"))
+
+
+def test_an_older_torch_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not has_fast_half(torch.device("cpu"))

@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -78,6 +79,19 @@ def test_first_logits_are_small(name):
     logits = model(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 1)
     assert logits.abs().max() < 2
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [32, 224])
+def test_vgg_computes_what_timms_does(size, memory_format):
+    torch.manual_seed(0)
+    model = create_model("vgg11").eval()
+    original = timm.create_model("vgg11", num_classes=1).eval()
+    original.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, size, size)
+    expected = original(images)
+    assert torch.allclose(model.to(memory_format=memory_format)(images), expected, atol=1e-5)
+    assert expected.std() > 1e-4
 
 
 def test_more_than_one_head():

@@ -18,8 +18,10 @@ suits CPUs.
 from functools import partial
 
 import timm
+import torch
 from timm.data import resolve_data_config
 from torch import nn
+from torch.nn.functional import linear
 
 HEAD_STD = 0.01
 
@@ -39,6 +41,8 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
             does nothing in architectures without residual blocks.
     """
     build = partial(timm.create_model, name, pretrained=False, num_classes=1, drop_rate=drop_rate)
+    if name.startswith("vgg"):
+        build = partial(build, conv_layer=_Conv)
     try:
         model = build(drop_path_rate=drop_path_rate)
     except TypeError:  # no residual blocks
@@ -63,3 +67,20 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std that timm's weights were trained with: RGB, for pixels in 0..1."""
     config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
     return tuple(config["mean"]), tuple(config["std"])
+
+
+class _Conv(nn.Conv2d):
+    """A convolution that is computed as what it is, a linear layer, where it covers its input.
+
+    timm's VGG has its fully connected layers as convolutions; on a CPU half of the time of the
+    whole network would go into the first of them.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[-2:] != self.kernel_size or any(self.padding):
+            return super().forward(images)
+        weight = self.weight
+        if weight.is_contiguous(memory_format=torch.channels_last):
+            weight, images = weight.permute(0, 2, 3, 1), images.permute(0, 2, 3, 1)
+        output = linear(images.flatten(1), weight.flatten(1), self.bias)
+        return output[:, :, None, None]

@@ -146,7 +146,7 @@ def _light(size: int) -> list[nn.Module]:
 
 
 def _strong(size: int) -> list[nn.Module]:
-    colours = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.4, hue=0.03)
+    colours = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.4)
     # Sharpness differs between sources more than between real and fake: it must not be trusted.
     sharpness = v2.RandomChoice(
         [
@@ -161,13 +161,14 @@ def _strong(size: int) -> list[nn.Module]:
     )
     return [
         *_framing(10, 0.07, (0.85, 1.2)),
-        v2.RandomApply([sharpness], p=0.6),
+        v2.RandomApply([sharpness], p=0.45),
         v2.Resize([size, size], antialias=True),
         v2.RandomApply([colours], p=0.7),
+        v2.RandomApply([v2.ColorJitter(hue=0.05)], p=0.2),
         v2.RandomApply([Darken(darkest=0.3)], p=0.15),
         v2.RandomGrayscale(p=0.05),
         v2.RandomApply([Noise(strongest=8)], p=0.2),
-        v2.RandomApply([compression], p=0.6),
+        v2.RandomApply([compression], p=0.5),
         v2.RandomErasing(p=0.15, scale=(0.02, 0.12), value=0),
     ]
 

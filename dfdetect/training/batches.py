@@ -37,7 +37,7 @@ class ClipDataset(Dataset):
         self.clips = faces.clips(length)
         first = np.array([rows[0] for rows in self.clips])
         self.labels = faces.labels[first]
-        self.groups = faces.groups[first]
+        self.lonely = faces.lonely[first]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -58,31 +58,53 @@ class ClipDataset(Dataset):
 
 
 class BalancedSampler(Sampler[list[int]]):
-    """Batches of positions, half of each class; all of the rarer class once an epoch.
+    """Batches of positions, half REAL, half FAKE.
 
-    The other class gives as many, drawn anew each epoch. The last, incomplete batch is left
-    out, unless it is the only one.
+    An epoch shows each REAL item once, or each FAKE one where those are rarer, and as many of the
+    other class, drawn anew. The last, incomplete batch is left out, unless it is the only one.
 
     Args:
         labels: 1 for FAKE, 0 for REAL, shape (n,).
         batch_size: Positions in a batch.
         seed: Of the order.
-        blend: Share of the FAKE half that is made by self-blending REAL crops of the same batch,
+        blend: Share of the FAKE half that is made by self-blending REAL items of the same batch,
             each beside its original; their positions are moved by n, as `ClipDataset` takes them.
+        lonely: Which items are of a source that has no fakes, shape (n,). Each of them stands
+            beside a fake of itself, whatever `blend` says: else their source gives REAL away.
     """
 
-    def __init__(self, labels: np.ndarray, batch_size: int, seed: int, blend: float = 0.0):
-        self.real, self.fake = (np.flatnonzero(labels == label) for label in (0, 1))
-        half = max(1, batch_size // 2)
-        fakes = half - round(blend * half)
-        if min(len(self.real) // half, len(self.fake) // max(1, fakes)) == 0:
-            half = min(len(self.real), len(self.fake))
-            fakes = half - round(blend * half)
-        self.half, self.fakes = half, fakes
-        self.steps = min(len(self.real) // half, len(self.fake) // max(1, fakes))
+    def __init__(
+        self,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        blend: float = 0.0,
+        lonely: np.ndarray | None = None,
+    ):
+        lonely = np.zeros(len(labels), bool) if lonely is None else lonely
+        self.lonely = np.flatnonzero(lonely)
+        self.real = np.flatnonzero((labels == 0) & ~lonely)
+        self.fake = np.flatnonzero(labels == 1)
         self.moved = len(labels)
         self.seed = seed
         self.epoch = 0
+        half = max(1, batch_size // 2)
+        if self._steps(half, blend) == 0:
+            half = min(len(self.real) + len(self.lonely), len(self.fake))
+        self.steps = self._steps(half, blend)
+        self.half = half
+
+    def _steps(self, half: int, blend: float) -> int:
+        """Set how many items of each kind a batch has; the number of batches in an epoch."""
+        share = len(self.lonely) / (len(self.lonely) + len(self.real))
+        self.lonely_in_batch = round(half * share)
+        self.blended = max(self.lonely_in_batch, round(blend * half))
+        wanted = (
+            (self.lonely, self.lonely_in_batch),
+            (self.real, half - self.lonely_in_batch),
+            (self.fake, half - self.blended),
+        )
+        return min(len(rows) // count for rows, count in wanted if count)
 
     def __len__(self) -> int:
         return self.steps
@@ -91,9 +113,19 @@ class BalancedSampler(Sampler[list[int]]):
         generator = np.random.default_rng([self.seed, self.epoch])
         # Dropout draws from torch, on whatever device: an epoch's depends on nothing before it.
         torch.manual_seed(int(generator.integers(2**31)))
-        real, fake = (generator.permutation(rows) for rows in (self.real, self.fake))
+        lonely, real, fake = map(generator.permutation, (self.lonely, self.real, self.fake))
         for step in range(self.steps):
-            reals = real[step * self.half :][: self.half]
-            fakes = fake[step * self.fakes :][: self.fakes]
-            blended = reals[: self.half - self.fakes] + self.moved
+            # Lonely ones first: they are those that are blended in any case.
+            reals = np.concatenate(
+                [
+                    _part(lonely, self.lonely_in_batch, step),
+                    _part(real, self.half - self.lonely_in_batch, step),
+                ]
+            )
+            fakes = _part(fake, self.half - self.blended, step)
+            blended = reals[: self.blended] + self.moved
             yield [*reals.tolist(), *fakes.tolist(), *blended.tolist()]
+
+
+def _part(rows: np.ndarray, count: int, step: int) -> np.ndarray:
+    return rows[step * count : (step + 1) * count]

@@ -34,7 +34,9 @@ class TrainConfig:
     blend: float = _setting(0.0, "share of the FAKE crops that are self-blended REAL ones")
     difference: float = _setting(0.0, "leave out FAKE crops that differ less from their originals")
     averaging: float = _setting(0.0, "decay of a moving average of the weights; 0 for none")
-    precision: str = _setting("auto", "float32, mixed, or auto: mixed on a GPU alone")
+    precision: str = _setting(
+        "auto", "float32, mixed (on processors that are fast at it), or auto: mixed on a GPU alone"
+    )
     crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's box of the face")
     crop_shift: float = _setting(0.08, "their centre below the box's / height of the box")
     licence: str = _setting("research only, as the training data", "terms for the weights")

@@ -123,6 +123,12 @@ class FaceSet:
         return self.table["source"].fillna("").to_numpy(dtype=str)
 
     @property
+    def lonely(self) -> np.ndarray:
+        """Which crops are REAL ones of a source that has no FAKE crops; bool of shape (n,)."""
+        with_fakes = np.isin(self.sources, self.sources[self.labels == 1])
+        return (self.labels == 0) & ~with_fakes
+
+    @property
     def groups(self) -> np.ndarray:
         """The actor group of each crop, or its id where the index has no such column."""
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
@@ -203,15 +209,17 @@ class FaceSet:
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
         """Split by actor group: the rest, and about `fraction` of the groups.
 
+        Crops of sources without fakes all stay with the rest: there is nothing to judge by them.
+
         Raises:
             FaceSetError: Either side would lack a class, or the fraction is not in (0, 1).
         """
         if not 0 < fraction < 1:
             raise FaceSetError(f"the share to hold out must be between 0 and 1, not {fraction}")
-        groups = np.unique(self.groups)
+        groups = np.unique(self.groups[~self.lonely])
         count = max(1, round(fraction * len(groups)))
         chosen = np.random.default_rng(seed).permutation(groups)[:count]
-        held_out = np.isin(self.groups, chosen)
+        held_out = np.isin(self.groups, chosen) & ~self.lonely
         parts = self.select(~held_out), self.select(held_out)
         for part in parts:
             part.require_both_classes(f"the split of {fraction:g} by {GROUP}")

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dfdetect.checkpoint import SUFFIX, CropRule, ModelSpec, save_checkpoint
-from dfdetect.device import available_cores, choose_device
+from dfdetect.device import available_cores, choose_device, has_fast_half
 from dfdetect.faces import resize_crop
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models import LINEAR_MODELS, create_model, normalisation
@@ -302,7 +302,9 @@ def _fit_epochs(
     """Train a network epoch by epoch, until the last one or until it stops getting better."""
     transform = training_transform(config.input_size, config.augmentation)
     dataset = ClipDataset(faces, transform, config.frames_per_clip)
-    sampler = BalancedSampler(dataset.labels, config.batch_size, config.seed, config.blend)
+    sampler = BalancedSampler(
+        dataset.labels, config.batch_size, config.seed, config.blend, dataset.lonely
+    )
     batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
     learner = _Learner(run.model, run.spec, config, len(sampler))
     state.restore(run, learner)
@@ -327,13 +329,17 @@ class _Learner:
         self.smoothing = config.label_smoothing
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.schedule = OneCycleLR(
             self.optimizer, config.learning_rate, config.epochs * steps, pct_start=WARM_UP
         )
         on_gpu = self.device.type == "cuda"
-        self.mixed = config.precision == "mixed" or (config.precision == "auto" and on_gpu)
+        wanted = config.precision == "mixed" or (config.precision == "auto" and on_gpu)
+        self.mixed = wanted and has_fast_half(self.device)
         # bfloat16 needs no scaling of the loss, but GPUs before Ampere lack it.
         half = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
         self.dtype = torch.float16 if half else torch.bfloat16

@@ -102,6 +102,22 @@ def test_blended_fakes_stand_beside_their_originals():
     assert len({place for batch in batches for place in batch[8:12]}) == 20
 
 
+@pytest.mark.parametrize("blend", [0.0, 0.5])
+def test_real_items_of_sources_without_fakes_stand_beside_their_own(blend):
+    labels = np.array([0] * 60 + [1] * 100)
+    lonely = np.arange(160) < 20
+    sampler = BalancedSampler(labels, batch_size=12, seed=0, blend=blend, lonely=lonely)
+    batches = list(sampler)
+    assert len(batches) == 10
+    for batch in batches:
+        real, fake = np.array(batch[:6]), np.array(batch[6:])
+        blended = fake[fake >= 160] - 160
+        assert labels[real].tolist() == [0] * 6
+        assert len(blended) == max(2, 6 * blend)
+        assert set(real[lonely[real]]) <= set(blended) <= set(real)
+    assert sorted(set(np.concatenate(batches)) & set(range(20))) == list(range(20))
+
+
 def test_blended_items_are_fakes_of_real_ones(face_set):
     faces = FaceSet.read(face_set)
     dataset = ClipDataset(faces, nn.Identity())

@@ -13,6 +13,20 @@ def edit(index, function):
     function(table).to_csv(index, index=False)
 
 
+def test_sources_without_fakes_are_not_held_out(face_set):
+    def change(table):
+        table["source"] = ["photos" if label == "REAL" else "" for label in table["label"]]
+        table.loc[:23, "source"] = ""
+        return table
+
+    edit(face_set, change)
+    faces = FaceSet.read(face_set)
+    assert np.flatnonzero(faces.lonely).tolist() == list(range(24, 48, 2))
+    train, held_out = faces.split(0.25, seed=1)
+    assert (train.lonely.sum(), held_out.lonely.sum()) == (12, 0)
+    assert not set(train.select(~train.lonely).groups) & set(held_out.groups)
+
+
 def test_labels_groups_and_images(face_set):
     faces = FaceSet.read(face_set)
     assert len(faces) == 48
