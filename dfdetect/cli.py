@@ -117,6 +117,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--degrade", metavar="HOW", help="spoil the crops first: jpeg, half or dark"
     )
+    parser.add_argument(
+        "--slices", action="store_true", help="measure dark, small and turned faces apart"
+    )
 
 
 def _add_extract(commands: argparse._SubParsersAction) -> None:

@@ -195,7 +195,8 @@ def _measure(
     row["study_balance_constant"] = scores["reweighted"]["constant_accuracy"]
     row["study_accuracy"] = STUDY.get(name)
     if val_clips is not None:
-        row["clips_auc"] = evaluate(val_clips, checkpoint, device=device, progress=progress)["auc"]
+        clips = evaluate(val_clips, checkpoint, device=device, progress=progress)
+        row["clips_auc"] = clips.get("auc_within_sources", clips["auc"])
     return row
 
 

@@ -24,6 +24,7 @@ from dfdetect.files import atomic_path
 from dfdetect.submission import DEFAULT_PRIOR
 from dfdetect.training.faceset import FaceSet
 from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
+from dfdetect.training.slices import find_slices
 from dfdetect.video import DEFAULT_FRAMES
 
 THRESHOLD = 0.5
@@ -42,6 +43,7 @@ def evaluate(
     plots: str | Path | None = None,
     fake_share: float | None = None,
     degrade: str | None = None,
+    slices: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure a detector on labelled faces or videos.
@@ -57,12 +59,15 @@ def evaluate(
         fake_share: Also say what the figures would be if this share were FAKE (`reweighted`).
         degrade: Spoil the crops of a face set first: `jpeg` (quality 50), `half` (half the size and
             back) or `dark` (40 % darker).
+        slices: Also measure the dark, the small and the turned faces of a face set apart.
         progress: Show a progress bar.
 
     Returns:
         What `metrics` gives; `intervals` (95 %, over actor groups or videos); for videos
-        `without_score`, their number; `sources`, what `metrics` gives for each, where there are
-        several; `reweighted`, where `fake_share` is given.
+        `without_score`, their number. Where there are several sources, `sources`, what `metrics`
+        gives for each; `auc_within_sources`, as `auc_within` has it; `clips`, each one's label,
+        source and probability. `slices`, what `metrics` gives for each, and `reweighted`, where
+        they are asked for.
 
     Raises:
         FileNotFoundError: The source or the weights do not exist.
@@ -75,11 +80,12 @@ def evaluate(
     source = Path(source)
     detector = load_detector(weights, device, frames)
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
-        if degrade is not None:
-            raise ValueError(f"{source}: only face sets can be degraded")
+        if degrade is not None or slices:
+            raise ValueError(f"{source}: only face sets can be degraded or sliced")
         table = score_videos(detector, read_labels(source), progress)
     else:
-        table = score_face_set(detector, FaceSet.read(source), progress, degrade)
+        faces = FaceSet.read(source)
+        table = score_face_set(detector, faces, progress, degrade)
     labels = (table["label"] == "FAKE").to_numpy(dtype=np.int64)
     probabilities = table["probability"].fillna(DEFAULT_PRIOR).to_numpy()
     if plots is not None:
@@ -95,6 +101,15 @@ def evaluate(
         scores["sources"] = {
             name: metrics(labels[rows], probabilities[rows])
             for name, rows in table.groupby("source").indices.items()
+        }
+        scores["auc_within_sources"] = auc_within(scores["sources"])
+        columns = table.set_index("name")[["label", "source", "probability"]]
+        scores["clips"] = columns.to_dict("index")
+    if slices:
+        scores["slices"] = {
+            name: metrics(labels[rows], probabilities[rows])
+            for name, rows in find_slices(faces, progress).items()
+            if rows.any()
         }
     scores["intervals"] = bootstrap_intervals(labels, probabilities, table["group"].to_numpy())
     return scores
@@ -194,6 +209,28 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         "constant_log_loss": float(log_loss(labels, np.full(len(labels), share), labels=[0, 1])),
         "constant_accuracy": max(share, 1 - share),
     }
+
+
+def auc_within(sources: dict[str, dict[str, float]]) -> float:
+    """Mean AUC of sources, by their number of clips; those with one class do not count.
+
+    Sources differ in camera and codec, and a detector's answers with them: an AUC over all of them
+    together may say no more than that.
+
+    Args:
+        sources: What `metrics` gives for each source.
+
+    Returns:
+        0 to 1, or NaN where no source has both classes.
+
+    Example:
+        >>> auc_within({"a": {"n": 3, "auc": 1.0}, "b": {"n": 1, "auc": 0.5}})
+        0.875
+    """
+    both = [scores for scores in sources.values() if not np.isnan(scores["auc"])]
+    if not both:
+        return float("nan")
+    return float(np.average([one["auc"] for one in both], weights=[one["n"] for one in both]))
 
 
 def reweighted_metrics(
@@ -297,8 +334,12 @@ def report(scores: dict[str, Any], as_json: bool = False) -> str:
     if "reweighted" in scores:
         lines += ["", "with another share of FAKE"]
         lines += [f"{name:20} {value:.4g}" for name, value in scores["reweighted"].items()]
-    if "sources" in scores:
-        table = pd.DataFrame(scores["sources"]).T[SOURCE_COLUMNS].astype({"n": int})
+    for part in ("sources", "slices"):
+        if part in scores:
+            table = pd.DataFrame(scores[part]).T[SOURCE_COLUMNS].astype({"n": int})
+            lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]
+    if "clips" in scores:
+        table = pd.DataFrame(scores["clips"]).T.sort_values(["source", "label", "probability"])
         lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]
     return "\n".join(lines)
 

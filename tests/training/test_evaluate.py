@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from dfdetect.training.evaluate import (
+    auc_within,
     bootstrap_intervals,
     calibration_error,
     evaluate,
@@ -99,9 +100,31 @@ def test_each_source_has_its_figures(face_set, tmp_path):
     text = report(scores)
     assert "studio" in text
     assert "street" in text
+    expected = [scores["sources"][name]["auc"] for name in ("studio", "street")]
+    assert scores["auc_within_sources"] == pytest.approx(np.average(expected, weights=[1, 3]))
+    assert len(scores["clips"]) == 48
+    assert scores["clips"]["000"]["source"] == "studio"
     assert json.loads(report(scores, as_json=True))["reweighted"]["constant_accuracy"] == 0.8075
     written = pd.read_csv(tmp_path / "plots" / "scores.csv")
     assert written["source"].value_counts()["street"] == 36
+
+
+def test_sources_with_one_class_have_no_part_in_the_auc_within():
+    one, none = {"n": 4, "auc": 0.75}, {"n": 9, "auc": float("nan")}
+    assert auc_within({"a": one, "b": none}) == 0.75
+    assert np.isnan(auc_within({"b": none}))
+
+
+def test_slices_are_measured_apart(face_set):
+    table = pd.read_csv(face_set, dtype=str)
+    table["native_px"] = ["80"] * 20 + ["200"] * 28
+    table.to_csv(face_set, index=False)
+    scores = evaluate(face_set, slices=True, progress=False)
+    assert scores["slices"]["small"]["n"] == 20
+    # The crops are no faces.
+    assert scores["slices"]["profile"]["n"] == 48
+    assert "other" not in scores["slices"]
+    assert "profile" in report(scores)
 
 
 @pytest.mark.parametrize("how", ["jpeg", "half", "dark"])
