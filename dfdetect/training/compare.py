@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dfdetect.checkpoint import SUFFIX, read_spec
+from dfdetect.checkpoint import SUFFIX, find_weights, read_spec
 from dfdetect.detector import Detector, load_detector
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models import CLIP_MODELS
@@ -39,6 +39,7 @@ STUDY: dict[str, float | None] = {
 }
 # Those that start from the weights of an installed package; the others start from random ones.
 INITIAL = {"tf_efficientnet_lite0": IMAGENET}
+DEFAULT = "default detector"
 SPEED_CROPS = 256
 MEASURES = ("auc", "log_loss", "balanced_accuracy")
 
@@ -55,7 +56,9 @@ def compare(
 ) -> pd.DataFrame:
     """Train each architecture by its recipe, unless that is done already, and measure all of them.
 
-    Writes `comparison.csv`, `comparison.md` and `comparison.png` beside the checkpoints.
+    The installed default detector is measured beside them, on whatever it was trained. Writes
+    `comparison.csv`, `comparison.md` and `comparison.png` beside the checkpoints; detectors that
+    were measured before and are not asked for now keep their rows.
 
     Args:
         faces: Indexes to train on; a part of their actors chooses the epoch.
@@ -64,7 +67,7 @@ def compare(
             are, a run that was stopped goes on.
         clips: Indexes with crops in a row (`dfdetect extract`) that clip models are trained on too.
         val_clips: Index of other crops in a row, on which all are measured as well.
-        architectures: Which ones; None for those of the study and the default detector.
+        architectures: Which ones; None for those of the study and EfficientNet-Lite0.
         device: As in `load_detector`.
         progress: Show progress bars.
 
@@ -83,6 +86,9 @@ def compare(
     known, unseen = _read_sets([*faces, *clips], [val] if val_clips is None else [val, val_clips])
     for other in unseen:
         require_disjoint_actors(known, other, "the faces to measure on")
+    kept = pd.DataFrame()
+    if (out / "comparison.csv").is_file():
+        kept = pd.read_csv(out / "comparison.csv", index_col="detector")
     rows = []
     for name in architectures or STUDY:
         checkpoint = out / f"{name}{SUFFIX}"
@@ -95,7 +101,12 @@ def compare(
             init = INITIAL.get(name)
             train(recipe(name), sets, checkpoint, init=init, device=device, resume=True)
         rows.append(_measure(checkpoint, name, val, val_clips, device, progress))
+    rows.append(_measure(find_weights(), DEFAULT, val, val_clips, device, progress))
     table = pd.DataFrame(rows).set_index("detector")
+    kept = kept.loc[kept.index.difference(table.index)].reindex(columns=table.columns)
+    table = pd.concat([table, kept]).rename_axis("detector")
+    order = [*STUDY, *table.index.difference([*STUDY, DEFAULT]), DEFAULT]
+    table = table.loc[[name for name in order if name in table.index]]
     with atomic_path(out / "comparison.csv") as temporary:
         table.to_csv(temporary)
     with atomic_path(out / "comparison.md") as temporary:
