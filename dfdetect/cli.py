@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_extract(commands)
     _add_train(commands)
     _add_compare(commands)
+    _add_rules(commands)
     _add_models(commands)
     return parser
 
@@ -206,6 +207,17 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _add_rules(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "rules", _rules, "Compare rules that combine frames and people, on matched clips."
+    )
+    parser.add_argument(
+        "index", type=Path, metavar="INDEX.csv", help="made with `dfdetect extract --blend`"
+    )
+    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
 def _add_models(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "models", _models, "List installed weights and architectures.")
     parser.add_argument("pattern", nargs="?", default="*", help="such as 'tf_efficientnet*'")
@@ -238,6 +250,12 @@ def _compare(**options: object) -> None:
     from dfdetect.training.compare import compare, to_markdown
 
     print(to_markdown(compare(**options)))
+
+
+def _rules(**options: object) -> None:
+    from dfdetect.training.rules import compare_rules
+
+    print(compare_rules(**options).to_string(float_format="{:.3f}".format))
 
 
 def _train(

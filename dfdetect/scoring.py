@@ -4,8 +4,11 @@ The rule, kept in each checkpoint as its `Aggregation`:
 
 1. a crop's logit z becomes `scale * z + bias` (`Calibration`, fitted on actors held
    out of training);
-2. a person's logit is the mean over the frames that show the person: noise averages out, and
-   unlike a mean of probabilities it lets a few clear frames outweigh many undecided ones;
+2. the frames that show a person combine to that person's logit. `mean_logit` takes their mean:
+   noise averages out, and unlike a mean of probabilities it lets a few clear frames outweigh many
+   undecided ones. `soft_maximum` first smooths over neighbouring frames, then takes
+   log(mean(exp(sharpness * z))) / sharpness, which lies between the mean and the maximum: someone
+   who is fake for a while only shows (`dfdetect rules` compares them);
 3. the video's logit is that of its most suspicious person: one fake face makes a fake video;
 4. probabilities stay within [floor, 1 - floor], so that no single confident error ruins a log loss.
 """
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SMALLEST_FLOOR = 1e-6
+PERSON_RULES = ("mean_logit", "soft_maximum")
 
 
 @dataclass(frozen=True)
@@ -37,22 +41,48 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How calibrated logits combine, and the bound on probabilities."""
+    """How calibrated logits combine, and the bound on probabilities.
+
+    Args:
+        person: `mean_logit` or `soft_maximum`, from frames to a person.
+        video: `max`, from people to the video.
+        floor: Least probability of either class.
+        sharpness: Of the soft maximum; towards 0 it becomes the mean, towards infinity the maximum.
+        window: Neighbouring frames that are averaged first, for the soft maximum.
+    """
 
     person: str = "mean_logit"
     video: str = "max"
     floor: float = 0.01
+    sharpness: float = 1.0
+    window: int = 1
 
     def __post_init__(self) -> None:
         """Refuse rules that this version does not have."""
-        if (self.person, self.video) != ("mean_logit", "max"):
+        if self.person not in PERSON_RULES or self.video != "max":
             raise ValueError(f"unknown aggregation rule {self.person!r}, {self.video!r}")
+        if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):
+            raise ValueError(
+                f"sharpness and window must be above 0, not {self.sharpness!r} and {self.window!r}"
+            )
         if not SMALLEST_FLOOR <= self.floor < 0.5:
             raise ValueError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
 
     def person_logit(self, logits: np.ndarray) -> float:
-        """One person's logit from the calibrated logits of its frames, shape (frames,)."""
-        return float(np.mean(logits))
+        """One person's logit from the calibrated logits of its frames, shape (frames,).
+
+        Example:
+            >>> rule = Aggregation(person="soft_maximum", sharpness=1.0)
+            >>> rule.person_logit(np.array([-3.0, -3.0, -3.0, 3.0]))
+            1.62...
+        """
+        logits = np.asarray(logits, dtype=np.float64)
+        if self.person == "mean_logit":
+            return float(logits.mean())
+        kernel = np.ones(min(self.window, len(logits)))
+        covered = np.convolve(np.ones(len(logits)), kernel, "same")
+        smooth = self.sharpness * np.convolve(logits, kernel, "same") / covered
+        return float((np.logaddexp.reduce(smooth) - np.log(len(logits))) / self.sharpness)
 
     def video_logit(self, person_logits: Sequence[float]) -> float:
         """The video's logit from those of its people, at least one."""

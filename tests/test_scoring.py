@@ -74,3 +74,31 @@ def test_impossible_calibrations(values):
 def test_unknown_aggregations(values):
     with pytest.raises(ValueError, match=r"unknown aggregation|floor"):
         Aggregation(**values)
+
+
+def test_the_soft_maximum_lies_between_mean_and_maximum():
+    logits = np.array([-2.0, -1.0, 0.5, 3.0])
+    values = [
+        Aggregation("soft_maximum", sharpness=sharpness).person_logit(logits)
+        for sharpness in (1e-6, 0.5, 1, 2, 1e6)
+    ]
+    assert values == sorted(values)
+    assert values[0] == pytest.approx(logits.mean(), abs=1e-4)
+    assert values[2] == pytest.approx(np.log(np.mean(np.exp(logits))))
+    assert values[-1] == pytest.approx(3.0, abs=1e-4)
+
+
+def test_smoothing_tells_a_stretch_from_single_frames():
+    rule = Aggregation("soft_maximum", sharpness=2.0, window=3)
+    stretch, scattered = np.full(20, -2.0), np.full(20, -2.0)
+    stretch[5:9] = 3
+    scattered[[2, 7, 12, 17]] = 3
+    assert rule.person_logit(stretch) > rule.person_logit(scattered) + 1
+    assert rule.person_logit(np.array([0.7])) == pytest.approx(0.7)
+    assert rule.person_logit(np.array([0.7, 0.7])) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("setting", [{"sharpness": 0.0}, {"window": 0}, {"window": 2.5}])
+def test_impossible_soft_maxima_are_refused(setting):
+    with pytest.raises(ValueError, match="sharpness and window must be above 0"):
+        Aggregation("soft_maximum", **setting)
