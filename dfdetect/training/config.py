@@ -86,6 +86,19 @@ RECIPES: dict[str, dict[str, Any]] = {
     "resnet50": {"input_size": 96, "epochs": 12, "learning_rate": 1e-3, "precision": "mixed"},
     "vgg16": {"input_size": 48, "epochs": 3, "learning_rate": 1e-4, "precision": "mixed"},
     "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
+    # The default detector's: long and strong, to hold up on faces and footage of other sources.
+    "tf_efficientnet_lite2": {
+        "epochs": 8,
+        "patience": 8,
+        "learning_rate": 5e-4,
+        "weight_decay": 0.05,
+        "drop_rate": 0.3,
+        "drop_path_rate": 0.15,
+        "augmentation": "strong",
+        "blend": 0.45,
+        "difference": 4.0,
+        "averaging": 0.999,
+    },
 }
 
 

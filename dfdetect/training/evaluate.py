@@ -1,6 +1,7 @@
 """How good a detector is: log loss, AUC and their like, beside what a constant answer scores."""
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,12 @@ def evaluate(
         table = score_videos(detector, read_labels(source), progress)
     else:
         faces = FaceSet.read(source)
+        if source.name in detector.spec.training.get("faces", ()):
+            warnings.warn(
+                f"{source}: the detector was trained on a face set of this name; if it is the "
+                "same, the figures say nothing about other faces",
+                stacklevel=2,
+            )
         table = score_face_set(detector, faces, progress, degrade)
     labels = (table["label"] == "FAKE").to_numpy(dtype=np.int64)
     probabilities = table["probability"].fillna(DEFAULT_PRIOR).to_numpy()

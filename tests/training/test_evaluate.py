@@ -136,6 +136,13 @@ def test_spoilt_crops_score_otherwise(detector, face_set, how):
     assert 0 < np.abs(spoilt - clean).mean() < 0.5
 
 
+def test_measuring_on_the_faces_trained_on_is_called_out(face_set):
+    index = face_set.rename(face_set.with_name("train.csv"))
+    face_set.with_suffix("").rename(index.with_suffix(""))
+    with pytest.warns(UserWarning, match="was trained on a face set of this name"):
+        evaluate(index, progress=False)
+
+
 def test_unknown_ways_of_spoiling_are_refused(face_set, tmp_path):
     with pytest.raises(ValueError, match="degrade must be jpeg, half, dark, not 'wet'"):
         evaluate(face_set, degrade="wet", progress=False)
