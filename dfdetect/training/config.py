@@ -84,7 +84,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cnn_lstm": {"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
     "xception": {"input_size": 96, "epochs": 8, "learning_rate": 1e-3, "precision": "mixed"},
     "resnet50": {"input_size": 96, "epochs": 12, "learning_rate": 1e-3, "precision": "mixed"},
-    "vgg16": {"input_size": 48, "epochs": 3, "learning_rate": 1e-4, "precision": "mixed"},
+    "vgg16": {"input_size": 48, "epochs": 3, "learning_rate": 3e-5, "precision": "mixed"},
     "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
     # The default detector's: long and strong, to hold up on faces and footage of other sources.
     "tf_efficientnet_lite2": {

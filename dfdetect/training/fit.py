@@ -31,11 +31,16 @@ from dfdetect.training.config import TrainConfig
 from dfdetect.training.evaluate import metrics
 from dfdetect.training.faceset import GROUP, FaceSet, require_disjoint_actors
 from dfdetect.training.history import write_history
-from dfdetect.training.initial import find_initial_weights, load_initial_weights
+from dfdetect.training.initial import (
+    find_initial_weights,
+    load_initial_weights,
+    standardise_responses,
+)
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
 
 WARM_UP = 0.15
 EVAL_BATCH = 64
+SAMPLE = 64
 RECENT_STEPS = 50
 
 
@@ -112,6 +117,8 @@ def train(
     if config.architecture in LINEAR_MODELS:
         _fit_linear(run, train_faces, held_out, workers, progress)
     else:
+        if init is None:
+            standardise_responses(model, _sample(train_faces, spec))
         model.to(torch_device, memory_format=torch.channels_last)
         _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
 
@@ -256,6 +263,15 @@ def read_split(
     held_out.require_both_classes(str(val))
     require_disjoint_actors(joined, held_out, str(val))
     return joined, held_out
+
+
+def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
+    """Some crops or clips, spread over a face set, as the model takes them."""
+    dataset = ClipDataset(
+        faces, partial(resize_crop, size=spec.input_size), spec.frames_per_clip, jitter=False
+    )
+    positions = np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)
+    return spec.normalise(torch.stack([dataset[position][0] for position in positions.tolist()]))
 
 
 @torch.inference_mode()

@@ -13,6 +13,8 @@ from dfdetect.checkpoint import SUFFIX
 from dfdetect.models import head_parameters
 
 IMAGENET = "imagenet"
+NORMALISATION = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
+SMALLEST_STD = 1e-3
 
 
 def find_initial_weights(architecture: str, init: str | Path) -> Path:
@@ -71,6 +73,49 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
             )
         target[name] = tensor.reshape(shape)
     model.load_state_dict(target)
+
+
+@torch.no_grad()
+def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
+    """Scale random weights so that every unit's response has mean 0 and variance 1 over images.
+
+    Without normalisation layers a deep net with random weights answers nearly the same to every
+    face, and learns nothing for hours; after this it begins as a net with batch normalisation does
+    (Mishkin & Matas, "All You Need is a Good Init", ICLR 2016; Kraehenbuehl et al.,
+    "Data-dependent Initializations of Convolutional Neural Networks", ICLR 2016). A model that has
+    normalisation layers is left as it is.
+
+    Args:
+        model: With random weights; its head is left as it is.
+        images: What the model takes, some 50 of them or more.
+    """
+    if any(isinstance(module, NORMALISATION) for module in model.modules()):
+        return
+    head = set(map(id, head_parameters(model)))
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and id(module.weight) not in head
+    ]
+    hooks = [layer.register_forward_hook(_standardise) for layer in layers]
+    try:
+        model.eval()(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _standardise(layer: nn.Module, _: object, output: torch.Tensor) -> torch.Tensor:
+    """Change a layer so that its output is standardised, and give that output."""
+    units = output.transpose(0, 1).flatten(1)
+    mean, std = units.mean(dim=1), units.std(dim=1).clamp(min=SMALLEST_STD)
+    layer.weight /= std.view(-1, *[1] * (layer.weight.ndim - 1))
+    if layer.bias is None:
+        mean = torch.zeros_like(mean)
+    else:
+        layer.bias.copy_((layer.bias - mean) / std)
+    shape = (1, -1, *[1] * (output.ndim - 2))
+    return (output - mean.view(shape)) / std.view(shape)
 
 
 def _without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

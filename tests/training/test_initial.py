@@ -2,9 +2,14 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
+from torch import nn
 
 from dfdetect import create_model
-from dfdetect.training.initial import find_initial_weights, load_initial_weights
+from dfdetect.training.initial import (
+    find_initial_weights,
+    load_initial_weights,
+    standardise_responses,
+)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -96,3 +101,28 @@ def test_initial_weights_in_a_wrapper(tmp_path):
     torch.save({"state_dict": create_model("test_efficientnet").state_dict()}, path)
     with pytest.raises(ValueError, match="not a state dict of tensors"):
         load_initial_weights(create_model("test_efficientnet"), path)
+
+
+def test_responses_are_standardised_where_nothing_else_does_it():
+    torch.manual_seed(0)
+    model = create_model("vgg11")
+    images = torch.rand(48, 3, 32, 32) * torch.rand(48, 1, 1, 1)
+    before = model(images).std()
+    standardise_responses(model, images)
+    seen = []
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for layer in layers:
+        layer.register_forward_hook(lambda *arguments: seen.append(arguments[2].clone()))
+    assert model.eval()(images).std() > 2 * before
+    assert len(seen) == len(layers) == 10
+    for output in seen:
+        units = output.detach().transpose(0, 1).flatten(1)
+        assert units.mean(dim=1).abs().max() < 1e-3
+        assert units.std(dim=1).median() == pytest.approx(1, abs=1e-2)
+
+
+def test_normalised_models_are_left_as_they_are():
+    model = create_model("resnet18")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    standardise_responses(model, torch.rand(4, 3, 64, 64))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
