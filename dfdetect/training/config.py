@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from dfdetect.training.rates import LAYER_RATES
+
 
 def _setting(default: float | str, text: str) -> Any:
     """A field with a default and the help that the command line shows."""
@@ -26,6 +28,9 @@ class TrainConfig:
     patience: int = _setting(4, "stop after so many epochs without a lower held-out log loss")
     batch_size: int = _setting(32, "crops or clips in a step, half of each class")
     learning_rate: float = _setting(6e-4, "peak of the one-cycle schedule")
+    layer_rates: str = _setting(
+        "equal", "equal, or by_inputs: smaller for layers with many inputs, for nets as VGG"
+    )
     weight_decay: float = _setting(0.02, "of AdamW")
     label_smoothing: float = _setting(0.04, "how far targets are moved from 0 and 1 towards 0.5")
     drop_rate: float = _setting(0.2, "dropout before the last layer")
@@ -44,12 +49,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no run can use."""
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if self.augmentation not in AUGMENTATIONS:
-            raise ValueError(
-                f"augmentation must be {', '.join(AUGMENTATIONS)}, not {self.augmentation!r}"
-            )
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                name = name.replace("_", "-")
+                raise ValueError(f"--{name} must be {' or '.join(choices)}, not {value!r}")
         for name, (low, high) in LIMITS.items():
             if not low <= (value := getattr(self, name)) <= high:
                 name = name.replace("_", "-")
@@ -70,8 +73,11 @@ LIMITS = {
     "averaging": (0, 0.99999),
     "seed": (0, 2**32 - 1),
 }
-AUGMENTATIONS = ("light", "strong")
-PRECISIONS = ("auto", "float32", "mixed")
+CHOICES = {
+    "layer_rates": LAYER_RATES,
+    "augmentation": ("light", "strong"),
+    "precision": ("auto", "float32", "mixed"),
+}
 
 # What differs from the defaults, chosen for two CPU cores on actors held out of the training faces.
 # Nets that start from random weights need many passes; `mixed` makes the large ones twice as fast
@@ -84,7 +90,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cnn_lstm": {"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
     "xception": {"input_size": 96, "epochs": 8, "learning_rate": 1e-3, "precision": "mixed"},
     "resnet50": {"input_size": 96, "epochs": 12, "learning_rate": 1e-3, "precision": "mixed"},
-    "vgg16": {"input_size": 48, "epochs": 3, "learning_rate": 3e-5, "precision": "mixed"},
+    "vgg16": {
+        "input_size": 48,
+        "epochs": 1,
+        "learning_rate": 3e-4,
+        "layer_rates": "by_inputs",
+        "precision": "mixed",
+    },
     "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
     # The default detector's: long and strong, to hold up on faces and footage of other sources.
     "tf_efficientnet_lite2": {

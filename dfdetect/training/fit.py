@@ -37,6 +37,7 @@ from dfdetect.training.initial import (
     standardise_responses,
 )
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
+from dfdetect.training.rates import parameter_groups, start_head_at_zero
 
 WARM_UP = 0.15
 EVAL_BATCH = 64
@@ -119,6 +120,8 @@ def train(
     else:
         if init is None:
             standardise_responses(model, _sample(train_faces, spec))
+        if config.layer_rates == "by_inputs":
+            start_head_at_zero(model)
         model.to(torch_device, memory_format=torch.channels_last)
         _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
 
@@ -345,14 +348,12 @@ class _Learner:
         self.smoothing = config.label_smoothing
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
+            parameter_groups(model, config.learning_rate, config.layer_rates),
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.schedule = OneCycleLR(
-            self.optimizer, config.learning_rate, config.epochs * steps, pct_start=WARM_UP
-        )
+        peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule = OneCycleLR(self.optimizer, peaks, config.epochs * steps, pct_start=WARM_UP)
         on_gpu = self.device.type == "cuda"
         wanted = config.precision == "mixed" or (config.precision == "auto" and on_gpu)
         self.mixed = wanted and has_fast_half(self.device)

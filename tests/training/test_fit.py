@@ -219,6 +219,7 @@ def test_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
         {"drop_rate": 1.0},
         {"precision": "double"},
         {"augmentation": "wild"},
+        {"layer_rates": "random"},
         {"blend": 1.0},
         {"averaging": -1.0},
     ],
