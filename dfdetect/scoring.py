@@ -54,8 +54,8 @@ class Aggregation:
     person: str = "mean_logit"
     video: str = "max"
     floor: float = 0.01
-    sharpness: float = 1.0
-    window: int = 1
+    sharpness: float = 2.0
+    window: int = 3
 
     def __post_init__(self) -> None:
         """Refuse rules that this version does not have."""
@@ -72,7 +72,7 @@ class Aggregation:
         """One person's logit from the calibrated logits of its frames, shape (frames,).
 
         Example:
-            >>> rule = Aggregation(person="soft_maximum", sharpness=1.0)
+            >>> rule = Aggregation("soft_maximum", sharpness=1.0, window=1)
             >>> rule.person_logit(np.array([-3.0, -3.0, -3.0, 3.0]))
             1.62...
         """

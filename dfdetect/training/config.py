@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from dfdetect.scoring import PERSON_RULES
 from dfdetect.training.rates import LAYER_RATES
 
 
@@ -42,6 +43,9 @@ class TrainConfig:
     precision: str = _setting(
         "auto", "float32, mixed (on processors that are fast at it), or auto: mixed on a GPU alone"
     )
+    person_rule: str = _setting(
+        "mean_logit", "mean_logit or soft_maximum: from a person's frames to the person"
+    )
     crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's box of the face")
     crop_shift: float = _setting(0.08, "their centre below the box's / height of the box")
     licence: str = _setting("research only, as the training data", "terms for the weights")
@@ -77,6 +81,7 @@ CHOICES = {
     "layer_rates": LAYER_RATES,
     "augmentation": ("light", "strong"),
     "precision": ("auto", "float32", "mixed"),
+    "person_rule": PERSON_RULES,
 }
 
 # What differs from the defaults, chosen for two CPU cores on actors held out of the training faces.
@@ -110,6 +115,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "blend": 0.45,
         "difference": 4.0,
         "averaging": 0.999,
+        "person_rule": "soft_maximum",
     },
 }
 

@@ -232,6 +232,7 @@ def start_spec(config: TrainConfig) -> ModelSpec:
         mean,
         std,
         crop=CropRule(config.crop_scale, config.crop_shift),
+        aggregation=Aggregation(person=config.person_rule),
         frames_per_clip=config.frames_per_clip,
         licence=config.licence,
     )

@@ -220,6 +220,7 @@ def test_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
         {"precision": "double"},
         {"augmentation": "wild"},
         {"layer_rates": "random"},
+        {"person_rule": "median"},
         {"blend": 1.0},
         {"averaging": -1.0},
     ],
