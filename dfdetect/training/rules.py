@@ -181,7 +181,7 @@ RULES: dict[str, Rule] = {
             Aggregation(person="soft_maximum", sharpness=sharpness, window=window)
         )
         for sharpness in (0.5, 1, 2)
-        for window in (1, 5)
+        for window in (1, 3)
     },
     "1st: confident majority": confident_majority,
     "2nd: mean probability": mean_probability,

@@ -69,7 +69,7 @@ def test_the_soft_maximum_sees_someone_who_is_fake_for_a_while():
     person = np.full(32, 0.05)
     person[10:16] = 0.95
     assert RULES["mean logit"]([person]) < 0.2
-    assert RULES["soft maximum, sharpness 1, window 5"]([person]) > 0.5
+    assert RULES["soft maximum, sharpness 1, window 3"]([person]) > 0.5
 
 
 def test_the_winners_rules():
