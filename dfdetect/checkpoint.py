@@ -20,7 +20,7 @@ from dfdetect.files import atomic_path
 from dfdetect.models import CLIP_MODELS, create_model
 from dfdetect.scoring import Aggregation, Calibration
 
-DEFAULT_WEIGHTS = "tf_efficientnet_lite0"
+DEFAULT_WEIGHTS = "tf_efficientnet_lite2"
 METADATA_KEY = "dfdetect"
 FORMAT = "dfdetect-checkpoint"
 VERSION = 1

@@ -57,7 +57,7 @@ def test_models_lists_weights_and_architectures(capsys):
     assert main(["models", "tf_efficientnet_lite*"]) == 0
     printed = capsys.readouterr().out
     weights, architectures = printed.split("architectures:")
-    assert "tf_efficientnet_lite0  (tf_efficientnet_lite0, 160 px" in weights
+    assert "tf_efficientnet_lite2  (tf_efficientnet_lite2, 160 px" in weights
     assert "tf_efficientnet_lite4" in architectures
     assert "resnet" not in architectures
 
@@ -76,6 +76,7 @@ def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
     assert "constant_accuracy    0.5" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:.*trained on a face set of this name")
 def test_train_then_evaluate(face_set, tmp_path, capsys):
     out = tmp_path / "tiny.safetensors"
     options = ["--input-size", "32", "--epochs", "1", "--batch-size", "8", "--val", "0.25"]
