@@ -125,6 +125,6 @@ def recipe(architecture: str, **settings: Any) -> TrainConfig:
 
     Example:
         >>> recipe("simple_cnn_1", epochs=2).learning_rate
-        0.001
+        0.002
     """
     return TrainConfig(architecture, **{**RECIPES.get(architecture, {}), **settings})

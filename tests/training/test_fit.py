@@ -230,6 +230,20 @@ def test_settings_that_no_run_can_use_are_refused(setting):
         replace(TINY, **setting)
 
 
+def test_the_person_rule_reaches_the_checkpoint(face_set, tmp_path):
+    config = replace(TINY, epochs=1, person_rule="soft_maximum")
+    assert run(face_set, tmp_path / "soft.safetensors", config).aggregation.person == "soft_maximum"
+
+
+def test_rates_by_inputs_start_at_one_half_and_learn_otherwise(face_set, tmp_path):
+    heads = []
+    for rates in ("equal", "by_inputs"):
+        out = tmp_path / f"{rates}.safetensors"
+        run(face_set, out, replace(TINY, epochs=1, learning_rate=1e-8, layer_rates=rates))
+        heads.append(load_checkpoint(out)[0].get_classifier().weight.abs().max())
+    assert heads[0] > 1e-3 > heads[1]
+
+
 def test_splitting_without_actors_warns(face_set, tmp_path):
     pd.read_csv(face_set, dtype=str)[["id", "label"]].to_csv(face_set, index=False)
     with pytest.warns(UserWarning, match="no column 'actor_group'"):
