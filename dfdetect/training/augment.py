@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 PADDING = 24
+ENCODERS = {"h264": "libx264", "mpeg2video": "mpeg2video"}
 
 
 class Rescale(nn.Module):
@@ -17,19 +18,21 @@ class Rescale(nn.Module):
 
     Args:
         smallest: The strongest shrinking, as a fraction of the side.
+        between: What happens to the small image, as its compression; its sides are even.
     """
 
-    def __init__(self, smallest: float):
+    def __init__(self, smallest: float, between: nn.Module | None = None):
         super().__init__()
         self.smallest = smallest
+        self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Rescale uint8 images of shape (..., 3, height, width), all by one factor."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
-        small = [max(1, round(side * factor)) for side in size]
+        small = [max(2, 2 * round(side * factor / 2)) for side in size]
         shrunk = v2.functional.resize(image, small, antialias=True)
-        return v2.functional.resize(shrunk, list(size))
+        return v2.functional.resize(self.between(shrunk), list(size))
 
 
 class Compress(nn.Module):
@@ -88,22 +91,25 @@ class Noise(nn.Module):
 
 
 class Encode(nn.Module):
-    """Encode and decode images as H.264 key frames, as a video is.
+    """Encode and decode images as a video is; a single image becomes a key frame.
 
     Args:
-        rate_factor: Lowest and highest constant rate factor; 23 is x264's usual one, 51 the worst.
+        codec: `h264`, or `mpeg2video`, whose blocks are those of old and of broadcast clips.
+        coarseness: Lowest and highest: for H.264 the constant rate factor, where 23 is x264's
+            usual one and 51 the worst; for MPEG-2 the scale of the quantiser, 1 to 31.
     """
 
-    def __init__(self, rate_factor: tuple[int, int]):
+    def __init__(self, codec: str, coarseness: tuple[int, int]):
         super().__init__()
-        self.rate_factor = rate_factor
+        self.codec = codec
+        self.coarseness = coarseness
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Encode uint8 images of shape (..., 3, height, width), sides even, at one quality."""
-        lowest, highest = self.rate_factor
-        factor = int(torch.randint(lowest, highest + 1, ()))
+        lowest, highest = self.coarseness
+        coarseness = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
-        return _encode(images, factor).view(image.shape)
+        return _encode(images, self.codec, coarseness).view(image.shape)
 
 
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
@@ -114,8 +120,8 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 
     Args:
         input_size: Side of the result in pixels.
-        strength: `light`, or `strong`: wider framing, shrinking to a fifth, darkness, noise, H.264
-            and occlusion, for long trainings that are to hold up on footage of other sources.
+        strength: `light`, or `strong`: wider framing, shrinking to a fifth, darkness, noise, video
+            codecs and occlusion, for long trainings that are to hold up on footage of other sources.
 
     Returns:
         A transform to uint8 images of shape (..., 3, input_size, input_size), which treats crops
@@ -147,17 +153,19 @@ def _light(size: int) -> list[nn.Module]:
 
 def _strong(size: int) -> list[nn.Module]:
     colours = v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.4)
+    compression = v2.RandomChoice(
+        [Compress((25, 95)), Encode("h264", (18, 40)), Encode("mpeg2video", (2, 12))],
+        p=[0.6, 0.2, 0.2],
+    )
     # Sharpness differs between sources more than between real and fake: it must not be trusted.
+    # Nor must blocks larger than eight pixels: a small face in a clip is compressed, then enlarged.
     sharpness = v2.RandomChoice(
         [
-            Rescale(smallest=0.2),
+            Rescale(smallest=0.2, between=v2.RandomApply([compression], p=0.5)),
             v2.GaussianBlur(7, sigma=(0.3, 2.0)),
             v2.RandomAdjustSharpness(2.0, p=1.0),
         ],
         p=[0.6, 0.2, 0.2],
-    )
-    compression = v2.RandomChoice(
-        [Compress(quality=(25, 95)), Encode(rate_factor=(18, 40))], p=[0.7, 0.3]
     )
     return [
         *_framing(10, 0.07, (0.85, 1.2)),
@@ -187,16 +195,18 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
     return torch.from_numpy(decoded[..., ::-1].copy()).permute(2, 0, 1)
 
 
-def _encode(images: torch.Tensor, rate_factor: int) -> torch.Tensor:
-    """Through H.264 and back; uint8 (n, 3, height, width)."""
-    options = {"crf": str(rate_factor), "preset": "ultrafast", "tune": "zerolatency"}
-    encoder = av.CodecContext.create("libx264", "w")
+def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
+    """Through a video codec and back; uint8 (n, 3, height, width)."""
+    encoder = av.CodecContext.create(ENCODERS[codec], "w")
     encoder.height, encoder.width = images.shape[-2:]
     encoder.pix_fmt = "yuv420p"
     encoder.time_base = Fraction(1, 25)
     encoder.thread_count = 1
-    encoder.options = options
-    decoder = av.CodecContext.create("h264", "r")
+    if codec == "h264":
+        encoder.options = {"crf": str(coarseness), "preset": "ultrafast", "tune": "zerolatency"}
+    else:
+        encoder.options = {"qmin": str(coarseness), "qmax": str(coarseness)}
+    decoder = av.CodecContext.create(codec, "r")
     decoder.thread_count = 1
     packets = []
     for image in images:

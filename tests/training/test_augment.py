@@ -61,14 +61,30 @@ def test_compression_changes_little_and_keeps_the_colours():
     assert good[:, 30, 60].tolist() == pytest.approx([180, 0, 200], abs=25)
 
 
-def test_video_compression_changes_little_and_keeps_the_colours():
+def test_what_happens_to_the_small_image_shows_in_large():
+    class Invert(torch.nn.Module):
+        def forward(self, image):
+            assert all(side % 2 == 0 and side < 64 for side in image.shape[-2:])
+            return 255 - image
+
+    torch.manual_seed(0)
+    grey = torch.full((3, 63, 63), 55, dtype=torch.uint8)
+    assert torch.equal(Rescale(smallest=0.3, between=Invert())(grey), 255 - grey)
+
+
+@pytest.mark.parametrize(
+    ("codec", "best", "usual", "worst"), [("h264", 10, 23, 50), ("mpeg2video", 2, 8, 31)]
+)
+def test_video_compression_changes_little_and_keeps_the_colours(codec, best, usual, worst):
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     image[0] = torch.arange(64) * 3
     image[2, 20:40] = 200
-    good, poor = Encode((10, 10))(image).int(), Encode((50, 50))(image).int()
+    good = Encode(codec, (best, best))(image).int()
+    poor = Encode(codec, (worst, worst))(image).int()
     assert good.shape == image.shape
     assert 0 < (good - image).abs().float().mean() < (poor - image).abs().float().mean() < 40
-    clip = Encode((23, 23))(torch.stack([image] * 3))
+    assert good[:, 30, 60].tolist() == pytest.approx([180, 0, 200], abs=25)
+    clip = Encode(codec, (usual, usual))(torch.stack([image] * 3))
     assert clip.shape == (3, 3, 64, 64)
 
 
