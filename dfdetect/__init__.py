@@ -3,13 +3,19 @@
 >>> import dfdetect
 >>> detector = dfdetect.load_detector()
 >>> detector.score("clip.mp4").probability
+
+Names are imported when they are first used: torch takes seconds to load.
 """
 
-from dfdetect.checkpoint import CheckpointError, find_weights, list_weights
-from dfdetect.detector import Detector, FaceScore, VideoScore, load_detector
-from dfdetect.models import create_model, list_models
-from dfdetect.prediction import predict
-from dfdetect.video import VideoError, read_frames
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dfdetect.checkpoint import CheckpointError, find_weights, list_weights
+    from dfdetect.detector import Detector, FaceScore, VideoScore, load_detector
+    from dfdetect.models import create_model, list_models
+    from dfdetect.prediction import predict
+    from dfdetect.video import VideoError, read_frames
 
 __version__ = "0.1.0"
 
@@ -27,3 +33,25 @@ __all__ = [
     "predict",
     "read_frames",
 ]
+
+_MODULES = {
+    "checkpoint": ("CheckpointError", "find_weights", "list_weights"),
+    "detector": ("Detector", "FaceScore", "VideoScore", "load_detector"),
+    "models": ("create_model", "list_models"),
+    "prediction": ("predict",),
+    "video": ("VideoError", "read_frames"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

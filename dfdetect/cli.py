@@ -1,4 +1,7 @@
-"""Command line: arguments only; each command calls one public function with the same keywords."""
+"""Command line: arguments only; each command calls one public function with the same keywords.
+
+Each command imports what it runs, so that `--help` need not wait for torch.
+"""
 
 import argparse
 import sys
@@ -7,12 +10,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 
 from dfdetect import __version__
-from dfdetect.checkpoint import list_weights, read_spec
-from dfdetect.models import list_models
-from dfdetect.prediction import predict
-from dfdetect.submission import DEFAULT_PRIOR
+from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.training.config import TrainConfig, recipe
-from dfdetect.video import DEFAULT_FRAMES
 
 UNUSABLE = 2
 INTERRUPTED = 130
@@ -84,7 +83,7 @@ def _add_detector_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
-    parser = _add_command(commands, "predict", predict, "Score videos, write submission.csv.")
+    parser = _add_command(commands, "predict", _predict, "Score videos, write submission.csv.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
     parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="file to write")
     parser.add_argument(
@@ -230,6 +229,12 @@ def _index_or_fraction(text: str) -> Path | float:
         return Path(text)
 
 
+def _predict(**options: object) -> None:
+    from dfdetect.prediction import predict
+
+    predict(**options)
+
+
 def _evaluate(json: bool, **options: object) -> None:
     from dfdetect.training.evaluate import evaluate, report
 
@@ -280,6 +285,9 @@ def _train(
 
 
 def _models(pattern: str) -> None:
+    from dfdetect.checkpoint import list_weights, read_spec
+    from dfdetect.models import list_models
+
     print("weights:")
     for name, path in list_weights().items():
         spec = read_spec(path)

@@ -17,7 +17,8 @@ from dfdetect.checkpoint import ModelSpec, find_weights, load_checkpoint
 from dfdetect.clips import make_clip, windows
 from dfdetect.device import choose_device
 from dfdetect.faces import Box, FaceFinder, Person, follow_faces, resize_crop, to_tensor
-from dfdetect.video import DEFAULT_FRAMES, VideoError, read_frames
+from dfdetect.options import DEFAULT_FRAMES
+from dfdetect.video import VideoError, read_frames
 
 OK = "ok"
 NO_FACE = "no face found"

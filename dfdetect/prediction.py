@@ -8,15 +8,14 @@ from tqdm import tqdm
 
 from dfdetect.detector import VideoScore, load_detector
 from dfdetect.files import require_writable
+from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.submission import (
-    DEFAULT_PRIOR,
     find_videos,
     read_sample_submission,
     summary,
     write_details,
     write_submission,
 )
-from dfdetect.video import DEFAULT_FRAMES
 
 MISSING = "no such video"
 NOT_SCORED = "interrupted before it was scored"

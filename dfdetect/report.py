@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dfdetect.detector import VideoScore
-from dfdetect.video import DEFAULT_FRAMES, read_frames
+from dfdetect.options import DEFAULT_FRAMES
+from dfdetect.video import read_frames
 
 REAL_COLOUR, FAKE_COLOUR = "tab:green", "tab:red"
 THRESHOLD = 0.5

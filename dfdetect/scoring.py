@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfdetect.options import PERSON_RULES
+
 SMALLEST_FLOOR = 1e-6
-PERSON_RULES = ("mean_logit", "soft_maximum")
 
 
 @dataclass(frozen=True)

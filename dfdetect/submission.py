@@ -9,9 +9,9 @@ import pandas as pd
 
 from dfdetect.detector import OK, VideoScore
 from dfdetect.files import atomic_path, read_table
+from dfdetect.options import DEFAULT_PRIOR
 from dfdetect.video import VIDEO_SUFFIXES
 
-DEFAULT_PRIOR = 0.5
 COLUMNS = ["filename", "label"]
 
 

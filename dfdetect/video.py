@@ -17,12 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dfdetect.options import DEFAULT_FRAMES
+
 try:
     import av
 except ImportError:  # OpenCV can read most files too, with all frames decoded
     av = None
 
-DEFAULT_FRAMES = 32
 # Frames are skipped if at least this many I and P frames are left for each one that is asked for.
 SPARE_FRAMES = 2
 VIDEO_SUFFIXES = frozenset(

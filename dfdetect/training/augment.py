@@ -120,8 +120,9 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 
     Args:
         input_size: Side of the result in pixels.
-        strength: `light`, or `strong`: wider framing, shrinking to a fifth, darkness, noise, video
-            codecs and occlusion, for long trainings that are to hold up on footage of other sources.
+        strength: `light`, or `strong`: wider framing, shrinking to a fifth, darkness, noise,
+            occlusion and video codecs, for long trainings that are to hold up on footage of other
+            sources.
 
     Returns:
         A transform to uint8 images of shape (..., 3, input_size, input_size), which treats crops

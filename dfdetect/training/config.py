@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from dfdetect.scoring import PERSON_RULES
-from dfdetect.training.rates import LAYER_RATES
+from dfdetect.options import PERSON_RULES
+
+LAYER_RATES = ("equal", "by_inputs")
 
 
 def _setting(default: float | str, text: str) -> Any:

@@ -22,11 +22,10 @@ from tqdm import tqdm
 
 from dfdetect.detector import Detector, load_detector
 from dfdetect.files import atomic_path
-from dfdetect.submission import DEFAULT_PRIOR
+from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.training.faceset import FaceSet
 from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.training.slices import find_slices
-from dfdetect.video import DEFAULT_FRAMES
 
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15

@@ -22,10 +22,11 @@ from dfdetect.detector import NO_FACE, OK
 from dfdetect.device import choose_device
 from dfdetect.faces import FaceFinder, Person, follow_faces
 from dfdetect.files import atomic_path, read_table, require_writable
+from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.training.blend import self_blend
 from dfdetect.training.faceset import FaceSetError
 from dfdetect.training.labels import LabelledPhoto, LabelledVideo, read_labels, read_photos
-from dfdetect.video import DEFAULT_FRAMES, VideoError
+from dfdetect.video import VideoError
 
 CROP_SIZE = 224
 # Heights of the face beyond which a crop rule is a mistake.

@@ -6,7 +6,6 @@ from torch import nn
 
 from dfdetect.models import head_parameters
 
-LAYER_RATES = ("equal", "by_inputs")
 BASE_INPUTS = 100
 
 
