@@ -1,13 +1,14 @@
 """frames -> people: find faces, follow them from frame to frame, cut crops for a model.
 
-Finding costs far more than anything else, so it is done on downscaled copies of some key frames.
-Boxes on neighbouring key frames that overlap are one person, as in the IoU tracker of Bochinski et
-al. (2017); boxes on the frames between are interpolated. Crops come from the full frames.
+Finding costs much, so it is done on downscaled copies of some key frames, and most of those are
+shrunk further, as far as the faces that are known by then allow. Boxes on neighbouring key frames
+that overlap are one person, as in the IoU tracker of Bochinski et al. (2017); boxes on the frames
+between are interpolated. Crops come from the full frames.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, compress, groupby
 
 import cv2
 import numpy as np
@@ -19,15 +20,20 @@ from dfdetect.checkpoint import CropRule
 from dfdetect.video import Frame
 
 Box = tuple[float, float, float, float]
+# Images, and the height of the smallest face that is known in them, to boxes of each; as
+# `FaceFinder.find`.
+Find = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]
 
 # Frames from one key frame to the next.
 KEY_STRIDE = 4
+# Key frames from one that is searched for faces of all sizes to the next.
+SEARCH_STRIDE = 3
 # Frames held at a time, if they do not take more memory than this.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
 # Pixels of shrunk frames that the network sees at a time.
 BATCH_PIXELS = 8 * 2**20
-# Key frames in a row on which a person may be missed.
+# Key frames in a row on which a person may be missed; those between two searches, at least.
 MAX_MISSED_KEYS = 2
 SAME_PERSON_IOU = 0.25
 # Images whose brightest pixels are below this level (of 255) are brightened.
@@ -96,20 +102,27 @@ class FaceFinder:
         """A finder for dark, small and turned faces: slower, and with more false alarms."""
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7))
 
-    def find(self, images: Sequence[np.ndarray]) -> list[list[Box]]:
+    def find(self, images: Sequence[np.ndarray], smallest: float | None = None) -> list[list[Box]]:
         """Find faces in RGB uint8 images of shape (height, width, 3), batching those of one size.
+
+        Args:
+            images: Any number.
+            smallest: Height in pixels of the smallest face that is known to be there; then the
+                images are shrunk further, until faces of half that height are just found.
 
         Returns:
             For each image its boxes, in pixels of the image as given.
         """
         found: list[list[Box]] = []
         for _, same_size in groupby(images, key=np.shape):
-            found += self._find_in_batch(list(same_size))
+            found += self._find_in_batch(list(same_size), smallest)
         return found
 
-    def _find_in_batch(self, images: list[np.ndarray]) -> list[list[Box]]:
+    def _find_in_batch(self, images: list[np.ndarray], smallest: float | None) -> list[list[Box]]:
         height, width = images[0].shape[:2]
         shrink = min(1.0, self.max_side / max(height, width))
+        if smallest is not None:
+            shrink = min(shrink, 2 * self.min_face / smallest)
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
         if min(size) < self.min_face:
             return [[] for _ in images]
@@ -128,7 +141,12 @@ class FaceFinder:
 
 
 def follow_faces(
-    frames: Iterable[Frame], finder: FaceFinder, rule: CropRule, size: int
+    frames: Iterable[Frame],
+    find: Find,
+    rule: CropRule,
+    size: int,
+    key_stride: int = KEY_STRIDE,
+    search_stride: int = SEARCH_STRIDE,
 ) -> list[Person]:
     """Find and follow the people in a video and cut their crops.
 
@@ -137,17 +155,24 @@ def follow_faces(
 
     Args:
         frames: In the order of time; a few are held at once.
-        finder: Finds faces on key frames.
+        find: Finds faces on key frames, as `FaceFinder.find`.
         rule: Where crops are cut.
         size: Side of the crops in pixels.
+        key_stride: Frames from one key frame to the next.
+        search_stride: Key frames from one that is searched for faces of all sizes to the next; on
+            the others, only faces at least half as high as the smallest one known are sure to be
+            found.
 
     Returns:
         The people, in the order of their first appearance.
     """
     people: list[Person] = []
     waiting: list[Frame] = []
-    for run, keys in _runs(frames):
-        for key, boxes in zip(keys, finder.find([key.image for key in keys]), strict=True):
+    done = 0
+    for run, keys in _runs(frames, key_stride):
+        searched = [number % search_stride == 0 for number in range(done, done + len(keys))]
+        done += len(keys)
+        for key, boxes in zip(keys, _look(keys, searched, people, find), strict=True):
             _assign(boxes, key.time, people)
         # Frames since somebody was missed are kept until they are found again or given up.
         missed = [person for person in people if 0 < person.missed <= MAX_MISSED_KEYS]
@@ -213,7 +238,7 @@ def iou(first: Box, second: Box) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def _runs(frames: Iterable[Frame]) -> Iterator[tuple[list[Frame], list[Frame]]]:
+def _runs(frames: Iterable[Frame], key_stride: int) -> Iterator[tuple[list[Frame], list[Frame]]]:
     """Runs of frames that fit into memory, each with its key frames.
 
     A run ends with a key frame, so that boxes can be interpolated between those.
@@ -222,13 +247,26 @@ def _runs(frames: Iterable[Frame]) -> Iterator[tuple[list[Frame], list[Frame]]]:
     keys: list[Frame] = []
     for position, frame in enumerate(frames):
         run.append(frame)
-        if position % KEY_STRIDE == 0:
+        if position % key_stride == 0:
             keys.append(frame)
             if len(run) >= RUN_FRAMES or len(run) * frame.image.nbytes >= RUN_BYTES:
                 yield run, keys
                 run, keys = [], []
     if run:
         yield run, keys if keys and keys[-1] is run[-1] else [*keys, run[-1]]
+
+
+def _look(
+    keys: list[Frame], searched: list[bool], people: list[Person], find: Find
+) -> list[list[Box]]:
+    """Boxes on each key frame: of all sizes where it is searched, else about as large as known."""
+    found = iter(find([key.image for key in compress(keys, searched)], None))
+    boxes = [next(found) if here else [] for here in searched]
+    known = [person.keys[-1][1] for person in people if person.missed <= MAX_MISSED_KEYS]
+    heights = [bottom - top for _, top, _, bottom in chain(known, *boxes)]
+    others = [key.image for key, here in zip(keys, searched, strict=True) if not here]
+    found = iter(find(others, min(heights, default=None)))
+    return [box if here else next(found) for box, here in zip(boxes, searched, strict=True)]
 
 
 def _assign(boxes: list[Box], time: float, people: list[Person]) -> None:

@@ -16,10 +16,12 @@ class ScriptedFinder:
     def __init__(self, script):
         self.script = script
         self.looked_at = []
+        self.known = {}
 
-    def find(self, images):
+    def find(self, images, smallest=None):
         numbers = [int(image[0, 0, 0]) for image in images]
         self.looked_at += numbers
+        self.known |= dict.fromkeys(numbers, smallest)
         return [self.script(number) for number in numbers]
 
 
@@ -83,16 +85,38 @@ def test_careful_finder_sees_smaller_faces(finder, face):
     assert 925 < box[0] < box[2] < 960
 
 
+def test_smaller_copies_still_show_faces_half_as_high_as_those_known(finder, face):
+    ((box,),) = finder.find([face])
+    half = cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    ((small_box,),) = finder.find([half], box[3] - box[1])
+    assert iou(box, tuple(2 * edge for edge in small_box)) > 0.7
+
+
+def test_most_key_frames_are_shrunk_as_far_as_the_known_faces_allow():
+    finder = ScriptedFinder(lambda number: [(10, 10, 60, 70 - number)])
+    follow_faces(blank_frames(32), finder.find, RULE, 16)
+    smallest = {number for number, known in finder.known.items() if known is None}
+    assert smallest == {0, 12, 24}
+    assert (finder.known[4], finder.known[31]) == (48, 36)
+
+
+def test_everything_is_searched_while_nobody_is_known():
+    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if number > 15 else [])
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert {number for number, known in finder.known.items() if known is None} >= {0, 4, 8, 12, 16}
+    assert (person.times[0], person.times[-1]) == (1.6, 3.1)
+
+
 def test_faces_are_looked_for_on_some_frames_only():
     finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)])
-    (person,) = follow_faces(blank_frames(32), finder, RULE, 16)
-    assert finder.looked_at == [0, 4, 8, 12, 16, 20, 24, 28, 31]
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert sorted(finder.looked_at) == [0, 4, 8, 12, 16, 20, 24, 28, 31]
     assert person.times == [number / 10 for number in range(32)]
 
 
 def test_boxes_between_key_frames_are_interpolated():
     finder = ScriptedFinder(lambda number: [(10 + number, 20, 60 + number, 70)])
-    (person,) = follow_faces(blank_frames(20), finder, RULE, 16)
+    (person,) = follow_faces(blank_frames(20), finder.find, RULE, 16)
     for time, box in zip(person.times, person.boxes, strict=True):
         assert box == pytest.approx((10 + 10 * time, 20, 60 + 10 * time, 70))
 
@@ -101,7 +125,7 @@ def test_two_people_are_two_tracks_even_when_they_move():
     finder = ScriptedFinder(
         lambda number: [(200 - number, 50, 260 - number, 120), (10 + number, 50, 70 + number, 120)]
     )
-    first, second = follow_faces(blank_frames(32), finder, RULE, 16)
+    first, second = follow_faces(blank_frames(32), finder.find, RULE, 16)
     assert first.boxes[-1][0] == pytest.approx(169)
     assert second.boxes[-1][0] == pytest.approx(41)
     assert len(first.crops) == len(second.crops) == 32
@@ -112,27 +136,27 @@ def test_someone_missed_on_two_key_frames_stays_one_person(missed):
     finder = ScriptedFinder(
         lambda number: [] if number in (missed, missed + 4) else [(10, 10, 60, 60)]
     )
-    (person,) = follow_faces(blank_frames(32), finder, RULE, 16)
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
     assert person.times == [number / 10 for number in range(32)]
     assert len(person.keys) == 7
 
 
 def test_someone_who_leaves_and_comes_late_is_shown_only_then():
     finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if 8 <= number <= 16 else [])
-    (person,) = follow_faces(blank_frames(32), finder, RULE, 16)
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
     assert (person.times[0], person.times[-1]) == (0.8, 1.6)
 
 
 def test_a_single_sighting_beside_others_is_a_false_alarm():
     always, once = (10, 10, 60, 60), (200, 100, 260, 180)
     finder = ScriptedFinder(lambda number: [always, once] if number == 12 else [always])
-    (person,) = follow_faces(blank_frames(32), finder, RULE, 16)
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
     assert person.boxes[0] == pytest.approx(always)
 
 
 def test_a_face_in_one_frame_alone_counts():
     finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if number == 12 else [])
-    (person,) = follow_faces(blank_frames(32), finder, RULE, 16)
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
     assert person.times == [1.2]
     assert len(person.crops) == 1
 
@@ -140,7 +164,7 @@ def test_a_face_in_one_frame_alone_counts():
 @pytest.mark.parametrize("count", [0, 1, 2, 17, 18])
 def test_any_number_of_frames(count):
     finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)])
-    people = follow_faces(blank_frames(count), finder, RULE, 16)
+    people = follow_faces(blank_frames(count), finder.find, RULE, 16)
     assert [len(person.times) for person in people] == ([count] if count else [])
 
 
@@ -157,7 +181,7 @@ def test_few_frames_are_held_at_a_time(monkeypatch):
         assert len(drawn) - number <= 5
         return [(10, 10, 60, 60)]
 
-    (person,) = follow_faces(frames(), ScriptedFinder(look), RULE, 16)
+    (person,) = follow_faces(frames(), ScriptedFinder(look).find, RULE, 16)
     assert len(person.times) == 40
 
 
@@ -169,7 +193,7 @@ def test_two_people_in_real_footage(finder, sample_data):
         Frame(one.time, np.hstack([one.image, other.image]))
         for one, other in zip(left, right, strict=True)
     ]
-    people = follow_faces(frames, finder, RULE, 64)
+    people = follow_faces(frames, finder.find, RULE, 64)
     assert len(people) == 2
     centres = sorted((person.boxes[0][0] + person.boxes[0][2]) / 2 for person in people)
     assert centres[0] < 640 < centres[1]
@@ -178,7 +202,7 @@ def test_two_people_in_real_footage(finder, sample_data):
 
 def test_interpolated_boxes_cover_the_faces(finder, real_clip):
     frames = list(read_frames(real_clip, 32))
-    (person,) = follow_faces(frames, finder, RULE, 64)
+    (person,) = follow_faces(frames, finder.find, RULE, 64)
     found = finder.find([frame.image for frame in frames])
     overlaps = [iou(box, boxes[0]) for box, boxes in zip(person.boxes, found, strict=True) if boxes]
     assert len(overlaps) >= 28

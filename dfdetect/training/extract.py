@@ -243,7 +243,7 @@ def _find_people(
     try:
         for finder in finders:
             frames = video.read(cut.frames)
-            if people := follow_faces(frames, finder, cut.crop, cut.size):
+            if people := follow_faces(frames, finder.find, cut.crop, cut.size):
                 return OK, people
     except VideoError as error:
         return error.reason, []
