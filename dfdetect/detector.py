@@ -4,7 +4,9 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import chain, cycle, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -15,14 +17,23 @@ from torch import nn
 
 from dfdetect.checkpoint import ModelSpec, find_weights, load_checkpoint
 from dfdetect.clips import make_clip, windows
-from dfdetect.device import choose_device
+from dfdetect.device import (
+    apply_in_parts,
+    available_cores,
+    choose_device,
+    half_type,
+    has_fast_half,
+    other_gpus,
+)
 from dfdetect.faces import Box, FaceFinder, Person, follow_faces, resize_crop, to_tensor
 from dfdetect.options import DEFAULT_FRAMES
+from dfdetect.parallel import map_in_order
 from dfdetect.video import VideoError, read_frames
 
 OK = "ok"
 NO_FACE = "no face found"
-BATCH = 32
+# Inputs in a batch; a CPU's caches hold few.
+GPU_BATCH, CPU_BATCH = 64, 8
 STATUS_LENGTH = 200
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -75,7 +86,7 @@ class Detector:
     Args:
         model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
         spec: How to feed the model and how to read its logits.
-        device: Where everything runs.
+        device: Where everything runs; with `cuda`, videos are shared out to all GPUs.
         frames: Number of frames sampled from a video.
 
     Example:
@@ -93,16 +104,33 @@ class Detector:
         self.model = model.to(device, memory_format=torch.channels_last).eval()
         self.finder = FaceFinder(device)
         self.careful_finder = FaceFinder.careful(device)
+        self.replicas = [
+            Detector(deepcopy(model), spec, other, frames) for other in other_gpus(device)
+        ]
 
     def score(self, path: str | Path) -> VideoScore:
         """Score one video. Nothing that is wrong with it is raised: `status` says what it is."""
+        return self._score(path)
+
+    def score_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoScore]:
+        """Score videos, as many at a time as there are cores, in the order given."""
+        paths = iter(paths)
+        first = list(islice(paths, 2))
+        if len(first) < 2:  # all cores for the only one
+            yield from map(self.score, first)
+            return
+        replicas = cycle([self, *self.replicas])
+        jobs = zip(replicas, chain(first, paths), strict=False)
+        yield from map_in_order(_score_alone, jobs, available_cores())
+
+    def _score(self, path: str | Path, threads: int = 0) -> VideoScore:
         path = Path(path)
         watch = _Stopwatch()
         faces: list[FaceScore] = []
         probability = None
         try:
             with watch.measure("total"):
-                people = self._find_people(path, watch)
+                people = self._find_people(path, watch, threads)
                 with watch.measure("classify"):
                     logits = [self._frame_logits(person.crops) for person in people]
             status = OK if people else NO_FACE
@@ -117,11 +145,6 @@ class Detector:
             reason = (str(error).splitlines() or [""])[0]
             status = f"failed: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
         return VideoScore(path.name, probability, status, faces, dict(watch.seconds))
-
-    def score_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoScore]:
-        """Score videos one after another, in the order given."""
-        for path in paths:
-            yield self.score(path)
 
     def score_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
@@ -177,9 +200,9 @@ class Detector:
             )
         return resize_crop(to_tensor(crop), self.spec.input_size)
 
-    def _find_people(self, path: Path, watch: "_Stopwatch") -> list[Person]:
+    def _find_people(self, path: Path, watch: "_Stopwatch", threads: int) -> list[Person]:
         for finder in (self.finder, self.careful_finder):
-            frames = watch.iterate("decode", read_frames(path, self.frames))
+            frames = watch.iterate("decode", read_frames(path, self.frames, threads))
             find = watch.timed("find", finder.find)
             with watch.measure("crop", apart_from=("decode", "find")):
                 people = follow_faces(frames, find, self.spec.crop, self.spec.input_size)
@@ -212,16 +235,22 @@ class Detector:
     @torch.inference_mode()
     def _logits(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
         """Calibrated logits of the model's inputs; float64 of shape (n,)."""
-        logits = [np.zeros(0)]
-        batch = max(1, BATCH // self.spec.frames_per_clip)
+        logits: list[float] = []
+        most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        batch = max(1, most // self.spec.frames_per_clip)
         for start in range(0, len(inputs), batch):
-            images = torch.stack(list(inputs[start : start + batch])).to(self.device)
-            output = self.model(self.spec.normalise(images))[:, 0]
-            logits.append(output.float().cpu().numpy())
-        calibrated = self.spec.calibration.apply(np.concatenate(logits))
+            logits += apply_in_parts(self._forward, inputs[start : start + batch])
+        calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
             raise FloatingPointError("the model gave a logit that is not a finite number")
         return calibrated
+
+    def _forward(self, inputs: Sequence[torch.Tensor]) -> list[float]:
+        images = torch.stack(list(inputs))
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, half_type(self.device), has_fast_half(self.device)):
+            return self.model(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _face_score(self, person: Person, logits: np.ndarray) -> FaceScore:
         rule = self.spec.aggregation
@@ -262,6 +291,11 @@ def load_detector(
         raise ValueError(f"frames must be at least 1, not {frames}")
     model, spec = load_checkpoint(find_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
+
+
+def _score_alone(job: tuple[Detector, str | Path]) -> VideoScore:
+    detector, path = job
+    return detector._score(path, threads=1)
 
 
 class _Stopwatch:

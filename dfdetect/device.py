@@ -2,8 +2,12 @@
 
 import os
 import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
+
+Part = TypeVar("Part")
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -43,6 +47,42 @@ def has_fast_half(device: torch.device) -> bool:
         return True
     # Older releases of torch cannot tell.
     return getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+
+
+def half_type(device: torch.device) -> torch.dtype:
+    """The type of half precision to compute in: bfloat16, which GPUs before Ampere lack."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def other_gpus(device: torch.device) -> list[torch.device]:
+    """The GPUs beside `cuda`, that is the first one, on which an operation has succeeded."""
+    if device != torch.device("cuda"):
+        return []
+    others = [torch.device("cuda", number) for number in range(1, torch.cuda.device_count())]
+    return [other for other in others if _problem(other) is None]
+
+
+def apply_in_parts(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
+    """Apply a function to a batch or, where a GPU's memory does not suffice, to parts of it.
+
+    Args:
+        function: Takes a batch, gives a result for each of its items.
+        batch: Anything with a length that can be sliced.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: The memory does not suffice for a single item.
+    """
+    try:
+        return list(function(batch))
+    except torch.cuda.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    halves = batch[:middle], batch[middle:]
+    return [part for half in halves for part in apply_in_parts(function, half)]
 
 
 def available_cores() -> int:

@@ -17,6 +17,7 @@ from facenet_pytorch import MTCNN
 from torchvision.transforms.v2 import functional
 
 from dfdetect.checkpoint import CropRule
+from dfdetect.device import apply_in_parts
 from dfdetect.video import Frame
 
 Box = tuple[float, float, float, float]
@@ -133,11 +134,14 @@ class FaceFinder:
         found: list[list[Box]] = []
         for start in range(0, len(images), batch):
             stack = np.stack([brighten(image) for image in images[start : start + batch]])
-            with torch.inference_mode():
-                for boxes in self.network.detect(stack)[0]:
-                    boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
-                    found.append([tuple(box) for box in (boxes * scale).tolist()])
+            for boxes in apply_in_parts(self._detect, stack):
+                boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
+                found.append([tuple(box) for box in (boxes * scale).tolist()])
         return found
+
+    @torch.inference_mode()
+    def _detect(self, images: np.ndarray) -> np.ndarray:
+        return self.network.detect(images)[0]
 
 
 def follow_faces(

@@ -60,7 +60,7 @@ class Frame:
     number: int = 0
 
 
-def read_frames(path: str | Path, count: int = DEFAULT_FRAMES) -> Iterator[Frame]:
+def read_frames(path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0) -> Iterator[Frame]:
     """Yield evenly spaced frames of a video, in the order of time.
 
     Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
@@ -69,6 +69,7 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES) -> Iterator[Frame
     Args:
         path: Any video file that FFmpeg reads.
         count: Number of frames, at least 1.
+        threads: Of the decoder; 0 for as many as there are cores.
 
     Raises:
         VideoError: The file is missing, empty, no video, or not one frame can be decoded.
@@ -88,7 +89,8 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES) -> Iterator[Frame
     except OSError as error:
         raise VideoError(path, f"not a readable file ({error.strerror})") from error
     empty = True
-    for frame in _read_with_opencv(path, count) if av is None else _read_with_av(path, count):
+    found = _read_with_opencv(path, count) if av is None else _read_with_av(path, count, threads)
+    for frame in found:
         empty = False
         yield frame
     if empty:
@@ -140,14 +142,14 @@ class _Plan:
     skip: bool
 
 
-def _read_with_av(path: Path, count: int) -> Iterator[Frame]:
+def _read_with_av(path: Path, count: int, threads: int) -> Iterator[Frame]:
     plan = _plan(path, count)
     pending = plan.stamps
     # An encoder may not refer to some P frames either; once one is missed, all are decoded.
     for skip in ("NONREF", "DEFAULT") if plan.skip else ("DEFAULT",):
         if not pending:
             return
-        for ordinal, frame in enumerate(_decode(path, skip)):
+        for ordinal, frame in enumerate(_decode(path, skip, threads)):
             stamp = frame.pts if plan.timed else ordinal
             if stamp is None or stamp < pending[0]:
                 continue
@@ -213,11 +215,12 @@ def _packets(
         return
 
 
-def _decode(path: Path, skip_frame: str) -> Iterator["av.VideoFrame"]:
+def _decode(path: Path, skip_frame: str, threads: int) -> Iterator["av.VideoFrame"]:
     """Decode forwards, going on after damaged packets."""
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
         stream.codec_context.skip_frame = skip_frame
         for packet in _packets(container, stream):
             try:

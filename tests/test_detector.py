@@ -112,6 +112,47 @@ def test_videos_are_scored_in_the_order_given(bright_detector, sample_data, tmp_
     assert scores[2].status == "no such file"
 
 
+def test_videos_side_by_side_score_as_they_do_alone(detector, sample_data):
+    paths = sorted(sample_data.glob("test_videos/*.mp4"))[:3]
+    together = [score.probability for score in detector.score_videos(paths)]
+    assert together == pytest.approx([detector.score(path).probability for path in paths], abs=0.01)
+    (alone,) = detector.score_videos(iter(paths[:1]))
+    assert alone.probability == pytest.approx(together[0], abs=0.01)
+    assert list(detector.score_videos([])) == []
+
+
+def test_videos_are_shared_out_to_all_gpus(bright_detector, sample_data, monkeypatch):
+    first, others = torch.device("cpu"), [torch.device("cpu", 0)] * 2
+    gpus = {first: others}
+    monkeypatch.setattr("dfdetect.detector.other_gpus", lambda device: gpus.get(device, []))
+    detector = Detector(BrightIsFake(), bright_detector.spec, first, frames=2)
+    used = []
+    score = Detector._score
+
+    def note(self, path, threads):
+        used.append(self)
+        return score(self, path, threads)
+
+    monkeypatch.setattr(Detector, "_score", note)
+    clips = sorted(sample_data.glob("test_videos/*.mp4"))
+    names = [score.filename for score in detector.score_videos(clips)]
+    assert names == [clip.name for clip in clips]
+    assert {used.count(one) for one in (detector, *detector.replicas)} == {len(clips) // 3}
+
+
+def test_a_full_gpu_costs_time_only(bright_detector, real_clip, monkeypatch):
+    expected = bright_detector.score(real_clip)
+    forward = BrightIsFake.forward
+
+    def full(self, images):
+        if len(images) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(self, images)
+
+    monkeypatch.setattr(BrightIsFake, "forward", full)
+    assert bright_detector.score(real_clip).probability == pytest.approx(expected.probability)
+
+
 def test_a_clip_without_faces_has_a_reason(bright_detector, write_clip, numbered_frames):
     score = bright_detector.score(write_clip(numbered_frames(20)))
     assert (score.probability, score.status, score.faces) == (None, "no face found", [])

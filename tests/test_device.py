@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from dfdetect import device
-from dfdetect.device import available_cores, choose_device, has_fast_half
+from dfdetect.device import (
+    apply_in_parts,
+    available_cores,
+    choose_device,
+    half_type,
+    has_fast_half,
+    other_gpus,
+)
 
 
 def test_cpu():
@@ -50,3 +57,32 @@ def test_half_precision_is_for_processors_that_are_fast_at_it(fast, monkeypatch)
 def test_an_older_torch_cannot_tell(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not has_fast_half(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("supported", "expected"), [(True, torch.bfloat16), (False, torch.half)])
+def test_old_gpus_compute_in_the_other_half_precision(supported, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert half_type(torch.device("cuda")) == expected
+    assert half_type(torch.device("cpu")) == torch.bfloat16
+
+
+def test_all_gpus_that_work_are_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(device, "_problem", lambda chosen: "broken" if chosen.index == 2 else None)
+    assert other_gpus(torch.device("cuda")) == [torch.device("cuda:1"), torch.device("cuda:3")]
+    assert other_gpus(torch.device("cuda:1")) == other_gpus(torch.device("cpu")) == []
+
+
+def test_a_batch_that_does_not_fit_is_cut_into_parts():
+    sizes = []
+
+    def square(batch):
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return [number**2 for number in batch]
+
+    assert apply_in_parts(square, list(range(10))) == [number**2 for number in range(10)]
+    assert sizes == [10, 5, 2, 3, 5, 2, 3]
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        apply_in_parts(lambda _: square([0] * 4), [1])

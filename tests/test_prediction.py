@@ -77,16 +77,16 @@ def test_impossible_priors(sample_data, prior):
 
 
 def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeypatch):
-    score = Detector.score
+    score = Detector._score
     seen = []
 
-    def stop_at_the_third(self, path):
+    def stop_at_the_third(self, path, threads):
         seen.append(path)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return score(self, path)
+        return score(self, path, threads)
 
-    monkeypatch.setattr(Detector, "score", stop_at_the_third)
+    monkeypatch.setattr(Detector, "_score", stop_at_the_third)
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     with pytest.raises(KeyboardInterrupt):
         predict(sample_data / "test_videos", out, frames=2, details=details)

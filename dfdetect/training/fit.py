@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dfdetect.checkpoint import SUFFIX, CropRule, ModelSpec, save_checkpoint
-from dfdetect.device import available_cores, choose_device, has_fast_half
+from dfdetect.device import available_cores, choose_device, half_type, has_fast_half
 from dfdetect.faces import resize_crop
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models import LINEAR_MODELS, create_model, normalisation
@@ -358,10 +358,10 @@ class _Learner:
         on_gpu = self.device.type == "cuda"
         wanted = config.precision == "mixed" or (config.precision == "auto" and on_gpu)
         self.mixed = wanted and has_fast_half(self.device)
-        # bfloat16 needs no scaling of the loss, but GPUs before Ampere lack it.
-        half = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
-        self.dtype = torch.float16 if half else torch.bfloat16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.mixed and half)
+        self.dtype = half_type(self.device)
+        # bfloat16 needs no scaling of the loss.
+        scaled = self.mixed and self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.averaged = None
         if config.averaging:
             average = get_ema_multi_avg_fn(config.averaging)

@@ -1,0 +1,54 @@
+import threading
+
+import cv2
+import pytest
+import torch
+
+from dfdetect.parallel import map_in_order
+
+
+def test_results_come_in_order_from_several_threads():
+    both = threading.Barrier(2, timeout=30)
+
+    def meet(number):
+        both.wait()  # passes only if two threads are here at a time
+        return number, threading.current_thread().name
+
+    results = list(map_in_order(meet, range(6), workers=2))
+    assert [number for number, _ in results] == list(range(6))
+    assert len({name for _, name in results}) == 2
+
+
+def test_few_items_are_drawn_ahead():
+    drawn = []
+
+    def items():
+        for number in range(100):
+            drawn.append(number)
+            yield number
+
+    for done, _ in enumerate(map_in_order(abs, items(), workers=2), start=1):
+        assert len(drawn) - done <= 4
+
+
+def test_what_is_raised_is_raised_in_its_place_and_ends_the_rest():
+    started = []
+
+    def work(number):
+        started.append(number)
+        if number == 3:
+            raise KeyboardInterrupt
+        return number
+
+    results = map_in_order(work, range(1000), workers=2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert len(started) < 20
+
+
+def test_each_thread_computes_on_one_core_and_the_rest_as_before():
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    inside = set(map_in_order(lambda _: torch.get_num_threads(), range(4), workers=2))
+    assert inside == {1}
+    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
