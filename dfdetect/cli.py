@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_compare(commands)
     _add_rules(commands)
+    _add_bench(commands)
     _add_models(commands)
     return parser
 
@@ -217,6 +218,15 @@ def _add_rules(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "bench", _bench, "Time the scoring of videos here, beside two references."
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
+    _add_detector_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
 def _add_models(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "models", _models, "List installed weights and architectures.")
     parser.add_argument("pattern", nargs="?", default="*", help="such as 'tf_efficientnet*'")
@@ -282,6 +292,12 @@ def _train(
         f"{out}: {best}; {scores['n']} crops or clips of held-out actors: "
         f"log loss {scores['log_loss']:.3f}, AUC {scores['auc']:.3f}"
     )
+
+
+def _bench(json: bool, **options: object) -> None:
+    from dfdetect.bench import bench, report
+
+    print(report(bench(**options), as_json=json))
 
 
 def _models(pattern: str) -> None:

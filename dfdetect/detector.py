@@ -27,13 +27,15 @@ from dfdetect.device import (
 )
 from dfdetect.faces import Box, FaceFinder, Person, follow_faces, resize_crop, to_tensor
 from dfdetect.options import DEFAULT_FRAMES
-from dfdetect.parallel import map_in_order
+from dfdetect.parallel import draw_ahead, map_in_order
 from dfdetect.video import VideoError, read_frames
 
 OK = "ok"
 NO_FACE = "no face found"
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
+# Frames decoded while those before are looked at.
+FRAMES_AHEAD = 8
 STATUS_LENGTH = 200
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -65,7 +67,8 @@ class VideoScore:
         probability: P(FAKE) strictly between 0 and 1, or None where there is no score.
         status: `ok`, or a short reason why there is no score.
         faces: One entry a person, in the order of appearance.
-        seconds: Time spent, by stage: `decode`, `find` (faces), `crop`, `classify`, and `total`.
+        seconds: Time spent, by stage: `find` (faces), `crop`, `classify` and `wait`, for frames to
+            be decoded; in `total`; and beside that, in a thread of its own, `decode`.
     """
 
     filename: str
@@ -101,6 +104,7 @@ class Detector:
         self.spec = spec
         self.device = device
         self.frames = frames
+        self.half = has_fast_half(device)
         self.model = model.to(device, memory_format=torch.channels_last).eval()
         self.finder = FaceFinder(device)
         self.careful_finder = FaceFinder.careful(device)
@@ -202,9 +206,10 @@ class Detector:
 
     def _find_people(self, path: Path, watch: "_Stopwatch", threads: int) -> list[Person]:
         for finder in (self.finder, self.careful_finder):
-            frames = watch.iterate("decode", read_frames(path, self.frames, threads))
+            decoded = watch.iterate("decode", read_frames(path, self.frames, threads))
+            frames = watch.iterate("wait", draw_ahead(decoded, FRAMES_AHEAD))
             find = watch.timed("find", finder.find)
-            with watch.measure("crop", apart_from=("decode", "find")):
+            with watch.measure("crop", apart_from=("wait", "find")):
                 people = follow_faces(frames, find, self.spec.crop, self.spec.input_size)
             if people:
                 return people
@@ -249,7 +254,7 @@ class Detector:
         images = torch.stack(list(inputs))
         if self.device.type == "cuda":
             images = images.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, half_type(self.device), has_fast_half(self.device)):
+        with torch.autocast(self.device.type, half_type(self.device), self.half):
             return self.model(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _face_score(self, person: Person, logits: np.ndarray) -> FaceScore:

@@ -26,17 +26,19 @@ Box = tuple[float, float, float, float]
 Find = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]
 
 # Frames from one key frame to the next.
-KEY_STRIDE = 4
+KEY_STRIDE = 2
 # Key frames from one that is searched for faces of all sizes to the next.
-SEARCH_STRIDE = 3
+SEARCH_STRIDE = 6
 # Frames held at a time, if they do not take more memory than this.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
 # Pixels of shrunk frames that the network sees at a time.
 BATCH_PIXELS = 8 * 2**20
-# Key frames in a row on which a person may be missed; those between two searches, at least.
-MAX_MISSED_KEYS = 2
-SAME_PERSON_IOU = 0.25
+# Key frames in a row on which a person may be missed.
+MAX_MISSED_KEYS = 4
+# Overlap of two boxes, each grown to twice its size, that are one person: one who moves by a whole
+# face from key frame to key frame still is.
+SAME_PERSON_IOU = 0.33
 # Images whose brightest pixels are below this level (of 255) are brightened.
 DARK = 128
 
@@ -277,7 +279,7 @@ def _assign(boxes: list[Box], time: float, people: list[Person]) -> None:
     """Give each box to the person whose last box it overlaps most, else to a new person."""
     live = [person for person in people if person.missed <= MAX_MISSED_KEYS]
     overlaps = [
-        (iou(person.keys[-1][1], box), row, column)
+        (iou(_grown(person.keys[-1][1]), _grown(box)), row, column)
         for row, person in enumerate(live)
         for column, box in enumerate(boxes)
     ]
@@ -294,6 +296,13 @@ def _assign(boxes: list[Box], time: float, people: list[Person]) -> None:
             people.append(owners[column])
         owners[column].keys.append((time, box))
         owners[column].missed = 0
+
+
+def _grown(box: Box) -> Box:
+    """The box of twice the width and height about the same centre."""
+    left, top, right, bottom = box
+    half_width, half_height = (right - left) / 2, (bottom - top) / 2
+    return left - half_width, top - half_height, right + half_width, bottom + half_height
 
 
 def _show(frames: list[Frame], people: list[Person], rule: CropRule, size: int) -> None:

@@ -1,8 +1,11 @@
-"""The same function over many things, several at a time."""
+"""Work on many things at a time, and on one while the next is made ready."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty, Queue
+from threading import Event, Thread
 from typing import TypeVar
 
 import cv2
@@ -44,6 +47,43 @@ def map_in_order(
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
+
+
+def draw_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Draw items in a thread of their own, at most `count` of them before they are wanted.
+
+    What drawing them raises is raised here, in its place.
+
+    Example:
+        >>> list(draw_ahead(range(3), 2))
+        [0, 1, 2]
+    """
+    waiting: Queue[tuple[Item | None, Exception | None] | None] = Queue(count)
+    unwanted = Event()
+
+    def draw() -> None:
+        try:
+            for item in items:
+                waiting.put((item, None))
+                if unwanted.is_set():
+                    return
+        except Exception as error:
+            waiting.put((None, error))
+        waiting.put(None)
+
+    thread = Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        for item, error in iter(waiting.get, None):
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        unwanted.set()
+        while thread.is_alive():  # it may wait for room
+            with suppress(Empty):
+                waiting.get_nowait()
+            thread.join(0.01)
 
 
 def _compute_on_one_core() -> None:

@@ -72,9 +72,10 @@ def test_a_score_says_who_where_when_and_how_much(detector, real_clip):
     assert face.times == sorted(face.times)
     middle = face.boxes[16]
     assert iou(middle, (365, 80, 560, 340)) > 0.5
-    assert set(score.seconds) == {"decode", "find", "crop", "classify", "total"}
-    stages = [score.seconds[stage] for stage in ("decode", "find", "crop", "classify")]
+    assert set(score.seconds) == {"decode", "find", "crop", "classify", "wait", "total"}
+    stages = [score.seconds[stage] for stage in ("find", "crop", "classify", "wait")]
     assert min(stages) > 0
+    assert 0 < score.seconds["decode"] < score.seconds["total"]
     assert sum(stages) == pytest.approx(score.seconds["total"], rel=0.2)
 
 

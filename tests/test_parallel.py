@@ -4,7 +4,7 @@ import cv2
 import pytest
 import torch
 
-from dfdetect.parallel import map_in_order
+from dfdetect.parallel import draw_ahead, map_in_order
 
 
 def test_results_come_in_order_from_several_threads():
@@ -52,3 +52,45 @@ def test_each_thread_computes_on_one_core_and_the_rest_as_before():
     inside = set(map_in_order(lambda _: torch.get_num_threads(), range(4), workers=2))
     assert inside == {1}
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
+
+
+def test_items_are_drawn_ahead_in_a_thread_of_their_own():
+    drawn = []
+
+    def items():
+        for number in range(10):
+            drawn.append((number, threading.current_thread()))
+            yield number
+
+    for number in draw_ahead(items(), 2):
+        assert drawn[number][0] == number
+        assert len(drawn) <= number + 5
+    assert len(drawn) == 10
+    assert threading.current_thread() not in {thread for _, thread in drawn}
+
+
+def test_what_drawing_raises_is_raised_after_the_items_before():
+    def items():
+        yield 1
+        raise ValueError("broken off")
+
+    results = draw_ahead(items(), 4)
+    assert next(results) == 1
+    with pytest.raises(ValueError, match="broken off"):
+        next(results)
+
+
+def test_what_is_no_longer_wanted_is_not_drawn():
+    closed = threading.Event()
+
+    def items():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.set()
+
+    results = draw_ahead(items(), 2)
+    next(results)
+    results.close()
+    assert closed.wait(10)
