@@ -3,9 +3,10 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, cycle, islice
 from pathlib import Path
 from time import perf_counter
@@ -32,8 +33,11 @@ from dfdetect.video import VideoError, read_frames
 
 OK = "ok"
 NO_FACE = "no face found"
+FAILED = "failed"
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
+# Videos worked on at a time, at most.
+MOST_WORKERS = 16
 # Frames decoded while those before are looked at.
 FRAMES_AHEAD = 8
 STATUS_LENGTH = 200
@@ -108,26 +112,22 @@ class Detector:
         self.model = model.to(device, memory_format=torch.channels_last).eval()
         self.finder = FaceFinder(device)
         self.careful_finder = FaceFinder.careful(device)
-        self.replicas = [
-            Detector(deepcopy(model), spec, other, frames) for other in other_gpus(device)
+
+    @cached_property
+    def replicas(self) -> list["Detector"]:
+        """This detector and its copies on other GPUs."""
+        others = other_gpus(self.device)
+        return [self] + [
+            Detector(deepcopy(self.model), self.spec, other, self.frames) for other in others
         ]
 
-    def score(self, path: str | Path) -> VideoScore:
-        """Score one video. Nothing that is wrong with it is raised: `status` says what it is."""
-        return self._score(path)
+    def score(self, path: str | Path, threads: int = 0) -> VideoScore:
+        """Score one video. Nothing that is wrong with it is raised: `status` says what it is.
 
-    def score_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoScore]:
-        """Score videos, as many at a time as there are cores, in the order given."""
-        paths = iter(paths)
-        first = list(islice(paths, 2))
-        if len(first) < 2:  # all cores for the only one
-            yield from map(self.score, first)
-            return
-        replicas = cycle([self, *self.replicas])
-        jobs = zip(replicas, chain(first, paths), strict=False)
-        yield from map_in_order(_score_alone, jobs, available_cores())
-
-    def _score(self, path: str | Path, threads: int = 0) -> VideoScore:
+        Args:
+            path: The video.
+            threads: Of the decoder; 0 for as many as there are cores.
+        """
         path = Path(path)
         watch = _Stopwatch()
         faces: list[FaceScore] = []
@@ -147,8 +147,23 @@ class Detector:
             # A run over many files must not lose the others to a fault that nobody foresaw.
             LOGGER.exception("%s", path)
             reason = (str(error).splitlines() or [""])[0]
-            status = f"failed: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
+            status = f"{FAILED}: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
         return VideoScore(path.name, probability, status, faces, dict(watch.seconds))
+
+    def score_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoScore]:
+        """Score videos, as many at a time as there are cores, in the order given.
+
+        Sixteen at most: each takes memory.
+        """
+        paths = iter(paths)
+        first = list(islice(paths, 2))
+        if len(first) < 2:  # all cores for the only one
+            yield from map(self.score, first)
+            return
+        jobs = zip(cycle(self.replicas), chain(first, paths), strict=False)
+        workers = min(available_cores(), MOST_WORKERS)
+        with closing(map_in_order(self._score_on, jobs, workers)) as scores:
+            yield from scores
 
     def score_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
@@ -196,6 +211,14 @@ class Detector:
         means = [rule.person_logit(logits[owners == number]) for number in range(len(clips))]
         return rule.probability(means)
 
+    def _score_on(self, job: tuple["Detector", str | Path]) -> VideoScore:
+        """Score a video on one core and, should its GPU fail, on the first one."""
+        replica, path = job
+        score = replica.score(path, threads=1)
+        if score.status.startswith(FAILED) and replica is not self:
+            return self.score(path, threads=1)
+        return score
+
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
         if getattr(crop, "dtype", None) != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
             raise ValueError(
@@ -207,9 +230,12 @@ class Detector:
     def _find_people(self, path: Path, watch: "_Stopwatch", threads: int) -> list[Person]:
         for finder in (self.finder, self.careful_finder):
             decoded = watch.iterate("decode", read_frames(path, self.frames, threads))
-            frames = watch.iterate("wait", draw_ahead(decoded, FRAMES_AHEAD))
             find = watch.timed("find", finder.find)
-            with watch.measure("crop", apart_from=("wait", "find")):
+            with (
+                closing(draw_ahead(decoded, FRAMES_AHEAD)) as ahead,
+                watch.measure("crop", apart_from=("wait", "find")),
+            ):
+                frames = watch.iterate("wait", ahead)
                 people = follow_faces(frames, find, self.spec.crop, self.spec.input_size)
             if people:
                 return people
@@ -296,11 +322,6 @@ def load_detector(
         raise ValueError(f"frames must be at least 1, not {frames}")
     model, spec = load_checkpoint(find_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
-
-
-def _score_alone(job: tuple[Detector, str | Path]) -> VideoScore:
-    detector, path = job
-    return detector._score(path, threads=1)
 
 
 class _Stopwatch:

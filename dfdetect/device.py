@@ -3,11 +3,14 @@
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import TypeVar
 
 import torch
 
 Part = TypeVar("Part")
+AMPERE = (8, 0)
+_ALONE = Lock()
 
 
 def choose_device(device: str = "auto") -> torch.device:
@@ -51,9 +54,8 @@ def has_fast_half(device: torch.device) -> bool:
 
 def half_type(device: torch.device) -> torch.dtype:
     """The type of half precision to compute in: bfloat16, which GPUs before Ampere lack."""
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE
+    return torch.float16 if old else torch.bfloat16
 
 
 def other_gpus(device: torch.device) -> list[torch.device]:
@@ -77,9 +79,11 @@ def apply_in_parts(function: Callable[[Sequence], Sequence[Part]], batch: Sequen
     try:
         return list(function(batch))
     except torch.cuda.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    torch.cuda.empty_cache()
+        pass  # its traceback, which is gone after this block, holds memory
+    if len(batch) == 1:  # other threads may have held what was missing
+        with _ALONE:
+            torch.cuda.empty_cache()
+            return list(function(batch))
     middle = len(batch) // 2
     halves = batch[:middle], batch[middle:]
     return [part for half in halves for part in apply_in_parts(function, half)]

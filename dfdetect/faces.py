@@ -8,7 +8,7 @@ between are interpolated. Crops come from the full frames.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, groupby
+from itertools import chain, groupby
 
 import cv2
 import numpy as np
@@ -34,8 +34,8 @@ RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
 # Pixels of shrunk frames that the network sees at a time.
 BATCH_PIXELS = 8 * 2**20
-# Key frames in a row on which a person may be missed.
-MAX_MISSED_KEYS = 4
+# Key frames in a row on which a person may be missed: those between two searches.
+MAX_MISSED_KEYS = SEARCH_STRIDE - 1
 # Overlap of two boxes, each grown to twice its size, that are one person: one who moves by a whole
 # face from key frame to key frame still is.
 SAME_PERSON_IOU = 0.33
@@ -167,7 +167,7 @@ def follow_faces(
         key_stride: Frames from one key frame to the next.
         search_stride: Key frames from one that is searched for faces of all sizes to the next; on
             the others, only faces at least half as high as the smallest one known are sure to be
-            found.
+            found, unless there are none.
 
     Returns:
         The people, in the order of their first appearance.
@@ -265,14 +265,21 @@ def _runs(frames: Iterable[Frame], key_stride: int) -> Iterator[tuple[list[Frame
 def _look(
     keys: list[Frame], searched: list[bool], people: list[Person], find: Find
 ) -> list[list[Box]]:
-    """Boxes on each key frame: of all sizes where it is searched, else about as large as known."""
-    found = iter(find([key.image for key in compress(keys, searched)], None))
-    boxes = [next(found) if here else [] for here in searched]
+    """Boxes on each key frame: of all sizes where it is searched, or where nobody known is."""
+    boxes: list[list[Box]] = [[] for _ in keys]
+
+    def look(wanted: list[int], smallest: float | None) -> None:
+        found = find([keys[number].image for number in wanted], smallest)
+        for number, one in zip(wanted, found, strict=True):
+            boxes[number] = one
+
+    look([number for number, here in enumerate(searched) if here], None)
     known = [person.keys[-1][1] for person in people if person.missed <= MAX_MISSED_KEYS]
     heights = [bottom - top for _, top, _, bottom in chain(known, *boxes)]
-    others = [key.image for key, here in zip(keys, searched, strict=True) if not here]
-    found = iter(find(others, min(heights, default=None)))
-    return [box if here else next(found) for box, here in zip(boxes, searched, strict=True)]
+    if heights:
+        look([number for number, here in enumerate(searched) if not here], min(heights))
+    look([number for number, one in enumerate(boxes) if not (one or searched[number])], None)
+    return boxes
 
 
 def _assign(boxes: list[Box], time: float, people: list[Person]) -> None:

@@ -39,14 +39,16 @@ def map_in_order(
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > 2 * workers:
+            if len(pending) > workers:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:
+            torch.set_num_threads(threads[0])
+            cv2.setNumThreads(threads[1])
 
 
 def draw_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
@@ -58,7 +60,7 @@ def draw_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
         >>> list(draw_ahead(range(3), 2))
         [0, 1, 2]
     """
-    waiting: Queue[tuple[Item | None, Exception | None] | None] = Queue(count)
+    waiting: Queue[tuple[Item | None, BaseException | None] | None] = Queue(count)
     unwanted = Event()
 
     def draw() -> None:
@@ -67,7 +69,7 @@ def draw_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
                 waiting.put((item, None))
                 if unwanted.is_set():
                     return
-        except Exception as error:
+        except BaseException as error:  # whatever it is, it belongs to the caller's thread
             waiting.put((None, error))
         waiting.put(None)
 

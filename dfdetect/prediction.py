@@ -1,6 +1,7 @@
 """The main job: folders of videos in, submission.csv out."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def predict(
 ) -> dict[str, VideoScore]:
     """Score videos and write a submission that has a row for every one of them.
 
-    If the run is interrupted, what is done by then is written, with the prior for the rest.
+    If the run is interrupted, what is done by then is written, with the prior for the rest and for
+    the few videos that were in hand.
 
     Args:
         paths: Videos, and folders that are searched through all their sub-folders; one or many.
@@ -74,7 +76,10 @@ def predict(
     }
     results = detector.score_videos(videos[name] for name in present)
     try:
-        with tqdm(total=len(present), desc="videos", unit="video", disable=not progress) as bar:
+        with (
+            closing(results),
+            tqdm(total=len(present), desc="videos", unit="video", disable=not progress) as bar,
+        ):
             for name, score in zip(present, results, strict=True):
                 scores[name] = replace(score, filename=name)
                 bar.update()

@@ -128,17 +128,26 @@ def test_videos_are_shared_out_to_all_gpus(bright_detector, sample_data, monkeyp
     monkeypatch.setattr("dfdetect.detector.other_gpus", lambda device: gpus.get(device, []))
     detector = Detector(BrightIsFake(), bright_detector.spec, first, frames=2)
     used = []
-    score = Detector._score
+    score = Detector.score
 
     def note(self, path, threads):
         used.append(self)
         return score(self, path, threads)
 
-    monkeypatch.setattr(Detector, "_score", note)
+    monkeypatch.setattr(Detector, "score", note)
     clips = sorted(sample_data.glob("test_videos/*.mp4"))
     names = [score.filename for score in detector.score_videos(clips)]
     assert names == [clip.name for clip in clips]
-    assert {used.count(one) for one in (detector, *detector.replicas)} == {len(clips) // 3}
+    assert [used.count(one) for one in detector.replicas] == [len(clips) // 3] * 3
+
+
+def test_what_another_gpu_fails_at_is_done_by_the_first(bright_detector, real_clip, monkeypatch):
+    broken = Detector(BrightIsFake(), bright_detector.spec, torch.device("cpu"), frames=4)
+    monkeypatch.setattr(broken, "_logits", lambda _: pytest.fail("CUDA error"))
+    assert broken.score(real_clip).probability is None
+    bright_detector.replicas = [bright_detector, broken]
+    statuses = [score.status for score in bright_detector.score_videos([real_clip] * 4)]
+    assert statuses == ["ok"] * 4
 
 
 def test_a_full_gpu_costs_time_only(bright_detector, real_clip, monkeypatch):

@@ -59,10 +59,13 @@ def test_an_older_torch_cannot_tell(monkeypatch):
     assert not has_fast_half(torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("supported", "expected"), [(True, torch.bfloat16), (False, torch.half)])
-def test_old_gpus_compute_in_the_other_half_precision(supported, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    assert half_type(torch.device("cuda")) == expected
+def test_old_gpus_compute_in_the_other_half_precision(monkeypatch):
+    capabilities = [(7, 5), (8, 0)]
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capabilities[device.index]
+    )
+    assert half_type(torch.device("cuda", 0)) == torch.float16
+    assert half_type(torch.device("cuda", 1)) == torch.bfloat16
     assert half_type(torch.device("cpu")) == torch.bfloat16
 
 

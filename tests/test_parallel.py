@@ -28,7 +28,7 @@ def test_few_items_are_drawn_ahead():
             yield number
 
     for done, _ in enumerate(map_in_order(abs, items(), workers=2), start=1):
-        assert len(drawn) - done <= 4
+        assert len(drawn) - done <= 2
 
 
 def test_what_is_raised_is_raised_in_its_place_and_ends_the_rest():
@@ -69,14 +69,15 @@ def test_items_are_drawn_ahead_in_a_thread_of_their_own():
     assert threading.current_thread() not in {thread for _, thread in drawn}
 
 
-def test_what_drawing_raises_is_raised_after_the_items_before():
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_what_drawing_raises_is_raised_after_the_items_before(kind):
     def items():
         yield 1
-        raise ValueError("broken off")
+        raise kind("broken off")
 
     results = draw_ahead(items(), 4)
     assert next(results) == 1
-    with pytest.raises(ValueError, match="broken off"):
+    with pytest.raises(kind, match="broken off"):
         next(results)
 
 

@@ -95,7 +95,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "simple_cnn_2": {"input_size": 64, "epochs": 8, "learning_rate": 1e-3, "drop_rate": 0.0},
     "cnn_lstm": {"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
     "xception": {"input_size": 96, "epochs": 8, "learning_rate": 1e-3, "precision": "mixed"},
-    "resnet50": {"input_size": 96, "epochs": 12, "learning_rate": 1e-3, "precision": "mixed"},
+    "resnet50": {"input_size": 96, "epochs": 7, "learning_rate": 1e-3, "precision": "mixed"},
     "vgg16": {
         "input_size": 48,
         "epochs": 1,

@@ -20,9 +20,11 @@ from sklearn.metrics import (
 )
 from tqdm import tqdm
 
-from dfdetect.detector import Detector, load_detector
+from dfdetect.detector import Detector, VideoScore, load_detector
+from dfdetect.device import available_cores
 from dfdetect.files import atomic_path
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
+from dfdetect.parallel import map_in_order
 from dfdetect.training.faceset import FaceSet
 from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.training.slices import find_slices
@@ -170,12 +172,20 @@ def score_videos(
         Columns `name`, `label`, `group`, `source`, `probability` (NaN without a score) and
         `status`, in the order of `videos`.
     """
-    rows = []
-    for video in tqdm(videos, "videos", unit="video", disable=not progress):
+
+    def score(video: LabelledVideo) -> VideoScore:
         with video.open() as path:
-            score = detector.score(path)
-        values = video.name, video.label, video.group, video.source, score.probability, score.status
-        rows.append(values)
+            return detector.score(path, threads=1)
+
+    scores = map_in_order(score, videos, available_cores())
+    rows = [
+        (video.name, video.label, video.group, video.source, score.probability, score.status)
+        for video, score in zip(
+            videos,
+            tqdm(scores, "videos", len(videos), unit="video", disable=not progress),
+            strict=True,
+        )
+    ]
     table = pd.DataFrame(rows, columns=["name", "label", "group", "source", *SCORE_COLUMNS])
     return table.astype({"probability": float})
 
