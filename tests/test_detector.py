@@ -142,8 +142,11 @@ def test_videos_are_shared_out_to_all_gpus(bright_detector, sample_data, monkeyp
 
 
 def test_what_another_gpu_fails_at_is_done_by_the_first(bright_detector, real_clip, monkeypatch):
+    def fail(_):
+        raise RuntimeError("CUDA error")
+
     broken = Detector(BrightIsFake(), bright_detector.spec, torch.device("cpu"), frames=4)
-    monkeypatch.setattr(broken, "_logits", lambda _: pytest.fail("CUDA error"))
+    monkeypatch.setattr(broken, "_logits", fail)
     assert broken.score(real_clip).probability is None
     bright_detector.replicas = [bright_detector, broken]
     statuses = [score.status for score in bright_detector.score_videos([real_clip] * 4)]
