@@ -220,7 +220,8 @@ class Detector:
         return score
 
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
-        if getattr(crop, "dtype", None) != np.uint8 or crop.ndim != 3 or crop.shape[2] != 3:
+        good = getattr(crop, "dtype", None) == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3
+        if not good or crop.size == 0:
             raise ValueError(
                 f"crop {number}: needs RGB uint8 of shape (height, width, 3), got "
                 f"{getattr(crop, 'dtype', type(crop).__name__)} {getattr(crop, 'shape', '')}"

@@ -204,7 +204,13 @@ def test_many_crops_are_scored_like_one(detector):
 
 
 @pytest.mark.parametrize(
-    "crop", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8)]
+    "crop",
+    [
+        np.zeros((8, 8, 3)),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
 )
 def test_crops_of_another_kind_are_refused(detector, crop):
     with pytest.raises(ValueError, match="crop 0: needs RGB uint8"):
