@@ -64,8 +64,8 @@ def bench(
         ValueError: There are no videos, or none of them can be scored.
 
     Example:
-        >>> bench("videos")["ratio_to_reference"]
-        0.14
+        >>> result = bench("videos")
+        >>> print(report(result))
     """
     videos = list(find_videos([paths] if isinstance(paths, str | Path) else paths).values())
     idle = _peak_memory()

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, cycle, islice
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -20,7 +20,6 @@ from dfdetect.checkpoint import ModelSpec, find_weights, load_checkpoint
 from dfdetect.clips import make_clip, windows
 from dfdetect.device import (
     apply_in_parts,
-    available_cores,
     choose_device,
     half_type,
     has_fast_half,
@@ -36,8 +35,6 @@ NO_FACE = "no face found"
 FAILED = "failed"
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
-# Videos worked on at a time, at most.
-MOST_WORKERS = 16
 # Frames decoded while those before are looked at.
 FRAMES_AHEAD = 8
 STATUS_LENGTH = 200
@@ -160,9 +157,11 @@ class Detector:
         if len(first) < 2:  # all cores for the only one
             yield from map(self.score, first)
             return
-        jobs = zip(cycle(self.replicas), chain(first, paths), strict=False)
-        workers = min(available_cores(), MOST_WORKERS)
-        with closing(map_in_order(self._score_on, jobs, workers)) as scores:
+        jobs = (
+            (self.replicas[number % len(self.replicas)], path)
+            for number, path in enumerate(chain(first, paths))
+        )
+        with closing(map_in_order(self._score_on, jobs)) as scores:
             yield from scores
 
     def score_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:

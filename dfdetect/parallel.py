@@ -11,12 +11,16 @@ from typing import TypeVar
 import cv2
 import torch
 
+from dfdetect.device import available_cores
+
+MOST_WORKERS = 16
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
     """Apply a function to each item, in several threads, and give the results in order.
 
@@ -27,12 +31,13 @@ def map_in_order(
     Args:
         function: Safe to be called by several threads; what it raises is raised here.
         items: Drawn by the caller's thread.
-        workers: Number of threads.
+        workers: Number of threads; None for one a core, 16 at most, as each takes memory.
 
     Example:
         >>> list(map_in_order(abs, [-1, 2, -3], workers=2))
         [1, 2, 3]
     """
+    workers = min(available_cores(), MOST_WORKERS) if workers is None else workers
     pending: deque[Future[Result]] = deque()
     threads = torch.get_num_threads(), cv2.getNumThreads()
     pool = ThreadPoolExecutor(workers, initializer=_compute_on_one_core)

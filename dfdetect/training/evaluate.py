@@ -21,7 +21,6 @@ from sklearn.metrics import (
 from tqdm import tqdm
 
 from dfdetect.detector import Detector, VideoScore, load_detector
-from dfdetect.device import available_cores
 from dfdetect.files import atomic_path
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.parallel import map_in_order
@@ -177,7 +176,7 @@ def score_videos(
         with video.open() as path:
             return detector.score(path, threads=1)
 
-    scores = map_in_order(score, videos, available_cores())
+    scores = map_in_order(score, videos)
     rows = [
         (video.name, video.label, video.group, video.source, score.probability, score.status)
         for video, score in zip(
