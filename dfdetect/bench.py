@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from dfdetect.detector import Detector, FaceScore, VideoScore, load_detector
@@ -151,7 +152,9 @@ class _Reference(Detector):
         side = max(frames[0].image.shape) // 2
         if side not in self.finders:
             thresholds = (0.6, 0.7, 0.7)
-            self.finders[side] = FaceFinder(self.device, side, min_face=20, thresholds=thresholds)
+            finder = FaceFinder(self.device, side, min_face=20, thresholds=thresholds)
+            finder.network.to(memory_format=torch.contiguous_format)  # as it is by itself
+            self.finders[side] = finder
         find = watch.timed("find", self.finders[side].find)
         return follow_faces(frames, find, self.spec.crop, self.spec.input_size, 1, 1)
 

@@ -107,11 +107,21 @@ def test_everything_is_searched_while_nobody_is_known():
     assert (person.times[0], person.times[-1]) == (1.6, 3.1)
 
 
-def test_faces_are_looked_for_on_some_frames_only():
-    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)])
+@pytest.mark.parametrize(("speed", "looked_at"), [(0, range(0, 32, 4)), (4, range(0, 32, 2))])
+def test_still_faces_are_looked_for_on_fewer_frames(speed, looked_at):
+    finder = ScriptedFinder(lambda number: [(10 + speed * number, 10, 60 + speed * number, 60)])
     (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert sorted(finder.looked_at) == [*range(0, 32, 2), 31]
+    assert sorted(finder.looked_at) == [*looked_at, 31]
     assert person.times == [number / 10 for number in range(32)]
+
+
+def test_frames_between_are_looked_at_where_somebody_comes_or_goes():
+    always, later = (10, 10, 60, 60), (200, 100, 260, 180)
+    finder = ScriptedFinder(lambda number: [always, later] if number >= 14 else [always])
+    first, second = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert 14 in finder.looked_at
+    assert 10 not in finder.looked_at
+    assert (len(first.times), second.times[0]) == (32, 1.4)
 
 
 def test_boxes_between_key_frames_are_interpolated():
@@ -138,7 +148,7 @@ def test_someone_missed_on_four_key_frames_stays_one_person(missed):
     )
     (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
     assert person.times == [number / 10 for number in range(32)]
-    assert len(person.keys) == 13
+    assert set(range(missed, missed + 8, 2)) <= set(finder.looked_at)
 
 
 def test_someone_who_moves_by_a_whole_face_stays_one_person():
