@@ -7,11 +7,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from dfdetect import __version__
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
-from dfdetect.training.config import TrainConfig, recipe
+from dfdetect.training.config import RECIPES, TrainConfig, recipe
 
 UNUSABLE = 2
 INTERRUPTED = 130
@@ -301,13 +302,15 @@ def _bench(json: bool, **options: object) -> None:
 
 
 def _models(pattern: str) -> None:
-    from dfdetect.checkpoint import list_weights, read_spec
+    from dfdetect.checkpoint import DEFAULT_WEIGHTS, list_weights, read_spec
     from dfdetect.models import list_models
 
     print("weights:")
     for name, path in list_weights().items():
-        spec = read_spec(path)
-        print(f"  {name}  ({spec.architecture}, {spec.input_size} px; {spec.licence})")
-    print("architectures:")
+        if fnmatchcase(name, pattern):
+            spec = read_spec(path)
+            mark = ", the default" if name == DEFAULT_WEIGHTS else ""
+            print(f"  {name}{mark}  ({spec.architecture}, {spec.input_size} px; {spec.licence})")
+    print("architectures (* with a recipe of its own):")
     for name in list_models(pattern):
-        print(f"  {name}")
+        print(f"  {name}{' *' if name in RECIPES else ''}")

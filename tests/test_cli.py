@@ -31,7 +31,7 @@ def test_predict_from_any_folder(sample_data, tmp_path):
         (["predict", "a.mp4", "--frames", "0"], "frames must be at least 1"),
         (["predict", "a.mp4", "--device", "abacus"], "unknown device"),
         (["predict", "a.mp4", "--sample-submission", "none.csv"], "no such sample submission"),
-        (["evaluate", "none.csv"], "none.csv: no such face set index"),
+        (["evaluate", "none.csv"], "none.csv: no such face set or folder"),
         (["train", "resnet18", "--faces", "none.csv", "--out", "x.safetensors"], "none.csv"),
         (["train", "resnet18", "--faces", "none.csv", "--out", "x.pt"], "must end in .safetensors"),
     ],
@@ -56,9 +56,11 @@ def test_unusable_arguments_end_with_2(arguments):
 def test_models_lists_weights_and_architectures(capsys):
     assert main(["models", "tf_efficientnet_lite*"]) == 0
     printed = capsys.readouterr().out
-    weights, architectures = printed.split("architectures:")
-    assert "tf_efficientnet_lite2  (tf_efficientnet_lite2, 160 px" in weights
-    assert "tf_efficientnet_lite4" in architectures
+    weights, architectures = printed.split("architectures")
+    assert "tf_efficientnet_lite2, the default  (tf_efficientnet_lite2, 160 px" in weights
+    assert "xception" not in weights
+    assert "tf_efficientnet_lite2 *\n" in architectures
+    assert "tf_efficientnet_lite4\n" in architectures
     assert "resnet" not in architectures
 
 

@@ -90,4 +90,6 @@ def _require_known(name: str) -> None:
     """Names with a tag of weights ("name.tag") or a hub's would make timm ask the network."""
     if name not in imagenet.names():
         similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
-        raise ValueError(f"unknown architecture {name!r}; similar names: {similar}")
+        raise ValueError(
+            f"unknown architecture {name!r}; similar names: {similar}; see `dfdetect models`"
+        )

@@ -33,6 +33,8 @@ CALIBRATION_BINS = 15
 BOOTSTRAP_ROUNDS = 1000
 BATCH = 64
 SCORE_COLUMNS = ["probability", "status"]
+# With fewer actors or videos, an interval over them means little.
+FEWEST_GROUPS = 10
 SOURCE_COLUMNS = ["n", "fake_fraction", "auc", "log_loss", "balanced_accuracy", "accuracy"]
 
 
@@ -79,6 +81,8 @@ def evaluate(
         0.91
     """
     source = Path(source)
+    if fake_share is not None and not 0 < fake_share < 1:
+        raise ValueError(f"fake share must be strictly between 0 and 1, not {fake_share}")
     detector = load_detector(weights, device, frames)
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
         if degrade is not None or slices:
@@ -118,7 +122,13 @@ def evaluate(
             for name, rows in find_slices(faces, progress).items()
             if rows.any()
         }
-    scores["intervals"] = bootstrap_intervals(labels, probabilities, table["group"].to_numpy())
+    groups = table["group"].to_numpy()
+    if (count := len(set(groups))) < FEWEST_GROUPS:
+        warnings.warn(
+            f"{source}: {count} actors or videos are too few for intervals to be trusted",
+            stacklevel=2,
+        )
+    scores["intervals"] = bootstrap_intervals(labels, probabilities, groups)
     return scores
 
 

@@ -78,7 +78,7 @@ class FaceSet:
         """
         index = Path(index)
         if not index.is_file():
-            raise FileNotFoundError(f"{index}: no such face set index")
+            raise FileNotFoundError(f"{index}: no such face set or folder")
         table = read_table(index, ("id", "label", GROUP))
         _check_table(index, table)
         images = _find_images(index)

@@ -111,8 +111,10 @@ def train(
         "actor_groups": len(set(train_faces.groups)),
     }
     state = _State(out.with_suffix(".state.pt"), description, resume)
-    if resume and out.exists() and not state.path.exists():
-        raise ValueError(f"{out}: this run is finished; delete the file to train again")
+    if out.exists():
+        raise ValueError(f"{out}: exists; delete it to train again, or name another file")
+    if state.path.exists() and not resume:
+        raise ValueError(f"{state.path}: left by a stopped run; --resume it, or delete the file")
     held_out_labels = ClipDataset(held_out, nn.Identity(), config.frames_per_clip).labels
     run = _Run(out, model, spec, held_out_labels)
     if config.architecture in LINEAR_MODELS:
@@ -126,6 +128,12 @@ def train(
         _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
 
     best = run.best
+    if best["scores"]["log_loss"] >= best["scores"]["constant_log_loss"]:
+        warnings.warn(
+            f"{out}: no better on held-out actors than a constant answer; it needs more epochs, "
+            "more faces or another --learning-rate",
+            stacklevel=2,
+        )
     model.load_state_dict(best["weights"])
     spec = replace(
         spec,

@@ -185,8 +185,8 @@ def _label(
         label = next((part.upper() for part in folders[::-1] if part.upper() in LABELS), None)
     if label not in LABELS:
         raise ValueError(
-            f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it, or put it into "
-            "a folder named real or fake"
+            f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it or in a "
+            f"{MANIFEST} above, or put it into a folder named real or fake"
         )
     group = Path(entry.get("original") or path.name).stem
     source = next((part for part in folders[::-1] if part.upper() not in LABELS), "")

@@ -6,6 +6,7 @@ fifth of the time, and two people of whom one is fake. Each is measured against 
 they are REAL, within their source. The rules are ours and those of the challenge's winners.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ SPARSER = (4, 2, 1)
 FAKE_SHARE = 0.2
 STARTS = 3
 BATCH = 64
+FEWEST_PAIRS = 20
 
 # People's frame probabilities -> the video's.
 Rule = Callable[[Sequence[np.ndarray]], float]
@@ -81,6 +83,8 @@ def compare_rules(
     pairs = find_pairs(faces)
     if not pairs:
         raise FaceSetError(f"{index}: no REAL tracks with a fake of themselves: extract --blend")
+    if len(pairs) < FEWEST_PAIRS:
+        warnings.warn(f"{index}: {len(pairs)} people are too few to choose a rule by", stacklevel=2)
     probabilities = _score(faces, weights, device, progress)
     scenes = stage(pairs, faces, probabilities)
     frames = max(len(one) for scene in scenes for one in scene.people)

@@ -143,6 +143,19 @@ def test_measuring_on_the_faces_trained_on_is_called_out(face_set):
         evaluate(index, progress=False)
 
 
+def test_intervals_over_few_actors_are_called_out(face_set):
+    table = pd.read_csv(face_set, dtype=str)
+    table["actor_group"] = np.arange(len(table)) % 3
+    table.to_csv(face_set, index=False)
+    with pytest.warns(UserWarning, match="3 actors or videos are too few"):
+        evaluate(face_set, progress=False)
+
+
+def test_an_impossible_balance_is_refused_at_once(face_set):
+    with pytest.raises(ValueError, match="fake share must be strictly between 0 and 1, not 2"):
+        evaluate(face_set, fake_share=2, progress=False)
+
+
 def test_unknown_ways_of_spoiling_are_refused(face_set, tmp_path):
     with pytest.raises(ValueError, match="degrade must be jpeg, half, dark, not 'wet'"):
         evaluate(face_set, degrade="wet", progress=False)

@@ -92,6 +92,20 @@ def test_resuming_another_configuration_is_refused(face_set, tmp_path):
         run(face_set, out, resume=True)
 
 
+def test_what_a_stopped_run_left_is_not_overwritten(face_set, tmp_path):
+    out = tmp_path / "model.safetensors"
+    out.with_suffix(".state.pt").write_bytes(b"hours of work")
+    with pytest.raises(ValueError, match="--resume it, or delete"):
+        run(face_set, out)
+    assert out.with_suffix(".state.pt").read_bytes() == b"hours of work"
+
+
+def test_a_net_that_learnt_nothing_is_called_out(face_set, tmp_path):
+    config = replace(TINY, epochs=1, learning_rate=1e-8)
+    with pytest.warns(UserWarning, match="no better on held-out actors than a constant"):
+        run(face_set, tmp_path / "lazy.safetensors", config)
+
+
 def test_val_of_the_same_actors_is_refused(face_set, tmp_path):
     with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
         train(TINY, [face_set], tmp_path / "x.safetensors", val=face_set, progress=False)
@@ -107,8 +121,9 @@ def test_training_on_one_class_is_refused(face_set, tmp_path):
 def test_a_finished_run_is_not_repeated(trained, face_set):
     out, _ = trained
     before = out.read_bytes()
-    with pytest.raises(ValueError, match="this run is finished"):
-        run(face_set, out, resume=True)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="exists; delete it"):
+            run(face_set, out, resume=resume)
     assert out.read_bytes() == before
 
 
@@ -144,7 +159,11 @@ def test_diverging_training_is_named(face_set, tmp_path):
 
 def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypatch):
     losses = iter([0.6, 0.5, 0.7, 0.8, 0.4])
-    monkeypatch.setattr(fit, "_judge", lambda *_: (Calibration(), {"log_loss": next(losses)}))
+
+    def judge(*_):
+        return Calibration(), {"log_loss": next(losses), "constant_log_loss": 0.69}
+
+    monkeypatch.setattr(fit, "_judge", judge)
     out = tmp_path / "early.safetensors"
     spec = run(face_set, out, replace(TINY, patience=2))
     assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 4
