@@ -11,11 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfdetect.checkpoint import CheckpointError, find_weights, list_weights
-    from dfdetect.detector import Detector, FaceScore, VideoScore, load_detector
+    from dfdetect.checkpoint import CheckpointError
+    from dfdetect.detector import Detector, load_detector
+    from dfdetect.installed import find_weights, list_weights
     from dfdetect.models import create_model, list_models
     from dfdetect.prediction import predict
     from dfdetect.video import VideoError, read_frames
+    from dfdetect.videoscore import FaceScore, VideoScore
 
 __version__ = "0.1.0"
 
@@ -35,11 +37,13 @@ __all__ = [
 ]
 
 _MODULES = {
-    "checkpoint": ("CheckpointError", "find_weights", "list_weights"),
-    "detector": ("Detector", "FaceScore", "VideoScore", "load_detector"),
+    "checkpoint": ("CheckpointError",),
+    "detector": ("Detector", "load_detector"),
+    "installed": ("find_weights", "list_weights"),
     "models": ("create_model", "list_models"),
     "prediction": ("predict",),
     "video": ("VideoError", "read_frames"),
+    "videoscore": ("FaceScore", "VideoScore"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dfdetect.detector import Detector, FaceScore, VideoScore, load_detector
+from dfdetect.detector import Detector, load_detector
 from dfdetect.device import available_cores
-from dfdetect.faces import Box, FaceFinder, Person, follow_faces, iou
+from dfdetect.faces import FaceFinder, Person, follow_faces, iou
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.submission import find_videos
 from dfdetect.video import Frame, VideoError, pick_evenly
+from dfdetect.videoscore import Box, FaceScore, VideoScore
 
 # Videos a core that the pipeline is timed on, at least, the same ones again where there are fewer:
 # at the end of a run, cores idle while the last video is finished.
@@ -145,8 +146,10 @@ class _Reference(Detector):
         self.half = False
         self.finders: dict[int, FaceFinder] = {}
 
-    def _find_people(self, path: Path, watch: Any, threads: int) -> list[Person]:
-        frames = list(watch.iterate("decode", _pass_through(path, self.frames)))
+    def _find_people(
+        self, path: Path, watch: Any, threads: int, count: int, check: Any
+    ) -> list[Person]:
+        frames = list(watch.iterate("decode", _pass_through(path, count)))
         if not frames:
             raise VideoError(path, "no frame can be decoded")
         side = max(frames[0].image.shape) // 2

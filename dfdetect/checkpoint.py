@@ -20,11 +20,9 @@ from dfdetect.files import atomic_path
 from dfdetect.models import CLIP_MODELS, create_model
 from dfdetect.scoring import Aggregation, Calibration
 
-DEFAULT_WEIGHTS = "tf_efficientnet_lite2"
 METADATA_KEY = "dfdetect"
 FORMAT = "dfdetect-checkpoint"
 VERSION = 1
-SUFFIX = ".safetensors"
 INPUT_SIZES = range(16, 1025)
 CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
@@ -236,38 +234,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
     return model.float().eval(), spec
 
 
-def list_weights() -> dict[str, Path]:
-    """The checkpoints that are installed with the package, by name."""
-    return {path.stem: path for path in sorted(_weights_folder().glob(f"*{SUFFIX}"))}
-
-
-def find_weights(weights: str | Path | None = None) -> Path:
-    """Path of a checkpoint: the default one, an installed one by name, or the user's own file.
-
-    Raises:
-        FileNotFoundError: Neither a file nor an installed name; the message lists the names.
-    """
-    installed = list_weights()
-    name = DEFAULT_WEIGHTS if weights is None else str(weights)
-    if name in installed:
-        return installed[name]
-    if Path(name).is_file():
-        return Path(name)
-    raise FileNotFoundError(
-        f"no weights {name!r}: give a {SUFFIX} file or one of the installed names: "
-        f"{', '.join(installed) or 'none'}"
-    )
-
-
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"its header has {name} for a number")
-
-
-def _weights_folder() -> Path:
-    """In the wheel the folder is inside the package, in a clone beside it."""
-    package = Path(__file__).parent
-    inside = package / "weights"
-    return inside if inside.is_dir() else package.parent / "weights"
 
 
 def _read(path: Path, with_weights: bool = False) -> tuple[ModelSpec, dict[str, torch.Tensor]]:

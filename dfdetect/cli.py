@@ -98,6 +98,11 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--prior", type=float, default=DEFAULT_PRIOR, help="P(FAKE) for videos without a score"
     )
+    parser.add_argument(
+        "--time-budget",
+        metavar="8h30m",
+        help="end within this time, with fewer frames a video or fewer videos scored if need be",
+    )
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -302,7 +307,8 @@ def _bench(json: bool, **options: object) -> None:
 
 
 def _models(pattern: str) -> None:
-    from dfdetect.checkpoint import DEFAULT_WEIGHTS, list_weights, read_spec
+    from dfdetect.checkpoint import read_spec
+    from dfdetect.installed import DEFAULT_WEIGHTS, list_weights
     from dfdetect.models import list_models
 
     print("weights:")

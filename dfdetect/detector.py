@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from dfdetect.checkpoint import ModelSpec, find_weights, load_checkpoint
+from dfdetect.budget import Budget, OutOfTimeError
+from dfdetect.checkpoint import ModelSpec, load_checkpoint
 from dfdetect.clips import make_clip, windows
 from dfdetect.device import (
     apply_in_parts,
@@ -25,14 +25,13 @@ from dfdetect.device import (
     has_fast_half,
     other_gpus,
 )
-from dfdetect.faces import Box, FaceFinder, Person, follow_faces, resize_crop, to_tensor
+from dfdetect.faces import FaceFinder, Person, follow_faces, resize_crop, to_tensor
+from dfdetect.installed import find_weights
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.parallel import draw_ahead, map_in_order
 from dfdetect.video import VideoError, read_frames
+from dfdetect.videoscore import FAILED, NO_FACE, OK, OUT_OF_TIME, FaceScore, VideoScore
 
-OK = "ok"
-NO_FACE = "no face found"
-FAILED = "failed"
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
 # Frames decoded while those before are looked at.
@@ -40,48 +39,6 @@ FRAMES_AHEAD = 8
 STATUS_LENGTH = 200
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class FaceScore:
-    """One person in a video.
-
-    Attributes:
-        probability: P(FAKE) of this person.
-        times: Seconds since the first frame, of each sampled frame that shows the face.
-        boxes: The face in each of them: x1, y1, x2, y2 in pixels.
-        frame_probabilities: P(FAKE) of each of them alone.
-    """
-
-    probability: float
-    times: list[float]
-    boxes: list[Box]
-    frame_probabilities: list[float]
-
-
-@dataclass(frozen=True)
-class VideoScore:
-    """What the detector says of one video.
-
-    Attributes:
-        filename: Base name of the file.
-        probability: P(FAKE) strictly between 0 and 1, or None where there is no score.
-        status: `ok`, or a short reason why there is no score.
-        faces: One entry a person, in the order of appearance.
-        seconds: Time spent, by stage: `find` (faces), `crop`, `classify` and `wait`, for frames to
-            be decoded; in `total`; and beside that, in a thread of its own, `decode`.
-    """
-
-    filename: str
-    probability: float | None
-    status: str
-    faces: list[FaceScore] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def frames(self) -> int:
-        """Number of sampled frames that show a face."""
-        return len({time for face in self.faces for time in face.times})
 
 
 class Detector:
@@ -118,26 +75,32 @@ class Detector:
             Detector(deepcopy(self.model), self.spec, other, self.frames) for other in others
         ]
 
-    def score(self, path: str | Path, threads: int = 0) -> VideoScore:
+    def score(self, path: str | Path, threads: int = 0, budget: Budget | None = None) -> VideoScore:
         """Score one video. Nothing that is wrong with it is raised: `status` says what it is.
 
         Args:
             path: The video.
             threads: Of the decoder; 0 for as many as there are cores.
+            budget: Says how many frames are sampled, and when to give up.
         """
         path = Path(path)
         watch = _Stopwatch()
         faces: list[FaceScore] = []
         probability = None
+        count = self.frames if budget is None else budget.frames()
+        check = (lambda: None) if budget is None else budget.check
         try:
             with watch.measure("total"):
-                people = self._find_people(path, watch, threads)
+                check()
+                people = self._find_people(path, watch, threads, count, check)
                 with watch.measure("classify"):
                     logits = [self._frame_logits(person.crops) for person in people]
             status = OK if people else NO_FACE
             if people:
                 faces = [self._face_score(*pair) for pair in zip(people, logits, strict=True)]
                 probability = self._video_probability(logits)
+        except OutOfTimeError:
+            status = OUT_OF_TIME
         except VideoError as error:
             status = error.reason
         except Exception as error:
@@ -145,23 +108,45 @@ class Detector:
             LOGGER.exception("%s", path)
             reason = (str(error).splitlines() or [""])[0]
             status = f"{FAILED}: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
-        return VideoScore(path.name, probability, status, faces, dict(watch.seconds))
+        score = VideoScore(path.name, probability, status, faces, dict(watch.seconds))
+        if budget is not None:
+            budget.note(score, count)
+        return score
 
-    def score_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoScore]:
+    def score_videos(
+        self,
+        paths: Iterable[str | Path],
+        budget: Budget | None = None,
+        done: Callable[[str | Path, VideoScore], None] | None = None,
+    ) -> Iterator[VideoScore]:
         """Score videos, as many at a time as there are cores, in the order given.
 
         Sixteen at most: each takes memory.
+
+        Args:
+            paths: The videos.
+            budget: The time for all of them; those that it does not suffice for have no score.
+            done: Called with each path and score as soon as it is there, by several threads.
         """
+
+        def score(path: str | Path, replica: Detector, threads: int) -> VideoScore:
+            result = replica.score(path, threads, budget)
+            if result.status.startswith(FAILED) and replica is not self:  # try the first GPU
+                result = self.score(path, threads, budget)
+            if done is not None:
+                done(path, result)
+            return result
+
         paths = iter(paths)
         first = list(islice(paths, 2))
         if len(first) < 2:  # all cores for the only one
-            yield from map(self.score, first)
+            yield from (score(path, self, 0) for path in first)
             return
         jobs = (
-            (self.replicas[number % len(self.replicas)], path)
+            partial(score, path, self.replicas[number % len(self.replicas)], 1)
             for number, path in enumerate(chain(first, paths))
         )
-        with closing(map_in_order(self._score_on, jobs)) as scores:
+        with closing(map_in_order(lambda job: job(), jobs)) as scores:
             yield from scores
 
     def score_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
@@ -210,14 +195,6 @@ class Detector:
         means = [rule.person_logit(logits[owners == number]) for number in range(len(clips))]
         return rule.probability(means)
 
-    def _score_on(self, job: tuple["Detector", str | Path]) -> VideoScore:
-        """Score a video on one core and, should its GPU fail, on the first one."""
-        replica, path = job
-        score = replica.score(path, threads=1)
-        if score.status.startswith(FAILED) and replica is not self:
-            return self.score(path, threads=1)
-        return score
-
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
         good = getattr(crop, "dtype", None) == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3
         if not good or crop.size == 0:
@@ -227,15 +204,22 @@ class Detector:
             )
         return resize_crop(to_tensor(crop), self.spec.input_size)
 
-    def _find_people(self, path: Path, watch: "_Stopwatch", threads: int) -> list[Person]:
+    def _find_people(
+        self,
+        path: Path,
+        watch: "_Stopwatch",
+        threads: int,
+        count: int,
+        check: Callable[[], None],
+    ) -> list[Person]:
         for finder in (self.finder, self.careful_finder):
-            decoded = watch.iterate("decode", read_frames(path, self.frames, threads))
+            decoded = watch.iterate("decode", read_frames(path, count, threads))
             find = watch.timed("find", finder.find)
             with (
                 closing(draw_ahead(decoded, FRAMES_AHEAD)) as ahead,
                 watch.measure("crop", apart_from=("wait", "find")),
             ):
-                frames = watch.iterate("wait", ahead)
+                frames = _checked(watch.iterate("wait", ahead), check)
                 people = follow_faces(frames, find, self.spec.crop, self.spec.input_size)
             if people:
                 return people
@@ -322,6 +306,13 @@ def load_detector(
         raise ValueError(f"frames must be at least 1, not {frames}")
     model, spec = load_checkpoint(find_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
+
+
+def _checked(items: Iterable[Item], check: Callable[[], None]) -> Iterator[Item]:
+    """The items, with a check before each."""
+    for item in items:
+        check()
+        yield item
 
 
 class _Stopwatch:

@@ -19,8 +19,8 @@ from torchvision.transforms.v2 import functional
 from dfdetect.checkpoint import CropRule
 from dfdetect.device import apply_in_parts
 from dfdetect.video import Frame
+from dfdetect.videoscore import Box
 
-Box = tuple[float, float, float, float]
 # Images, and the height of the smallest face that is known in them, to boxes of each; as
 # `FaceFinder.find`.
 Find = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]

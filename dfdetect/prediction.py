@@ -1,14 +1,18 @@
 """The main job: folders of videos in, submission.csv out."""
 
-from collections.abc import Iterable
-from contextlib import closing
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 from tqdm import tqdm
 
-from dfdetect.detector import VideoScore, load_detector
+from dfdetect.budget import Budget, parse_duration
 from dfdetect.files import require_writable
+from dfdetect.installed import find_weights
+from dfdetect.journal import Journal
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.submission import (
     find_videos,
@@ -17,9 +21,12 @@ from dfdetect.submission import (
     write_details,
     write_submission,
 )
+from dfdetect.videoscore import OUT_OF_TIME, VideoScore
 
 MISSING = "no such video"
 NOT_SCORED = "interrupted before it was scored"
+# Seconds from one time that the submission is written to the next.
+SAVE_EVERY = 5.0
 
 
 def predict(
@@ -31,12 +38,15 @@ def predict(
     device: str = "auto",
     details: str | Path | None = None,
     prior: float = DEFAULT_PRIOR,
+    time_budget: str | float | None = None,
     progress: bool = True,
 ) -> dict[str, VideoScore]:
     """Score videos and write a submission that has a row for every one of them.
 
-    If the run is interrupted, what is done by then is written, with the prior for the rest and for
-    the few videos that were in hand.
+    A complete submission is there from the start, with the prior for what is not scored yet, and is
+    replaced every few seconds. Beside it, `OUT.progress.jsonl` keeps the scores: if the run is
+    stopped or killed, or its time is out, the next one with the same `out`, weights and frames goes
+    on from there. The file is deleted when all is done.
 
     Args:
         paths: Videos, and folders that are searched through all their sub-folders; one or many.
@@ -48,6 +58,8 @@ def predict(
         device: As in `load_detector`.
         details: A CSV to write with people, frames, seconds and the reason where there is no score.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
+        time_budget: Seconds, or as `8h30m`, from this call to its end. Where they are too few,
+            fewer frames are sampled from each video, and in the end some are left unscored.
         progress: Show a progress bar and a closing summary.
 
     Returns:
@@ -60,29 +72,60 @@ def predict(
     Example:
         >>> scores = predict(["test_videos"], "submission.csv", details="details.csv")
     """
+    start = monotonic()
+    out = Path(out)
     if not 0 < prior < 1:
         raise ValueError(f"prior must be strictly between 0 and 1, not {prior}")
-    if details is not None and Path(details).absolute() == Path(out).absolute():
+    if details is not None and Path(details).absolute() == out.absolute():
         raise ValueError(f"{out}: the submission and the details need files of their own")
+    seconds = None if time_budget is None else parse_duration(time_budget)
     for file in (out, details):
         if file is not None:
             require_writable(file)
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
-    detector = load_detector(weights, device, frames)
-    present = [name for name in names if name in videos]
     scores = {
         name: VideoScore(name, None, NOT_SCORED if name in videos else MISSING) for name in names
     }
-    results = detector.score_videos(videos[name] for name in present)
+    settings = {"weights": _digest(find_weights(weights)), "frames": frames}
+    journal = Journal(out.with_suffix(".progress.jsonl"), settings)
+    with _kept_if_successful(out, lambda: write_submission(out, names, scores, prior)):
+        # Loading torch takes seconds; the submission is there before.
+        from dfdetect.detector import load_detector
+
+        detector = load_detector(weights, device, frames)
+    kept = journal.read({name: videos[name] for name in names if name in videos})
+    scores |= kept
+    if progress and kept:
+        print(f"{journal.path}: going on, {len(kept)} of {len(names)} videos are scored already")
+    write_submission(out, names, scores, prior)
+    left = [name for name in names if scores[name].status == NOT_SCORED]
+    budget = None
+    if seconds is not None:
+        budget = Budget(seconds - (monotonic() - start), len(left), frames)
+    name_of = {videos[name]: name for name in left}
+
+    def keep(path: Path, score: VideoScore) -> None:
+        name = name_of[path]
+        scores[name] = replace(score, filename=name)
+        journal.add(name, path, scores[name])
+
+    results = detector.score_videos(name_of, budget, keep)
+    bar = tqdm(
+        total=len(names),
+        initial=len(names) - len(left),
+        desc="videos",
+        unit="video",
+        disable=not progress,
+    )
     try:
-        with (
-            closing(results),
-            tqdm(total=len(present), desc="videos", unit="video", disable=not progress) as bar,
-        ):
-            for name, score in zip(present, results, strict=True):
-                scores[name] = replace(score, filename=name)
+        with closing(results), bar:
+            saved = monotonic()
+            for _ in results:
                 bar.update()
+                if monotonic() - saved > SAVE_EVERY:
+                    write_submission(out, names, scores, prior)
+                    saved = monotonic()
     finally:
         write_submission(out, names, scores, prior)
         if details is not None:
@@ -92,4 +135,24 @@ def predict(
             if unlisted := len(videos.keys() - set(names)):
                 print(f"{unlisted} more videos are not in {sample_submission} and were left out")
             print(f"wrote {out}")
+    if not any(score.status == OUT_OF_TIME for score in scores.values()):
+        journal.close()
     return scores
+
+
+@contextmanager
+def _kept_if_successful(path: Path, write: Callable[[], None]) -> Iterator[None]:
+    """Write a file that is not there yet; arguments that turn out unusable leave none."""
+    new = not path.exists()
+    if new:
+        write()
+    try:
+        yield
+    except (OSError, ValueError):
+        if new:
+            path.unlink()
+        raise
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from dfdetect.detector import VideoScore
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.video import read_frames
+from dfdetect.videoscore import VideoScore
 
 REAL_COLOUR, FAKE_COLOUR = "tab:green", "tab:red"
 THRESHOLD = 0.5

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfdetect.detector import OK, VideoScore
 from dfdetect.files import atomic_path, read_table
 from dfdetect.options import DEFAULT_PRIOR
 from dfdetect.video import VIDEO_SUFFIXES
+from dfdetect.videoscore import OK, VideoScore
 
 COLUMNS = ["filename", "label"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from dfdetect.bench import bench, face_agreement, report
 from dfdetect.cli import main
-from dfdetect.detector import FaceScore, VideoScore
+from dfdetect.videoscore import FaceScore, VideoScore
 
 KEYS = {
     "videos",

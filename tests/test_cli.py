@@ -92,6 +92,6 @@ def test_a_stopped_command_says_so(monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dfdetect.checkpoint.list_weights", stop)
+    monkeypatch.setattr("dfdetect.installed.list_weights", stop)
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "dfdetect: stopped\n"

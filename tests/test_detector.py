@@ -130,9 +130,9 @@ def test_videos_are_shared_out_to_all_gpus(bright_detector, sample_data, monkeyp
     used = []
     score = Detector.score
 
-    def note(self, path, threads):
+    def note(self, path, threads, budget):
         used.append(self)
-        return score(self, path, threads)
+        return score(self, path, threads, budget)
 
     monkeypatch.setattr(Detector, "score", note)
     clips = sorted(sample_data.glob("test_videos/*.mp4"))

@@ -1,4 +1,8 @@
+import json
 import shutil
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -80,22 +84,109 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     score = Detector.score
     third = sorted((sample_data / "test_videos").glob("*.mp4"))[2]
 
-    def stop_at_the_third(self, path, threads):
+    def stop_at_the_third(self, path, *arguments):
         if path == third:
             raise KeyboardInterrupt
-        return score(self, path, threads)
+        return score(self, path, *arguments)
 
     monkeypatch.setattr(Detector, "score", stop_at_the_third)
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     with pytest.raises(KeyboardInterrupt):
         predict(sample_data / "test_videos", out, frames=2, details=details)
-    status = pd.read_csv(details)["status"].tolist()
-    assert status == ["ok"] * 2 + ["interrupted before it was scored"] * 4
-    assert pd.read_csv(out)["label"].tolist()[2:] == [0.5] * 4
+    table = pd.read_csv(details)
+    assert table["status"].tolist()[:2] == ["ok"] * 2
+    assert table["status"][2] == "interrupted before it was scored"
+    unscored = table["probability"].isna()
+    assert (pd.read_csv(out)["label"][unscored] == 0.5).all()
+
+    monkeypatch.setattr(Detector, "score", note_and(score, scored := []))
+    predict(sample_data / "test_videos", out, frames=2, details=details)
+    assert [path.name for path in scored] == table["filename"][unscored].tolist()
+    assert (pd.read_csv(details)["status"] == "ok").all()
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def note_and(score, scored):
+    """`Detector.score`, which notes the videos that it is called with."""
+
+    def score_and_note(self, path, *arguments):
+        scored.append(path)
+        return score(self, path, *arguments)
+
+    return score_and_note
+
+
+def test_a_submission_is_there_before_the_first_score(sample_data, tmp_path, monkeypatch):
+    out = tmp_path / "submission.csv"
+    names = [path.name for path in sorted((sample_data / "test_videos").glob("*.mp4"))]
+
+    def look(*_):
+        assert check_submission(out, names)["label"].eq(0.5).all()
+        raise InterruptedError
+
+    monkeypatch.setattr("dfdetect.detector.load_detector", look)
+    with pytest.raises(InterruptedError):
+        predict(sample_data / "test_videos", out)
+
+
+def test_a_killed_run_leaves_a_submission_and_is_gone_on_with(sample_data, tmp_path):
+    out = tmp_path / "submission.csv"
+    videos = sample_data / "test_videos"
+    names = [path.name for path in sorted(videos.glob("*.mp4"))]
+    notes = tmp_path / "submission.progress.jsonl"
+    command = [sys.executable, "-m", "dfdetect", "predict", videos, "--frames", "4", "--out", out]
+    done: dict[str, bytes] = {}
+    for lines in (1, 3):
+        with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as run:
+            while run.poll() is None and len(entries(notes)) < lines:
+                time.sleep(0.01)
+            run.kill()
+        check_submission(out, names)
+        assert entries(notes).items() >= done.items()
+        done = entries(notes)
+    assert lines <= len(done) < len(names)
+    with notes.open("a") as file:
+        file.write('{"name": "half a line')
+    subprocess.run(list(map(str, command)), check=True)
+    assert not notes.exists()
+    expected = predict(videos, tmp_path / "whole.csv", frames=4)
+    labels = check_submission(out, names)["label"]
+    assert labels.tolist() == pytest.approx([one.probability for one in expected.values()])
+
+
+def entries(notes):
+    """The scores in a journal, as bytes, by name; a name comes only once."""
+    lines = [line for line in notes.read_bytes().splitlines() if line] if notes.exists() else []
+    found = [(json.loads(line)["name"], line) for line in lines if line.endswith(b"}}")]
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+@pytest.mark.parametrize("seconds", [3, 600])
+def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    clip = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    for number in range(40):
+        (folder / f"{number:02}.mp4").symlink_to(clip)
+    out = tmp_path / "submission.csv"
+    start = time.monotonic()
+    scores = predict(folder, out, time_budget=seconds)
+    assert time.monotonic() - start < seconds
+    check_submission(out, [f"{number:02}.mp4" for number in range(40)])
+    late = [score for score in scores.values() if score.status != "ok"]
+    assert all(score.status == "no time was left for it" for score in late)
+    assert bool(late) == (seconds == 3)
+    assert (tmp_path / "submission.progress.jsonl").exists() == bool(late)
+
+
+def test_durations_that_are_none_are_refused(sample_data, tmp_path):
+    with pytest.raises(ValueError, match="'soon' is no duration"):
+        predict(sample_data, tmp_path / "s.csv", time_budget="soon")
 
 
 def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("dfdetect.prediction.load_detector", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("dfdetect.detector.load_detector", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a folder"):
         predict(sample_data, tmp_path)

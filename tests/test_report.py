@@ -1,8 +1,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from dfdetect import VideoScore
-from dfdetect.detector import FaceScore
+from dfdetect import FaceScore, VideoScore
 from dfdetect.report import draw_curve, draw_frame
 from dfdetect.video import read_frames
 

@@ -1,8 +1,7 @@
 import pandas as pd
 import pytest
 
-from dfdetect import VideoScore
-from dfdetect.detector import FaceScore
+from dfdetect import FaceScore, VideoScore
 from dfdetect.submission import (
     SubmissionError,
     check_submission,

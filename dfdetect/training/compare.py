@@ -14,9 +14,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dfdetect.checkpoint import SUFFIX, find_weights, read_spec
+from dfdetect.checkpoint import read_spec
 from dfdetect.detector import Detector, load_detector
 from dfdetect.files import atomic_path, require_writable
+from dfdetect.installed import SUFFIX, find_weights
 from dfdetect.models import CLIP_MODELS
 from dfdetect.training.config import recipe
 from dfdetect.training.evaluate import evaluate

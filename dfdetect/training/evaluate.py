@@ -20,13 +20,14 @@ from sklearn.metrics import (
 )
 from tqdm import tqdm
 
-from dfdetect.detector import Detector, VideoScore, load_detector
+from dfdetect.detector import Detector, load_detector
 from dfdetect.files import atomic_path
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.parallel import map_in_order
 from dfdetect.training.faceset import FaceSet
 from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.training.slices import find_slices
+from dfdetect.videoscore import VideoScore
 
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15

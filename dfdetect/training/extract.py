@@ -18,7 +18,6 @@ import torch
 from tqdm import tqdm
 
 from dfdetect.checkpoint import INPUT_SIZES, CropRule
-from dfdetect.detector import NO_FACE, OK
 from dfdetect.device import choose_device
 from dfdetect.faces import FaceFinder, Person, follow_faces
 from dfdetect.files import atomic_path, read_table, require_writable
@@ -27,6 +26,7 @@ from dfdetect.training.blend import self_blend
 from dfdetect.training.faceset import FaceSetError
 from dfdetect.training.labels import LabelledPhoto, LabelledVideo, read_labels, read_photos
 from dfdetect.video import VideoError
+from dfdetect.videoscore import NO_FACE, OK
 
 CROP_SIZE = 224
 # Heights of the face beyond which a crop rule is a mistake.

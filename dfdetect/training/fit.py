@@ -19,10 +19,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dfdetect.checkpoint import SUFFIX, CropRule, ModelSpec, save_checkpoint
+from dfdetect.checkpoint import CropRule, ModelSpec, save_checkpoint
 from dfdetect.device import available_cores, choose_device, half_type, has_fast_half
 from dfdetect.faces import resize_crop
 from dfdetect.files import atomic_path, require_writable
+from dfdetect.installed import SUFFIX
 from dfdetect.models import LINEAR_MODELS, create_model, normalisation
 from dfdetect.scoring import Aggregation, Calibration, fit_calibration
 from dfdetect.training.augment import training_transform

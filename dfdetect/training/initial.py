@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from dfdetect.checkpoint import SUFFIX
+from dfdetect.installed import SUFFIX
 from dfdetect.models import head_parameters
 
 IMAGENET = "imagenet"
