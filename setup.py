@@ -13,10 +13,18 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    # The checkpoints live beside the package in a clone and inside it in the wheel.
-    packages=[*find_packages(include=["dfdetect", "dfdetect.*"]), "dfdetect.weights"],
-    package_dir={"dfdetect.weights": "weights"},
-    package_data={"dfdetect.weights": ["*.safetensors", "README.md"]},
+    # Checkpoints and notebook live beside the package in a clone and inside it in the wheel.
+    packages=[
+        *find_packages(include=["dfdetect", "dfdetect.*"]),
+        "dfdetect.kernel",
+        "dfdetect.weights",
+    ],
+    package_dir={"dfdetect.kernel": "kernel", "dfdetect.weights": "weights"},
+    package_data={
+        "dfdetect": ["*.html"],
+        "dfdetect.kernel": ["*.ipynb", "*.json"],
+        "dfdetect.weights": ["*.safetensors", "README.md"],
+    },
     install_requires=[
         "av>=14.2",
         # 2.6.0 has the same detector but pins torch, numpy and pillow to old versions.

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_rules(commands)
     _add_bench(commands)
+    _add_bundle(commands)
     _add_models(commands)
     return parser
 
@@ -97,6 +98,9 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--prior", type=float, default=DEFAULT_PRIOR, help="P(FAKE) for videos without a score"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="HTML", help="also write a page with faces and curves"
     )
     parser.add_argument(
         "--time-budget",
@@ -233,6 +237,19 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _add_bundle(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "bundle", _bundle, "Make the data set and the kernel to upload to Kaggle."
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
+    parser.add_argument("--owner", default="OWNER", metavar="NAME", help="your Kaggle user name")
+    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument(
+        "--wheels", type=Path, metavar="DIR", help="wheels of facenet-pytorch and PyAV; no download"
+    )
+    parser.add_argument("--name", default="dfdetect", help="of the data set")
+
+
 def _add_models(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "models", _models, "List installed weights and architectures.")
     parser.add_argument("pattern", nargs="?", default="*", help="such as 'tf_efficientnet*'")
@@ -304,6 +321,12 @@ def _bench(json: bool, **options: object) -> None:
     from dfdetect.bench import bench, report
 
     print(report(bench(**options), as_json=json))
+
+
+def _bundle(**options: object) -> None:
+    from dfdetect.bundle import bundle
+
+    print("\n".join(bundle(**options)))
 
 
 def _models(pattern: str) -> None:

@@ -1,4 +1,4 @@
-"""The weights that are installed with the package."""
+"""The weights, and other folders, that are installed with the package."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SUFFIX = ".safetensors"
 
 def list_weights() -> dict[str, Path]:
     """The checkpoints that are installed with the package, by name."""
-    return {path.stem: path for path in sorted(_folder().glob(f"*{SUFFIX}"))}
+    return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
 
 def find_weights(weights: str | Path | None = None) -> Path:
@@ -29,8 +29,8 @@ def find_weights(weights: str | Path | None = None) -> Path:
     )
 
 
-def _folder() -> Path:
-    """In the wheel the folder is inside the package, in a clone beside it."""
+def package_folder(name: str) -> Path:
+    """`weights` or `kernel`: in the wheel inside the package, in a clone beside it."""
     package = Path(__file__).parent
-    inside = package / "weights"
-    return inside if inside.is_dir() else package.parent / "weights"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name

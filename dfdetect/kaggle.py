@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dfdetect.installed import SUFFIX
+
 COMPETITION = "deepfake-detection-challenge"
 INPUT = Path("/kaggle/input")
 TEST_FOLDER = "test_videos"
@@ -19,11 +21,13 @@ class CompetitionData:
         test_videos: Folder of the videos to score.
         train_videos: Folder of labelled videos with `metadata.json`, or None.
         sample_submission: The names and order of the rows to submit, or None.
+        weights: The checkpoint of an attached data set, or None for the installed one.
     """
 
     test_videos: Path
     train_videos: Path | None
     sample_submission: Path | None
+    weights: Path | None
 
 
 def find_data(
@@ -52,8 +56,15 @@ def find_data(
                 test_videos=folder / TEST_FOLDER,
                 train_videos=train if train.is_dir() else None,
                 sample_submission=sample if sample.is_file() else None,
+                weights=_find_weights(root),
             )
     raise FileNotFoundError(
         f"no folder {TEST_FOLDER} below {root}: on Kaggle, add the competition {COMPETITION!r} as "
         "input; elsewhere, run from the clone, beside sample_data"
     )
+
+
+def _find_weights(root: Path) -> Path | None:
+    """The first checkpoint in a data set, where Kaggle mounts those now and where it used to."""
+    mounts = ("datasets/*/*", "*")
+    return next((path for at in mounts for path in sorted(root.glob(f"{at}/*{SUFFIX}"))), None)

@@ -39,6 +39,7 @@ def predict(
     details: str | Path | None = None,
     prior: float = DEFAULT_PRIOR,
     time_budget: str | float | None = None,
+    report: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, VideoScore]:
     """Score videos and write a submission that has a row for every one of them.
@@ -60,6 +61,8 @@ def predict(
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
         time_budget: Seconds, or as `8h30m`, from this call to its end. Where they are too few,
             fewer frames are sampled from each video, and in the end some are left unscored.
+        report: An HTML page to write, with each video's people, their faces and curves; the videos
+            are read once more for it, as far as the time allows.
         progress: Show a progress bar and a closing summary.
 
     Returns:
@@ -76,10 +79,11 @@ def predict(
     out = Path(out)
     if not 0 < prior < 1:
         raise ValueError(f"prior must be strictly between 0 and 1, not {prior}")
-    if details is not None and Path(details).absolute() == out.absolute():
-        raise ValueError(f"{out}: the submission and the details need files of their own")
+    files = [Path(file).absolute() for file in (out, details, report) if file is not None]
+    if len(set(files)) < len(files):
+        raise ValueError(f"{out}: submission, details and report need files of their own")
     seconds = None if time_budget is None else parse_duration(time_budget)
-    for file in (out, details):
+    for file in (out, details, report):
         if file is not None:
             require_writable(file)
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
@@ -135,6 +139,11 @@ def predict(
             if unlisted := len(videos.keys() - set(names)):
                 print(f"{unlisted} more videos are not in {sample_submission} and were left out")
             print(f"wrote {out}")
+    if report is not None:
+        from dfdetect.report import write_report
+
+        title = f"dfdetect with {find_weights(weights).stem}"
+        write_report(report, scores, videos, prior, title, budget, progress)
     if not any(score.status == OUT_OF_TIME for score in scores.values()):
         journal.close()
     return scores

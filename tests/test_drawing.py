@@ -2,7 +2,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from dfdetect import FaceScore, VideoScore
-from dfdetect.report import draw_curve, draw_frame
+from dfdetect.drawing import draw_curve, draw_frame
 from dfdetect.video import read_frames
 
 
