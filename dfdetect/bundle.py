@@ -84,16 +84,16 @@ def bundle(
     dataset, kernel = Path(out, "dataset"), Path(out, "kernel")
     for folder, sign in ((dataset, DATASET_METADATA), (kernel, KERNEL_METADATA)):
         _make_empty(folder, sign)
-    _collect_wheels(dataset, wheels)
-    write_wheel(dataset)
-    shutil.copy(chosen, dataset)
     _write_json(
         dataset / DATASET_METADATA,
         {"title": name, "id": f"{owner}/{name}", "licenses": [{"name": "other"}]},
     )
+    code = _write_kernel(kernel, owner, name)
+    _collect_wheels(dataset, wheels)
+    write_wheel(dataset)
+    shutil.copy(chosen, dataset)
     _list_files(dataset)
     check_dataset(dataset)
-    code = _write_kernel(kernel, owner, name)
     return _next_steps(dataset, kernel, code)
 
 

@@ -66,6 +66,18 @@ def other_gpus(device: torch.device) -> list[torch.device]:
     return [other for other in others if _problem(other) is None]
 
 
+def describe(device: torch.device) -> str:
+    """What a person calls the device, and the others that are used with it.
+
+    Example:
+        >>> describe(choose_device("cpu"))
+        '2 cores of the CPU'
+    """
+    if device.type == "cpu":
+        return f"{available_cores()} cores of the CPU"
+    return ", ".join(map(torch.cuda.get_device_name, [device, *other_gpus(device)]))
+
+
 def apply_in_parts(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
     """Apply a function to a batch or, where a GPU's memory does not suffice, to parts of it.
 

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dfdetect.options import DEFAULT_FRAMES
+from dfdetect.report import cut_faces
 from dfdetect.video import read_frames
 from dfdetect.videoscore import VideoScore
 
@@ -58,3 +59,20 @@ def draw_curve(axes: Axes, score: VideoScore) -> None:
     axes.axhline(THRESHOLD, color="grey", linestyle=":")
     axes.set(xlabel="seconds", ylabel="P(FAKE)", ylim=(0, 1))
     axes.legend()
+
+
+def draw_faces(axes: Axes, path: str | Path, score: VideoScore) -> None:
+    """Draw the face of the most suspicious person at some moments, side by side.
+
+    Raises:
+        VideoError: The video cannot be read.
+    """
+    worst = max(range(len(score.faces)), key=lambda person: score.faces[person].probability)
+    strip = cut_faces(path, score)[worst]
+    axes.imshow(np.concatenate([image for _, image in strip], axis=1))
+    side = strip[0][1].shape[1]
+    axes.set(
+        xticks=[side * (number + 0.5) for number in range(len(strip))],
+        xticklabels=[f"{time:.1f} s" for time, _ in strip],
+        yticks=[],
+    )

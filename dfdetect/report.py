@@ -222,5 +222,6 @@ def _videos(count: int) -> str:
 def _drawing(content: str, title: str) -> str:
     return (
         f'<svg class="chart" viewBox="-6 -6 {WIDTH + 12} {HEIGHT + 12}" role="img" '
-        f'aria-label="{title}">{content}</svg><p class="note">{title}</p>'
+        f'aria-label="{title}"><path d="M0,0V{HEIGHT}H{WIDTH}" fill="none" stroke="currentColor" '
+        f'opacity=".4"/>{content}</svg><p class="note">{title}</p>'
     )

@@ -1,28 +1,56 @@
-"""The notebook from top to bottom, without a network, where Kaggle would have its data."""
+"""The notebook from top to bottom: beside the sample data, and as Kaggle would run it.
 
-import importlib.util
+For Kaggle, the bundle is built, and mounted where Kaggle mounts data sets; the notebook runs in an
+environment that has Kaggle's packages but none of those that the bundle brings, without a network.
+"""
+
+import os
 import shutil
 import subprocess
+import sys
+import time
+import venv
+from importlib.metadata import distribution
 from pathlib import Path
 
 import nbformat
+import pandas as pd
+import psutil
 import pytest
 from nbclient import NotebookClient
 
+from dfdetect.bundle import bundle
 from dfdetect.kaggle import COMPETITION
 from dfdetect.submission import check_submission
 
+CELL_LINES = 15
+BROUGHT = ("dfdetect", "facenet-pytorch", "av")
+# Runs a notebook over Unix sockets, as there is no network; argument: the notebook, executed in its
+# folder, which then has the outputs.
+RUNNER = """
+import sys, nbformat
+from jupyter_client import AsyncKernelManager
+from nbclient import NotebookClient
+
+notebook = nbformat.read(sys.argv[1], as_version=4)
+manager = AsyncKernelManager(transport="ipc", ip=sys.argv[2])
+try:
+    NotebookClient(notebook, km=manager, timeout=600).execute()
+finally:
+    nbformat.write(notebook, sys.argv[1])
+"""
+# Where the system does not let us take the network away.
 NO_NETWORK = """
 import socket
 
-class NoNetwork(socket.socket):
+class UnixOnly(socket.socket):
     def connect(self, address):
-        raise OSError(f"the internet is off, {address} was asked for")
+        if self.family != socket.AF_UNIX:
+            raise OSError(f"the internet is off, {address} was asked for")
+        super().connect(address)
 
-socket.socket = NoNetwork
-socket.create_connection = socket.getaddrinfo = NoNetwork.connect
+socket.socket = UnixOnly
 """
-CELL_LINES = 15
 
 
 @pytest.fixture
@@ -31,60 +59,33 @@ def notebook(sample_data):
     return nbformat.read(path, as_version=4)
 
 
-def run(notebook: nbformat.NotebookNode, parameters: str, folder: Path) -> str:
-    """Execute in `folder` with `parameters` after the cell of that tag; the printed text."""
-    tagged = [
+def with_parameters(notebook, parameters):
+    """The notebook with a cell after the one that is tagged `parameters`."""
+    (tagged,) = (
         number
         for number, cell in enumerate(notebook.cells)
         if "parameters" in cell.metadata.get("tags", [])
-    ]
-    assert len(tagged) == 1
-    notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(NO_NETWORK + parameters))
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, resources=resources).execute()
+    )
+    notebook.cells.insert(tagged + 1, nbformat.v4.new_code_cell(parameters))
+    return notebook
+
+
+def printed_by(notebook):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
     return "".join(output.get("text", "") for output in outputs)
 
 
-def names(sample_data):
-    return sorted(path.name for path in (sample_data / "test_videos").iterdir())
-
-
-@pytest.mark.parametrize("layout", [f"competitions/{COMPETITION}", COMPETITION])
-def test_on_kaggles_layouts(notebook, sample_data, tmp_path, layout):
-    root, working = tmp_path / "input", tmp_path / "working"
-    working.mkdir()
-    shutil.copytree(sample_data, root / layout)
-    printed = run(notebook, f"INPUT = {str(root)!r}\nFRAMES = 4", working)
-    assert f"6 videos in {root / layout / 'test_videos'}" in printed
-    assert "6 videos, 6 scored" in printed
-    check_submission(working / "submission.csv", names(sample_data))
-
-
 def test_beside_the_sample_data(notebook, sample_data, tmp_path):
     shutil.copytree(sample_data, tmp_path / "sample_data")
-    run(notebook, "INPUT = 'nowhere'\nFRAMES = 4", tmp_path)
-    check_submission(tmp_path / "submission.csv", names(sample_data))
-
-
-@pytest.mark.parametrize("layout", ["datasets/owner/dfdetect", "dfdetect"])
-def test_wheels_are_installed_from_either_mount(notebook, tmp_path, monkeypatch, layout):
-    """What the install cell does where dfdetect is not there yet."""
-    wheel = tmp_path / layout / "dfdetect-0.1.0-py3-none-any.whl"
-    wheel.parent.mkdir(parents=True)
-    wheel.touch()
-    commands = []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command))
-    (cell,) = [cell.source for cell in notebook.cells if "find_spec" in cell.source]
-    exec(cell, {"INPUT": str(tmp_path)})
-    (command,) = commands
-    assert command[1:4] == ["-m", "pip", "install"]
-    assert {"--no-index", "--no-deps"} <= set(command)
-    assert command[-1] == str(wheel)
-    with pytest.raises(AssertionError, match="attach the data set"):
-        exec(cell, {"INPUT": str(tmp_path / "elsewhere")})
+    with_parameters(notebook, "INPUT = 'nowhere'\nFRAMES = 4")
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, resources=resources).execute()
+    printed = printed_by(notebook)
+    assert "installed: nothing" in printed
+    assert "4 videos, 4 scored" in printed
+    names = [path.name for path in (sample_data / "test_videos").iterdir()]
+    check_submission(tmp_path / "submission.csv", sorted(names))
 
 
 def test_cells_are_short_and_have_no_outputs(notebook):
@@ -92,3 +93,133 @@ def test_cells_are_short_and_have_no_outputs(notebook):
         assert cell.source.count("\n") < CELL_LINES
         if cell.cell_type == "code":
             assert cell.outputs == []
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """The bundle's data set. PyAV's wheel for Kaggle does not fit an older Python that tests it."""
+    folder = tmp_path_factory.mktemp("bundle")
+    bundle(folder, owner="ada")
+    if sys.version_info < (3, 12):
+        (wheel,) = (folder / "dataset").glob("av-*.whl")
+        wheel.unlink()
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "av>=14.2"]
+        subprocess.run([*pip, "--dest", folder / "dataset"], check=True)
+    return folder / "dataset"
+
+
+@pytest.fixture
+def machine(tmp_path, dataset, sample_data):
+    """A fresh environment with Kaggle's packages."""
+    venv.create(tmp_path / "environment", with_pip=False)
+    (packages,) = (tmp_path / "environment").glob("lib/python*/site-packages")
+    brought = {file.parts[0] for name in BROUGHT for file in distribution(name).files}
+    for entry in Path(pd.__file__).parent.parent.iterdir():
+        if entry.name not in brought:
+            (packages / entry.name).symlink_to(entry)
+    return Machine(tmp_path, sample_data)
+
+
+class Machine:
+    """Kaggle in a folder: `input`, `working`, `environment`."""
+
+    def __init__(self, root, sample_data):
+        self.root = root
+        self.working = root / "working"
+        self.working.mkdir()
+        self.sample_data = sample_data
+        self.names: list[str] = []
+
+    def mount(self, dataset, at, competition, copies=1):
+        """Mount data set and competition, with each test video several times."""
+        target = self.root / "input" / at
+        target.parent.mkdir(parents=True)
+        target.symlink_to(dataset)
+        data = self.root / "input" / competition
+        (data / "test_videos").mkdir(parents=True)
+        (data / "train_sample_videos").symlink_to(self.sample_data / "train_sample_videos")
+        for video in sorted((self.sample_data / "test_videos").glob("*.mp4")):
+            for copy in range(copies):
+                self.names.append(f"{copy}-{video.name}")
+                (data / "test_videos" / self.names[-1]).symlink_to(video)
+        self.names.sort(reverse=True)  # the order is the sample submission's
+        rows = "".join(f"{name},0\n" for name in self.names)
+        (data / "sample_submission.csv").write_text(f"filename,label\n{rows}")
+
+    def start(self, notebook, **parameters):
+        """Start the notebook."""
+        parameters |= {"INPUT": str(self.root / "input")}
+        lines = [f"{name} = {value!r}" for name, value in parameters.items()]
+        cut_off = ["unshare", "--map-root-user", "--net"]
+        try:
+            alone = subprocess.run([*cut_off, "true"], capture_output=True).returncode == 0
+        except FileNotFoundError:
+            alone = False
+        text = "\n".join(lines if alone else [NO_NETWORK, *lines])
+        nbformat.write(with_parameters(notebook, text), self.working / "notebook.ipynb")
+        (python,) = (self.root / "environment").glob("bin/python")
+        command = [*(cut_off if alone else []), python, "-c", RUNNER, "notebook.ipynb"]
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in {"PYTHONPATH", "VIRTUAL_ENV", "PYTEST_CURRENT_TEST"}
+        }
+        return subprocess.Popen(
+            [*command, str(self.working / "socket")],
+            cwd=self.working,
+            env=environment,
+        )
+
+    def run(self, notebook, **parameters):
+        """What the notebook printed, after a run to its end."""
+        assert self.start(notebook, **parameters).wait() == 0
+        check_submission(self.working / "submission.csv", self.names)
+        return printed_by(nbformat.read(self.working / "notebook.ipynb", as_version=4))
+
+
+@pytest.mark.parametrize(
+    ("at", "competition"),
+    [("datasets/ada/dfdetect", f"competitions/{COMPETITION}"), ("dfdetect", COMPETITION)],
+)
+def test_on_kaggle(machine, notebook, dataset, at, competition):
+    machine.mount(dataset, at, competition)
+    printed = machine.run(notebook, FRAMES=4)
+    for wheel in dataset.glob("*.whl"):
+        assert wheel.name in printed
+    assert (
+        f"weights: {machine.root / 'input' / at / 'tf_efficientnet_lite2.safetensors'}" in printed
+    )
+    assert "6 videos, 6 scored" in printed
+    assert "4 videos, 4 scored" in printed
+    assert (machine.working / "report.html").stat().st_size > 10_000
+
+
+def test_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
+    machine.mount(dataset, "dfdetect", COMPETITION, copies=20)
+    printed = machine.run(notebook, TIME_BUDGET="10s")
+    assert "no time was left for it" in printed
+    details = pd.read_csv(machine.working / "details.csv")
+    assert 0 < (details["status"] == "ok").sum() < len(details) == 120
+    assert details["frames"].min() < details["frames"].max() == 32
+
+
+def test_on_kaggle_killed_half_way_and_run_again(machine, notebook, dataset):
+    machine.mount(dataset, "dfdetect", COMPETITION, copies=4)
+    notes = machine.working / "submission.progress.jsonl"
+    run = machine.start(notebook, FRAMES=4)
+    while not notes.exists() or notes.read_bytes().count(b"}}\n") < 5:
+        assert run.poll() is None
+        time.sleep(0.02)
+    for process in [*psutil.Process(run.pid).children(recursive=True), run]:
+        process.kill()
+        process.wait()
+    check_submission(machine.working / "submission.csv", machine.names)
+    fresh = nbformat.read(machine.working / "notebook.ipynb", as_version=4)
+    done = notes.read_bytes().count(b"}}\n")
+    assert 5 <= done < 24
+    del fresh.cells[2]
+    printed = machine.run(fresh, FRAMES=4)
+    assert f"going on, {done} of 24 videos are scored already" in printed
+    assert "installed: nothing" in printed
+    assert "24 videos, 24 scored" in printed
+    assert not notes.exists()
