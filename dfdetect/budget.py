@@ -7,7 +7,7 @@ from time import monotonic
 from dfdetect.videoscore import VideoScore
 
 # Kept back for the videos in hand to stop, and for the last files to be written.
-RESERVE_SECONDS = 2.0
+RESERVE_SECONDS = 3.0
 RESERVE_SHARE = 0.01
 FEWEST_FRAMES = 4
 # Part of what is known of the speed that the latest video makes up.
@@ -71,6 +71,8 @@ class Budget:
         self._left = videos
         self._most = frames
         self._work = 0.0
+        self._in_hand = 0
+        self._latest = frames
         self._decoding = 0.0
         self._frame = 0.0
         self._lock = Lock()
@@ -86,13 +88,17 @@ class Budget:
             now = monotonic()
             if self._start is None:
                 self._start = now
+            in_hand, self._in_hand = self._in_hand, self._in_hand + 1
             if not self._frame:
                 return self._most
-            # Videos are scored side by side: work goes on faster than the clock.
-            speed = self._work / (now - self._start)
+            # Videos are scored side by side, so work goes on faster than the clock; what is in
+            # hand is half done in the mean.
+            half_done = in_hand / 2 * (self._decoding + self._latest * self._frame)
+            speed = (self._work + half_done) / (now - self._start)
             affordable = speed * (self._end - now) / max(1, self._left)
             count = int((affordable - self._decoding) / self._frame)
-            return min(self._most, max(FEWEST_FRAMES, count))
+            self._latest = min(self._most, max(FEWEST_FRAMES, count))
+            return self._latest
 
     def note(self, score: VideoScore, frames: int) -> None:
         """Learn from a video of which so many frames were sampled."""
@@ -100,6 +106,7 @@ class Budget:
         rest = sum(score.seconds.get(stage, 0.0) for stage in PER_FRAME)
         with self._lock:
             self._left -= 1
+            self._in_hand -= 1
             self._work += decoding + rest
             if score.faces:
                 share = LATEST if self._frame else 1.0

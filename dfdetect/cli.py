@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
+from time import monotonic
 
 from dfdetect import __version__
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
@@ -262,10 +263,14 @@ def _index_or_fraction(text: str) -> Path | float:
         return Path(text)
 
 
-def _predict(**options: object) -> None:
+def _predict(time_budget: str | None, **options: object) -> None:
+    start = monotonic()
+    from dfdetect.budget import parse_duration
     from dfdetect.prediction import predict
 
-    predict(**options)
+    if time_budget is not None:  # what loading took is part of it
+        time_budget = max(0.1, parse_duration(time_budget) - (monotonic() - start))
+    predict(time_budget=time_budget, **options)
 
 
 def _evaluate(json: bool, **options: object) -> None:

@@ -94,7 +94,7 @@ class Detector:
                 check()
                 people = self._find_people(path, watch, threads, count, check)
                 with watch.measure("classify"):
-                    logits = [self._frame_logits(person.crops) for person in people]
+                    logits = [self._frame_logits(person.crops, check) for person in people]
             status = OK if people else NO_FACE
             if people:
                 faces = [self._face_score(*pair) for pair in zip(people, logits, strict=True)]
@@ -233,12 +233,12 @@ class Detector:
         parts = windows(len(crops), length)
         return [make_clip([crops[position] for position in part], length) for part in parts]
 
-    def _frame_logits(self, crops: Sequence[torch.Tensor]) -> np.ndarray:
+    def _frame_logits(self, crops: Sequence[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
         """Calibrated logits of a person's frames; of a clip, those of all its frames are the same.
 
         A frame that is in two clips has the mean of both.
         """
-        logits = self._logits(self._make_clips(crops))
+        logits = self._logits(self._make_clips(crops), check)
         parts = windows(len(crops), self.spec.frames_per_clip)
         total, times = np.zeros(len(crops)), np.zeros(len(crops))
         for part, logit in zip(parts, logits, strict=True):
@@ -248,12 +248,15 @@ class Detector:
         return total / times
 
     @torch.inference_mode()
-    def _logits(self, inputs: Sequence[torch.Tensor]) -> np.ndarray:
+    def _logits(
+        self, inputs: Sequence[torch.Tensor], check: Callable[[], None] = lambda: None
+    ) -> np.ndarray:
         """Calibrated logits of the model's inputs; float64 of shape (n,)."""
         logits: list[float] = []
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         batch = max(1, most // self.spec.frames_per_clip)
         for start in range(0, len(inputs), batch):
+            check()
             logits += apply_in_parts(self._forward, inputs[start : start + batch])
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
