@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dfdetect.detector import Detector, load_detector
 from dfdetect.device import available_cores
-from dfdetect.faces import FaceFinder, Person, follow_faces, iou
+from dfdetect.faces import FaceFinder, Person, follow_faces, interpolate_box, iou
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.submission import find_videos
 from dfdetect.video import Frame, VideoError, pick_evenly
@@ -222,8 +222,8 @@ def _boxes_at(faces: list[FaceScore], time: float) -> list[Box]:
     for face in faces:
         step = max(np.diff(face.times), default=0.0)
         if face.times[0] - step <= time <= face.times[-1] + step:
-            edges = np.array(face.boxes).T
-            boxes.append(tuple(float(np.interp(time, face.times, edge)) for edge in edges))
+            moment = min(max(time, face.times[0]), face.times[-1])
+            boxes.append(interpolate_box(face.times, face.boxes, moment))
     return boxes
 
 

@@ -67,11 +67,8 @@ class Person:
 
     def box_at(self, time: float) -> Box | None:
         """The box at a time, interpolated between key frames; None before and after them."""
-        times = [key_time for key_time, _ in self.keys]
-        if not times[0] <= time <= times[-1]:
-            return None
-        edges = np.array([box for _, box in self.keys]).T
-        return tuple(float(np.interp(time, times, edge)) for edge in edges)
+        times, boxes = zip(*self.keys, strict=True)
+        return interpolate_box(times, boxes, time)
 
 
 class FaceFinder:
@@ -233,6 +230,13 @@ def brighten(image: np.ndarray) -> np.ndarray:
         return image
     levels = np.arange(256) / 255
     return cv2.LUT(image, np.round(255 * np.sqrt(levels)).astype(np.uint8))
+
+
+def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -> Box | None:
+    """A face's box at a time between those that are known; None before and after them."""
+    if not times[0] <= time <= times[-1]:
+        return None
+    return tuple(float(np.interp(time, times, edge)) for edge in np.array(boxes).T)
 
 
 def iou(first: Box, second: Box) -> float:

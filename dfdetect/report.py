@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dfdetect.budget import Budget, OutOfTimeError
-from dfdetect.faces import cut_crop
+from dfdetect.faces import cut_crop, interpolate_box
 from dfdetect.files import atomic_path
 from dfdetect.parallel import map_in_order
 from dfdetect.submission import summary
@@ -113,18 +113,11 @@ def cut_faces(video: str | Path, score: VideoScore, count: int = STRIP) -> list[
     strips: list[Strip] = [[] for _ in score.faces]
     for frame in read_frames(video, count, threads=1):
         for strip, face in zip(strips, score.faces, strict=True):
-            if (box := _box_at(face, frame.time)) is not None:
+            box = interpolate_box(face.times, face.boxes, frame.time)
+            if box is not None:
                 crop = cut_crop(frame.image, _square(box), FACE_PIXELS)
                 strip.append((frame.time, crop.permute(1, 2, 0).numpy()))
     return strips
-
-
-def _box_at(face: FaceScore, time: float) -> Box | None:
-    """The box at a time, interpolated; None before and after the person was seen."""
-    if not face.times[0] <= time <= face.times[-1]:
-        return None
-    edges = np.array(face.boxes).T
-    return tuple(float(np.interp(time, face.times, edge)) for edge in edges)
 
 
 def _square(box: Box) -> tuple[float, float, float]:
