@@ -1,6 +1,7 @@
 """Where the competition's data is mounted on Kaggle, in either layout, or beside a local kernel."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,5 +67,11 @@ def find_data(
 
 def _find_weights(root: Path) -> Path | None:
     """The first checkpoint in a data set, where Kaggle mounts those now and where it used to."""
-    mounts = ("datasets/*/*", "*")
-    return next((path for at in mounts for path in sorted(root.glob(f"{at}/*{SUFFIX}"))), None)
+    from dfdetect.checkpoint import CheckpointError, read_spec
+
+    for mount in ("datasets/*/*", "*"):
+        for path in sorted(root.glob(f"{mount}/*{SUFFIX}")):
+            with suppress(CheckpointError):  # of another package
+                read_spec(path)
+                return path
+    return None

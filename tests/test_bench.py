@@ -49,6 +49,17 @@ def test_all_that_is_promised_is_measured(sample_data, capsys):
     assert "times as long" in report(result)
 
 
+@pytest.mark.corpus
+def test_what_is_skipped_and_rounded_costs_nothing(corpus, monkeypatch):
+    """The challenge's clips, two people in one, one in the dark, against every frame looked at."""
+    monkeypatch.setattr("dfdetect.bench.LEAST_VIDEOS", 1)
+    result = bench(corpus / "videos" / "dfdc", progress=False)
+    assert result["face_agreement"] >= 0.99
+    assert result["probability_difference_mean"] <= 0.02
+    assert result["probability_difference_max"] <= 0.1
+    assert result["peak_memory_mb"] < 1500
+
+
 def test_videos_that_cannot_be_scored_are_no_benchmark(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="no video here can be scored"):

@@ -1,7 +1,11 @@
 import json
+import shutil
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from dfdetect import find_weights
 from dfdetect.kaggle import COMPETITION, find_data
 
 
@@ -30,6 +34,17 @@ def test_sample_data_is_the_last_resort(tmp_path, sample_data):
     data = find_data(tmp_path / "none", elsewhere=[tmp_path, sample_data])
     assert data.test_videos == sample_data / "test_videos"
     assert data.train_videos == sample_data / "train_sample_videos"
+
+
+@pytest.mark.parametrize("mount", ["datasets/ada/detector", "detector"])
+def test_the_weights_of_a_data_set_are_found_among_others(tmp_path, mount):
+    make(tmp_path / COMPETITION)
+    assert find_data(tmp_path).weights is None
+    data_set = tmp_path / mount
+    data_set.mkdir(parents=True)
+    save_file({"a": torch.zeros(1)}, data_set / "another-package.safetensors")
+    shutil.copy(find_weights("simple_cnn_2"), data_set / "mine.safetensors")
+    assert find_data(tmp_path).weights == data_set / "mine.safetensors"
 
 
 def test_no_data(tmp_path):
