@@ -92,6 +92,12 @@ class ModelSpec:
     scores: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a batch of one: (1, 3, size, size) or (1, time, 3, size, size)."""
+        time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
+        return (1, *time, RGB, self.input_size, self.input_size)
+
     def __post_init__(self) -> None:
         """Refuse values that no model of this version can have."""
         if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:

@@ -27,6 +27,7 @@ from dfdetect.device import (
 )
 from dfdetect.faces import FaceFinder, Person, follow_faces, resize_crop, to_tensor
 from dfdetect.installed import find_weights
+from dfdetect.models.fold import fold_batch_norms
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.parallel import draw_ahead, map_in_order
 from dfdetect.video import VideoError, read_frames
@@ -63,7 +64,8 @@ class Detector:
         self.device = device
         self.frames = frames
         self.half = has_fast_half(device)
-        self.model = model.to(device, memory_format=torch.channels_last).eval()
+        model = fold_batch_norms(model.eval(), spec.input_shape)
+        self.model = model.to(device, memory_format=torch.channels_last)
         self.finder = FaceFinder(device)
         self.careful_finder = FaceFinder.careful(device)
 
