@@ -59,6 +59,9 @@ class Budget:
         videos: Number of videos to score.
         frames: Of each video, where there is time enough.
 
+    Attributes:
+        thinned: Number of videos that were scored by fewer frames.
+
     Example:
         >>> budget = Budget(3600, videos=400, frames=32)
         >>> budget.frames()
@@ -75,6 +78,7 @@ class Budget:
         self._latest = frames
         self._decoding = 0.0
         self._frame = 0.0
+        self.thinned = 0
         self._lock = Lock()
 
     def check(self) -> None:
@@ -109,6 +113,7 @@ class Budget:
             self._in_hand -= 1
             self._work += decoding + rest
             if score.faces:
+                self.thinned += frames < self._most
                 share = LATEST if self._frame else 1.0
                 self._decoding += share * (decoding - self._decoding)
                 self._frame += share * (rest / frames - self._frame)

@@ -4,15 +4,18 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from dfdetect.files import require_writable
 from dfdetect.installed import find_weights, package_folder
 from dfdetect.kaggle import COMPETITION
 
@@ -36,6 +39,8 @@ TITLE_LENGTHS = range(6, 51)
 FILE_LIST = "files.csv"
 DATASET_METADATA = "dataset-metadata.json"
 KERNEL_METADATA = "kernel-metadata.json"
+# What a bundle is made of, and the next one replaces.
+OURS = ("*.whl", "*.safetensors", "*.ipynb", DATASET_METADATA, KERNEL_METADATA, FILE_LIST)
 # The package's own files that the wheel does without: weights are beside it.
 NOT_IN_WHEEL = frozenset({"weights", "kernel", "__pycache__"})
 # All files in the wheel have this date, so that the same package gives the same bytes.
@@ -57,7 +62,7 @@ def bundle(
     data set.
 
     Args:
-        out: Folder to write to; what an earlier bundle left there is replaced.
+        out: Folder to write to; an earlier bundle there is replaced.
         owner: A Kaggle user name; `OWNER` to fill it in later.
         weights: As in `load_detector`.
         wheels: Folder that holds the wheels of facenet-pytorch and PyAV, so that nothing is
@@ -70,7 +75,7 @@ def bundle(
     Raises:
         FileNotFoundError: The weights, the folder of wheels or a wheel in it do not exist.
         ValueError: A name that Kaggle would refuse, files that do not belong into a data set, or
-            folders that are there and are no bundle.
+            folders that hold something else.
 
     Example:
         >>> for line in bundle("kaggle", "ada"):
@@ -82,18 +87,25 @@ def bundle(
     chosen = find_weights(weights)
     read_spec(chosen)
     dataset, kernel = Path(out, "dataset"), Path(out, "kernel")
-    for folder, sign in ((dataset, DATASET_METADATA), (kernel, KERNEL_METADATA)):
-        _make_empty(folder, sign)
-    _write_json(
-        dataset / DATASET_METADATA,
-        {"title": name, "id": f"{owner}/{name}", "licenses": [{"name": "other"}]},
-    )
+    for folder in (dataset, kernel):
+        _require_ours(folder)
+    with TemporaryDirectory(prefix="dfdetect-") as temporary:
+        ready = Path(temporary)
+        _collect_wheels(ready, wheels)
+        write_wheel(ready)
+        shutil.copy(chosen, ready)
+        _list_files(ready)
+        _write_json(
+            ready / DATASET_METADATA,
+            {"title": name, "id": f"{owner}/{name}", "licenses": [{"name": "other"}]},
+        )
+        check_dataset(ready)
+        for folder in (dataset, kernel):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                path.unlink()
+        shutil.copytree(ready, dataset, dirs_exist_ok=True)
     code = _write_kernel(kernel, owner, name)
-    _collect_wheels(dataset, wheels)
-    write_wheel(dataset)
-    shutil.copy(chosen, dataset)
-    _list_files(dataset)
-    check_dataset(dataset)
     return _next_steps(dataset, kernel, code)
 
 
@@ -143,6 +155,8 @@ def check_dataset(folder: str | Path) -> None:
             raise ValueError(f"{path}: the kaggle tool skips sub-folders; move its files up")
         if path.suffix.lower() in ARCHIVES:
             raise ValueError(f"{path}: Kaggle would unpack it; leave it out")
+        if path.suffix == ".whl" and not zipfile.is_zipfile(path):
+            raise ValueError(f"{path.name}: a damaged wheel; fetch it again")
         if path.suffix.lower() in PICKLES:
             raise ValueError(f"{path}: may run code when loaded; use .safetensors instead")
         size += path.stat().st_size
@@ -155,13 +169,13 @@ def check_dataset(folder: str | Path) -> None:
         raise ValueError(f"{folder / DATASET_METADATA}: a title has 6 to 50 characters")
 
 
-def _make_empty(folder: Path, sign: str) -> None:
-    """Make a folder, in place of one that `sign` shows to be of an earlier bundle."""
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / sign).is_file():
-            raise ValueError(f"{folder}: is there and no bundle; give another folder for --out")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def _require_ours(folder: Path) -> None:
+    """Nothing but what a bundle is made of may be replaced."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
+                raise ValueError(f"{path} is no part of a bundle: give another folder for --out")
+    require_writable(folder / FILE_LIST)
 
 
 def _require_names(owner: str, name: str) -> None:
@@ -223,21 +237,23 @@ def _write_kernel(kernel: Path, owner: str, name: str) -> str:
 
 def _next_steps(dataset: Path, kernel: Path, code: str) -> list[str]:
     size = sum(path.stat().st_size for path in dataset.iterdir()) / 1e6
-    fill_in = f"  put your Kaggle user name for {ANYONE} into both folders' .json files"
-    return [
-        f"{dataset} ({size:.0f} MB) and {kernel} are ready. Next:",
-        *([fill_in] if code.startswith(f"{ANYONE}/") else []),
-        f"  kaggle datasets create -p {dataset}",
-        "    once; later `kaggle datasets version -p ... -m NOTE`. On the data set's page, all "
-        f"files of {FILE_LIST} must be there, none of them unpacked.",
-        f"  join the competition {COMPETITION} on its page, which makes its data readable",
-        f"  kaggle kernels push -p {kernel}",
-        "    it must print no 'invalid sources': then the data set or the competition is missing.",
-        f"  kaggle kernels status {code}",
-        "    until it says complete; `kaggle kernels logs` tells why if it says error.",
-        f"  kaggle kernels output {code} -p output",
-        "    brings submission.csv, details.csv and report.html.",
+    data, notebook = shlex.quote(str(dataset)), shlex.quote(str(kernel))
+    steps = [
+        (f"kaggle datasets create -p {data}", f"later: kaggle datasets version -p {data} -m NOTE"),
+        ("", f"on the data set's page: are all files of {FILE_LIST} there, none unpacked?"),
+        ("", f"join the competition {COMPETITION} on its page, or its videos cannot be read"),
+        (f"kaggle kernels push -p {notebook}", "a source that is 'not valid' is missing: 1 or 3"),
+        (f"kaggle kernels status {code}", f"on an error: kaggle kernels logs {code}"),
+        (f"kaggle kernels output {code} -p output", "submission.csv, details.csv, report.html"),
     ]
+    lines = [f"{dataset} ({size:.0f} MB) and {kernel} are ready. With Kaggle's tool, from here:"]
+    if code.startswith(f"{ANYONE}/"):
+        lines.append("  first run this again with --owner YOURNAME")
+    for number, (command, remark) in enumerate(steps, start=1):
+        lines.append(f"  {number}. {command or remark}")
+        if command:
+            lines.append(f"     ({remark})")
+    return lines
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -4,8 +4,13 @@ Each command imports what it runs, so that `--help` need not wait for torch.
 """
 
 import argparse
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     try:
-        command(**options)
+        with warnings.catch_warnings(), _one_interrupt():
+            warnings.showwarning = _show_warning
+            command(**options)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError) as error:
         print(f"dfdetect: {error}", file=sys.stderr)
         return UNUSABLE
@@ -36,6 +46,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dfdetect: stopped", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+@contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """Let the first Ctrl-C stop the command, and no second one disturb how it winds up."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("\ndfdetect: stopping; what is in hand takes some seconds", file=sys.stderr)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:  # after an interrupt, no other is heard to the end of the process
+        if signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, before)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"dfdetect: warning: {message}", file=sys.stderr)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -339,12 +373,15 @@ def _models(pattern: str) -> None:
     from dfdetect.installed import DEFAULT_WEIGHTS, list_weights
     from dfdetect.models import list_models
 
+    weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, pattern)}
+    architectures = list_models(pattern)
+    if not weights and not architectures:
+        raise ValueError(f"no weights and no architectures are called {pattern!r}")
     print("weights:")
-    for name, path in list_weights().items():
-        if fnmatchcase(name, pattern):
-            spec = read_spec(path)
-            mark = ", the default" if name == DEFAULT_WEIGHTS else ""
-            print(f"  {name}{mark}  ({spec.architecture}, {spec.input_size} px; {spec.licence})")
+    for name, path in weights.items():
+        spec = read_spec(path)
+        mark = ", the default" if name == DEFAULT_WEIGHTS else ""
+        print(f"  {name}{mark}  ({spec.architecture}, {spec.input_size} px; {spec.licence})")
     print("architectures (* with a recipe of its own):")
-    for name in list_models(pattern):
+    for name in architectures:
         print(f"  {name}{' *' if name in RECIPES else ''}")

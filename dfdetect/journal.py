@@ -36,14 +36,11 @@ class Journal:
         """The scores that are there of these videos, by name."""
         scores = {}
         for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
-            try:
-                entry = json.loads(line)
-                name, score = entry["name"], _to_score(entry["score"])
-                stale = entry["settings"] != self.settings
-            except (ValueError, KeyError, TypeError):
+            entry = _parse(line)
+            if not entry or self._is_stale(entry) or entry["name"] not in videos:
                 continue
-            if not stale and name in videos and entry["size"] == _size(videos[name]):
-                scores[name] = score
+            if entry["size"] == _size(videos[entry["name"]]):
+                scores[entry["name"]] = entry["score"]
         return scores
 
     def add(self, name: str, video: Path, score: VideoScore) -> None:
@@ -56,15 +53,36 @@ class Journal:
             # Begun anew, as half a line may be left of a process that was killed.
             file.write(f"\n{line}\n")
 
+    def of_others(self) -> list[bytes]:
+        """The lines of runs with other settings."""
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        return [line for line in lines if (entry := _parse(line)) and self._is_stale(entry)]
+
     def close(self) -> None:
-        """Delete the file: the run has come to its end."""
-        self.path.unlink(missing_ok=True)
+        """The run has come to its end: delete its lines, and the file with the last of them."""
+        if others := self.of_others():
+            self.path.write_bytes(b"\n".join([*others, b""]))
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _is_stale(self, entry: dict) -> bool:
+        return entry["settings"] != self.settings
 
 
 def _size(video: Path) -> int | None:
     try:
         return video.stat().st_size
     except OSError:
+        return None
+
+
+def _parse(line: bytes) -> dict | None:
+    """What a line says; None if it is damaged."""
+    try:
+        entry = json.loads(line)
+        parts = {part: entry[part] for part in ("name", "size", "settings")}
+        return {**parts, "score": _to_score(entry["score"])}
+    except (ValueError, KeyError, TypeError):
         return None
 
 

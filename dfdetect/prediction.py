@@ -87,6 +87,9 @@ def predict(
         if file is not None:
             require_writable(file)
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
+    inputs = {path.absolute() for path in (*videos.values(), *filter(None, [sample_submission]))}
+    if overwritten := inputs & set(files):
+        raise ValueError(f"{overwritten.pop()}: is to be read; write to another file")
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     scores = {
         name: VideoScore(name, None, NOT_SCORED if name in videos else MISSING) for name in names
@@ -102,6 +105,8 @@ def predict(
     scores |= kept
     if progress and kept:
         print(f"{journal.path}: going on, {len(kept)} of {len(names)} videos are scored already")
+    if progress and (others := journal.of_others()):
+        print(f"{journal.path}: {len(others)} scores of other weights or frames are left alone")
     write_submission(out, names, scores, prior)
     left = [name for name in names if scores[name].status == NOT_SCORED]
     budget = None
@@ -136,14 +141,18 @@ def predict(
             write_details(details, scores)
         if progress:
             print(summary(scores, prior))
+            if budget is not None and budget.thinned:
+                print(f"for want of time, {budget.thinned} had fewer than {frames} frames sampled")
             if unlisted := len(videos.keys() - set(names)):
                 print(f"{unlisted} more videos are not in {sample_submission} and were left out")
-            print(f"wrote {out}")
+            print(f"wrote {out}" if details is None else f"wrote {out} and {details}")
     if report is not None:
         from dfdetect.report import write_report
 
         title = f"dfdetect with {find_weights(weights).stem}"
         write_report(report, scores, videos, prior, title, budget, progress)
+        if progress:
+            print(f"wrote {report}")
     if not any(score.status == OUT_OF_TIME for score in scores.values()):
         journal.close()
     return scores

@@ -152,6 +152,8 @@ def _colour(probability: float) -> str:
 
 def _section(number: int, name: str, score: VideoScore, strips: list[Strip]) -> str:
     people = []
+    if not any(strips):
+        people.append("<p>No pictures: no time was left, or the video could not be read again.</p>")
     for person, (face, strip) in enumerate(zip(score.faces, strips, strict=True), start=1):
         pictures = "".join(_picture(time, image) for time, image in strip)
         people.append(
@@ -184,9 +186,10 @@ def _curve(face: FaceScore) -> str:
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
+    scale = "".join(_label(-4, HEIGHT * (1 - p), f"{p:g}", "end") for p in (0, 0.5, 1))
     return _drawing(
-        f'<line x1="0" y1="{HEIGHT / 2}" x2="{WIDTH}" y2="{HEIGHT / 2}" stroke="currentColor" '
-        'stroke-dasharray="4" opacity=".4"/>'
+        f'{scale}<line x1="0" y1="{HEIGHT / 2}" x2="{WIDTH}" y2="{HEIGHT / 2}" '
+        'stroke="currentColor" stroke-dasharray="4" opacity=".4"/>'
         f'<g fill="{_colour(face.probability)}" stroke="{_colour(face.probability)}">'
         f'<polyline points="{line}" fill="none" stroke-width="2"/>{dots}</g>',
         f"P(FAKE) from {first:.1f} to {last:.1f} s; the dashed line is one half",
@@ -205,16 +208,24 @@ def _histogram(probabilities: list[float]) -> str:
         f'fill="{_colour(edge + 0.5 / BINS)}"/>'
         for count, edge in zip(counts, edges, strict=False)
     )
-    return _drawing(bars, f"P(FAKE) from 0 to 1; the highest bar is {_videos(highest)}")
+    scale = "".join(_label(WIDTH * p, HEIGHT + 14, f"{p:g}", "middle") for p in (0, 0.5, 1))
+    return _drawing(bars + scale, f"P(FAKE) from 0 to 1; the highest bar is {_videos(highest)}")
 
 
 def _videos(count: int) -> str:
     return f"{count} video" if count == 1 else f"{count} videos"
 
 
+def _label(x: float, y: float, text: str, anchor: str) -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="11" fill="currentColor" text-anchor="{anchor}" '
+        f'dominant-baseline="middle">{text}</text>'
+    )
+
+
 def _drawing(content: str, title: str) -> str:
     return (
-        f'<svg class="chart" viewBox="-6 -6 {WIDTH + 12} {HEIGHT + 12}" role="img" '
+        f'<svg class="chart" viewBox="-26 -8 {WIDTH + 34} {HEIGHT + 30}" role="img" '
         f'aria-label="{title}"><path d="M0,0V{HEIGHT}H{WIDTH}" fill="none" stroke="currentColor" '
         f'opacity=".4"/>{content}</svg><p class="note">{title}</p>'
     )

@@ -159,7 +159,8 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
 def summary(scores: Mapping[str, VideoScore], prior: float) -> str:
     """A line on how many videos were scored, and one for each reason why some were not."""
     without = {name: score.status for name, score in scores.items() if score.status != OK}
-    lines = [f"{len(scores)} videos, {len(scores) - len(without)} scored"]
+    videos = "1 video" if len(scores) == 1 else f"{len(scores)} videos"
+    lines = [f"{videos}, {len(scores) - len(without)} scored"]
     if without:
         lines[0] += f", {len(without)} without a score (given the prior {prior:g}):"
         for reason, count in Counter(without.values()).most_common():
@@ -170,7 +171,9 @@ def summary(scores: Mapping[str, VideoScore], prior: float) -> str:
 
 
 def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    # A link to nowhere gets its row, and the reason.
+    there = path.is_file() or (path.is_symlink() and not path.exists())
+    return path.suffix.lower() in VIDEO_SUFFIXES and there
 
 
 def _require_unique(path: str | Path, names: pd.Series) -> None:

@@ -21,7 +21,8 @@ def wheels(tmp_path):
     folder = tmp_path / "wheels"
     folder.mkdir()
     for name in (*NAMES, "av-99.1.0-cp311-cp311-manylinux_2_28_x86_64.whl", "other.zip"):
-        (folder / name).write_bytes(name.encode())
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("content", name)
     return folder
 
 
@@ -35,7 +36,8 @@ def test_both_folders_are_ready_to_upload(wheels, tmp_path, capsys):
     expected = {*NAMES, wheel, weights, DATASET_METADATA, "files.csv"}
     assert {path.name for path in dataset.iterdir()} == expected
     table = pd.read_csv(dataset / "files.csv", index_col="file")
-    assert set(table.index) == expected - {"files.csv"}
+    # The kaggle tool does not upload the metadata.
+    assert set(table.index) == expected - {"files.csv", DATASET_METADATA}
     for name, row in table.iterrows():
         data = (dataset / name).read_bytes()
         assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
@@ -54,7 +56,8 @@ def test_both_folders_are_ready_to_upload(wheels, tmp_path, capsys):
         metadata["code_file"],
     }
     printed = capsys.readouterr().out
-    steps = [line.split()[1:3] for line in printed.splitlines() if line.startswith("  kaggle ")]
+    lines = [line.split() for line in printed.splitlines()]
+    steps = [words[2:4] for words in lines if words[1:2] == ["kaggle"] and words[0].endswith(".")]
     assert (
         steps
         == [
@@ -68,7 +71,7 @@ def test_both_folders_are_ready_to_upload(wheels, tmp_path, capsys):
 
 
 def test_an_owner_can_be_filled_in_later(wheels, tmp_path):
-    assert any("your Kaggle user name" in line for line in bundle(tmp_path / "k", wheels=wheels))
+    assert any("--owner YOURNAME" in line for line in bundle(tmp_path / "k", wheels=wheels))
 
 
 def test_the_wheel_holds_the_package_without_its_weights(tmp_path):
@@ -112,15 +115,21 @@ def test_missing_wheels_and_weights_are_named(wheels, tmp_path):
         bundle(tmp_path / "k", wheels=tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="no weights 'mine'"):
         bundle(tmp_path / "k", weights="mine", wheels=wheels)
+    (wheels / NAMES[1]).write_bytes(b"half a wheel")
+    with pytest.raises(ValueError, match="a damaged wheel"):
+        bundle(tmp_path / "k", wheels=wheels)
+    assert not (tmp_path / "k").exists() or not any((tmp_path / "k").rglob("*.*"))
 
 
 def test_a_folder_of_somebody_elses_is_not_replaced(wheels, tmp_path):
     precious = tmp_path / "k" / "dataset" / "thesis.txt"
     precious.parent.mkdir(parents=True)
     precious.write_text("years of work")
-    with pytest.raises(ValueError, match="is there and no bundle"):
+    with pytest.raises(ValueError, match=r"thesis\.txt is no part of a bundle"):
         bundle(tmp_path / "k", wheels=wheels)
     assert precious.read_text() == "years of work"
+    with pytest.raises(ValueError, match="cannot be written"):
+        bundle(precious, wheels=wheels)
 
 
 @pytest.mark.parametrize(

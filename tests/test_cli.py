@@ -1,6 +1,8 @@
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -95,3 +97,32 @@ def test_a_stopped_command_says_so(monkeypatch, capsys):
     monkeypatch.setattr("dfdetect.installed.list_weights", stop)
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "dfdetect: stopped\n"
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "dfdetect", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout.readline() == b"weights:\n"
+        run.stdout.close()
+        assert run.stderr.read() == b""
+    assert run.returncode == 0
+
+
+def test_a_second_interrupt_disturbs_nothing(sample_data, tmp_path):
+    (clip, *_) = sorted((sample_data / "test_videos").glob("*.mp4"))
+    (tmp_path / "clips").mkdir()
+    for number in range(40):
+        (tmp_path / "clips" / f"{number}.mp4").symlink_to(clip)
+    command = [sys.executable, "-m", "dfdetect", "predict", tmp_path / "clips", "--out", "s.csv"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as run:
+        while not (tmp_path / "s.progress.jsonl").exists():
+            assert run.poll() is None
+            time.sleep(0.02)
+        for _ in range(3):
+            run.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        printed = run.stderr.read().decode()
+    assert run.returncode == 130
+    assert "stopping; what is in hand takes some seconds" in printed
+    assert "terminate" not in printed
+    assert len((tmp_path / "s.csv").read_text().splitlines()) == 41

@@ -30,6 +30,20 @@ def test_other_files_and_settings_are_passed_over(tmp_path):
     assert make(tmp_path).read({"a.mp4": video}) == {}
 
 
+def test_closing_leaves_the_scores_of_other_settings(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"12345")
+    first, second = make(tmp_path), make(tmp_path, weights="other")
+    first.add("a.mp4", video, SCORE)
+    second.add("a.mp4", video, SCORE)
+    assert len(second.of_others()) == 1
+    second.close()
+    assert second.read({"a.mp4": video}) == {}
+    assert first.read({"a.mp4": video}) == {"a.mp4": SCORE}
+    first.close()
+    assert not first.path.exists()
+
+
 def test_half_a_line_spoils_nothing(tmp_path):
     video = tmp_path / "a.mp4"
     video.write_bytes(b"12345")

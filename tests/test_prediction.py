@@ -195,3 +195,10 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
         predict(sample_data, tmp_path / "file" / "submission.csv")
     with pytest.raises(ValueError, match="files of their own"):
         predict(sample_data, tmp_path / "s.csv", details=tmp_path / "s.csv")
+    video, sample = tmp_path / "a.mp4", tmp_path / "sample.csv"
+    video.write_bytes(b"precious")
+    sample.write_text("filename,label\na.mp4,0\n")
+    for arguments in ({"out": video}, {"details": video}, {"report": video}, {"out": sample}):
+        with pytest.raises(ValueError, match="is to be read; write to another file"):
+            predict(video, **{"out": tmp_path / "s.csv", **arguments}, sample_submission=sample)
+    assert video.read_bytes() == b"precious"
