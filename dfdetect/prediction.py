@@ -1,11 +1,12 @@
 """The main job: folders of videos in, submission.csv out."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -22,6 +23,9 @@ from dfdetect.submission import (
     write_submission,
 )
 from dfdetect.videoscore import OUT_OF_TIME, VideoScore
+
+if TYPE_CHECKING:
+    from dfdetect.detector import Detector
 
 MISSING = "no such video"
 NOT_SCORED = "interrupted before it was scored"
@@ -79,23 +83,17 @@ def predict(
     out = Path(out)
     if not 0 < prior < 1:
         raise ValueError(f"prior must be strictly between 0 and 1, not {prior}")
-    files = [Path(file).absolute() for file in (out, details, report) if file is not None]
-    if len(set(files)) < len(files):
-        raise ValueError(f"{out}: submission, details and report need files of their own")
     seconds = None if time_budget is None else parse_duration(time_budget)
-    for file in (out, details, report):
-        if file is not None:
-            require_writable(file)
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
-    inputs = {path.absolute() for path in (*videos.values(), *filter(None, [sample_submission]))}
-    if overwritten := inputs & set(files):
-        raise ValueError(f"{overwritten.pop()}: is to be read; write to another file")
+    _require_outputs((out, details, report), (*videos.values(), sample_submission))
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     scores = {
         name: VideoScore(name, None, NOT_SCORED if name in videos else MISSING) for name in names
     }
-    settings = {"weights": _digest(find_weights(weights)), "frames": frames}
-    journal = Journal(out.with_suffix(".progress.jsonl"), settings)
+    checkpoint = find_weights(weights)
+    journal = Journal(
+        out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoint), "frames": frames}
+    )
     with _kept_if_successful(out, lambda: write_submission(out, names, scores, prior)):
         # Loading torch takes seconds; the submission is there before.
         from dfdetect.detector import load_detector
@@ -103,38 +101,16 @@ def predict(
         detector = load_detector(weights, device, frames)
     kept = journal.read({name: videos[name] for name in names if name in videos})
     scores |= kept
-    if progress and kept:
-        print(f"{journal.path}: going on, {len(kept)} of {len(names)} videos are scored already")
-    if progress and (others := journal.of_others()):
-        print(f"{journal.path}: {len(others)} scores of other weights or frames are left alone")
-    write_submission(out, names, scores, prior)
-    left = [name for name in names if scores[name].status == NOT_SCORED]
+    left = {name: videos[name] for name in names if scores[name].status == NOT_SCORED}
     budget = None
     if seconds is not None:
         budget = Budget(seconds - (monotonic() - start), len(left), frames)
-    name_of = {videos[name]: name for name in left}
-
-    def keep(path: Path, score: VideoScore) -> None:
-        name = name_of[path]
-        scores[name] = replace(score, filename=name)
-        journal.add(name, path, scores[name])
-
-    results = detector.score_videos(name_of, budget, keep)
-    bar = tqdm(
-        total=len(names),
-        initial=len(names) - len(left),
-        desc="videos",
-        unit="video",
-        disable=not progress,
-    )
+    if progress:
+        _say_what_is_kept(journal, len(kept), len(scores))
     try:
-        with closing(results), bar:
-            saved = monotonic()
-            for _ in results:
-                bar.update()
-                if monotonic() - saved > SAVE_EVERY:
-                    write_submission(out, names, scores, prior)
-                    saved = monotonic()
+        with closing(_score_rest(detector, left, scores, journal, budget, progress)) as rounds:
+            for _ in rounds:
+                write_submission(out, names, scores, prior)
     finally:
         write_submission(out, names, scores, prior)
         if details is not None:
@@ -149,13 +125,66 @@ def predict(
     if report is not None:
         from dfdetect.report import write_report
 
-        title = f"dfdetect with {find_weights(weights).stem}"
+        title = f"dfdetect with {checkpoint.stem}"
         write_report(report, scores, videos, prior, title, budget, progress)
         if progress:
             print(f"wrote {report}")
     if not any(score.status == OUT_OF_TIME for score in scores.values()):
         journal.close()
     return scores
+
+
+def _require_outputs(
+    outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None]
+) -> None:
+    """Each output must be a file of its own that can be written and is not to be read."""
+    files = [Path(file).absolute() for file in outputs if file is not None]
+    if len(set(files)) < len(files):
+        raise ValueError(f"{files[0]}: submission, details and report need files of their own")
+    if taken := set(files) & {Path(file).absolute() for file in inputs if file is not None}:
+        raise ValueError(f"{taken.pop()}: is to be read; write to another file")
+    for file in files:
+        require_writable(file)
+
+
+def _say_what_is_kept(journal: Journal, kept: int, count: int) -> None:
+    if kept:
+        print(f"{journal.path}: going on, {kept} of {count} videos are scored already")
+    if others := journal.of_others():
+        print(f"{journal.path}: {len(others)} scores of other weights or frames are left alone")
+
+
+def _score_rest(
+    detector: "Detector",
+    videos: Mapping[str, Path],
+    scores: dict[str, VideoScore],
+    journal: Journal,
+    budget: Budget | None,
+    progress: bool,
+) -> Iterator[None]:
+    """Put scores among the others as they come; give way at first and every few seconds."""
+    name_of = {path: name for name, path in videos.items()}
+
+    def keep(path: Path, score: VideoScore) -> None:
+        name = name_of[path]
+        scores[name] = replace(score, filename=name)
+        journal.add(name, path, scores[name])
+
+    bar = tqdm(
+        total=len(scores),
+        initial=len(scores) - len(videos),
+        desc="videos",
+        unit="video",
+        disable=not progress,
+    )
+    yield
+    saved = monotonic()
+    with closing(detector.score_videos(videos.values(), budget, keep)) as results, bar:
+        for _ in results:
+            bar.update()
+            if monotonic() - saved > SAVE_EVERY:
+                yield
+                saved = monotonic()
 
 
 @contextmanager
