@@ -206,7 +206,7 @@ def _histogram(probabilities: list[float]) -> str:
         f'<rect x="{edge * WIDTH + 1:.1f}" y="{HEIGHT * (1 - count / highest):.1f}" '
         f'width="{step - 2:.1f}" height="{HEIGHT * count / highest:.1f}" '
         f'fill="{_colour(edge + 0.5 / BINS)}"/>'
-        for count, edge in zip(counts, edges, strict=False)
+        for count, edge in zip(counts, edges[:-1], strict=True)
     )
     scale = "".join(_label(WIDTH * p, HEIGHT + 14, f"{p:g}", "middle") for p in (0, 0.5, 1))
     return _drawing(bars + scale, f"P(FAKE) from 0 to 1; the highest bar is {_videos(highest)}")

@@ -8,6 +8,7 @@ from dfdetect.device import (
     apply_in_parts,
     available_cores,
     choose_device,
+    describe,
     half_type,
     has_fast_half,
     other_gpus,
@@ -16,6 +17,13 @@ from dfdetect.device import (
 
 def test_cpu():
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_people_are_told_of_all_devices(monkeypatch):
+    assert describe(torch.device("cpu")) == f"{available_cores()} cores of the CPU"
+    monkeypatch.setattr(device, "other_gpus", lambda first: [torch.device("cuda", 1)])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"T4 no. {gpu.index or 0}")
+    assert describe(torch.device("cuda")) == "T4 no. 0, T4 no. 1"
 
 
 def test_auto_needs_a_gpu_that_works(monkeypatch):

@@ -101,7 +101,8 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
 
     monkeypatch.setattr(Detector, "score", note_and(score, scored := []))
     predict(sample_data / "test_videos", out, frames=2, details=details)
-    assert [path.name for path in scored] == table["filename"][unscored].tolist()
+    # Several threads note them: the rows are in order, they need not be.
+    assert sorted(path.name for path in scored) == table["filename"][unscored].tolist()
     assert (pd.read_csv(details)["status"] == "ok").all()
     assert not list(tmp_path.glob("*.jsonl"))
 
