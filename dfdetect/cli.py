@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError) as error:
-        print(f"dfdetect: {error}", file=sys.stderr)
+        print(f"dfdetect: {_printable(error)}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
         print("dfdetect: stopped", file=sys.stderr)
@@ -69,7 +69,14 @@ def _one_interrupt() -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"dfdetect: warning: {message}", file=sys.stderr)
+    print(f"dfdetect: warning: {_printable(message)}", file=sys.stderr)
+
+
+def _printable(message: object) -> str:
+    """A message without what names of files could do to a terminal."""
+    from dfdetect.files import printable
+
+    return "\n".join(map(printable, str(message).splitlines()))
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

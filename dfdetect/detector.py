@@ -30,8 +30,10 @@ from dfdetect.installed import find_weights
 from dfdetect.models.fold import fold_batch_norms
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.parallel import draw_ahead, map_in_order
-from dfdetect.video import VideoError, read_frames
-from dfdetect.videoscore import FAILED, NO_FACE, OK, OUT_OF_TIME, FaceScore, VideoScore
+from dfdetect.reasons import FAILED, NO_FACE, OUT_OF_TIME
+from dfdetect.video import VideoError
+from dfdetect.videoscore import OK, FaceScore, VideoScore
+from dfdetect.worker import AbandonedError, read_frames_apart
 
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
@@ -101,7 +103,7 @@ class Detector:
             if people:
                 faces = [self._face_score(*pair) for pair in zip(people, logits, strict=True)]
                 probability = self._video_probability(logits)
-        except OutOfTimeError:
+        except (OutOfTimeError, AbandonedError):
             status = OUT_OF_TIME
         except VideoError as error:
             status = error.reason
@@ -215,7 +217,7 @@ class Detector:
         check: Callable[[], None],
     ) -> list[Person]:
         for finder in (self.finder, self.careful_finder):
-            decoded = watch.iterate("decode", read_frames(path, count, threads))
+            decoded = watch.iterate("decode", read_frames_apart(path, count, threads))
             find = watch.timed("find", finder.find)
             with (
                 closing(draw_ahead(decoded, FRAMES_AHEAD)) as ahead,

@@ -8,8 +8,8 @@ from matplotlib.patches import Rectangle
 
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.report import cut_faces
-from dfdetect.video import read_frames
 from dfdetect.videoscore import VideoScore
+from dfdetect.worker import read_frames_apart
 
 REAL_COLOUR, FAKE_COLOUR = "tab:green", "tab:red"
 THRESHOLD = 0.5
@@ -33,7 +33,7 @@ def draw_frame(
         raise ValueError(f"{score.filename}: nothing to draw, {score.status}")
     worst = max(score.faces, key=lambda face: face.probability)
     time = worst.times[int(np.argmax(worst.frame_probabilities))]
-    frame = min(read_frames(path, frames), key=lambda frame: abs(frame.time - time))
+    frame = min(read_frames_apart(path, frames), key=lambda frame: abs(frame.time - time))
     axes.imshow(frame.image)
     axes.set(title=f"{score.filename}  P(FAKE) {score.probability:.2f}", xticks=[], yticks=[])
     for face in score.faces:

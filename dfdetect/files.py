@@ -57,6 +57,19 @@ def require_writable(path: str | Path) -> None:
         ) from error
 
 
+def printable(text: str) -> str:
+    r"""Text with all that would do something to a terminal, or cannot be encoded, escaped.
+
+    Example:
+        >>> printable("two\nlines.mp4")
+        'two\\nlines.mp4'
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a CSV table; only empty cells count as missing, and never those of `text_columns`.
 

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 
-from dfdetect.videoscore import FAILED, OUT_OF_TIME, FaceScore, VideoScore
+from dfdetect.reasons import FAILED, OUT_OF_TIME
+from dfdetect.videoscore import FaceScore, VideoScore
 
 
 class Journal:

@@ -15,6 +15,7 @@ from dfdetect.files import require_writable
 from dfdetect.installed import find_weights
 from dfdetect.journal import Journal
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
+from dfdetect.reasons import MISSING, NOT_SCORED, OUT_OF_TIME
 from dfdetect.submission import (
     find_videos,
     read_sample_submission,
@@ -22,13 +23,11 @@ from dfdetect.submission import (
     write_details,
     write_submission,
 )
-from dfdetect.videoscore import OUT_OF_TIME, VideoScore
+from dfdetect.videoscore import VideoScore
 
 if TYPE_CHECKING:
     from dfdetect.detector import Detector
 
-MISSING = "no such video"
-NOT_SCORED = "interrupted before it was scored"
 # Seconds from one time that the submission is written to the next.
 SAVE_EVERY = 5.0
 

@@ -17,8 +17,9 @@ from dfdetect.faces import cut_crop, interpolate_box
 from dfdetect.files import atomic_path
 from dfdetect.parallel import map_in_order
 from dfdetect.submission import summary
-from dfdetect.video import VideoError, read_frames
+from dfdetect.video import VideoError
 from dfdetect.videoscore import Box, FaceScore, VideoScore
+from dfdetect.worker import read_frames_apart
 
 # Seconds and pictures of one person's face.
 Strip = list[tuple[float, np.ndarray]]
@@ -111,7 +112,7 @@ def cut_faces(video: str | Path, score: VideoScore, count: int = STRIP) -> list[
         VideoError: The video cannot be read.
     """
     strips: list[Strip] = [[] for _ in score.faces]
-    for frame in read_frames(video, count, threads=1):
+    for frame in read_frames_apart(video, count, threads=1):
         for strip, face in zip(strips, score.faces, strict=True):
             box = interpolate_box(face.times, face.boxes, frame.time)
             if box is not None:

@@ -1,13 +1,15 @@
 """submission.csv: a row for each video that is asked for, in order, always valid."""
 
 import csv
+import os
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from dfdetect.files import atomic_path, read_table
+from dfdetect.files import atomic_path, printable, read_table
 from dfdetect.options import DEFAULT_PRIOR
 from dfdetect.video import VIDEO_SUFFIXES
 from dfdetect.videoscore import OK, VideoScore
@@ -22,9 +24,10 @@ class SubmissionError(ValueError):
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Find the videos in files and folders, and name each one.
 
-    Folders are searched through all their sub-folders for the usual suffixes of videos; a file that
-    is given by itself is taken whatever its suffix. A video's name is its base name or, where two
-    base names are equal, its path below the folder that was given.
+    Folders are searched through all their sub-folders, those that are linked to as well, for the
+    usual suffixes of videos; a file that is given by itself is taken whatever its suffix. A video's
+    name is its base name or, where two base names are equal, its path below the folder that was
+    given. A folder that may not be searched is warned of.
 
     Returns:
         Path by name, sorted by name.
@@ -41,8 +44,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     known: set[Path] = set()
     for path in map(Path, paths):
         if path.is_dir():
-            files = (file for file in sorted(path.rglob("*")) if _is_video(file))
-            found = {file: file.relative_to(path).as_posix() for file in files}
+            found = {file: file.relative_to(path).as_posix() for file in _files_below(path)}
         elif path.exists():
             found = {path: path.name}
         else:
@@ -166,14 +168,31 @@ def summary(scores: Mapping[str, VideoScore], prior: float) -> str:
         for reason, count in Counter(without.values()).most_common():
             names = [name for name, status in without.items() if status == reason]
             more = ", ..." if count > len(names[:3]) else ""
-            lines.append(f"  {count} x {reason}: {', '.join(names[:3])}{more}")
+            lines.append(printable(f"  {count} x {reason}: {', '.join(names[:3])}{more}"))
     return "\n".join(lines)
 
 
-def _is_video(path: Path) -> bool:
-    # A link to nowhere gets its row, and the reason.
-    there = path.is_file() or (path.is_symlink() and not path.exists())
-    return path.suffix.lower() in VIDEO_SUFFIXES and there
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All that has a video's suffix and is no folder: what is no file gets its row, and a reason.
+
+    A folder that is reached in several ways, by links, is searched once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
+        status = os.stat(parent)
+        identity = status.st_dev, status.st_ino
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders.sort()
+        for name in sorted(files):
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                yield Path(parent, name)
+
+
+def _warn_of_folder(error: OSError) -> None:
+    warnings.warn(f"{error.filename}: cannot be searched ({error.strerror})", stacklevel=2)
 
 
 def _require_unique(path: str | Path, names: pd.Series) -> None:

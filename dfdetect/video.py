@@ -6,6 +6,10 @@ precedes it in the file is a B frame. Where enough other frames are left, those 
 decoder skips the frames that no other frame refers to: half of the challenge's clips. Skipping all
 B frames would be faster still, but x264 lets P frames refer to B frames, and what is decoded
 without them is full of blocks. Seeking is no way either: those clips have two key frames in 300.
+Of long clips, which have many, only the key frames that are wanted are decoded.
+
+What a file refers to is not opened: a playlist by the name of a video could name any file or
+address.
 """
 
 from collections import deque
@@ -13,11 +17,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 
 from dfdetect.options import DEFAULT_FRAMES
+from dfdetect.reasons import (
+    EMPTY,
+    NO_ACCESS,
+    NO_DECODER,
+    NO_FILE,
+    NO_FRAME,
+    NO_STREAM,
+    NO_VIDEO,
+)
+
+if TYPE_CHECKING:
+    import cv2
 
 try:
     import av
@@ -26,6 +42,16 @@ except ImportError:  # OpenCV can read most files too, with all frames decoded
 
 # Frames are skipped if at least this many I and P frames are left for each one that is asked for.
 SPARE_FRAMES = 2
+# Of clips with more frames, two minutes at 25 a second, only key frames are decoded if at least
+# SPARE_FRAMES of them are there for each frame that is asked for.
+LONG_CLIP = 3000
+# PyAV's None, in FFmpeg's own terms.
+NO_STAMP = np.iinfo(np.int64).min
+# 8K has half as many.
+MAX_PIXELS = 2**26
+# What FFmpeg may take a file for: no playlists and no pictures.
+FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
+OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
@@ -64,7 +90,8 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0)
     """Yield evenly spaced frames of a video, in the order of time.
 
     Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
-    are left out.
+    are left out. Of clips with more than 3,000 frames, key frames are taken where there are enough:
+    they are near the even spacing, and a clip of hours takes seconds.
 
     Args:
         path: Any video file that FFmpeg reads.
@@ -82,19 +109,21 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0)
         raise ValueError(f"count must be at least 1, not {count}")
     path = Path(path)
     try:
+        if not path.exists():
+            raise VideoError(path, NO_FILE)
         if not path.is_file():
-            raise VideoError(path, "no such file")
+            raise VideoError(path, f"{NO_ACCESS} (no regular file)")
         if path.stat().st_size == 0:
-            raise VideoError(path, "the file is empty")
+            raise VideoError(path, EMPTY)
     except OSError as error:
-        raise VideoError(path, f"not a readable file ({error.strerror})") from error
+        raise VideoError(path, f"{NO_ACCESS} ({error.strerror})") from error
     empty = True
     found = _read_with_opencv(path, count) if av is None else _read_with_av(path, count, threads)
     for frame in found:
         empty = False
         yield frame
     if empty:
-        raise VideoError(path, "no frame can be decoded")
+        raise VideoError(path, NO_FRAME)
 
 
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
@@ -117,6 +146,7 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     count = min(count, len(times))
     if count == 0:
         return np.zeros(0, dtype=np.int64)
+    times = np.asarray(times, dtype=np.float64)  # stamps at both ends of int64 have no difference
     first, last = times[0], times[-1]
     targets = first + (np.arange(count) + 0.5) / count * (last - first)
     after = np.clip(np.searchsorted(times, targets), 1, max(len(times) - 1, 1))
@@ -131,7 +161,8 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
 class _Plan:
     """Which frames to take, by time stamp, or by number where stamps are missing or double.
 
-    `order` has the stamps of all frames as they are shown.
+    `order` has the stamps of all frames as they are shown; `passes` what the decoder skips, first
+    and then, if a wanted frame was missed.
     """
 
     stamps: deque[int]
@@ -139,17 +170,17 @@ class _Plan:
     timed: bool
     first: int
     unit: Fraction
-    skip: bool
+    passes: tuple[str, ...]
 
 
 def _read_with_av(path: Path, count: int, threads: int) -> Iterator[Frame]:
     plan = _plan(path, count)
     pending = plan.stamps
-    # An encoder may not refer to some P frames either; once one is missed, all are decoded.
-    for skip in ("NONREF", "DEFAULT") if plan.skip else ("DEFAULT",):
+    for skip in plan.passes:
         if not pending:
             return
-        for ordinal, frame in enumerate(_decode(path, skip, threads)):
+        wanted = frozenset(pending) if skip == "NONKEY" else None
+        for ordinal, frame in enumerate(_decode(path, skip, threads, wanted)):
             stamp = frame.pts if plan.timed else ordinal
             if stamp is None or stamp < pending[0]:
                 continue
@@ -162,44 +193,62 @@ def _read_with_av(path: Path, count: int, threads: int) -> Iterator[Frame]:
             yield Frame(float((stamp - plan.first) * plan.unit), _to_rgb(frame), number)
             if not pending:
                 return
+        if skip == "NONKEY" and len(pending) < count:
+            return  # damaged, but what is left of hours need not be decoded
 
 
 def _plan(path: Path, count: int) -> _Plan:
     with _open(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        stamps = [packet.pts for packet in _packets(container, stream) if not packet.is_discard]
-        unit = stream.time_base
-    if None in stamps or len(set(stamps)) < len(stamps):
+        packets = np.fromiter(
+            (
+                (NO_STAMP if packet.pts is None else packet.pts, packet.is_keyframe)
+                for packet in _packets(container, stream)
+                if not packet.is_discard
+            ),
+            dtype=[("stamp", np.int64), ("key", bool)],
+        )
+        unit = stream.time_base or 1 / rate
+    stamps = packets["stamp"]
+    order = np.unique(stamps)
+    if len(order) < len(stamps) or NO_STAMP in order:
         order = np.arange(len(stamps))
         chosen = pick_evenly(order, count)
-        return _Plan(deque(chosen.tolist()), order, False, 0, 1 / rate, False)
-    order = np.sort(np.array(stamps, dtype=np.int64))
+        return _Plan(deque(chosen.tolist()), order, False, 0, 1 / rate, ("DEFAULT",))
     # What is shown after everything before it in the file is an I or P frame.
-    anchors = np.unique(np.maximum.accumulate(np.array(stamps, dtype=np.int64)))
-    skip = len(anchors) < len(order) and len(anchors) >= SPARE_FRAMES * count
-    candidates = anchors if skip else order
+    anchors = np.unique(np.maximum.accumulate(stamps))
+    keys = np.unique(stamps[packets["key"]])
+    enough = SPARE_FRAMES * count
+    if len(order) > LONG_CLIP and len(keys) >= enough:
+        candidates, passes = keys, ("NONKEY", "DEFAULT")
+    elif len(order) > len(anchors) >= enough:
+        # An encoder may not refer to some P frames either; once one is missed, all are decoded.
+        candidates, passes = anchors, ("NONREF", "DEFAULT")
+    else:
+        candidates, passes = order, ("DEFAULT",)
     chosen = candidates[pick_evenly(candidates, count)]
     first = int(order[0]) if len(order) else 0
-    return _Plan(deque(chosen.tolist()), order, True, first, unit, skip)
+    return _Plan(deque(chosen.tolist()), order, True, first, unit, passes)
 
 
 def _open(path: Path) -> "av.container.InputContainer":
+    name = str(path.absolute())  # a name such as http:x.mp4 is no address
     try:
         try:
-            return av.open(str(path))
+            return av.open(name, options=OPEN_OPTIONS)
         except UnicodeDecodeError:  # titles that are not UTF-8; PyAV 19 takes them by itself
-            return av.open(str(path), metadata_errors="replace")
+            return av.open(name, options=OPEN_OPTIONS, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"not a readable video ({error.strerror})") from error
+        raise VideoError(path, f"{NO_VIDEO} ({error.strerror})") from error
 
 
 def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
     stream = container.streams.best("video")
-    if stream is None:
-        raise VideoError(path, "the file has no video stream")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        raise VideoError(path, NO_STREAM)
     if stream.codec_context is None:
-        raise VideoError(path, "this FFmpeg has no decoder for its video stream")
+        raise VideoError(path, NO_DECODER)
     return stream
 
 
@@ -215,14 +264,19 @@ def _packets(
         return
 
 
-def _decode(path: Path, skip_frame: str, threads: int) -> Iterator["av.VideoFrame"]:
-    """Decode forwards, going on after damaged packets."""
+def _decode(
+    path: Path, skip_frame: str, threads: int, wanted: frozenset[int] | None = None
+) -> Iterator["av.VideoFrame"]:
+    """Decode forwards, going on after damaged packets; only those with `wanted` stamps, if any."""
     with _open(path) as container:
         stream = _video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         stream.codec_context.skip_frame = skip_frame
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         for packet in _packets(container, stream):
+            if wanted is not None and packet.pts not in wanted:
+                continue
             try:
                 yield from packet.decode()
             except av.FFmpegError:
@@ -241,6 +295,8 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
 
 def _read_with_opencv(path: Path, count: int) -> Iterator[Frame]:
     """Grab every frame, convert those that are asked for; OpenCV turns them upright itself."""
+    import cv2  # processes that read videos with PyAV do without
+
     total = sum(1 for _ in _grab(path))
     wanted = set(pick_evenly(np.arange(total), count).tolist())
     first = 0.0
@@ -254,11 +310,13 @@ def _read_with_opencv(path: Path, count: int) -> Iterator[Frame]:
                 yield Frame(time - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), position)
 
 
-def _grab(path: Path) -> Iterator[cv2.VideoCapture]:
+def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:
+    import cv2
+
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise VideoError(path, "not a readable video")
+            raise VideoError(path, NO_VIDEO)
         while capture.grab():
             yield capture
     finally:

@@ -6,9 +6,6 @@ from dataclasses import dataclass, field
 Box = tuple[float, float, float, float]
 
 OK = "ok"
-NO_FACE = "no face found"
-FAILED = "failed"
-OUT_OF_TIME = "no time was left for it"
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class VideoScore:
     Attributes:
         filename: Base name of the file.
         probability: P(FAKE) strictly between 0 and 1, or None where there is no score.
-        status: `ok`, or a short reason why there is no score.
+        status: `ok`, or one of `dfdetect.reasons`, why there is no score.
         faces: One entry a person, in the order of appearance.
         seconds: Time spent, by stage: `find` (faces), `crop`, `classify` and `wait`, for frames to
             be decoded; in `total`; and beside that, in a thread of its own, `decode`.

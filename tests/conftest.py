@@ -1,6 +1,7 @@
 """Fixtures: the sample clips, the research footage where it is there, clips made on the spot."""
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -45,7 +46,10 @@ def detector() -> Detector:
 
 @pytest.fixture
 def write_clip(tmp_path: Path) -> Callable[..., Path]:
-    """A function that encodes RGB frames and gives the path; options are those of the codec."""
+    """A function that encodes RGB frames and gives the path; options are those of the codec.
+
+    `stamps` are the frames' times counted in frames, by default one after another.
+    """
 
     def write(
         frames: Sequence[np.ndarray],
@@ -54,6 +58,8 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
         rate: int = 25,
         pix_fmt: str = "yuv420p",
         movflags: str = "",
+        stamps: Sequence[int] | None = None,
+        frames_kept: int | None = None,
         **options: str,
     ) -> Path:
         path = tmp_path / name
@@ -62,8 +68,12 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
             stream = container.add_stream(codec, rate=rate, options=options)
             stream.pix_fmt = pix_fmt
             stream.height, stream.width = frames[0].shape[:2]
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            stream.codec_context.time_base = Fraction(1, rate)
+            container.start_encoding()
+            for number, image in enumerate(frames[:frames_kept]):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                frame.pts = number if stamps is None else stamps[number]
+                container.mux(stream.encode(frame))
             container.mux(stream.encode())
         return path
 

@@ -20,13 +20,14 @@ from tqdm import tqdm
 from dfdetect.checkpoint import INPUT_SIZES, CropRule
 from dfdetect.device import choose_device
 from dfdetect.faces import FaceFinder, Person, follow_faces
-from dfdetect.files import atomic_path, read_table, require_writable
+from dfdetect.files import atomic_path, printable, read_table, require_writable
 from dfdetect.options import DEFAULT_FRAMES
+from dfdetect.reasons import NO_FACE
 from dfdetect.training.blend import self_blend
 from dfdetect.training.faceset import FaceSetError
 from dfdetect.training.labels import LabelledPhoto, LabelledVideo, read_labels, read_photos
 from dfdetect.video import VideoError
-from dfdetect.videoscore import NO_FACE, OK
+from dfdetect.videoscore import OK
 
 CROP_SIZE = 224
 # Heights of the face beyond which a crop rule is a mistake.
@@ -118,7 +119,7 @@ def extract(
             status, people = _find_people(video, finders, cut)
             store.add(video, status, people)
             if progress and status != OK:
-                tqdm.write(f"{video.name}: {status}")
+                tqdm.write(printable(f"{video.name}: {status}"))
     return store.table()
 
 

@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 from dfdetect.files import read_table
 from dfdetect.submission import find_videos
 from dfdetect.training.faceset import LABELS, FaceSet
-from dfdetect.video import VIDEO_SUFFIXES, Frame, read_frames
+from dfdetect.video import VIDEO_SUFFIXES, Frame
+from dfdetect.worker import read_frames_apart
 
 METADATA = "metadata.json"
 MANIFEST = "manifest.csv"
@@ -56,7 +57,7 @@ class LabelledVideo:
             OSError: The file, or its place in the archive, cannot be read.
         """
         with self.open() as path:
-            yield from read_frames(path, count)
+            yield from read_frames_apart(path, count)
 
     @contextmanager
     def open(self) -> Iterator[Path]:
@@ -132,9 +133,14 @@ def read_labels(source: str | Path) -> list[LabelledVideo]:
 def _read_folder(folder: Path) -> list[LabelledVideo]:
     folder = folder.absolute()
     manifest = _read_manifest(folder)
-    metadata = {path.parent: _parse(path, path.read_bytes()) for path in folder.rglob(METADATA)}
+    found = find_videos([folder])
+    metadata = {
+        parent: _parse(parent / METADATA, (parent / METADATA).read_bytes())
+        for parent in {path.parent for path in found.values()}
+        if (parent / METADATA).is_file()
+    }
     videos = []
-    for name, path in find_videos([folder]).items():
+    for name, path in found.items():
         if path in manifest:
             videos.append(LabelledVideo(name, path, *manifest[path]))
         else:
