@@ -7,6 +7,7 @@
 Names are imported when they are first used: torch takes seconds to load.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,10 @@ _MODULES = {
     "videoscore": ("FaceScore", "VideoScore"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+# Whoever wants to hear more says so by `logging`, or on the command line by `--verbose`.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

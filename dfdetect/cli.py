@@ -4,6 +4,7 @@ Each command imports what it runs, so that `--help` need not wait for torch.
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -20,52 +21,66 @@ from dfdetect import __version__
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.training.config import RECIPES, TrainConfig, recipe
 
+REASONS_GIVEN = 1
 UNUSABLE = 2
-INTERRUPTED = 130
+# Of a process that a signal ended: this and the signal's number.
+SIGNALLED = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when every video got a score or a stated reason, 2 for unusable input, 130 when stopped.
+        0 when every video got a score or a stated reason, 1 if `--strict` was given and one has no
+        score, 2 for unusable input or output, 130 when stopped by Ctrl-C, 143 by SIGTERM.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
+    if options.pop("verbose"):
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("dfdetect").setLevel(logging.DEBUG)
     try:
         with warnings.catch_warnings(), _one_interrupt():
             warnings.showwarning = _show_warning
-            command(**options)
+            status = command(**options)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (OSError, ValueError) as error:
         print(f"dfdetect: {_printable(error)}", file=sys.stderr)
         return UNUSABLE
-    except KeyboardInterrupt:
+    except MemoryError:
+        print("dfdetect: not enough memory", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt as error:
         print("dfdetect: stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        return SIGNALLED + (error.args[0] if error.args else signal.SIGINT)
+    return status or 0
 
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Let the first Ctrl-C stop the command, and no second one disturb how it winds up."""
+    """Let the first Ctrl-C or SIGTERM stop the command, and no other disturb how it winds up."""
 
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    def stop(number: int, _: object) -> None:
+        for one in before:
+            signal.signal(one, signal.SIG_IGN)
         print("\ndfdetect: stopping; what is in hand takes some seconds", file=sys.stderr)
-        raise KeyboardInterrupt
+        if worker := sys.modules.get("dfdetect.worker"):
+            worker.abandon()
+        raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, stop)
+    before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:  # after an interrupt, no other is heard to the end of the process
-        if signal.getsignal(signal.SIGINT) is stop:
-            signal.signal(signal.SIGINT, before)
+        for one, handler in before.items():
+            if signal.getsignal(one) is stop:
+                signal.signal(one, handler)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
@@ -92,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="dfdetect", description="Detect face-manipulated videos.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"dfdetect {__version__}")
+    parser.add_argument("--verbose", action="store_true", help="say what goes on, FFmpeg's too")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_evaluate(commands)
@@ -148,6 +164,9 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "--time-budget",
         metavar="8h30m",
         help="end within this time, with fewer frames a video or fewer videos scored if need be",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit with status 1 if a video has no score"
     )
 
 
@@ -304,14 +323,16 @@ def _index_or_fraction(text: str) -> Path | float:
         return Path(text)
 
 
-def _predict(time_budget: str | None, **options: object) -> None:
+def _predict(time_budget: str | None, strict: bool, **options: object) -> int:
     start = monotonic()
     from dfdetect.budget import parse_duration
     from dfdetect.prediction import predict
 
     if time_budget is not None:  # what loading took is part of it
         time_budget = max(0.1, parse_duration(time_budget) - (monotonic() - start))
-    predict(time_budget=time_budget, **options)
+    scores = predict(time_budget=time_budget, **options)
+    unscored = any(score.probability is None for score in scores.values())
+    return REASONS_GIVEN if strict and unscored else 0
 
 
 def _evaluate(json: bool, **options: object) -> None:

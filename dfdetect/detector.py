@@ -112,6 +112,7 @@ class Detector:
             LOGGER.exception("%s", path)
             reason = (str(error).splitlines() or [""])[0]
             status = f"{FAILED}: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
+        LOGGER.debug("%s: %s", path, status)
         score = VideoScore(path.name, probability, status, faces, dict(watch.seconds))
         if budget is not None:
             budget.note(score, count)

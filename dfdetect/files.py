@@ -10,13 +10,15 @@ from typing import Any
 import pandas as pd
 
 NEW_FILE_MODE = 0o666
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; it takes the place of `path` if the block succeeds.
 
-    A killed process leaves the old file, or none, but never half of the new one.
+    A killed process leaves the old file, or none, but never half of the new one; so does a full
+    disk, which raises OSError.
 
     Example:
         >>> with atomic_path("submission.csv") as temporary:
@@ -34,6 +36,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(NEW_FILE_MODE & ~umask)
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, name):  # name the file that is wanted, not the temporary one
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -68,6 +74,16 @@ def printable(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+def inert(text: str) -> str:
+    """Text of a CSV cell that no spreadsheet computes (OWASP, "CSV Injection").
+
+    Example:
+        >>> inert("=1+1.mp4")
+        "'=1+1.mp4"
+    """
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:

@@ -1,7 +1,9 @@
 """The scores of a run as they come, on disk, so that a run that was stopped can go on."""
 
 import json
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
@@ -50,9 +52,16 @@ class Journal:
             return
         entry = {"name": name, "size": _size(video), "settings": self.settings}
         line = json.dumps({**entry, "score": asdict(score)})
-        with self._lock, self.path.open("a", encoding="utf-8") as file:
-            # Begun anew, as half a line may be left of a process that was killed.
-            file.write(f"\n{line}\n")
+        try:
+            with self._lock, self.path.open("a", encoding="utf-8") as file:
+                # Begun anew, as half a line may be left of a process that was killed.
+                file.write(f"\n{line}\n")
+        except OSError as error:  # the scores are in the submission, too
+            warnings.warn(
+                f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
+                "next one begins anew",
+                stacklevel=2,
+            )
 
     def of_others(self) -> list[bytes]:
         """The lines of runs with other settings."""
@@ -61,10 +70,12 @@ class Journal:
 
     def close(self) -> None:
         """The run has come to its end: delete its lines, and the file with the last of them."""
-        if others := self.of_others():
-            self.path.write_bytes(b"\n".join([*others, b""]))
-        else:
-            self.path.unlink(missing_ok=True)
+        others = self.of_others()
+        with suppress(OSError):  # all is written that is asked for
+            if others:
+                self.path.write_bytes(b"\n".join([*others, b""]))
+            else:
+                self.path.unlink(missing_ok=True)
 
     def _is_stale(self, entry: dict) -> bool:
         return entry["settings"] != self.settings

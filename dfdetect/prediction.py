@@ -1,6 +1,7 @@
 """The main job: folders of videos in, submission.csv out."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -109,18 +110,22 @@ def predict(
     try:
         with closing(_score_rest(detector, left, scores, journal, budget, progress)) as rounds:
             for _ in rounds:
-                write_submission(out, names, scores, prior)
+                _write_or_warn(out, names, scores, prior)
     finally:
-        write_submission(out, names, scores, prior)
+        outputs = {out: lambda: write_submission(out, names, scores, prior)}
         if details is not None:
-            write_details(details, scores)
+            outputs[Path(details)] = lambda: write_details(details, scores)
+        problems = _write_all(outputs)
         if progress:
             print(summary(scores, prior))
             if budget is not None and budget.thinned:
                 print(f"for want of time, {budget.thinned} had fewer than {frames} frames sampled")
             if unlisted := len(videos.keys() - set(names)):
                 print(f"{unlisted} more videos are not in {sample_submission} and were left out")
-            print(f"wrote {out}" if details is None else f"wrote {out} and {details}")
+            if written := [str(file) for file in outputs if file not in problems]:
+                print(f"wrote {' and '.join(written)}")
+        if problems:  # the files are as they were last written
+            raise next(iter(problems.values()))
     if report is not None:
         from dfdetect.report import write_report
 
@@ -144,6 +149,27 @@ def _require_outputs(
         raise ValueError(f"{taken.pop()}: is to be read; write to another file")
     for file in files:
         require_writable(file)
+
+
+def _write_or_warn(
+    out: Path, names: Iterable[str], scores: Mapping[str, VideoScore], prior: float
+) -> None:
+    """Write the submission; if that fails, hours of work need not, as there is another time."""
+    try:
+        write_submission(out, names, scores, prior)
+    except OSError as error:
+        warnings.warn(f"cannot write now, trying again: {error}", stacklevel=2)
+
+
+def _write_all(outputs: Mapping[Path, Callable[[], None]]) -> dict[Path, OSError]:
+    """Write each file, whatever comes of the others, and give what went wrong."""
+    problems = {}
+    for file, write in outputs.items():
+        try:
+            write()
+        except OSError as error:
+            problems[file] = error
+    return problems
 
 
 def _say_what_is_kept(journal: Journal, kept: int, count: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfdetect.files import atomic_path, printable, read_table
+from dfdetect.files import atomic_path, inert, printable, read_table
 from dfdetect.options import DEFAULT_PRIOR
 from dfdetect.video import VIDEO_SUFFIXES
 from dfdetect.videoscore import OK, VideoScore
@@ -119,13 +119,14 @@ def write_details(path: str | Path, scores: Mapping[str, VideoScore]) -> None:
     """Write one row a video: what was found, how long it took, and why there is no score.
 
     `probability` is empty where there is no score; `people` counts faces that were followed,
-    `frames` sampled frames that show one, `seconds` is the time in all.
+    `frames` sampled frames that show one, `seconds` is the time in all. Text that a spreadsheet
+    would take for a formula has an apostrophe before it.
     """
     rows = [
         {
-            "filename": name,
+            "filename": inert(name),
             "probability": score.probability,
-            "status": score.status,
+            "status": inert(score.status),
             "people": len(score.faces),
             "frames": score.frames,
             "seconds": round(score.seconds.get("total", 0.0), 3),

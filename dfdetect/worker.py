@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any, BinaryIO
 
+import av
 import numpy as np
 
 from dfdetect.options import DEFAULT_FRAMES
@@ -81,12 +82,16 @@ def abandon() -> None:
         worker.kill()
 
 
-def main(shared: int) -> None:
+def main(shared: int, chatty: bool) -> None:
     """Serve requests from standard input until it ends: what a worker process runs.
 
     Args:
         shared: Descriptor of the file that frames are passed through.
+        chatty: Let FFmpeg say what it thinks of the files.
     """
+    if chatty:
+        av.logging.set_level(av.logging.WARNING)
+        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.DEBUG)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else gets among the answers
     _limit_memory()
@@ -170,12 +175,12 @@ class _Worker:
 
     def __init__(self) -> None:
         # Its path is this process's: `python -m` would look for modules among the videos.
-        code = "import sys; sys.path[:] = {!r}; import dfdetect.worker as w; w.main({})"
+        code = "import sys; sys.path[:] = {!r}; import dfdetect.worker as w; w.main({}, {})"
         shared = _new_file()
         self.slot = _Slot(shared)
         chatty = LOGGER.isEnabledFor(logging.DEBUG)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code.format(sys.path, shared)],
+            [sys.executable, "-c", code.format(sys.path, shared, chatty)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if chatty else subprocess.DEVNULL,
@@ -185,6 +190,7 @@ class _Worker:
             start_new_session=True,
             pass_fds=[shared],
         )
+        LOGGER.debug("started decoder %d", self.process.pid)
         self.ready = True
         self.abandoned = False
         self.expired = False

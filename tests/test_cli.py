@@ -108,21 +108,65 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     assert run.returncode == 0
 
 
-def test_a_second_interrupt_disturbs_nothing(sample_data, tmp_path):
+@pytest.fixture
+def forty_clips(sample_data, tmp_path):
     (clip, *_) = sorted((sample_data / "test_videos").glob("*.mp4"))
     (tmp_path / "clips").mkdir()
     for number in range(40):
         (tmp_path / "clips" / f"{number}.mp4").symlink_to(clip)
-    command = [sys.executable, "-m", "dfdetect", "predict", tmp_path / "clips", "--out", "s.csv"]
+    return tmp_path / "clips"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status):
+    command = [sys.executable, "-m", "dfdetect", "predict", forty_clips, "--out", "s.csv"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as run:
         while not (tmp_path / "s.progress.jsonl").exists():
             assert run.poll() is None
             time.sleep(0.02)
         for _ in range(3):
-            run.send_signal(signal.SIGINT)
+            run.send_signal(number)
             time.sleep(0.1)
         printed = run.stderr.read().decode()
-    assert run.returncode == 130
+    assert run.returncode == status
     assert "stopping; what is in hand takes some seconds" in printed
     assert "terminate" not in printed
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 41
+    # What was given up has no score, and no reason that blames the file.
+    assert "crashed" not in (tmp_path / "s.progress.jsonl").read_text()
+
+
+def test_strict_makes_an_unscored_video_an_error(sample_data, tmp_path, capsys):
+    good = str(sample_data / "test_videos" / "ehtdtkmmli.mp4")
+    bad = tmp_path / "bad.mp4"
+    bad.write_text("no video")
+    options = ["--frames", "2", "--out", str(tmp_path / "s.csv")]
+    assert main(["predict", good, *options, "--strict"]) == 0
+    assert main(["predict", good, str(bad), *options]) == 0
+    assert main(["predict", good, str(bad), *options, "--strict"]) == 1
+    check_submission(tmp_path / "s.csv", ["bad.mp4", "ehtdtkmmli.mp4"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_folder_that_takes_no_files_is_said_at_once(sample_data, capsys):
+    assert main(["predict", str(sample_data / "test_videos"), "--out", "/proc/s.csv"]) == 2
+    assert "/proc/s.csv: cannot be written" in capsys.readouterr().err
+
+
+def test_the_terminal_hears_nothing_of_ffmpeg_unless_asked(sample_data, tmp_path):
+    clip = bytearray((sample_data / "test_videos" / "ehtdtkmmli.mp4").read_bytes())
+    for place in range(5000, len(clip) - 5000, 500):
+        clip[place] ^= 255
+    (tmp_path / "damaged.mp4").write_bytes(clip)
+    (tmp_path / "\x1b[31mred.mp4").write_bytes(b"junk")
+    printed = {}
+    for options in ((), ("--verbose",)):
+        command = [sys.executable, "-m", "dfdetect", *options, "predict", "."]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        printed[options] = "\n".join(
+            line for line in run.stderr.splitlines() if not line.startswith("videos:")
+        )
+        assert "\x1b[31m" not in run.stdout
+    assert printed[()].strip() == ""
+    assert "damaged.mp4: " in printed["--verbose",]
+    assert "libav" in printed["--verbose",]

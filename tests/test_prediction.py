@@ -1,13 +1,16 @@
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 
-from dfdetect import Detector, predict
+from dfdetect import Detector, VideoScore, predict, submission
 from dfdetect.submission import check_submission
 
 
@@ -203,3 +206,95 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
         with pytest.raises(ValueError, match="is to be read; write to another file"):
             predict(video, **{"out": tmp_path / "s.csv", **arguments}, sample_submission=sample)
     assert video.read_bytes() == b"precious"
+
+
+def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("dfdetect.prediction.SAVE_EVERY", 0)
+    monkeypatch.setattr("dfdetect.submission._write_csv", full_disk(until=4))
+    out = tmp_path / "submission.csv"
+    check_before = out.write_text("filename,label\nold.mp4,0.3\n")
+    with pytest.warns(UserWarning, match=r"cannot write now.*No space left on device") as warned:
+        scores = predict(sample_data / "test_videos", out, frames=2, progress=False)
+    assert len(warned) == 3 < check_before
+    assert check_submission(out, sorted(scores))["label"].ne(0.5).all()
+
+
+def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
+    sample_data, tmp_path, monkeypatch, capsys
+):
+    out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
+    predict(sample_data / "test_videos", out, frames=2)
+    old = out.read_bytes()
+    monkeypatch.setattr("dfdetect.submission._write_csv", full_disk())
+    with (
+        pytest.warns(UserWarning, match="cannot write now"),
+        pytest.raises(OSError, match=f"No space left on device: '{out}'"),
+    ):
+        predict(sample_data / "test_videos", out, frames=3, details=details)
+    assert out.read_bytes() == old
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "submission.csv",
+        "submission.progress.jsonl",
+    ]
+    assert "6 videos, 6 scored\n" in capsys.readouterr().out
+    monkeypatch.undo()
+    predict(sample_data / "test_videos", out, frames=3, details=details)
+    assert "going on, 6 of 6 videos are scored already" in capsys.readouterr().out
+
+
+def full_disk(until=10**9):
+    """A function to write tables that fails so many times."""
+    write = submission._write_csv
+    calls = iter(range(10**9))
+
+    def fail(*arguments):
+        if next(calls) < until - 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*arguments)
+
+    return fail
+
+
+def test_a_journal_that_cannot_be_written_stops_nothing(sample_data, tmp_path):
+    (tmp_path / "submission.progress.jsonl").mkdir()
+    with pytest.warns(UserWarning, match=r"progress.jsonl: cannot be written \(Is a directory\)"):
+        scores = predict(sample_data / "test_videos", tmp_path / "submission.csv", frames=2)
+    assert {score.status for score in scores.values()} == {"ok"}
+
+
+def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
+    """Links and junk, of which only the links are looked at, and then cheaply."""
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(10_000):
+        path = folder / f"{number:05}.mp4"
+        path.symlink_to(real_clip) if number % 2 else path.write_bytes(b"junk")
+    monkeypatch.setattr(Detector, "score", lambda self, path, *_: rough_score(path))
+    out, details = tmp_path / "s.csv", tmp_path / "d.csv"
+    memory = psutil.Process().memory_info().rss
+    start = time.monotonic()
+    scores = predict(folder, out, details=details, progress=False)
+    assert time.monotonic() - start < 60
+    assert psutil.Process().memory_info().rss - memory < 200 * 2**20
+    names = [f"{number:05}.mp4" for number in range(10_000)]
+    assert list(scores) == names
+    labels = check_submission(out, names)["label"]
+    assert labels.tolist() == [0.5, 0.7] * 5000
+    assert len(pd.read_csv(details)) == 10_000
+
+
+def rough_score(path):
+    good = path.stat().st_size > 100
+    return VideoScore(path.name, 0.7 if good else None, "ok" if good else "not a readable video")
+
+
+def test_no_cell_of_the_details_is_a_formula(tmp_path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    names = ['=HYPERLINK("http:x","y").mp4', "+1.mp4", "-1.mp4", "@x.mp4", "\tx.mp4", "x.mp4"]
+    for name in names:
+        (folder / name).write_bytes(b"junk")
+    predict(folder, tmp_path / "s.csv", details=tmp_path / "d.csv", progress=False)
+    check_submission(tmp_path / "s.csv", sorted(names))
+    cells = pd.read_csv(tmp_path / "d.csv")["filename"].tolist()
+    assert cells == [name if name == "x.mp4" else f"'{name}" for name in sorted(names)]

@@ -28,7 +28,7 @@ def misbehave(monkeypatch, real_clip):
             "    yield from frames\n"
             "w.read_frames = read_frames\n"
         )
-        template = "import sys; sys.path[:] = {!r}; exec({!r}); w.main({})"
+        template = "import sys; sys.path[:] = {!r}; exec({!r}); w.main({}, False)"
         with monkeypatch.context() as patch:
             popen = subprocess.Popen
 

@@ -24,6 +24,7 @@ from dfdetect.detector import Detector, load_detector
 from dfdetect.files import atomic_path
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.parallel import map_in_order
+from dfdetect.reasons import NO_ACCESS
 from dfdetect.training.faceset import FaceSet
 from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.training.slices import find_slices
@@ -103,7 +104,7 @@ def evaluate(
     if plots is not None:
         write_plots(plots, labels, probabilities)
         with atomic_path(Path(plots, "scores.csv")) as temporary:
-            table.to_csv(temporary, index=False)
+            table.to_csv(temporary, index=False, errors="surrogateescape")
     scores: dict[str, Any] = metrics(labels, probabilities)
     if "status" in table:
         scores["without_score"] = int(table["probability"].isna().sum())
@@ -184,8 +185,11 @@ def score_videos(
     """
 
     def score(video: LabelledVideo) -> VideoScore:
-        with video.open() as path:
-            return detector.score(path, threads=1)
+        try:
+            with video.open() as path:
+                return detector.score(path, threads=1)
+        except OSError as error:
+            return VideoScore(video.name, None, f"{NO_ACCESS} ({error})")
 
     scores = map_in_order(score, videos)
     rows = [

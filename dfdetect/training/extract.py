@@ -193,7 +193,7 @@ class _Store:
         index = index[index["video"].isin(self.done.keys())]
         for path, table in ((self.index, index), (self.log, complete)):
             with atomic_path(path) as temporary:
-                table.to_csv(temporary, index=False)
+                table.to_csv(temporary, index=False, errors="surrogateescape")
 
     def _write_track(
         self,
@@ -219,7 +219,8 @@ class _Store:
 
     @staticmethod
     def _append(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
-        pd.DataFrame(rows, columns=columns).to_csv(path, mode="a", header=False, index=False)
+        options = {"header": False, "index": False, "errors": "surrogateescape"}
+        pd.DataFrame(rows, columns=columns).to_csv(path, mode="a", **options)
 
 
 def _find(sources: Sequence[str | Path]) -> list[LabelledVideo | LabelledPhoto]:
