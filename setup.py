@@ -33,6 +33,7 @@ setup(
         "numpy",
         "opencv-python",
         "pandas",
+        "pillow",
         "safetensors",
         "scikit-learn",
         "timm>=1.0",

@@ -1,13 +1,17 @@
 """One .safetensors file holds the weights and all that is needed to use them.
 
 The tensors are the model's state dict (float16 on disk, float32 when loaded). The header's metadata
-has one entry, `dfdetect`: a JSON object with the fields of `ModelSpec` beside `format` and
-`version`. Loading runs no code from the file, downloads nothing, and is strict.
+has two entries: `dfdetect`, a JSON object with the fields of `ModelSpec` beside `format` and
+`version`, and `sha256`, a checksum of that and of the tensors. Loading runs no code from the file,
+downloads nothing, and is strict: what the file says of itself is checked before memory is taken.
 """
 
 import json
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,15 @@ from dfdetect.models import CLIP_MODELS, create_model
 from dfdetect.scoring import Aggregation, Calibration
 
 METADATA_KEY = "dfdetect"
+CHECKSUM_KEY = "sha256"
 FORMAT = "dfdetect-checkpoint"
-VERSION = 1
+VERSION = 2
+# A hundred times that of the default detector.
+MOST_HEADER_BYTES = 4 * 2**20
+FLOAT_TYPES = ("F16", "BF16", "F32")
+ARGUMENTS = ("drop_rate", "drop_path_rate")
+# Heights of the face beyond which a crop rule is a mistake.
+FARTHEST = 10
 INPUT_SIZES = range(16, 1025)
 CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
@@ -122,8 +133,17 @@ class ModelSpec:
             )
         if self.positive_class != POSITIVE_CLASS:
             raise ValueError(f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}")
-        if self.crop.scale <= 0:
-            raise ValueError(f"crop.scale must be above 0, not {self.crop.scale}")
+        if not (0 < self.crop.scale < FARTHEST and abs(self.crop.shift) < FARTHEST):
+            raise ValueError(
+                f"crop.scale must be above 0, and scale and shift below {FARTHEST}, not {self.crop}"
+            )
+        for name, value in self.arguments.items():
+            if name not in ARGUMENTS or not 0 <= value < 1:
+                raise ValueError(f"arguments: {name} = {value!r}; known are {ARGUMENTS}, 0 to 1")
+        if not (isinstance(self.training, dict) and isinstance(self.scores, dict)):
+            raise ValueError("training and scores must be JSON objects")
+        if not (isinstance(self.licence, str) and self.licence.isprintable()):
+            raise ValueError(f"licence must be a line of text, not {self.licence!r}")
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Make the model's input of uint8 RGB crops.
@@ -189,17 +209,21 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None
                 raise ValueError(f"{path}: weights of {name} are not finite in float16")
         state[name] = stored
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={METADATA_KEY: spec.to_json()})
+        text = spec.to_json()
+        metadata = {METADATA_KEY: text, CHECKSUM_KEY: _checksum(text, state)}
+        save_file(state, temporary, metadata=metadata)
 
 
 def read_spec(path: str | Path) -> ModelSpec:
-    """Read a checkpoint's header, without its weights.
+    """Read a checkpoint's header, without its weights and so without its checksum.
 
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: The file is not a checkpoint of this version.
     """
-    return _read(Path(path))[0]
+    path = Path(path)
+    with _opened(path) as file:
+        return _parse(path, _metadata(path, file)[METADATA_KEY])
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
@@ -207,8 +231,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is truncated, no checkpoint, of another version, or its tensors
-            are not those of its architecture.
+        CheckpointError: The file is truncated, damaged, no checkpoint, of another version, or its
+            tensors are not those of its architecture.
 
     Example:
         >>> model, spec = load_checkpoint(find_weights())
@@ -216,13 +240,76 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
         torch.Size([1, 1])
     """
     path = Path(path)
-    spec, state = _read(path, with_weights=True)
+    with _opened(path) as file:
+        metadata = _metadata(path, file)
+        spec = _parse(path, metadata[METADATA_KEY])
+        _require_tensors_of(path, spec, file)
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(f"{path}: weights of {bad[0]} are not finite; the file is damaged")
+    if metadata.get(CHECKSUM_KEY) != _checksum(metadata[METADATA_KEY], state):
+        raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged; copy it again")
+    model = create_model(spec.architecture, **spec.arguments)
+    model.load_state_dict(state)
+    return model.float().eval(), spec
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    """A .safetensors file of which nothing but a header of reasonable size was read."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
     try:
-        model = create_model(spec.architecture, **spec.arguments)
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+        if size > MOST_HEADER_BYTES:
+            raise CheckpointError(
+                f"{path}: not a checkpoint: its header would have {size} bytes; "
+                f"{MOST_HEADER_BYTES} are the most"
+            )
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: not a checkpoint, or truncated: {error}. Copy the file again, or make it "
+            "with `dfdetect train`"
+        ) from error
+
+
+def _metadata(path: Path, file: safe_open) -> dict[str, str]:
+    metadata = file.metadata() or {}
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f"{path}: a .safetensors file without dfdetect's header; bare weights are taken by "
+            "`dfdetect train --init`, which writes a checkpoint"
+        )
+    return metadata
+
+
+def _parse(path: Path, text: str) -> ModelSpec:
+    try:
+        return ModelSpec.from_json(text)
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not a usable checkpoint: {error}") from error
+
+
+def _require_tensors_of(path: Path, spec: ModelSpec, file: safe_open) -> None:
+    """Compare what the header says of the tensors with the architecture, built without memory."""
+    try:
+        with torch.device("meta"):
+            model = create_model(spec.architecture, **spec.arguments)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    expected = {
+        name: (tuple(tensor.shape), "float" if tensor.is_floating_point() else "I64")
+        for name, tensor in model.state_dict().items()
+    }
+    found = {}
+    for name in file.keys():  # noqa: SIM118
+        part = file.get_slice(name)
+        kind = part.get_dtype()
+        found[name] = tuple(part.get_shape()), "float" if kind in FLOAT_TYPES else kind
     wrong = sorted(
         name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
     )
@@ -233,35 +320,16 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
             f"first {name!r}: expected {expected.get(name, 'none')}, found "
             f"{found.get(name, 'none')}. The file was written for another architecture."
         )
-    bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    if bad:
-        raise CheckpointError(f"{path}: weights of {bad[0]} are not finite; the file is damaged")
-    model.load_state_dict(state)
-    return model.float().eval(), spec
+
+
+def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:
+    """Of the header's JSON and of the tensors, whatever their order in the file."""
+    digest = sha256(text.encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"its header has {name} for a number")
-
-
-def _read(path: Path, with_weights: bool = False) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            if text is None:
-                raise CheckpointError(
-                    f"{path}: a .safetensors file without dfdetect's header; bare weights are "
-                    "taken by `dfdetect train --init`, which writes a checkpoint"
-                )
-            state = {key: file.get_tensor(key) for key in file.keys()} if with_weights else {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or truncated: {error}. Copy the file again, or make it "
-            "with `dfdetect train`"
-        ) from error
-    try:
-        return ModelSpec.from_json(text), state
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: not a usable checkpoint: {error}") from error

@@ -1,7 +1,10 @@
 import json
+import tracemalloc
 
+import psutil
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dfdetect import CheckpointError, create_model, find_weights, list_weights
@@ -23,6 +26,9 @@ SPEC = ModelSpec(
 )
 
 
+DEEP = "a stand-in for a thousand nested lists"
+
+
 @pytest.fixture
 def file(tmp_path):
     torch.manual_seed(0)
@@ -34,7 +40,8 @@ def file(tmp_path):
 def rewrite_header(path, **changes):
     header = {**json.loads(SPEC.to_json()), **changes}
     header = {key: value for key, value in header.items() if value is not None}
-    save_file(load_file(path), path, metadata={"dfdetect": json.dumps(header)})
+    text = json.dumps(header).replace(json.dumps(DEEP), 100_000 * "[" + 100_000 * "]")
+    save_file(load_file(path), path, metadata={"dfdetect": text})
 
 
 def test_all_that_is_needed_comes_back(file):
@@ -106,7 +113,7 @@ def test_empty_file(file):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "format version 2 and this dfdetect reads 1"),
+        ({"version": 3}, "format version 3 and this dfdetect reads 2"),
         ({"format": "something"}, "does not say 'dfdetect-checkpoint'"),
         ({"architecture": "resnet_of_dreams"}, "unknown architecture 'resnet_of_dreams'"),
         ({"architecture": "resnet18"}, "do not fit resnet18"),
@@ -130,6 +137,17 @@ def test_empty_file(file):
         ({"calibration": {"scale": 0}}, "positive scale"),
         ({"aggregation": {"video": "median"}}, "unknown aggregation"),
         ({"aggregation": [1]}, "not a usable checkpoint"),
+        ({"arguments": {"outputs": 10**9}}, "outputs = 1000000000"),
+        ({"arguments": {"drop_rate": 2}}, "drop_rate = 2"),
+        ({"crop": {"scale": 1e300}}, r"crop\.scale"),
+        ({"crop": {"shift": -11}}, r"crop\.scale"),
+        ({"mean": [10**400, 0, 0]}, "not a usable checkpoint"),
+        ({"licence": "\x1b[2J"}, "licence must be a line of text"),
+        ({"licence": 3}, "licence must be a line of text"),
+        ({"training": []}, "training and scores must be JSON objects"),
+        ({"architecture": ["resnet18"]}, "not a usable checkpoint"),
+        ({"architecture": "vit_giant_patch14_224"}, "do not fit vit_giant_patch14_224"),
+        ({"scores": {"deep": DEEP}}, "not a usable checkpoint"),
     ],
 )
 def test_wrong_headers(file, changes, message):
@@ -154,6 +172,57 @@ def test_wrong_tensors(file, change):
     save_file(tensors, file, metadata={"dfdetect": SPEC.to_json()})
     with pytest.raises(CheckpointError, match=r"do not fit|not finite"):
         load_checkpoint(file)
+
+
+def test_a_changed_weight_or_word_is_noticed(file):
+    tensors, text = load_file(file), SPEC.to_json()
+    (name, *_) = (name for name, tensor in tensors.items() if tensor.is_floating_point())
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({**tensors, name: -tensors[name]}, file, metadata=metadata)
+    with pytest.raises(CheckpointError, match="its checksum is wrong"):
+        load_checkpoint(file)
+    changed = text.replace('"floor": 0.05', '"floor": 0.06')
+    assert changed != text
+    save_file(tensors, file, metadata={**metadata, "dfdetect": changed})
+    with pytest.raises(CheckpointError, match="its checksum is wrong"):
+        load_checkpoint(file)
+    save_file(tensors, file, metadata={"dfdetect": text})
+    with pytest.raises(CheckpointError, match="its checksum is wrong"):
+        load_checkpoint(file)
+    save_file(tensors, file, metadata=metadata)
+    load_checkpoint(file)
+
+
+def test_other_types_of_numbers_are_refused(file):
+    tensors = load_file(file)
+    (name, *_) = (name for name, tensor in tensors.items() if tensor.is_floating_point())
+    for kind in (torch.int64, torch.float64, torch.bool):
+        save_file(
+            {**tensors, name: tensors[name].to(kind)}, file, metadata={"dfdetect": SPEC.to_json()}
+        )
+        with pytest.raises(CheckpointError, match="do not fit"):
+            load_checkpoint(file)
+
+
+def test_a_header_that_claims_gigabytes_takes_no_memory(tmp_path):
+    path = tmp_path / "huge.safetensors"
+    with path.open("wb") as file:
+        file.write((90 * 2**20).to_bytes(8, "little") + b"{")
+        file.truncate(100 * 2**20)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="its header would have 94371840 bytes"):
+        load_checkpoint(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_a_large_architecture_takes_no_memory_before_its_tensors_are_there(file):
+    rewrite_header(file, architecture="vit_giant_patch14_224")
+    before = psutil.Process().memory_info().rss
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_checkpoint(file)
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20
 
 
 def test_weights_that_overflow_are_not_written(tmp_path):

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from dfdetect.checkpoint import INPUT_SIZES, CropRule
+from dfdetect.checkpoint import FARTHEST, INPUT_SIZES, CropRule
 from dfdetect.device import choose_device
 from dfdetect.faces import FaceFinder, Person, follow_faces
 from dfdetect.files import atomic_path, printable, read_table, require_writable
@@ -30,8 +30,6 @@ from dfdetect.video import VideoError
 from dfdetect.videoscore import OK
 
 CROP_SIZE = 224
-# Heights of the face beyond which a crop rule is a mistake.
-FARTHEST = 10
 JPEG_QUALITY = 95
 SELF_BLENDED = "self-blended"
 INDEX_COLUMNS = [

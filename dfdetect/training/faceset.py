@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm import tqdm
 
 from dfdetect.clips import windows
@@ -28,6 +30,8 @@ GROUP = "actor_group"
 TRACK = ("video", "track", "frame")
 # Mean difference at the border of a crop and its original, above which they are not aligned.
 ALIGNED_BORDER = 6.0
+MOST_PIXELS = 8192
+MOST_IMAGE_BYTES = 64 * 2**20
 
 
 class FaceSetError(ValueError):
@@ -74,7 +78,8 @@ class FaceSet:
         Raises:
             FileNotFoundError: The index, or both the tar file and the folder, are missing.
             FaceSetError: Missing columns, unknown labels, double ids, empty groups, ids without an
-                image, or a damaged archive.
+                image, or an archive that is damaged or has members that no face set needs: links,
+                devices, sparse or huge files, and names that lead out of a folder.
         """
         index = Path(index)
         if not index.is_file():
@@ -139,12 +144,15 @@ class FaceSet:
         Raises:
             FaceSetError: The file is no image.
         """
-        data = np.frombuffer(self.locations[row].read(), dtype=np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        data = self.locations[row].read()
+        image = None
+        if _is_of_reasonable_size(data):
+            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise FaceSetError(
                 f"{self.locations[row].path}: the image of id {self.table['id'][row]!r} cannot be "
-                "decoded: replace it or delete its row from the index"
+                f"decoded, or has a side of more than {MOST_PIXELS} pixels: replace it or delete "
+                "its row from the index"
             )
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
@@ -281,11 +289,13 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
         try:
             # Images are read from their place in the file, so it must not be compressed.
             with tarfile.open(archive, "r:") as tar:
-                return {
-                    Path(member.name).stem: ImageLocation(archive, member.offset_data, member.size)
-                    for member in tar
-                    if member.isfile() and member.name.lower().endswith(IMAGE_SUFFIXES)
-                }
+                images = {}
+                for member in tar:
+                    _require_harmless(archive, member)
+                    if member.name.lower().endswith(IMAGE_SUFFIXES):
+                        place = ImageLocation(archive, member.offset_data, member.size)
+                        images[Path(member.name).stem] = place
+                return images
         except tarfile.TarError as error:
             raise FaceSetError(
                 f"{archive}: no uncompressed tar file, or damaged ({error}): make or copy it again"
@@ -297,3 +307,30 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
             if path.suffix.lower() in IMAGE_SUFFIXES
         }
     raise FileNotFoundError(f"{index}: its images are missing: neither {archive} nor {folder}/")
+
+
+def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
+    """Nothing is ever unpacked; but such an archive was made by mistake, or by no friend."""
+    name = PurePosixPath(member.name)
+    fault = None
+    if name.is_absolute() or ".." in name.parts:
+        fault = "its name leads out of the folder"
+    elif not (member.isdir() or member.isfile()) or member.issparse():
+        fault = "is neither a plain file nor a folder"
+    elif member.size > MOST_IMAGE_BYTES:
+        fault = f"has {member.size} bytes; {MOST_IMAGE_BYTES} are the most"
+    elif member.offset_data + member.size > archive.stat().st_size:
+        fault = "is cut off"
+    if fault:
+        raise FaceSetError(
+            f"{archive}: member {member.name!r} {fault}: make the archive again with images alone"
+        )
+
+
+def _is_of_reasonable_size(data: bytes) -> bool:
+    """Whether an image may be decoded; its header says what memory that takes."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return max(image.size) <= MOST_PIXELS
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False

@@ -225,7 +225,7 @@ def _parse(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
         for entry in entries.values():
             entry.get("label")
         return entries
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f'{path}: not of the form {{"name.mp4": {{"label": "FAKE"}}}} ({error})'
         ) from error

@@ -1,4 +1,7 @@
+import io
+import struct
 import tarfile
+import zlib
 
 import cv2
 import numpy as np
@@ -200,3 +203,55 @@ def test_fakes_in_which_nothing_was_altered_can_be_left_out(face_set):
     kept = faces.without_label_noise(4.0)
     assert set(faces.table["id"]) - set(kept.table["id"]) == {"001"}
     assert len(faces.without_label_noise(0.0)) == 48
+
+
+def with_archive(face_set, *members):
+    """Turn a face set's folder into an archive, and add members of other kinds."""
+    folder, archive = face_set.with_suffix(""), face_set.with_suffix(".tar")
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    return archive
+
+
+def member_of(name, kind=tarfile.REGTYPE, **attributes):
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    for attribute, value in attributes.items():
+        setattr(member, attribute, value)
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "fault"),
+    [
+        (member_of("../x.jpg"), "leads out of the folder"),
+        (member_of("a/../../x.jpg"), "leads out of the folder"),
+        (member_of("/etc/x.jpg"), "leads out of the folder"),
+        (member_of("x.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"), "neither a plain file"),
+        (member_of("x.jpg", tarfile.LNKTYPE, linkname="000.png"), "neither a plain file"),
+        (member_of("x.jpg", tarfile.FIFOTYPE), "neither a plain file"),
+        (member_of("x.jpg", tarfile.CHRTYPE), "neither a plain file"),
+        (member_of("x.jpg", size=65 * 2**20), "68157440 bytes; 67108864 are the most"),
+    ],
+)
+def test_members_that_no_face_set_needs_are_refused(face_set, member, fault):
+    archive = with_archive(face_set, member)
+    with pytest.raises(FaceSetError, match=fault) as caught:
+        FaceSet.read(face_set)
+    assert str(archive) in str(caught.value)
+    with_archive(face_set)
+    assert len(FaceSet.read(face_set)) == 48
+
+
+def test_a_picture_that_would_take_gigabytes_is_not_decoded(face_set):
+    """A PNG of 10 kB can hold 40,000 x 40,000 pixels."""
+    path = face_set.with_suffix("") / "000.png"
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 40_000, 40_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(FaceSetError, match="has a side of more than 8192 pixels"):
+        FaceSet.read(face_set).image(0)
