@@ -31,14 +31,15 @@ from dfdetect.models.fold import fold_batch_norms
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.parallel import draw_ahead, map_in_order
 from dfdetect.reasons import FAILED, NO_FACE, OUT_OF_TIME
-from dfdetect.video import VideoError
+from dfdetect.video import Frame, VideoError
 from dfdetect.videoscore import OK, FaceScore, VideoScore
 from dfdetect.worker import AbandonedError, read_frames_apart
 
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
-# Frames decoded while those before are looked at.
+# Frames decoded while those before are looked at, if they do not take more memory than this.
 FRAMES_AHEAD = 8
+AHEAD_BYTES = 64 * 2**20
 STATUS_LENGTH = 200
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -221,7 +222,7 @@ class Detector:
             decoded = watch.iterate("decode", read_frames_apart(path, count, threads))
             find = watch.timed("find", finder.find)
             with (
-                closing(draw_ahead(decoded, FRAMES_AHEAD)) as ahead,
+                closing(_decode_ahead(decoded)) as ahead,
                 watch.measure("crop", apart_from=("wait", "find")),
             ):
                 frames = _checked(watch.iterate("wait", ahead), check)
@@ -314,6 +315,13 @@ def load_detector(
         raise ValueError(f"frames must be at least 1, not {frames}")
     model, spec = load_checkpoint(find_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
+
+
+def _decode_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
+    for first in frames:
+        room = max(1, min(FRAMES_AHEAD, AHEAD_BYTES // first.image.nbytes))
+        with closing(draw_ahead(chain([first], frames), room)) as ahead:
+            yield from ahead
 
 
 def _checked(items: Iterable[Item], check: Callable[[], None]) -> Iterator[Item]:

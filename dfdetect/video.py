@@ -12,6 +12,7 @@ What a file refers to is not opened: a playlist by the name of a video could nam
 address.
 """
 
+import errno
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from dfdetect.reasons import (
     NO_FRAME,
     NO_STREAM,
     NO_VIDEO,
+    TOO_LARGE,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ SPARE_FRAMES = 2
 # Of clips with more frames, two minutes at 25 a second, only key frames are decoded if at least
 # SPARE_FRAMES of them are there for each frame that is asked for.
 LONG_CLIP = 3000
+RGB = 3
 # PyAV's None, in FFmpeg's own terms.
 NO_STAMP = np.iinfo(np.int64).min
 # 8K has half as many.
@@ -240,7 +243,9 @@ def _open(path: Path) -> "av.container.InputContainer":
         except UnicodeDecodeError:  # titles that are not UTF-8; PyAV 19 takes them by itself
             return av.open(name, options=OPEN_OPTIONS, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        raise VideoError(path, f"{NO_VIDEO} ({error.strerror})") from error
+        large = error.errno == errno.ENOMEM
+        reason = TOO_LARGE if large else f"{NO_VIDEO} ({error.strerror})"
+        raise VideoError(path, reason) from error
 
 
 def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
@@ -288,7 +293,10 @@ def _decode(
 
 
 def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")
+    """Like `to_ndarray`, without copying what lies in a row."""
+    plane = frame.reformat(format="rgb24").planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 

@@ -10,6 +10,7 @@ import sys
 import av
 import cv2
 import numpy as np
+import psutil
 import pytest
 
 from dfdetect import predict
@@ -238,10 +239,20 @@ def test_sizes(scorer, write_clip, faces, size):
     assert status_of(scorer, path) == ("ok" if size == (361, 641) else "no face found")
 
 
-def test_8k_in_bounded_memory(scorer, write_clip, faces):
+def test_8k_in_bounded_memory(scorer, write_clip, faces, monkeypatch):
     large = cv2.resize(faces[0], (7680, 4320))
-    path = write_clip([large] * 3, "8k.mp4", "mpeg4")
+    path = write_clip([large] * 8, "8k.mp4", "mpeg4")
+    process, most = psutil.Process(), []
+    before = process.memory_info().rss
+    find = scorer.finder.find
+
+    def find_and_note(*arguments):
+        most.append(process.memory_info().rss - before)
+        return find(*arguments)
+
+    monkeypatch.setattr(scorer.finder, "find", find_and_note)
     assert status_of(scorer, path) == "ok"
+    assert large.nbytes < max(most) < 900 * 2**20
 
 
 def test_more_pixels_than_any_camera_has(scorer, write_clip):

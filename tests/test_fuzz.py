@@ -22,6 +22,8 @@ MUTATIONS = st.lists(
     min_size=1,
     max_size=5,
 )
+# Cases of `fuzz.py clips`: FFmpeg asks for gigabytes, has no decoder, finds no stream, no frame.
+FOUND = (2956, 2413, 2103, 2105)
 QUICK = settings(
     max_examples=60,
     deadline=None,
@@ -62,6 +64,16 @@ def test_damaged_clips_have_a_score_or_a_documented_reason():
     assert {number: one for number, one in scores.items() if not is_promised(one)} == {}
     assert len({score.status for score in scores.values()}) >= 4
     assert sum(score.status == "ok" for score in scores.values()) >= 10
+
+
+@pytest.mark.parametrize("number", FOUND)
+def test_what_was_found_once(sample_data, tmp_path, number):
+    path = tmp_path / "found.mp4"
+    path.write_bytes(damaged(sorted(sample_data.glob("*_videos/*.mp4")), number))
+    with pytest.raises(VideoError) as caught:
+        list(read_frames_apart(path, 2, threads=1))
+    assert caught.value.reason.startswith(REASONS)
+    assert not caught.value.reason.startswith(FAILED)
 
 
 @QUICK
