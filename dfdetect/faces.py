@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 from facenet_pytorch import MTCNN
+from torch import nn
 from torchvision.transforms.v2 import functional
 
 from dfdetect.checkpoint import CropRule
@@ -34,6 +35,8 @@ RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
 # Pixels of shrunk frames that the network sees at a time.
 BATCH_PIXELS = 8 * 2**20
+# Places that may show a face, of which MTCNN's later stages look at so many at a time.
+CANDIDATES = 2048
 # Key frames in a row on which a person may be missed: those between two searches.
 MAX_MISSED_KEYS = SEARCH_STRIDE - 1
 # Overlap of a face's boxes on two key frames between which it is not looked at.
@@ -98,6 +101,8 @@ class FaceFinder:
         self.network = MTCNN(
             keep_all=True, min_face_size=min_face, thresholds=list(thresholds), device=device
         ).to(memory_format=torch.channels_last)
+        self.network.rnet = _InParts(self.network.rnet)
+        self.network.onet = _InParts(self.network.onet)
 
     @classmethod
     def careful(cls, device: torch.device) -> "FaceFinder":
@@ -247,6 +252,21 @@ def iou(first: Box, second: Box) -> float:
         return 0.0
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
     return width * height / (sum(areas) - width * height)
+
+
+class _InParts(nn.Module):
+    """A stage of MTCNN that looks at a bounded number of candidates at a time.
+
+    A picture of a stadium has tens of thousands, and would take gigabytes.
+    """
+
+    def __init__(self, stage: nn.Module):
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        parts = [self.stage(part) for part in candidates.split(CANDIDATES)]
+        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
 
 def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

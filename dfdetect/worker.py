@@ -19,14 +19,13 @@ from contextlib import suppress
 from math import prod
 from pathlib import Path
 from threading import Timer
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
-import av
 import numpy as np
 
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.reasons import CRASHED, TOO_LARGE, TOO_SLOW
-from dfdetect.video import Frame, VideoError, read_frames
+from dfdetect.video import Frame, VideoError, av, read_frames
 
 # Seconds that reading a video may take, pauses in which nobody wants its frames included.
 TIME_LIMIT = 300.0
@@ -79,7 +78,7 @@ def abandon() -> None:
     """Give up all videos that are being read, at once; may be called by a signal's handler."""
     for worker in list(_BUSY):
         worker.abandoned = True
-        worker.kill()
+        worker.process.kill()
 
 
 def main(shared: int, chatty: bool) -> None:
@@ -90,8 +89,9 @@ def main(shared: int, chatty: bool) -> None:
         chatty: Let FFmpeg say what it thinks of the files.
     """
     if chatty:
-        av.logging.set_level(av.logging.WARNING)
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.DEBUG)
+        if av is not None:
+            av.logging.set_level(av.logging.WARNING)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else gets among the answers
     _limit_memory()
@@ -214,12 +214,9 @@ class _Worker:
         if "fault" in answer:
             raise RuntimeError(answer["fault"])
 
-    def kill(self) -> None:
+    def close(self) -> None:
         self.process.kill()
         self.process.wait()
-
-    def close(self) -> None:
-        self.kill()
         self.process.stdin.close()
         self.process.stdout.close()
         os.close(self.slot.file)
@@ -238,7 +235,7 @@ class _Worker:
             self._raise_end(path)
         return json.loads(line)
 
-    def _raise_end(self, path: str | Path) -> None:
+    def _raise_end(self, path: str | Path) -> NoReturn:
         """Say why the worker has ended."""
         status = self.process.wait()
         if self.abandoned:
@@ -258,13 +255,15 @@ def _idle_worker() -> _Worker:
             worker = _IDLE.pop()
             if worker.process.poll() is None:
                 return worker
+            worker.close()
     return _Worker()
 
 
 @atexit.register
 def _end_workers() -> None:
     for worker in [*_IDLE, *_BUSY]:
-        worker.kill()
+        worker.process.kill()
+        worker.process.wait()
 
 
 def _new_file() -> int:

@@ -246,3 +246,22 @@ def test_overlap():
     assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
     assert iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
     assert iou((0, 0, 10, 10), (20, 0, 30, 10)) == 0
+
+
+def test_candidates_are_looked_at_in_parts(real_clip, monkeypatch):
+    images = [frame.image for frame in read_frames(real_clip, 4)]
+    finder = FaceFinder.careful(torch.device("cpu"))
+    expected = finder.find(images)
+    assert all(expected)
+    sizes = []
+    forward = type(finder.network.rnet.stage).forward
+
+    def note(self, candidates):
+        sizes.append(len(candidates))
+        return forward(self, candidates)
+
+    monkeypatch.setattr(type(finder.network.rnet.stage), "forward", note)
+    monkeypatch.setattr("dfdetect.faces.CANDIDATES", 3)
+    for found, boxes in zip(finder.find(images), expected, strict=True):
+        assert np.allclose(found, boxes, atol=0.01)
+    assert max(sizes) == 3
