@@ -18,13 +18,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; it takes the place of `path` if the block succeeds.
 
     A killed process leaves the old file, or none, but never half of the new one; so does a full
-    disk, which raises OSError.
+    disk, which raises OSError. What is no regular file is not replaced.
+
+    Raises:
+        ValueError: The path is a folder, a device or the like.
 
     Example:
         >>> with atomic_path("submission.csv") as temporary:
         ...     table.to_csv(temporary)
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
@@ -48,11 +52,10 @@ def require_writable(path: str | Path) -> None:
     """Make sure that a file can be written, before hours are spent on its content.
 
     Raises:
-        ValueError: The path is a folder, or its folder cannot be made or written to.
+        ValueError: The path is a folder or a device, or its folder cannot be made or written to.
     """
     path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path}: is a folder; give the name of a file in it")
+    _require_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -61,6 +64,14 @@ def require_writable(path: str | Path) -> None:
         raise ValueError(
             f"{path}: cannot be written ({error.strerror}); give a file in another folder"
         ) from error
+
+
+def _require_replaceable(path: Path) -> None:
+    """Refuse what is no file: the temporary file would take the place of a device."""
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder; give the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: is no regular file; give the name of one")
 
 
 def printable(text: str) -> str:

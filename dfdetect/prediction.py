@@ -1,6 +1,7 @@
 """The main job: folders of videos in, submission.csv out."""
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -142,10 +143,10 @@ def _require_outputs(
     outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None]
 ) -> None:
     """Each output must be a file of its own that can be written and is not to be read."""
-    files = [Path(file).absolute() for file in outputs if file is not None]
+    files = [Path(os.path.realpath(file)) for file in outputs if file is not None]
     if len(set(files)) < len(files):
         raise ValueError(f"{files[0]}: submission, details and report need files of their own")
-    if taken := set(files) & {Path(file).absolute() for file in inputs if file is not None}:
+    if taken := set(files) & {Path(os.path.realpath(file)) for file in inputs if file is not None}:
         raise ValueError(f"{taken.pop()}: is to be read; write to another file")
     for file in files:
         require_writable(file)

@@ -217,7 +217,8 @@ class _Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):  # a request may still wait in it
+            self.process.stdin.close()
         self.process.stdout.close()
         os.close(self.slot.file)
 

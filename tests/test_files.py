@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from dfdetect.files import atomic_path
+from dfdetect.files import atomic_path, require_writable
 
 
 def test_the_file_appears_whole(tmp_path):
@@ -34,3 +36,20 @@ def test_others_may_read_it(tmp_path):
     with atomic_path(path) as temporary:
         temporary.write_text("")
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs pipes and links")
+def test_pipes_are_not_replaced_and_links_stay(tmp_path):
+    pipe, file, link = (tmp_path / name for name in ("pipe", "file", "link"))
+    os.mkfifo(pipe)
+    with pytest.raises(ValueError, match="is no regular file"):
+        require_writable(pipe)
+    with pytest.raises(ValueError, match="is no regular file"), atomic_path(pipe):
+        pass
+    assert pipe.is_fifo()
+    file.write_text("old")
+    link.symlink_to(file)
+    with atomic_path(link) as temporary:
+        temporary.write_text("new")
+    assert link.is_symlink()
+    assert file.read_text() == "new"

@@ -205,6 +205,10 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
     for arguments in ({"out": video}, {"details": video}, {"report": video}, {"out": sample}):
         with pytest.raises(ValueError, match="is to be read; write to another file"):
             predict(video, **{"out": tmp_path / "s.csv", **arguments}, sample_submission=sample)
+    (tmp_path / "link.csv").symlink_to(video)
+    for other in (tmp_path / "nowhere" / ".." / "a.mp4", tmp_path / "link.csv"):
+        with pytest.raises(ValueError, match="is to be read; write to another file"):
+            predict(video, other)
     assert video.read_bytes() == b"precious"
 
 

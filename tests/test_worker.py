@@ -153,3 +153,18 @@ def test_modules_beside_the_videos_are_not_imported(real_clip, tmp_path, monkeyp
     assert len(list(read_frames_apart(real_clip, 1))) == 1
     assert not (tmp_path / "imported").exists()
     worker._end_workers()
+
+
+def test_a_worker_that_dies_while_it_is_spoken_to_has_crashed(real_clip, monkeypatch):
+    monkeypatch.setattr(worker, "_IDLE", [])
+    get = worker._Slot.get
+
+    def get_and_kill(self, shape):
+        (busy,) = worker._BUSY
+        busy.process.kill()
+        busy.process.wait()
+        return get(self, shape)
+
+    monkeypatch.setattr(worker._Slot, "get", get_and_kill)
+    with pytest.raises(VideoError, match=r"its decoder crashed \(status -9\)"):
+        list(read_frames_apart(real_clip, 8))

@@ -1,6 +1,7 @@
 """How good a detector is: log loss, AUC and their like, beside what a constant answer scores."""
 
 import json
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,14 +22,14 @@ from sklearn.metrics import (
 from tqdm import tqdm
 
 from dfdetect.detector import Detector, load_detector
-from dfdetect.files import atomic_path
+from dfdetect.files import atomic_path, printable
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.parallel import map_in_order
 from dfdetect.reasons import NO_ACCESS
 from dfdetect.training.faceset import FaceSet
 from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.training.slices import find_slices
-from dfdetect.videoscore import VideoScore
+from dfdetect.videoscore import OK, VideoScore
 
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15
@@ -192,14 +193,13 @@ def score_videos(
             return VideoScore(video.name, None, f"{NO_ACCESS} ({error})")
 
     scores = map_in_order(score, videos)
-    rows = [
-        (video.name, video.label, video.group, video.source, score.probability, score.status)
-        for video, score in zip(
-            videos,
-            tqdm(scores, "videos", len(videos), unit="video", disable=not progress),
-            strict=True,
-        )
-    ]
+    bar = tqdm(scores, "videos", len(videos), unit="video", disable=not progress)
+    rows = []
+    for video, result in zip(videos, bar, strict=True):
+        if progress and result.status != OK:
+            tqdm.write(printable(f"{video.name}: {result.status}"), file=sys.stderr)
+        labels = video.name, video.label, video.group, video.source
+        rows.append((*labels, result.probability, result.status))
     table = pd.DataFrame(rows, columns=["name", "label", "group", "source", *SCORE_COLUMNS])
     return table.astype({"probability": float})
 
