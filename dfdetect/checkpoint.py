@@ -1,8 +1,8 @@
 """One .safetensors file holds the weights and all that is needed to use them.
 
 The tensors are the model's state dict (float16 on disk, float32 when loaded). The header's metadata
-has two entries: `dfdetect`, a JSON object with the fields of `ModelSpec` beside `format` and
-`version`, and `sha256`, a checksum of that and of the tensors. Loading runs no code from the file,
+has one entry, `dfdetect`: a JSON object with the fields of `ModelSpec` beside `format`, `version`
+and `sha256`, a checksum of the others and of the tensors. Loading runs no code from the file,
 downloads nothing, and is strict: what the file says of itself is checked before memory is taken.
 """
 
@@ -182,6 +182,7 @@ class ModelSpec:
                 f"it has format version {version!r} and this dfdetect reads {VERSION}: "
                 "install the release of dfdetect that wrote it"
             )
+        values.pop(CHECKSUM_KEY, None)  # of the file, not of the model
         for name, kind in (
             ("crop", CropRule),
             ("calibration", Calibration),
@@ -210,8 +211,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None
         state[name] = stored
     with atomic_path(path) as temporary:
         text = spec.to_json()
-        metadata = {METADATA_KEY: text, CHECKSUM_KEY: _checksum(text, state)}
-        save_file(state, temporary, metadata=metadata)
+        signed = {**json.loads(text), CHECKSUM_KEY: _checksum(text, state)}
+        save_file(state, temporary, metadata={METADATA_KEY: json.dumps(signed, sort_keys=True)})
 
 
 def read_spec(path: str | Path) -> ModelSpec:
@@ -241,14 +242,16 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
     """
     path = Path(path)
     with _opened(path) as file:
-        metadata = _metadata(path, file)
-        spec = _parse(path, metadata[METADATA_KEY])
+        text = _metadata(path, file)[METADATA_KEY]
+        spec = _parse(path, text)
         _require_tensors_of(path, spec, file)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(f"{path}: weights of {bad[0]} are not finite; the file is damaged")
-    if metadata.get(CHECKSUM_KEY) != _checksum(metadata[METADATA_KEY], state):
+    said = json.loads(text)
+    checksum = said.pop(CHECKSUM_KEY, None)
+    if checksum != _checksum(json.dumps(said, sort_keys=True), state):
         raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged; copy it again")
     model = create_model(spec.architecture, **spec.arguments)
     model.load_state_dict(state)
