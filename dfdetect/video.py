@@ -94,7 +94,7 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0)
 
     Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
     are left out. Of clips with more than 3,000 frames, key frames are taken where there are enough:
-    they are near the even spacing, and a clip of hours takes seconds.
+    they are near the even spacing, and no other frame is decoded.
 
     Args:
         path: Any video file that FFmpeg reads.

@@ -29,7 +29,7 @@ from dfdetect.video import Frame, VideoError, av, read_frames
 
 # Seconds that reading a video may take, pauses in which nobody wants its frames included.
 TIME_LIMIT = 300.0
-# Address space of a worker: 8K video needs 2 GB.
+# Bytes of a worker's address space.
 MEMORY_LIMIT = 4 * 2**30
 LOGGER = logging.getLogger(__name__)
 

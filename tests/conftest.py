@@ -1,6 +1,6 @@
 """Fixtures: the sample clips, the research footage where it is there, clips made on the spot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfdetect import Detector, load_detector
+from dfdetect import Detector, load_detector, video
 
 REPOSITORY = Path(__file__).parent.parent
 CORPUS = REPOSITORY.parent / "shared" / "data"
@@ -78,6 +78,21 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[av.VideoFrame]:
+    """The frames that this process decodes, as they come."""
+    frames = []
+    decode = video._decode
+
+    def note(*arguments: object) -> Iterator[av.VideoFrame]:
+        for frame in decode(*arguments):
+            frames.append(frame)
+            yield frame
+
+    monkeypatch.setattr(video, "_decode", note)
+    return frames
 
 
 @pytest.fixture

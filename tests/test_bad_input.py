@@ -280,20 +280,9 @@ def test_two_video_streams(scorer, tmp_path, faces):
     assert status_of(scorer, path) == "ok"
 
 
-def test_a_long_clip_is_sampled_at_key_frames(write_clip, monkeypatch):
-    from dfdetect import video
-
+def test_a_long_clip_is_sampled_at_key_frames(write_clip, decoded):
     grey = [np.full((32, 32, 3), number % 200, np.uint8) for number in range(3100)]
     path = write_clip(grey, "long.mp4", g="30", bf="2", sc_threshold="0")
-    decoded = []
-    decode = video._decode
-
-    def count(*arguments):
-        for frame in decode(*arguments):
-            decoded.append(frame)
-            yield frame
-
-    monkeypatch.setattr(video, "_decode", count)
     frames = list(read_frames(path, 32))
     ideal = (np.arange(32) + 0.5) / 32 * 3100 / 25
     assert len(frames) == len(decoded) == 32

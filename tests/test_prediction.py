@@ -166,7 +166,7 @@ def entries(notes):
     return dict(found)
 
 
-@pytest.mark.parametrize("seconds", [9, 600])
+@pytest.mark.parametrize("seconds", [6, 600])
 def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds):
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -181,7 +181,7 @@ def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds
     late = [score for score in scores.values() if score.status != "ok"]
     assert all(score.status == "no time was left for it" for score in late)
     cut_down = bool(late) or min(score.frames for score in scores.values()) < 32
-    assert cut_down == (seconds == 9)
+    assert cut_down == (seconds == 6)
     assert (tmp_path / "submission.progress.jsonl").exists() == bool(late)
 
 
