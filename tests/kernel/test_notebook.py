@@ -4,6 +4,7 @@ For Kaggle, the bundle is built, and mounted where Kaggle mounts data sets; the 
 environment that has Kaggle's packages but none of those that the bundle brings, without a network.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -212,7 +213,8 @@ def test_on_kaggle_killed_half_way_and_run_again(machine, notebook, dataset):
         assert run.poll() is None
         time.sleep(0.02)
     for process in [*psutil.Process(run.pid).children(recursive=True), run]:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended with its parent
+            process.kill()
         process.wait()
     check_submission(machine.working / "submission.csv", machine.names)
     fresh = nbformat.read(machine.working / "notebook.ipynb", as_version=4)
