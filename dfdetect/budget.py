@@ -104,6 +104,10 @@ class Budget:
             self._latest = min(self._most, max(FEWEST_FRAMES, count))
             return self._latest
 
+    def share(self) -> "Share":
+        """The next video's part, to be kept to by another process."""
+        return Share(self.frames(), self._end - monotonic())
+
     def note(self, score: VideoScore, frames: int) -> None:
         """Learn from a video of which so many frames were sampled."""
         decoding = score.seconds.get("decode", 0.0)
@@ -117,3 +121,32 @@ class Budget:
                 share = LATEST if self._frame else 1.0
                 self._decoding += share * (decoding - self._decoding)
                 self._frame += share * (rest / frames - self._frame)
+
+
+class Share:
+    """One video's part of a budget, which can be sent to another process.
+
+    Args:
+        frames: How many to sample.
+        seconds: From now, or from when it arrives in another process, to when to give up.
+    """
+
+    def __init__(self, frames: int, seconds: float):
+        self._frames = frames
+        self._end = monotonic() + seconds
+
+    def __reduce__(self) -> tuple:
+        # Clocks of two machines have nothing to do with each other.
+        return Share, (self._frames, self._end - monotonic())
+
+    def check(self) -> None:
+        """Raise `OutOfTimeError` when the time is out."""
+        if monotonic() >= self._end:
+            raise OutOfTimeError
+
+    def frames(self) -> int:
+        """How many frames to sample."""
+        return self._frames
+
+    def note(self, score: VideoScore, frames: int) -> None:
+        """Learn nothing: that is for the budget, when the score has come back."""

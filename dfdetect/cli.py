@@ -143,6 +143,14 @@ def _add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _add_cluster_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS|local",
+        help="work on the Ray cluster of this address, or on a local one",
+    )
+
+
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "predict", _predict, "Score videos, write submission.csv.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
@@ -151,6 +159,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "--sample-submission", type=Path, metavar="CSV", help="names and order of the rows"
     )
     _add_detector_options(parser)
+    _add_cluster_option(parser)
     parser.add_argument(
         "--details", type=Path, metavar="CSV", help="also write people, frames, reasons, seconds"
     )
@@ -179,6 +188,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="a face set, or videos labelled by manifest.csv, metadata.json or folders real, fake",
     )
     _add_detector_options(parser)
+    _add_cluster_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--plots", type=Path, metavar="DIR", help="write curves and each score here"
@@ -218,6 +228,7 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--blend", action="store_true", help="also make a self-blended fake of each REAL person"
     )
+    _add_cluster_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -376,6 +387,8 @@ def _train(
 
     given = {name: value for name, value in settings.items() if value is not None}
     spec = train(recipe(**given), faces, out, val, init, device, resume)
+    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one tells
+        return
     scores = spec.scores["held_out_actors"]
     best = " ".join(f"{name} {value}" for name, value in spec.training["best"].items())
     print(

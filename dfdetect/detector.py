@@ -5,9 +5,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dfdetect.budget import Budget, OutOfTimeError
+from dfdetect.budget import Budget, OutOfTimeError, Share
 from dfdetect.checkpoint import ModelSpec, load_checkpoint
 from dfdetect.clips import make_clip, windows
 from dfdetect.device import (
@@ -80,7 +82,9 @@ class Detector:
             Detector(deepcopy(self.model), self.spec, other, self.frames) for other in others
         ]
 
-    def score(self, path: str | Path, threads: int = 0, budget: Budget | None = None) -> VideoScore:
+    def score(
+        self, path: str | Path, threads: int = 0, budget: Budget | Share | None = None
+    ) -> VideoScore:
         """Score one video. Nothing that is wrong with it is raised: `status` says what it is.
 
         Args:
@@ -315,6 +319,42 @@ def load_detector(
         raise ValueError(f"frames must be at least 1, not {frames}")
     model, spec = load_checkpoint(find_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
+
+
+@dataclass(frozen=True)
+class DetectorFile:
+    """All that another process needs to load a detector: it need not have the file.
+
+    Attributes:
+        name: Of the checkpoint, for messages.
+        content: The checkpoint.
+        device: As in `load_detector`.
+        frames: As in `load_detector`.
+    """
+
+    name: str
+    content: bytes
+    device: str = "auto"
+    frames: int = DEFAULT_FRAMES
+
+    @classmethod
+    def read(
+        cls, weights: str | Path | None, device: str = "auto", frames: int = DEFAULT_FRAMES
+    ) -> "DetectorFile":
+        """Read a checkpoint; arguments and errors are as of `load_detector`.
+
+        The device is another process's, and not tried here.
+        """
+        path = find_weights(weights)
+        load_checkpoint(path)  # each process would find out that it is of no use
+        return cls(path.name, path.read_bytes(), device, frames)
+
+    def load(self) -> Detector:
+        """Load the detector, as `load_detector`."""
+        with TemporaryDirectory(prefix="dfdetect-") as folder:
+            path = Path(folder, self.name)
+            path.write_bytes(self.content)
+            return load_detector(path, self.device, self.frames)
 
 
 def _decode_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:

@@ -73,6 +73,13 @@ class Person:
         times, boxes = zip(*self.keys, strict=True)
         return interpolate_box(times, boxes, time)
 
+    def show(self, frame: Frame, box: Box, rule: CropRule, size: int) -> None:
+        """Add a frame that shows the face at a box."""
+        self.times.append(frame.time)
+        self.numbers.append(frame.number)
+        self.boxes.append(box)
+        self.crops.append(cut_crop(frame.image, rule.square(box), size))
+
 
 class FaceFinder:
     """MTCNN (Zhang et al. 2016) on downscaled copies of frames.
@@ -192,6 +199,29 @@ def follow_faces(
     _show(waiting, people, rule, size)
     most = max((len(person.keys) for person in people), default=0)
     return [person for person in people if len(person.keys) >= min(most, 2)]
+
+
+def follow_boxes(
+    frames: Iterable[Frame], others: Sequence[Person], rule: CropRule, size: int
+) -> list[Person]:
+    """Cut crops at the boxes of the people of another video of the same scene, as its original.
+
+    Args:
+        frames: Of the numbers that show these people.
+        others: The people that were followed in the other video.
+        rule: Where crops are cut.
+        size: Side of the crops in pixels.
+
+    Returns:
+        As many people, in the same order; one of whom there are no frames has no crops.
+    """
+    people = [Person() for _ in others]
+    boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
+    for frame in frames:
+        for person, known in zip(people, boxes, strict=True):
+            if frame.number in known:
+                person.show(frame, known[frame.number], rule, size)
+    return people
 
 
 def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
@@ -386,7 +416,4 @@ def _show(frames: list[Frame], people: list[Person], rule: CropRule, size: int) 
         for person in people:
             box = person.box_at(frame.time)
             if box is not None:
-                person.times.append(frame.time)
-                person.numbers.append(frame.number)
-                person.boxes.append(box)
-                person.crops.append(cut_crop(frame.image, rule.square(box), size))
+                person.show(frame, box, rule, size)

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from dfdetect.files import require_writable
 from dfdetect.installed import find_weights
 from dfdetect.journal import Journal
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
-from dfdetect.reasons import MISSING, NOT_SCORED, OUT_OF_TIME
+from dfdetect.reasons import FAILED, MISSING, NOT_SCORED, OUT_OF_TIME
 from dfdetect.submission import (
     find_videos,
     read_sample_submission,
@@ -28,7 +30,13 @@ from dfdetect.submission import (
 from dfdetect.videoscore import VideoScore
 
 if TYPE_CHECKING:
-    from dfdetect.detector import Detector
+    from dfdetect.budget import Share
+    from dfdetect.detector import DetectorFile
+
+    ScoreAll = Callable[
+        [Iterable[Path], Budget | None, Callable[[Path, VideoScore], None]], Iterator[VideoScore]
+    ]
+    Task = tuple[Path, Share | None]
 
 # Seconds from one time that the submission is written to the next.
 SAVE_EVERY = 5.0
@@ -45,6 +53,7 @@ def predict(
     prior: float = DEFAULT_PRIOR,
     time_budget: str | float | None = None,
     report: str | Path | None = None,
+    cluster: str | None = None,
     progress: bool = True,
 ) -> dict[str, VideoScore]:
     """Score videos and write a submission that has a row for every one of them.
@@ -68,14 +77,17 @@ def predict(
             fewer frames are sampled from each video, and in the end some are left unscored.
         report: An HTML page to write, with each video's people, their faces and curves; the videos
             are read once more for it, as far as the time allows.
+        cluster: Score on the Ray cluster of this address, or `local`, as in `dfdetect.cluster`. All
+            its machines must see the videos under the same paths.
         progress: Show a progress bar and a closing summary.
 
     Returns:
-        The score of each row, by its name, in the order of the rows.
+        The score of each row, by its name, in the order of the rows. From a cluster, which may
+        have scored a million, without boxes and probabilities of frames unless there is a `report`.
 
     Raises:
         FileNotFoundError: A path, the sample submission or the weights do not exist.
-        ValueError: There are no videos, or an argument is unusable.
+        ValueError: There are no videos, or an argument is unusable, or the cluster out of reach.
 
     Example:
         >>> scores = predict(["test_videos"], "submission.csv", details="details.csv")
@@ -96,10 +108,7 @@ def predict(
         out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoint), "frames": frames}
     )
     with _kept_if_successful(out, lambda: write_submission(out, names, scores, prior)):
-        # Loading torch takes seconds; the submission is there before.
-        from dfdetect.detector import load_detector
-
-        detector = load_detector(weights, device, frames)
+        score_all = _scorer(checkpoint, device, frames, cluster, report is not None)
     kept = journal.read({name: videos[name] for name in names if name in videos})
     scores |= kept
     left = {name: videos[name] for name in names if scores[name].status == NOT_SCORED}
@@ -109,7 +118,7 @@ def predict(
     if progress:
         _say_what_is_kept(journal, len(kept), len(scores))
     try:
-        with closing(_score_rest(detector, left, scores, journal, budget, progress)) as rounds:
+        with closing(_score_rest(score_all, left, scores, journal, budget, progress)) as rounds:
             for _ in rounds:
                 _write_or_warn(out, names, scores, prior)
     finally:
@@ -180,8 +189,62 @@ def _say_what_is_kept(journal: Journal, kept: int, count: int) -> None:
         print(f"{journal.path}: {len(others)} scores of other weights or frames are left alone")
 
 
+def _scorer(
+    checkpoint: Path, device: str, frames: int, cluster: str | None, whole: bool
+) -> "ScoreAll":
+    """What scores many videos: a detector here, or the same on the machines of a cluster."""
+    # Loading torch takes seconds; the submission is there before.
+    from dfdetect.cluster import require_cluster
+    from dfdetect.detector import DetectorFile, load_detector
+
+    if cluster is None:
+        return load_detector(checkpoint, device, frames).score_videos
+    require_cluster(cluster)
+    start = partial(_start_scorer, DetectorFile.read(checkpoint, device, frames), whole)
+    return partial(_score_on_cluster, start, cluster)
+
+
+def _score_on_cluster(
+    start: Callable[[], Callable[["Task"], VideoScore]],
+    cluster: str,
+    videos: Iterable[Path],
+    budget: Budget | None,
+    done: Callable[[Path, VideoScore], None],
+) -> Iterator[VideoScore]:
+    """As `Detector.score_videos`, on the machines of a cluster."""
+    from dfdetect.cluster import map_on_cluster
+
+    tasks, drawn = tee((path.absolute(), budget and budget.share()) for path in videos)
+    scores = map_on_cluster(start, tasks, cluster, _lost)
+    with closing(scores):
+        for score, (path, share) in zip(scores, drawn, strict=False):
+            if budget is not None:
+                budget.note(score, share.frames())
+            done(path, score)
+            yield score
+
+
+def _start_scorer(file: "DetectorFile", whole: bool) -> Callable[["Task"], VideoScore]:
+    """What each process of a cluster does; whole scores, or without the details of frames."""
+    detector = file.load()
+
+    def score(task: "Task") -> VideoScore:
+        path, share = task
+        found = detector.score(path, threads=1, budget=share)
+        if whole:
+            return found
+        faces = [replace(face, boxes=[], frame_probabilities=[]) for face in found.faces]
+        return replace(found, faces=faces)
+
+    return score
+
+
+def _lost(task: "Task", why: str) -> VideoScore:
+    return VideoScore(task[0].name, None, f"{FAILED}: {why}")
+
+
 def _score_rest(
-    detector: "Detector",
+    score_all: "ScoreAll",
     videos: Mapping[str, Path],
     scores: dict[str, VideoScore],
     journal: Journal,
@@ -189,10 +252,10 @@ def _score_rest(
     progress: bool,
 ) -> Iterator[None]:
     """Put scores among the others as they come; give way at first and every few seconds."""
-    name_of = {path: name for name, path in videos.items()}
+    name_of = {path.absolute(): name for name, path in videos.items()}
 
     def keep(path: Path, score: VideoScore) -> None:
-        name = name_of[path]
+        name = name_of[path.absolute()]
         scores[name] = replace(score, filename=name)
         journal.add(name, path, scores[name])
 
@@ -205,7 +268,7 @@ def _score_rest(
     )
     yield
     saved = monotonic()
-    with closing(detector.score_videos(videos.values(), budget, keep)) as results, bar:
+    with closing(score_all(videos.values(), budget, keep)) as results, bar:
         for _ in results:
             bar.update()
             if monotonic() - saved > SAVE_EVERY:

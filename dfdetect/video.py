@@ -14,7 +14,7 @@ address.
 
 import errno
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -89,8 +89,10 @@ class Frame:
     number: int = 0
 
 
-def read_frames(path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0) -> Iterator[Frame]:
-    """Yield evenly spaced frames of a video, in the order of time.
+def read_frames(
+    path: str | Path, count: int | Sequence[int] = DEFAULT_FRAMES, threads: int = 0
+) -> Iterator[Frame]:
+    """Yield evenly spaced frames of a video, or certain ones, in the order of time.
 
     Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
     are left out. Of clips with more than 3,000 frames, key frames are taken where there are enough:
@@ -98,7 +100,8 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0)
 
     Args:
         path: Any video file that FFmpeg reads.
-        count: Number of frames, at least 1.
+        count: Number of frames, at least 1; or which frames: their numbers from 0, increasing, of
+            which those that the video lacks are left out.
         threads: Of the decoder; 0 for as many as there are cores.
 
     Raises:
@@ -108,7 +111,7 @@ def read_frames(path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0)
         >>> [round(frame.time, 1) for frame in read_frames("ten_seconds.mp4", count=4)]
         [1.2, 3.7, 6.2, 8.7]
     """
-    if count < 1:
+    if isinstance(count, int) and count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     path = Path(path)
     try:
@@ -160,6 +163,14 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     return (2 * np.arange(count) + 1) * len(times) // (2 * count)
 
 
+def _pick(times: np.ndarray, count: int | Sequence[int]) -> np.ndarray:
+    """Positions of evenly spaced times, or those that are asked for, as far as they are there."""
+    if isinstance(count, int):
+        return pick_evenly(times, count)
+    positions = np.array(count, dtype=np.int64)
+    return positions[positions < len(times)]
+
+
 @dataclass(frozen=True)
 class _Plan:
     """Which frames to take, by time stamp, or by number where stamps are missing or double.
@@ -176,7 +187,7 @@ class _Plan:
     passes: tuple[str, ...]
 
 
-def _read_with_av(path: Path, count: int, threads: int) -> Iterator[Frame]:
+def _read_with_av(path: Path, count: int | Sequence[int], threads: int) -> Iterator[Frame]:
     plan = _plan(path, count)
     pending = plan.stamps
     for skip in plan.passes:
@@ -200,7 +211,7 @@ def _read_with_av(path: Path, count: int, threads: int) -> Iterator[Frame]:
             return  # damaged, but what is left of hours need not be decoded
 
 
-def _plan(path: Path, count: int) -> _Plan:
+def _plan(path: Path, count: int | Sequence[int]) -> _Plan:
     with _open(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -217,8 +228,12 @@ def _plan(path: Path, count: int) -> _Plan:
     order = np.unique(stamps)
     if len(order) < len(stamps) or NO_STAMP in order:
         order = np.arange(len(stamps))
-        chosen = pick_evenly(order, count)
+        chosen = order[_pick(order, count)]
         return _Plan(deque(chosen.tolist()), order, False, 0, 1 / rate, ("DEFAULT",))
+    first = int(order[0]) if len(order) else 0
+    if not isinstance(count, int):
+        chosen = order[_pick(order, count)]
+        return _Plan(deque(chosen.tolist()), order, True, first, unit, ("DEFAULT",))
     # What is shown after everything before it in the file is an I or P frame.
     anchors = np.unique(np.maximum.accumulate(stamps))
     keys = np.unique(stamps[packets["key"]])
@@ -230,8 +245,7 @@ def _plan(path: Path, count: int) -> _Plan:
         candidates, passes = anchors, ("NONREF", "DEFAULT")
     else:
         candidates, passes = order, ("DEFAULT",)
-    chosen = candidates[pick_evenly(candidates, count)]
-    first = int(order[0]) if len(order) else 0
+    chosen = candidates[_pick(candidates, count)]
     return _Plan(deque(chosen.tolist()), order, True, first, unit, passes)
 
 
@@ -301,12 +315,12 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-def _read_with_opencv(path: Path, count: int) -> Iterator[Frame]:
+def _read_with_opencv(path: Path, count: int | Sequence[int]) -> Iterator[Frame]:
     """Grab every frame, convert those that are asked for; OpenCV turns them upright itself."""
     import cv2  # processes that read videos with PyAV do without
 
     total = sum(1 for _ in _grab(path))
-    wanted = set(pick_evenly(np.arange(total), count).tolist())
+    wanted = set(_pick(np.arange(total), count).tolist())
     first = 0.0
     for position, capture in enumerate(_grab(path)):
         time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -39,16 +39,19 @@ class AbandonedError(Exception):
 
 
 def read_frames_apart(
-    path: str | Path, count: int = DEFAULT_FRAMES, threads: int = 0, seconds: float = TIME_LIMIT
+    path: str | Path,
+    count: int | Sequence[int] = DEFAULT_FRAMES,
+    threads: int = 0,
+    seconds: float = TIME_LIMIT,
 ) -> Iterator[Frame]:
-    """Yield evenly spaced frames of a video, as `read_frames`, from a process of their own.
+    """Yield frames of a video, as `read_frames`, from a process of their own.
 
     May be used by several threads, each for another video. On Windows, where processes do not share
     open files, this is `read_frames`.
 
     Args:
         path: Any video file that FFmpeg reads.
-        count: Number of frames, at least 1.
+        count: As in `read_frames`.
         threads: Of the decoder; 0 for as many as there are cores.
         seconds: How long reading it may take, to the last frame.
 
@@ -101,7 +104,12 @@ def main(shared: int, chatty: bool) -> None:
 
 
 def _serve(
-    requests: BinaryIO, out: BinaryIO, slot: "_Slot", path: str, count: int, threads: int
+    requests: BinaryIO,
+    out: BinaryIO,
+    slot: "_Slot",
+    path: str,
+    count: int | list[int],
+    threads: int,
 ) -> None:
     """Hand out frames, each once the one before was taken; then say how it ended."""
     end: dict[str, Any] = {}
@@ -195,7 +203,9 @@ class _Worker:
         self.abandoned = False
         self.expired = False
 
-    def read(self, path: str | Path, count: int, threads: int, seconds: float) -> Iterator[Frame]:
+    def read(
+        self, path: str | Path, count: int | Sequence[int], threads: int, seconds: float
+    ) -> Iterator[Frame]:
         self.ready = False
         timer = Timer(seconds, self._expire)
         timer.daemon = True

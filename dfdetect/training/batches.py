@@ -10,7 +10,10 @@ from dfdetect.clips import make_clip, still_clip
 from dfdetect.faces import to_tensor
 from dfdetect.training.blend import self_blend
 from dfdetect.training.faceset import FaceSet
+from dfdetect.training.team import ALONE, Team
 
+# Shards that are read at a time: random places in them are as fast as the memory they fit into.
+OPEN_SHARDS = 16
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -26,7 +29,8 @@ class ClipDataset(Dataset):
         jitter: Whether these copies are moved anew each time, as for training.
 
     Items are uint8 (3, size, size), or (length, 3, size, size) for clips, and 0.0 or 1.0. The item
-    at `position + len(dataset)` is a self-blended fake of that at `position`.
+    at `position + len(dataset)` is a self-blended fake of that at `position`. A pair of a position
+    and a seed may be given instead: then what is drawn depends on nothing but these.
     """
 
     def __init__(self, faces: FaceSet, transform: Transform, length: int = 1, jitter: bool = True):
@@ -38,11 +42,20 @@ class ClipDataset(Dataset):
         first = np.array([rows[0] for rows in self.clips])
         self.labels = faces.labels[first]
         self.lonely = faces.lonely[first]
+        self.shards = faces.shards[first]
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, position: int) -> tuple[torch.Tensor, float]:
+    def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, float]:
+        if isinstance(item, int):
+            return self._make(item)
+        position, seed = item
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self._make(position)
+
+    def _make(self, position: int) -> tuple[torch.Tensor, float]:
         blended, position = divmod(position, len(self))
         rows = self.clips[position]
         crops = torch.stack([to_tensor(self.faces.image(row)) for row in rows])
@@ -57,11 +70,14 @@ class ClipDataset(Dataset):
         return make_clip([images[0]], self.length), label
 
 
-class BalancedSampler(Sampler[list[int]]):
-    """Batches of positions, half REAL, half FAKE.
+class BalancedSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of positions and seeds, half REAL, half FAKE.
 
     An epoch shows each REAL item once, or each FAKE one where those are rarer, and as many of the
     other class, drawn anew. The last, incomplete batch is left out, unless it is the only one.
+
+    Face sets of many shards are read in a streaming order: a few shards at a time, drawn at random,
+    and the items of these in any order.
 
     Args:
         labels: 1 for FAKE, 0 for REAL, shape (n,).
@@ -71,6 +87,11 @@ class BalancedSampler(Sampler[list[int]]):
             each beside its original; their positions are moved by n, as `ClipDataset` takes them.
         lonely: Which items are of a source that has no fakes, shape (n,). Each of them stands
             beside a fake of itself, whatever `blend` says: else their source gives REAL away.
+        shards: Number of the shard that holds each item, shape (n,).
+        team: The processes that train together, each of which gets its part of every batch.
+
+    Raises:
+        ValueError: A batch has fewer items than there are processes.
     """
 
     def __init__(
@@ -80,7 +101,11 @@ class BalancedSampler(Sampler[list[int]]):
         seed: int,
         blend: float = 0.0,
         lonely: np.ndarray | None = None,
+        shards: np.ndarray | None = None,
+        team: Team = ALONE,
     ):
+        self.shards = np.zeros(len(labels), int) if shards is None else shards
+        self.team = team
         lonely = np.zeros(len(labels), bool) if lonely is None else lonely
         self.lonely = np.flatnonzero(lonely)
         self.real = np.flatnonzero((labels == 0) & ~lonely)
@@ -93,6 +118,12 @@ class BalancedSampler(Sampler[list[int]]):
             half = min(len(self.real) + len(self.lonely), len(self.fake))
         self.steps = self._steps(half, blend)
         self.half = half
+        self.batch = 2 * half
+        if self.batch < team.size:
+            raise ValueError(
+                f"batches of {self.batch} items are too few for {team.size} processes: give a "
+                "larger --batch-size, or start fewer"
+            )
 
     def _steps(self, half: int, blend: float) -> int:
         """Set how many items of each kind a batch has; the number of batches in an epoch."""
@@ -109,11 +140,15 @@ class BalancedSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         # Dropout draws from torch, on whatever device: an epoch's depends on nothing before it.
         torch.manual_seed(int(generator.integers(2**31)))
-        lonely, real, fake = map(generator.permutation, (self.lonely, self.real, self.fake))
+        turns = self._turns(generator)
+        lonely, real, fake = (
+            _in_turns(generator.permutation(rows), turns)
+            for rows in (self.lonely, self.real, self.fake)
+        )
         for step in range(self.steps):
             # Lonely ones first: they are those that are blended in any case.
             reals = np.concatenate(
@@ -124,7 +159,20 @@ class BalancedSampler(Sampler[list[int]]):
             )
             fakes = _part(fake, self.half - self.blended, step)
             blended = reals[: self.blended] + self.moved
-            yield [*reals.tolist(), *fakes.tolist(), *blended.tolist()]
+            batch = np.concatenate([reals, fakes, blended])
+            seeds = generator.integers(2**31, size=len(batch))
+            yield self.team.part(list(zip(batch.tolist(), seeds.tolist(), strict=True)))
+
+    def _turns(self, generator: np.random.Generator) -> np.ndarray:
+        """When each item's shard has its turn, shape (n,)."""
+        found, numbers = np.unique(self.shards, return_inverse=True)
+        if len(found) <= OPEN_SHARDS:
+            return np.zeros(len(numbers), int)
+        return (generator.permutation(len(found)) // OPEN_SHARDS)[numbers]
+
+
+def _in_turns(rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    return rows[np.argsort(turns[rows], kind="stable")]
 
 
 def _part(rows: np.ndarray, count: int, step: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from sklearn.metrics import (
 )
 from tqdm import tqdm
 
-from dfdetect.detector import Detector, load_detector
+from dfdetect.cluster import map_on_cluster, require_cluster
+from dfdetect.detector import Detector, DetectorFile, load_detector
 from dfdetect.files import atomic_path, printable
 from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.parallel import map_in_order
-from dfdetect.reasons import NO_ACCESS
+from dfdetect.reasons import FAILED, NO_ACCESS
 from dfdetect.training.faceset import FaceSet
 from dfdetect.training.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.training.slices import find_slices
@@ -50,6 +52,7 @@ def evaluate(
     fake_share: float | None = None,
     degrade: str | None = None,
     slices: bool = False,
+    cluster: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Measure a detector on labelled faces or videos.
@@ -66,6 +69,8 @@ def evaluate(
         degrade: Spoil the crops of a face set first: `jpeg` (quality 50), `half` (half the size and
             back) or `dark` (40 % darker).
         slices: Also measure the dark, the small and the turned faces of a face set apart.
+        cluster: Score videos on the Ray cluster of this address, or `local`, as in
+            `dfdetect.cluster`.
         progress: Show a progress bar.
 
     Returns:
@@ -86,12 +91,22 @@ def evaluate(
     source = Path(source)
     if fake_share is not None and not 0 < fake_share < 1:
         raise ValueError(f"fake share must be strictly between 0 and 1, not {fake_share}")
-    detector = load_detector(weights, device, frames)
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
         if degrade is not None or slices:
             raise ValueError(f"{source}: only face sets can be degraded or sliced")
-        table = score_videos(detector, read_labels(source), progress)
+        if cluster is not None:
+            require_cluster(cluster)
+        videos = read_labels(source)
+        if cluster is None:
+            results = map_in_order(_Scorer(load_detector(weights, device, frames)), videos)
+        else:
+            start = partial(_start_scorer, DetectorFile.read(weights, device, frames))
+            results = map_on_cluster(start, videos, cluster, _lost)
+        table = tabulate(videos, results, progress)
     else:
+        if cluster is not None:
+            raise ValueError(f"{source}: only videos are scored on a cluster, not face sets")
+        detector = load_detector(weights, device, frames)
         faces = FaceSet.read(source)
         if source.name in detector.spec.training.get("faces", ()):
             warnings.warn(
@@ -175,24 +190,15 @@ def score_face_set(
     )
 
 
-def score_videos(
-    detector: Detector, videos: Sequence[LabelledVideo], progress: bool = True
+def tabulate(
+    videos: Sequence[LabelledVideo], scores: Iterable[VideoScore], progress: bool = True
 ) -> pd.DataFrame:
-    """Score labelled videos.
+    """Put labelled videos and their scores into a table, as they come.
 
     Returns:
         Columns `name`, `label`, `group`, `source`, `probability` (NaN without a score) and
         `status`, in the order of `videos`.
     """
-
-    def score(video: LabelledVideo) -> VideoScore:
-        try:
-            with video.open() as path:
-                return detector.score(path, threads=1)
-        except OSError as error:
-            return VideoScore(video.name, None, f"{NO_ACCESS} ({error})")
-
-    scores = map_in_order(score, videos)
     bar = tqdm(scores, "videos", len(videos), unit="video", disable=not progress)
     rows = []
     for video, result in zip(videos, bar, strict=True):
@@ -202,6 +208,28 @@ def score_videos(
         rows.append((*labels, result.probability, result.status))
     table = pd.DataFrame(rows, columns=["name", "label", "group", "source", *SCORE_COLUMNS])
     return table.astype({"probability": float})
+
+
+class _Scorer:
+    """Scores labelled videos, one at a time in each thread or process."""
+
+    def __init__(self, detector: Detector):
+        self.detector = detector
+
+    def __call__(self, video: LabelledVideo) -> VideoScore:
+        try:
+            with video.open() as path:
+                return self.detector.score(path, threads=1)
+        except OSError as error:
+            return VideoScore(video.name, None, f"{NO_ACCESS} ({error})")
+
+
+def _start_scorer(file: DetectorFile) -> _Scorer:
+    return _Scorer(file.load())
+
+
+def _lost(video: LabelledVideo, why: str) -> VideoScore:
+    return VideoScore(video.name, None, f"{FAILED}: {why}")
 
 
 def metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:

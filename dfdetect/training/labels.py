@@ -11,21 +11,23 @@ Three ways of saying so are understood, and looked for in this order:
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from dfdetect.files import read_table
 from dfdetect.submission import find_videos
-from dfdetect.training.faceset import LABELS, FaceSet
+from dfdetect.training.faceset import LABELS, FaceSet, ImageLocation, decode_image
 from dfdetect.video import VIDEO_SUFFIXES, Frame
 from dfdetect.worker import read_frames_apart
 
 METADATA = "metadata.json"
 MANIFEST = "manifest.csv"
 ARCHIVE_SUFFIX = ".zip"
+Place = tuple[Path | None, Path]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class LabelledVideo:
             else the name of the original that a fake was made from, else the video's own.
         source: Where it comes from: as in the manifest, else the folder around it.
         archive: The zip file that holds it.
+        original: Of a fake, the place of the video beside it that it was made from, as far as is
+            known; there may be no such video.
+        size: Bytes of the file.
     """
 
     name: str
@@ -48,9 +53,16 @@ class LabelledVideo:
     group: str
     source: str
     archive: Path | None = None
+    original: Place | None = None
+    size: int = 0
 
-    def read(self, count: int) -> Iterator[Frame]:
-        """Evenly spaced frames.
+    @property
+    def place(self) -> Place:
+        """What no other video has: the archive, if there is one, and the path."""
+        return self.archive, self.path
+
+    def read(self, count: int | Sequence[int]) -> Iterator[Frame]:
+        """Frames, as `read_frames` takes them.
 
         Raises:
             VideoError: There are none.
@@ -77,7 +89,7 @@ class LabelledVideo:
                     with archive.open(self.path.as_posix()) as member, target.open("wb") as file:
                         while part := member.read(2**20):
                             file.write(part)
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+            except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError) as error:
                 raise OSError(f"{self.archive}: {self.path}: {error}") from error
             yield target
 
@@ -90,16 +102,26 @@ class LabelledPhoto:
     label: str
     group: str
     source: str
-    faces: FaceSet
-    row: int
+    image: ImageLocation
+    original: None = None
 
-    def read(self, count: int) -> Iterator[Frame]:
+    @property
+    def place(self) -> ImageLocation:
+        """What no other picture has."""
+        return self.image
+
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded picture."""
+        return max(0, self.image.size)
+
+    def read(self, count: int | Sequence[int]) -> Iterator[Frame]:
         """The one frame.
 
         Raises:
             FaceSetError: The picture cannot be decoded.
         """
-        yield Frame(0.0, self.faces.image(self.row))
+        yield Frame(0.0, decode_image(self.image, self.name))
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
@@ -110,9 +132,7 @@ def read_photos(index: str | Path) -> list[LabelledPhoto]:
     """
     faces = FaceSet.read(index)
     columns = faces.table["id"], faces.table["label"], faces.groups, faces.sources
-    return [
-        LabelledPhoto(*values, faces, row) for row, values in enumerate(zip(*columns, strict=True))
-    ]
+    return [LabelledPhoto(*values) for values in zip(*columns, faces.locations, strict=True)]
 
 
 def read_labels(source: str | Path) -> list[LabelledVideo]:
@@ -146,39 +166,42 @@ def _read_folder(folder: Path) -> list[LabelledVideo]:
         else:
             below = PurePosixPath(path.relative_to(folder.parent))
             videos.append(_label(name, path, below, metadata.get(path.parent)))
-    return videos
+    return [replace(video, size=_size(video.path)) for video in videos]
 
 
 def _read_archive(archive: Path) -> list[LabelledVideo]:
+    archive = archive.absolute()
     try:
         with zipfile.ZipFile(archive) as opened:
-            paths = [PurePosixPath(name) for name in opened.namelist()]
+            sizes = {Path(member.filename): member.file_size for member in opened.infolist()}
             metadata = {
                 path.parent: _parse(f"{archive}: {path}", opened.read(str(path)))
-                for path in paths
+                for path in sizes
                 if path.name == METADATA
             }
     except zipfile.BadZipFile as error:
         raise ValueError(f"{archive}: no zip file, or damaged ({error})") from error
-    videos = [path for path in sorted(paths) if path.suffix.lower() in VIDEO_SUFFIXES]
+    videos = [path for path in sizes if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
         raise ValueError(f"{archive}: no videos in it")
-    names = [path.name for path in videos]
-    return [
+    count = Counter(path.name for path in videos)
+    labelled = [
         _label(
-            path.name if names.count(path.name) == 1 else str(path),
+            path.name if count[path.name] == 1 else str(path),
             path,
-            archive.stem / path,
+            PurePosixPath(archive.stem) / path,
             metadata.get(path.parent),
             archive,
         )
         for path in videos
     ]
+    labelled = [replace(video, size=sizes[video.path]) for video in labelled]
+    return sorted(labelled, key=lambda video: video.name)
 
 
 def _label(
     name: str,
-    path: Path | PurePosixPath,
+    path: Path,
     below: PurePosixPath,
     metadata: dict[str, dict[str, str]] | None,
     archive: Path | None = None,
@@ -194,9 +217,18 @@ def _label(
             f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it or in a "
             f"{MANIFEST} above, or put it into a folder named real or fake"
         )
-    group = Path(entry.get("original") or path.name).stem
+    original = str(entry.get("original") or "")
+    group = Path(original or path.name).stem
     source = next((part for part in folders[::-1] if part.upper() not in LABELS), "")
-    return LabelledVideo(name, Path(path), label, group, source, archive)
+    place = (archive, path.parent / original) if original else None
+    return LabelledVideo(name, path, label, group, source, archive, place)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # what is wrong with it is found out when it is read
+        return 0
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:

@@ -1,5 +1,10 @@
 import json
+import random
 import shutil
+import subprocess
+import sys
+import tarfile
+import time
 import zipfile
 
 import cv2
@@ -9,6 +14,7 @@ import pytest
 
 from dfdetect.cli import main
 from dfdetect.training import extract as module
+from dfdetect.training import shards
 from dfdetect.training.extract import extract
 from dfdetect.training.faceset import FaceSet
 from dfdetect.video import read_frames
@@ -82,32 +88,114 @@ def test_blended_fakes_stand_beside_their_originals(videos, tmp_path):
     assert 0.2 < np.abs(fake.astype(int) - real).mean() < 40
 
 
+def test_a_fake_is_cut_at_the_boxes_of_its_original(videos, tmp_path, monkeypatch):
+    looked_at = []
+    find = module.follow_faces
+    monkeypatch.setattr(module, "follow_faces", lambda *rest: looked_at.append(rest) or find(*rest))
+    out = tmp_path / "faces.csv"
+    (videos / "broken.mp4").unlink()
+    run(videos, out)
+    assert len(looked_at) == 1
+    faces = FaceSet.read(out).table.set_index("video")
+    places = ["track", "frame", "time", "native_px"]
+    real, fake = (faces.loc[name, places] for name in ("ajqslcypsw.mp4", "bvgwelbeof.mp4"))
+    assert real.to_numpy().tolist() == fake.to_numpy().tolist()
+
+
+def test_a_fake_of_another_size_has_boxes_of_its_own(videos, tmp_path, write_clip):
+    fake = videos / "bvgwelbeof.mp4"
+    frames = [cv2.resize(frame.image, None, fx=0.5, fy=0.5) for frame in read_frames(fake, FRAMES)]
+    shutil.copy(write_clip(frames), fake)
+    out = tmp_path / "faces.csv"
+    done = run(videos, out).set_index("video")
+    assert done.loc["bvgwelbeof.mp4", "status"] == "ok"
+    sides = FaceSet.read(out).table.groupby("video")["native_px"].mean()
+    assert sides["bvgwelbeof.mp4"] == pytest.approx(sides["ajqslcypsw.mp4"] / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("content", [None, b"no video"])
+def test_a_fake_whose_original_is_of_no_use_has_boxes_of_its_own(videos, tmp_path, content):
+    original = videos / "ajqslcypsw.mp4"
+    original.unlink() if content is None else original.write_bytes(content)
+    done = run(videos, tmp_path / "faces.csv").set_index("video")
+    assert done.loc["bvgwelbeof.mp4", ["status", "crops"]].tolist() == ["ok", FRAMES]
+
+
+def files_of(index):
+    """The bytes of all files of a face set, by what follows its name."""
+    found = index.parent.glob(f"{index.stem}[.-]*")
+    return {path.name.removeprefix(index.stem): path.read_bytes() for path in found}
+
+
 def test_a_stopped_run_goes_on_without_redoing_work(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
     whole = tmp_path / "whole.csv"
     run(videos, whole, blend=True)
     out = tmp_path / "stopped.csv"
-    find, calls = module._find_people, []
+    add, added = module._Store.add, []
 
-    def stop_at_the_third(video, *arguments):
-        calls.append(video.name)
-        if len(calls) == 3:
+    def stop_at_the_third(store, video, extracted):
+        added.append(video.name)
+        if len(added) == 3:
             raise KeyboardInterrupt
-        return find(video, *arguments)
+        add(store, video, extracted)
 
-    monkeypatch.setattr(module, "_find_people", stop_at_the_third)
+    monkeypatch.setattr(module._Store, "add", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(videos, out, blend=True)
-    # As if killed while the rows of the next video were being written.
-    with out.open("a") as file:
-        file.write("bvgwelbeof-0-000001,FAKE,ajq")
-    with out.with_suffix(".videos.csv").open("a") as file:
-        file.write("bvgwel")
+    # As if killed while the next video was being written.
+    for suffix, text in (
+        (".csv", "broken-0-000001,FAKE,ajq"),
+        (".videos.csv", "brok"),
+        ("-00001.tar", "broken-0-000001.jpg"),
+        ("-00002.tar", "broken-0-000001.jpg"),
+    ):
+        with out.with_name(f"stopped{suffix}").open("a") as file:
+            file.write(text)
     run(videos, out, blend=True)
-    assert calls == ["ajqslcypsw.mp4", "broken.mp4", "bvgwelbeof.mp4", "bvgwelbeof.mp4"]
-    assert out.read_text() == whole.read_text()
-    assert (
-        out.with_suffix(".videos.csv").read_text() == whole.with_suffix(".videos.csv").read_text()
-    )
+    assert added == ["ajqslcypsw.mp4", "bvgwelbeof.mp4", "broken.mp4", "broken.mp4"]
+    assert files_of(out) == files_of(whole)
+    for number in (0, 1):
+        with tarfile.open(tmp_path / f"whole-{number:05}.tar") as shard:
+            assert len(shard.getnames()) == (2 - number) * FRAMES
+
+
+@pytest.mark.parametrize("suffix", [".csv", "-00000.tar"])
+def test_a_face_set_that_was_changed_is_not_gone_on_with(videos, tmp_path, suffix):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    changed = out.with_name(f"faces{suffix}")
+    changed.write_bytes(changed.read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"faces\S+: is missing or shorter than it was"):
+        run(videos, out)
+
+
+def test_runs_that_are_killed_end_with_the_same_files(tmp_path, sample_data):
+    source = tmp_path / "train_sample_videos"
+    shutil.copytree(sample_data / "train_sample_videos", source)
+    for number in range(6):  # more to be killed at
+        shutil.copy(source / "ajqslcypsw.mp4", source / f"copy{number}.mp4")
+    metadata = {path.name: {"label": "REAL"} for path in source.glob("*.mp4")}
+    (source / "metadata.json").write_text(json.dumps(metadata))
+    whole, out = tmp_path / "whole.csv", tmp_path / "killed.csv"
+    extract([source], whole, frames=2, size=64, progress=False)
+    command = [sys.executable, "-m", "dfdetect", "extract", str(source), "--out", str(out)]
+    command += ["--frames", "2", "--size", "64"]
+    log, moments = out.with_suffix(".videos.csv"), random.Random(0)
+    for kill in range(5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (log.exists() and _lines(log) > kill):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.2))
+        process.kill()
+        process.wait()
+    assert _lines(log) < _lines(whole.with_suffix(".videos.csv"))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert files_of(out) == files_of(whole)
+
+
+def _lines(path):
+    return path.read_bytes().count(b"\n")
 
 
 def test_other_settings_are_refused(videos, tmp_path):
@@ -125,14 +213,17 @@ def test_an_index_of_something_else_is_left_alone(videos, tmp_path):
     assert out.read_text() == "id,label\n"
 
 
-def test_zip_files(videos, tmp_path):
-    archive = tmp_path / "part.zip"
-    with zipfile.ZipFile(archive, "w") as file:
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_files_give_what_folders_give(videos, tmp_path, method):
+    archive = tmp_path / "dfdc_train_part_00.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
         for path in videos.iterdir():
             file.write(path, f"part/{path.name}")
     run(archive, tmp_path / "zipped.csv")
     run(videos, tmp_path / "plain.csv")
-    assert (tmp_path / "zipped.csv").read_text() == (tmp_path / "plain.csv").read_text()
+    zipped, plain = files_of(tmp_path / "zipped.csv"), files_of(tmp_path / "plain.csv")
+    assert zipped.keys() == {".csv", ".videos.csv", "-00000.tar"}
+    assert zipped == plain
 
 
 def test_equal_names_in_two_sources_are_told_apart(videos, tmp_path):
