@@ -1,7 +1,10 @@
+import io
 import json
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 
 import pytest
@@ -88,6 +91,46 @@ def test_train_then_evaluate(face_set, tmp_path, capsys):
                  *options]) == 0  # fmt: skip
     assert main(["evaluate", str(face_set), "--weights", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["n"] == 48
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        ([], None),
+        (["../evil.jpg"], "leads out of the folder"),
+        (["{outside}/evil.jpg"], "leads out of the folder"),
+        (["link", "link/evil.jpg"], "is neither a plain file nor a folder"),
+    ],
+    ids=["harmless", "parent", "absolute", "link"],
+)
+def test_a_face_set_that_leads_out_of_its_folder_is_refused(
+    face_set, tmp_path, monkeypatch, capsys, names, fault
+):
+    """Nothing of its archive is written anywhere, and nothing of one that is harmless."""
+    for name in ("inside", "outside", "temporary"):
+        (tmp_path / name).mkdir()
+    index = face_set.rename(tmp_path / "inside" / "index.csv")
+    with tarfile.open(index.with_suffix(".tar"), "w") as tar:
+        for path in sorted((tmp_path / "faces").iterdir()):
+            tar.add(path, path.name)
+        for name in names:
+            member = tarfile.TarInfo(name.format(outside=tmp_path / "outside"))
+            member.size = path.stat().st_size
+            if name == "link":
+                member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path / "outside")
+                member.size = 0
+            tar.addfile(member, io.BytesIO(path.read_bytes()))
+    monkeypatch.chdir(tmp_path / "inside")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    before = sorted(tmp_path.rglob("*"))
+    options = ["--weights", "logistic_regression"]
+    assert main(["evaluate", "index.csv", *options]) == (2 if fault else 0)
+    assert sorted(tmp_path.rglob("*")) == before
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    if fault:
+        assert f"index.tar: member '{names[0].format(outside=tmp_path / 'outside')}'" in said
+        assert fault in said
 
 
 def test_a_stopped_command_says_so(monkeypatch, capsys):
