@@ -190,7 +190,10 @@ class _Plan:
 def _read_with_av(path: Path, count: int | Sequence[int], threads: int) -> Iterator[Frame]:
     plan = _plan(path, count)
     pending = plan.stamps
-    for skip in plan.passes:
+    attempts = [(skip, threads) for skip in plan.passes]
+    if threads != 1:  # at the end of a file that is cut off, PyAV drops what other threads decoded
+        attempts.append(("DEFAULT", 1))
+    for skip, threads in attempts:
         if not pending:
             return
         wanted = frozenset(pending) if skip == "NONKEY" else None
