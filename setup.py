@@ -21,7 +21,7 @@ setup(
     ],
     package_dir={"dfdetect.kernel": "kernel", "dfdetect.weights": "weights"},
     package_data={
-        "dfdetect": ["*.html"],
+        "dfdetect": ["*.html", "*.yaml"],
         "dfdetect.kernel": ["*.ipynb", "*.json"],
         "dfdetect.weights": ["*.safetensors", "README.md"],
     },

@@ -58,8 +58,8 @@ def bench(
         `reference_seconds_per_video`, with `ratio_to_read` and `ratio_to_reference`;
         `face_agreement`, the share of the reference's faces that are covered with an IoU of at
         least 0.5; `probability_difference_mean` and `_max` to the reference; `peak_memory_mb` of
-        the process above what it had with torch loaded, None where the system cannot tell; and
-        `projected_seconds_400` and `projected_seconds_4000`.
+        the process above what it had with torch loaded, and `process_mb`, all that it had, None
+        where the system cannot tell; and `projected_seconds_400` and `projected_seconds_4000`.
 
     Raises:
         FileNotFoundError: A path or the weights do not exist.
@@ -76,7 +76,8 @@ def bench(
     if not any(detector.score(video).faces for video in videos):
         raise ValueError(f"{videos[0].parent}: no video here can be scored")
     scores, seconds = _time_pipeline(detector, videos, progress)
-    peak = None if idle is None else _peak_memory() - idle
+    whole = _peak_memory()
+    peak = None if idle is None else whole - idle
     read = _time_each(videos, _read_all, "read", progress)[1]
     winner = _Reference(detector)
     winner.score(videos[0])
@@ -97,6 +98,7 @@ def bench(
         "probability_difference_mean": float(np.mean(differences)) if differences else None,
         "probability_difference_max": max(differences, default=None),
         "peak_memory_mb": peak,
+        "process_mb": whole,
         **{f"projected_seconds_{count}": count * seconds for count in PROJECTED},
     }
 

@@ -307,6 +307,12 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
     _add_detector_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--plan",
+        nargs=2,
+        metavar=("CLIPS", "NODES"),
+        help="project what so many clips take on so many machines like this one; NODES as 1,8,64",
+    )
 
 
 def _add_bundle(commands: argparse._SubParsersAction) -> None:
@@ -397,10 +403,27 @@ def _train(
     )
 
 
-def _bench(json: bool, **options: object) -> None:
+def _bench(
+    paths: list[Path],
+    json: bool,
+    plan: list[str] | None,
+    frames: int,
+    device: str,
+    **options: object,
+) -> None:
     from dfdetect.bench import bench, report
+    from dfdetect.training import plan as planning
 
-    print(report(bench(**options), as_json=json))
+    wanted = None if plan is None else planning.parse_plan(*plan)
+    result = bench(paths, frames=frames, device=device, **options)
+    if wanted is None:
+        print(report(result, json))
+        return
+    planned = planning.plan(paths, result, *wanted, frames, device)
+    if json:
+        print(report({**result, "plan": planned}, json))
+    else:
+        print(f"{report(result)}\n\n{planning.report(planned)}")
 
 
 def _bundle(**options: object) -> None:

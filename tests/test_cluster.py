@@ -7,10 +7,12 @@ import sys
 import time
 import warnings
 from importlib.metadata import requires
+from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from dfdetect import cluster as module
 from dfdetect import prediction
@@ -262,3 +264,12 @@ def test_ray_is_not_imported_without_the_option(sample_data, tmp_path):
     subprocess.run([sys.executable, "-c", code, videos, tmp_path / "out.csv"], check=True)
     requirements = [line for line in requires("dfdetect") if line.startswith("ray")]
     assert all("extra ==" in line for line in requirements)
+
+
+def test_the_file_for_rays_launcher_is_what_ray_takes():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(files("dfdetect").joinpath("cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    assert "--disable-usage-stats" in config["head_start_ray_commands"][-1]
+    assert len(config["provider"]["worker_ips"]) == config["max_workers"]

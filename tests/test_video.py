@@ -242,3 +242,24 @@ def test_challenge_clips_give_all_frames(corpus):
         assert {shape for _, shape in frames} == {(1080, 1920, 3)}
         ideal = (np.arange(32) + 0.5) / 32 * 10
         assert np.abs(np.array([time for time, _ in frames]) - ideal).max() < 0.25
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}, {"codec": "mpeg2video"}])
+def test_frames_of_certain_numbers(write_clip, numbered_frames, options):
+    path = write_clip(numbered_frames(30), **options)
+    wanted = [0, 7, 8, 29, 30, 99]
+    frames = list(read_frames(path, wanted))
+    assert [number_of(frame) for frame in frames] == [0, 7, 8, 29]
+    assert [frame.number for frame in frames] == [0, 7, 8, 29]
+    assert [frame.time for frame in frames] == pytest.approx([0, 7 / 25, 8 / 25, 29 / 25])
+
+
+def test_frames_of_certain_numbers_by_opencv(write_clip, numbered_frames, monkeypatch):
+    monkeypatch.setattr("dfdetect.video.av", None)
+    frames = read_frames(write_clip(numbered_frames(12)), [3, 11, 40])
+    assert [number_of(frame) for frame in frames] == [3, 11]
+
+
+def test_a_video_without_the_frames_that_are_asked_for(write_clip, numbered_frames):
+    with pytest.raises(VideoError, match="no frame can be decoded"):
+        list(read_frames(write_clip(numbered_frames(5)), [20]))

@@ -4,9 +4,12 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from dfdetect.training.batches import BalancedSampler, ClipDataset
+from dfdetect.training.augment import training_transform
+from dfdetect.training.batches import OPEN_SHARDS, BalancedSampler, ClipDataset
 from dfdetect.training.faceset import FaceSet
+from dfdetect.training.team import Team
 
 
 @pytest.fixture
@@ -69,10 +72,15 @@ def test_still_copies_move_anew_in_training_alone(tracks):
     assert torch.equal(still[0][0], still[0][0])
 
 
+def positions(sampler):
+    """The batches, without the items' seeds."""
+    return [[position for position, _ in batch] for batch in sampler]
+
+
 def test_batches_are_balanced_and_the_rarer_class_is_used_up():
     labels = np.array([0] * 20 + [1] * 100)
     sampler = BalancedSampler(labels, batch_size=8, seed=0)
-    batches = list(sampler)
+    batches = positions(sampler)
     assert len(batches) == len(sampler) == 5
     for batch in batches:
         assert labels[batch].tolist() == [0] * 4 + [1] * 4
@@ -80,11 +88,11 @@ def test_batches_are_balanced_and_the_rarer_class_is_used_up():
     assert sorted(rows[labels[rows] == 0]) == list(range(20))
     assert len(set(rows)) == len(rows)
     sampler.epoch = 1
-    assert set(np.concatenate(list(sampler))) != set(rows)
+    assert set(np.concatenate(positions(sampler))) != set(rows)
 
 
 def test_few_crops_make_one_batch():
-    (batch,) = BalancedSampler(np.array([0, 1, 1]), batch_size=64, seed=0)
+    (batch,) = positions(BalancedSampler(np.array([0, 1, 1]), batch_size=64, seed=0))
     assert batch[0] == 0
     assert batch[1] in (1, 2)
 
@@ -92,7 +100,7 @@ def test_few_crops_make_one_batch():
 def test_blended_fakes_stand_beside_their_originals():
     labels = np.array([0] * 40 + [1] * 100)
     sampler = BalancedSampler(labels, batch_size=16, seed=0, blend=0.5)
-    batches = list(sampler)
+    batches = positions(sampler)
     assert len(batches) == 5
     for batch in batches:
         real, fake, blended = batch[:8], batch[8:12], np.array(batch[12:])
@@ -107,7 +115,7 @@ def test_real_items_of_sources_without_fakes_stand_beside_their_own(blend):
     labels = np.array([0] * 60 + [1] * 100)
     lonely = np.arange(160) < 20
     sampler = BalancedSampler(labels, batch_size=12, seed=0, blend=blend, lonely=lonely)
-    batches = list(sampler)
+    batches = positions(sampler)
     assert len(batches) == 10
     for batch in batches:
         real, fake = np.array(batch[:6]), np.array(batch[6:])
@@ -125,3 +133,51 @@ def test_blended_items_are_fakes_of_real_ones(face_set):
     assert (no, yes) == (0.0, 1.0)
     assert fake.shape == real.shape
     assert 0 < (fake.int() - real.int()).abs().float().mean() < 60
+
+
+def test_what_is_drawn_for_an_item_depends_on_its_seed_alone(face_set):
+    dataset = ClipDataset(FaceSet.read(face_set), training_transform(32))
+    first, label = dataset[3, 7]
+    state = torch.get_rng_state()
+    assert torch.equal(first, dataset[3, 7][0])
+    assert torch.equal(state, torch.get_rng_state())
+    assert label == dataset[3][1]
+    assert not torch.equal(first, dataset[3, 8][0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_crops_are_the_same_whoever_makes_them(face_set, workers):
+    dataset = ClipDataset(FaceSet.read(face_set), training_transform(32))
+    whole = BalancedSampler(dataset.labels, 8, seed=0)
+    expected = list(DataLoader(dataset, batch_sampler=whole))
+    parts = []
+    for rank in range(3):
+        own = BalancedSampler(dataset.labels, 8, seed=0, team=Team(rank, 3))
+        parts.append(list(DataLoader(dataset, batch_sampler=own, num_workers=workers)))
+    for number, (images, labels) in enumerate(expected):
+        for rank in range(3):
+            assert torch.equal(parts[rank][number][0], images[rank::3])
+            assert torch.equal(parts[rank][number][1], labels[rank::3])
+
+
+def test_many_shards_are_read_a_few_at_a_time():
+    labels, shards = np.arange(4000) % 2, np.arange(4000) // 40
+    sampler = BalancedSampler(labels, 20, seed=0, shards=shards)
+    epochs = []
+    for epoch in range(2):
+        sampler.epoch = epoch
+        batches = positions(sampler)
+        shown = [position for batch in batches for position in batch]
+        assert sorted(shown) == list(range(4000))
+        opened = [set(shards[batch]) for batch in batches]
+        # At the end of a turn, a batch may hold items of the next.
+        assert max(map(len, opened)) <= 20
+        span = 16 * 40 // 20
+        assert len(set().union(*opened[:span])) == OPEN_SHARDS
+        epochs.append(shown)
+    assert set(shards[epochs[0][:640]]) != set(shards[epochs[1][:640]])
+
+
+def test_a_batch_needs_an_item_for_each_process():
+    with pytest.raises(ValueError, match="batches of 2 items are too few for 3 processes"):
+        BalancedSampler(np.arange(10) % 2, 2, seed=0, team=Team(0, 3))

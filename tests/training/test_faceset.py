@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from dfdetect.training.faceset import FaceSet, FaceSetError, require_disjoint_actors
+from dfdetect.training.shards import SHARD_COLUMNS, ShardWriter, shard_path
 
 
 def edit(index, function):
@@ -255,3 +256,47 @@ def test_a_picture_that_would_take_gigabytes_is_not_decoded(face_set):
     path.write_bytes(data)
     with pytest.raises(FaceSetError, match="has a side of more than 8192 pixels"):
         FaceSet.read(face_set).image(0)
+
+
+@pytest.fixture
+def sharded(tmp_path, face_set):
+    """The same face set, in two shards."""
+    faces = FaceSet.read(face_set)
+    index = tmp_path / "sharded.csv"
+    places = []
+    with ShardWriter(index, (0, 0)) as shards:
+        for row, name in enumerate(faces.table["id"]):
+            if row == 30:
+                shards.close()
+                shards = ShardWriter(index, (1, 0))
+            places.append(shards.add(f"{name}.png", faces.locations[row].read()))
+        shards.close()
+    places = pd.DataFrame(places, columns=SHARD_COLUMNS)
+    pd.concat([faces.table, places], axis=1).to_csv(index, index=False)
+    return index
+
+
+def test_shards_hold_what_a_folder_holds(face_set, sharded):
+    faces, expected = FaceSet.read(sharded), FaceSet.read(face_set)
+    for row in range(len(expected)):
+        assert np.array_equal(faces.image(row), expected.image(row))
+    assert faces.shards.tolist() == [0] * 30 + [1] * (len(expected) - 30)
+    faces.require_readable()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("offset", -1), ("offset", 10**9), ("size", 0), ("size", 1e300), ("shard", 0.5), ("size", "")],
+)
+def test_places_outside_of_shards_are_refused(sharded, column, value):
+    table = pd.read_csv(sharded).astype({column: object})
+    table.loc[5, column] = value
+    table.to_csv(sharded, index=False)
+    with pytest.raises(FaceSetError, match=r"sharded\.csv: line 7: no image is at the place"):
+        FaceSet.read(sharded)
+
+
+def test_a_shard_that_is_missing_is_named(sharded):
+    shard_path(sharded, 1).unlink()
+    with pytest.raises(FaceSetError, match=r"sharded-00001\.tar: no such shard of sharded\.csv"):
+        FaceSet.read(sharded)
