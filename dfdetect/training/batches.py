@@ -113,6 +113,7 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         self.moved = len(labels)
         self.seed = seed
         self.epoch = 0
+        self.start = 0  # batches of the epoch that are passed over
         half = max(1, batch_size // 2)
         if self._steps(half, blend) == 0:
             half = min(len(self.real) + len(self.lonely), len(self.fake))
@@ -142,8 +143,6 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        # Dropout draws from torch, on whatever device: an epoch's depends on nothing before it.
-        torch.manual_seed(int(generator.integers(2**31)))
         turns = self._turns(generator)
         lonely, real, fake = (
             _in_turns(generator.permutation(rows), turns)
@@ -161,6 +160,8 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
             blended = reals[: self.blended] + self.moved
             batch = np.concatenate([reals, fakes, blended])
             seeds = generator.integers(2**31, size=len(batch))
+            if step < self.start:
+                continue
             yield self.team.part(list(zip(batch.tolist(), seeds.tolist(), strict=True)))
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:

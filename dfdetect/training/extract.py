@@ -337,7 +337,18 @@ class _Store:
         return entry is not None
 
     def add(self, video: Video, extracted: Extracted) -> None:
-        """Write a video's crops, then their rows, then that the video is done."""
+        """Write a video's crops, then their rows, then that the video is done.
+
+        Raises:
+            OSError: The disk is full, or the like.
+        """
+        try:
+            self._write(video, extracted)
+        except OSError as error:
+            what = f"{error.strerror}; make room, and give the same command again to go on"
+            raise OSError(error.errno, what, str(self.index)) from error
+
+    def _write(self, video: Video, extracted: Extracted) -> None:
         pairs = zip(extracted.rows, extracted.images, strict=True)
         rows = [
             row | dict(zip(SHARD_COLUMNS, self.shards.add(f"{row['id']}.jpg", data), strict=True))

@@ -2,12 +2,12 @@
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ WARM_UP = 0.15
 EVAL_BATCH = 64
 SAMPLE = 64
 RECENT_STEPS = 50
+# Seconds after which a run that is killed goes on where it was, also within an epoch.
+SAVE_EVERY = 600.0
 
 
 def train(
@@ -380,7 +382,7 @@ def _fit_epochs(
         sampler.epoch = len(run.history)
         title = f"epoch {sampler.epoch + 1}/{config.epochs}"
         start = perf_counter()
-        loss = learner.pass_over(batches, title, progress)
+        loss = learner.pass_over(batches, title, progress, partial(state.save, run, learner))
         notes = {"train_loss": loss, "seconds": perf_counter() - start}
         model = learner.averaged.module if learner.averaged else run.model
         logits = predict_logits(model, held_out, run.spec, workers, progress, run.team)
@@ -413,6 +415,8 @@ class _Learner:
         self.parallel = team.parallel(model)
         self.batch = batch
         self.team = team
+        self.seed = config.seed
+        self.losses: list[float] = []  # of the epoch that is under way
         self.spec = spec
         self.smoothing = config.label_smoothing
         self.device = next(model.parameters()).device
@@ -446,21 +450,37 @@ class _Learner:
         }
         return parts | ({"averaged": self.averaged} if self.averaged else {})
 
-    def pass_over(self, batches: DataLoader, title: str, progress: bool) -> float:
-        """Learn from each batch once; the mean training loss."""
+    def pass_over(
+        self, batches: DataLoader, title: str, progress: bool, save: Callable[[], None]
+    ) -> float:
+        """Learn from each batch once, or from those that are left of an epoch; the mean loss."""
         self.model.train()
-        losses = []
-        count = len(batches) * self.batch
-        with tqdm(total=count, desc=title, unit="crop", disable=not progress) as bar:
+        losses = self.losses
+        batches.batch_sampler.start = len(losses)
+        bar = tqdm(
+            total=len(batches) * self.batch,
+            initial=len(losses) * self.batch,
+            desc=title,
+            unit="crop",
+            disable=not progress,
+        )
+        saved = monotonic()
+        with bar:
             for images, labels in batches:
                 losses.append(self._step(images, labels))
                 if not np.isfinite(losses[-1]):
                     raise ValueError(f"training diverged in {title}: try a lower --learning-rate")
                 bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
                 bar.update(self.batch)
+                if monotonic() - saved > SAVE_EVERY:
+                    save()
+                    saved = monotonic()
+        self.losses = []
         return float(np.mean(losses))
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        # Dropout draws from torch, on whatever device: a step's depends on nothing before it.
+        torch.manual_seed(self.seed + self.schedule.last_epoch)
         targets = labels.to(self.device, torch.float32)
         targets = targets * (1 - self.smoothing) + self.smoothing / 2
         with (
@@ -494,13 +514,9 @@ class _State:
         if not run.team.is_first:
             return
         saved = {name: part.state_dict() for name, part in learner.parts.items()}
-        # The processes that augment take their seeds from torch's generator.
-        saved["generator"] = torch.get_rng_state()
+        saved |= {"run": self.description, "history": run.history, "best": run.best}
         with atomic_path(self.path) as temporary:
-            torch.save(
-                {"run": self.description, "history": run.history, "best": run.best, **saved},
-                temporary,
-            )
+            torch.save({**saved, "losses": learner.losses}, temporary)
 
     def restore(self, run: _Run, learner: _Learner) -> None:
         """Load what a stopped run saved, if that is asked for and there is something."""
@@ -517,7 +533,7 @@ class _State:
         for name, part in learner.parts.items():
             part.load_state_dict(saved[name])
         run.history, run.best = saved["history"], saved["best"]
-        torch.set_rng_state(saved["generator"])
+        learner.losses = saved["losses"]
 
     def _read(self) -> dict[str, Any] | None:
         if not self.path.is_file():

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -158,6 +160,26 @@ def test_a_stopped_run_goes_on_without_redoing_work(videos, tmp_path, monkeypatc
     for number in (0, 1):
         with tarfile.open(tmp_path / f"whole-{number:05}.tar") as shard:
             assert len(shard.getnames()) == (2 - number) * FRAMES
+
+
+def test_a_disk_that_is_full_is_told_and_gone_on_from(videos, tmp_path, monkeypatch, capsys):
+    whole, out = tmp_path / "whole.csv", tmp_path / "full.csv"
+    run(videos, whole)
+    add, added = shards.ShardWriter.add, []
+
+    def fill_the_disk(writer, name, data):
+        added.append(name)
+        if len(added) == FRAMES + 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return add(writer, name, data)
+
+    monkeypatch.setattr(shards.ShardWriter, "add", fill_the_disk)
+    command = ["extract", str(videos), "--out", str(out), "--frames", str(FRAMES), "--size", "64"]
+    assert main(command) == 2
+    assert "full.csv" in (error := capsys.readouterr().err)
+    assert "No space left on device; make room" in error
+    assert main(command) == 0
+    assert files_of(out) == files_of(whole)
 
 
 @pytest.mark.parametrize("suffix", [".csv", "-00000.tar"])

@@ -41,6 +41,12 @@ with join_team("cpu") as (team, device):
 """
 
 
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch):
+    """Gloo would go by the machine's name, which need not lead anywhere."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+
+
 def torchrun(processes, *command):
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return [sys.executable, *start, *map(str, command)]
