@@ -26,7 +26,7 @@ from dfdetect.checkpoint import FARTHEST, INPUT_SIZES, CropRule
 from dfdetect.cluster import map_on_cluster, require_cluster
 from dfdetect.device import choose_device
 from dfdetect.faces import FaceFinder, Person, follow_boxes, follow_faces
-from dfdetect.files import printable, read_table, require_writable
+from dfdetect.files import atomic_path, printable, read_table, require_writable
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.parallel import map_in_order
 from dfdetect.reasons import FAILED, NO_FACE
@@ -310,11 +310,14 @@ class _Store:
         self.done: dict[str, dict[str, Any]] = {}
         if self.log.is_file():
             end = self._restore()
-        elif index.exists():
-            raise ValueError(f"{index}: exists, and {self.log.name} is not beside it: give another")
         else:
-            for path, columns in ((index, INDEX_COLUMNS), (self.log, LOG_COLUMNS)):
-                path.write_bytes(_to_csv([], columns, header=True))
+            for path in (index, shard_path(index, 0)):
+                if path.exists():
+                    raise ValueError(
+                        f"{path}: exists, and {self.log.name} is not beside it: give another name"
+                    )
+            _write_header(self.log, LOG_COLUMNS)
+            _write_header(index, INDEX_COLUMNS)
             end = 0, 0
         self.shards = ShardWriter(index, end)
 
@@ -388,7 +391,7 @@ class _Store:
         done = log[DONE_COLUMNS].astype({"people": int, "crops": int})
         self.done = {entry["video"]: entry for entry in done.to_dict("records")}
         if log.empty:
-            _cut_off(self.index, len(_to_csv([], INDEX_COLUMNS, header=True)))
+            _write_header(self.index, INDEX_COLUMNS)
             return 0, 0
         index_end, shard, shard_end = map(int, log[END_COLUMNS].iloc[-1])
         for number in range(shard):
@@ -447,6 +450,11 @@ def _encode(crop: torch.Tensor) -> bytes:
     pixels = np.ascontiguousarray(crop.permute(1, 2, 0).numpy()[..., ::-1])
     _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return data.tobytes()
+
+
+def _write_header(path: Path, columns: list[str]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_to_csv([], columns, header=True))
 
 
 def _to_csv(rows: list[dict[str, Any]], columns: list[str], header: bool = False) -> bytes:

@@ -182,6 +182,23 @@ def test_a_disk_that_is_full_is_told_and_gone_on_from(videos, tmp_path, monkeypa
     assert files_of(out) == files_of(whole)
 
 
+def test_a_run_that_is_killed_before_its_first_video(videos, tmp_path):
+    whole, out = tmp_path / "whole.csv", tmp_path / "early.csv"
+    run(videos, whole)
+    header = whole.with_suffix(".videos.csv").read_text().splitlines(keepends=True)[0]
+    out.with_suffix(".videos.csv").write_text(header)
+    run(videos, out)
+    assert files_of(out) == files_of(whole)
+
+
+def test_archives_of_others_are_left_alone(videos, tmp_path):
+    other = tmp_path / "faces-00000.tar"
+    other.write_bytes(b"somebody's")
+    with pytest.raises(ValueError, match=r"faces-00000\.tar: exists"):
+        run(videos, tmp_path / "faces.csv")
+    assert other.read_bytes() == b"somebody's"
+
+
 @pytest.mark.parametrize("suffix", [".csv", "-00000.tar"])
 def test_a_face_set_that_was_changed_is_not_gone_on_with(videos, tmp_path, suffix):
     out = tmp_path / "faces.csv"
