@@ -78,7 +78,8 @@ def map_on_cluster(
         >>> list(map_on_cluster(lambda: abs, [-1, 2, -3], "local", lost=lambda item, why: None))
         [1, 2, 3]
     """
-    with _connected(address):
+    # What Ray has to say of lost machines would get among the results of a command.
+    with connected(address), redirect_stdout(sys.stderr):
         crew = _Crew(start)
         try:
             yield from _in_order(crew, iter(items), lost)
@@ -95,7 +96,9 @@ def require_cluster(address: str) -> None:
     # Ray would report its use over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if find_spec("ray") is None:
-        raise ValueError("--cluster needs Ray: pip install 'dfdetect[cluster]'")
+        raise ValueError(
+            "--cluster needs Ray: pip install 'dfdetect[cluster]', in a clone '.[cluster]'"
+        )
     if address in (LOCAL, "auto"):
         return
     host, port = _host_and_port(address)
@@ -287,8 +290,12 @@ class _Worker:
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[None]:
-    """Be connected to a cluster, as it is already or from now to the end."""
+def connected(address: str) -> Iterator[None]:
+    """Be connected to a cluster, as it is already or from now to the end.
+
+    Raises:
+        ValueError: It cannot be reached, as `require_cluster`.
+    """
     require_cluster(address)
     import ray
     from ray._private import ray_constants
@@ -308,11 +315,12 @@ def _connected(address: str) -> Iterator[None]:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"--cluster {address}: cannot be reached ({reason})") from error
+            raise ValueError(
+                f"--cluster {address}: cannot be reached ({reason}); where Ray asks for a token, "
+                "have the same ~/.ray/auth_token on all machines and set RAY_AUTH_MODE=token"
+            ) from error
     try:
-        # What Ray has to say of lost machines would get among the results of a command.
-        with redirect_stdout(sys.stderr):
-            yield
+        yield
     finally:
         ray.shutdown()
 

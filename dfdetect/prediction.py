@@ -4,7 +4,7 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import tee
@@ -107,7 +107,12 @@ def predict(
     journal = Journal(
         out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoint), "frames": frames}
     )
+    connection = ExitStack()
     with _kept_if_successful(out, lambda: write_submission(out, names, scores, prior)):
+        if cluster is not None:
+            from dfdetect.cluster import connected
+
+            connection.enter_context(connected(cluster))
         score_all = _scorer(checkpoint, device, frames, cluster, report is not None)
     kept = journal.read({name: videos[name] for name in names if name in videos})
     scores |= kept
@@ -122,6 +127,7 @@ def predict(
             for _ in rounds:
                 _write_or_warn(out, names, scores, prior)
     finally:
+        connection.close()
         outputs = {out: lambda: write_submission(out, names, scores, prior)}
         if details is not None:
             outputs[Path(details)] = lambda: write_details(details, scores)
@@ -194,12 +200,10 @@ def _scorer(
 ) -> "ScoreAll":
     """What scores many videos: a detector here, or the same on the machines of a cluster."""
     # Loading torch takes seconds; the submission is there before.
-    from dfdetect.cluster import require_cluster
     from dfdetect.detector import DetectorFile, load_detector
 
     if cluster is None:
         return load_detector(checkpoint, device, frames).score_videos
-    require_cluster(cluster)
     start = partial(_start_scorer, DetectorFile.read(checkpoint, device, frames), whole)
     return partial(_score_on_cluster, start, cluster)
 

@@ -245,6 +245,22 @@ def test_a_cluster_that_is_not_there(address, message, sample_data, tmp_path, ca
     assert not out.exists()
 
 
+def test_a_submission_that_is_there_is_kept_where_ray_cannot_be_reached(
+    sample_data, tmp_path, monkeypatch
+):
+    import ray
+
+    def refuse(**_):
+        raise ConnectionError("no such cluster")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    out = tmp_path / "out.csv"
+    out.write_text("filename,label\n")
+    with pytest.raises(ValueError, match="--cluster auto: cannot be reached"):
+        predict(sample_data / "test_videos", out, cluster="auto", progress=False)
+    assert out.read_text() == "filename,label\n"
+
+
 def test_without_ray_it_is_said_how_to_install_it(sample_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     source = str(sample_data / "train_sample_videos")

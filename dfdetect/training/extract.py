@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from dfdetect.faces import FaceFinder, Person, follow_boxes, follow_faces
 from dfdetect.files import atomic_path, printable, read_table, require_writable
 from dfdetect.options import DEFAULT_FRAMES
 from dfdetect.parallel import map_in_order
-from dfdetect.reasons import FAILED, NO_FACE
+from dfdetect.reasons import FAILED, NO_ACCESS, NO_FACE
 from dfdetect.training.blend import self_blend
 from dfdetect.training.faceset import FaceSetError
 from dfdetect.training.labels import LabelledPhoto, LabelledVideo, read_labels, read_photos
@@ -37,6 +37,11 @@ from dfdetect.training.shards import SHARD_COLUMNS, ShardWriter, shard_path
 from dfdetect.video import Frame, VideoError
 from dfdetect.videoscore import OK
 from dfdetect.worker import AbandonedError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 CROP_SIZE = 224
 JPEG_QUALITY = 95
@@ -221,7 +226,9 @@ class _Extractor:
                 self._find(video)
         except VideoError as error:
             video.status = error.reason
-        except (OSError, FaceSetError) as error:
+        except OSError as error:
+            video.status = f"{NO_ACCESS} ({error})"
+        except FaceSetError as error:
             video.status = str(error)
         except AbandonedError:
             raise
@@ -309,6 +316,7 @@ class _Store:
         self.cut = cut
         self.done: dict[str, dict[str, Any]] = {}
         if self.log.is_file():
+            self.lock = _lock(self.log)
             end = self._restore()
         else:
             for path in (index, shard_path(index, 0)):
@@ -317,6 +325,7 @@ class _Store:
                         f"{path}: exists, and {self.log.name} is not beside it: give another name"
                     )
             _write_header(self.log, LOG_COLUMNS)
+            self.lock = _lock(self.log)
             _write_header(index, INDEX_COLUMNS)
             end = 0, 0
         self.shards = ShardWriter(index, end)
@@ -324,6 +333,7 @@ class _Store:
     def close(self) -> None:
         """Make complete tar files of the shards."""
         self.shards.close()
+        self.lock.close()
 
     def has(self, video: Video) -> bool:
         """Whether a video is done.
@@ -400,6 +410,24 @@ class _Store:
             _require_length(shard_path(self.index, shard), shard_end)
         _cut_off(self.index, index_end)
         return shard, shard_end
+
+
+def _lock(log: Path) -> BinaryIO:
+    """Keep other runs from writing the same face set, until the file is closed or we die.
+
+    Raises:
+        ValueError: Another run does.
+    """
+    file = log.open("rb")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise ValueError(
+                f"{log}: another run is writing this face set: wait for it, or give another name"
+            ) from error
+    return file
 
 
 def _find(sources: Sequence[str | Path]) -> list[Video]:

@@ -10,7 +10,9 @@ Three ways of saying so are understood, and looked for in this order:
 """
 
 import json
+import logging
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +29,9 @@ from dfdetect.worker import read_frames_apart
 METADATA = "metadata.json"
 MANIFEST = "manifest.csv"
 ARCHIVE_SUFFIX = ".zip"
+# What zipfile raises where it cannot read a member; RuntimeError where it is encrypted.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError)
+LOGGER = logging.getLogger(__name__)
 Place = tuple[Path | None, Path]
 
 
@@ -89,8 +94,9 @@ class LabelledVideo:
                     with archive.open(self.path.as_posix()) as member, target.open("wb") as file:
                         while part := member.read(2**20):
                             file.write(part)
-            except (zipfile.BadZipFile, KeyError, RuntimeError, NotImplementedError) as error:
-                raise OSError(f"{self.archive}: {self.path}: {error}") from error
+            except DAMAGED as error:
+                LOGGER.debug("%s: %s: %s", self.archive, self.path, error)
+                raise OSError("damaged or encrypted in its zip file") from error
             yield target
 
 
@@ -179,8 +185,10 @@ def _read_archive(archive: Path) -> list[LabelledVideo]:
                 for path in sizes
                 if path.name == METADATA
             }
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive}: no zip file, or damaged ({error})") from error
+    except DAMAGED as error:
+        raise ValueError(f"{archive}: no zip file, damaged or encrypted ({error})") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(archive)) from error
     videos = [path for path in sizes if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
         raise ValueError(f"{archive}: no videos in it")

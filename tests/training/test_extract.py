@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 import random
@@ -189,6 +190,42 @@ def test_a_run_that_is_killed_before_its_first_video(videos, tmp_path):
     out.with_suffix(".videos.csv").write_text(header)
     run(videos, out)
     assert files_of(out) == files_of(whole)
+
+
+def test_two_runs_do_not_write_one_face_set(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    before = files_of(out)
+    with out.with_suffix(".videos.csv").open() as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another run is writing this face set"):
+            run(videos, out)
+    assert files_of(out) == before
+
+
+def test_zip_files_that_cannot_be_read(videos, tmp_path):
+    archive = tmp_path / "part.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(videos.iterdir()):
+            file.write(path, f"part/{path.name}")
+    data = bytearray(archive.read_bytes())
+    member = data.find(b"part/bvgwelbeof.mp4")
+    data[member + 2000 : member + 3000] = bytes(1000)
+    archive.write_bytes(data)
+    done = run(archive, tmp_path / "faces.csv").set_index("video")
+    assert done["status"].tolist() == [
+        *("ok", "not a readable file (damaged or encrypted in its zip file)"),
+        "not a readable video (Invalid data found when processing input)",
+    ]
+    encrypted = bytearray(data)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = encrypted.find(signature)
+        while place >= 0:
+            encrypted[place + flags] |= 1
+            place = encrypted.find(signature, place + 4)
+    archive.write_bytes(encrypted)
+    with pytest.raises(ValueError, match=r"part\.zip: no zip file, damaged or encrypted"):
+        run(archive, tmp_path / "other.csv")
 
 
 def test_archives_of_others_are_left_alone(videos, tmp_path):
