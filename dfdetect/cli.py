@@ -412,13 +412,14 @@ def _bench(
     **options: object,
 ) -> None:
     from dfdetect.bench import bench, report
+
+    if plan is None:
+        print(report(bench(paths, frames=frames, device=device, **options), json))
+        return
     from dfdetect.training import plan as planning
 
-    wanted = None if plan is None else planning.parse_plan(*plan)
+    wanted = planning.parse_plan(*plan)
     result = bench(paths, frames=frames, device=device, **options)
-    if wanted is None:
-        print(report(result, json))
-        return
     planned = planning.plan(paths, result, *wanted, frames, device)
     if json:
         print(report({**result, "plan": planned}, json))

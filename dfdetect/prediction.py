@@ -107,14 +107,14 @@ def predict(
     journal = Journal(
         out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoint), "frames": frames}
     )
+    kept = journal.read({name: videos[name] for name in names if name in videos})
     connection = ExitStack()
     with _kept_if_successful(out, lambda: write_submission(out, names, scores, prior)):
-        if cluster is not None:
+        score_all = _scorer(checkpoint, device, frames, cluster, report is not None)
+        if cluster is not None:  # last, as it is to be closed whatever happens from then on
             from dfdetect.cluster import connected
 
             connection.enter_context(connected(cluster))
-        score_all = _scorer(checkpoint, device, frames, cluster, report is not None)
-    kept = journal.read({name: videos[name] for name in names if name in videos})
     scores |= kept
     left = {name: videos[name] for name in names if scores[name].status == NOT_SCORED}
     budget = None
@@ -221,7 +221,7 @@ def _score_on_cluster(
     tasks, drawn = tee((path.absolute(), budget and budget.share()) for path in videos)
     scores = map_on_cluster(start, tasks, cluster, _lost)
     with closing(scores):
-        for score, (path, share) in zip(scores, drawn, strict=False):
+        for score, (path, share) in zip(scores, drawn, strict=True):
             if budget is not None:
                 budget.note(score, share.frames())
             done(path, score)
