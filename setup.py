@@ -21,7 +21,8 @@ setup(
     ],
     package_dir={"dfdetect.kernel": "kernel", "dfdetect.weights": "weights"},
     package_data={
-        "dfdetect": ["*.html", "*.yaml"],
+        "dfdetect.reporting": ["*.html"],
+        "dfdetect.runtime": ["*.yaml"],
         "dfdetect.kernel": ["*.ipynb", "*.json"],
         "dfdetect.weights": ["*.safetensors", "README.md"],
     },

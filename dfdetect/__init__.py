@@ -12,13 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dfdetect.checkpoint import CheckpointError
+    from dfdetect.checkpoints.io import CheckpointError
+    from dfdetect.checkpoints.weights import find_weights, list_weights
     from dfdetect.detector import Detector, load_detector
-    from dfdetect.installed import find_weights, list_weights
-    from dfdetect.models import create_model, list_models
+    from dfdetect.models.registry import create_model, list_models
     from dfdetect.prediction import predict
-    from dfdetect.video import VideoError, read_frames
-    from dfdetect.videoscore import FaceScore, VideoScore
+    from dfdetect.results import FaceScore, VideoScore
+    from dfdetect.video.reader import VideoError, read_frames
 
 __version__ = "0.1.0"
 
@@ -38,15 +38,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "checkpoint": ("CheckpointError",),
+    "checkpoints.io": ("CheckpointError",),
     "detector": ("Detector", "load_detector"),
-    "installed": ("find_weights", "list_weights"),
-    "models": ("create_model", "list_models"),
+    "checkpoints.weights": ("find_weights", "list_weights"),
+    "models.registry": ("create_model", "list_models"),
     "prediction": ("predict",),
-    "video": ("VideoError", "read_frames"),
-    "videoscore": ("FaceScore", "VideoScore"),
+    "video.reader": ("VideoError", "read_frames"),
+    "results": ("FaceScore", "VideoScore"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_PACKAGES = frozenset(module.partition(".")[0] for module in _MODULES)
 
 
 # Whoever wants to hear more says so by `logging`, or on the command line by `--verbose`.
@@ -55,7 +56,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 def __getattr__(name: str) -> Any:
     """Import a public name, or a module (PEP 562)."""
-    if name in _MODULES:
+    if name in _PACKAGES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

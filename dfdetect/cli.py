@@ -18,7 +18,7 @@ from pathlib import Path
 from time import monotonic
 
 from dfdetect import __version__
-from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
+from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.training.config import RECIPES, TrainConfig, recipe
 
 REASONS_GIVEN = 1
@@ -67,7 +67,7 @@ def _one_interrupt() -> Iterator[None]:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
         print("\ndfdetect: stopping; what is in hand takes some seconds", file=sys.stderr)
-        if worker := sys.modules.get("dfdetect.worker"):
+        if worker := sys.modules.get("dfdetect.video.isolated"):
             worker.abandon()
         raise KeyboardInterrupt(number)
 
@@ -342,8 +342,8 @@ def _index_or_fraction(text: str) -> Path | float:
 
 def _predict(time_budget: str | None, strict: bool, **options: object) -> int:
     start = monotonic()
-    from dfdetect.budget import parse_duration
     from dfdetect.prediction import predict
+    from dfdetect.runtime.budget import parse_duration
 
     if time_budget is not None:  # what loading took is part of it
         time_budget = max(0.1, parse_duration(time_budget) - (monotonic() - start))
@@ -353,14 +353,14 @@ def _predict(time_budget: str | None, strict: bool, **options: object) -> int:
 
 
 def _evaluate(json: bool, **options: object) -> None:
-    from dfdetect.training.evaluate import evaluate, report
+    from dfdetect.evaluation.evaluate import evaluate, report
 
     scores = evaluate(progress=True, **options)
     print(report(scores, as_json=json))
 
 
 def _extract(sources: list[Path], out: Path, **options: object) -> None:
-    from dfdetect.training.extract import extract
+    from dfdetect.data.extract import extract
 
     done = extract(sources, out, **options)
     print(f"{out}: {done['crops'].sum()} crops of {len(done)} videos")
@@ -369,13 +369,13 @@ def _extract(sources: list[Path], out: Path, **options: object) -> None:
 
 
 def _compare(**options: object) -> None:
-    from dfdetect.training.compare import compare, to_markdown
+    from dfdetect.evaluation.compare import compare, to_markdown
 
     print(to_markdown(compare(**options)))
 
 
 def _rules(**options: object) -> None:
-    from dfdetect.training.rules import compare_rules
+    from dfdetect.evaluation.aggregation_study import compare_rules
 
     print(compare_rules(**options).to_string(float_format="{:.3f}".format))
 
@@ -389,7 +389,7 @@ def _train(
     resume: bool,
     **settings: object,
 ) -> None:
-    from dfdetect.training.fit import train
+    from dfdetect.training.trainer import train
 
     given = {name: value for name, value in settings.items() if value is not None}
     spec = train(recipe(**given), faces, out, val, init, device, resume)
@@ -411,12 +411,12 @@ def _bench(
     device: str,
     **options: object,
 ) -> None:
-    from dfdetect.bench import bench, report
+    from dfdetect.benchmark.bench import bench, report
 
     if plan is None:
         print(report(bench(paths, frames=frames, device=device, **options), json))
         return
-    from dfdetect.training import plan as planning
+    from dfdetect.benchmark import projection as planning
 
     wanted = planning.parse_plan(*plan)
     result = bench(paths, frames=frames, device=device, **options)
@@ -428,15 +428,15 @@ def _bench(
 
 
 def _bundle(**options: object) -> None:
-    from dfdetect.bundle import bundle
+    from dfdetect.kaggle.bundle import bundle
 
     print("\n".join(bundle(**options)))
 
 
 def _models(pattern: str) -> None:
-    from dfdetect.checkpoint import read_spec
-    from dfdetect.installed import DEFAULT_WEIGHTS, list_weights
-    from dfdetect.models import list_models
+    from dfdetect.checkpoints.io import read_spec
+    from dfdetect.checkpoints.weights import DEFAULT_WEIGHTS, list_weights
+    from dfdetect.models.registry import list_models
 
     weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, pattern)}
     architectures = list_models(pattern)

@@ -17,25 +17,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from dfdetect.budget import Budget, OutOfTimeError, Share
-from dfdetect.checkpoint import ModelSpec, load_checkpoint
-from dfdetect.clips import make_clip, windows
-from dfdetect.device import (
+from dfdetect.checkpoints.io import ModelSpec, load_checkpoint
+from dfdetect.checkpoints.weights import find_weights
+from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.faces.clips import make_clip, windows
+from dfdetect.faces.tracking import FaceFinder, Person, follow_faces, resize_crop, to_tensor
+from dfdetect.models.fuse import fold_batch_norms
+from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, FaceScore, VideoScore
+from dfdetect.runtime.budget import Budget, OutOfTimeError, Share
+from dfdetect.runtime.device import (
     apply_in_parts,
     choose_device,
     half_type,
     has_fast_half,
     other_gpus,
 )
-from dfdetect.faces import FaceFinder, Person, follow_faces, resize_crop, to_tensor
-from dfdetect.installed import find_weights
-from dfdetect.models.fold import fold_batch_norms
-from dfdetect.options import DEFAULT_FRAMES
-from dfdetect.parallel import draw_ahead, map_in_order
-from dfdetect.reasons import FAILED, NO_FACE, OUT_OF_TIME
-from dfdetect.video import Frame, VideoError
-from dfdetect.videoscore import OK, FaceScore, VideoScore
-from dfdetect.worker import AbandonedError, read_frames_apart
+from dfdetect.runtime.executor import draw_ahead, map_in_order
+from dfdetect.video.isolated import AbandonedError, read_frames_apart
+from dfdetect.video.reader import Frame, VideoError
 
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8

@@ -14,24 +14,23 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from dfdetect.budget import Budget, parse_duration
+from dfdetect.checkpoints.weights import find_weights
+from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.files import require_writable
-from dfdetect.installed import find_weights
-from dfdetect.journal import Journal
-from dfdetect.options import DEFAULT_FRAMES, DEFAULT_PRIOR
-from dfdetect.reasons import FAILED, MISSING, NOT_SCORED, OUT_OF_TIME
-from dfdetect.submission import (
-    find_videos,
+from dfdetect.kaggle.submission import (
     read_sample_submission,
     summary,
     write_details,
     write_submission,
 )
-from dfdetect.videoscore import VideoScore
+from dfdetect.results import FAILED, MISSING, NOT_SCORED, OUT_OF_TIME, VideoScore
+from dfdetect.runtime.budget import Budget, parse_duration
+from dfdetect.runtime.journal import Journal
+from dfdetect.video.discovery import find_videos
 
 if TYPE_CHECKING:
-    from dfdetect.budget import Share
     from dfdetect.detector import DetectorFile
+    from dfdetect.runtime.budget import Share
 
     ScoreAll = Callable[
         [Iterable[Path], Budget | None, Callable[[Path, VideoScore], None]], Iterator[VideoScore]
@@ -77,8 +76,9 @@ def predict(
             fewer frames are sampled from each video, and in the end some are left unscored.
         report: An HTML page to write, with each video's people, their faces and curves; the videos
             are read once more for it, as far as the time allows.
-        cluster: Score on the Ray cluster of this address, or `local`, as in `dfdetect.cluster`. All
-            its machines must see the videos under the same paths.
+        cluster: Score on the Ray cluster of this address, or `local`, as in
+            `dfdetect.runtime.ray_cluster`. All its machines must see the videos under the same
+            paths.
         progress: Show a progress bar and a closing summary.
 
     Returns:
@@ -112,7 +112,7 @@ def predict(
     with _kept_if_successful(out, lambda: write_submission(out, names, scores, prior)):
         score_all = _scorer(checkpoint, device, frames, cluster, report is not None)
         if cluster is not None:  # last, as it is to be closed whatever happens from then on
-            from dfdetect.cluster import connected
+            from dfdetect.runtime.ray_cluster import connected
 
             connection.enter_context(connected(cluster))
     scores |= kept
@@ -143,7 +143,7 @@ def predict(
         if problems:  # the files are as they were last written
             raise next(iter(problems.values()))
     if report is not None:
-        from dfdetect.report import write_report
+        from dfdetect.reporting.html import write_report
 
         title = f"dfdetect with {checkpoint.stem}"
         write_report(report, scores, videos, prior, title, budget, progress)
@@ -216,7 +216,7 @@ def _score_on_cluster(
     done: Callable[[Path, VideoScore], None],
 ) -> Iterator[VideoScore]:
     """As `Detector.score_videos`, on the machines of a cluster."""
-    from dfdetect.cluster import map_on_cluster
+    from dfdetect.runtime.ray_cluster import map_on_cluster
 
     tasks, drawn = tee((path.absolute(), budget and budget.share()) for path in videos)
     scores = map_on_cluster(start, tasks, cluster, _lost)

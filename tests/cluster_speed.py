@@ -14,7 +14,7 @@ from pathlib import Path
 from time import perf_counter
 
 from dfdetect.prediction import predict
-from dfdetect.submission import find_videos
+from dfdetect.video.discovery import find_videos
 
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 

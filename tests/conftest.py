@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dfdetect import Detector, load_detector, video
+from dfdetect import Detector, load_detector
+from dfdetect.video import reader
 
 REPOSITORY = Path(__file__).parent.parent
 CORPUS = REPOSITORY.parent / "shared" / "data"
@@ -84,14 +85,14 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[av.VideoFrame]:
     """The frames that this process decodes, as they come."""
     frames = []
-    decode = video._decode
+    decode = reader._decode
 
     def note(*arguments: object) -> Iterator[av.VideoFrame]:
         for frame in decode(*arguments):
             frames.append(frame)
             yield frame
 
-    monkeypatch.setattr(video, "_decode", note)
+    monkeypatch.setattr(reader, "_decode", note)
     return frames
 
 

@@ -22,9 +22,9 @@ import psutil
 from tqdm import tqdm
 
 from dfdetect import CheckpointError, VideoScore, find_weights, predict
-from dfdetect.checkpoint import load_checkpoint
-from dfdetect.reasons import FAILED, REASONS
-from dfdetect.submission import check_submission
+from dfdetect.checkpoints.io import load_checkpoint
+from dfdetect.kaggle.submission import check_submission
+from dfdetect.results import FAILED, REASONS
 
 REPOSITORY = Path(__file__).parent.parent
 KINDS = ("flip", "zero", "random", "cut", "drop", "repeat", "number", "swap")

@@ -15,10 +15,12 @@ import numpy as np
 import psutil
 import pytest
 
-from dfdetect import predict, worker
-from dfdetect.reasons import FAILED, REASONS
-from dfdetect.submission import check_submission, find_videos
-from dfdetect.video import MAX_PIXELS, pick_evenly, read_frames
+from dfdetect import predict
+from dfdetect.kaggle.submission import check_submission
+from dfdetect.results import FAILED, REASONS
+from dfdetect.video import isolated
+from dfdetect.video.discovery import find_videos
+from dfdetect.video.reader import MAX_PIXELS, pick_evenly, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -311,7 +313,7 @@ def clip_of_side(write_clip, side):
 
 
 def test_as_many_pixels_as_are_allowed(write_clip):
-    (frame,) = worker.read_frames_apart(clip_of_side(write_clip, 8192), 1, threads=1)
+    (frame,) = isolated.read_frames_apart(clip_of_side(write_clip, 8192), 1, threads=1)
     assert frame.image.shape == (8192, 8192, 3)
     assert MAX_PIXELS == 8192**2
 
@@ -320,11 +322,11 @@ def test_as_many_pixels_as_are_allowed(write_clip):
 def test_more_pixels_than_any_camera_has(scorer, write_clip, monkeypatch):
     """The memory that they would take is never taken."""
     path = clip_of_side(write_clip, 8194)
-    monkeypatch.setattr(worker, "_IDLE", [])
+    monkeypatch.setattr(isolated, "_IDLE", [])
     assert status_of(scorer, path) == "no frame can be decoded"
-    (idle,) = worker._IDLE
+    (idle,) = isolated._IDLE
     account = Path(f"/proc/{idle.process.pid}/status").read_text()
-    worker._end_workers()
+    isolated._end_workers()
     assert 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", account)[1]) < 3 * MAX_PIXELS
 
 
@@ -371,16 +373,16 @@ def test_a_long_clip_is_sampled_at_key_frames(write_clip, decoded):
 
 
 def test_a_long_clip_of_damaged_key_frames_is_decoded_whole(write_clip, monkeypatch):
-    from dfdetect import video
+    from dfdetect.video import reader
 
     grey = [np.full((32, 32, 3), 90, np.uint8)] * 3100
     path = write_clip(grey, "long.mp4", g="30", bf="0")
-    decode = video._decode
+    decode = reader._decode
 
     def no_key_frames(path, skip, *arguments):
         return decode(path, skip, *arguments) if skip != "NONKEY" else iter(())
 
-    monkeypatch.setattr(video, "_decode", no_key_frames)
+    monkeypatch.setattr(reader, "_decode", no_key_frames)
     assert len(list(read_frames(path, 32))) == 32
 
 
@@ -538,8 +540,8 @@ def test_what_may_not_be_read_is_said(real_clip, tmp_path):
     (folder / "secret.mp4").chmod(0)
     (folder / "closed").chmod(0)
     code = (
-        "import os, sys; from dfdetect.submission import find_videos; "
-        "from dfdetect.video import read_frames, VideoError\n"
+        "import os, sys; from dfdetect.video.discovery import find_videos; "
+        "from dfdetect.video.reader import read_frames, VideoError\n"
         # All that is imported on the way: the environment may lie where only root may look.
         "list(read_frames(sys.argv[2], 1))\n"
         "if os.getuid() == 0: os.setgroups([]); os.setuid(65534)\n"
@@ -564,36 +566,36 @@ def test_what_may_not_be_read_is_said(real_clip, tmp_path):
 
 
 def test_a_file_that_vanishes(scorer, real_clip, tmp_path, monkeypatch):
-    from dfdetect import video
+    from dfdetect.video import reader
 
     path = tmp_path / "vanishing.mp4"
     shutil.copy(real_clip, path)
-    plan = video._plan
+    plan = reader._plan
 
     def plan_and_remove(path, count):
         found = plan(path, count)
         path.unlink()
         return found
 
-    monkeypatch.setattr(video, "_plan", plan_and_remove)
-    with pytest.raises(video.VideoError, match="No such file"):
+    monkeypatch.setattr(reader, "_plan", plan_and_remove)
+    with pytest.raises(reader.VideoError, match="No such file"):
         list(read_frames(path, 4))
 
 
 def test_a_file_that_grows(write_clip, numbered_frames, monkeypatch):
-    from dfdetect import video
+    from dfdetect.video import reader
 
     path = write_clip(numbered_frames(90), "growing.ts", g="10", bf="0")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    plan = video._plan
+    plan = reader._plan
 
     def plan_and_grow(path, count):
         found = plan(path, count)
         path.write_bytes(whole)
         return found
 
-    monkeypatch.setattr(video, "_plan", plan_and_grow)
+    monkeypatch.setattr(reader, "_plan", plan_and_grow)
     frames = list(read_frames(path, 8))
     assert len(frames) == 8
     assert frames[-1].time < 2.2

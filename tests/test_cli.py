@@ -10,7 +10,7 @@ import time
 import pytest
 
 from dfdetect.cli import main
-from dfdetect.submission import check_submission
+from dfdetect.kaggle.submission import check_submission
 
 
 def test_predict_from_any_folder(sample_data, tmp_path):
@@ -137,7 +137,7 @@ def test_a_stopped_command_says_so(monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dfdetect.installed.list_weights", stop)
+    monkeypatch.setattr("dfdetect.checkpoints.weights.list_weights", stop)
     assert main(["models"]) == 130
     assert capsys.readouterr().err == "dfdetect: stopped\n"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from dfdetect import Detector, VideoScore, create_model, load_detector
-from dfdetect.checkpoint import ModelSpec
-from dfdetect.faces import iou
-from dfdetect.training.faceset import FaceSet
-from dfdetect.video import read_frames
+from dfdetect.checkpoints.io import ModelSpec
+from dfdetect.data.faceset import FaceSet
+from dfdetect.faces.tracking import iou
+from dfdetect.video.reader import read_frames
 
 
 class BrightIsFake(torch.nn.Module):

@@ -4,14 +4,14 @@ import sys
 
 import numpy as np
 import pytest
-from fuzz import KINDS, Mutation, damaged, fuzz_checkpoints, fuzz_clips, is_promised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dfdetect import CheckpointError, VideoError, find_weights
-from dfdetect.checkpoint import load_checkpoint
-from dfdetect.reasons import FAILED, NO_DECODER, NO_FRAME, NO_STREAM, REASONS, TOO_LARGE
-from dfdetect.worker import read_frames_apart
+from dfdetect.checkpoints.io import load_checkpoint
+from dfdetect.results import FAILED, NO_DECODER, NO_FRAME, NO_STREAM, REASONS, TOO_LARGE
+from dfdetect.video.isolated import read_frames_apart
+from tests.fuzz import KINDS, Mutation, damaged, fuzz_checkpoints, fuzz_clips, is_promised
 
 MUTATIONS = st.lists(
     st.builds(

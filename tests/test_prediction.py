@@ -10,8 +10,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from dfdetect import Detector, VideoScore, predict, submission
-from dfdetect.submission import check_submission
+from dfdetect import Detector, VideoScore, predict
+from dfdetect.kaggle import submission
+from dfdetect.kaggle.submission import check_submission
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, monkeypatch):
     monkeypatch.setattr("dfdetect.prediction.SAVE_EVERY", 0)
-    monkeypatch.setattr("dfdetect.submission._write_csv", full_disk(until=4))
+    monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk(until=4))
     out = tmp_path / "submission.csv"
     check_before = out.write_text("filename,label\nold.mp4,0.3\n")
     with pytest.warns(UserWarning, match=r"cannot write now.*No space left on device") as warned:
@@ -229,7 +230,7 @@ def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     predict(sample_data / "test_videos", out, frames=2)
     old = out.read_bytes()
-    monkeypatch.setattr("dfdetect.submission._write_csv", full_disk())
+    monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk())
     with (
         pytest.warns(UserWarning, match="cannot write now"),
         pytest.raises(OSError, match=f"No space left on device: '{out}'"),

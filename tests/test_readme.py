@@ -1,7 +1,7 @@
 import re
 from pathlib import Path
 
-from dfdetect.reasons import REASONS
+from dfdetect.results import REASONS
 
 README = Path(__file__).parent.parent / "README.md"
 

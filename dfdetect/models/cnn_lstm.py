@@ -16,7 +16,7 @@ design on swapped faces.
 import torch
 from torch import nn
 
-from dfdetect.models.cnn import WIDTHS, conv_blocks
+from dfdetect.models.simple_cnn import WIDTHS, conv_blocks
 
 HIDDEN = 128
 

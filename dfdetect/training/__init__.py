@@ -1,1 +1,1 @@
-"""Training and judging detectors; inference imports nothing from here."""
+"""Training of detectors on face sets, which `data` reads."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from dfdetect.options import PERSON_RULES
+from dfdetect.defaults import PERSON_RULES
 
 LAYER_RATES = ("equal", "by_inputs")
 

@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dfdetect.checkpoint import ModelSpec
-from dfdetect.faces import resize_crop
-from dfdetect.training.batches import ClipDataset
-from dfdetect.training.faceset import FaceSet
+from dfdetect.checkpoints.io import ModelSpec
+from dfdetect.data.faceset import FaceSet
+from dfdetect.faces.tracking import resize_crop
+from dfdetect.training.dataset import ClipDataset
 
 BATCH = 256
 MAX_ITERATIONS = 1000

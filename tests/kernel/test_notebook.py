@@ -20,9 +20,9 @@ import psutil
 import pytest
 from nbclient import NotebookClient
 
-from dfdetect.bundle import bundle
-from dfdetect.kaggle import COMPETITION
-from dfdetect.submission import check_submission
+from dfdetect.kaggle.bundle import bundle
+from dfdetect.kaggle.data import COMPETITION
+from dfdetect.kaggle.submission import check_submission
 
 CELL_LINES = 15
 BROUGHT = ("dfdetect", "facenet-pytorch", "av")

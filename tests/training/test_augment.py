@@ -1,14 +1,7 @@
 import pytest
 import torch
 
-from dfdetect.training.augment import (
-    Compress,
-    Darken,
-    Encode,
-    Noise,
-    Rescale,
-    training_transform,
-)
+from dfdetect.training.augment import Compress, Darken, Encode, Noise, Rescale, training_transform
 
 
 def blob():

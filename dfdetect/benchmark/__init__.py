@@ -1,0 +1,1 @@
+"""How fast a detector is here, and what that means for many videos on many machines."""

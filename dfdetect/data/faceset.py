@@ -1,0 +1,379 @@
+"""Labelled face crops on disk: an index `NAME.csv` beside `NAME.tar`, shards, or a folder `NAME/`.
+
+The index has at least the columns `id` and `label` (REAL or FAKE); the images are `<id>.jpg` or
+`<id>.png`. Where it has the columns `shard`, `offset` and `size`, they say in which file
+`NAME-<shard>.tar` each image lies, and where in it: nobody wants to search through large sets.
+
+An `actor_group` column says which crops show people who look alike: splits keep a group on one
+side, because a model that has seen a face knows more about it than about a stranger's.
+"""
+
+import tarfile
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from dfdetect.data.shards import SHARD_COLUMNS, shard_path
+from dfdetect.faces.clips import windows
+from dfdetect.files import read_table
+from dfdetect.runtime.device import available_cores
+
+LABELS = ("REAL", "FAKE")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+GROUP = "actor_group"
+# The columns that put the crops of one face in one video into a row.
+TRACK = ("video", "track", "frame")
+# Mean difference at the border of a crop and its original, above which they are not aligned.
+ALIGNED_BORDER = 6.0
+MOST_PIXELS = 8192
+MOST_IMAGE_BYTES = 64 * 2**20
+
+
+class FaceSetError(ValueError):
+    """A face set cannot be used; the message names the file, the fault and the mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLocation:
+    """Where the bytes of one image lie: a whole file, or a stretch of a tar file."""
+
+    path: Path
+    offset: int = 0
+    size: int = -1
+
+    def read(self) -> bytes:
+        """Read the encoded image."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class FaceSet:
+    """An index of labelled crops and the places of their images.
+
+    Args:
+        table: Columns `id`, `label` and any more; one row a crop.
+        locations: One `ImageLocation` a row, in the same order.
+
+    Example:
+        >>> faces = FaceSet.read("train.csv")
+        >>> train, held_out = faces.split(0.1, seed=0)
+        >>> held_out.image(0).shape
+        (224, 224, 3)
+    """
+
+    def __init__(self, table: pd.DataFrame, locations: Sequence[ImageLocation]):
+        self.table = table.reset_index(drop=True)
+        self.locations = list(locations)
+
+    @classmethod
+    def read(cls, index: str | Path) -> "FaceSet":
+        """Read an index and find its images.
+
+        Raises:
+            FileNotFoundError: The index, or both the tar file and the folder, are missing.
+            FaceSetError: Missing columns, unknown labels, double ids, empty groups, ids without an
+                image, or an archive that is damaged or has members that no face set needs: links,
+                devices, sparse or huge files, and names that lead out of a folder; or a shard that
+                is missing, cut off or elsewhere.
+        """
+        index = Path(index)
+        if not index.is_file():
+            raise FileNotFoundError(f"{index}: no such face set or folder")
+        table = read_table(index, ("id", "label", GROUP))
+        _check_table(index, table)
+        if set(SHARD_COLUMNS) <= set(table):
+            return cls(table, _find_in_shards(index, table))
+        images = _find_images(index)
+        missing = [name for name in table["id"] if name not in images]
+        if missing:
+            raise FaceSetError(
+                f"{index}: {len(missing)} of {len(table)} ids have no image, first "
+                f"{missing[0]!r}: add {missing[0]}.jpg to {index.stem}.tar or {index.stem}/, "
+                "or delete the row"
+            )
+        return cls(table, [images[name] for name in table["id"]])
+
+    @classmethod
+    def join(cls, parts: Sequence["FaceSet"]) -> "FaceSet":
+        """Put face sets one after another.
+
+        Raises:
+            FaceSetError: An id occurs in two of them.
+        """
+        table = pd.concat([part.table for part in parts], ignore_index=True)
+        twice = table.loc[table["id"].duplicated(), "id"]
+        if len(twice):
+            raise FaceSetError(
+                f"{len(twice)} ids are in two face sets, first {twice.iloc[0]!r}: "
+                "give each index once and rename what differs"
+            )
+        return cls(table, [place for part in parts for place in part.locations])
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """1 for FAKE, 0 for REAL; int64 of shape (n,)."""
+        return (self.table["label"] == "FAKE").to_numpy(dtype=np.int64)
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Where each crop comes from, or empty strings where the index does not say."""
+        if "source" not in self.table:
+            return np.full(len(self), "")
+        return self.table["source"].fillna("").to_numpy(dtype=str)
+
+    @property
+    def lonely(self) -> np.ndarray:
+        """Which crops are REAL ones of a source that has no FAKE crops; bool of shape (n,)."""
+        with_fakes = np.isin(self.sources, self.sources[self.labels == 1])
+        return (self.labels == 0) & ~with_fakes
+
+    @property
+    def shards(self) -> np.ndarray:
+        """A number for the file that holds each crop, 0 for files of their own; int64 (n,)."""
+        paths = [str(place.path) if place.offset else "" for place in self.locations]
+        return np.unique(paths, return_inverse=True)[1]
+
+    @property
+    def groups(self) -> np.ndarray:
+        """The actor group of each crop, or its id where the index has no such column."""
+        return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
+
+    def image(self, row: int) -> np.ndarray:
+        """Decode one crop: RGB uint8 of shape (height, width, 3).
+
+        Raises:
+            FaceSetError: The file is no image.
+        """
+        return decode_image(self.locations[row], self.table["id"][row])
+
+    def select(self, rows: np.ndarray) -> "FaceSet":
+        """The crops of a boolean mask or of row numbers."""
+        rows = np.arange(len(self))[rows]
+        return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
+
+    def tracks(self) -> list[list[int]]:
+        """Rows that show one face of one video, in the order of their frames.
+
+        A crop of which the index does not say to what track it belongs is a track by itself.
+        """
+        if not set(TRACK) <= set(self.table):
+            return [[row] for row in range(len(self))]
+        known = self.table[list(TRACK)].notna().all(axis=1)
+        tracks = [[row] for row in np.flatnonzero(~known).tolist()]
+        # A fake that is made of a track has that one's number.
+        for _, track in self.table[known].groupby(["video", "track", "label"], sort=False):
+            tracks.append(track.sort_values("frame").index.tolist())
+        return tracks
+
+    def clips(self, length: int) -> list[list[int]]:
+        """Rows that make one input of a model: `length` neighbours of a track, or one row.
+
+        One row stands for itself, with `length` 1 or where it is the only one of its track.
+        """
+        if length == 1:
+            return [[row] for row in range(len(self))]
+        clips = []
+        for track in self.tracks():
+            parts = windows(len(track), length) if len(track) > 1 else [[0]]
+            clips += [[track[place] for place in part] for part in parts]
+        return clips
+
+    def without_label_noise(self, difference: float) -> "FaceSet":
+        """Leave out FAKE crops in which next to nothing was altered.
+
+        Args:
+            difference: Least `pair_diff`, where the index has that column: how much the crop
+                differs from the same place in its original (0 to 255). Crops that are not aligned
+                with it (`pair_border` above 6) are kept, as their difference says nothing.
+        """
+        if not {"pair_diff", "pair_border"} <= set(self.table):
+            return self
+        alike = self.table["pair_diff"] < difference
+        aligned = self.table["pair_border"] < ALIGNED_BORDER
+        return self.select(~(alike & aligned & (self.table["label"] == "FAKE")).to_numpy())
+
+    def require_readable(self, progress: bool = False) -> None:
+        """Decode every image, so that a damaged one is found before hours are spent on the others.
+
+        Raises:
+            FaceSetError: An image cannot be decoded; the message names the first.
+        """
+        # OpenCV lets other threads run while it decodes.
+        with ThreadPoolExecutor(available_cores()) as pool:
+            images = pool.map(lambda row: self.image(row).shape, range(len(self)))
+            bar = tqdm(images, "reading", len(self), unit="crop", disable=not progress)
+            deque(bar, maxlen=0)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
+        """Split by actor group: the rest, and about `fraction` of the groups.
+
+        Crops of sources without fakes all stay with the rest: there is nothing to judge by them.
+
+        Raises:
+            FaceSetError: Either side would lack a class, or the fraction is not in (0, 1).
+        """
+        if not 0 < fraction < 1:
+            raise FaceSetError(f"the share to hold out must be between 0 and 1, not {fraction}")
+        groups = np.unique(self.groups[~self.lonely])
+        count = max(1, round(fraction * len(groups)))
+        chosen = np.random.default_rng(seed).permutation(groups)[:count]
+        held_out = np.isin(self.groups, chosen) & ~self.lonely
+        parts = self.select(~held_out), self.select(held_out)
+        for part in parts:
+            part.require_both_classes(f"the split of {fraction:g} by {GROUP}")
+        return parts
+
+    def require_both_classes(self, name: str) -> None:
+        """Raise FaceSetError unless REAL and FAKE both occur."""
+        absent = [label for label in LABELS if label not in set(self.table["label"])]
+        if absent:
+            raise FaceSetError(
+                f"{name}: no {' and no '.join(absent)} crops among {len(self)}; both are needed"
+            )
+
+
+def decode_image(place: ImageLocation, name: str) -> np.ndarray:
+    """Decode the image at a place: RGB uint8 of shape (height, width, 3).
+
+    Raises:
+        FaceSetError: It is no image; the message has its name.
+    """
+    data = place.read()
+    image = None
+    if _is_of_reasonable_size(data):
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FaceSetError(
+            f"{place.path}: the image of id {name!r} cannot be decoded, or has a side of more than "
+            f"{MOST_PIXELS} pixels: replace it or delete its row from the index"
+        )
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> None:
+    """Raise FaceSetError if an actor group or an id is on both sides, or that cannot be told."""
+    if (GROUP in train.table) != (GROUP in held_out.table):
+        raise FaceSetError(
+            f"{name}: only one side has a column {GROUP!r}, so nobody can tell whether they share "
+            "actors; add it to the other, or drop it where there are no repeats"
+        )
+    for what, column in (("actor groups", GROUP), ("ids", "id")):
+        if column in train.table:
+            shared = set(train.table[column]) & set(held_out.table[column])
+            if shared:
+                raise FaceSetError(
+                    f"{name}: {len(shared)} of its {what} are also in the training faces, first "
+                    f"{min(shared)!r}: scores on faces that were trained on mean nothing; remove "
+                    "them from one side"
+                )
+
+
+def _check_table(index: Path, table: pd.DataFrame) -> None:
+    absent = [column for column in ("id", "label") if column not in table]
+    if absent:
+        raise FaceSetError(f"{index}: no column {absent[0]!r}; it needs at least id and label")
+    if table.empty:
+        raise FaceSetError(f"{index}: the index has no rows")
+    unknown = table.loc[~table["label"].isin(LABELS), "label"]
+    if len(unknown):
+        raise FaceSetError(
+            f"{index}: line {unknown.index[0] + 2}: label {unknown.iloc[0]!r}; use REAL or FAKE"
+        )
+    twice = table.loc[table["id"].duplicated(), "id"]
+    if len(twice):
+        raise FaceSetError(
+            f"{index}: {len(twice)} ids occur twice, first {twice.iloc[0]!r}: keep one row of each"
+        )
+    if GROUP in table and (table[GROUP] == "").any():
+        line = int((table[GROUP] == "").to_numpy().argmax()) + 2
+        raise FaceSetError(
+            f"{index}: line {line}: {GROUP} is empty; name a group, or drop the column"
+        )
+
+
+def _find_images(index: Path) -> dict[str, ImageLocation]:
+    folder, archive = index.with_suffix(""), index.with_suffix(".tar")
+    if archive.is_file():
+        try:
+            # Images are read from their place in the file, so it must not be compressed.
+            with tarfile.open(archive, "r:") as tar:
+                images = {}
+                for member in tar:
+                    _require_harmless(archive, member)
+                    if member.name.lower().endswith(IMAGE_SUFFIXES):
+                        place = ImageLocation(archive, member.offset_data, member.size)
+                        images[Path(member.name).stem] = place
+                return images
+        except tarfile.TarError as error:
+            raise FaceSetError(
+                f"{archive}: no uncompressed tar file, or damaged ({error}): make or copy it again"
+            ) from error
+    if folder.is_dir():
+        return {
+            path.stem: ImageLocation(path)
+            for path in sorted(folder.iterdir())
+            if path.suffix.lower() in IMAGE_SUFFIXES
+        }
+    raise FileNotFoundError(f"{index}: its images are missing: neither {archive} nor {folder}/")
+
+
+def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
+    """The places that an index gives."""
+    places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
+    good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
+    numbers = places.loc[good, "shard"].astype(int).unique().tolist()
+    paths = {number: shard_path(index, number) for number in numbers}
+    absent = [path for path in paths.values() if not path.is_file()]
+    if absent:
+        raise FaceSetError(f"{absent[0]}: no such shard of {index.name}: copy it beside the index")
+    lengths = {number: path.stat().st_size for number, path in paths.items()}
+    good &= places["size"].between(1, MOST_IMAGE_BYTES)
+    good &= places["offset"] + places["size"] <= places["shard"].map(lengths)
+    if not good.all():
+        line = int((~good).to_numpy().argmax()) + 2
+        raise FaceSetError(
+            f"{index}: line {line}: no image is at the place that it names, or its shard is cut "
+            "off: copy index and shards again, or extract anew"
+        )
+    columns = (places[name].astype(int) for name in SHARD_COLUMNS)
+    return [ImageLocation(paths[number], *rest) for number, *rest in zip(*columns, strict=True)]
+
+
+def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
+    """Nothing is ever unpacked; but such an archive was made by mistake, or by no friend."""
+    name = PurePosixPath(member.name)
+    fault = None
+    if name.is_absolute() or ".." in name.parts:
+        fault = "its name leads out of the folder"
+    elif not (member.isdir() or member.isfile()) or member.issparse():
+        fault = "is neither a plain file nor a folder"
+    elif member.size > MOST_IMAGE_BYTES:
+        fault = f"has {member.size} bytes; {MOST_IMAGE_BYTES} are the most"
+    elif member.offset_data + member.size > archive.stat().st_size:
+        fault = "is cut off"
+    if fault:
+        raise FaceSetError(
+            f"{archive}: member {member.name!r} {fault}: make the archive again with images alone"
+        )
+
+
+def _is_of_reasonable_size(data: bytes) -> bool:
+    """Whether an image may be decoded; its header says what memory that takes."""
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return max(image.size) <= MOST_PIXELS
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return False

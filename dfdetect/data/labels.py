@@ -1,0 +1,271 @@
+"""Which videos of a folder, or of a zip file, are REAL and which are FAKE.
+
+Three ways of saying so are understood, and looked for in this order:
+
+- a table `manifest.csv` in the folder or in the one above, with the columns `path` (below the
+  table's folder) and `label`, and where known `identity` (of the person) and `source`;
+- a `metadata.json` beside the videos, as in the challenge: `{"name.mp4": {"label": "FAKE",
+  "original": "other.mp4"}}`;
+- sub-folders named `real` and `fake`, in any case; the nearest one around a video counts.
+"""
+
+import json
+import logging
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from dfdetect.data.faceset import LABELS, FaceSet, ImageLocation, decode_image
+from dfdetect.files import read_table
+from dfdetect.video.discovery import VIDEO_SUFFIXES, find_videos
+from dfdetect.video.isolated import read_frames_apart
+from dfdetect.video.reader import Frame
+
+METADATA = "metadata.json"
+MANIFEST = "manifest.csv"
+ARCHIVE_SUFFIX = ".zip"
+# What zipfile raises where it cannot read a member; RuntimeError where it is encrypted.
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError)
+LOGGER = logging.getLogger(__name__)
+Place = tuple[Path | None, Path]
+
+
+@dataclass(frozen=True)
+class LabelledVideo:
+    """One video and what is known of it.
+
+    Attributes:
+        name: Unique among the videos that were found together, as in a submission.
+        path: The file; inside a zip file, the name of the member.
+        label: REAL or FAKE.
+        group: The same for videos that show the same person, as far as is known: the identity,
+            else the name of the original that a fake was made from, else the video's own.
+        source: Where it comes from: as in the manifest, else the folder around it.
+        archive: The zip file that holds it.
+        original: Of a fake, the place of the video beside it that it was made from, as far as is
+            known; there may be no such video.
+        size: Bytes of the file.
+    """
+
+    name: str
+    path: Path
+    label: str
+    group: str
+    source: str
+    archive: Path | None = None
+    original: Place | None = None
+    size: int = 0
+
+    @property
+    def place(self) -> Place:
+        """What no other video has: the archive, if there is one, and the path."""
+        return self.archive, self.path
+
+    def read(self, count: int | Sequence[int]) -> Iterator[Frame]:
+        """Frames, as `read_frames` takes them.
+
+        Raises:
+            VideoError: There are none.
+            OSError: The file, or its place in the archive, cannot be read.
+        """
+        with self.open() as path:
+            yield from read_frames_apart(path, count)
+
+    @contextmanager
+    def open(self) -> Iterator[Path]:
+        """A path to read the video from; out of a zip file it is copied for the time being.
+
+        Raises:
+            OSError: The file, or its place in the archive, cannot be read.
+        """
+        if self.archive is None:
+            yield self.path
+            return
+        with TemporaryDirectory(prefix="dfdetect-") as folder:
+            try:
+                with zipfile.ZipFile(self.archive) as archive:
+                    # Only the base name is kept: a member's path may lead out of the folder.
+                    target = Path(folder, self.path.name)
+                    with archive.open(self.path.as_posix()) as member, target.open("wb") as file:
+                        while part := member.read(2**20):
+                            file.write(part)
+            except DAMAGED as error:
+                LOGGER.debug("%s: %s: %s", self.archive, self.path, error)
+                raise OSError("damaged or encrypted in its zip file") from error
+            yield target
+
+
+@dataclass(frozen=True)
+class LabelledPhoto:
+    """A picture of a face set, taken for a video of one frame; attributes as of a video."""
+
+    name: str
+    label: str
+    group: str
+    source: str
+    image: ImageLocation
+    original: None = None
+
+    @property
+    def place(self) -> ImageLocation:
+        """What no other picture has."""
+        return self.image
+
+    @property
+    def size(self) -> int:
+        """Bytes of the encoded picture."""
+        return max(0, self.image.size)
+
+    def read(self, count: int | Sequence[int]) -> Iterator[Frame]:
+        """The one frame.
+
+        Raises:
+            FaceSetError: The picture cannot be decoded.
+        """
+        yield Frame(0.0, decode_image(self.image, self.name))
+
+
+def read_photos(index: str | Path) -> list[LabelledPhoto]:
+    """The pictures of a face set, to find the faces in them.
+
+    Raises:
+        FaceSetError: The face set is unusable.
+    """
+    faces = FaceSet.read(index)
+    columns = faces.table["id"], faces.table["label"], faces.groups, faces.sources
+    return [LabelledPhoto(*values) for values in zip(*columns, faces.locations, strict=True)]
+
+
+def read_labels(source: str | Path) -> list[LabelledVideo]:
+    """Find the labelled videos of a folder or of a zip file, sorted by name.
+
+    Raises:
+        FileNotFoundError: There is no such folder or file.
+        ValueError: There are no videos, one has no label, or a table of labels is of another form.
+
+    Example:
+        >>> [(video.name, video.label) for video in read_labels("train_sample_videos")][:1]
+        [('aagfhgtpmv.mp4', 'FAKE')]
+    """
+    source = Path(source)
+    return _read_archive(source) if source.suffix == ARCHIVE_SUFFIX else _read_folder(source)
+
+
+def _read_folder(folder: Path) -> list[LabelledVideo]:
+    folder = folder.absolute()
+    manifest = _read_manifest(folder)
+    found = find_videos([folder])
+    metadata = {
+        parent: _parse(parent / METADATA, (parent / METADATA).read_bytes())
+        for parent in {path.parent for path in found.values()}
+        if (parent / METADATA).is_file()
+    }
+    videos = []
+    for name, path in found.items():
+        if path in manifest:
+            videos.append(LabelledVideo(name, path, *manifest[path]))
+        else:
+            below = PurePosixPath(path.relative_to(folder.parent))
+            videos.append(_label(name, path, below, metadata.get(path.parent)))
+    return [replace(video, size=_size(video.path)) for video in videos]
+
+
+def _read_archive(archive: Path) -> list[LabelledVideo]:
+    archive = archive.absolute()
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            sizes = {Path(member.filename): member.file_size for member in opened.infolist()}
+            metadata = {
+                path.parent: _parse(f"{archive}: {path}", opened.read(str(path)))
+                for path in sizes
+                if path.name == METADATA
+            }
+    except DAMAGED as error:
+        raise ValueError(f"{archive}: no zip file, damaged or encrypted ({error})") from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(archive)) from error
+    videos = [path for path in sizes if path.suffix.lower() in VIDEO_SUFFIXES]
+    if not videos:
+        raise ValueError(f"{archive}: no videos in it")
+    count = Counter(path.name for path in videos)
+    labelled = [
+        _label(
+            path.name if count[path.name] == 1 else str(path),
+            path,
+            PurePosixPath(archive.stem) / path,
+            metadata.get(path.parent),
+            archive,
+        )
+        for path in videos
+    ]
+    labelled = [replace(video, size=sizes[video.path]) for video in labelled]
+    return sorted(labelled, key=lambda video: video.name)
+
+
+def _label(
+    name: str,
+    path: Path,
+    below: PurePosixPath,
+    metadata: dict[str, dict[str, str]] | None,
+    archive: Path | None = None,
+) -> LabelledVideo:
+    """Label a video by its `metadata.json` or its folders, which `below` begins with."""
+    folders = below.parts[:-1]
+    entry = (metadata or {}).get(path.name, {})
+    label = entry.get("label")
+    if label is None:
+        label = next((part.upper() for part in folders[::-1] if part.upper() in LABELS), None)
+    if label not in LABELS:
+        raise ValueError(
+            f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it or in a "
+            f"{MANIFEST} above, or put it into a folder named real or fake"
+        )
+    original = str(entry.get("original") or "")
+    group = Path(original or path.name).stem
+    source = next((part for part in folders[::-1] if part.upper() not in LABELS), "")
+    place = (archive, path.parent / original) if original else None
+    return LabelledVideo(name, path, label, group, source, archive, place)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # what is wrong with it is found out when it is read
+        return 0
+
+
+def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
+    """Label, group and source by path, or nothing where there is no manifest."""
+    places = folder / MANIFEST, folder.parent / MANIFEST
+    file = next(filter(Path.is_file, places), None)
+    if file is None:
+        return {}
+    table = read_table(file, ("path", "label", "identity", "source"))
+    if not {"path", "label"} <= set(table):
+        raise ValueError(f"{file}: needs at least the columns path and label")
+    rows = {}
+    for row in table.to_dict("records"):
+        path = file.parent / row["path"]
+        if row["label"] not in LABELS:
+            raise ValueError(f"{file}: {row['path']}: label {row['label']!r}; use REAL or FAKE")
+        group = row.get("identity") or path.stem
+        rows[path] = row["label"], group, row.get("source") or path.parent.name
+    return rows
+
+
+def _parse(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
+    """The entries of a `metadata.json`, by file name."""
+    try:
+        entries = json.loads(text.decode("utf-8"))
+        for entry in entries.values():
+            entry.get("label")
+        return entries
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f'{path}: not of the form {{"name.mp4": {{"label": "FAKE"}}}} ({error})'
+        ) from error

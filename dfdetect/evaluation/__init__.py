@@ -1,0 +1,1 @@
+"""How good a detector is: figures, subgroups, ways to aggregate, the study of architectures."""

@@ -1,0 +1,222 @@
+"""Ways to turn the scores of frames and people into one for the video, tried on matched clips.
+
+Clips of REAL people and of self-blended fakes made from the same frames (`dfdetect extract
+--blend`) are put together to scenes: someone who is fake all the time, someone who is fake for a
+fifth of the time, and two people of whom one is fake. Each is measured against the same people when
+they are REAL, within their source. The rules are ours and those of the challenge's winners.
+"""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import log_loss
+from tqdm import tqdm
+
+from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.detector import load_detector
+from dfdetect.evaluation.evaluate import auc_within, metrics
+from dfdetect.scoring.aggregation import Aggregation
+
+SPARSER = (4, 2, 1)
+FAKE_SHARE = 0.2
+STARTS = 3
+BATCH = 64
+FEWEST_PAIRS = 20
+
+# People's frame probabilities -> the video's.
+Rule = Callable[[Sequence[np.ndarray]], float]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a detector sees of one video.
+
+    Attributes:
+        kind: `all`, `part` or `one of two`.
+        source: Where the clip comes from.
+        label: 1 for FAKE, 0 for REAL.
+        people: P(FAKE) of each frame of each person.
+    """
+
+    kind: str
+    source: str
+    label: int
+    people: list[np.ndarray]
+
+    def sparser(self, step: int) -> "Scene":
+        """The same with every `step`-th frame."""
+        return replace(self, people=[one[step // 2 :: step] for one in self.people])
+
+
+def compare_rules(
+    index: str | Path,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Measure rules on the clips of a face set.
+
+    Args:
+        index: A face set made with `dfdetect extract --blend`.
+        weights: As in `load_detector`.
+        device: As in `load_detector`.
+        progress: Show a progress bar.
+
+    Returns:
+        A row for each rule and number of frames; for each kind of scene the mean AUC within sources
+        and the log loss, where REAL and FAKE weigh one half each.
+
+    Raises:
+        FaceSetError: The face set has no REAL track with a fake of the same frames.
+
+    Example:
+        >>> compare_rules("clips.csv").loc[("mean logit", 32), ("part", "auc")]
+        0.81
+    """
+    faces = FaceSet.read(index)
+    pairs = find_pairs(faces)
+    if not pairs:
+        raise FaceSetError(f"{index}: no REAL tracks with a fake of themselves: extract --blend")
+    if len(pairs) < FEWEST_PAIRS:
+        warnings.warn(f"{index}: {len(pairs)} people are too few to choose a rule by", stacklevel=2)
+    probabilities = _score(faces, weights, device, progress)
+    scenes = stage(pairs, faces, probabilities)
+    frames = max(len(one) for scene in scenes for one in scene.people)
+    rows = {}
+    for step in SPARSER:
+        seen = [scene.sparser(step) for scene in scenes]
+        for name, rule in RULES.items():
+            rows[name, frames // step] = _measure(rule, seen)
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["rule", "frames"])
+    table.columns = pd.MultiIndex.from_tuples(table.columns)
+    return table
+
+
+def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows of REAL tracks and of the fakes of the same frames."""
+    needed = {"video", "track", "frame", "manipulation"}
+    if not needed <= set(faces.table):
+        return []
+    tracks = defaultdict(dict)
+    for rows in faces.tracks():
+        first = faces.table.iloc[rows[0]]
+        tracks[first["video"], first["track"]][first["label"]] = np.array(rows)
+    return [
+        (pair["REAL"], pair["FAKE"])
+        for pair in tracks.values()
+        if len(pair) == 2 and len(pair["REAL"]) == len(pair["FAKE"])
+    ]
+
+
+def stage(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, probabilities: np.ndarray
+) -> list[Scene]:
+    """Scenes of all three kinds, in both classes."""
+    scenes = []
+    by_source = defaultdict(list)
+    for real_rows, fake_rows in pairs:
+        source = faces.sources[real_rows[0]]
+        real, fake = probabilities[real_rows], probabilities[fake_rows]
+        by_source[source].append((real, fake))
+        scenes += [Scene("all", source, 0, [real]), Scene("all", source, 1, [fake])]
+        scenes.append(Scene("part", source, 0, [real]))
+        length = max(1, round(FAKE_SHARE * len(real)))
+        for start in np.linspace(0, len(real) - length, STARTS).round().astype(int):
+            mixed = real.copy()
+            mixed[start : start + length] = fake[start : start + length]
+            scenes.append(Scene("part", source, 1, [mixed]))
+    for source, people in by_source.items():
+        for (first, _), (second, fake) in pairwise(people):
+            scenes.append(Scene("one of two", source, 0, [first, second]))
+            scenes.append(Scene("one of two", source, 1, [first, fake]))
+    return scenes
+
+
+def by_aggregation(rule: Aggregation) -> Rule:
+    """One of our own rules."""
+
+    def answer(people: Sequence[np.ndarray]) -> float:
+        logits = [rule.person_logit(np.log(one / (1 - one))) for one in people]
+        return float(rule.probability(rule.video_logit(logits)))
+
+    return answer
+
+
+def mean_probability(people: Sequence[np.ndarray]) -> float:
+    """Second place: the mean."""
+    return float(np.concatenate(people).mean())
+
+
+def confident_majority(people: Sequence[np.ndarray]) -> float:
+    """First place: the mean of the sure ones, where they are many."""
+    every = np.concatenate(people)
+    fake, real = every[every > 0.8], every[every < 0.2]
+    if len(fake) > len(every) / 2.5 and len(fake) > 11 * len(every) / 32:
+        return float(fake.mean())
+    return float(real.mean() if len(real) > 0.9 * len(every) else every.mean())
+
+
+def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
+    """Third place: probabilities moved away from one half, weighted by their distance from it."""
+    every = np.concatenate(people) - 0.5
+    moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
+    return float(np.average(moved, weights=np.abs(every) + 1e-6))
+
+
+def agreement_of_people(people: Sequence[np.ndarray]) -> float:
+    """Fourth place: the highest mean if it is sure or all agree, the lowest if all are REAL."""
+    means = np.array([one.mean() for one in people])
+    if means.max() > 0.9 or means.min() > 0.6:
+        return float(means.max())
+    return float(means.min() if means.max() < 0.4 else means.mean())
+
+
+RULES: dict[str, Rule] = {
+    "mean logit": by_aggregation(Aggregation(person="mean_logit")),
+    "highest frame": by_aggregation(Aggregation(person="soft_maximum", sharpness=50, window=1)),
+    **{
+        f"soft maximum, sharpness {sharpness}, window {window}": by_aggregation(
+            Aggregation(person="soft_maximum", sharpness=sharpness, window=window)
+        )
+        for sharpness in (0.5, 1, 2)
+        for window in (1, 3)
+    },
+    "1st: confident majority": confident_majority,
+    "2nd: mean probability": mean_probability,
+    "3rd: weighted by confidence": weighted_by_confidence,
+    "4th: agreement of people": agreement_of_people,
+}
+
+
+def _score(faces: FaceSet, weights: str | Path | None, device: str, progress: bool) -> np.ndarray:
+    detector = load_detector(weights, device)
+    parts = []
+    with tqdm(total=len(faces), desc="faces", unit="crop", disable=not progress) as bar:
+        for start in range(0, len(faces), BATCH):
+            rows = range(start, min(start + BATCH, len(faces)))
+            parts.append(detector.score_faces([faces.image(row) for row in rows]))
+            bar.update(len(rows))
+    return np.concatenate(parts)
+
+
+def _measure(rule: Rule, scenes: Sequence[Scene]) -> dict[tuple[str, str], float]:
+    measured = {}
+    for kind in dict.fromkeys(scene.kind for scene in scenes):
+        chosen = [scene for scene in scenes if scene.kind == kind]
+        labels = np.array([scene.label for scene in chosen])
+        answers = np.array([rule(scene.people) for scene in chosen])
+        sources = np.array([scene.source for scene in chosen])
+        within = {
+            name: metrics(labels[sources == name], answers[sources == name])
+            for name in np.unique(sources)
+        }
+        measured[kind, "auc"] = auc_within(within)
+        weights = 1 / np.bincount(labels)[labels]
+        measured[kind, "log loss"] = log_loss(labels, answers, sample_weight=weights, labels=[0, 1])
+    return measured

@@ -1,0 +1,242 @@
+"""All detectors on the same faces: trained alike, judged alike, side by side with the study's.
+
+The study that this package grew from trained eight detectors on the challenge's data and reported
+their accuracies where 80.75 % of it was FAKE: the constant answer FAKE scores 0.8075 there.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from dfdetect.checkpoints.io import read_spec
+from dfdetect.checkpoints.weights import SUFFIX, find_weights
+from dfdetect.data.faceset import FaceSet, require_disjoint_actors
+from dfdetect.detector import Detector, load_detector
+from dfdetect.evaluation.evaluate import evaluate
+from dfdetect.files import atomic_path, require_writable
+from dfdetect.models.registry import CLIP_MODELS
+from dfdetect.training.config import recipe
+from dfdetect.training.pretrained import IMAGENET
+from dfdetect.training.trainer import train
+
+STUDY_FAKE_SHARE = 0.8075
+# Accuracy in the study's validation.
+STUDY: dict[str, float | None] = {
+    "logistic_regression": 0.8333,
+    "linear_svm": 0.67,
+    "simple_cnn_1": 0.75,
+    "simple_cnn_2": None,
+    "cnn_lstm": 0.85,
+    "vgg16": 0.70,
+    "resnet50": 0.70,
+    "xception": 0.84,
+    "tf_efficientnet_lite0": None,
+}
+# Those that start from the weights of an installed package; the others start from random ones.
+INITIAL = {"tf_efficientnet_lite0": IMAGENET}
+DEFAULT = "default detector"
+SPEED_CROPS = 256
+MEASURES = ("auc", "log_loss", "balanced_accuracy")
+
+
+def compare(
+    faces: Sequence[str | Path],
+    val: str | Path,
+    out: str | Path,
+    clips: Sequence[str | Path] = (),
+    val_clips: str | Path | None = None,
+    architectures: Sequence[str] | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Train each architecture by its recipe, unless that is done already, and measure all of them.
+
+    The installed default detector is measured beside them, on whatever it was trained. Writes
+    `comparison.csv`, `comparison.md` and `comparison.png` beside the checkpoints; detectors that
+    were measured before and are not asked for now keep their rows.
+
+    Args:
+        faces: Indexes to train on; a part of their actors chooses the epoch.
+        val: Index of other actors, for the final figures alone.
+        out: Folder of the checkpoints, `NAME.safetensors`; those that are there are taken as they
+            are, a run that was stopped goes on.
+        clips: Indexes with crops in a row (`dfdetect extract`) that clip models are trained on too.
+        val_clips: Index of other crops in a row, on which all are measured as well.
+        architectures: Which ones; None for those of the study and EfficientNet-Lite0.
+        device: As in `load_detector`.
+        progress: Show progress bars.
+
+    Returns:
+        One row a detector; the columns of `comparison.csv`.
+
+    Raises:
+        FaceSetError: A face set is unusable, or actors to measure on are among those to train on.
+        ValueError: A checkpoint that is there was trained on other face sets.
+
+    Example:
+        >>> compare(["train.csv"], "val.csv", "weights")[["auc", "log_loss"]]
+    """
+    out = Path(out)
+    require_writable(out / "comparison.csv")
+    known, unseen = _read_sets([*faces, *clips], [val] if val_clips is None else [val, val_clips])
+    for other in unseen:
+        require_disjoint_actors(known, other, "the faces to measure on")
+    kept = pd.DataFrame()
+    if (out / "comparison.csv").is_file():
+        kept = pd.read_csv(out / "comparison.csv", index_col="detector")
+    rows = []
+    for name in architectures or STUDY:
+        checkpoint = out / f"{name}{SUFFIX}"
+        sets = [*faces, *clips] if name in CLIP_MODELS else list(faces)
+        if checkpoint.exists():
+            _require_trained_on(checkpoint, sets)
+            tqdm.write(f"{name}: {checkpoint} is there, and taken as it is")
+        else:
+            tqdm.write(f"{name}: training")
+            init = INITIAL.get(name)
+            train(recipe(name), sets, checkpoint, init=init, device=device, resume=True)
+        rows.append(_measure(checkpoint, name, val, val_clips, device, progress))
+    rows.append(_measure(find_weights(), DEFAULT, val, val_clips, device, progress))
+    table = pd.DataFrame(rows).set_index("detector")
+    kept = kept.loc[kept.index.difference(table.index)].reindex(columns=table.columns)
+    table = pd.concat([table, kept]).rename_axis("detector")
+    order = [*STUDY, *table.index.difference([*STUDY, DEFAULT]), DEFAULT]
+    table = table.loc[[name for name in order if name in table.index]]
+    with atomic_path(out / "comparison.csv") as temporary:
+        table.to_csv(temporary)
+    with atomic_path(out / "comparison.md") as temporary:
+        temporary.write_text(to_markdown(table), encoding="utf-8")
+    with atomic_path(out / "comparison.png") as temporary:
+        draw(table).savefig(temporary, format="png")
+    return table
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The comparison as a Markdown table, figures with their 95 % intervals."""
+    columns = {
+        "detector": table.index,
+        "weights": [f"{count / 1e6:.3g} M" for count in table["parameters"]],
+        "file": [f"{size:.2g} MB" for size in table["megabytes"]],
+        "input": table["input"],
+        "crops/s": [f"{rate:.0f}" for rate in table["crops_per_second"]],
+        "training": [_minutes(value) for value in table["training_minutes"]],
+        "AUC": _with_intervals(table, "auc"),
+        "log loss": _with_intervals(table, "log_loss"),
+        "balanced accuracy": _with_intervals(table, "balanced_accuracy"),
+        f"accuracy at {STUDY_FAKE_SHARE:.2%} FAKE": _rounded(table["study_balance_accuracy"]),
+        "the study's": _rounded(table["study_accuracy"]),
+    }
+    if "clips_auc" in table:
+        columns["AUC on true sequences"] = _rounded(table["clips_auc"])
+    lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def draw(table: pd.DataFrame) -> Figure:
+    """Balanced accuracy with intervals beside accuracy at the study's balance and the study's."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    ours, theirs = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(table))[::-1]
+    middle = table["balanced_accuracy"]
+    reach = [middle - table["balanced_accuracy_low"], table["balanced_accuracy_high"] - middle]
+    ours.errorbar(middle, places, xerr=reach, fmt="o", capsize=3)
+    ours.axvline(0.5, color="grey", linestyle=":")
+    ours.set(xlabel="balanced accuracy, 95 % interval", yticks=places, yticklabels=table.index)
+    theirs.scatter(table["study_balance_accuracy"], places, label="here")
+    theirs.scatter(table["study_accuracy"], places, marker="x", label="in the study")
+    theirs.axvline(STUDY_FAKE_SHARE, color="grey", linestyle=":")
+    theirs.set(xlabel=f"accuracy where {STUDY_FAKE_SHARE:.2%} are FAKE")
+    theirs.legend()
+    figure.suptitle("Other actors than those trained on (dotted: a constant answer)")
+    return figure
+
+
+def _read_sets(
+    train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
+) -> tuple[FaceSet, list[FaceSet]]:
+    """Those to train on together, those to measure on one by one."""
+    known = FaceSet.join([FaceSet.read(index) for index in train_sets])
+    return known, [FaceSet.read(index) for index in val_sets]
+
+
+def _require_trained_on(checkpoint: Path, sets: Sequence[str | Path]) -> None:
+    names = [Path(index).name for index in sets]
+    found = read_spec(checkpoint).training.get("faces")
+    if found != names:
+        raise ValueError(
+            f"{checkpoint}: is there already, trained on {found} instead of {names}: delete it to "
+            "train again, or give another --out"
+        )
+
+
+def _measure(
+    checkpoint: Path,
+    name: str,
+    val: str | Path,
+    val_clips: str | Path | None,
+    device: str,
+    progress: bool,
+) -> dict[str, Any]:
+    spec = read_spec(checkpoint)
+    detector = load_detector(checkpoint, device)
+    scores = evaluate(
+        val, checkpoint, device=device, fake_share=STUDY_FAKE_SHARE, progress=progress
+    )
+    frames = f"{spec.frames_per_clip} x " if spec.frames_per_clip > 1 else ""
+    row: dict[str, Any] = {
+        "detector": name,
+        "parameters": sum(weight.numel() for weight in detector.model.parameters()),
+        "megabytes": checkpoint.stat().st_size / 1e6,
+        "input": f"{frames}{spec.input_size} px",
+        "crops_per_second": _speed(detector),
+        "training_minutes": _training_minutes(checkpoint),
+    }
+    for measure in MEASURES:
+        row[measure] = scores[measure]
+        row[f"{measure}_low"], row[f"{measure}_high"] = scores["intervals"][measure]
+    row["calibration_error"] = scores["calibration_error"]
+    row["fake_fraction"] = scores["fake_fraction"]
+    row["constant_log_loss"] = scores["constant_log_loss"]
+    row["study_balance_accuracy"] = scores["reweighted"]["accuracy"]
+    row["study_balance_constant"] = scores["reweighted"]["constant_accuracy"]
+    row["study_accuracy"] = STUDY.get(name)
+    if val_clips is not None:
+        clips = evaluate(val_clips, checkpoint, device=device, progress=progress)
+        row["clips_auc"] = clips.get("auc_within_sources", clips["auc"])
+    return row
+
+
+def _speed(detector: Detector) -> float:
+    """Crops (or clips of still copies) a second, resizing included."""
+    crops = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
+    detector.score_faces(crops[:32])
+    start = perf_counter()
+    detector.score_faces(crops)
+    return SPEED_CROPS / (perf_counter() - start)
+
+
+def _training_minutes(checkpoint: Path) -> float:
+    """Time spent on training, as the history says, or NaN where there is none."""
+    history = checkpoint.with_suffix(".history.csv")
+    if not history.is_file():
+        return float("nan")
+    return float(pd.read_csv(history).get("seconds", pd.Series([np.nan])).sum(skipna=False)) / 60
+
+
+def _minutes(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.1f} min"
+
+
+def _rounded(values: pd.Series) -> list[str]:
+    return ["" if pd.isna(value) else f"{value:.3f}" for value in values]
+
+
+def _with_intervals(table: pd.DataFrame, name: str) -> list[str]:
+    edges = table[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+    return [f"{value:.3f} ({low:.3f}-{high:.3f})" for value, low, high in edges]

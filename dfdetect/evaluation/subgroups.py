@@ -1,0 +1,86 @@
+"""Parts of a face set that are harder than others: dark, small and turned faces."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from tqdm import tqdm
+
+from dfdetect.data.faceset import FaceSet
+
+# Mean level (of 255) below which a crop is dark: one in twenty of the challenge's.
+DARK = 35
+# Side of the crop in its clip, in pixels, below which it is small.
+SMALL = 112
+# How far the nose lies beside the middle of the eyes, in distances of the eyes, from which a face
+# is in profile: turned by some 40 degrees.
+TURNED = 0.35
+# MTCNN wants to see more than the face.
+MARGIN = 64
+MIN_FACE = 60
+THRESHOLDS = (0.5, 0.6, 0.6)
+
+
+@dataclass(frozen=True)
+class Look:
+    """What can be seen of a crop.
+
+    Attributes:
+        brightness: Mean level, 0 to 255.
+        turn: Distance of the nose from the middle of the eyes, in distances of the eyes; NaN where
+            MTCNN finds no face.
+    """
+
+    brightness: float
+    turn: float
+
+
+class Observer:
+    """Tells how dark and how turned faces are.
+
+    Example:
+        >>> Observer().look(crop)
+        Look(brightness=98.2, turn=0.07)
+    """
+
+    def __init__(self) -> None:
+        self.network = MTCNN(min_face_size=MIN_FACE, thresholds=list(THRESHOLDS), device="cpu")
+
+    def look(self, crop: np.ndarray) -> Look:
+        """Look at one crop, RGB uint8 of shape (height, width, 3)."""
+        framed = cv2.copyMakeBorder(crop, *[MARGIN] * 4, cv2.BORDER_REPLICATE)
+        with torch.inference_mode():
+            _, _, landmarks = self.network.detect(framed, landmarks=True)
+        turn = float("nan")
+        if landmarks is not None:
+            left, right, nose = landmarks[0][:3]
+            turn = abs(nose[0] - (left[0] + right[0]) / 2) / np.linalg.norm(right - left)
+        return Look(float(crop.mean()), float(turn))
+
+
+def find_slices(faces: FaceSet, progress: bool = True) -> dict[str, np.ndarray]:
+    """Which tracks of a face set are in which slice, by their first crop.
+
+    Args:
+        faces: The crops; those that belong to no track are one by themselves.
+        progress: Show a progress bar.
+
+    Returns:
+        Boolean masks over `faces.tracks()`, by name: `dark`; `profile`, where the face is turned or
+        MTCNN does not find it; `small`, where the index has `native_px`; and `other`, what is in
+        none of them.
+    """
+    observer = Observer()
+    rows = [track[0] for track in faces.tracks()]
+    bar = tqdm(rows, "slices", unit="crop", disable=not progress)
+    looks = [observer.look(faces.image(row)) for row in bar]
+    masks = {
+        "dark": np.array([look.brightness < DARK for look in looks]),
+        "profile": np.array([not look.turn < TURNED for look in looks]),
+    }
+    if "native_px" in faces.table:
+        masks["small"] = faces.table["native_px"].to_numpy(float)[rows] < SMALL
+    masks["other"] = ~np.any(list(masks.values()), axis=0)
+    return masks

@@ -1,0 +1,265 @@
+"""All that an offline Kaggle notebook needs, in two folders ready for the `kaggle` tool."""
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+
+from dfdetect.checkpoints.weights import find_weights, package_folder
+from dfdetect.files import require_writable
+from dfdetect.kaggle.data import COMPETITION
+
+# Of the wheels that Kaggle's image lacks: what the name of the file must look like. PyAV's serves
+# Python 3.12 and all later ones; facenet-pytorch 2.6 would ask pip for an old torch.
+WHEELS = {
+    "facenet-pytorch>=2.5.3,<2.6": r"facenet_pytorch-2\.5\.\d+-py3-none-any\.whl",
+    "av>=14.2": r"av-[\d.]+-cp312-abi3-manylinux\w*x86_64(\.\w+)*\.whl",
+}
+PIP_PLATFORM = (
+    *("--only-binary", ":all:", "--implementation", "cp", "--python-version", "3.12"),
+    *("--platform", "manylinux_2_28_x86_64", "--abi", "abi3", "--abi", "none"),
+)
+# What Kaggle unpacks, and what runs code when it is loaded.
+ARCHIVES = frozenset(".zip .tar .gz .tgz .bz2 .xz .7z .rar".split())
+PICKLES = frozenset(".pt .pth .pkl .pickle .ckpt .bin .joblib .npy .npz".split())
+MOST_BYTES = 10**9
+# Stands for a user name that is not known yet.
+ANYONE = "OWNER"
+TITLE_LENGTHS = range(6, 51)
+FILE_LIST = "files.csv"
+DATASET_METADATA = "dataset-metadata.json"
+KERNEL_METADATA = "kernel-metadata.json"
+# What a bundle is made of, and the next one replaces.
+OURS = ("*.whl", "*.safetensors", "*.ipynb", DATASET_METADATA, KERNEL_METADATA, FILE_LIST)
+# The package's own files that the wheel does without: weights are beside it.
+NOT_IN_WHEEL = frozenset({"weights", "kernel", "__pycache__"})
+# All files in the wheel have this date, so that the same package gives the same bytes.
+WHEEL_DATE = (2020, 1, 1, 0, 0, 0)
+
+
+def bundle(
+    out: str | Path,
+    owner: str = ANYONE,
+    weights: str | Path | None = None,
+    wheels: str | Path | None = None,
+    name: str = "dfdetect",
+) -> list[str]:
+    """Write `OUT/dataset` and `OUT/kernel`.
+
+    The data set holds wheels of dfdetect and of what Kaggle's image lacks, the weights,
+    `dataset-metadata.json` and `files.csv` with sizes and SHA-256; no sub-folders, which the
+    `kaggle` tool skips. The kernel is the notebook, with a `kernel-metadata.json` that names the
+    data set.
+
+    Args:
+        out: Folder to write to; an earlier bundle there is replaced.
+        owner: A Kaggle user name; `OWNER` to fill it in later.
+        weights: As in `load_detector`.
+        wheels: Folder that holds the wheels of facenet-pytorch and PyAV, so that nothing is
+            downloaded; without it, pip fetches them.
+        name: Of the data set, and the first word of the notebook's.
+
+    Returns:
+        What to do next, line by line.
+
+    Raises:
+        FileNotFoundError: The weights, the folder of wheels or a wheel in it do not exist.
+        ValueError: A name that Kaggle would refuse, files that do not belong into a data set, or
+            folders that hold something else.
+
+    Example:
+        >>> for line in bundle("kaggle", "ada"):
+        ...     print(line)
+    """
+    from dfdetect.checkpoints.io import read_spec
+
+    _require_names(owner, name)
+    chosen = find_weights(weights)
+    read_spec(chosen)
+    dataset, kernel = Path(out, "dataset"), Path(out, "kernel")
+    for folder in (dataset, kernel):
+        _require_ours(folder)
+    with TemporaryDirectory(prefix="dfdetect-") as temporary:
+        ready = Path(temporary)
+        _collect_wheels(ready, wheels)
+        write_wheel(ready)
+        shutil.copy(chosen, ready)
+        _list_files(ready)
+        _write_json(
+            ready / DATASET_METADATA,
+            {"title": name, "id": f"{owner}/{name}", "licenses": [{"name": "other"}]},
+        )
+        check_dataset(ready)
+        for folder in (dataset, kernel):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():
+                path.unlink()
+        shutil.copytree(ready, dataset, dirs_exist_ok=True)
+    code = _write_kernel(kernel, owner, name)
+    return _next_steps(dataset, kernel, code)
+
+
+def write_wheel(folder: Path) -> Path:
+    """Write a wheel of this package, as it is installed or cloned here, without its weights.
+
+    Raises:
+        ValueError: The package's metadata is missing.
+    """
+    try:
+        installed = distribution("dfdetect")
+    except PackageNotFoundError as error:
+        raise ValueError("dfdetect is not installed: run `pip install .` in its clone") from error
+    information = f"dfdetect-{installed.version}.dist-info"
+    package = Path(__file__).parent.parent
+    files = {
+        f"dfdetect/{path.relative_to(package).as_posix()}": path.read_bytes()
+        for path in sorted(package.rglob("*"))
+        if path.is_file() and not NOT_IN_WHEEL & set(path.relative_to(package).parts)
+    }
+    for part in ("METADATA", "entry_points.txt"):
+        files[f"{information}/{part}"] = (installed.read_text(part) or "").encode()
+    files[f"{information}/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: dfdetect\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    record = f"{information}/RECORD"
+    rows = [f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items()]
+    files[record] = "".join([*rows, f"{record},,\n"]).encode()
+    wheel = folder / f"dfdetect-{installed.version}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(zipfile.ZipInfo(name, WHEEL_DATE), data, zipfile.ZIP_DEFLATED)
+    return wheel
+
+
+def check_dataset(folder: str | Path) -> None:
+    """Make sure that Kaggle takes a data set as it is.
+
+    Raises:
+        ValueError: It has sub-folders, more than 1 GB, archives that Kaggle would unpack, files
+            that run code when they are loaded, or a title or name that Kaggle refuses.
+    """
+    folder = Path(folder)
+    size = 0
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            raise ValueError(f"{path}: the kaggle tool skips sub-folders; move its files up")
+        if path.suffix.lower() in ARCHIVES:
+            raise ValueError(f"{path}: Kaggle would unpack it; leave it out")
+        if path.suffix == ".whl" and not zipfile.is_zipfile(path):
+            raise ValueError(f"{path.name}: a damaged wheel; fetch it again")
+        if path.suffix.lower() in PICKLES:
+            raise ValueError(f"{path}: may run code when loaded; use .safetensors instead")
+        size += path.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{folder}: {size / 1e9:.2f} GB; the competition allows 1 GB")
+    metadata = json.loads((folder / DATASET_METADATA).read_text())
+    owner, _, name = metadata["id"].partition("/")
+    _require_names(owner, name)
+    if len(metadata["title"]) not in TITLE_LENGTHS:
+        raise ValueError(f"{folder / DATASET_METADATA}: a title has 6 to 50 characters")
+
+
+def _require_ours(folder: Path) -> None:
+    """Nothing but what a bundle is made of may be replaced."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
+                raise ValueError(f"{path} is no part of a bundle: give another folder for --out")
+    require_writable(folder / FILE_LIST)
+
+
+def _require_names(owner: str, name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{2,49}", owner):
+        raise ValueError(f"{owner!r} is no Kaggle user name; yours is in the address of your page")
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) not in TITLE_LENGTHS:
+        raise ValueError(
+            f"{name!r}: a data set's name has 6 to 50 small letters, digits and single hyphens"
+        )
+
+
+def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
+    """Copy the wheels that Kaggle lacks from a folder, or have pip download them."""
+    if wheels is None:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        run = subprocess.run([*command, "--dest", dataset, *PIP_PLATFORM, *WHEELS], check=False)
+        if run.returncode:
+            raise ValueError(
+                "pip could not download the wheels of facenet-pytorch and PyAV, see above; without "
+                "a network, give a folder that holds them with --wheels"
+            )
+        wheels = dataset
+    if not Path(wheels).is_dir():
+        raise FileNotFoundError(f"{wheels}: no such folder of wheels")
+    for requirement, pattern in WHEELS.items():
+        fitting = sorted(
+            path for path in Path(wheels).iterdir() if re.fullmatch(pattern, path.name)
+        )
+        if not fitting:
+            raise FileNotFoundError(
+                f"{wheels}: no wheel of {requirement} for Python 3.12 and later on Linux, like "
+                f"`pip download {' '.join(PIP_PLATFORM)} --no-deps '{requirement}'` brings"
+            )
+        if fitting[-1].parent != dataset:
+            shutil.copy(fitting[-1], dataset)
+
+
+def _list_files(dataset: Path) -> None:
+    rows = []
+    for path in sorted(dataset.iterdir()):
+        data = path.read_bytes()
+        rows.append((path.name, len(data), hashlib.sha256(data).hexdigest()))
+    table = pd.DataFrame(rows, columns=["file", "bytes", "sha256"])
+    table.to_csv(dataset / FILE_LIST, index=False)
+
+
+def _write_kernel(kernel: Path, owner: str, name: str) -> str:
+    """Copy the notebook and fill in its metadata; the notebook's id."""
+    source = package_folder("kernel")
+    metadata = json.loads((source / KERNEL_METADATA).read_text())
+    metadata["title"] = f"{name} submission"
+    metadata["id"] = f"{owner}/{name}-submission"
+    metadata["dataset_sources"] = [f"{owner}/{name}"]
+    metadata["competition_sources"] = [COMPETITION]
+    shutil.copy(source / metadata["code_file"], kernel)
+    _write_json(kernel / KERNEL_METADATA, metadata)
+    return metadata["id"]
+
+
+def _next_steps(dataset: Path, kernel: Path, code: str) -> list[str]:
+    size = sum(path.stat().st_size for path in dataset.iterdir()) / 1e6
+    data, notebook = shlex.quote(str(dataset)), shlex.quote(str(kernel))
+    steps = [
+        (f"kaggle datasets create -p {data}", f"later: kaggle datasets version -p {data} -m NOTE"),
+        ("", f"on the data set's page: are all files of {FILE_LIST} there, none unpacked?"),
+        ("", f"join the competition {COMPETITION} on its page, or its videos cannot be read"),
+        (f"kaggle kernels push -p {notebook}", "a source that is 'not valid' is missing: 1 or 3"),
+        (f"kaggle kernels status {code}", f"on an error: kaggle kernels logs {code}"),
+        (f"kaggle kernels output {code} -p output", "submission.csv, details.csv, report.html"),
+    ]
+    lines = [f"{dataset} ({size:.0f} MB) and {kernel} are ready. With Kaggle's tool, from here:"]
+    if code.startswith(f"{ANYONE}/"):
+        lines.append("  first run this again with --owner YOURNAME")
+    for number, (command, remark) in enumerate(steps, start=1):
+        lines.append(f"  {number}. {command or remark}")
+        if command:
+            lines.append(f"     ({remark})")
+    return lines
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _digest(data: bytes) -> str:
+    """A SHA-256 as wheels have it."""
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -1,0 +1,77 @@
+"""Where the competition's data is mounted on Kaggle, in either layout, or beside a local kernel."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dfdetect.checkpoints.weights import SUFFIX
+
+COMPETITION = "deepfake-detection-challenge"
+INPUT = Path("/kaggle/input")
+TEST_FOLDER = "test_videos"
+TRAIN_FOLDER = "train_sample_videos"
+SAMPLE_SUBMISSION = "sample_submission.csv"
+
+
+@dataclass(frozen=True)
+class CompetitionData:
+    """The parts of the competition's data.
+
+    Attributes:
+        test_videos: Folder of the videos to score.
+        train_videos: Folder of labelled videos with `metadata.json`, or None.
+        sample_submission: The names and order of the rows to submit, or None.
+        weights: The checkpoint of an attached data set, or None for the installed one.
+    """
+
+    test_videos: Path
+    train_videos: Path | None
+    sample_submission: Path | None
+    weights: Path | None
+
+
+def find_data(
+    root: str | Path = INPUT, elsewhere: Iterable[str | Path] = ("sample_data", "../sample_data")
+) -> CompetitionData:
+    """Find the competition's data.
+
+    It is looked for where Kaggle mounts it now (`root/competitions/<slug>`) and where it used to be
+    (`root/<slug>`), then in any folder up to three levels below the root (a walk through all of
+    Kaggle's mounts takes minutes), and last in the folders of `elsewhere`.
+
+    Raises:
+        FileNotFoundError: It is nowhere; the message says what to do.
+
+    Example:
+        >>> find_data().test_videos
+        PosixPath('/kaggle/input/deepfake-detection-challenge/test_videos')
+    """
+    root = Path(root)
+    known = [root / "competitions" / COMPETITION, root / COMPETITION]
+    nearby = (path.parent for depth in range(4) for path in root.glob("*/" * depth + TEST_FOLDER))
+    for folder in (*known, *nearby, *map(Path, elsewhere)):
+        if (folder / TEST_FOLDER).is_dir():
+            train, sample = folder / TRAIN_FOLDER, folder / SAMPLE_SUBMISSION
+            return CompetitionData(
+                test_videos=folder / TEST_FOLDER,
+                train_videos=train if train.is_dir() else None,
+                sample_submission=sample if sample.is_file() else None,
+                weights=_find_weights(root),
+            )
+    raise FileNotFoundError(
+        f"no folder {TEST_FOLDER} below {root}: on Kaggle, add the competition {COMPETITION!r} as "
+        "input; elsewhere, run from the clone, beside sample_data"
+    )
+
+
+def _find_weights(root: Path) -> Path | None:
+    """The first checkpoint in a data set, where Kaggle mounts those now and where it used to."""
+    from dfdetect.checkpoints.io import CheckpointError, read_spec
+
+    for mount in ("datasets/*/*", "*"):
+        for path in sorted(root.glob(f"{mount}/*{SUFFIX}")):
+            with suppress(CheckpointError):  # of another package
+                read_spec(path)
+                return path
+    return None

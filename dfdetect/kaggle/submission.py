@@ -1,0 +1,134 @@
+"""submission.csv: a row for each video that is asked for, in order, always valid."""
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dfdetect.defaults import DEFAULT_PRIOR
+from dfdetect.files import atomic_path, inert, printable, read_table
+from dfdetect.results import OK, VideoScore
+
+COLUMNS = ["filename", "label"]
+
+
+class SubmissionError(ValueError):
+    """A submission is not what the competition accepts; the message names the file and the row."""
+
+
+def read_sample_submission(path: str | Path) -> list[str]:
+    """Names in a sample submission, in its order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        SubmissionError: It has no `filename` column, no rows, or a name twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such sample submission")
+    table = read_table(path, ("filename",))
+    if "filename" not in table:
+        raise SubmissionError(f"{path}: no column 'filename'; its header should be filename,label")
+    names = table["filename"].tolist()
+    if not names:
+        raise SubmissionError(f"{path}: no rows")
+    _require_unique(path, table["filename"])
+    return names
+
+
+def write_submission(
+    path: str | Path,
+    names: Sequence[str],
+    scores: Mapping[str, VideoScore],
+    prior: float = DEFAULT_PRIOR,
+) -> None:
+    """Write a submission, whole and valid or not at all.
+
+    Args:
+        path: The file to write.
+        names: The rows, in order.
+        scores: By name; where one is missing or has no probability, the row gets the prior.
+        prior: P(FAKE) for videos without a score, strictly between 0 and 1.
+    """
+    rows = []
+    for name in names:
+        score = scores.get(name)
+        scored = score is not None and score.probability is not None
+        rows.append((name, score.probability if scored else prior))
+    with atomic_path(path) as temporary:
+        _write_csv(temporary, pd.DataFrame(rows, columns=COLUMNS))
+        check_submission(temporary, names)
+
+
+def write_details(path: str | Path, scores: Mapping[str, VideoScore]) -> None:
+    """Write one row a video: what was found, how long it took, and why there is no score.
+
+    `probability` is empty where there is no score; `people` counts faces that were followed,
+    `frames` sampled frames that show one, `seconds` is the time in all. Text that a spreadsheet
+    would take for a formula has an apostrophe before it.
+    """
+    rows = [
+        {
+            "filename": inert(name),
+            "probability": score.probability,
+            "status": inert(score.status),
+            "people": len(score.faces),
+            "frames": score.frames,
+            "seconds": round(score.seconds.get("total", 0.0), 3),
+        }
+        for name, score in scores.items()
+    ]
+    with atomic_path(path) as temporary:
+        _write_csv(temporary, pd.DataFrame(rows))
+
+
+def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
+    """Read a submission back and make sure that the competition would take it.
+
+    Returns:
+        The table, with columns `filename` and `label`.
+
+    Raises:
+        SubmissionError: Columns, rows, order or values are wrong.
+    """
+    table = read_table(path, ("filename",))
+    if table.columns.tolist() != COLUMNS:
+        raise SubmissionError(f"{path}: header {','.join(table.columns)}, not {','.join(COLUMNS)}")
+    _require_unique(path, table["filename"])
+    if table["filename"].tolist() != list(names):
+        raise SubmissionError(f"{path}: its rows are not the {len(names)} names asked for")
+    labels = pd.to_numeric(table["label"], errors="coerce")
+    bad = table.loc[~((labels > 0) & (labels < 1)), "filename"]
+    if len(bad):
+        raise SubmissionError(f"{path}: the label of {bad.iloc[0]!r} is not strictly in (0, 1)")
+    return table.assign(label=labels)
+
+
+def summary(scores: Mapping[str, VideoScore], prior: float) -> str:
+    """A line on how many videos were scored, and one for each reason why some were not."""
+    without = {name: score.status for name, score in scores.items() if score.status != OK}
+    videos = "1 video" if len(scores) == 1 else f"{len(scores)} videos"
+    lines = [f"{videos}, {len(scores) - len(without)} scored"]
+    if without:
+        lines[0] += f", {len(without)} without a score (given the prior {prior:g}):"
+        for reason, count in Counter(without.values()).most_common():
+            names = [name for name, status in without.items() if status == reason]
+            more = ", ..." if count > len(names[:3]) else ""
+            lines.append(printable(f"  {count} x {reason}: {', '.join(names[:3])}{more}"))
+    return "\n".join(lines)
+
+
+def _require_unique(path: str | Path, names: pd.Series) -> None:
+    twice = names[names.duplicated()]
+    if len(twice):
+        raise SubmissionError(f"{path}: {twice.iloc[0]!r} occurs twice")
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    # Names of files are bytes: they need not be UTF-8, and may hold a carriage return, which
+    # readers take for the end of a line unless it is quoted.
+    odd = table["filename"].str.contains("\r", regex=False).any()
+    quoting = csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
+    table.to_csv(path, index=False, quoting=quoting, errors="surrogateescape")

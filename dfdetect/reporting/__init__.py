@@ -1,0 +1,1 @@
+"""Results as pages and figures for people to look at."""

@@ -1,0 +1,78 @@
+"""Pictures of scores: the frame that says most, and each person's score over time."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.reporting.html import cut_faces
+from dfdetect.results import VideoScore
+from dfdetect.video.isolated import read_frames_apart
+
+REAL_COLOUR, FAKE_COLOUR = "tab:green", "tab:red"
+THRESHOLD = 0.5
+
+
+def draw_frame(
+    axes: Axes, path: str | Path, score: VideoScore, frames: int = DEFAULT_FRAMES
+) -> None:
+    """Draw the frame in which the most suspicious person looks most FAKE, with everyone's box.
+
+    Args:
+        axes: Where to draw.
+        path: The video.
+        score: What the detector said of it; with at least one face.
+        frames: Number of frames that the detector sampled.
+
+    Raises:
+        ValueError: The score has no faces.
+    """
+    if not score.faces:
+        raise ValueError(f"{score.filename}: nothing to draw, {score.status}")
+    worst = max(score.faces, key=lambda face: face.probability)
+    time = worst.times[int(np.argmax(worst.frame_probabilities))]
+    frame = min(read_frames_apart(path, frames), key=lambda frame: abs(frame.time - time))
+    axes.imshow(frame.image)
+    axes.set(title=f"{score.filename}  P(FAKE) {score.probability:.2f}", xticks=[], yticks=[])
+    for face in score.faces:
+        if time in face.times:
+            moment = face.times.index(time)
+            x1, y1, x2, y2 = face.boxes[moment]
+            probability = face.frame_probabilities[moment]
+            colour = FAKE_COLOUR if probability > THRESHOLD else REAL_COLOUR
+            outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=2)
+            axes.add_patch(outline)
+            axes.text(x1, y1, f"{probability:.2f}", color="white", backgroundcolor=colour)
+
+
+def draw_curve(axes: Axes, score: VideoScore) -> None:
+    """Draw P(FAKE) over time, a line for each person."""
+    for number, face in enumerate(score.faces, start=1):
+        axes.plot(
+            face.times,
+            face.frame_probabilities,
+            marker=".",
+            label=f"person {number}: {face.probability:.2f}",
+        )
+    axes.axhline(THRESHOLD, color="grey", linestyle=":")
+    axes.set(xlabel="seconds", ylabel="P(FAKE)", ylim=(0, 1))
+    axes.legend()
+
+
+def draw_faces(axes: Axes, path: str | Path, score: VideoScore) -> None:
+    """Draw the face of the most suspicious person at some moments, side by side.
+
+    Raises:
+        VideoError: The video cannot be read.
+    """
+    worst = max(range(len(score.faces)), key=lambda person: score.faces[person].probability)
+    strip = cut_faces(path, score)[worst]
+    axes.imshow(np.concatenate([image for _, image in strip], axis=1))
+    side = strip[0][1].shape[1]
+    axes.set(
+        xticks=[side * (number + 0.5) for number in range(len(strip))],
+        xticklabels=[f"{time:.1f} s" for time, _ in strip],
+        yticks=[],
+    )

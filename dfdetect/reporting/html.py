@@ -1,0 +1,232 @@
+"""Scores -> one HTML page that needs nothing else: no network, no other file."""
+
+import base64
+from collections.abc import Mapping
+from contextlib import closing
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from dfdetect.faces.tracking import cut_crop, interpolate_box
+from dfdetect.files import atomic_path
+from dfdetect.kaggle.submission import summary
+from dfdetect.results import Box, FaceScore, VideoScore
+from dfdetect.runtime.budget import Budget, OutOfTimeError
+from dfdetect.runtime.executor import map_in_order
+from dfdetect.video.isolated import read_frames_apart
+from dfdetect.video.reader import VideoError
+
+# Seconds and pictures of one person's face.
+Strip = list[tuple[float, np.ndarray]]
+
+STRIP = 8
+FACE_PIXELS = 112
+# Side of the pictures of faces / height of the box.
+FACE_MARGIN = 1.3
+JPEG_QUALITY = 80
+BINS = 20
+# Of curves and histogram, in the units of the drawing.
+WIDTH, HEIGHT = 480, 120
+
+
+def write_report(
+    path: str | Path,
+    scores: Mapping[str, VideoScore],
+    videos: Mapping[str, Path],
+    prior: float,
+    detector: str,
+    budget: Budget | None = None,
+    progress: bool = True,
+) -> None:
+    """Write the page: a summary, a table to sort, and for each video its people.
+
+    Every video with people is read once more, for pictures of their faces. One that cannot be read
+    any more, or for which no time is left, is shown without them.
+
+    Args:
+        path: The file to write.
+        scores: By name, as `predict` returns them.
+        videos: The files, by name.
+        prior: What videos without a score were given.
+        detector: What to call the detector that scored them.
+        budget: The time for it.
+        progress: Show a progress bar.
+
+    Example:
+        >>> write_report("report.html", scores, find_videos(["clips"]), 0.5, "dfdetect")
+    """
+    ranked = sorted(scores.items(), key=lambda pair: -(pair[1].probability or 0))
+    seen = [(name, score) for name, score in ranked if score.faces]
+    shown = [(score, videos[name]) for name, score in seen if name in videos]
+
+    def cut(pair: tuple[VideoScore, Path]) -> list[Strip]:
+        score, video = pair
+        try:
+            if budget is not None:
+                budget.check()
+            return cut_faces(video, score)
+        except (OutOfTimeError, VideoError):
+            return [[] for _ in score.faces]
+
+    strips = map_in_order(cut, shown)
+    bar = tqdm(total=len(shown), desc="report", unit="video", disable=not progress)
+    sections = []
+    with closing(strips), bar:
+        for number, (name, score) in enumerate(seen):
+            faces = next(strips) if name in videos else [[] for _ in score.faces]
+            sections.append(_section(number, name, score, faces))
+            bar.update(name in videos)
+    anchors = {name: number for number, (name, _) in enumerate(seen)}
+    page = Template(files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8"))
+    text = page.substitute(
+        title=escape(f"{len(scores)} videos"),
+        summary=escape(summary(scores, prior)).replace("\n", "<br>"),
+        detector=escape(detector),
+        histogram=_histogram([score.probability for _, score in seen]),
+        rows="\n".join(_row(name, score, anchors.get(name)) for name, score in ranked),
+        videos="\n".join(sections),
+    )
+    with atomic_path(path) as temporary:
+        # Names of files need not be UTF-8.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def cut_faces(video: str | Path, score: VideoScore, count: int = STRIP) -> list[Strip]:
+    """Pictures of each person's face at some moments, evenly spread over a video.
+
+    Args:
+        video: The file.
+        score: What the detector said of it.
+        count: Number of moments; those that do not show the person are left out.
+
+    Returns:
+        For each person, seconds since the first frame and an RGB uint8 picture of shape (112, 112,
+        3).
+
+    Raises:
+        VideoError: The video cannot be read.
+    """
+    strips: list[Strip] = [[] for _ in score.faces]
+    for frame in read_frames_apart(video, count, threads=1):
+        for strip, face in zip(strips, score.faces, strict=True):
+            box = interpolate_box(face.times, face.boxes, frame.time)
+            if box is not None:
+                crop = cut_crop(frame.image, _square(box), FACE_PIXELS)
+                strip.append((frame.time, crop.permute(1, 2, 0).numpy()))
+    return strips
+
+
+def _square(box: Box) -> tuple[float, float, float]:
+    left, top, right, bottom = box
+    side = FACE_MARGIN * (bottom - top)
+    return (left + right - side) / 2, (top + bottom - side) / 2, side
+
+
+def _row(name: str, score: VideoScore, anchor: int | None) -> str:
+    label = escape(name) if anchor is None else f'<a href="#video{anchor}">{escape(name)}</a>'
+    if score.probability is None:
+        probability = '<td class="number" data-value="-1"></td>'
+    else:
+        bar = f'<span class="bar" style="{_bar_style(score.probability)}"></span>'
+        text = f"{bar}{score.probability:.3f}"
+        probability = f'<td class="number" data-value="{score.probability}">{text}</td>'
+    return (
+        f'<tr><td class="name">{label}</td>{probability}'
+        f'<td class="number">{len(score.faces)}</td><td class="number">{score.frames}</td>'
+        f'<td class="number">{score.seconds.get("total", 0):.2f}</td>'
+        f"<td>{escape(score.status)}</td></tr>"
+    )
+
+
+def _bar_style(probability: float) -> str:
+    return f"width: {4 * probability:.2f}em; background: {_colour(probability)}"
+
+
+def _colour(probability: float) -> str:
+    return "var(--fake)" if probability > 0.5 else "var(--real)"
+
+
+def _section(number: int, name: str, score: VideoScore, strips: list[Strip]) -> str:
+    people = []
+    if not any(strips):
+        people.append("<p>No pictures: no time was left, or the video could not be read again.</p>")
+    for person, (face, strip) in enumerate(zip(score.faces, strips, strict=True), start=1):
+        pictures = "".join(_picture(time, image) for time, image in strip)
+        people.append(
+            f"<p>Person {person}: P(FAKE) {face.probability:.3f}, seen from "
+            f"{face.times[0]:.1f} to {face.times[-1]:.1f} s</p>"
+            f'<div class="faces">{pictures}</div>{_curve(face)}'
+        )
+    return (
+        f'<section id="video{number}"><h2>{escape(name)}: {score.probability:.3f}</h2>'
+        f"{''.join(people)}</section>"
+    )
+
+
+def _picture(time: float, image: np.ndarray) -> str:
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    text = base64.b64encode(data.tobytes()).decode()
+    return (
+        f'<figure><img alt="face at {time:.1f} s" src="data:image/jpeg;base64,{text}">'
+        f"{time:.1f} s</figure>"
+    )
+
+
+def _curve(face: FaceScore) -> str:
+    """P(FAKE) over time."""
+    first, last = face.times[0], face.times[-1]
+    length = max(last - first, 1e-9)
+    points = [
+        (WIDTH * (time - first) / length, HEIGHT * (1 - probability))
+        for time, probability in zip(face.times, face.frame_probabilities, strict=True)
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
+    scale = "".join(_label(-4, HEIGHT * (1 - p), f"{p:g}", "end") for p in (0, 0.5, 1))
+    return _drawing(
+        f'{scale}<line x1="0" y1="{HEIGHT / 2}" x2="{WIDTH}" y2="{HEIGHT / 2}" '
+        'stroke="currentColor" stroke-dasharray="4" opacity=".4"/>'
+        f'<g fill="{_colour(face.probability)}" stroke="{_colour(face.probability)}">'
+        f'<polyline points="{line}" fill="none" stroke-width="2"/>{dots}</g>',
+        f"P(FAKE) from {first:.1f} to {last:.1f} s; the dashed line is one half",
+    )
+
+
+def _histogram(probabilities: list[float]) -> str:
+    """How many videos have which probability."""
+    if not probabilities:
+        return ""
+    counts, edges = np.histogram(probabilities, BINS, (0, 1))
+    step, highest = WIDTH / BINS, counts.max()
+    bars = "".join(
+        f'<rect x="{edge * WIDTH + 1:.1f}" y="{HEIGHT * (1 - count / highest):.1f}" '
+        f'width="{step - 2:.1f}" height="{HEIGHT * count / highest:.1f}" '
+        f'fill="{_colour(edge + 0.5 / BINS)}"/>'
+        for count, edge in zip(counts, edges[:-1], strict=True)
+    )
+    scale = "".join(_label(WIDTH * p, HEIGHT + 14, f"{p:g}", "middle") for p in (0, 0.5, 1))
+    return _drawing(bars + scale, f"P(FAKE) from 0 to 1; the highest bar is {_videos(highest)}")
+
+
+def _videos(count: int) -> str:
+    return f"{count} video" if count == 1 else f"{count} videos"
+
+
+def _label(x: float, y: float, text: str, anchor: str) -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="11" fill="currentColor" text-anchor="{anchor}" '
+        f'dominant-baseline="middle">{text}</text>'
+    )
+
+
+def _drawing(content: str, title: str) -> str:
+    return (
+        f'<svg class="chart" viewBox="-26 -8 {WIDTH + 34} {HEIGHT + 30}" role="img" '
+        f'aria-label="{title}"><path d="M0,0V{HEIGHT}H{WIDTH}" fill="none" stroke="currentColor" '
+        f'opacity=".4"/>{content}</svg><p class="note">{title}</p>'
+    )

@@ -1,0 +1,105 @@
+"""The scores of a run as they come, on disk, so that a run that was stopped can go on."""
+
+import json
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from threading import Lock
+
+from dfdetect.results import FAILED, OUT_OF_TIME, FaceScore, VideoScore
+
+
+class Journal:
+    """A file to which each score is added as a line of JSON.
+
+    A line belongs to a file's name and size, and to a run's settings; others are passed over. So is
+    half a line, which a killed process may leave. Videos that there was no time for, or on which
+    the detector failed, are not kept: a later run tries them again.
+
+    Args:
+        path: The file.
+        settings: What the scores depend on, such as the weights.
+
+    Example:
+        >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
+        >>> journal.add("a.mp4", Path("clips/a.mp4"), score)
+        >>> journal.read({"a.mp4": Path("clips/a.mp4")})
+        {'a.mp4': VideoScore(filename='a.mp4', ...)}
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, str | int]):
+        self.path = path
+        self.settings = dict(settings)
+        self._lock = Lock()
+
+    def read(self, videos: Mapping[str, Path]) -> dict[str, VideoScore]:
+        """The scores that are there of these videos, by name."""
+        scores = {}
+        for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
+            entry = _parse(line)
+            if not entry or self._is_stale(entry) or entry["name"] not in videos:
+                continue
+            if entry["size"] == _size(videos[entry["name"]]):
+                scores[entry["name"]] = entry["score"]
+        return scores
+
+    def add(self, name: str, video: Path, score: VideoScore) -> None:
+        """Add a score; by any thread."""
+        if score.status == OUT_OF_TIME or score.status.startswith(FAILED):
+            return
+        entry = {"name": name, "size": _size(video), "settings": self.settings}
+        line = json.dumps({**entry, "score": asdict(score)})
+        try:
+            with self._lock, self.path.open("a", encoding="utf-8") as file:
+                # Begun anew, as half a line may be left of a process that was killed.
+                file.write(f"\n{line}\n")
+        except OSError as error:  # the scores are in the submission, too
+            warnings.warn(
+                f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
+                "next one begins anew",
+                stacklevel=2,
+            )
+
+    def of_others(self) -> list[bytes]:
+        """The lines of runs with other settings."""
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        return [line for line in lines if (entry := _parse(line)) and self._is_stale(entry)]
+
+    def close(self) -> None:
+        """The run has come to its end: delete its lines, and the file with the last of them."""
+        others = self.of_others()
+        with suppress(OSError):  # all is written that is asked for
+            if others:
+                self.path.write_bytes(b"\n".join([*others, b""]))
+            else:
+                self.path.unlink(missing_ok=True)
+
+    def _is_stale(self, entry: dict) -> bool:
+        return entry["settings"] != self.settings
+
+
+def _size(video: Path) -> int | None:
+    try:
+        return video.stat().st_size
+    except OSError:
+        return None
+
+
+def _parse(line: bytes) -> dict | None:
+    """What a line says; None if it is damaged."""
+    try:
+        entry = json.loads(line)
+        parts = {part: entry[part] for part in ("name", "size", "settings")}
+        return {**parts, "score": _to_score(entry["score"])}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _to_score(fields: dict) -> VideoScore:
+    faces = [
+        FaceScore(**{**face, "boxes": [tuple(box) for box in face["boxes"]]})
+        for face in fields["faces"]
+    ]
+    return VideoScore(**{**fields, "faces": faces})

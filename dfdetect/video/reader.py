@@ -1,0 +1,345 @@
+"""A video file -> evenly spaced RGB frames with their times, decoded forwards.
+
+The packets are listed first, which costs milliseconds and needs no decoder: their time stamps say
+what the file really holds, whatever its header claims. A packet that is shown before one that
+precedes it in the file is a B frame. Where enough other frames are left, those are taken, and the
+decoder skips the frames that no other frame refers to: half of the challenge's clips. Skipping all
+B frames would be faster still, but x264 lets P frames refer to B frames, and what is decoded
+without them is full of blocks. Seeking is no way either: those clips have two key frames in 300.
+Of long clips, which have many, only the key frames that are wanted are decoded.
+
+What a file refers to is not opened: a playlist by the name of a video could name any file or
+address.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.results import (
+    EMPTY,
+    NO_ACCESS,
+    NO_DECODER,
+    NO_FILE,
+    NO_FRAME,
+    NO_STREAM,
+    NO_VIDEO,
+    TOO_LARGE,
+)
+
+if TYPE_CHECKING:
+    import cv2
+
+try:
+    import av
+except ImportError:  # OpenCV can read most files too, with all frames decoded
+    av = None
+
+# Frames are skipped if at least this many I and P frames are left for each one that is asked for.
+SPARE_FRAMES = 2
+# Of clips with more frames, two minutes at 25 a second, only key frames are decoded if at least
+# SPARE_FRAMES of them are there for each frame that is asked for.
+LONG_CLIP = 3000
+RGB = 3
+# PyAV's None, in FFmpeg's own terms.
+NO_STAMP = np.iinfo(np.int64).min
+# 8K has half as many.
+MAX_PIXELS = 2**26
+# What FFmpeg may take a file for: no playlists and no pictures.
+FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
+OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+
+
+class VideoError(ValueError):
+    """A file gives no frames.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in a few words.
+    """
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = Path(path)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a video.
+
+    Attributes:
+        time: Seconds since the first frame.
+        image: RGB uint8 of shape (height, width, 3), upright.
+        number: Of the frame in the video, from 0.
+    """
+
+    time: float
+    image: np.ndarray
+    number: int = 0
+
+
+def read_frames(
+    path: str | Path, count: int | Sequence[int] = DEFAULT_FRAMES, threads: int = 0
+) -> Iterator[Frame]:
+    """Yield evenly spaced frames of a video, or certain ones, in the order of time.
+
+    Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
+    are left out. Of clips with more than 3,000 frames, key frames are taken where there are enough:
+    they are near the even spacing, and no other frame is decoded.
+
+    Args:
+        path: Any video file that FFmpeg reads.
+        count: Number of frames, at least 1; or which frames: their numbers from 0, increasing, of
+            which those that the video lacks are left out.
+        threads: Of the decoder; 0 for as many as there are cores.
+
+    Raises:
+        VideoError: The file is missing, empty, no video, or not one frame can be decoded.
+
+    Example:
+        >>> [round(frame.time, 1) for frame in read_frames("ten_seconds.mp4", count=4)]
+        [1.2, 3.7, 6.2, 8.7]
+    """
+    if isinstance(count, int) and count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
+    path = Path(path)
+    try:
+        if not path.exists():
+            raise VideoError(path, NO_FILE)
+        if not path.is_file():
+            raise VideoError(path, f"{NO_ACCESS} (no regular file)")
+        if path.stat().st_size == 0:
+            raise VideoError(path, EMPTY)
+    except OSError as error:
+        raise VideoError(path, f"{NO_ACCESS} ({error.strerror})") from error
+    empty = True
+    found = _read_with_opencv(path, count) if av is None else _read_with_av(path, count, threads)
+    for frame in found:
+        empty = False
+        yield frame
+    if empty:
+        raise VideoError(path, NO_FRAME)
+
+
+def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
+    """Positions of `count` different times, or of all where there are fewer, spread evenly.
+
+    They are spread over the time or, where time stamps have gaps so that two of them would be the
+    same, over the number.
+
+    Args:
+        times: Sorted, shape (n,), in any unit.
+        count: Number of positions, at least 1.
+
+    Returns:
+        Increasing int64 positions of shape (min(count, n),), at the middles of equal stretches.
+
+    Example:
+        >>> pick_evenly(np.arange(300), 3)
+        array([ 50, 149, 249])
+    """
+    count = min(count, len(times))
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    times = np.asarray(times, dtype=np.float64)  # stamps at both ends of int64 have no difference
+    first, last = times[0], times[-1]
+    targets = first + (np.arange(count) + 0.5) / count * (last - first)
+    after = np.clip(np.searchsorted(times, targets), 1, max(len(times) - 1, 1))
+    before_is_nearer = targets - times[after - 1] <= times[after % len(times)] - targets
+    nearest = after - before_is_nearer
+    if len(np.unique(nearest)) == count:
+        return nearest
+    return (2 * np.arange(count) + 1) * len(times) // (2 * count)
+
+
+def _pick(times: np.ndarray, count: int | Sequence[int]) -> np.ndarray:
+    """Positions of evenly spaced times, or those that are asked for, as far as they are there."""
+    if isinstance(count, int):
+        return pick_evenly(times, count)
+    positions = np.array(count, dtype=np.int64)
+    return positions[positions < len(times)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which frames to take, by time stamp, or by number where stamps are missing or double.
+
+    `order` has the stamps of all frames as they are shown; `passes` what the decoder skips, first
+    and then, if a wanted frame was missed.
+    """
+
+    stamps: deque[int]
+    order: np.ndarray
+    timed: bool
+    first: int
+    unit: Fraction
+    passes: tuple[str, ...]
+
+
+def _read_with_av(path: Path, count: int | Sequence[int], threads: int) -> Iterator[Frame]:
+    plan = _plan(path, count)
+    pending = plan.stamps
+    attempts = [(skip, threads) for skip in plan.passes]
+    if threads != 1:  # at the end of a file that is cut off, PyAV drops what other threads decoded
+        attempts.append(("DEFAULT", 1))
+    for skip, threads in attempts:
+        if not pending:
+            return
+        wanted = frozenset(pending) if skip == "NONKEY" else None
+        for ordinal, frame in enumerate(_decode(path, skip, threads, wanted)):
+            stamp = frame.pts if plan.timed else ordinal
+            if stamp is None or stamp < pending[0]:
+                continue
+            if stamp > pending[0] and skip == "NONREF":
+                break
+            # A frame that is damaged is replaced by the next one.
+            while pending and pending[0] <= stamp:
+                pending.popleft()
+            number = int(np.searchsorted(plan.order, stamp))
+            yield Frame(float((stamp - plan.first) * plan.unit), _to_rgb(frame), number)
+            if not pending:
+                return
+        if skip == "NONKEY" and len(pending) < count:
+            return  # damaged, but what is left of hours need not be decoded
+
+
+def _plan(path: Path, count: int | Sequence[int]) -> _Plan:
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        packets = np.fromiter(
+            (
+                (NO_STAMP if packet.pts is None else packet.pts, packet.is_keyframe)
+                for packet in _packets(container, stream)
+                if not packet.is_discard
+            ),
+            dtype=[("stamp", np.int64), ("key", bool)],
+        )
+        unit = stream.time_base or 1 / rate
+    stamps = packets["stamp"]
+    order = np.unique(stamps)
+    if len(order) < len(stamps) or NO_STAMP in order:
+        order = np.arange(len(stamps))
+        chosen = order[_pick(order, count)]
+        return _Plan(deque(chosen.tolist()), order, False, 0, 1 / rate, ("DEFAULT",))
+    first = int(order[0]) if len(order) else 0
+    if not isinstance(count, int):
+        chosen = order[_pick(order, count)]
+        return _Plan(deque(chosen.tolist()), order, True, first, unit, ("DEFAULT",))
+    # What is shown after everything before it in the file is an I or P frame.
+    anchors = np.unique(np.maximum.accumulate(stamps))
+    keys = np.unique(stamps[packets["key"]])
+    enough = SPARE_FRAMES * count
+    if len(order) > LONG_CLIP and len(keys) >= enough:
+        candidates, passes = keys, ("NONKEY", "DEFAULT")
+    elif len(order) > len(anchors) >= enough:
+        # An encoder may not refer to some P frames either; once one is missed, all are decoded.
+        candidates, passes = anchors, ("NONREF", "DEFAULT")
+    else:
+        candidates, passes = order, ("DEFAULT",)
+    chosen = candidates[_pick(candidates, count)]
+    return _Plan(deque(chosen.tolist()), order, True, first, unit, passes)
+
+
+def _open(path: Path) -> "av.container.InputContainer":
+    name = str(path.absolute())  # a name such as http:x.mp4 is no address
+    try:
+        try:
+            return av.open(name, options=OPEN_OPTIONS)
+        except UnicodeDecodeError:  # titles that are not UTF-8; PyAV 19 takes them by itself
+            return av.open(name, options=OPEN_OPTIONS, metadata_errors="replace")
+    except (av.FFmpegError, OSError) as error:
+        large = error.errno == errno.ENOMEM
+        reason = TOO_LARGE if large else f"{NO_VIDEO} ({error.strerror})"
+        raise VideoError(path, reason) from error
+
+
+def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        raise VideoError(path, NO_STREAM)
+    if stream.codec_context is None:
+        raise VideoError(path, NO_DECODER)
+    return stream
+
+
+def _packets(
+    container: "av.container.InputContainer", stream: "av.VideoStream"
+) -> Iterator["av.Packet"]:
+    """Packets with data; a file that breaks off ends there."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except (av.FFmpegError, OSError):
+        return
+
+
+def _decode(
+    path: Path, skip_frame: str, threads: int, wanted: frozenset[int] | None = None
+) -> Iterator["av.VideoFrame"]:
+    """Decode forwards, going on after damaged packets; only those with `wanted` stamps, if any."""
+    with _open(path) as container:
+        stream = _video_stream(container, path)
+        stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = threads
+        stream.codec_context.skip_frame = skip_frame
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        for packet in _packets(container, stream):
+            if wanted is not None and packet.pts not in wanted:
+                continue
+            try:
+                yield from packet.decode()
+            except av.FFmpegError:
+                continue
+        try:
+            yield from stream.codec_context.decode(None)
+        except av.FFmpegError:
+            return
+
+
+def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
+    """Like `to_ndarray`, without copying what lies in a row."""
+    plane = frame.reformat(format="rgb24").planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def _read_with_opencv(path: Path, count: int | Sequence[int]) -> Iterator[Frame]:
+    """Grab every frame, convert those that are asked for; OpenCV turns them upright itself."""
+    import cv2  # processes that read videos with PyAV do without
+
+    total = sum(1 for _ in _grab(path))
+    wanted = set(_pick(np.arange(total), count).tolist())
+    first = 0.0
+    for position, capture in enumerate(_grab(path)):
+        time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if position == 0:
+            first = time
+        if position in wanted:
+            good, image = capture.retrieve()
+            if good:
+                yield Frame(time - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), position)
+
+
+def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise VideoError(path, NO_VIDEO)
+        while capture.grab():
+            yield capture
+    finally:
+        capture.release()

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from dfdetect.benchmark.bench import bench, face_agreement, report
+from dfdetect.cli import main
+from dfdetect.results import FaceScore, VideoScore
+
+KEYS = {
+    "videos",
+    "seconds_per_video",
+    "stages",
+    "read_seconds_per_video",
+    "reference_seconds_per_video",
+    "ratio_to_read",
+    "ratio_to_reference",
+    "face_agreement",
+    "probability_difference_mean",
+    "probability_difference_max",
+    "peak_memory_mb",
+    "projected_seconds_400",
+    "projected_seconds_4000",
+}
+
+
+def score(*faces):
+    return VideoScore("a.mp4", 0.5, "ok", list(faces))
+
+
+def face(times, left):
+    boxes = [(left + 3 * time, 0.0, left + 3 * time + 20, 20.0) for time in times]
+    return FaceScore(0.5, times, boxes, [0.5] * len(times))
+
+
+def test_all_that_is_promised_is_measured(sample_data, capsys):
+    clips = [str(path) for path in sorted(sample_data.glob("test_videos/*.mp4"))[:2]]
+    assert main(["bench", *clips, "--frames", "4", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) >= KEYS
+    assert result["videos"] == 2
+    assert set(result["stages"]) == {"decode", "find", "crop", "classify", "wait"}
+    assert min(result["stages"].values()) >= 0
+    ratio = result["seconds_per_video"] / result["reference_seconds_per_video"]
+    assert result["ratio_to_reference"] == pytest.approx(ratio)
+    assert result["projected_seconds_400"] == pytest.approx(400 * result["seconds_per_video"])
+    assert result["face_agreement"] > 0.9
+    assert result["probability_difference_mean"] <= result["probability_difference_max"] < 0.2
+    assert 0 <= result["peak_memory_mb"] < 3000
+    assert "times as long" in report(result)
+
+
+@pytest.mark.corpus
+def test_what_is_skipped_and_rounded_costs_nothing(corpus, monkeypatch):
+    """The challenge's clips, two people in one, one in the dark, against every frame looked at."""
+    monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)
+    result = bench(corpus / "videos" / "dfdc", progress=False)
+    assert result["face_agreement"] >= 0.99
+    assert result["probability_difference_mean"] <= 0.02
+    assert result["probability_difference_max"] <= 0.1
+    assert result["peak_memory_mb"] < 1500
+
+
+def test_videos_that_cannot_be_scored_are_no_benchmark(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(ValueError, match="no video here can be scored"):
+        bench(tmp_path, progress=False)
+
+
+def test_agreement_follows_the_faces_between_the_frames():
+    every = face([0.0, 1.0, 2.0, 3.0], 100)
+    assert face_agreement([score(face([0.0, 2.0], 100))], [score(every)]) == 1
+    assert face_agreement([score(face([0.0, 2.0], 160))], [score(every)]) == 0
+    both = score(every, face([0.0, 1.0, 2.0, 3.0], 300))
+    assert face_agreement([score(every)], [both]) == 0.5
+    assert face_agreement([score()], [both]) == 0
+    assert face_agreement([score(every)], [score()]) is None
+
+
+def test_a_face_that_leaves_is_not_covered_any_more():
+    brief, long = face([0.0, 1.0], 0), face([0.0, 1.0, 5.0, 6.0], 0)
+    assert face_agreement([score(brief)], [score(long)]) == 0.5

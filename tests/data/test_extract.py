@@ -1,0 +1,358 @@
+import errno
+import fcntl
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdetect.cli import main
+from dfdetect.data import extract as module
+from dfdetect.data import shards
+from dfdetect.data.extract import extract
+from dfdetect.data.faceset import FaceSet
+from dfdetect.video.reader import read_frames
+
+FRAMES = 6
+
+
+@pytest.fixture
+def videos(tmp_path, sample_data):
+    """A REAL clip, a FAKE one made from it, and a file that is no video."""
+    clips = sample_data / "train_sample_videos"
+    folder = tmp_path / "part"
+    folder.mkdir()
+    for name in ("ajqslcypsw.mp4", "bvgwelbeof.mp4"):
+        shutil.copy(clips / name, folder)
+    (folder / "broken.mp4").write_text("no video")
+    metadata = {
+        "ajqslcypsw.mp4": {"label": "REAL"},
+        "bvgwelbeof.mp4": {"label": "FAKE", "original": "ajqslcypsw.mp4"},
+        "broken.mp4": {"label": "REAL"},
+    }
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+def run(source, out, **options):
+    return extract([source], out, frames=FRAMES, size=64, progress=False, **options)
+
+
+def test_crops_keep_their_track_and_frame(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    done = run(videos, out).set_index("video")
+    assert done.loc["ajqslcypsw.mp4", ["status", "people", "crops"]].tolist() == ["ok", 1, FRAMES]
+    assert done.loc["broken.mp4", "status"].startswith("not a readable video")
+    faces = FaceSet.read(out)
+    faces.require_readable()
+    assert len(faces) == 2 * FRAMES
+    assert [len(track) for track in faces.tracks()] == [FRAMES, FRAMES]
+    assert set(faces.groups) == {"ajqslcypsw"}
+    real = faces.table[faces.table["label"] == "REAL"]
+    assert real["frame"].is_monotonic_increasing
+    assert real["time"].is_monotonic_increasing
+    assert (real["source"] == "part").all()
+    assert faces.image(0).shape == (64, 64, 3)
+
+
+def test_crops_are_cut_where_the_detector_cuts(videos, tmp_path, detector, real_clip):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    faces = FaceSet.read(out)
+    (person,) = detector.score(real_clip).faces
+    heights = [y2 - y1 for _, y1, _, y2 in person.boxes]
+    sides = faces.table.loc[faces.table["label"] == "REAL", "native_px"]
+    assert sides.mean() == pytest.approx(0.8 * np.mean(heights), rel=0.1)
+
+
+def test_blended_fakes_stand_beside_their_originals(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out, blend=True)
+    faces = FaceSet.read(out)
+    blended = faces.table["manipulation"] == "self-blended"
+    assert blended.sum() == FRAMES
+    assert (faces.table.loc[blended, "label"] == "FAKE").all()
+    assert sorted(faces.table.loc[blended, "frame"]) == sorted(
+        faces.table.loc[faces.table["label"] == "REAL", "frame"]
+    )
+    fake, real = (
+        faces.image(rows[0])
+        for rows in (np.flatnonzero(blended), np.flatnonzero(faces.table["label"] == "REAL"))
+    )
+    assert 0.2 < np.abs(fake.astype(int) - real).mean() < 40
+
+
+def test_a_fake_is_cut_at_the_boxes_of_its_original(videos, tmp_path, monkeypatch):
+    looked_at = []
+    find = module.follow_faces
+    monkeypatch.setattr(module, "follow_faces", lambda *rest: looked_at.append(rest) or find(*rest))
+    out = tmp_path / "faces.csv"
+    (videos / "broken.mp4").unlink()
+    run(videos, out)
+    assert len(looked_at) == 1
+    faces = FaceSet.read(out).table.set_index("video")
+    places = ["track", "frame", "time", "native_px"]
+    real, fake = (faces.loc[name, places] for name in ("ajqslcypsw.mp4", "bvgwelbeof.mp4"))
+    assert real.to_numpy().tolist() == fake.to_numpy().tolist()
+
+
+def test_a_fake_of_another_size_has_boxes_of_its_own(videos, tmp_path, write_clip):
+    fake = videos / "bvgwelbeof.mp4"
+    frames = [cv2.resize(frame.image, None, fx=0.5, fy=0.5) for frame in read_frames(fake, FRAMES)]
+    shutil.copy(write_clip(frames), fake)
+    out = tmp_path / "faces.csv"
+    done = run(videos, out).set_index("video")
+    assert done.loc["bvgwelbeof.mp4", "status"] == "ok"
+    sides = FaceSet.read(out).table.groupby("video")["native_px"].mean()
+    assert sides["bvgwelbeof.mp4"] == pytest.approx(sides["ajqslcypsw.mp4"] / 2, rel=0.15)
+
+
+@pytest.mark.parametrize("content", [None, b"no video"])
+def test_a_fake_whose_original_is_of_no_use_has_boxes_of_its_own(videos, tmp_path, content):
+    original = videos / "ajqslcypsw.mp4"
+    original.unlink() if content is None else original.write_bytes(content)
+    done = run(videos, tmp_path / "faces.csv").set_index("video")
+    assert done.loc["bvgwelbeof.mp4", ["status", "crops"]].tolist() == ["ok", FRAMES]
+
+
+def files_of(index):
+    """The bytes of all files of a face set, by what follows its name."""
+    found = index.parent.glob(f"{index.stem}[.-]*")
+    return {path.name.removeprefix(index.stem): path.read_bytes() for path in found}
+
+
+def test_a_stopped_run_goes_on_without_redoing_work(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
+    whole = tmp_path / "whole.csv"
+    run(videos, whole, blend=True)
+    out = tmp_path / "stopped.csv"
+    add, added = module._Store.add, []
+
+    def stop_at_the_third(store, video, extracted):
+        added.append(video.name)
+        if len(added) == 3:
+            raise KeyboardInterrupt
+        add(store, video, extracted)
+
+    monkeypatch.setattr(module._Store, "add", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(videos, out, blend=True)
+    # As if killed while the next video was being written.
+    for suffix, text in (
+        (".csv", "broken-0-000001,FAKE,ajq"),
+        (".videos.csv", "brok"),
+        ("-00001.tar", "broken-0-000001.jpg"),
+        ("-00002.tar", "broken-0-000001.jpg"),
+    ):
+        with out.with_name(f"stopped{suffix}").open("a") as file:
+            file.write(text)
+    run(videos, out, blend=True)
+    assert added == ["ajqslcypsw.mp4", "bvgwelbeof.mp4", "broken.mp4", "broken.mp4"]
+    assert files_of(out) == files_of(whole)
+    for number in (0, 1):
+        with tarfile.open(tmp_path / f"whole-{number:05}.tar") as shard:
+            assert len(shard.getnames()) == (2 - number) * FRAMES
+
+
+def test_a_disk_that_is_full_is_told_and_gone_on_from(videos, tmp_path, monkeypatch, capsys):
+    whole, out = tmp_path / "whole.csv", tmp_path / "full.csv"
+    run(videos, whole)
+    add, added = shards.ShardWriter.add, []
+
+    def fill_the_disk(writer, name, data):
+        added.append(name)
+        if len(added) == FRAMES + 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return add(writer, name, data)
+
+    monkeypatch.setattr(shards.ShardWriter, "add", fill_the_disk)
+    command = ["extract", str(videos), "--out", str(out), "--frames", str(FRAMES), "--size", "64"]
+    assert main(command) == 2
+    assert "full.csv" in (error := capsys.readouterr().err)
+    assert "No space left on device; make room" in error
+    assert main(command) == 0
+    assert files_of(out) == files_of(whole)
+
+
+def test_a_run_that_is_killed_before_its_first_video(videos, tmp_path):
+    whole, out = tmp_path / "whole.csv", tmp_path / "early.csv"
+    run(videos, whole)
+    header = whole.with_suffix(".videos.csv").read_text().splitlines(keepends=True)[0]
+    out.with_suffix(".videos.csv").write_text(header)
+    run(videos, out)
+    assert files_of(out) == files_of(whole)
+
+
+def test_two_runs_do_not_write_one_face_set(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    before = files_of(out)
+    with out.with_suffix(".videos.csv").open() as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="another run is writing this face set"):
+            run(videos, out)
+    assert files_of(out) == before
+
+
+def test_zip_files_that_cannot_be_read(videos, tmp_path):
+    archive = tmp_path / "part.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(videos.iterdir()):
+            file.write(path, f"part/{path.name}")
+    data = bytearray(archive.read_bytes())
+    member = data.find(b"part/bvgwelbeof.mp4")
+    data[member + 2000 : member + 3000] = bytes(1000)
+    archive.write_bytes(data)
+    done = run(archive, tmp_path / "faces.csv").set_index("video")
+    assert done["status"].tolist() == [
+        *("ok", "not a readable file (damaged or encrypted in its zip file)"),
+        "not a readable video (Invalid data found when processing input)",
+    ]
+    encrypted = bytearray(data)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = encrypted.find(signature)
+        while place >= 0:
+            encrypted[place + flags] |= 1
+            place = encrypted.find(signature, place + 4)
+    archive.write_bytes(encrypted)
+    with pytest.raises(ValueError, match=r"part\.zip: no zip file, damaged or encrypted"):
+        run(archive, tmp_path / "other.csv")
+
+
+def test_archives_of_others_are_left_alone(videos, tmp_path):
+    other = tmp_path / "faces-00000.tar"
+    other.write_bytes(b"somebody's")
+    with pytest.raises(ValueError, match=r"faces-00000\.tar: exists"):
+        run(videos, tmp_path / "faces.csv")
+    assert other.read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize("suffix", [".csv", "-00000.tar"])
+def test_a_face_set_that_was_changed_is_not_gone_on_with(videos, tmp_path, suffix):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    changed = out.with_name(f"faces{suffix}")
+    changed.write_bytes(changed.read_bytes()[:700])
+    with pytest.raises(ValueError, match=r"faces\S+: is missing or shorter than it was"):
+        run(videos, out)
+
+
+def test_runs_that_are_killed_end_with_the_same_files(tmp_path, sample_data):
+    source = tmp_path / "train_sample_videos"
+    shutil.copytree(sample_data / "train_sample_videos", source)
+    for number in range(6):  # more to be killed at
+        shutil.copy(source / "ajqslcypsw.mp4", source / f"copy{number}.mp4")
+    metadata = {path.name: {"label": "REAL"} for path in source.glob("*.mp4")}
+    (source / "metadata.json").write_text(json.dumps(metadata))
+    whole, out = tmp_path / "whole.csv", tmp_path / "killed.csv"
+    extract([source], whole, frames=2, size=64, progress=False)
+    command = [sys.executable, "-m", "dfdetect", "extract", str(source), "--out", str(out)]
+    command += ["--frames", "2", "--size", "64"]
+    log, moments = out.with_suffix(".videos.csv"), random.Random(0)
+    for kill in range(5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (log.exists() and _lines(log) > kill):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.2))
+        process.kill()
+        process.wait()
+    assert _lines(log) < _lines(whole.with_suffix(".videos.csv"))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert files_of(out) == files_of(whole)
+
+
+def _lines(path):
+    return path.read_bytes().count(b"\n")
+
+
+def test_other_settings_are_refused(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    with pytest.raises(ValueError, match="made with other settings"):
+        run(videos, out, blend=True)
+
+
+def test_an_index_of_something_else_is_left_alone(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    out.write_text("id,label\n")
+    with pytest.raises(ValueError, match=r"faces\.csv: exists"):
+        run(videos, out)
+    assert out.read_text() == "id,label\n"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zip_files_give_what_folders_give(videos, tmp_path, method):
+    archive = tmp_path / "dfdc_train_part_00.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for path in videos.iterdir():
+            file.write(path, f"part/{path.name}")
+    run(archive, tmp_path / "zipped.csv")
+    run(videos, tmp_path / "plain.csv")
+    zipped, plain = files_of(tmp_path / "zipped.csv"), files_of(tmp_path / "plain.csv")
+    assert zipped.keys() == {".csv", ".videos.csv", "-00000.tar"}
+    assert zipped == plain
+
+
+def test_equal_names_in_two_sources_are_told_apart(videos, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(videos, other)
+    out = tmp_path / "faces.csv"
+    done = extract([videos, other], out, frames=2, size=64, progress=False)
+    assert "other/ajqslcypsw.mp4" in done["video"].tolist()
+    assert FaceSet.read(out).table["id"].is_unique
+
+
+def test_command_line(videos, tmp_path, capsys):
+    out = tmp_path / "faces.csv"
+    assert main(["extract", str(videos), "--out", str(out), "--frames", "2"]) == 0
+    captured = capsys.readouterr()
+    assert "4 crops of 3 videos" in captured.out
+    assert "broken.mp4: not a readable video" in captured.out
+    assert "video/s" in captured.err or "s/video" in captured.err
+    assert len(pd.read_csv(out)) == 4
+    assert main(["extract", str(videos), "--out", "faces.txt"]) == 2
+
+
+def test_another_video_of_the_same_name_is_not_taken_for_done(videos, tmp_path):
+    out = tmp_path / "faces.csv"
+    run(videos, out)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(videos / "ajqslcypsw.mp4", other)
+    (other / "metadata.json").write_text(json.dumps({"ajqslcypsw.mp4": {"label": "FAKE"}}))
+    with pytest.raises(ValueError, match=r"has another ajqslcypsw\.mp4, REAL of 'part'"):
+        run(other, out)
+
+
+@pytest.mark.parametrize(
+    "options", [{"frames": 0}, {"size": -5}, {"crop_scale": 0.0}, {"crop_shift": float("nan")}]
+)
+def test_settings_that_give_no_crops_are_refused(videos, tmp_path, options):
+    with pytest.raises(ValueError, match=r"must be|no face is in crops"):
+        extract([videos], tmp_path / "x.csv", progress=False, **options)
+
+
+def test_photographs_are_videos_of_one_frame(tmp_path, real_clip):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    frame = next(read_frames(real_clip, 1)).image
+    cv2.imwrite(str(folder / "ann.jpg"), frame[..., ::-1])
+    cv2.imwrite(str(folder / "wall.jpg"), np.full((200, 200, 3), 128, np.uint8))
+    index = tmp_path / "photos.csv"
+    index.write_text("id,label,source\nann,REAL,studio\nwall,REAL,studio\n")
+    out = tmp_path / "crops.csv"
+    done = run(index, out).set_index("video")
+    assert done["status"].to_dict() == {"ann": "ok", "wall": "no face found"}
+    faces = FaceSet.read(out)
+    assert faces.table["id"].tolist() == ["ann-0-000000"]
+    assert faces.sources.tolist() == ["studio"]
+    assert faces.image(0).shape == (64, 64, 3)

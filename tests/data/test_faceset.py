@@ -1,0 +1,302 @@
+import io
+import struct
+import tarfile
+import zlib
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdetect.data.faceset import FaceSet, FaceSetError, require_disjoint_actors
+from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
+
+
+def edit(index, function):
+    table = pd.read_csv(index, dtype=str)
+    function(table).to_csv(index, index=False)
+
+
+def test_sources_without_fakes_are_not_held_out(face_set):
+    def change(table):
+        table["source"] = ["photos" if label == "REAL" else "" for label in table["label"]]
+        table.loc[:23, "source"] = ""
+        return table
+
+    edit(face_set, change)
+    faces = FaceSet.read(face_set)
+    assert np.flatnonzero(faces.lonely).tolist() == list(range(24, 48, 2))
+    train, held_out = faces.split(0.25, seed=1)
+    assert (train.lonely.sum(), held_out.lonely.sum()) == (12, 0)
+    assert not set(train.select(~train.lonely).groups) & set(held_out.groups)
+
+
+def test_labels_groups_and_images(face_set):
+    faces = FaceSet.read(face_set)
+    assert len(faces) == 48
+    assert faces.labels[:4].tolist() == [0, 1, 0, 1]
+    assert faces.groups[:5].tolist() == ["actor0"] * 4 + ["actor1"]
+    image = faces.image(1)
+    assert (image.shape, image.dtype) == ((48, 48, 3), np.uint8)
+
+
+def test_images_are_rgb(tmp_path):
+    blue_in_bgr = np.zeros((8, 8, 3), np.uint8)
+    blue_in_bgr[..., 0] = 255
+    (tmp_path / "set").mkdir()
+    cv2.imwrite(str(tmp_path / "set" / "a.png"), blue_in_bgr)
+    (tmp_path / "set.csv").write_text("id,label\na,REAL\n")
+    assert FaceSet.read(tmp_path / "set.csv").image(0)[0, 0].tolist() == [0, 0, 255]
+
+
+def test_tar_and_folder_are_the_same(face_set):
+    from_folder = FaceSet.read(face_set)
+    with tarfile.open(face_set.with_suffix(".tar"), "w") as tar:
+        tar.add(face_set.with_suffix(""), arcname=".")
+    from_tar = FaceSet.read(face_set)
+    assert from_tar.locations[0].path.suffix == ".tar"
+    for row in (0, 17, 47):
+        assert np.array_equal(from_folder.image(row), from_tar.image(row))
+
+
+def test_numbers_as_ids_keep_their_zeros(face_set):
+    assert FaceSet.read(face_set).table["id"][7] == "007"
+
+
+def test_splits_keep_actors_apart(face_set):
+    faces = FaceSet.read(face_set)
+    train, held_out = faces.split(0.25, seed=1)
+    assert len(train) + len(held_out) == 48
+    assert len(set(held_out.groups)) == 3
+    assert not set(train.groups) & set(held_out.groups)
+    assert np.array_equal(held_out.image(0), faces.image(int(held_out.table["id"][0])))
+    again = faces.split(0.25, seed=1)[1]
+    assert again.table["id"].tolist() == held_out.table["id"].tolist()
+    other = faces.split(0.25, seed=2)[1]
+    assert other.table["id"].tolist() != held_out.table["id"].tolist()
+
+
+def test_without_actors_every_crop_is_its_own_group(face_set):
+    edit(face_set, lambda table: table.drop(columns="actor_group"))
+    assert len(set(FaceSet.read(face_set).groups)) == 48
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop(columns="label"), "no column 'label'"),
+        (lambda table: table.iloc[:0], "no rows"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "1 ids occur twice, first '000'"),
+        (lambda table: table.replace({"label": {"REAL": "real"}}), "line 2: label 'real'"),
+        (lambda table: table.replace({"id": {"005": "nobody"}}), "1 of 48 ids have no image"),
+        (lambda table: table.replace({"actor_group": {"actor1": ""}}), "line 6: actor_group is"),
+    ],
+)
+def test_unusable_indexes(face_set, change, message):
+    edit(face_set, change)
+    with pytest.raises(FaceSetError, match=message) as caught:
+        FaceSet.read(face_set)
+    assert str(face_set) in str(caught.value)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such face set"):
+        FaceSet.read(tmp_path / "none.csv")
+    (tmp_path / "bare.csv").write_text("id,label\na,REAL\n")
+    with pytest.raises(FileNotFoundError, match="its images are missing"):
+        FaceSet.read(tmp_path / "bare.csv")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_unreadable_images_are_named(face_set, content):
+    (face_set.with_suffix("") / "003.png").write_bytes(content)
+    with pytest.raises(FaceSetError, match="'003' cannot be decoded"):
+        FaceSet.read(face_set).image(3)
+
+
+def test_one_class_only(face_set):
+    faces = FaceSet.read(face_set)
+    reals = faces.select(faces.labels == 0)
+    with pytest.raises(FaceSetError, match=r"here: no FAKE crops among 24"):
+        reals.require_both_classes("here")
+    with pytest.raises(FaceSetError, match="both are needed"):
+        reals.split(0.25)
+
+
+def test_joining(face_set):
+    faces = FaceSet.read(face_set)
+    halves = faces.select(np.arange(24)), faces.select(np.arange(24, 48))
+    joined = FaceSet.join(halves)
+    assert joined.table["id"].tolist() == faces.table["id"].tolist()
+    assert np.array_equal(joined.image(30), faces.image(30))
+    with pytest.raises(FaceSetError, match="24 ids are in two face sets"):
+        FaceSet.join([faces, halves[0]])
+
+
+def test_actors_on_both_sides(face_set):
+    faces = FaceSet.read(face_set)
+    first, second = faces.select(np.arange(25)), faces.select(np.arange(25, 48))
+    with pytest.raises(FaceSetError, match=r"val\.csv: 1 of its actor groups .*'actor6'"):
+        require_disjoint_actors(first, second, "val.csv")
+    require_disjoint_actors(*faces.split(0.5), "val.csv")
+
+
+def test_the_same_crop_under_another_actor_is_on_both_sides(face_set):
+    faces = FaceSet.read(face_set)
+    renamed = faces.table.assign(actor_group="somebody else")
+    with pytest.raises(FaceSetError, match="48 of its ids are also"):
+        require_disjoint_actors(faces, FaceSet(renamed, faces.locations), "val.csv")
+
+
+def test_actors_known_on_one_side_only(face_set):
+    faces = FaceSet.read(face_set)
+    anonymous = FaceSet(faces.table.drop(columns="actor_group"), faces.locations)
+    with pytest.raises(FaceSetError, match="only one side has a column 'actor_group'"):
+        require_disjoint_actors(faces, anonymous, "val.csv")
+
+
+def test_numbers_as_actors_are_compared_as_text(face_set):
+    edit(face_set, lambda table: table.assign(actor_group=np.arange(48) // 4))
+    assert FaceSet.read(face_set).groups[5] == "1"
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("inf"), float("nan")])
+def test_impossible_shares(face_set, fraction):
+    with pytest.raises(FaceSetError, match="between 0 and 1"):
+        FaceSet.read(face_set).split(fraction)
+
+
+@pytest.mark.parametrize("mode", ["damaged", "compressed"])
+def test_unusable_archives(face_set, mode):
+    archive = face_set.with_suffix(".tar")
+    with tarfile.open(archive, "w:gz" if mode == "compressed" else "w") as tar:
+        tar.add(face_set.with_suffix(""), arcname=".")
+    if mode == "damaged":
+        archive.write_bytes(b"x" * 1000 + archive.read_bytes()[1000:])
+    with pytest.raises(FaceSetError, match=r"faces\.tar: no uncompressed tar file, or damaged"):
+        FaceSet.read(face_set)
+
+
+@pytest.mark.parametrize("content", [b"", b'id,label\na,REAL,3,4\n"', b"\x00\xff\xfe" * 50])
+def test_what_is_no_table_is_named(tmp_path, content):
+    path = tmp_path / "faces.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"faces\.csv: "):
+        FaceSet.read(path)
+
+
+@pytest.mark.corpus
+def test_challenge_faces(corpus):
+    faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
+    assert len(faces) == 2000
+    assert faces.labels.sum() == 1000
+    assert faces.image(1234).shape == (224, 224, 3)
+
+
+def test_fakes_in_which_nothing_was_altered_can_be_left_out(face_set):
+    table = pd.read_csv(face_set, dtype=str)
+    table["pair_diff"], table["pair_border"] = 10.0, 1.0
+    table.loc[[1, 3], "pair_diff"] = 2.0
+    table.loc[3, "pair_border"] = 9.0  # not aligned: its difference says nothing
+    table.loc[table["label"] == "REAL", ["pair_diff", "pair_border"]] = np.nan
+    table.to_csv(face_set, index=False)
+    faces = FaceSet.read(face_set)
+    kept = faces.without_label_noise(4.0)
+    assert set(faces.table["id"]) - set(kept.table["id"]) == {"001"}
+    assert len(faces.without_label_noise(0.0)) == 48
+
+
+def with_archive(face_set, *members):
+    """Turn a face set's folder into an archive, and add members of other kinds."""
+    folder, archive = face_set.with_suffix(""), face_set.with_suffix(".tar")
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name)
+        for member in members:
+            tar.addfile(member, io.BytesIO(bytes(member.size)))
+    return archive
+
+
+def member_of(name, kind=tarfile.REGTYPE, **attributes):
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    for attribute, value in attributes.items():
+        setattr(member, attribute, value)
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "fault"),
+    [
+        (member_of("../x.jpg"), "leads out of the folder"),
+        (member_of("a/../../x.jpg"), "leads out of the folder"),
+        (member_of("/etc/x.jpg"), "leads out of the folder"),
+        (member_of("x.jpg", tarfile.SYMTYPE, linkname="/etc/passwd"), "neither a plain file"),
+        (member_of("x.jpg", tarfile.LNKTYPE, linkname="000.png"), "neither a plain file"),
+        (member_of("x.jpg", tarfile.FIFOTYPE), "neither a plain file"),
+        (member_of("x.jpg", tarfile.CHRTYPE), "neither a plain file"),
+        (member_of("x.jpg", size=65 * 2**20), "68157440 bytes; 67108864 are the most"),
+    ],
+)
+def test_members_that_no_face_set_needs_are_refused(face_set, member, fault):
+    archive = with_archive(face_set, member)
+    with pytest.raises(FaceSetError, match=fault) as caught:
+        FaceSet.read(face_set)
+    assert str(archive) in str(caught.value)
+    with_archive(face_set)
+    assert len(FaceSet.read(face_set)) == 48
+
+
+def test_a_picture_that_would_take_gigabytes_is_not_decoded(face_set):
+    """A PNG of 10 kB can hold 40,000 x 40,000 pixels."""
+    path = face_set.with_suffix("") / "000.png"
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", 40_000, 40_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(FaceSetError, match="has a side of more than 8192 pixels"):
+        FaceSet.read(face_set).image(0)
+
+
+@pytest.fixture
+def sharded(tmp_path, face_set):
+    """The same face set, in two shards."""
+    faces = FaceSet.read(face_set)
+    index = tmp_path / "sharded.csv"
+    places = []
+    with ShardWriter(index, (0, 0)) as shards:
+        for row, name in enumerate(faces.table["id"]):
+            if row == 30:
+                shards.close()
+                shards = ShardWriter(index, (1, 0))
+            places.append(shards.add(f"{name}.png", faces.locations[row].read()))
+        shards.close()
+    places = pd.DataFrame(places, columns=SHARD_COLUMNS)
+    pd.concat([faces.table, places], axis=1).to_csv(index, index=False)
+    return index
+
+
+def test_shards_hold_what_a_folder_holds(face_set, sharded):
+    faces, expected = FaceSet.read(sharded), FaceSet.read(face_set)
+    for row in range(len(expected)):
+        assert np.array_equal(faces.image(row), expected.image(row))
+    assert faces.shards.tolist() == [0] * 30 + [1] * (len(expected) - 30)
+    faces.require_readable()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("offset", -1), ("offset", 10**9), ("size", 0), ("size", 1e300), ("shard", 0.5), ("size", "")],
+)
+def test_places_outside_of_shards_are_refused(sharded, column, value):
+    table = pd.read_csv(sharded).astype({column: object})
+    table.loc[5, column] = value
+    table.to_csv(sharded, index=False)
+    with pytest.raises(FaceSetError, match=r"sharded\.csv: line 7: no image is at the place"):
+        FaceSet.read(sharded)
+
+
+def test_a_shard_that_is_missing_is_named(sharded):
+    shard_path(sharded, 1).unlink()
+    with pytest.raises(FaceSetError, match=r"sharded-00001\.tar: no such shard of sharded\.csv"):
+        FaceSet.read(sharded)

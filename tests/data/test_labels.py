@@ -1,0 +1,104 @@
+import json
+import zipfile
+
+import pytest
+
+from dfdetect.data.labels import read_labels
+
+
+def touch(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+
+
+def labels_of(folder):
+    return {video.name: video.label for video in read_labels(folder)}
+
+
+def test_metadata(sample_data):
+    labels = labels_of(sample_data / "train_sample_videos")
+    assert labels["ajqslcypsw.mp4"] == "REAL"
+    assert labels["bvgwelbeof.mp4"] == "FAKE"
+
+
+def test_folders(tmp_path):
+    for name in ("source/real/a.mp4", "source/FAKE/method/b.mp4", "Real/c.mp4"):
+        touch(tmp_path / name)
+    assert labels_of(tmp_path) == {"a.mp4": "REAL", "b.mp4": "FAKE", "c.mp4": "REAL"}
+
+
+def test_metadata_beside_a_video_goes_before_its_folder(tmp_path):
+    touch(tmp_path / "real" / "a.mp4")
+    (tmp_path / "real" / "metadata.json").write_text(json.dumps({"a.mp4": {"label": "FAKE"}}))
+    assert labels_of(tmp_path)["a.mp4"] == "FAKE"
+
+
+def test_unlabelled_videos_are_named(tmp_path):
+    touch(tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match=r"a\.mp4: no label"):
+        read_labels(tmp_path)
+
+
+def test_the_given_folder_may_be_the_label(tmp_path):
+    touch(tmp_path / "fake" / "a.mp4")
+    assert labels_of(tmp_path / "fake")["a.mp4"] == "FAKE"
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a.mp4": "FAKE"}', "{", ""])
+def test_metadata_of_another_form_is_named(tmp_path, text):
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "metadata.json").write_text(text)
+    with pytest.raises(ValueError, match=r"metadata\.json: not of the form"):
+        read_labels(tmp_path)
+
+
+def test_a_fake_is_grouped_with_its_original(tmp_path):
+    for name in ("a.mp4", "b.mp4"):
+        touch(tmp_path / "part_7" / name)
+    entries = {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE", "original": "a.mp4"}}
+    (tmp_path / "part_7" / "metadata.json").write_text(json.dumps(entries))
+    real, fake = read_labels(tmp_path)
+    assert (real.group, fake.group) == ("a", "a")
+    assert real.source == fake.source == "part_7"
+
+
+def test_a_manifest_goes_before_folders_and_serves_those_below_it(tmp_path):
+    touch(tmp_path / "studio" / "real" / "a.mp4")
+    rows = "path,label,identity,source\nstudio/real/a.mp4,FAKE,Ann,Studio 1\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    for folder in (tmp_path, tmp_path / "studio"):
+        (video,) = read_labels(folder)
+        assert (video.label, video.group, video.source) == ("FAKE", "Ann", "Studio 1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [("path\na.mp4\n", "columns path and label"), ("path,label\na.mp4,?\n", "'?'")],
+)
+def test_a_manifest_of_another_form_is_named(tmp_path, rows, message):
+    touch(tmp_path / "a.mp4")
+    (tmp_path / "manifest.csv").write_text(rows)
+    with pytest.raises(ValueError, match=r"manifest\.csv") as error:
+        read_labels(tmp_path)
+    assert message in str(error.value)
+
+
+def test_videos_in_a_zip_file(tmp_path, real_clip):
+    path = tmp_path / "dfdc_train_part_00.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(real_clip, "dfdc_train_part_0/x.mp4")
+        metadata = {"x.mp4": {"label": "FAKE", "original": "y.mp4"}}
+        archive.writestr("dfdc_train_part_0/metadata.json", json.dumps(metadata))
+        archive.writestr("elsewhere/real/../../z.mp4", b"z")
+    z, x = sorted(read_labels(path), key=lambda video: video.label, reverse=True)
+    assert (x.name, x.label, x.group, x.source) == ("x.mp4", "FAKE", "y", "dfdc_train_part_0")
+    assert z.label == "REAL"
+    with x.open() as video:
+        assert video.read_bytes() == real_clip.read_bytes()
+    assert not video.exists()
+
+
+def test_a_zip_file_that_is_none_is_named(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"a\.zip: no zip file"):
+        read_labels(tmp_path / "a.zip")

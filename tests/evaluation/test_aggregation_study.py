@@ -1,0 +1,104 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.evaluation.aggregation_study import (
+    RULES,
+    Scene,
+    agreement_of_people,
+    compare_rules,
+    confident_majority,
+    find_pairs,
+    mean_probability,
+    stage,
+    weighted_by_confidence,
+)
+
+FRAMES = 10
+
+
+@pytest.fixture
+def matched(face_set):
+    """Two people of one source, ten frames each, REAL and FAKE; eight crops are left out."""
+    table = pd.read_csv(face_set, dtype=str).iloc[: 4 * FRAMES]
+    table["label"] = np.repeat(["REAL", "FAKE", "REAL", "FAKE"], FRAMES)
+    table["manipulation"] = np.repeat(["", "self-blended", "", "self-blended"], FRAMES)
+    table["video"] = np.repeat(["a.mp4", "a.mp4", "b.mp4", "b.mp4"], FRAMES)
+    table["track"] = "0"
+    table["frame"] = np.tile(np.arange(FRAMES), 4)
+    table["source"] = "studio"
+    table.to_csv(face_set, index=False)
+    return face_set
+
+
+def test_real_tracks_and_their_fakes_are_found(matched):
+    pairs = find_pairs(FaceSet.read(matched))
+    assert [(real[0], fake[0]) for real, fake in pairs] == [(0, 10), (20, 30)]
+    assert all(len(real) == len(fake) == FRAMES for real, fake in pairs)
+
+
+def test_scenes(matched):
+    faces = FaceSet.read(matched)
+    probabilities = np.where(faces.labels == 1, 0.9, 0.1)
+    scenes = stage(find_pairs(faces), faces, probabilities)
+    counts = pd.Series([(scene.kind, scene.label) for scene in scenes]).value_counts()
+    assert counts["all", 0] == counts["all", 1] == counts["part", 0] == 2
+    assert counts["part", 1] == 6
+    assert counts["one of two", 0] == counts["one of two", 1] == 1
+    for scene in scenes:
+        fake = np.concatenate(scene.people) > 0.5
+        expected = {"all": 1.0, "part": 0.2, "one of two": 0.5}[scene.kind] * scene.label
+        assert fake.mean() == pytest.approx(expected)
+
+
+def test_every_rule_tells_clear_cases(matched):
+    real, fake = np.full(32, 0.05), np.full(32, 0.95)
+    for name, rule in RULES.items():
+        assert rule([real]) < 0.2, name
+        assert rule([fake]) > 0.8, name
+
+
+def test_ours_see_one_fake_among_two_people():
+    people = [np.full(32, 0.05), np.full(32, 0.95)]
+    assert RULES["mean logit"](people) == pytest.approx(0.95)
+    assert mean_probability(people) == pytest.approx(0.5)
+
+
+def test_the_soft_maximum_sees_someone_who_is_fake_for_a_while():
+    person = np.full(32, 0.05)
+    person[10:16] = 0.95
+    assert RULES["mean logit"]([person]) < 0.2
+    assert RULES["soft maximum, sharpness 1, window 3"]([person]) > 0.5
+
+
+def test_the_winners_rules():
+    sure = np.array([0.9] * 20 + [0.3] * 12)
+    assert confident_majority([sure]) == pytest.approx(0.9)
+    assert confident_majority([1 - sure]) == pytest.approx((1 - sure).mean())
+    assert confident_majority([np.array([0.1] * 30 + [0.5])]) == pytest.approx(0.1)
+    moved = 0.5 + 0.3**0.65
+    assert weighted_by_confidence([np.full(8, 0.8)]) == pytest.approx(moved)
+    assert agreement_of_people([np.full(4, 0.95), np.full(4, 0.2)]) == pytest.approx(0.95)
+    assert agreement_of_people([np.full(4, 0.1), np.full(4, 0.3)]) == pytest.approx(0.1)
+    assert agreement_of_people([np.full(4, 0.3), np.full(4, 0.7)]) == pytest.approx(0.5)
+
+
+def test_fewer_frames():
+    scene = Scene("all", "a", 1, [np.arange(32.0), np.arange(6.0)])
+    assert scene.sparser(4).people[0].tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
+    assert scene.sparser(4).people[1].tolist() == [2]
+
+
+def test_a_comparison_has_every_rule_and_kind(matched):
+    table = compare_rules(matched, progress=False)
+    assert len(table) == 3 * len(RULES)
+    assert list(table.columns) == [
+        (kind, measure) for kind in ("all", "part", "one of two") for measure in ("auc", "log loss")
+    ]
+    assert table.notna().all(axis=None)
+
+
+def test_a_face_set_without_matched_fakes_is_refused(face_set):
+    with pytest.raises(FaceSetError, match="no REAL tracks with a fake of themselves"):
+        compare_rules(face_set, progress=False)

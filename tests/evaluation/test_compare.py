@@ -1,0 +1,78 @@
+import pandas as pd
+import pytest
+
+from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.evaluation.compare import compare, draw, to_markdown
+
+
+@pytest.fixture
+def sets(face_set, tmp_path):
+    """The same faces, split by actors into two face sets."""
+    faces = FaceSet.read(face_set)
+    for name, part in zip(("train", "val"), faces.split(0.4), strict=True):
+        (tmp_path / name).symlink_to(face_set.with_suffix(""))
+        part.table.to_csv(tmp_path / f"{name}.csv", index=False)
+    return tmp_path / "train.csv", tmp_path / "val.csv"
+
+
+def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
+    train, val = sets
+    out = tmp_path / "weights"
+    names = ("logistic_regression", "linear_svm")
+    table = compare([train], val, out, val_clips=val, architectures=names, progress=False)
+    assert table.index.tolist() == [*names, "default detector"]
+    assert (table["auc_low"] <= table["auc"]).all()
+    assert (table["auc"] <= table["auc_high"]).all()
+    assert table["parameters"].tolist()[:2] == [769, 769]
+    assert table["parameters"].iloc[2] > 3e6
+    assert (table["study_balance_constant"] == 0.8075).all()
+    assert table["clips_auc"].tolist() == table["auc"].tolist()
+    read = pd.read_csv(out / "comparison.csv", index_col="detector")
+    assert read["auc"].tolist() == pytest.approx(table["auc"].tolist())
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    lines = (out / "comparison.md").read_text().splitlines()
+    assert len(lines) == 5
+    assert len({line.count("|") for line in lines}) == 1
+    assert "0.833" in lines[2]  # the study's own figure for logistic regression
+
+
+def test_what_is_trained_already_is_only_measured(sets, tmp_path):
+    train, val = sets
+    out = tmp_path / "weights"
+    options = {"architectures": ("logistic_regression",), "progress": False}
+    first = compare([train], val, out, **options)
+    checkpoint = out / "logistic_regression.safetensors"
+    stamp = checkpoint.stat().st_mtime_ns
+    again = compare([train], val, out, **options)
+    assert checkpoint.stat().st_mtime_ns == stamp
+    assert again["log_loss"].tolist() == first["log_loss"].tolist()
+    assert "min |" in to_markdown(first)
+    assert len(draw(first).axes) == 2
+
+
+def test_what_was_measured_before_keeps_its_row(sets, tmp_path):
+    train, val = sets
+    out = tmp_path / "weights"
+    first = compare([train], val, out, architectures=["linear_svm"], progress=False)
+    both = compare([train], val, out, architectures=["logistic_regression"], progress=False)
+    assert both.index.tolist() == ["logistic_regression", "linear_svm", "default detector"]
+    kept = both.loc["linear_svm", ["auc", "log_loss", "input"]]
+    assert kept.tolist() == first.loc["linear_svm", ["auc", "log_loss", "input"]].tolist()
+
+
+def test_the_faces_trained_on_are_not_measured_on(sets, tmp_path):
+    train, _ = sets
+    with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
+        compare([train], train, tmp_path / "weights", progress=False)
+    assert not list((tmp_path / "weights").glob("*.safetensors"))
+
+
+def test_checkpoints_of_other_faces_are_refused(sets, tmp_path):
+    train, val = sets
+    out = tmp_path / "weights"
+    options = {"architectures": ("logistic_regression",), "progress": False}
+    compare([train], val, out, **options)
+    (tmp_path / "other").symlink_to(tmp_path / "train")
+    train.rename(tmp_path / "other.csv")
+    with pytest.raises(ValueError, match=r"trained on \['train.csv'\] instead of \['other.csv'\]"):
+        compare([tmp_path / "other.csv"], val, out, **options)

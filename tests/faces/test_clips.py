@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from dfdetect.faces.clips import make_clip, still_clip, windows
+
+
+@pytest.mark.parametrize(
+    ("count", "length", "expected"),
+    [
+        (3, 1, [[0], [1], [2]]),
+        (6, 3, [[0, 1, 2], [3, 4, 5]]),
+        (5, 3, [[0, 1, 2], [2, 3, 4]]),
+        (2, 4, [[0, 0, 1, 1]]),
+        (0, 4, []),
+    ],
+)
+def test_windows(count, length, expected):
+    assert windows(count, length) == expected
+
+
+@pytest.mark.parametrize("count", range(1, 40))
+def test_windows_cover_every_crop_in_order(count):
+    parts = windows(count, 8)
+    assert {len(part) for part in parts} == {8}
+    assert sorted({place for part in parts for place in part}) == list(range(count))
+    assert all(part == sorted(part) for part in parts)
+
+
+def test_image_models_see_the_crop_itself():
+    crop = torch.randint(0, 255, (3, 16, 16), dtype=torch.uint8)
+    assert make_clip([crop], 1) is crop
+
+
+def test_still_copies_are_the_same_each_time_and_hardly_moved():
+    crop = torch.arange(100, dtype=torch.uint8).repeat(3, 100, 1)
+    clip = still_clip(crop, 8)
+    assert (clip.shape, clip.dtype) == ((8, 3, 100, 100), torch.uint8)
+    assert torch.equal(clip, still_clip(crop, 8))
+    moves = (clip[:, 0, 50, 50].int() - 50).tolist()
+    assert len(set(moves)) > 2
+    assert max(map(abs, moves)) <= 3

@@ -1,0 +1,267 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dfdetect.checkpoints.io import CropRule
+from dfdetect.faces.tracking import FaceFinder, brighten, cut_crop, follow_faces, iou
+from dfdetect.video.reader import Frame, read_frames
+
+RULE = CropRule()
+
+
+class ScriptedFinder:
+    """Gives the boxes of a script: a function of the frame's number, written into its pixels."""
+
+    def __init__(self, script):
+        self.script = script
+        self.looked_at = []
+        self.known = {}
+
+    def find(self, images, smallest=None):
+        numbers = [int(image[0, 0, 0]) for image in images]
+        self.looked_at += numbers
+        self.known |= dict.fromkeys(numbers, smallest)
+        return [self.script(number) for number in numbers]
+
+
+def blank_frames(count, size=(200, 300)):
+    return [Frame(number / 10, np.full((*size, 3), number, np.uint8)) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def finder():
+    return FaceFinder(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def face(sample_data):
+    frame = next(read_frames(sample_data / "train_sample_videos" / "ajqslcypsw.mp4", 1))
+    return frame.image
+
+
+def test_finds_the_face_where_it_is(finder, face):
+    ((box,),) = finder.find([face])
+    by_eye = (365, 80, 560, 340)
+    assert iou(box, by_eye) > 0.6
+
+
+def test_boxes_are_in_pixels_of_the_image_as_given(finder, face):
+    ((box,),) = finder.find([face])
+    large = cv2.resize(face, None, fx=4, fy=4)
+    ((large_box,),) = finder.find([large])
+    assert iou(box, tuple(edge / 4 for edge in large_box)) > 0.8
+
+
+def test_batches_of_mixed_sizes_and_of_nothing(finder, face):
+    small = cv2.resize(face, None, fx=0.5, fy=0.5)
+    tiny = face[:10, :10]
+    grey = np.full_like(face, 128)
+    found = finder.find([face, face, small, tiny, grey])
+    assert [len(boxes) for boxes in found] == [1, 1, 1, 0, 0]
+    assert finder.find([]) == []
+
+
+def test_dark_faces_are_found(finder, face):
+    dark = cv2.convertScaleAbs(face, alpha=0.12)
+    assert len(finder.find([dark])[0]) == 1
+
+
+def test_only_dark_images_are_brightened():
+    dark = np.linspace(0, 100, 4800).astype(np.uint8).reshape(40, 40, 3)
+    assert brighten(dark).mean() > 2 * dark.mean()
+    assert brighten(dark).max() < 255
+    bright = np.linspace(0, 255, 4800).astype(np.uint8).reshape(40, 40, 3)
+    assert brighten(bright) is bright
+    assert brighten(np.zeros_like(dark)).max() == 0
+
+
+def test_careful_finder_sees_smaller_faces(finder, face):
+    scene = np.full((1080, 1920, 3), 90, np.uint8)
+    small = cv2.resize(face, None, fx=0.09, fy=0.09, interpolation=cv2.INTER_AREA)
+    scene[500 : 500 + small.shape[0], 900 : 900 + small.shape[1]] = small
+    assert finder.find([scene]) == [[]]
+    ((box,),) = FaceFinder.careful(torch.device("cpu")).find([scene])
+    assert 925 < box[0] < box[2] < 960
+
+
+def test_smaller_copies_still_show_faces_half_as_high_as_those_known(finder, face):
+    ((box,),) = finder.find([face])
+    half = cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    ((small_box,),) = finder.find([half], box[3] - box[1])
+    assert iou(box, tuple(2 * edge for edge in small_box)) > 0.7
+
+
+def test_most_key_frames_are_shrunk_as_far_as_the_known_faces_allow():
+    finder = ScriptedFinder(lambda number: [(10, 10, 60, 70 - number)])
+    follow_faces(blank_frames(32), finder.find, RULE, 16)
+    smallest = {number for number, known in finder.known.items() if known is None}
+    assert smallest == {0, 12, 24}
+    assert (finder.known[4], finder.known[31]) == (48, 36)
+
+
+def test_everything_is_searched_while_nobody_is_known():
+    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if number > 15 else [])
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert all(finder.known[number] is None for number in range(0, 17, 2))
+    assert (person.times[0], person.times[-1]) == (1.6, 3.1)
+
+
+@pytest.mark.parametrize(("speed", "looked_at"), [(0, range(0, 32, 4)), (4, range(0, 32, 2))])
+def test_still_faces_are_looked_for_on_fewer_frames(speed, looked_at):
+    finder = ScriptedFinder(lambda number: [(10 + speed * number, 10, 60 + speed * number, 60)])
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert sorted(finder.looked_at) == [*looked_at, 31]
+    assert person.times == [number / 10 for number in range(32)]
+
+
+def test_frames_between_are_looked_at_where_somebody_comes_or_goes():
+    always, later = (10, 10, 60, 60), (200, 100, 260, 180)
+    finder = ScriptedFinder(lambda number: [always, later] if number >= 14 else [always])
+    first, second = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert 14 in finder.looked_at
+    assert 10 not in finder.looked_at
+    assert (len(first.times), second.times[0]) == (32, 1.4)
+
+
+def test_boxes_between_key_frames_are_interpolated():
+    finder = ScriptedFinder(lambda number: [(10 + number, 20, 60 + number, 70)])
+    (person,) = follow_faces(blank_frames(20), finder.find, RULE, 16)
+    for time, box in zip(person.times, person.boxes, strict=True):
+        assert box == pytest.approx((10 + 10 * time, 20, 60 + 10 * time, 70))
+
+
+def test_two_people_are_two_tracks_even_when_they_move():
+    finder = ScriptedFinder(
+        lambda number: [(200 - number, 50, 260 - number, 120), (10 + number, 50, 70 + number, 120)]
+    )
+    first, second = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert first.boxes[-1][0] == pytest.approx(169)
+    assert second.boxes[-1][0] == pytest.approx(41)
+    assert len(first.crops) == len(second.crops) == 32
+
+
+@pytest.mark.parametrize("missed", [4, 8, 12, 16, 20])
+def test_someone_missed_on_four_key_frames_stays_one_person(missed):
+    finder = ScriptedFinder(
+        lambda number: [] if number in range(missed, missed + 8) else [(10, 10, 60, 60)]
+    )
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert person.times == [number / 10 for number in range(32)]
+    assert set(range(missed, missed + 8, 2)) <= set(finder.looked_at)
+
+
+def test_someone_who_moves_by_a_whole_face_stays_one_person():
+    finder = ScriptedFinder(lambda number: [(10 + 24 * number, 20, 60 + 24 * number, 80)])
+    (person,) = follow_faces(blank_frames(10), finder.find, RULE, 16)
+    assert person.boxes[5] == pytest.approx((130, 20, 180, 80))
+
+
+def test_someone_who_leaves_and_comes_late_is_shown_only_then():
+    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if 8 <= number <= 16 else [])
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert (person.times[0], person.times[-1]) == (0.8, 1.6)
+
+
+def test_a_single_sighting_beside_others_is_a_false_alarm():
+    always, once = (10, 10, 60, 60), (200, 100, 260, 180)
+    finder = ScriptedFinder(lambda number: [always, once] if number == 12 else [always])
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert person.boxes[0] == pytest.approx(always)
+
+
+def test_a_face_in_one_frame_alone_counts():
+    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if number == 12 else [])
+    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    assert person.times == [1.2]
+    assert len(person.crops) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 17, 18])
+def test_any_number_of_frames(count):
+    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)])
+    people = follow_faces(blank_frames(count), finder.find, RULE, 16)
+    assert [len(person.times) for person in people] == ([count] if count else [])
+
+
+def test_few_frames_are_held_at_a_time(monkeypatch):
+    monkeypatch.setattr("dfdetect.faces.tracking.RUN_BYTES", 1)
+    drawn = []
+
+    def frames():
+        for frame in blank_frames(40):
+            drawn.append(frame)
+            yield frame
+
+    def look(number):
+        assert len(drawn) - number <= 5
+        return [(10, 10, 60, 60)]
+
+    (person,) = follow_faces(frames(), ScriptedFinder(look).find, RULE, 16)
+    assert len(person.times) == 40
+
+
+def test_two_people_in_real_footage(finder, sample_data):
+    folder = sample_data / "train_sample_videos"
+    left = read_frames(folder / "ajqslcypsw.mp4", 16)
+    right = read_frames(folder / "cknyxaqouy.mp4", 16)
+    frames = [
+        Frame(one.time, np.hstack([one.image, other.image]))
+        for one, other in zip(left, right, strict=True)
+    ]
+    people = follow_faces(frames, finder.find, RULE, 64)
+    assert len(people) == 2
+    centres = sorted((person.boxes[0][0] + person.boxes[0][2]) / 2 for person in people)
+    assert centres[0] < 640 < centres[1]
+    assert [len(person.times) for person in people] == [16, 16]
+
+
+def test_interpolated_boxes_cover_the_faces(finder, real_clip):
+    frames = list(read_frames(real_clip, 32))
+    (person,) = follow_faces(frames, finder.find, RULE, 64)
+    found = finder.find([frame.image for frame in frames])
+    overlaps = [iou(box, boxes[0]) for box, boxes in zip(person.boxes, found, strict=True) if boxes]
+    assert len(overlaps) >= 28
+    assert min(overlaps) > 0.5
+
+
+def test_crops_show_the_square():
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[40:60, 30:50] = (10, 200, 30)
+    crop = cut_crop(image, (30, 40, 20), 8)
+    assert crop.shape == (3, 8, 8)
+    assert crop.dtype == torch.uint8
+    assert crop[:, 4, 4].tolist() == [10, 200, 30]
+    assert (crop[1] == 200).all()
+
+
+def test_crops_beyond_the_border_repeat_it():
+    image = np.zeros((50, 50, 3), np.uint8)
+    image[:, 0] = 250
+    crop = cut_crop(image, (-20, 10, 20), 10)
+    assert (crop == 250).all()
+
+
+def test_overlap():
+    assert iou((0, 0, 10, 10), (0, 0, 10, 10)) == 1
+    assert iou((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
+    assert iou((0, 0, 10, 10), (20, 0, 30, 10)) == 0
+
+
+def test_candidates_are_looked_at_in_parts(real_clip, monkeypatch):
+    images = [frame.image for frame in read_frames(real_clip, 4)]
+    finder = FaceFinder.careful(torch.device("cpu"))
+    expected = finder.find(images)
+    assert all(expected)
+    sizes = []
+    forward = type(finder.network.rnet.stage).forward
+
+    def note(self, candidates):
+        sizes.append(len(candidates))
+        return forward(self, candidates)
+
+    monkeypatch.setattr(type(finder.network.rnet.stage), "forward", note)
+    monkeypatch.setattr("dfdetect.faces.tracking.CANDIDATES", 3)
+    for found, boxes in zip(finder.find(images), expected, strict=True):
+        assert np.allclose(found, boxes, atol=0.01)
+    assert max(sizes) == 3

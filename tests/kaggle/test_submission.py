@@ -1,0 +1,149 @@
+import pandas as pd
+import pytest
+
+from dfdetect import FaceScore, VideoScore
+from dfdetect.kaggle.submission import (
+    SubmissionError,
+    check_submission,
+    read_sample_submission,
+    summary,
+    write_details,
+    write_submission,
+)
+from dfdetect.video.discovery import find_videos
+
+SCORES = {
+    "a.mp4": VideoScore(
+        "a.mp4",
+        0.8,
+        "ok",
+        [FaceScore(0.8, [0.0, 1.0], [(0, 0, 9, 9)] * 2, [0.7, 0.9])],
+        {"total": 1.25},
+    ),
+    "b.mp4": VideoScore("b.mp4", None, "no face found", [], {"total": 2.0}),
+    "c.mp4": VideoScore("c.mp4", None, "no face found"),
+    "d.mp4": VideoScore("d.mp4", None, "the file is empty"),
+}
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def test_folders_are_searched_and_names_sorted(tmp_path):
+    touch(tmp_path, "b.mp4", "deep/er/a.MOV", "notes.txt", "deep/metadata.json", "c.webm")
+    assert list(find_videos([tmp_path])) == ["a.MOV", "b.mp4", "c.webm"]
+
+
+def test_a_file_given_by_itself_is_taken_whatever_its_suffix(tmp_path):
+    touch(tmp_path, "clip", "folder/other.mp4")
+    assert list(find_videos([tmp_path / "clip", tmp_path / "folder"])) == ["clip", "other.mp4"]
+
+
+def test_equal_base_names_are_told_apart_by_their_folder(tmp_path):
+    touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
+    found = find_videos([tmp_path])
+    assert list(found) == ["b.mp4", "x/a.mp4", "y/a.mp4"]
+    assert found["y/a.mp4"] == tmp_path / "y" / "a.mp4"
+
+
+def test_names_that_stay_equal_are_an_error(tmp_path):
+    touch(tmp_path, "x/a.mp4", "y/a.mp4")
+    with pytest.raises(ValueError, match="both be called"):
+        find_videos([tmp_path / "x", tmp_path / "y"])
+
+
+def test_the_same_folder_twice_counts_once(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4")
+    assert list(find_videos([tmp_path, tmp_path / "a.mp4"])) == ["a.mp4"]
+    monkeypatch.chdir(tmp_path)
+    assert list(find_videos([".", tmp_path])) == ["a.mp4"]
+
+
+def test_odd_names_come_back(tmp_path):
+    names = ['a "b".mp4', "c,d.mp4", "e\nf.mp4", "g\rh.mp4", "caf\udce9.mp4", "顔.mp4", "NA", "1"]
+    write_submission(tmp_path / "submission.csv", names, {})
+    assert check_submission(tmp_path / "submission.csv", names)["filename"].tolist() == names
+
+
+def test_an_invalid_submission_is_not_written(tmp_path):
+    path = tmp_path / "submission.csv"
+    broken = {"a.mp4": VideoScore("a.mp4", float("nan"), "ok")}
+    with pytest.raises(SubmissionError):
+        write_submission(path, ["a.mp4"], broken)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_videos(tmp_path):
+    with pytest.raises(ValueError, match="no videos"):
+        find_videos([tmp_path])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_videos([tmp_path / "nowhere"])
+
+
+def test_rows_are_complete_and_in_the_order_asked_for(tmp_path):
+    path = tmp_path / "sub" / "submission.csv"
+    names = ["d.mp4", "a.mp4", "missing.mp4", "b.mp4"]
+    write_submission(path, names, SCORES, prior=0.4)
+    assert path.read_text() == "filename,label\nd.mp4,0.4\na.mp4,0.8\nmissing.mp4,0.4\nb.mp4,0.4\n"
+    assert check_submission(path, names)["label"].tolist() == [0.4, 0.8, 0.4, 0.4]
+    assert [file.name for file in path.parent.iterdir()] == ["submission.csv"]
+
+
+def test_details_say_why_there_is_no_score(tmp_path):
+    path = tmp_path / "details.csv"
+    write_details(path, SCORES)
+    table = pd.read_csv(path)
+    assert table.columns.tolist() == [
+        "filename", "probability", "status", "people", "frames", "seconds",
+    ]  # fmt: skip
+    assert table.iloc[0].tolist() == ["a.mp4", 0.8, "ok", 1, 2, 1.25]
+    assert table["probability"].isna().tolist() == [False, True, True, True]
+    assert table["status"][3] == "the file is empty"
+
+
+def test_summary_names_each_reason_and_its_videos():
+    text = summary(SCORES, 0.5)
+    assert "4 videos, 1 scored, 3 without a score (given the prior 0.5)" in text
+    assert "2 x no face found: b.mp4, c.mp4" in text
+    assert "1 x the file is empty: d.mp4" in text
+    assert "without" not in summary({"a.mp4": SCORES["a.mp4"]}, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filename,label\nb.mp4,0.5\na.mp4,0.5\n", "not the 2 names"),
+        ("filename,label\na.mp4,0.5\n", "not the 2 names"),
+        ("filename,label\na.mp4,0.5\na.mp4,0.5\n", "twice"),
+        ("filename,label\na.mp4,0\nb.mp4,0.5\n", "'a.mp4' is not strictly"),
+        ("filename,label\na.mp4,0.5\nb.mp4,1.0\n", "'b.mp4' is not strictly"),
+        ("filename,label\na.mp4,0.5\nb.mp4,nan\n", "'b.mp4' is not strictly"),
+        ("filename,label\na.mp4,0.5\nb.mp4,\n", "'b.mp4' is not strictly"),
+        ("name,label\na.mp4,0.5\nb.mp4,0.5\n", "header"),
+    ],
+)
+def test_invalid_submissions_are_caught(tmp_path, text, message):
+    path = tmp_path / "submission.csv"
+    path.write_text(text)
+    with pytest.raises(SubmissionError, match=message):
+        check_submission(path, ["a.mp4", "b.mp4"])
+
+
+def test_sample_submission_keeps_its_order(tmp_path):
+    path = tmp_path / "sample_submission.csv"
+    path.write_text("filename,label\nz.mp4,0\nNA,0\n007,0\na.mp4,0\n")
+    assert read_sample_submission(path) == ["z.mp4", "NA", "007", "a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("name\na\n", "no column"), ("filename,label\n", "no rows"), ("filename\na\na\n", "twice")],
+)
+def test_unusable_sample_submissions(tmp_path, text, message):
+    path = tmp_path / "sample_submission.csv"
+    path.write_text(text)
+    with pytest.raises(SubmissionError, match=message):
+        read_sample_submission(path)

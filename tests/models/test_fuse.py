@@ -1,0 +1,56 @@
+import pytest
+import torch
+from torch import nn
+
+from dfdetect import create_model, load_detector
+from dfdetect.models.fuse import fold_batch_norms
+
+
+class Twice(nn.Module):
+    """Uses what the convolution gives beside its batch norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        features = self.convolution(images)
+        return (self.norm(features) + features).mean((1, 2, 3))[:, None]
+
+
+def norms(model):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def stir(model):
+    """Statistics and weights of batch norms as after a training."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.running_var, module.weight, module.bias):
+                tensor.data = 0.5 + torch.rand(tensor.shape, generator=generator)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("resnet18", 0), ("tf_efficientnet_lite0", 0), ("vgg11_bn", 0)]
+)
+@torch.inference_mode()
+def test_folded_models_answer_alike(name, left):
+    model = stir(create_model(name))
+    before = norms(model)
+    folded = fold_batch_norms(model, (1, 3, 64, 64))
+    assert (norms(model), norms(folded)) == (before, left)
+    images = torch.rand(3, 3, 64, 64)
+    torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [Twice(), create_model("simple_cnn_2")])
+def test_what_cannot_be_folded_stays(model):
+    model = stir(model)
+    assert fold_batch_norms(model, (1, 3, 64, 64)) is model
+
+
+def test_the_default_detector_is_folded():
+    assert norms(load_detector(device="cpu").model) == 0

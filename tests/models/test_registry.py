@@ -1,0 +1,125 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from dfdetect import create_model, list_models
+from dfdetect.models.registry import head_parameters, normalisation
+from dfdetect.models.xception import Module, Xception
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # The papers' counts with 1000 classes, less the 999 classes that are not there.
+    [
+        ("tf_efficientnet_lite0", 4_652_008 - 999 * 1281),
+        ("efficientnet_b0", 5_288_548 - 999 * 1281),
+        ("resnet50", 25_557_032 - 999 * 2049),
+        ("vgg16", 138_357_544 - 999 * 4097),
+        ("xception", 22_855_952 - 999 * 2049),
+        # LeNet-5 as in PyTorch's tutorial, less nine of its ten classes.
+        ("simple_cnn_2", 62_006 - 9 * 85),
+        ("simple_cnn_1", 353_809),
+        ("cnn_lstm", 229_905),
+        ("logistic_regression", 3 * 16 * 16 + 1),
+    ],
+)
+def test_parameter_counts(name, parameters):
+    model = create_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_xception_is_the_papers():
+    """36 convolutions in 14 modules, residual connections around all but the first and last."""
+    model = Xception(outputs=1000)
+    kernels = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    shortcuts = [module.residual for module in model.modules() if isinstance(module, Module)]
+    assert len(shortcuts) == 12
+    strided = sum(isinstance(shortcut, nn.Sequential) for shortcut in shortcuts)
+    depthwise = sum(kernel.groups > 1 for kernel in kernels)
+    assert strided == 4
+    assert len(kernels) - strided - depthwise == 36
+    features = model.entry(model.stem(torch.zeros(1, 3, 299, 299)))
+    assert features.shape == (1, 728, 19, 19)
+    assert model.eval()(torch.zeros(1, 3, 299, 299)).shape == (1, 1000)
+
+
+def test_clip_models_look_at_the_order_of_frames():
+    torch.manual_seed(0)
+    model = create_model("cnn_lstm").eval()
+    clip = torch.randn(1, 8, 3, 64, 64)
+    assert model(clip).shape == (1, 1)
+    assert not torch.allclose(model(clip), model(clip.flip(1)), atol=1e-6)
+
+
+def test_linear_models_see_sharpness():
+    model = create_model("logistic_regression")
+    flat, sharp = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    sharp[..., ::2] = 1
+    assert model.features(flat).abs().max() == 0
+    assert model.features(sharp).min() > 0.2
+    assert model.features(sharp[..., :32, :32]).shape == (1, 768)
+
+
+@pytest.mark.parametrize("name", ["xception", "simple_cnn_1", "resnet50", "cnn_lstm"])
+def test_the_head_is_the_last_layer(name):
+    weight, bias = head_parameters(create_model(name))
+    assert (weight.shape[0], bias.shape) == (1, (1,))
+
+
+def test_normalisation_is_that_of_the_weights():
+    assert normalisation("resnet50")[0] == pytest.approx((0.485, 0.456, 0.406))
+    assert normalisation("xception") == ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "vgg11"])
+def test_first_logits_are_small(name):
+    torch.manual_seed(0)
+    model = create_model(name).eval()
+    logits = model(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 1)
+    assert logits.abs().max() < 2
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [32, 224])
+def test_vgg_computes_what_timms_does(size, memory_format):
+    torch.manual_seed(0)
+    model = create_model("vgg11").eval()
+    original = timm.create_model("vgg11", num_classes=1).eval()
+    original.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, size, size)
+    expected = original(images)
+    assert torch.allclose(model.to(memory_format=memory_format)(images), expected, atol=1e-5)
+    assert expected.std() > 1e-4
+
+
+def test_more_than_one_head():
+    assert create_model("deit_tiny_distilled_patch16_224").eval()(
+        torch.zeros(1, 3, 224, 224)
+    ).shape == (1, 1)
+
+
+def test_unknown_names_are_refused_with_similar_ones():
+    with pytest.raises(ValueError, match="tf_efficientnet_lite0"):
+        create_model("tf_efficientnet_light0")
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "resnet50.a1_in1k"])
+def test_names_that_mean_a_download_are_refused(name):
+    with pytest.raises(ValueError, match="unknown architecture"):
+        create_model(name)
+
+
+def test_unknown_arguments_are_refused():
+    with pytest.raises(TypeError):
+        create_model("resnet18", pretrained=True)
+
+
+def test_list_is_filtered_by_pattern():
+    names = list_models("tf_efficientnet_lite*")
+    assert names == sorted(names)
+    assert "tf_efficientnet_lite0" in names
+    assert all(name.startswith("tf_efficientnet_lite") for name in names)
+    assert len(list_models()) > 500
+    assert {"xception", "cnn_lstm", "linear_svm", "resnet50", "vgg16"} <= set(list_models())

@@ -1,0 +1,29 @@
+import pytest
+from matplotlib.figure import Figure
+
+from dfdetect import FaceScore, VideoScore
+from dfdetect.reporting.figures import draw_curve, draw_frame
+from dfdetect.video.reader import read_frames
+
+
+def test_pictures_show_the_worst_moment_and_every_person(real_clip):
+    times = [frame.time for frame in read_frames(real_clip, 4)]
+    calm = FaceScore(0.1, times, [(10.0, 20.0, 60.0, 90.0)] * 4, [0.1] * 4)
+    box = (365.0, 80.0, 560.0, 340.0)
+    suspicious = FaceScore(0.7, times, [box] * 4, [0.5, 0.6, 0.95, 0.7])
+    score = VideoScore("clip.mp4", 0.7, "ok", [calm, suspicious])
+    left, right = Figure().subplots(1, 2)
+    draw_frame(left, real_clip, score, frames=4)
+    draw_curve(right, score)
+    assert left.images[0].get_array().shape == (360, 640, 3)
+    assert [text.get_text() for text in left.texts] == ["0.10", "0.95"]
+    assert [patch.get_bbox().extents.tolist() for patch in left.patches][1] == list(box)
+    assert "0.70" in left.get_title()
+    curves = [line.get_ydata().tolist() for line in right.lines[:2]]
+    assert curves == [[0.1] * 4, [0.5, 0.6, 0.95, 0.7]]
+    assert len(right.get_legend().get_texts()) == 2
+
+
+def test_nothing_to_draw(real_clip):
+    with pytest.raises(ValueError, match="no face found"):
+        draw_frame(Figure().subplots(), real_clip, VideoScore("clip.mp4", None, "no face found"))

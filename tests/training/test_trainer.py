@@ -1,0 +1,304 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+
+from dfdetect import load_detector
+from dfdetect.checkpoints.io import load_checkpoint
+from dfdetect.cli import main
+from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.kaggle.submission import check_submission
+from dfdetect.models.registry import LINEAR_MODELS
+from dfdetect.scoring.aggregation import Calibration
+from dfdetect.training import trainer
+from dfdetect.training.config import RECIPES, TrainConfig, recipe
+from dfdetect.training.trainer import train
+
+TINY = TrainConfig(
+    "test_efficientnet", input_size=32, epochs=6, patience=6, batch_size=8, learning_rate=3e-3
+)
+
+
+def run(face_set, out, config=TINY, **options):
+    return train(config, [face_set], out, val=0.25, workers=1, progress=False, **options)
+
+
+@pytest.fixture
+def trained(face_set, tmp_path):
+    out = tmp_path / "tiny.safetensors"
+    return out, run(face_set, out)
+
+
+def test_a_visible_difference_is_learnt(trained, face_set):
+    out, spec = trained
+    assert spec.scores["held_out_actors"]["auc"] > 0.9
+    faces = FaceSet.read(face_set)
+    probabilities = load_detector(out).score_faces([faces.image(row) for row in range(48)])
+    assert probabilities[faces.labels == 1].mean() > probabilities[faces.labels == 0].mean() + 0.2
+
+
+def test_the_checkpoint_says_how_it_was_made(trained):
+    out, spec = trained
+    assert load_checkpoint(out)[1] == spec
+    training = spec.training
+    assert training["faces"] == ["faces.csv"]
+    assert (training["val"], training["seed"], training["epochs"]) == (0.25, 0, 6)
+    assert training["crops"] == 36
+    assert training["actor_groups"] == 9
+    assert training["date"].startswith("20")
+    assert spec.scores["held_out_actors"]["n"] == 12
+    history = pd.read_csv(out.with_suffix(".history.csv"), index_col="epoch")
+    assert history.index.tolist() == [1, 2, 3, 4, 5, 6]
+    assert spec.training["best"] == {"epoch": history["log_loss"].idxmin()}
+    assert out.with_suffix(".history.png").read_bytes().startswith(b"\x89PNG")
+    assert not out.with_suffix(".state.pt").exists()
+
+
+def test_the_same_command_gives_the_same_weights(trained, face_set, tmp_path):
+    again = tmp_path / "again.safetensors"
+    run(face_set, again)
+    assert again.read_bytes() == trained[0].read_bytes()
+
+
+def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path, monkeypatch):
+    out = tmp_path / "stopped.safetensors"
+    judge = trainer._judge
+    calls = []
+
+    def stop_in_the_second_epoch(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return judge(*arguments)
+
+    monkeypatch.setattr(trainer, "_judge", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run(face_set, out)
+    assert out.with_suffix(".state.pt").exists()
+    assert not out.exists()
+    monkeypatch.setattr(trainer, "_judge", judge)
+    run(face_set, out, resume=True)
+    assert out.read_bytes() == trained[0].read_bytes()
+    assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 6
+
+
+def test_a_run_that_is_killed_within_an_epoch_goes_on_there(
+    trained, face_set, tmp_path, monkeypatch
+):
+    out = tmp_path / "stopped.safetensors"
+    step, steps = trainer._Learner._step, []
+
+    def stop_within_the_second_epoch(learner, *batch):
+        steps.append(learner.schedule.last_epoch)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        return step(learner, *batch)
+
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(trainer._Learner, "_step", stop_within_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        run(face_set, out)
+    assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 1
+    run(face_set, out, resume=True)
+    assert steps[5:9] == [5, 6, 6, 7]
+    assert out.read_bytes() == trained[0].read_bytes()
+    histories = (path.with_suffix(".history.csv") for path in (out, trained[0]))
+    expected, found = (pd.read_csv(path).drop(columns="seconds") for path in histories)
+    pd.testing.assert_frame_equal(expected, found)
+
+
+def test_resuming_another_configuration_is_refused(face_set, tmp_path):
+    out = tmp_path / "model.safetensors"
+    torch.save({"run": {"seed": 99}}, out.with_suffix(".state.pt"))
+    with pytest.raises(ValueError, match="another configuration"):
+        run(face_set, out, resume=True)
+
+
+def test_what_a_stopped_run_left_is_not_overwritten(face_set, tmp_path):
+    out = tmp_path / "model.safetensors"
+    out.with_suffix(".state.pt").write_bytes(b"hours of work")
+    with pytest.raises(ValueError, match="--resume it, or delete"):
+        run(face_set, out)
+    assert out.with_suffix(".state.pt").read_bytes() == b"hours of work"
+
+
+def test_a_net_that_learnt_nothing_is_called_out(face_set, tmp_path, monkeypatch):
+    config = replace(TINY, epochs=1)
+    monkeypatch.setattr(trainer, "predict_logits", lambda _, faces, *rest: np.zeros(len(faces)))
+    with pytest.warns(UserWarning, match="no better on held-out actors than a constant"):
+        run(face_set, tmp_path / "lazy.safetensors", config)
+
+
+def test_val_of_the_same_actors_is_refused(face_set, tmp_path):
+    with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
+        train(TINY, [face_set], tmp_path / "x.safetensors", val=face_set, progress=False)
+
+
+def test_training_on_one_class_is_refused(face_set, tmp_path):
+    rows = face_set.read_text().splitlines()
+    face_set.write_text("\n".join(row for row in rows if "FAKE" not in row))
+    with pytest.raises(FaceSetError, match="no FAKE crops"):
+        run(face_set, tmp_path / "x.safetensors")
+
+
+def test_a_finished_run_is_not_repeated(trained, face_set):
+    out, _ = trained
+    before = out.read_bytes()
+    for resume in (False, True):
+        with pytest.raises(ValueError, match="exists; delete it"):
+            run(face_set, out, resume=resume)
+    assert out.read_bytes() == before
+
+
+def test_the_face_set_beside_the_checkpoint_is_left_alone(face_set):
+    before = face_set.read_bytes()
+    run(face_set, face_set.with_suffix(".safetensors"), replace(TINY, epochs=1))
+    assert face_set.read_bytes() == before
+
+
+def test_crop_rule_and_licence_reach_the_checkpoint(face_set, tmp_path):
+    config = replace(TINY, epochs=1, crop_scale=1.3, crop_shift=0.0, licence="CC0-1.0")
+    spec = run(face_set, tmp_path / "wide.safetensors", config)
+    assert (spec.crop.scale, spec.crop.shift, spec.licence) == (1.3, 0.0, "CC0-1.0")
+
+
+def test_architectures_that_differ_can_be_trained(face_set, tmp_path):
+    """VGG has no stochastic depth, and this one has two heads."""
+    for name in ("vgg11", "efficientformer_l1"):
+        config = replace(TINY, architecture=name, epochs=1, input_size=224, batch_size=2)
+        assert trainer.start_model(config, None)(torch.zeros(2, 3, 224, 224)).shape == (2, 1)
+
+
+def test_sizes_that_an_architecture_cannot_take_are_refused(face_set, tmp_path):
+    config = replace(TINY, architecture="vit_tiny_patch16_224")
+    with pytest.raises(ValueError, match="cannot take crops of 32 pixels"):
+        run(face_set, tmp_path / "x.safetensors", config)
+
+
+def test_diverging_training_is_named(face_set, tmp_path):
+    with pytest.raises(ValueError, match=r"diverged in epoch .* lower --learning-rate"):
+        run(face_set, tmp_path / "x.safetensors", replace(TINY, learning_rate=1e30))
+
+
+def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypatch):
+    losses = iter([0.6, 0.5, 0.7, 0.8, 0.4])
+
+    def judge(*_):
+        return Calibration(), {"log_loss": next(losses), "constant_log_loss": 0.69}
+
+    monkeypatch.setattr(trainer, "_judge", judge)
+    out = tmp_path / "early.safetensors"
+    spec = run(face_set, out, replace(TINY, patience=2))
+    assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 4
+    assert spec.training["best"] == {"epoch": 2}
+
+
+@pytest.mark.parametrize("architecture", sorted(RECIPES))
+def test_two_steps_of_each_architecture_predict_videos(
+    architecture, face_set, tmp_path, sample_data
+):
+    """Trained for two steps, saved, loaded by the command line, used on a folder."""
+    small = {"input_size": 64} | ({"epochs": 1, "batch_size": 18, "seed": 1})
+    out = tmp_path / f"{architecture}.safetensors"
+    spec = run(face_set, out, recipe(architecture, **small))
+    assert spec.frames_per_clip == RECIPES[architecture].get("frames_per_clip", 1)
+    if architecture not in LINEAR_MODELS:
+        assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 1
+    submission = tmp_path / "submission.csv"
+    clips = sample_data / "test_videos"
+    options = ["--weights", str(out), "--frames", "6", "--out", str(submission)]
+    assert main(["predict", str(clips), *options]) == 0
+    names = sorted(path.name for path in clips.iterdir())
+    assert len(check_submission(submission, names)) == len(names)
+
+
+@pytest.mark.parametrize("architecture", sorted(LINEAR_MODELS))
+def test_linear_models_learn_and_are_kept_as_tensors(architecture, face_set, tmp_path):
+    out = tmp_path / "linear.safetensors"
+    spec = run(face_set, out, recipe(architecture))
+    assert spec.scores["held_out_actors"]["auc"] > 0.9
+    history = pd.read_csv(out.with_suffix(".history.csv"), index_col="C")
+    assert spec.training["best"]["C"] == history["log_loss"].idxmin()
+    assert set(load_file(out)) == {"head.weight", "head.bias"}
+    faces = FaceSet.read(face_set)
+    probabilities = load_detector(out).score_faces([faces.image(row) for row in range(48)])
+    assert roc_auc_score(faces.labels, probabilities) > 0.9
+
+
+def test_an_image_that_cannot_be_read_is_named_before_training(face_set, tmp_path):
+    (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
+    with pytest.raises(FaceSetError, match=r"the image of id '020' cannot be decoded"):
+        run(face_set, tmp_path / "x.safetensors")
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_an_option_that_an_architecture_lacks_is_named(face_set, tmp_path):
+    with pytest.raises(ValueError, match="simple_cnn_1 has no such option"):
+        run(face_set, tmp_path / "x.safetensors", recipe("simple_cnn_1", drop_path_rate=0.1))
+
+
+def test_clips_and_images_are_not_mixed_up(face_set, tmp_path):
+    with pytest.raises(ValueError, match="cnn_lstm takes clips"):
+        run(face_set, tmp_path / "x.safetensors", recipe("cnn_lstm", frames_per_clip=1))
+    with pytest.raises(ValueError, match="takes single crops"):
+        run(face_set, tmp_path / "x.safetensors", recipe("simple_cnn_1", frames_per_clip=4))
+
+
+def test_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "has_fast_half", lambda device: True)
+    spec = run(face_set, tmp_path / "mixed.safetensors", replace(TINY, precision="mixed"))
+    assert spec.scores["held_out_actors"]["auc"] > 0.9
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"epochs": 0},
+        {"patience": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"label_smoothing": 2.0},
+        {"drop_rate": 1.0},
+        {"precision": "double"},
+        {"augmentation": "wild"},
+        {"layer_rates": "random"},
+        {"person_rule": "median"},
+        {"blend": 1.0},
+        {"averaging": -1.0},
+    ],
+)
+def test_settings_that_no_run_can_use_are_refused(setting):
+    with pytest.raises(ValueError, match=f"{next(iter(setting)).replace('_', '-')} must be"):
+        replace(TINY, **setting)
+
+
+def test_the_person_rule_reaches_the_checkpoint(face_set, tmp_path):
+    config = replace(TINY, epochs=1, person_rule="soft_maximum")
+    assert run(face_set, tmp_path / "soft.safetensors", config).aggregation.person == "soft_maximum"
+
+
+def test_rates_by_inputs_start_at_one_half_and_learn_otherwise(face_set, tmp_path):
+    heads = []
+    for rates in ("equal", "by_inputs"):
+        out = tmp_path / f"{rates}.safetensors"
+        run(face_set, out, replace(TINY, epochs=1, learning_rate=1e-8, layer_rates=rates))
+        heads.append(load_checkpoint(out)[0].get_classifier().weight.abs().max())
+    assert heads[0] > 1e-3 > heads[1]
+
+
+def test_splitting_without_actors_warns(face_set, tmp_path):
+    pd.read_csv(face_set, dtype=str)[["id", "label"]].to_csv(face_set, index=False)
+    with pytest.warns(UserWarning, match="no column 'actor_group'"):
+        run(face_set, tmp_path / "x.safetensors", replace(TINY, epochs=1))
+
+
+def test_averaged_weights_and_blended_fakes(face_set, tmp_path):
+    options = {"averaging": 0.9, "blend": 0.25, "augmentation": "strong"}
+    plain = run(face_set, tmp_path / "plain.safetensors", replace(TINY, epochs=2))
+    spec = run(face_set, tmp_path / "rich.safetensors", replace(TINY, epochs=2, **options))
+    assert {name: spec.training[name] for name in options} == options
+    assert spec.scores != plain.scores

@@ -1,0 +1,265 @@
+import struct
+import tracemalloc
+
+import av
+import numpy as np
+import pytest
+
+from dfdetect.video import reader
+from dfdetect.video.reader import VideoError, pick_evenly, read_frames
+
+
+def number_of(frame):
+    tens, units = (frame.image[40:56, left : left + 16].mean() / 25 for left in (40, 72))
+    return 10 * round(tens) + round(units)
+
+
+def decode_all(path):
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("count", [1, 4, 16, 32])
+def test_frames_are_evenly_spaced_over_the_clip(real_clip, count):
+    times = [frame.time for frame in read_frames(real_clip, count)]
+    length = 64 / 24
+    ideal = (np.arange(count) + 0.5) / count * length
+    assert len(times) == count
+    assert np.abs(np.array(times) - ideal).max() < 0.15
+
+
+def test_skipping_frames_changes_no_pixel(sample_data):
+    """x264 lets P frames refer to B frames: a decoder that skips those gives blocks."""
+    for path in sorted(sample_data.glob("*/*.mp4")):
+        everything = decode_all(path)
+        for frame in read_frames(path, 4):
+            assert np.array_equal(frame.image, everything[round(frame.time * 24)])
+
+
+def test_frames_that_nobody_needs_are_skipped(real_clip, decoded):
+    assert len(list(read_frames(real_clip, 4))) == 4
+    assert len(decoded) < 40  # of 64
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("b_frames.mp4", "libx264", {"bf": "3"}),
+        ("no_b_frames.mp4", "libx264", {"bf": "0"}),
+        ("many_b_frames.mp4", "libx264", {"bf": "16", "b-adapt": "0"}),
+        ("intra_only.avi", "mjpeg", {"pix_fmt": "yuvj420p"}),
+        ("mpeg4.avi", "mpeg4", {"bf": "2"}),
+        ("mpeg2.mpg", "mpeg2video", {"bf": "2"}),
+    ],
+)
+def test_all_frames_of_a_short_clip_are_given_in_order(
+    write_clip, numbered_frames, name, codec, options
+):
+    frames = numbered_frames(40)
+    path = write_clip(frames, name, codec, **options)
+    assert [number_of(frame) for frame in read_frames(path, 40)] == list(range(40))
+    assert [number_of(frame) for frame in read_frames(path, 500)] == list(range(40))
+    assert len(list(read_frames(path, 7))) == 7
+
+
+def test_one_frame(write_clip, numbered_frames):
+    (frame,) = read_frames(write_clip(numbered_frames(1)), 32)
+    assert frame.time == 0
+    assert frame.image.shape == (96, 128, 3)
+    assert frame.image.dtype == np.uint8
+
+
+def test_colours_are_rgb(write_clip):
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 200
+    (frame,) = read_frames(write_clip([red]), 1)
+    assert frame.image[..., 0].mean() > 150
+    assert frame.image[..., 1:].mean() < 50
+
+
+@pytest.mark.parametrize("reader", ["av", "opencv"])
+def test_rotation_flag_is_honoured(write_clip, reader, monkeypatch):
+    top_is_white = np.zeros((64, 128, 3), np.uint8)
+    top_is_white[:32] = 255
+    path = write_clip([top_is_white] * 10)
+    set_rotation(path, degrees=90)
+    if reader == "opencv":
+        monkeypatch.setattr("dfdetect.video.reader.av", None)
+    frame = next(read_frames(path, 1))
+    assert frame.image.shape == (128, 64, 3)
+    # A player turns the picture clockwise: what was at the top is on the right.
+    assert frame.image[:, 40:].mean() > 200
+    assert frame.image[:, :24].mean() < 50
+
+
+def set_rotation(path, degrees):
+    """Write the clockwise rotation into the display matrix of the mp4's only track."""
+    assert degrees == 90
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    fixed = [0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30]
+    data[matrix : matrix + 36] = struct.pack(">9i", *fixed)
+    path.write_bytes(data)
+
+
+def test_opencv_gives_the_same_frames(real_clip, monkeypatch):
+    with_av = list(read_frames(real_clip, 64))
+    monkeypatch.setattr("dfdetect.video.reader.av", None)
+    with_opencv = list(read_frames(real_clip, 64))
+    assert len(with_av) == len(with_opencv) == 64
+    for first, second in zip(with_av, with_opencv, strict=True):
+        assert first.time == pytest.approx(second.time, abs=0.001)
+        assert np.abs(first.image.astype(int) - second.image).mean() < 3
+
+
+def test_memory_holds_no_more_than_a_few_frames(write_clip):
+    path = write_clip([np.full((720, 1280, 3), 2 * number, np.uint8) for number in range(100)])
+    tracemalloc.start()
+    count = sum(1 for _ in read_frames(path, 100))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 100
+    assert peak < 5 * 720 * 1280 * 3
+
+
+@pytest.mark.parametrize("reader", ["av", "opencv"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "the file is empty"), (b"not a video at all\n" * 100, "not a readable video")],
+)
+def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason, reader, monkeypatch):
+    if reader == "opencv":
+        monkeypatch.setattr("dfdetect.video.reader.av", None)
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(VideoError, match=reason) as caught:
+        list(read_frames(path))
+    assert str(path) in str(caught.value)
+    assert str(path) not in caught.value.reason
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(VideoError, match="no such file"):
+        list(read_frames(tmp_path / "none.mp4"))
+
+
+def test_titles_need_not_be_utf_8(write_clip, numbered_frames):
+    path = write_clip(numbered_frames(5))
+    plain = path.read_bytes()
+    path.write_bytes(plain.replace(b"Lavf", b"Lav\xe9"))
+    assert path.read_bytes() != plain
+    assert len(list(read_frames(path, 5))) == 5
+
+
+def test_sound_without_picture(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.sample_rate = 16000
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode())
+    with pytest.raises(VideoError, match="no video stream"):
+        list(read_frames(path))
+
+
+def test_truncated_clip_gives_what_is_left(write_clip, numbered_frames):
+    path = write_clip(numbered_frames(100), movflags="faststart")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    numbers = [number_of(frame) for frame in read_frames(path, 8)]
+    assert 4 <= len(numbers) <= 8
+    assert numbers == sorted(numbers)
+    assert numbers[0] < 10
+    assert 30 < numbers[-1] < 65
+
+
+def test_clip_that_lost_its_index_is_unreadable(write_clip, numbered_frames):
+    path = write_clip(numbered_frames(100))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(VideoError, match="not a readable video"):
+        list(read_frames(path, 8))
+
+
+def test_damaged_middle_does_not_stop_the_rest(write_clip, numbered_frames):
+    path = write_clip(numbered_frames(100), bf="0", g="10")
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat")
+    middle = start + (len(data) - start) // 2
+    data[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(data)
+    times = [frame.time for frame in read_frames(path, 20)]
+    assert len(times) >= 10
+    assert times == sorted(times)
+    assert times[-1] > 3.5
+
+
+def test_count_must_be_positive(real_clip):
+    with pytest.raises(ValueError, match="at least 1"):
+        next(read_frames(real_clip, 0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9, 10, 20])
+def test_picks_are_different_and_spread(count):
+    times = np.array([0, 1, 2, 3, 40, 41, 42, 43, 44, 100])
+    picks = pick_evenly(times, count)
+    assert len(picks) == min(count, 10)
+    assert np.all(np.diff(picks) > 0)
+    assert picks.min() >= 0
+    assert picks.max() <= 9
+
+
+def test_picks_are_the_nearest_ones():
+    assert pick_evenly(np.arange(100), 4).tolist() == [12, 37, 62, 87]
+    assert pick_evenly(np.array([0, 9, 10, 11, 20]), 1).tolist() == [2]
+
+
+def test_a_jump_in_time_does_not_crowd_the_picks():
+    times = np.concatenate([np.arange(150), 10_000 + np.arange(150)])
+    assert pick_evenly(times, 30).tolist() == list(range(5, 300, 10))
+
+
+def test_a_wanted_frame_that_the_decoder_skips_is_found_by_decoding_all(real_clip, monkeypatch):
+    expected = [frame.time for frame in read_frames(real_clip, 4)]
+    decode = reader._decode
+    passes = []
+
+    def skip_some(path, skip, *arguments):
+        passes.append(skip)
+        for number, frame in enumerate(decode(path, skip, *arguments)):
+            if skip == "DEFAULT" or number < 20:
+                yield frame
+
+    monkeypatch.setattr(reader, "_decode", skip_some)
+    assert [frame.time for frame in read_frames(real_clip, 4)] == expected
+    assert passes == ["NONREF", "DEFAULT"]
+
+
+@pytest.mark.corpus
+def test_challenge_clips_give_all_frames(corpus):
+    for path in sorted((corpus / "videos" / "dfdc").rglob("*.mp4")):
+        frames = [(frame.time, frame.image.shape) for frame in read_frames(path, 32)]
+        assert len(frames) == 32
+        assert {shape for _, shape in frames} == {(1080, 1920, 3)}
+        ideal = (np.arange(32) + 0.5) / 32 * 10
+        assert np.abs(np.array([time for time, _ in frames]) - ideal).max() < 0.25
+
+
+@pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}, {"codec": "mpeg2video"}])
+def test_frames_of_certain_numbers(write_clip, numbered_frames, options):
+    path = write_clip(numbered_frames(30), **options)
+    wanted = [0, 7, 8, 29, 30, 99]
+    frames = list(read_frames(path, wanted))
+    assert [number_of(frame) for frame in frames] == [0, 7, 8, 29]
+    assert [frame.number for frame in frames] == [0, 7, 8, 29]
+    assert [frame.time for frame in frames] == pytest.approx([0, 7 / 25, 8 / 25, 29 / 25])
+
+
+def test_frames_of_certain_numbers_by_opencv(write_clip, numbered_frames, monkeypatch):
+    monkeypatch.setattr("dfdetect.video.reader.av", None)
+    frames = read_frames(write_clip(numbered_frames(12)), [3, 11, 40])
+    assert [number_of(frame) for frame in frames] == [3, 11]
+
+
+def test_a_video_without_the_frames_that_are_asked_for(write_clip, numbered_frames):
+    with pytest.raises(VideoError, match="no frame can be decoded"):
+        list(read_frames(write_clip(numbered_frames(5)), [20]))
