@@ -17,11 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from dfdetect.checkpoints.io import ModelSpec, load_checkpoint
+from dfdetect.checkpoints.io import load_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.faces.clips import make_clip, windows
-from dfdetect.faces.tracking import FaceFinder, Person, follow_faces, resize_crop, to_tensor
+from dfdetect.faces.crops import resize_crop, to_tensor
+from dfdetect.faces.detection import FaceFinder
+from dfdetect.faces.tracking import Person, follow_faces
 from dfdetect.models.fuse import fold_batch_norms
 from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, FaceScore, VideoScore
 from dfdetect.runtime.budget import Budget, OutOfTimeError, Share

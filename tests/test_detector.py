@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dfdetect import Detector, VideoScore, create_model, load_detector
-from dfdetect.checkpoints.io import ModelSpec
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
-from dfdetect.faces.tracking import iou
+from dfdetect.faces.geometry import iou
 from dfdetect.video.reader import read_frames
 
 

@@ -14,7 +14,9 @@ from tqdm import tqdm
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
-from dfdetect.faces.tracking import FaceFinder, Person, follow_faces, interpolate_box, iou
+from dfdetect.faces.detection import FaceFinder
+from dfdetect.faces.geometry import interpolate_box, iou
+from dfdetect.faces.tracking import Person, follow_faces
 from dfdetect.results import Box, FaceScore, VideoScore
 from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos

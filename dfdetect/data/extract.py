@@ -22,13 +22,15 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from dfdetect.checkpoints.io import FARTHEST, INPUT_SIZES, CropRule
+from dfdetect.checkpoints.spec import INPUT_SIZES
 from dfdetect.data.faceset import FaceSetError
 from dfdetect.data.labels import LabelledPhoto, LabelledVideo, read_labels, read_photos
 from dfdetect.data.self_blend import self_blend
 from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
 from dfdetect.defaults import DEFAULT_FRAMES
-from dfdetect.faces.tracking import FaceFinder, Person, follow_boxes, follow_faces
+from dfdetect.faces.detection import FaceFinder
+from dfdetect.faces.geometry import FARTHEST, CropRule
+from dfdetect.faces.tracking import Person, follow_boxes, follow_faces
 from dfdetect.files import atomic_path, printable, read_table, require_writable
 from dfdetect.results import FAILED, NO_ACCESS, NO_FACE, OK
 from dfdetect.runtime.device import choose_device

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.detector import load_detector
-from dfdetect.evaluation.evaluate import auc_within, metrics
+from dfdetect.evaluation.metrics import auc_within, metrics
 from dfdetect.scoring.aggregation import Aggregation
 
 SPARSER = (4, 2, 1)

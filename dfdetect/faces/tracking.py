@@ -8,18 +8,14 @@ between are interpolated. Crops come from the full frames.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, groupby
+from itertools import chain
 
-import cv2
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
-from torch import nn
-from torchvision.transforms.v2 import functional
 
-from dfdetect.checkpoints.io import CropRule
+from dfdetect.faces.crops import cut_crop
+from dfdetect.faces.geometry import CropRule, interpolate_box, iou
 from dfdetect.results import Box
-from dfdetect.runtime.device import apply_in_parts
 from dfdetect.video.reader import Frame
 
 # Images, and the height of the smallest face that is known in them, to boxes of each; as
@@ -33,10 +29,6 @@ SEARCH_STRIDE = 6
 # Frames held at a time, if they do not take more memory than this.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
-# Pixels of shrunk frames that the network sees at a time.
-BATCH_PIXELS = 8 * 2**20
-# Places that may show a face, of which MTCNN's later stages look at so many at a time.
-CANDIDATES = 2048
 # Key frames in a row on which a person may be missed: those between two searches.
 MAX_MISSED_KEYS = SEARCH_STRIDE - 1
 # Overlap of a face's boxes on two key frames between which it is not looked at.
@@ -44,8 +36,6 @@ STILL_IOU = 0.7
 # Overlap of two boxes, each grown to twice its size, that are one person: one who moves by a whole
 # face from key frame to key frame still is.
 SAME_PERSON_IOU = 0.33
-# Images whose brightest pixels are below this level (of 255) are brightened.
-DARK = 128
 
 
 @dataclass(eq=False)
@@ -79,82 +69,6 @@ class Person:
         self.numbers.append(frame.number)
         self.boxes.append(box)
         self.crops.append(cut_crop(frame.image, rule.square(box), size))
-
-
-class FaceFinder:
-    """MTCNN (Zhang et al. 2016) on downscaled copies of frames.
-
-    Args:
-        device: Where the network runs.
-        max_side: Frames are shrunk until their longer side has at most this many pixels.
-        min_face: Height of the smallest face looked for, in pixels of the shrunk frame.
-        thresholds: Confidence that each of the three stages asks for, 0 to 1.
-
-    Example:
-        >>> finder = FaceFinder(torch.device("cpu"))
-        >>> finder.find([frame.image])
-        [[(804.1, 112.3, 986.2, 352.9)]]
-    """
-
-    def __init__(
-        self,
-        device: torch.device,
-        max_side: int = 960,
-        min_face: int = 24,
-        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.9),
-    ):
-        self.max_side = max_side
-        self.min_face = min_face
-        self.network = MTCNN(
-            keep_all=True, min_face_size=min_face, thresholds=list(thresholds), device=device
-        ).to(memory_format=torch.channels_last)
-        self.network.rnet = _InParts(self.network.rnet)
-        self.network.onet = _InParts(self.network.onet)
-
-    @classmethod
-    def careful(cls, device: torch.device) -> "FaceFinder":
-        """A finder for dark, small and turned faces: slower, and with more false alarms."""
-        return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7))
-
-    def find(self, images: Sequence[np.ndarray], smallest: float | None = None) -> list[list[Box]]:
-        """Find faces in RGB uint8 images of shape (height, width, 3), batching those of one size.
-
-        Args:
-            images: Any number.
-            smallest: Height in pixels of the smallest face that is known to be there; then the
-                images are shrunk further, until faces of half that height are just found.
-
-        Returns:
-            For each image its boxes, in pixels of the image as given.
-        """
-        found: list[list[Box]] = []
-        for _, same_size in groupby(images, key=np.shape):
-            found += self._find_in_batch(list(same_size), smallest)
-        return found
-
-    def _find_in_batch(self, images: list[np.ndarray], smallest: float | None) -> list[list[Box]]:
-        height, width = images[0].shape[:2]
-        shrink = min(1.0, self.max_side / max(height, width))
-        if smallest is not None:
-            shrink = min(shrink, 2 * self.min_face / smallest)
-        size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        if min(size) < self.min_face:
-            return [[] for _ in images]
-        if shrink < 1:
-            images = [_shrink(image, size) for image in images]
-        scale = np.array([width / size[0], height / size[1]] * 2)
-        batch = max(1, BATCH_PIXELS // (size[0] * size[1]))
-        found: list[list[Box]] = []
-        for start in range(0, len(images), batch):
-            stack = np.stack([brighten(image) for image in images[start : start + batch]])
-            for boxes in apply_in_parts(self._detect, stack):
-                boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
-                found.append([tuple(box) for box in (boxes * scale).tolist()])
-        return found
-
-    @torch.inference_mode()
-    def _detect(self, images: np.ndarray) -> np.ndarray:
-        return self.network.detect(images)[0]
 
 
 def follow_faces(
@@ -222,89 +136,6 @@ def follow_boxes(
             if frame.number in known:
                 person.show(frame, known[frame.number], rule, size)
     return people
-
-
-def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
-    """Cut a square from an image and resize it; what lies outside repeats the image's border.
-
-    Args:
-        image: RGB uint8 of shape (height, width, 3).
-        square: Left edge, top edge and side in pixels.
-        size: Side of the result in pixels.
-
-    Returns:
-        RGB uint8 tensor of shape (3, size, size).
-    """
-    left, top, side = square
-    offsets = np.arange(max(1, round(side)))
-    rows = np.clip(round(top) + offsets, 0, image.shape[0] - 1)
-    columns = np.clip(round(left) + offsets, 0, image.shape[1] - 1)
-    return resize_crop(to_tensor(image[rows[:, None], columns]), size)
-
-
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Turn an RGB uint8 image of shape (height, width, 3) into a tensor (3, height, width)."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-
-
-def resize_crop(crop: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize a uint8 crop (3, height, width) to (3, size, size), bilinear with antialiasing."""
-    return functional.resize(crop, [size, size], antialias=True)
-
-
-def brighten(image: np.ndarray) -> np.ndarray:
-    """Lift the shadows of a dark image, for the face finder only; other images stay as they are.
-
-    MTCNN misses most faces in the challenge's very dark clips and finds them after this gamma
-    correction, which unlike a stretch does not blow out a face that is lit in a dark room.
-
-    Args:
-        image: RGB uint8 of shape (height, width, 3).
-    """
-    if np.percentile(image[::4, ::4], 99.5) >= DARK:
-        return image
-    levels = np.arange(256) / 255
-    return cv2.LUT(image, np.round(255 * np.sqrt(levels)).astype(np.uint8))
-
-
-def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -> Box | None:
-    """A face's box at a time between those that are known; None before and after them."""
-    if not times[0] <= time <= times[-1]:
-        return None
-    return tuple(float(np.interp(time, times, edge)) for edge in np.array(boxes).T)
-
-
-def iou(first: Box, second: Box) -> float:
-    """Area of the intersection of two boxes / area of their union, 0 to 1."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return width * height / (sum(areas) - width * height)
-
-
-class _InParts(nn.Module):
-    """A stage of MTCNN that looks at a bounded number of candidates at a time.
-
-    A picture of a stadium has tens of thousands, and would take gigabytes.
-    """
-
-    def __init__(self, stage: nn.Module):
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        parts = [self.stage(part) for part in candidates.split(CANDIDATES)]
-        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
-
-
-def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink an image to (width, height) by the mean over areas, by halves first: much faster."""
-    while image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]:
-        half = image.shape[1] // 2, image.shape[0] // 2
-        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _runs(frames: Iterable[Frame], key_stride: int) -> Iterator[tuple[list[Frame], list[Frame]]]:

@@ -126,8 +126,12 @@ def write_wheel(folder: Path) -> Path:
         for path in sorted(package.rglob("*"))
         if path.is_file() and not NOT_IN_WHEEL & set(path.relative_to(package).parts)
     }
-    for part in ("METADATA", "entry_points.txt"):
-        files[f"{information}/{part}"] = (installed.read_text(part) or "").encode()
+    # In a clone, setuptools' own copy of the metadata may be found first.
+    metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO")
+    files[f"{information}/METADATA"] = (metadata or "").encode()
+    files[f"{information}/entry_points.txt"] = (
+        installed.read_text("entry_points.txt") or ""
+    ).encode()
     files[f"{information}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: dfdetect\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dfdetect.defaults import DEFAULT_FRAMES
-from dfdetect.reporting.html import cut_faces
+from dfdetect.faces.crops import cut_faces
 from dfdetect.results import VideoScore
 from dfdetect.video.isolated import read_frames_apart
 

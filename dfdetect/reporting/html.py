@@ -12,22 +12,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dfdetect.faces.tracking import cut_crop, interpolate_box
+from dfdetect.faces.crops import Strip, cut_faces
 from dfdetect.files import atomic_path
 from dfdetect.kaggle.submission import summary
-from dfdetect.results import Box, FaceScore, VideoScore
+from dfdetect.results import FaceScore, VideoScore
 from dfdetect.runtime.budget import Budget, OutOfTimeError
 from dfdetect.runtime.executor import map_in_order
-from dfdetect.video.isolated import read_frames_apart
 from dfdetect.video.reader import VideoError
 
-# Seconds and pictures of one person's face.
-Strip = list[tuple[float, np.ndarray]]
-
-STRIP = 8
-FACE_PIXELS = 112
-# Side of the pictures of faces / height of the box.
-FACE_MARGIN = 1.3
 JPEG_QUALITY = 80
 BINS = 20
 # Of curves and histogram, in the units of the drawing.
@@ -94,37 +86,6 @@ def write_report(
     with atomic_path(path) as temporary:
         # Names of files need not be UTF-8.
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-
-
-def cut_faces(video: str | Path, score: VideoScore, count: int = STRIP) -> list[Strip]:
-    """Pictures of each person's face at some moments, evenly spread over a video.
-
-    Args:
-        video: The file.
-        score: What the detector said of it.
-        count: Number of moments; those that do not show the person are left out.
-
-    Returns:
-        For each person, seconds since the first frame and an RGB uint8 picture of shape (112, 112,
-        3).
-
-    Raises:
-        VideoError: The video cannot be read.
-    """
-    strips: list[Strip] = [[] for _ in score.faces]
-    for frame in read_frames_apart(video, count, threads=1):
-        for strip, face in zip(strips, score.faces, strict=True):
-            box = interpolate_box(face.times, face.boxes, frame.time)
-            if box is not None:
-                crop = cut_crop(frame.image, _square(box), FACE_PIXELS)
-                strip.append((frame.time, crop.permute(1, 2, 0).numpy()))
-    return strips
-
-
-def _square(box: Box) -> tuple[float, float, float]:
-    left, top, right, bottom = box
-    side = FACE_MARGIN * (bottom - top)
-    return (left + right - side) / 2, (top + bottom - side) / 2, side
 
 
 def _row(name: str, score: VideoScore, anchor: int | None) -> str:

@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dfdetect.checkpoints.io import ModelSpec
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
-from dfdetect.faces.tracking import resize_crop
+from dfdetect.faces.crops import resize_crop
 from dfdetect.training.dataset import ClipDataset
 
 BATCH = 256

@@ -19,18 +19,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from dfdetect.checkpoints.io import CropRule, ModelSpec, save_checkpoint
+from dfdetect.checkpoints.io import save_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import SUFFIX
 from dfdetect.data.faceset import GROUP, FaceSet, require_disjoint_actors
-from dfdetect.evaluation.evaluate import metrics
-from dfdetect.faces.tracking import resize_crop
+from dfdetect.evaluation.metrics import metrics
+from dfdetect.faces.crops import resize_crop
+from dfdetect.faces.geometry import CropRule
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import LINEAR_MODELS, create_model, normalisation
 from dfdetect.runtime.device import half_type, has_fast_half
-from dfdetect.scoring.aggregation import Aggregation, Calibration, fit_calibration
+from dfdetect.scoring.aggregation import Aggregation
+from dfdetect.scoring.calibration import Calibration, fit_calibration
 from dfdetect.training.augment import training_transform
 from dfdetect.training.config import TrainConfig
-from dfdetect.training.dataset import BalancedSampler, ClipDataset
+from dfdetect.training.dataset import ClipDataset
 from dfdetect.training.distributed import ALONE, Team, join_team
 from dfdetect.training.history import write_history
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
@@ -40,6 +43,7 @@ from dfdetect.training.pretrained import (
     load_initial_weights,
     standardise_responses,
 )
+from dfdetect.training.sampler import BalancedSampler
 
 WARM_UP = 0.15
 EVAL_BATCH = 64

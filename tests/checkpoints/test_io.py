@@ -8,8 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from dfdetect import CheckpointError, create_model, find_weights, list_weights
-from dfdetect.checkpoints.io import CropRule, ModelSpec, load_checkpoint, read_spec, save_checkpoint
-from dfdetect.scoring.aggregation import Aggregation, Calibration
+from dfdetect.checkpoints.io import load_checkpoint, read_spec, save_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.faces.geometry import CropRule
+from dfdetect.scoring.aggregation import Aggregation
+from dfdetect.scoring.calibration import Calibration
 
 ARCHITECTURE = "test_efficientnet"
 SPEC = ModelSpec(

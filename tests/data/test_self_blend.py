@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dfdetect.data.self_blend import self_blend
-from dfdetect.faces.tracking import to_tensor
+from dfdetect.faces.crops import to_tensor
 from dfdetect.video.reader import read_frames
 
 

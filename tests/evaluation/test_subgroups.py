@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dfdetect.evaluation.subgroups import Look, Observer
-from dfdetect.faces.tracking import FaceFinder
+from dfdetect.faces.detection import FaceFinder
 from dfdetect.video.reader import read_frames
 
 

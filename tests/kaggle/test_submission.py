@@ -10,7 +10,6 @@ from dfdetect.kaggle.submission import (
     write_details,
     write_submission,
 )
-from dfdetect.video.discovery import find_videos
 
 SCORES = {
     "a.mp4": VideoScore(
@@ -26,42 +25,6 @@ SCORES = {
 }
 
 
-def touch(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"")
-
-
-def test_folders_are_searched_and_names_sorted(tmp_path):
-    touch(tmp_path, "b.mp4", "deep/er/a.MOV", "notes.txt", "deep/metadata.json", "c.webm")
-    assert list(find_videos([tmp_path])) == ["a.MOV", "b.mp4", "c.webm"]
-
-
-def test_a_file_given_by_itself_is_taken_whatever_its_suffix(tmp_path):
-    touch(tmp_path, "clip", "folder/other.mp4")
-    assert list(find_videos([tmp_path / "clip", tmp_path / "folder"])) == ["clip", "other.mp4"]
-
-
-def test_equal_base_names_are_told_apart_by_their_folder(tmp_path):
-    touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
-    found = find_videos([tmp_path])
-    assert list(found) == ["b.mp4", "x/a.mp4", "y/a.mp4"]
-    assert found["y/a.mp4"] == tmp_path / "y" / "a.mp4"
-
-
-def test_names_that_stay_equal_are_an_error(tmp_path):
-    touch(tmp_path, "x/a.mp4", "y/a.mp4")
-    with pytest.raises(ValueError, match="both be called"):
-        find_videos([tmp_path / "x", tmp_path / "y"])
-
-
-def test_the_same_folder_twice_counts_once(tmp_path, monkeypatch):
-    touch(tmp_path, "a.mp4")
-    assert list(find_videos([tmp_path, tmp_path / "a.mp4"])) == ["a.mp4"]
-    monkeypatch.chdir(tmp_path)
-    assert list(find_videos([".", tmp_path])) == ["a.mp4"]
-
-
 def test_odd_names_come_back(tmp_path):
     names = ['a "b".mp4', "c,d.mp4", "e\nf.mp4", "g\rh.mp4", "caf\udce9.mp4", "顔.mp4", "NA", "1"]
     write_submission(tmp_path / "submission.csv", names, {})
@@ -74,13 +37,6 @@ def test_an_invalid_submission_is_not_written(tmp_path):
     with pytest.raises(SubmissionError):
         write_submission(path, ["a.mp4"], broken)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_no_videos(tmp_path):
-    with pytest.raises(ValueError, match="no videos"):
-        find_videos([tmp_path])
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        find_videos([tmp_path / "nowhere"])
 
 
 def test_rows_are_complete_and_in_the_order_asked_for(tmp_path):

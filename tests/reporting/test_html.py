@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 
 from dfdetect import FaceScore, VideoScore, predict
-from dfdetect.reporting.html import cut_faces, write_report
+from dfdetect.faces.crops import cut_faces
+from dfdetect.reporting.html import write_report
 from dfdetect.runtime.budget import Budget
 
 BOX = (365.0, 80.0, 560.0, 340.0)

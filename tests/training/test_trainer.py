@@ -13,7 +13,7 @@ from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.kaggle.submission import check_submission
 from dfdetect.models.registry import LINEAR_MODELS
-from dfdetect.scoring.aggregation import Calibration
+from dfdetect.scoring.calibration import Calibration
 from dfdetect.training import trainer
 from dfdetect.training.config import RECIPES, TrainConfig, recipe
 from dfdetect.training.trainer import train

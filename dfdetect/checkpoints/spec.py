@@ -1,0 +1,153 @@
+"""What a checkpoint says of its model: all that is needed to use the weights."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from dfdetect.faces.geometry import FARTHEST, CropRule
+from dfdetect.models.registry import CLIP_MODELS
+from dfdetect.scoring.aggregation import Aggregation
+from dfdetect.scoring.calibration import Calibration
+
+CHECKSUM_KEY = "sha256"
+FORMAT = "dfdetect-checkpoint"
+VERSION = 2
+ARGUMENTS = ("drop_rate", "drop_path_rate")
+INPUT_SIZES = range(16, 1025)
+CLIP_LENGTHS = range(1, 129)
+POSITIVE_CLASS = "FAKE"
+RGB = 3
+WHITE = 255
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to use the weights, and what is known about them.
+
+    Args:
+        architecture: A name that `create_model` takes.
+        arguments: Its arguments.
+        input_size: Side of the square input, in pixels.
+        mean: Of the RGB channels, for pixels in 0..1; subtracted.
+        std: Of the RGB channels, for pixels in 0..1; divided by.
+        crop: Where crops are cut.
+        frames_per_clip: Consecutive crops of a face that make one input; 1 for an image model.
+        positive_class: The class whose logit the model gives; always FAKE.
+        calibration: From raw to calibrated logits.
+        aggregation: From the logits of crops to the probability of a video.
+        training: Data, split, configuration, seed, date.
+        scores: Measured figures, by the name of what they were measured on.
+        licence: Terms for the weights.
+    """
+
+    architecture: str
+    input_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    arguments: dict[str, float] = field(default_factory=dict)
+    crop: CropRule = field(default_factory=CropRule)
+    frames_per_clip: int = 1
+    positive_class: str = POSITIVE_CLASS
+    calibration: Calibration = field(default_factory=Calibration)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    licence: str = "unknown"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a batch of one: (1, 3, size, size) or (1, time, 3, size, size)."""
+        time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
+        return (1, *time, RGB, self.input_size, self.input_size)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no model of this version can have."""
+        if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:
+            raise ValueError(
+                f"input_size must be {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels, "
+                f"not {self.input_size!r}"
+            )
+        if len(self.mean) != RGB or len(self.std) != RGB or min(self.std) <= 0:
+            raise ValueError("mean and std need three numbers each, std above 0")
+        numbers = (*self.mean, *self.std, self.crop.scale, self.crop.shift)
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("mean, std, crop.scale and crop.shift must be finite")
+        if type(self.frames_per_clip) is not int or self.frames_per_clip not in CLIP_LENGTHS:
+            raise ValueError(
+                f"frames_per_clip must be {CLIP_LENGTHS[0]} to {CLIP_LENGTHS[-1]}, "
+                f"not {self.frames_per_clip!r}"
+            )
+        if (self.frames_per_clip > 1) != (self.architecture in CLIP_MODELS):
+            takes = "clips of 2 and more" if self.architecture in CLIP_MODELS else "single crops"
+            raise ValueError(
+                f"frames_per_clip is {self.frames_per_clip}, but {self.architecture} takes {takes}"
+            )
+        if self.positive_class != POSITIVE_CLASS:
+            raise ValueError(f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}")
+        if not (0 < self.crop.scale < FARTHEST and abs(self.crop.shift) < FARTHEST):
+            raise ValueError(
+                f"crop.scale must be above 0, and scale and shift below {FARTHEST}, not {self.crop}"
+            )
+        for name, value in self.arguments.items():
+            if name not in ARGUMENTS or not 0 <= value < 1:
+                raise ValueError(f"arguments: {name} = {value!r}; known are {ARGUMENTS}, 0 to 1")
+        if not (isinstance(self.training, dict) and isinstance(self.scores, dict)):
+            raise ValueError("training and scores must be JSON objects")
+        if not (isinstance(self.licence, str) and self.licence.isprintable()):
+            raise ValueError(f"licence must be a line of text, not {self.licence!r}")
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """Make the model's input of uint8 RGB crops.
+
+        Args:
+            images: uint8 of shape (batch, 3, input_size, input_size), or of shape
+                (batch, frames_per_clip, 3, input_size, input_size), on any device.
+
+        Returns:
+            float32 of the same shape, on the same device; images in channels-last memory order.
+        """
+        mean, std = (
+            torch.tensor(values, device=images.device).view(RGB, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        pixels = (images.float() / WHITE - mean) / std
+        return pixels if pixels.ndim > 4 else pixels.contiguous(memory_format=torch.channels_last)
+
+    def to_json(self) -> str:
+        """The header's JSON object."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelSpec":
+        """Read the header's JSON object.
+
+        Raises:
+            ValueError: It is not one, or of another format or version, or a value is impossible.
+            TypeError: A field is missing, unknown or of the wrong type.
+        """
+        values = json.loads(text, parse_constant=_refuse_constant)
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise ValueError(f"its header does not say {FORMAT!r}")
+        if (version := values.pop("version", None)) != VERSION:
+            raise ValueError(
+                f"it has format version {version!r} and this dfdetect reads {VERSION}: "
+                "install the release of dfdetect that wrote it"
+            )
+        values.pop(CHECKSUM_KEY, None)  # of the file, not of the model
+        for name, kind in (
+            ("crop", CropRule),
+            ("calibration", Calibration),
+            ("aggregation", Aggregation),
+        ):
+            values[name] = kind(**values[name]) if name in values else kind()
+        for name in ("mean", "std"):
+            if name in values:
+                values[name] = tuple(float(number) for number in values[name])
+        return cls(**values)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"its header has {name} for a number")

@@ -1,0 +1,155 @@
+"""Figures of labels and probabilities: log loss, AUC and their like, and their intervals."""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, roc_auc_score
+
+THRESHOLD = 0.5
+CALIBRATION_BINS = 15
+BOOTSTRAP_ROUNDS = 1000
+
+
+def metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """Score probabilities of FAKE against labels.
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
+        probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
+
+    Returns:
+        `n`, `fake_fraction`, `log_loss` (nats), `auc` (NaN with one class), `accuracy` and
+        `balanced_accuracy` at 0.5, `calibration_error` (expected, 15 equal bins), and two
+        baselines: `constant_log_loss`, of always answering `fake_fraction`, and
+        `constant_accuracy`, of always answering the commoner class.
+
+    Example:
+        >>> metrics(np.array([0, 1]), np.array([0.2, 0.8]))["log_loss"]
+        0.2231...
+    """
+    labels = np.asarray(labels)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    answers = probabilities > THRESHOLD
+    share = float(labels.mean())
+    both = 0 < share < 1
+    return {
+        "n": len(labels),
+        "fake_fraction": share,
+        "log_loss": float(log_loss(labels, probabilities, labels=[0, 1])),
+        "auc": float(roc_auc_score(labels, probabilities)) if both else float("nan"),
+        "accuracy": float(accuracy_score(labels, answers)),
+        "balanced_accuracy": (
+            float(balanced_accuracy_score(labels, answers)) if both else float("nan")
+        ),
+        "calibration_error": calibration_error(labels, probabilities),
+        "constant_log_loss": float(log_loss(labels, np.full(len(labels), share), labels=[0, 1])),
+        "constant_accuracy": max(share, 1 - share),
+    }
+
+
+def auc_within(sources: dict[str, dict[str, float]]) -> float:
+    """Mean AUC of sources, by their number of clips; those with one class do not count.
+
+    Sources differ in camera and codec, and a detector's answers with them: an AUC over all of them
+    together may say no more than that.
+
+    Args:
+        sources: What `metrics` gives for each source.
+
+    Returns:
+        0 to 1, or NaN where no source has both classes.
+
+    Example:
+        >>> auc_within({"a": {"n": 3, "auc": 1.0}, "b": {"n": 1, "auc": 0.5}})
+        0.875
+    """
+    both = [scores for scores in sources.values() if not np.isnan(scores["auc"])]
+    if not both:
+        return float("nan")
+    return float(np.average([one["auc"] for one in both], weights=[one["n"] for one in both]))
+
+
+def reweighted_metrics(
+    labels: np.ndarray, probabilities: np.ndarray, fake_share: float
+) -> dict[str, float]:
+    """What the figures would be where another share of the faces is FAKE.
+
+    Each class is weighted to its share, and the probabilities, which hold where half are FAKE, are
+    moved by the new prior (Saerens et al. 2002).
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
+        probabilities: P(FAKE) at even odds, strictly between 0 and 1, shape (n,).
+        fake_share: Between 0 and 1.
+
+    Raises:
+        ValueError: Only one class, or a share out of range.
+
+    Example:
+        >>> reweighted_metrics(np.array([0, 1]), np.array([0.6, 0.6]), 0.8)["constant_accuracy"]
+        0.8
+    """
+    if not 0 < fake_share < 1 or len(np.unique(labels)) < 2:
+        raise ValueError(f"needs both classes and a share between 0 and 1, not {fake_share}")
+    share = np.where(labels == 1, fake_share, 1 - fake_share)
+    weights = share / np.bincount(labels)[labels]
+    fake, real = probabilities * fake_share, (1 - probabilities) * (1 - fake_share)
+    moved = fake / (fake + real)
+    constant = np.full(len(labels), fake_share)
+    return {
+        "fake_fraction": fake_share,
+        "accuracy": float(accuracy_score(labels, moved > THRESHOLD, sample_weight=weights)),
+        "constant_accuracy": max(fake_share, 1 - fake_share),
+        "log_loss": float(log_loss(labels, moved, sample_weight=weights, labels=[0, 1])),
+        "constant_log_loss": float(log_loss(labels, constant, sample_weight=weights)),
+    }
+
+
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Expected calibration error (Naeini et al. 2015) over equal-width bins of P(FAKE), 0 to 1."""
+    bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=labels - probabilities)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def bootstrap_intervals(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    groups: np.ndarray,
+    rounds: int = BOOTSTRAP_ROUNDS,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of log loss, AUC and balanced accuracy, drawing whole groups (Efron 1979).
+
+    Crops of one actor err together, so actors (or videos) are drawn with replacement, not crops.
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
+        probabilities: P(FAKE), shape (n,).
+        groups: The actor or video of each, shape (n,).
+        rounds: Number of samples drawn; those with one class only are left out.
+        seed: Of the drawing.
+
+    Returns:
+        Lower and upper edge by name; empty where every sample has one class only.
+    """
+    measures: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+        "log_loss": lambda y, p: log_loss(y, p, labels=[0, 1]),
+        "auc": roc_auc_score,
+        "balanced_accuracy": lambda y, p: balanced_accuracy_score(y, p > THRESHOLD),
+    }
+    names, codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+    rows_of = [np.flatnonzero(codes == code) for code in range(len(names))]
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        sample = generator.integers(len(rows_of), size=len(rows_of))
+        rows = np.concatenate([rows_of[group] for group in sample])
+        if 0 < labels[rows].mean() < 1:
+            for name, measure in measures.items():
+                drawn[name].append(measure(labels[rows], probabilities[rows]))
+    return {
+        name: tuple(float(edge) for edge in np.percentile(values, (2.5, 97.5)))
+        for name, values in drawn.items()
+        if values
+    }

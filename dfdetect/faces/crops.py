@@ -1,0 +1,77 @@
+"""Boxes -> crops: squares that are cut from frames and resized, for models and for people."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional
+
+from dfdetect.faces.geometry import interpolate_box
+from dfdetect.results import Box, VideoScore
+from dfdetect.video.isolated import read_frames_apart
+
+# Seconds and pictures of one person's face.
+Strip = list[tuple[float, np.ndarray]]
+STRIP = 8
+FACE_PIXELS = 112
+# Side of the pictures of faces / height of the box.
+FACE_MARGIN = 1.3
+
+
+def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
+    """Cut a square from an image and resize it; what lies outside repeats the image's border.
+
+    Args:
+        image: RGB uint8 of shape (height, width, 3).
+        square: Left edge, top edge and side in pixels.
+        size: Side of the result in pixels.
+
+    Returns:
+        RGB uint8 tensor of shape (3, size, size).
+    """
+    left, top, side = square
+    offsets = np.arange(max(1, round(side)))
+    rows = np.clip(round(top) + offsets, 0, image.shape[0] - 1)
+    columns = np.clip(round(left) + offsets, 0, image.shape[1] - 1)
+    return resize_crop(to_tensor(image[rows[:, None], columns]), size)
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Turn an RGB uint8 image of shape (height, width, 3) into a tensor (3, height, width)."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+def resize_crop(crop: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize a uint8 crop (3, height, width) to (3, size, size), bilinear with antialiasing."""
+    return functional.resize(crop, [size, size], antialias=True)
+
+
+def cut_faces(video: str | Path, score: VideoScore, count: int = STRIP) -> list[Strip]:
+    """Pictures of each person's face at some moments, evenly spread over a video.
+
+    Args:
+        video: The file.
+        score: What the detector said of it.
+        count: Number of moments; those that do not show the person are left out.
+
+    Returns:
+        For each person, seconds since the first frame and an RGB uint8 picture of shape (112, 112,
+        3).
+
+    Raises:
+        VideoError: The video cannot be read.
+    """
+    strips: list[Strip] = [[] for _ in score.faces]
+    for frame in read_frames_apart(video, count, threads=1):
+        for strip, face in zip(strips, score.faces, strict=True):
+            box = interpolate_box(face.times, face.boxes, frame.time)
+            if box is not None:
+                crop = cut_crop(frame.image, _square(box), FACE_PIXELS)
+                strip.append((frame.time, crop.permute(1, 2, 0).numpy()))
+    return strips
+
+
+def _square(box: Box) -> tuple[float, float, float]:
+    left, top, right, bottom = box
+    side = FACE_MARGIN * (bottom - top)
+    return (left + right - side) / 2, (top + bottom - side) / 2, side

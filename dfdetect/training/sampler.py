@@ -1,0 +1,121 @@
+"""Which items of a data set are in which batch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from dfdetect.training.distributed import ALONE, Team
+
+# Shards that are read at a time: random places in them are as fast as the memory they fit into.
+OPEN_SHARDS = 16
+
+
+class BalancedSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of positions and seeds, half REAL, half FAKE.
+
+    An epoch shows each REAL item once, or each FAKE one where those are rarer, and as many of the
+    other class, drawn anew. The last, incomplete batch is left out, unless it is the only one.
+
+    Face sets of many shards are read in a streaming order: a few shards at a time, drawn at random,
+    and the items of these in any order.
+
+    Args:
+        labels: 1 for FAKE, 0 for REAL, shape (n,).
+        batch_size: Positions in a batch.
+        seed: Of the order.
+        blend: Share of the FAKE half that is made by self-blending REAL items of the same batch,
+            each beside its original; their positions are moved by n, as `ClipDataset` takes them.
+        lonely: Which items are of a source that has no fakes, shape (n,). Each of them stands
+            beside a fake of itself, whatever `blend` says: else their source gives REAL away.
+        shards: Number of the shard that holds each item, shape (n,).
+        team: The processes that train together, each of which gets its part of every batch.
+
+    Raises:
+        ValueError: A batch has fewer items than there are processes.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        batch_size: int,
+        seed: int,
+        blend: float = 0.0,
+        lonely: np.ndarray | None = None,
+        shards: np.ndarray | None = None,
+        team: Team = ALONE,
+    ):
+        self.shards = np.zeros(len(labels), int) if shards is None else shards
+        self.team = team
+        lonely = np.zeros(len(labels), bool) if lonely is None else lonely
+        self.lonely = np.flatnonzero(lonely)
+        self.real = np.flatnonzero((labels == 0) & ~lonely)
+        self.fake = np.flatnonzero(labels == 1)
+        self.moved = len(labels)
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0  # batches of the epoch that are passed over
+        half = max(1, batch_size // 2)
+        if self._steps(half, blend) == 0:
+            half = min(len(self.real) + len(self.lonely), len(self.fake))
+        self.steps = self._steps(half, blend)
+        self.half = half
+        self.batch = 2 * half
+        if self.batch < team.size:
+            raise ValueError(
+                f"batches of {self.batch} items are too few for {team.size} processes: give a "
+                "larger --batch-size, or start fewer"
+            )
+
+    def _steps(self, half: int, blend: float) -> int:
+        """Set how many items of each kind a batch has; the number of batches in an epoch."""
+        share = len(self.lonely) / (len(self.lonely) + len(self.real))
+        self.lonely_in_batch = round(half * share)
+        self.blended = max(self.lonely_in_batch, round(blend * half))
+        wanted = (
+            (self.lonely, self.lonely_in_batch),
+            (self.real, half - self.lonely_in_batch),
+            (self.fake, half - self.blended),
+        )
+        return min(len(rows) // count for rows, count in wanted if count)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        turns = self._turns(generator)
+        lonely, real, fake = (
+            _in_turns(generator.permutation(rows), turns)
+            for rows in (self.lonely, self.real, self.fake)
+        )
+        for step in range(self.steps):
+            # Lonely ones first: they are those that are blended in any case.
+            reals = np.concatenate(
+                [
+                    _part(lonely, self.lonely_in_batch, step),
+                    _part(real, self.half - self.lonely_in_batch, step),
+                ]
+            )
+            fakes = _part(fake, self.half - self.blended, step)
+            blended = reals[: self.blended] + self.moved
+            batch = np.concatenate([reals, fakes, blended])
+            seeds = generator.integers(2**31, size=len(batch))
+            if step < self.start:
+                continue
+            yield self.team.part(list(zip(batch.tolist(), seeds.tolist(), strict=True)))
+
+    def _turns(self, generator: np.random.Generator) -> np.ndarray:
+        """When each item's shard has its turn, shape (n,)."""
+        found, numbers = np.unique(self.shards, return_inverse=True)
+        if len(found) <= OPEN_SHARDS:
+            return np.zeros(len(numbers), int)
+        return (generator.permutation(len(found)) // OPEN_SHARDS)[numbers]
+
+
+def _in_turns(rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    return rows[np.argsort(turns[rows], kind="stable")]
+
+
+def _part(rows: np.ndarray, count: int, step: int) -> np.ndarray:
+    return rows[step * count : (step + 1) * count]

@@ -1,0 +1,90 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dfdetect.faces.detection import FaceFinder, brighten
+from dfdetect.faces.geometry import iou
+from dfdetect.video.reader import read_frames
+
+
+@pytest.fixture(scope="module")
+def finder():
+    return FaceFinder(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def face(sample_data):
+    frame = next(read_frames(sample_data / "train_sample_videos" / "ajqslcypsw.mp4", 1))
+    return frame.image
+
+
+def test_finds_the_face_where_it_is(finder, face):
+    ((box,),) = finder.find([face])
+    by_eye = (365, 80, 560, 340)
+    assert iou(box, by_eye) > 0.6
+
+
+def test_boxes_are_in_pixels_of_the_image_as_given(finder, face):
+    ((box,),) = finder.find([face])
+    large = cv2.resize(face, None, fx=4, fy=4)
+    ((large_box,),) = finder.find([large])
+    assert iou(box, tuple(edge / 4 for edge in large_box)) > 0.8
+
+
+def test_batches_of_mixed_sizes_and_of_nothing(finder, face):
+    small = cv2.resize(face, None, fx=0.5, fy=0.5)
+    tiny = face[:10, :10]
+    grey = np.full_like(face, 128)
+    found = finder.find([face, face, small, tiny, grey])
+    assert [len(boxes) for boxes in found] == [1, 1, 1, 0, 0]
+    assert finder.find([]) == []
+
+
+def test_dark_faces_are_found(finder, face):
+    dark = cv2.convertScaleAbs(face, alpha=0.12)
+    assert len(finder.find([dark])[0]) == 1
+
+
+def test_only_dark_images_are_brightened():
+    dark = np.linspace(0, 100, 4800).astype(np.uint8).reshape(40, 40, 3)
+    assert brighten(dark).mean() > 2 * dark.mean()
+    assert brighten(dark).max() < 255
+    bright = np.linspace(0, 255, 4800).astype(np.uint8).reshape(40, 40, 3)
+    assert brighten(bright) is bright
+    assert brighten(np.zeros_like(dark)).max() == 0
+
+
+def test_careful_finder_sees_smaller_faces(finder, face):
+    scene = np.full((1080, 1920, 3), 90, np.uint8)
+    small = cv2.resize(face, None, fx=0.09, fy=0.09, interpolation=cv2.INTER_AREA)
+    scene[500 : 500 + small.shape[0], 900 : 900 + small.shape[1]] = small
+    assert finder.find([scene]) == [[]]
+    ((box,),) = FaceFinder.careful(torch.device("cpu")).find([scene])
+    assert 925 < box[0] < box[2] < 960
+
+
+def test_smaller_copies_still_show_faces_half_as_high_as_those_known(finder, face):
+    ((box,),) = finder.find([face])
+    half = cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    ((small_box,),) = finder.find([half], box[3] - box[1])
+    assert iou(box, tuple(2 * edge for edge in small_box)) > 0.7
+
+
+def test_candidates_are_looked_at_in_parts(real_clip, monkeypatch):
+    images = [frame.image for frame in read_frames(real_clip, 4)]
+    finder = FaceFinder.careful(torch.device("cpu"))
+    expected = finder.find(images)
+    assert all(expected)
+    sizes = []
+    forward = type(finder.network.rnet.stage).forward
+
+    def note(self, candidates):
+        sizes.append(len(candidates))
+        return forward(self, candidates)
+
+    monkeypatch.setattr(type(finder.network.rnet.stage), "forward", note)
+    monkeypatch.setattr("dfdetect.faces.detection.CANDIDATES", 3)
+    for found, boxes in zip(finder.find(images), expected, strict=True):
+        assert np.allclose(found, boxes, atol=0.01)
+    assert max(sizes) == 3

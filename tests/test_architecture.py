@@ -1,0 +1,105 @@
+"""Which part of the package may use which: data flows down one list."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import dfdetect
+
+PACKAGE = Path(dfdetect.__file__).parent
+# Packages and modules in the order in which data flows; each may use itself and those before it.
+ORDER = (
+    *("files", "defaults", "results"),
+    *("video", "runtime", "faces", "models", "scoring", "checkpoints", "detector"),
+    *("kaggle", "reporting", "prediction"),
+    *("data", "evaluation.metrics", "training", "evaluation", "benchmark"),
+    *("cli", "__main__"),
+)
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__init__.py"
+}
+# What a part must not load by itself, whatever it uses of the package.
+FOREIGN = {
+    "video": ("torch", "torchvision", "timm", "facenet_pytorch"),
+    "models": ("pathlib", "os", "io", "safetensors", "pandas", "cv2"),
+}
+
+
+def place_of(module):
+    """The position of a module in the list, by itself or with its package."""
+    while module not in ORDER:
+        module, dot, _ = module.rpartition(".")
+        assert dot, "a module that no entry of ORDER holds"
+    return ORDER.index(module)
+
+
+def imports_of(module):
+    """All that a module imports, also within functions: (of this package, others')."""
+    own, others = set(), set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            # A name may be a module.
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in found:
+            package, _, rest = name.partition(".")
+            if package != "dfdetect":
+                others.add(package)
+            elif rest in MODULES:
+                own.add(rest)
+            elif rest.rpartition(".")[0] in MODULES:
+                own.add(rest.rpartition(".")[0])
+            else:
+                assert name == "dfdetect.__version__", "public names are for users"
+    return own, others
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_uses_only_what_stands_above_it(module):
+    own, _ = imports_of(module)
+    assert {other for other in own if place_of(other) > place_of(module)} == set()
+
+
+def test_models_know_nothing_else_of_the_package():
+    models = [module for module in MODULES if module.startswith("models.")]
+    used = set().union(*(imports_of(module)[0] for module in models))
+    assert {other for other in used if not other.startswith("models.")} == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "others"),
+    [
+        (module, others)
+        for package, others in FOREIGN.items()
+        for module in MODULES
+        if module.partition(".")[0] == package
+    ],
+)
+def test_what_a_package_does_without(module, others):
+    assert imports_of(module)[1].isdisjoint(others)
+
+
+def test_inference_uses_neither_training_nor_evaluation():
+    seen, left = set(), ["detector", "prediction"]
+    while left:
+        module = left.pop()
+        if module not in seen:
+            seen.add(module)
+            left += imports_of(module)[0]
+    packages = {module.partition(".")[0] for module in seen}
+    assert packages.isdisjoint({"data", "training", "evaluation", "benchmark"})
+
+
+@pytest.mark.parametrize("package", sorted({name for name in MODULES if "." not in name}))
+def test_the_init_of_a_package_holds_its_docstring_alone(package):
+    path = MODULES[package]
+    if path.name == "__init__.py":
+        (docstring,) = ast.parse(path.read_text(encoding="utf-8")).body
+        assert isinstance(docstring.value.value, str)

@@ -1,0 +1,46 @@
+import pytest
+
+from dfdetect.video.discovery import find_videos
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def test_folders_are_searched_and_names_sorted(tmp_path):
+    touch(tmp_path, "b.mp4", "deep/er/a.MOV", "notes.txt", "deep/metadata.json", "c.webm")
+    assert list(find_videos([tmp_path])) == ["a.MOV", "b.mp4", "c.webm"]
+
+
+def test_a_file_given_by_itself_is_taken_whatever_its_suffix(tmp_path):
+    touch(tmp_path, "clip", "folder/other.mp4")
+    assert list(find_videos([tmp_path / "clip", tmp_path / "folder"])) == ["clip", "other.mp4"]
+
+
+def test_equal_base_names_are_told_apart_by_their_folder(tmp_path):
+    touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
+    found = find_videos([tmp_path])
+    assert list(found) == ["b.mp4", "x/a.mp4", "y/a.mp4"]
+    assert found["y/a.mp4"] == tmp_path / "y" / "a.mp4"
+
+
+def test_names_that_stay_equal_are_an_error(tmp_path):
+    touch(tmp_path, "x/a.mp4", "y/a.mp4")
+    with pytest.raises(ValueError, match="both be called"):
+        find_videos([tmp_path / "x", tmp_path / "y"])
+
+
+def test_the_same_folder_twice_counts_once(tmp_path, monkeypatch):
+    touch(tmp_path, "a.mp4")
+    assert list(find_videos([tmp_path, tmp_path / "a.mp4"])) == ["a.mp4"]
+    monkeypatch.chdir(tmp_path)
+    assert list(find_videos([".", tmp_path])) == ["a.mp4"]
+
+
+def test_no_videos(tmp_path):
+    with pytest.raises(ValueError, match="no videos"):
+        find_videos([tmp_path])
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_videos([tmp_path / "nowhere"])
