@@ -2,4 +2,4 @@
 
 DEFAULT_FRAMES = 32
 DEFAULT_PRIOR = 0.5
-PERSON_RULES = ("mean_logit", "soft_maximum")
+FRAME_AGGREGATIONS = ("mean_logit", "soft_maximum")

@@ -204,7 +204,7 @@ class Detector:
             owners += [number] * len(made)
         logits, owners = self._logits(inputs), np.array(owners)
         rule = self.spec.aggregation
-        means = [rule.person_logit(logits[owners == number]) for number in range(len(clips))]
+        means = [rule.track_logit(logits[owners == number]) for number in range(len(clips))]
         return rule.probability(means)
 
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
@@ -285,7 +285,7 @@ class Detector:
     def _face_score(self, person: Person, logits: np.ndarray) -> FaceScore:
         rule = self.spec.aggregation
         return FaceScore(
-            probability=float(rule.probability(rule.person_logit(logits))),
+            probability=float(rule.probability(rule.track_logit(logits))),
             times=person.times,
             boxes=person.boxes,
             frame_probabilities=rule.probability(logits).tolist(),
@@ -293,7 +293,7 @@ class Detector:
 
     def _video_probability(self, logits: list[np.ndarray]) -> float:
         rule = self.spec.aggregation
-        return float(rule.probability(rule.video_logit([rule.person_logit(one) for one in logits])))
+        return float(rule.probability(rule.video_logit([rule.track_logit(one) for one in logits])))
 
 
 def load_detector(

@@ -19,6 +19,8 @@ ARGUMENTS = ("drop_rate", "drop_path_rate")
 INPUT_SIZES = range(16, 1025)
 CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
+# Names that files from before have for fields of `Aggregation`.
+RENAMED = {"person": "frames", "video": "tracks"}
 RGB = 3
 WHITE = 255
 
@@ -142,11 +144,16 @@ class ModelSpec:
             ("calibration", Calibration),
             ("aggregation", Aggregation),
         ):
-            values[name] = kind(**values[name]) if name in values else kind()
+            values[name] = kind(**_renamed(values[name])) if name in values else kind()
         for name in ("mean", "std"):
             if name in values:
                 values[name] = tuple(float(number) for number in values[name])
         return cls(**values)
+
+
+def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a part under today's names; what is no JSON object is refused by who takes it."""
+    return {RENAMED.get(name, name): value for name, value in fields.items()}
 
 
 def _refuse_constant(name: str) -> None:

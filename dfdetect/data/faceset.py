@@ -191,17 +191,17 @@ class FaceSet:
             clips += [[track[place] for place in part] for part in parts]
         return clips
 
-    def without_label_noise(self, difference: float) -> "FaceSet":
+    def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
         """Leave out FAKE crops in which next to nothing was altered.
 
         Args:
-            difference: Least `pair_diff`, where the index has that column: how much the crop
-                differs from the same place in its original (0 to 255). Crops that are not aligned
-                with it (`pair_border` above 6) are kept, as their difference says nothing.
+            min_pair_difference: Least `pair_diff`, where the index has that column: how much the
+                crop differs from the same place in its original (0 to 255). Crops that are not
+                aligned with it (`pair_border` above 6) are kept, as their difference says nothing.
         """
         if not {"pair_diff", "pair_border"} <= set(self.table):
             return self
-        alike = self.table["pair_diff"] < difference
+        alike = self.table["pair_diff"] < min_pair_difference
         aligned = self.table["pair_border"] < ALIGNED_BORDER
         return self.select(~(alike & aligned & (self.table["label"] == "FAKE")).to_numpy())
 

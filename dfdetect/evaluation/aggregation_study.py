@@ -142,7 +142,7 @@ def by_aggregation(rule: Aggregation) -> Rule:
     """One of our own rules."""
 
     def answer(people: Sequence[np.ndarray]) -> float:
-        logits = [rule.person_logit(np.log(one / (1 - one))) for one in people]
+        logits = [rule.track_logit(np.log(one / (1 - one))) for one in people]
         return float(rule.probability(rule.video_logit(logits)))
 
     return answer
@@ -178,11 +178,11 @@ def agreement_of_people(people: Sequence[np.ndarray]) -> float:
 
 
 RULES: dict[str, Rule] = {
-    "mean logit": by_aggregation(Aggregation(person="mean_logit")),
-    "highest frame": by_aggregation(Aggregation(person="soft_maximum", sharpness=50, window=1)),
+    "mean logit": by_aggregation(Aggregation(frames="mean_logit")),
+    "highest frame": by_aggregation(Aggregation(frames="soft_maximum", sharpness=50, window=1)),
     **{
         f"soft maximum, sharpness {sharpness}, window {window}": by_aggregation(
-            Aggregation(person="soft_maximum", sharpness=sharpness, window=window)
+            Aggregation(frames="soft_maximum", sharpness=sharpness, window=window)
         )
         for sharpness in (0.5, 1, 2)
         for window in (1, 3)

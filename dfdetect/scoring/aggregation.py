@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dfdetect.defaults import PERSON_RULES
+from dfdetect.defaults import FRAME_AGGREGATIONS
 
 SMALLEST_FLOOR = 1e-6
 
@@ -28,23 +28,23 @@ class Aggregation:
     """How calibrated logits combine, and the bound on probabilities.
 
     Args:
-        person: `mean_logit` or `soft_maximum`, from frames to a person.
-        video: `max`, from people to the video.
+        frames: `mean_logit` or `soft_maximum`, from frames to a track.
+        tracks: `max`, from tracks to the video.
         floor: Least probability of either class.
         sharpness: Of the soft maximum; towards 0 it becomes the mean, towards infinity the maximum.
         window: Neighbouring frames that are averaged first, for the soft maximum.
     """
 
-    person: str = "mean_logit"
-    video: str = "max"
+    frames: str = "mean_logit"
+    tracks: str = "max"
     floor: float = 0.01
     sharpness: float = 2.0
     window: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse rules that this version does not have."""
-        if self.person not in PERSON_RULES or self.video != "max":
-            raise ValueError(f"unknown aggregation rule {self.person!r}, {self.video!r}")
+        """Refuse ways that this version does not have."""
+        if self.frames not in FRAME_AGGREGATIONS or self.tracks != "max":
+            raise ValueError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
         if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):
             raise ValueError(
                 f"sharpness and window must be above 0, not {self.sharpness!r} and {self.window!r}"
@@ -52,25 +52,25 @@ class Aggregation:
         if not SMALLEST_FLOOR <= self.floor < 0.5:
             raise ValueError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
 
-    def person_logit(self, logits: np.ndarray) -> float:
-        """One person's logit from the calibrated logits of its frames, shape (frames,).
+    def track_logit(self, logits: np.ndarray) -> float:
+        """One track's logit from the calibrated logits of its frames, shape (frames,).
 
         Example:
             >>> rule = Aggregation("soft_maximum", sharpness=1.0, window=1)
-            >>> rule.person_logit(np.array([-3.0, -3.0, -3.0, 3.0]))
+            >>> rule.track_logit(np.array([-3.0, -3.0, -3.0, 3.0]))
             1.62...
         """
         logits = np.asarray(logits, dtype=np.float64)
-        if self.person == "mean_logit":
+        if self.frames == "mean_logit":
             return float(logits.mean())
         kernel = np.ones(min(self.window, len(logits)))
         covered = np.convolve(np.ones(len(logits)), kernel, "same")
         smooth = self.sharpness * np.convolve(logits, kernel, "same") / covered
         return float((np.logaddexp.reduce(smooth) - np.log(len(logits))) / self.sharpness)
 
-    def video_logit(self, person_logits: Sequence[float]) -> float:
-        """The video's logit from those of its people, at least one."""
-        return max(person_logits)
+    def video_logit(self, track_logits: Sequence[float]) -> float:
+        """The video's logit from those of its tracks, at least one."""
+        return max(track_logits)
 
     def probability(self, logits: np.ndarray | float) -> np.ndarray:
         """P(FAKE) in [floor, 1 - floor], float64, of the shape of `logits`.

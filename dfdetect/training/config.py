@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from dfdetect.defaults import PERSON_RULES
+from dfdetect.defaults import FRAME_AGGREGATIONS
 
-LAYER_RATES = ("equal", "by_inputs")
+LR_SCALINGS = ("equal", "by_inputs")
 
 
 def _setting(default: float | str, text: str) -> Any:
@@ -30,7 +30,7 @@ class TrainConfig:
     patience: int = _setting(4, "stop after so many epochs without a lower held-out log loss")
     batch_size: int = _setting(32, "crops or clips in a step, half of each class")
     learning_rate: float = _setting(6e-4, "peak of the one-cycle schedule")
-    layer_rates: str = _setting(
+    lr_scaling: str = _setting(
         "equal", "equal, or by_inputs: smaller for layers with many inputs, for nets as VGG"
     )
     weight_decay: float = _setting(0.02, "of AdamW")
@@ -38,13 +38,17 @@ class TrainConfig:
     drop_rate: float = _setting(0.2, "dropout before the last layer")
     drop_path_rate: float = _setting(0.0, "stochastic depth, of timm's models")
     augmentation: str = _setting("light", "light or strong changes to each crop")
-    blend: float = _setting(0.0, "share of the FAKE crops that are self-blended REAL ones")
-    difference: float = _setting(0.0, "leave out FAKE crops that differ less from their originals")
-    averaging: float = _setting(0.0, "decay of a moving average of the weights; 0 for none")
+    self_blend_share: float = _setting(
+        0.0, "share of the FAKE crops that are self-blended REAL ones"
+    )
+    min_pair_difference: float = _setting(
+        0.0, "leave out FAKE crops that differ less from their originals"
+    )
+    ema_decay: float = _setting(0.0, "decay of a moving average of the weights; 0 for none")
     precision: str = _setting(
         "auto", "float32, mixed (on processors that are fast at it), or auto: mixed on a GPU alone"
     )
-    person_rule: str = _setting(
+    aggregation: str = _setting(
         "mean_logit", "mean_logit or soft_maximum: from a person's frames to the person"
     )
     crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's box of the face")
@@ -74,15 +78,15 @@ LIMITS = {
     "label_smoothing": (0, 0.9),
     "drop_rate": (0, 0.9),
     "drop_path_rate": (0, 0.9),
-    "blend": (0, 0.95),
-    "averaging": (0, 0.99999),
+    "self_blend_share": (0, 0.95),
+    "ema_decay": (0, 0.99999),
     "seed": (0, 2**32 - 1),
 }
 CHOICES = {
-    "layer_rates": LAYER_RATES,
+    "lr_scaling": LR_SCALINGS,
     "augmentation": ("light", "strong"),
     "precision": ("auto", "float32", "mixed"),
-    "person_rule": PERSON_RULES,
+    "aggregation": FRAME_AGGREGATIONS,
 }
 
 # What differs from the defaults, chosen for two CPU cores on actors held out of the training faces.
@@ -100,7 +104,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "input_size": 48,
         "epochs": 1,
         "learning_rate": 3e-4,
-        "layer_rates": "by_inputs",
+        "lr_scaling": "by_inputs",
         "precision": "mixed",
     },
     "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
@@ -113,10 +117,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "drop_rate": 0.3,
         "drop_path_rate": 0.15,
         "augmentation": "strong",
-        "blend": 0.45,
-        "difference": 4.0,
-        "averaging": 0.999,
-        "person_rule": "soft_maximum",
+        "self_blend_share": 0.45,
+        "min_pair_difference": 4.0,
+        "ema_decay": 0.999,
+        "aggregation": "soft_maximum",
     },
 }
 

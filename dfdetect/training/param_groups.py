@@ -9,7 +9,9 @@ from dfdetect.models.registry import head_parameters
 BASE_INPUTS = 100
 
 
-def parameter_groups(model: nn.Module, learning_rate: float, rates: str) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, learning_rate: float, lr_scaling: str
+) -> list[dict[str, Any]]:
     """Parameters with their learning rates, as optimisers of torch take them.
 
     Adam moves every weight by about its learning rate, so that a unit with n inputs moves by n
@@ -21,14 +23,14 @@ def parameter_groups(model: nn.Module, learning_rate: float, rates: str) -> list
     Args:
         model: Any.
         learning_rate: Of all parameters; with `by_inputs`, of biases and of units with 100 inputs.
-        rates: `equal` or `by_inputs`.
+        lr_scaling: `equal` or `by_inputs`.
 
     Example:
         >>> groups = parameter_groups(nn.Linear(1000, 1), 1e-3, "by_inputs")
         >>> [group["lr"] for group in groups]
         [0.0001, 0.001]
     """
-    if rates == "equal":
+    if lr_scaling == "equal":
         return [{"params": list(model.parameters()), "lr": learning_rate}]
     return [
         {"params": [parameter], "lr": learning_rate * _share(parameter)}

@@ -24,10 +24,12 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         labels: 1 for FAKE, 0 for REAL, shape (n,).
         batch_size: Positions in a batch.
         seed: Of the order.
-        blend: Share of the FAKE half that is made by self-blending REAL items of the same batch,
-            each beside its original; their positions are moved by n, as `ClipDataset` takes them.
+        self_blend_share: Share of the FAKE half that is made by self-blending REAL items of the
+            same batch, each beside its original; their positions are moved by n, as `ClipDataset` takes
+            them.
         lonely: Which items are of a source that has no fakes, shape (n,). Each of them stands
-            beside a fake of itself, whatever `blend` says: else their source gives REAL away.
+            beside a fake of itself, whatever `self_blend_share` says: else their source gives REAL
+            away.
         shards: Number of the shard that holds each item, shape (n,).
         team: The processes that train together, each of which gets its part of every batch.
 
@@ -40,7 +42,7 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         labels: np.ndarray,
         batch_size: int,
         seed: int,
-        blend: float = 0.0,
+        self_blend_share: float = 0.0,
         lonely: np.ndarray | None = None,
         shards: np.ndarray | None = None,
         team: Team = ALONE,
@@ -56,9 +58,9 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         self.epoch = 0
         self.start = 0  # batches of the epoch that are passed over
         half = max(1, batch_size // 2)
-        if self._steps(half, blend) == 0:
+        if self._steps(half, self_blend_share) == 0:
             half = min(len(self.real) + len(self.lonely), len(self.fake))
-        self.steps = self._steps(half, blend)
+        self.steps = self._steps(half, self_blend_share)
         self.half = half
         self.batch = 2 * half
         if self.batch < team.size:
@@ -67,11 +69,11 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
                 "larger --batch-size, or start fewer"
             )
 
-    def _steps(self, half: int, blend: float) -> int:
+    def _steps(self, half: int, self_blend_share: float) -> int:
         """Set how many items of each kind a batch has; the number of batches in an epoch."""
         share = len(self.lonely) / (len(self.lonely) + len(self.real))
         self.lonely_in_batch = round(half * share)
-        self.blended = max(self.lonely_in_batch, round(blend * half))
+        self.blended = max(self.lonely_in_batch, round(self_blend_share * half))
         wanted = (
             (self.lonely, self.lonely_in_batch),
             (self.real, half - self.lonely_in_batch),

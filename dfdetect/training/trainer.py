@@ -112,7 +112,7 @@ def train(
         for part in (train_faces, held_out):
             own = part.select(team.part(np.arange(len(part))))
             own.require_readable(progress and team.is_first)
-        train_faces = train_faces.without_label_noise(config.difference)
+        train_faces = train_faces.without_label_noise(config.min_pair_difference)
         workers = team.cores if workers is None else workers
 
         description = {
@@ -142,7 +142,7 @@ def train(
         else:
             if init is None:
                 standardise_responses(model, _sample(train_faces, spec))
-            if config.layer_rates == "by_inputs":
+            if config.lr_scaling == "by_inputs":
                 start_head_at_zero(model)
             model.to(torch_device, memory_format=torch.channels_last)
             _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
@@ -271,7 +271,7 @@ def start_spec(config: TrainConfig) -> ModelSpec:
         mean,
         std,
         crop=CropRule(config.crop_scale, config.crop_shift),
-        aggregation=Aggregation(person=config.person_rule),
+        aggregation=Aggregation(frames=config.aggregation),
         frames_per_clip=config.frames_per_clip,
         licence=config.licence,
     )
@@ -374,7 +374,7 @@ def _fit_epochs(
         dataset.labels,
         config.batch_size,
         config.seed,
-        config.blend,
+        config.self_blend_share,
         dataset.lonely,
         dataset.shards,
         run.team,
@@ -425,7 +425,7 @@ class _Learner:
         self.smoothing = config.label_smoothing
         self.device = next(model.parameters()).device
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.learning_rate, config.layer_rates),
+            parameter_groups(model, config.learning_rate, config.lr_scaling),
             weight_decay=config.weight_decay,
             fused=True,
         )
@@ -439,8 +439,8 @@ class _Learner:
         scaled = self.mixed and self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.averaged = None
-        if config.averaging:
-            average = get_ema_multi_avg_fn(config.averaging)
+        if config.ema_decay:
+            average = get_ema_multi_avg_fn(config.ema_decay)
             self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
     @property

@@ -6,14 +6,14 @@ from dfdetect.scoring.aggregation import Aggregation
 
 def test_one_fake_person_makes_a_fake_video():
     rule = Aggregation()
-    real, fake = rule.person_logit(np.full(32, -3.0)), rule.person_logit(np.full(32, 2.0))
+    real, fake = rule.track_logit(np.full(32, -3.0)), rule.track_logit(np.full(32, 2.0))
     assert rule.video_logit([real, fake]) == rule.video_logit([fake]) == 2.0
     assert rule.probability(rule.video_logit([real])) < 0.1
 
 
 def test_clear_frames_outweigh_undecided_ones():
     logits = np.array([4.0, 0.1, -0.1, 0.0])
-    assert Aggregation().person_logit(logits) == pytest.approx(1.0)
+    assert Aggregation().track_logit(logits) == pytest.approx(1.0)
 
 
 def test_probabilities_keep_their_distance_from_0_and_1():
@@ -25,7 +25,7 @@ def test_probabilities_keep_their_distance_from_0_and_1():
     assert np.all(np.diff(probabilities) > 0)
 
 
-@pytest.mark.parametrize("values", [{"video": "mean"}, {"person": "vote"}, {"floor": 0.6}])
+@pytest.mark.parametrize("values", [{"tracks": "mean"}, {"frames": "vote"}, {"floor": 0.6}])
 def test_unknown_aggregations(values):
     with pytest.raises(ValueError, match=r"unknown aggregation|floor"):
         Aggregation(**values)
@@ -34,7 +34,7 @@ def test_unknown_aggregations(values):
 def test_the_soft_maximum_lies_between_mean_and_maximum():
     logits = np.array([-2.0, -1.0, 0.5, 3.0])
     values = [
-        Aggregation("soft_maximum", sharpness=sharpness, window=1).person_logit(logits)
+        Aggregation("soft_maximum", sharpness=sharpness, window=1).track_logit(logits)
         for sharpness in (1e-6, 0.5, 1, 2, 1e6)
     ]
     assert values == sorted(values)
@@ -48,9 +48,9 @@ def test_smoothing_tells_a_stretch_from_single_frames():
     stretch, scattered = np.full(20, -2.0), np.full(20, -2.0)
     stretch[5:9] = 3
     scattered[[2, 7, 12, 17]] = 3
-    assert rule.person_logit(stretch) > rule.person_logit(scattered) + 1
-    assert rule.person_logit(np.array([0.7])) == pytest.approx(0.7)
-    assert rule.person_logit(np.array([0.7, 0.7])) == pytest.approx(0.7)
+    assert rule.track_logit(stretch) > rule.track_logit(scattered) + 1
+    assert rule.track_logit(np.array([0.7])) == pytest.approx(0.7)
+    assert rule.track_logit(np.array([0.7, 0.7])) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("setting", [{"sharpness": 0.0}, {"window": 0}, {"window": 2.5}])

@@ -32,7 +32,7 @@ def test_few_crops_make_one_batch():
 
 def test_blended_fakes_stand_beside_their_originals():
     labels = np.array([0] * 40 + [1] * 100)
-    sampler = BalancedSampler(labels, batch_size=16, seed=0, blend=0.5)
+    sampler = BalancedSampler(labels, batch_size=16, seed=0, self_blend_share=0.5)
     batches = positions(sampler)
     assert len(batches) == 5
     for batch in batches:
@@ -43,18 +43,18 @@ def test_blended_fakes_stand_beside_their_originals():
     assert len({place for batch in batches for place in batch[8:12]}) == 20
 
 
-@pytest.mark.parametrize("blend", [0.0, 0.5])
-def test_real_items_of_sources_without_fakes_stand_beside_their_own(blend):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_real_items_of_sources_without_fakes_stand_beside_their_own(share):
     labels = np.array([0] * 60 + [1] * 100)
     lonely = np.arange(160) < 20
-    sampler = BalancedSampler(labels, batch_size=12, seed=0, blend=blend, lonely=lonely)
+    sampler = BalancedSampler(labels, batch_size=12, seed=0, self_blend_share=share, lonely=lonely)
     batches = positions(sampler)
     assert len(batches) == 10
     for batch in batches:
         real, fake = np.array(batch[:6]), np.array(batch[6:])
         blended = fake[fake >= 160] - 160
         assert labels[real].tolist() == [0] * 6
-        assert len(blended) == max(2, 6 * blend)
+        assert len(blended) == max(2, 6 * share)
         assert set(real[lonely[real]]) <= set(blended) <= set(real)
     assert sorted(set(np.concatenate(batches)) & set(range(20))) == list(range(20))
 

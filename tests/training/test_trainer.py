@@ -265,10 +265,10 @@ def test_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
         {"drop_rate": 1.0},
         {"precision": "double"},
         {"augmentation": "wild"},
-        {"layer_rates": "random"},
-        {"person_rule": "median"},
-        {"blend": 1.0},
-        {"averaging": -1.0},
+        {"lr_scaling": "random"},
+        {"aggregation": "median"},
+        {"self_blend_share": 1.0},
+        {"ema_decay": -1.0},
     ],
 )
 def test_settings_that_no_run_can_use_are_refused(setting):
@@ -277,15 +277,15 @@ def test_settings_that_no_run_can_use_are_refused(setting):
 
 
 def test_the_person_rule_reaches_the_checkpoint(face_set, tmp_path):
-    config = replace(TINY, epochs=1, person_rule="soft_maximum")
-    assert run(face_set, tmp_path / "soft.safetensors", config).aggregation.person == "soft_maximum"
+    config = replace(TINY, epochs=1, aggregation="soft_maximum")
+    assert run(face_set, tmp_path / "soft.safetensors", config).aggregation.frames == "soft_maximum"
 
 
 def test_rates_by_inputs_start_at_one_half_and_learn_otherwise(face_set, tmp_path):
     heads = []
     for rates in ("equal", "by_inputs"):
         out = tmp_path / f"{rates}.safetensors"
-        run(face_set, out, replace(TINY, epochs=1, learning_rate=1e-8, layer_rates=rates))
+        run(face_set, out, replace(TINY, epochs=1, learning_rate=1e-8, lr_scaling=rates))
         heads.append(load_checkpoint(out)[0].get_classifier().weight.abs().max())
     assert heads[0] > 1e-3 > heads[1]
 
@@ -297,7 +297,7 @@ def test_splitting_without_actors_warns(face_set, tmp_path):
 
 
 def test_averaged_weights_and_blended_fakes(face_set, tmp_path):
-    options = {"averaging": 0.9, "blend": 0.25, "augmentation": "strong"}
+    options = {"ema_decay": 0.9, "self_blend_share": 0.25, "augmentation": "strong"}
     plain = run(face_set, tmp_path / "plain.safetensors", replace(TINY, epochs=2))
     spec = run(face_set, tmp_path / "rich.safetensors", replace(TINY, epochs=2, **options))
     assert {name: spec.training[name] for name in options} == options
