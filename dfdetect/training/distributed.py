@@ -23,18 +23,18 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 
 @dataclass(frozen=True)
-class Team:
+class DistributedContext:
     """This process among those that train together.
 
     Attributes:
         rank: Its number among all of them, from 0.
-        size: How many there are.
-        neighbours: How many there are on this machine.
+        world_size: How many there are.
+        local_world_size: How many there are on this machine.
     """
 
     rank: int = 0
-    size: int = 1
-    neighbours: int = 1
+    world_size: int = 1
+    local_world_size: int = 1
 
     @property
     def is_first(self) -> bool:
@@ -44,53 +44,53 @@ class Team:
     @property
     def cores(self) -> int:
         """Cores of this machine that are this process's share, at least 1."""
-        return max(1, available_cores() // self.neighbours)
+        return max(1, available_cores() // self.local_world_size)
 
-    def part(self, items: Sequence | np.ndarray) -> Any:
+    def shard(self, items: Sequence | np.ndarray) -> Any:
         """This process's part of what all of them do."""
-        return items[self.rank :: self.size]
+        return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Put the parts of all processes together, as `part` took them apart."""
-        if self.size == 1:
+        """Put the parts of all processes together, as `shard` took them apart."""
+        if self.world_size == 1:
             return part
-        parts: list[np.ndarray] = [part] * self.size
+        parts: list[np.ndarray] = [part] * self.world_size
         distributed.all_gather_object(parts, part)
         whole = np.empty(sum(map(len, parts)), part.dtype)
         for rank, one in enumerate(parts):
-            whole[rank :: self.size] = one
+            whole[rank :: self.world_size] = one
         return whole
 
-    def from_first(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         """What the first process makes; on the others, it is sent to them."""
         made = [make() if self.is_first else None]
-        if self.size > 1:
+        if self.world_size > 1:
             distributed.broadcast_object_list(made)
         return made[0]
 
-    def total(self, value: torch.Tensor) -> float:
+    def all_reduce_sum(self, value: torch.Tensor) -> float:
         """The sum of a number over all processes."""
         value = value.detach().clone()
-        if self.size > 1:
+        if self.world_size > 1:
             distributed.all_reduce(value)
         return value.item()
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """The model, such that its gradients are the mean over all processes."""
-        if self.size == 1:
+        if self.world_size == 1:
             return model
         return DistributedDataParallel(model)
 
-    def together(self, size: int) -> AbstractContextManager:
+    def global_batch(self, size: int) -> AbstractContextManager:
         """Within this, models treat a part of a batch of `size` items as part of the whole."""
-        return nullcontext() if self.size == 1 else _WholeBatch(self, size)
+        return nullcontext() if self.world_size == 1 else _GlobalBatchMode(self, size)
 
 
-ALONE = Team()
+ONE_PROCESS = DistributedContext()
 
 
 @contextmanager
-def join_team(device: str) -> Iterator[tuple[Team, torch.device]]:
+def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.device]]:
     """Join the processes that `torchrun` started, if it did.
 
     Args:
@@ -100,14 +100,14 @@ def join_team(device: str) -> Iterator[tuple[Team, torch.device]]:
         ValueError: The device does not work.
 
     Example:
-        >>> with join_team("auto") as (team, device):
-        ...     print(f"process {team.rank} of {team.size} on {device}")
+        >>> with init_distributed("auto") as (context, device):
+        ...     print(f"process {context.rank} of {context.world_size} on {device}")
         process 0 of 1 on cpu
     """
     if not distributed.is_torchelastic_launched():
-        yield ALONE, choose_device(device)
+        yield ONE_PROCESS, choose_device(device)
         return
-    rank, size, local_rank, neighbours = (
+    rank, world_size, local_rank, local_world_size = (
         int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     )
     several = torch.cuda.is_available() and torch.cuda.device_count() > 1
@@ -118,24 +118,24 @@ def join_team(device: str) -> Iterator[tuple[Team, torch.device]]:
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Team(rank, size, neighbours), chosen
+        yield DistributedContext(rank, world_size, local_world_size), chosen
     finally:
         distributed.destroy_process_group()
 
 
-class _WholeBatch(TorchFunctionMode):
+class _GlobalBatchMode(TorchFunctionMode):
     """Computes of a part of a batch what one process computes of the whole.
 
     Args:
-        team: The processes.
+        context: The processes.
         size: Items in the whole batch.
     """
 
-    def __init__(self, team: Team, size: int):
+    def __init__(self, context: DistributedContext, size: int):
         super().__init__()
-        self.team = team
+        self.context = context
         self.size = size
-        self.own = len(range(team.rank, size, team.size))
+        self.own = len(range(context.rank, size, context.world_size))
         self.replaced = {
             functional.batch_norm: self._batch_norm,
             functional.dropout: self._dropout,
@@ -191,7 +191,7 @@ class _WholeBatch(TorchFunctionMode):
         """Draw for all items of the whole batch, and take those of this part."""
         rows = values.shape[0] // self.own
         whole = values.new_empty((self.size, rows, *values.shape[1:])).bernoulli_(p)
-        return values.copy_(self.team.part(whole).reshape(values.shape))
+        return values.copy_(self.context.shard(whole).reshape(values.shape))
 
 
 class _Sum(torch.autograd.Function):

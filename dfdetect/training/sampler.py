@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from dfdetect.training.distributed import ALONE, Team
+from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
 # Shards that are read at a time: random places in them are as fast as the memory they fit into.
 OPEN_SHARDS = 16
@@ -25,13 +25,13 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         batch_size: Positions in a batch.
         seed: Of the order.
         self_blend_share: Share of the FAKE half that is made by self-blending REAL items of the
-            same batch, each beside its original; their positions are moved by n, as `ClipDataset` takes
-            them.
+            same batch, each beside its original; their positions are moved by n, as `ClipDataset`
+            takes them.
         lonely: Which items are of a source that has no fakes, shape (n,). Each of them stands
             beside a fake of itself, whatever `self_blend_share` says: else their source gives REAL
             away.
         shards: Number of the shard that holds each item, shape (n,).
-        team: The processes that train together, each of which gets its part of every batch.
+        context: The processes that train together, each of which gets its part of every batch.
 
     Raises:
         ValueError: A batch has fewer items than there are processes.
@@ -45,10 +45,10 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         self_blend_share: float = 0.0,
         lonely: np.ndarray | None = None,
         shards: np.ndarray | None = None,
-        team: Team = ALONE,
+        context: DistributedContext = ONE_PROCESS,
     ):
         self.shards = np.zeros(len(labels), int) if shards is None else shards
-        self.team = team
+        self.context = context
         lonely = np.zeros(len(labels), bool) if lonely is None else lonely
         self.lonely = np.flatnonzero(lonely)
         self.real = np.flatnonzero((labels == 0) & ~lonely)
@@ -63,10 +63,10 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         self.steps = self._steps(half, self_blend_share)
         self.half = half
         self.batch = 2 * half
-        if self.batch < team.size:
+        if self.batch < context.world_size:
             raise ValueError(
-                f"batches of {self.batch} items are too few for {team.size} processes: give a "
-                "larger --batch-size, or start fewer"
+                f"batches of {self.batch} items are too few for {context.world_size} processes: "
+                "give a larger --batch-size, or start fewer"
             )
 
     def _steps(self, half: int, self_blend_share: float) -> int:
@@ -105,7 +105,7 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
             seeds = generator.integers(2**31, size=len(batch))
             if step < self.start:
                 continue
-            yield self.team.part(list(zip(batch.tolist(), seeds.tolist(), strict=True)))
+            yield self.context.shard(list(zip(batch.tolist(), seeds.tolist(), strict=True)))
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
         """When each item's shard has its turn, shape (n,)."""

@@ -34,7 +34,7 @@ from dfdetect.scoring.calibration import Calibration, fit_calibration
 from dfdetect.training.augment import training_transform
 from dfdetect.training.config import TrainConfig
 from dfdetect.training.dataset import ClipDataset
-from dfdetect.training.distributed import ALONE, Team, join_team
+from dfdetect.training.distributed import ONE_PROCESS, DistributedContext, init_distributed
 from dfdetect.training.history import write_history
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
 from dfdetect.training.param_groups import parameter_groups, start_head_at_zero
@@ -105,15 +105,15 @@ def train(
     if out.suffix != SUFFIX:
         raise ValueError(f"{out}: a checkpoint's name must end in {SUFFIX}")
     require_writable(out)
-    with join_team(device) as (team, torch_device):
+    with init_distributed(device) as (context, torch_device):
         seed_everything(config.seed)
         spec, model = start_spec(config), start_model(config, init)
         train_faces, held_out = read_split(faces, val, config.seed)
         for part in (train_faces, held_out):
-            own = part.select(team.part(np.arange(len(part))))
-            own.require_readable(progress and team.is_first)
+            own = part.select(context.shard(np.arange(len(part))))
+            own.require_readable(progress and context.is_first)
         train_faces = train_faces.without_label_noise(config.min_pair_difference)
-        workers = team.cores if workers is None else workers
+        workers = context.cores if workers is None else workers
 
         description = {
             **asdict(config),
@@ -131,10 +131,10 @@ def train(
                 f"{state.path}: left by a stopped run; --resume it, or delete the file"
             )
         held_out_labels = ClipDataset(held_out, nn.Identity(), config.frames_per_clip).labels
-        run = _Run(out, model, spec, held_out_labels, team)
-        progress = progress and team.is_first
+        run = _Run(out, model, spec, held_out_labels, context)
+        progress = progress and context.is_first
         if config.architecture in LINEAR_MODELS:
-            if team.size > 1:
+            if context.world_size > 1:
                 raise ValueError(
                     f"{config.architecture} is fitted by one process: start it without torchrun"
                 )
@@ -156,7 +156,7 @@ def train(
                 "date": date.today().isoformat(),
             },
         )
-        if team.is_first:
+        if context.is_first:
             _finish(run, spec, state)
     return spec
 
@@ -189,7 +189,7 @@ class _Run:
     model: nn.Module
     spec: ModelSpec
     held_out_labels: np.ndarray
-    team: Team
+    context: DistributedContext
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
@@ -205,7 +205,7 @@ class _Run:
         calibration, scores = _judge(logits, self.held_out_labels, self.spec.aggregation)
         entry = {**made_by, **notes, **scores}
         self.history.append(entry)
-        if self.team.is_first:
+        if self.context.is_first:
             write_history(self.out, self.history)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
         if self.best is None or scores["log_loss"] < self.best["scores"]["log_loss"]:
@@ -324,24 +324,24 @@ def predict_logits(
     spec: ModelSpec,
     workers: int,
     progress: bool,
-    team: Team = ALONE,
+    context: DistributedContext = ONE_PROCESS,
 ) -> np.ndarray:
     """Raw logits of FAKE of each crop or clip, resized as the detector does; float32 (n,).
 
-    The processes of a team look at a part each, and all get the whole.
+    The processes look at a part each, and all get the whole.
     """
     model.eval()
     device = next(model.parameters()).device
     resize = partial(resize_crop, size=spec.input_size)
     dataset = ClipDataset(faces, resize, spec.frames_per_clip, jitter=False)
-    own = Subset(dataset, team.part(range(len(dataset))))
+    own = Subset(dataset, context.shard(range(len(dataset))))
     loader = DataLoader(own, batch_size=EVAL_BATCH, num_workers=workers)
     logits = [torch.zeros(0)]
     with tqdm(total=len(own), desc="held-out actors", unit="crop", disable=not progress) as bar:
         for images, _ in loader:
             logits.append(model(spec.normalise(images.to(device)))[:, 0].float().cpu())
             bar.update(len(images))
-    return team.gather(torch.cat(logits).numpy())
+    return context.gather(torch.cat(logits).numpy())
 
 
 def _fit_linear(run: _Run, faces: FaceSet, held_out: FaceSet, workers: int, progress: bool) -> None:
@@ -377,10 +377,10 @@ def _fit_epochs(
         config.self_blend_share,
         dataset.lonely,
         dataset.shards,
-        run.team,
+        run.context,
     )
     batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
-    learner = _Learner(run.model, run.spec, config, len(sampler), sampler.batch, run.team)
+    learner = _Learner(run.model, run.spec, config, len(sampler), sampler.batch, run.context)
     state.restore(run, learner)
     while len(run.history) < config.epochs and run.epochs_since_best() < config.patience:
         sampler.epoch = len(run.history)
@@ -389,7 +389,7 @@ def _fit_epochs(
         loss = learner.pass_over(batches, title, progress, partial(state.save, run, learner))
         notes = {"train_loss": loss, "seconds": perf_counter() - start}
         model = learner.averaged.module if learner.averaged else run.model
-        logits = predict_logits(model, held_out, run.spec, workers, progress, run.team)
+        logits = predict_logits(model, held_out, run.spec, workers, progress, run.context)
         run.judge({"epoch": sampler.epoch + 1}, notes, logits, model)
         state.save(run, learner)
 
@@ -402,8 +402,8 @@ class _Learner:
         spec: How to feed it.
         config: Of the run.
         steps: In an epoch.
-        batch: Items in the batch of a step, of which each process of the team has its part.
-        team: The processes that learn together.
+        batch: Items in the batch of a step, of which each process has its part.
+        context: The processes that learn together.
     """
 
     def __init__(
@@ -413,12 +413,12 @@ class _Learner:
         config: TrainConfig,
         steps: int,
         batch: int,
-        team: Team,
+        context: DistributedContext,
     ):
         self.model = model
-        self.parallel = team.parallel(model)
+        self.parallel = context.parallel(model)
         self.batch = batch
-        self.team = team
+        self.context = context
         self.seed = config.seed
         self.losses: list[float] = []  # of the epoch that is under way
         self.spec = spec
@@ -489,20 +489,20 @@ class _Learner:
         targets = targets * (1 - self.smoothing) + self.smoothing / 2
         with (
             torch.autocast(self.device.type, self.dtype, enabled=self.mixed),
-            self.team.together(self.batch),
+            self.context.global_batch(self.batch),
         ):
             logits = self.parallel(self.spec.normalise(images.to(self.device)))[:, 0]
         total = binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
         loss = total / self.batch  # this process's part of the batch's mean
         self.optimizer.zero_grad()
-        # Gradients are averaged over the team, and belong to the sum over its parts.
-        self.scaler.scale(loss * self.team.size).backward()
+        # Gradients are averaged over the processes, and belong to the sum over their parts.
+        self.scaler.scale(loss * self.context.world_size).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.schedule.step()
         if self.averaged:
             self.averaged.update_parameters(self.model)
-        return self.team.total(loss)
+        return self.context.all_reduce_sum(loss)
 
 
 @dataclass(frozen=True)
@@ -515,7 +515,7 @@ class _State:
 
     def save(self, run: _Run, learner: _Learner) -> None:
         """Write all that resuming needs, whatever the number of processes then."""
-        if not run.team.is_first:
+        if not run.context.is_first:
             return
         saved = {name: part.state_dict() for name, part in learner.parts.items()}
         saved |= {"run": self.description, "history": run.history, "best": run.best}
@@ -526,7 +526,7 @@ class _State:
         """Load what a stopped run saved, if that is asked for and there is something."""
         if not self.resume:
             return
-        saved = run.team.from_first(self._read)
+        saved = run.context.broadcast(self._read)
         if saved is None:
             return
         if saved["run"] != self.description:

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from dfdetect.data.faceset import FaceSet
 from dfdetect.training.augment import training_transform
 from dfdetect.training.dataset import ClipDataset
-from dfdetect.training.distributed import Team
+from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.sampler import BalancedSampler
 
 
@@ -98,7 +98,7 @@ def test_crops_are_the_same_whoever_makes_them(face_set, workers):
     expected = list(DataLoader(dataset, batch_sampler=whole))
     parts = []
     for rank in range(3):
-        own = BalancedSampler(dataset.labels, 8, seed=0, team=Team(rank, 3))
+        own = BalancedSampler(dataset.labels, 8, seed=0, context=DistributedContext(rank, 3))
         parts.append(list(DataLoader(dataset, batch_sampler=own, num_workers=workers)))
     for number, (images, labels) in enumerate(expected):
         for rank in range(3):

@@ -13,31 +13,31 @@ COMPARISON = """
 import sys, torch
 from timm.layers import DropPath
 from torch import nn
-from dfdetect.training.distributed import Team, join_team
+from dfdetect.training.distributed import DistributedContext, init_distributed
 
-def learn(team):
+def learn(context):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), DropPath(0.3), nn.Flatten(),
         nn.Dropout(0.4), nn.Linear(4 * 36, 1),
     )
     images = torch.randn(8, 3, 8, 8)
-    parallel = team.parallel(model)
-    with team.together(len(images)):
-        outputs = parallel(team.part(images))[:, 0]
+    parallel = context.parallel(model)
+    with context.global_batch(len(images)):
+        outputs = parallel(context.shard(images))[:, 0]
     loss = (outputs.square().sum() + outputs.sum()) / len(images)
-    (loss * team.size).backward()
+    (loss * context.world_size).backward()
     kept = [parameter.grad for parameter in model.parameters()] + list(model.buffers())
-    return kept, team.total(loss), team.gather(outputs.detach().numpy())
+    return kept, context.all_reduce_sum(loss), context.gather(outputs.detach().numpy())
 
-with join_team("cpu") as (team, device):
-    expected, together = learn(Team()), learn(team)
-    assert team.size == int(sys.argv[1])
+with init_distributed("cpu") as (context, device):
+    expected, together = learn(DistributedContext()), learn(context)
+    assert context.world_size == int(sys.argv[1])
     assert abs(expected[1] - together[1]) < 1e-6
     torch.testing.assert_close(together[0], expected[0])
     torch.testing.assert_close(torch.tensor(together[2]), torch.tensor(expected[2]))
     assert (expected[2] != 0).any()
-    assert team.from_first(lambda: team.rank) == 0
+    assert context.broadcast(lambda: context.rank) == 0
 """
 
 

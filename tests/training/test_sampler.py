@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dfdetect.training.distributed import Team
+from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.sampler import OPEN_SHARDS, BalancedSampler
 
 
@@ -79,4 +79,4 @@ def test_many_shards_are_read_a_few_at_a_time():
 
 def test_a_batch_needs_an_item_for_each_process():
     with pytest.raises(ValueError, match="batches of 2 items are too few for 3 processes"):
-        BalancedSampler(np.arange(10) % 2, 2, seed=0, team=Team(0, 3))
+        BalancedSampler(np.arange(10) % 2, 2, seed=0, context=DistributedContext(0, 3))
