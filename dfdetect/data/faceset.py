@@ -135,7 +135,7 @@ class FaceSet:
         return self.table["source"].fillna("").to_numpy(dtype=str)
 
     @property
-    def lonely(self) -> np.ndarray:
+    def unpaired_real(self) -> np.ndarray:
         """Which crops are REAL ones of a source that has no FAKE crops; bool of shape (n,)."""
         with_fakes = np.isin(self.sources, self.sources[self.labels == 1])
         return (self.labels == 0) & ~with_fakes
@@ -227,10 +227,10 @@ class FaceSet:
         """
         if not 0 < fraction < 1:
             raise FaceSetError(f"the share to hold out must be between 0 and 1, not {fraction}")
-        groups = np.unique(self.groups[~self.lonely])
+        groups = np.unique(self.groups[~self.unpaired_real])
         count = max(1, round(fraction * len(groups)))
         chosen = np.random.default_rng(seed).permutation(groups)[:count]
-        held_out = np.isin(self.groups, chosen) & ~self.lonely
+        held_out = np.isin(self.groups, chosen) & ~self.unpaired_real
         parts = self.select(~held_out), self.select(held_out)
         for part in parts:
             part.require_both_classes(f"the split of {fraction:g} by {GROUP}")

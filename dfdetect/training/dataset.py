@@ -38,7 +38,7 @@ class ClipDataset(Dataset):
         self.clips = faces.clips(length)
         first = np.array([rows[0] for rows in self.clips])
         self.labels = faces.labels[first]
-        self.lonely = faces.lonely[first]
+        self.unpaired_real = faces.unpaired_real[first]
         self.shards = faces.shards[first]
 
     def __len__(self) -> int:

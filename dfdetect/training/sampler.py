@@ -27,9 +27,9 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         self_blend_share: Share of the FAKE half that is made by self-blending REAL items of the
             same batch, each beside its original; their positions are moved by n, as `ClipDataset`
             takes them.
-        lonely: Which items are of a source that has no fakes, shape (n,). Each of them stands
-            beside a fake of itself, whatever `self_blend_share` says: else their source gives REAL
-            away.
+        unpaired_real: Which items are of a source that has no fakes, shape (n,). Each of them
+            stands beside a fake of itself, whatever `self_blend_share` says: else their source
+            gives REAL away.
         shards: Number of the shard that holds each item, shape (n,).
         context: The processes that train together, each of which gets its part of every batch.
 
@@ -43,23 +43,23 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         seed: int,
         self_blend_share: float = 0.0,
-        lonely: np.ndarray | None = None,
+        unpaired_real: np.ndarray | None = None,
         shards: np.ndarray | None = None,
         context: DistributedContext = ONE_PROCESS,
     ):
         self.shards = np.zeros(len(labels), int) if shards is None else shards
         self.context = context
-        lonely = np.zeros(len(labels), bool) if lonely is None else lonely
-        self.lonely = np.flatnonzero(lonely)
-        self.real = np.flatnonzero((labels == 0) & ~lonely)
+        unpaired_real = np.zeros(len(labels), bool) if unpaired_real is None else unpaired_real
+        self.unpaired_real = np.flatnonzero(unpaired_real)
+        self.real = np.flatnonzero((labels == 0) & ~unpaired_real)
         self.fake = np.flatnonzero(labels == 1)
-        self.moved = len(labels)
+        self.blend_offset = len(labels)
         self.seed = seed
         self.epoch = 0
         self.start = 0  # batches of the epoch that are passed over
         half = max(1, batch_size // 2)
         if self._steps(half, self_blend_share) == 0:
-            half = min(len(self.real) + len(self.lonely), len(self.fake))
+            half = min(len(self.real) + len(self.unpaired_real), len(self.fake))
         self.steps = self._steps(half, self_blend_share)
         self.half = half
         self.batch = 2 * half
@@ -71,12 +71,12 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
 
     def _steps(self, half: int, self_blend_share: float) -> int:
         """Set how many items of each kind a batch has; the number of batches in an epoch."""
-        share = len(self.lonely) / (len(self.lonely) + len(self.real))
-        self.lonely_in_batch = round(half * share)
-        self.blended = max(self.lonely_in_batch, round(self_blend_share * half))
+        share = len(self.unpaired_real) / (len(self.unpaired_real) + len(self.real))
+        self.unpaired_in_batch = round(half * share)
+        self.blended = max(self.unpaired_in_batch, round(self_blend_share * half))
         wanted = (
-            (self.lonely, self.lonely_in_batch),
-            (self.real, half - self.lonely_in_batch),
+            (self.unpaired_real, self.unpaired_in_batch),
+            (self.real, half - self.unpaired_in_batch),
             (self.fake, half - self.blended),
         )
         return min(len(rows) // count for rows, count in wanted if count)
@@ -87,20 +87,20 @@ class BalancedSampler(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         turns = self._turns(generator)
-        lonely, real, fake = (
+        unpaired_real, real, fake = (
             _in_turns(generator.permutation(rows), turns)
-            for rows in (self.lonely, self.real, self.fake)
+            for rows in (self.unpaired_real, self.real, self.fake)
         )
         for step in range(self.steps):
-            # Lonely ones first: they are those that are blended in any case.
+            # Unpaired ones first: they are those that are blended in any case.
             reals = np.concatenate(
                 [
-                    _part(lonely, self.lonely_in_batch, step),
-                    _part(real, self.half - self.lonely_in_batch, step),
+                    _part(unpaired_real, self.unpaired_in_batch, step),
+                    _part(real, self.half - self.unpaired_in_batch, step),
                 ]
             )
             fakes = _part(fake, self.half - self.blended, step)
-            blended = reals[: self.blended] + self.moved
+            blended = reals[: self.blended] + self.blend_offset
             batch = np.concatenate([reals, fakes, blended])
             seeds = generator.integers(2**31, size=len(batch))
             if step < self.start:

@@ -375,7 +375,7 @@ def _fit_epochs(
         config.batch_size,
         config.seed,
         config.self_blend_share,
-        dataset.lonely,
+        dataset.unpaired_real,
         dataset.shards,
         run.context,
     )

@@ -25,10 +25,10 @@ def test_sources_without_fakes_are_not_held_out(face_set):
 
     edit(face_set, change)
     faces = FaceSet.read(face_set)
-    assert np.flatnonzero(faces.lonely).tolist() == list(range(24, 48, 2))
+    assert np.flatnonzero(faces.unpaired_real).tolist() == list(range(24, 48, 2))
     train, held_out = faces.split(0.25, seed=1)
-    assert (train.lonely.sum(), held_out.lonely.sum()) == (12, 0)
-    assert not set(train.select(~train.lonely).groups) & set(held_out.groups)
+    assert (train.unpaired_real.sum(), held_out.unpaired_real.sum()) == (12, 0)
+    assert not set(train.select(~train.unpaired_real).groups) & set(held_out.groups)
 
 
 def test_labels_groups_and_images(face_set):

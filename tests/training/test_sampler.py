@@ -46,8 +46,10 @@ def test_blended_fakes_stand_beside_their_originals():
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_real_items_of_sources_without_fakes_stand_beside_their_own(share):
     labels = np.array([0] * 60 + [1] * 100)
-    lonely = np.arange(160) < 20
-    sampler = BalancedSampler(labels, batch_size=12, seed=0, self_blend_share=share, lonely=lonely)
+    unpaired_real = np.arange(160) < 20
+    sampler = BalancedSampler(
+        labels, batch_size=12, seed=0, self_blend_share=share, unpaired_real=unpaired_real
+    )
     batches = positions(sampler)
     assert len(batches) == 10
     for batch in batches:
@@ -55,7 +57,7 @@ def test_real_items_of_sources_without_fakes_stand_beside_their_own(share):
         blended = fake[fake >= 160] - 160
         assert labels[real].tolist() == [0] * 6
         assert len(blended) == max(2, 6 * share)
-        assert set(real[lonely[real]]) <= set(blended) <= set(real)
+        assert set(real[unpaired_real[real]]) <= set(blended) <= set(real)
     assert sorted(set(np.concatenate(batches)) & set(range(20))) == list(range(20))
 
 
