@@ -23,8 +23,8 @@ from dfdetect.checkpoints.weights import find_weights
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.faces.clips import make_clip, windows
 from dfdetect.faces.crops import resize_crop, to_tensor
-from dfdetect.faces.detection import FaceFinder
-from dfdetect.faces.tracking import Person, follow_faces
+from dfdetect.faces.detection import FaceDetector
+from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.fuse import fold_batch_norms
 from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, FaceScore, VideoScore
 from dfdetect.runtime.budget import Budget, OutOfTimeError, Share
@@ -73,8 +73,8 @@ class Detector:
         self.half = has_fast_half(device)
         model = fold_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.finder = FaceFinder(device)
-        self.careful_finder = FaceFinder.careful(device)
+        self.face_detector = FaceDetector(device)
+        self.fallback_face_detector = FaceDetector.high_recall(device)
 
     @cached_property
     def replicas(self) -> list["Detector"]:
@@ -103,12 +103,12 @@ class Detector:
         try:
             with watch.measure("total"):
                 check()
-                people = self._find_people(path, watch, threads, count, check)
+                tracks = self._find_tracks(path, watch, threads, count, check)
                 with watch.measure("classify"):
-                    logits = [self._frame_logits(person.crops, check) for person in people]
-            status = OK if people else NO_FACE
-            if people:
-                faces = [self._face_score(*pair) for pair in zip(people, logits, strict=True)]
+                    logits = [self._frame_logits(track.crops, check) for track in tracks]
+            status = OK if tracks else NO_FACE
+            if tracks:
+                faces = [self._face_score(*pair) for pair in zip(tracks, logits, strict=True)]
                 probability = self._video_probability(logits)
         except (OutOfTimeError, AbandonedError):
             status = OUT_OF_TIME
@@ -216,29 +216,29 @@ class Detector:
             )
         return resize_crop(to_tensor(crop), self.spec.input_size)
 
-    def _find_people(
+    def _find_tracks(
         self,
         path: Path,
         watch: "_Stopwatch",
         threads: int,
         count: int,
         check: Callable[[], None],
-    ) -> list[Person]:
-        for finder in (self.finder, self.careful_finder):
+    ) -> list[FaceTrack]:
+        for face_detector in (self.face_detector, self.fallback_face_detector):
             decoded = watch.iterate("decode", read_frames_apart(path, count, threads))
-            find = watch.timed("find", finder.find)
+            detect = watch.timed("detect", face_detector.detect)
             with (
                 closing(_decode_ahead(decoded)) as ahead,
-                watch.measure("crop", apart_from=("wait", "find")),
+                watch.measure("crop", apart_from=("wait", "detect")),
             ):
                 frames = _checked(watch.iterate("wait", ahead), check)
-                people = follow_faces(frames, find, self.spec.crop, self.spec.input_size)
-            if people:
-                return people
+                tracks = track_faces(frames, detect, self.spec.crop, self.spec.input_size)
+            if tracks:
+                return tracks
         return []
 
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The model's inputs that cover a person's crops."""
+        """The model's inputs that cover a track's crops."""
         length = self.spec.frames_per_clip
         if len(crops) == 1:
             return [make_clip(crops, length)]
@@ -246,7 +246,7 @@ class Detector:
         return [make_clip([crops[position] for position in part], length) for part in parts]
 
     def _frame_logits(self, crops: Sequence[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Calibrated logits of a person's frames; of a clip, those of all its frames are the same.
+        """Calibrated logits of a track's frames; of a clip, those of all its frames are the same.
 
         A frame that is in two clips has the mean of both.
         """
@@ -282,12 +282,12 @@ class Detector:
         with torch.autocast(self.device.type, half_type(self.device), self.half):
             return self.model(self.spec.normalise(images))[:, 0].float().tolist()
 
-    def _face_score(self, person: Person, logits: np.ndarray) -> FaceScore:
+    def _face_score(self, track: FaceTrack, logits: np.ndarray) -> FaceScore:
         rule = self.spec.aggregation
         return FaceScore(
             probability=float(rule.probability(rule.track_logit(logits))),
-            times=person.times,
-            boxes=person.boxes,
+            times=track.times,
+            boxes=track.boxes,
             frame_probabilities=rule.probability(logits).tolist(),
         )
 

@@ -56,8 +56,8 @@ class VideoScore:
         probability: P(FAKE) strictly between 0 and 1, or None where there is no score.
         status: `ok`, or one of `REASONS`, why there is no score.
         faces: One entry a person, in the order of appearance.
-        seconds: Time spent, by stage: `find` (faces), `crop`, `classify` and `wait`, for frames to
-            be decoded; in `total`; and beside that, in a thread of its own, `decode`.
+        seconds: Time spent, by stage: `detect` (faces), `crop`, `classify` and `wait`, for frames
+            to be decoded; in `total`; and beside that, in a thread of its own, `decode`.
     """
 
     filename: str

@@ -295,13 +295,13 @@ def test_8k_in_bounded_memory(scorer, write_clip, faces, monkeypatch):
     path = write_clip([large] * 8, "8k.mp4", "mpeg4")
     process, most = psutil.Process(), []
     before = process.memory_info().rss
-    find = scorer.finder.find
+    find = scorer.face_detector.detect
 
     def find_and_note(*arguments):
         most.append(process.memory_info().rss - before)
         return find(*arguments)
 
-    monkeypatch.setattr(scorer.finder, "find", find_and_note)
+    monkeypatch.setattr(scorer.face_detector, "detect", find_and_note)
     assert status_of(scorer, path) == "ok"
     assert large.nbytes < max(most) < 900 * 2**20
 
@@ -353,7 +353,7 @@ def test_two_video_streams(scorer, tmp_path, faces):
             container.mux(stream.encode())
     score = scorer.score(path)
     assert score.status == "ok"
-    ((_, top, _, bottom),) = scorer.finder.find(faces[:1])[0]
+    ((_, top, _, bottom),) = scorer.face_detector.detect(faces[:1])[0]
     heights = [box[3] - box[1] for box in score.faces[0].boxes]
     assert heights == pytest.approx([bottom - top] * 8, rel=0.2)  # the larger one's
 
@@ -413,7 +413,7 @@ def cut_through(box, edge, share, frames, write_clip):
 @pytest.mark.parametrize("edge", EDGES)
 def test_faces_at_the_border(scorer, write_clip, faces, edge):
     """A fifth of the face lies outside of the frame, and the boxes reach there."""
-    (whole,) = scorer.finder.find(faces[:1])[0]
+    (whole,) = scorer.face_detector.detect(faces[:1])[0]
     path, part = cut_through(whole, edge, 0.2, faces[:1] * 8, write_clip)  # it keeps still
     score = scorer.score(path)
     assert score.status == "ok"
@@ -429,7 +429,7 @@ def test_faces_at_the_border(scorer, write_clip, faces, edge):
 
 @pytest.mark.parametrize("edge", EDGES)
 def test_a_quarter_of_a_face_is_none(scorer, write_clip, faces, edge):
-    (whole,) = scorer.finder.find(faces[:1])[0]
+    (whole,) = scorer.face_detector.detect(faces[:1])[0]
     path, _ = cut_through(whole, edge, 0.75, faces, write_clip)
     assert status_of(scorer, path) == "no face found"
 

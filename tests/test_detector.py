@@ -72,8 +72,8 @@ def test_a_score_says_who_where_when_and_how_much(detector, real_clip):
     assert face.times == sorted(face.times)
     middle = face.boxes[16]
     assert iou(middle, (365, 80, 560, 340)) > 0.5
-    assert set(score.seconds) == {"decode", "find", "crop", "classify", "wait", "total"}
-    stages = [score.seconds[stage] for stage in ("find", "crop", "classify", "wait")]
+    assert set(score.seconds) == {"decode", "detect", "crop", "classify", "wait", "total"}
+    stages = [score.seconds[stage] for stage in ("detect", "crop", "classify", "wait")]
     assert min(stages) > 0
     assert 0 < score.seconds["decode"] < score.seconds["total"]
     assert sum(stages) == pytest.approx(score.seconds["total"], rel=0.2)
@@ -175,7 +175,7 @@ def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeyp
     def fail(*_):
         raise RuntimeError("out of something\nand many more lines")
 
-    monkeypatch.setattr(bright_detector.finder, "find", fail)
+    monkeypatch.setattr(bright_detector.face_detector, "detect", fail)
     score = bright_detector.score(real_clip)
     assert score.probability is None
     assert score.status == "failed: RuntimeError: out of something"

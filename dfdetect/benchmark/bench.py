@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
-from dfdetect.faces.detection import FaceFinder
+from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.geometry import interpolate_box, iou
-from dfdetect.faces.tracking import Person, follow_faces
+from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.results import Box, FaceScore, VideoScore
 from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos
@@ -25,7 +25,7 @@ from dfdetect.video.reader import Frame, VideoError, pick_evenly
 # Videos a core that the pipeline is timed on, at least, the same ones again where there are fewer:
 # at the end of a run, cores idle while the last video is finished.
 LEAST_VIDEOS = 10
-STAGES = ("decode", "find", "crop", "classify", "wait")
+STAGES = ("decode", "detect", "crop", "classify", "wait")
 SAME_FACE_IOU = 0.5
 PROJECTED = (400, 4000)
 
@@ -148,22 +148,22 @@ class _Reference(Detector):
     def __init__(self, detector: Detector):
         super().__init__(detector.model, detector.spec, detector.device, detector.frames)
         self.half = False
-        self.finders: dict[int, FaceFinder] = {}
+        self.face_detectors: dict[int, FaceDetector] = {}
 
-    def _find_people(
+    def _find_tracks(
         self, path: Path, watch: Any, threads: int, count: int, check: Any
-    ) -> list[Person]:
+    ) -> list[FaceTrack]:
         frames = list(watch.iterate("decode", _pass_through(path, count)))
         if not frames:
             raise VideoError(path, "no frame can be decoded")
         side = max(frames[0].image.shape) // 2
-        if side not in self.finders:
+        if side not in self.face_detectors:
             thresholds = (0.6, 0.7, 0.7)
-            finder = FaceFinder(self.device, side, min_face=20, thresholds=thresholds)
-            finder.network.to(memory_format=torch.contiguous_format)  # as it is by itself
-            self.finders[side] = finder
-        find = watch.timed("find", self.finders[side].find)
-        return follow_faces(frames, find, self.spec.crop, self.spec.input_size, 1, 1)
+            face_detector = FaceDetector(self.device, side, min_face=20, thresholds=thresholds)
+            face_detector.network.to(memory_format=torch.contiguous_format)  # as it is by itself
+            self.face_detectors[side] = face_detector
+        detect = watch.timed("detect", self.face_detectors[side].detect)
+        return track_faces(frames, detect, self.spec.crop, self.spec.input_size, 1, 1)
 
 
 def _time_pipeline(

@@ -28,9 +28,9 @@ from dfdetect.data.labels import LabelledPhoto, LabelledVideo, read_labels, read
 from dfdetect.data.self_blend import self_blend
 from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
 from dfdetect.defaults import DEFAULT_FRAMES
-from dfdetect.faces.detection import FaceFinder
+from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.geometry import FARTHEST, CropRule
-from dfdetect.faces.tracking import Person, follow_boxes, follow_faces
+from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
 from dfdetect.files import atomic_path, printable, read_table, require_writable
 from dfdetect.results import FAILED, NO_ACCESS, NO_FACE, OK
 from dfdetect.runtime.device import choose_device
@@ -207,7 +207,7 @@ class _Extractor:
     def __init__(self, cut: Cut, device: str):
         self.cut = cut
         chosen = choose_device(device)
-        self.finders = FaceFinder(chosen), FaceFinder.careful(chosen)
+        self.face_detectors = FaceDetector(chosen), FaceDetector.high_recall(chosen)
 
     def __call__(self, family: Family) -> list[Extracted]:
         """What came of each wanted video of a family, in order."""
@@ -241,9 +241,9 @@ class _Extractor:
 
     def _find(self, video: "_Followed") -> None:
         video.status, video.people = NO_FACE, []
-        for finder in self.finders:
+        for face_detector in self.face_detectors:
             frames = video.frames(self.cut.frames)
-            video.people = follow_faces(frames, finder.find, self.cut.crop, self.cut.size)
+            video.people = track_faces(frames, face_detector.detect, self.cut.crop, self.cut.size)
             if video.people:
                 video.status = OK
                 return
@@ -257,7 +257,7 @@ class _Extractor:
             first = next(frames)
             if video.shape != original.shape:
                 return False
-            video.people = follow_boxes(
+            video.people = crop_at_tracks(
                 chain([first], frames), original.people, self.cut.crop, self.cut.size
             )
         video.status = OK
@@ -278,7 +278,7 @@ class _Extractor:
         return Extracted(followed.status, len(people), rows, images)
 
     def _rows(
-        self, video: Video, track: int, person: Person, manipulation: str = ""
+        self, video: Video, track: int, person: FaceTrack, manipulation: str = ""
     ) -> Iterator[dict[str, Any]]:
         stem = Path(video.name).with_suffix("").as_posix().replace("/", "__")
         for position, number in enumerate(person.numbers):
@@ -299,7 +299,7 @@ class _Followed:
 
     video: Video
     status: str = NO_FACE
-    people: list[Person] = field(default_factory=list)
+    people: list[FaceTrack] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
 
     def frames(self, count: int | Sequence[int]) -> Iterator[Frame]:

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import pad
 
 # How far the copies of a still crop are moved at most, as a share of its side: about as much as the
-# boxes of a face finder jitter.
+# boxes of a face detector jitter.
 JITTER = 0.03
 JITTER_SEED = 0
 

@@ -20,7 +20,7 @@ CANDIDATES = 2048
 DARK = 128
 
 
-class FaceFinder:
+class FaceDetector:
     """MTCNN (Zhang et al. 2016) on downscaled copies of frames.
 
     Args:
@@ -30,8 +30,8 @@ class FaceFinder:
         thresholds: Confidence that each of the three stages asks for, 0 to 1.
 
     Example:
-        >>> finder = FaceFinder(torch.device("cpu"))
-        >>> finder.find([frame.image])
+        >>> face_detector = FaceDetector(torch.device("cpu"))
+        >>> face_detector.detect([frame.image])
         [[(804.1, 112.3, 986.2, 352.9)]]
     """
 
@@ -51,12 +51,14 @@ class FaceFinder:
         self.network.onet = _InParts(self.network.onet)
 
     @classmethod
-    def careful(cls, device: torch.device) -> "FaceFinder":
-        """A finder for dark, small and turned faces: slower, and with more false alarms."""
+    def high_recall(cls, device: torch.device) -> "FaceDetector":
+        """A detector for dark, small and turned faces: slower, and with more false alarms."""
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7))
 
-    def find(self, images: Sequence[np.ndarray], smallest: float | None = None) -> list[list[Box]]:
-        """Find faces in RGB uint8 images of shape (height, width, 3), batching those of one size.
+    def detect(
+        self, images: Sequence[np.ndarray], smallest: float | None = None
+    ) -> list[list[Box]]:
+        """Detect faces in RGB uint8 images of shape (height, width, 3), batching those of one size.
 
         Args:
             images: Any number.
@@ -68,10 +70,10 @@ class FaceFinder:
         """
         found: list[list[Box]] = []
         for _, same_size in groupby(images, key=np.shape):
-            found += self._find_in_batch(list(same_size), smallest)
+            found += self._detect_in_batch(list(same_size), smallest)
         return found
 
-    def _find_in_batch(self, images: list[np.ndarray], smallest: float | None) -> list[list[Box]]:
+    def _detect_in_batch(self, images: list[np.ndarray], smallest: float | None) -> list[list[Box]]:
         height, width = images[0].shape[:2]
         shrink = min(1.0, self.max_side / max(height, width))
         if smallest is not None:
@@ -86,18 +88,18 @@ class FaceFinder:
         found: list[list[Box]] = []
         for start in range(0, len(images), batch):
             stack = np.stack([brighten(image) for image in images[start : start + batch]])
-            for boxes in apply_in_parts(self._detect, stack):
+            for boxes in apply_in_parts(self._run_network, stack):
                 boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
                 found.append([tuple(box) for box in (boxes * scale).tolist()])
         return found
 
     @torch.inference_mode()
-    def _detect(self, images: np.ndarray) -> np.ndarray:
+    def _run_network(self, images: np.ndarray) -> np.ndarray:
         return self.network.detect(images)[0]
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Lift the shadows of a dark image, for the face finder only; other images stay as they are.
+    """Lift the shadows of a dark image, for the face detector only; other images stay as they are.
 
     MTCNN misses most faces in the challenge's very dark clips and finds them after this gamma
     correction, which unlike a stretch does not blow out a face that is lit in a dark room.

@@ -12,7 +12,7 @@ RESERVE_SHARE = 0.01
 FEWEST_FRAMES = 4
 # Part of what is known of the speed that the latest video makes up.
 LATEST = 0.2
-PER_FRAME = ("find", "crop", "classify")
+PER_FRAME = ("detect", "crop", "classify")
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
 

@@ -38,7 +38,7 @@ def test_all_that_is_promised_is_measured(sample_data, capsys):
     result = json.loads(capsys.readouterr().out)
     assert set(result) >= KEYS
     assert result["videos"] == 2
-    assert set(result["stages"]) == {"decode", "find", "crop", "classify", "wait"}
+    assert set(result["stages"]) == {"decode", "detect", "crop", "classify", "wait"}
     assert min(result["stages"].values()) >= 0
     ratio = result["seconds_per_video"] / result["reference_seconds_per_video"]
     assert result["ratio_to_reference"] == pytest.approx(ratio)

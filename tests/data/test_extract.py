@@ -93,8 +93,8 @@ def test_blended_fakes_stand_beside_their_originals(videos, tmp_path):
 
 def test_a_fake_is_cut_at_the_boxes_of_its_original(videos, tmp_path, monkeypatch):
     looked_at = []
-    find = module.follow_faces
-    monkeypatch.setattr(module, "follow_faces", lambda *rest: looked_at.append(rest) or find(*rest))
+    find = module.track_faces
+    monkeypatch.setattr(module, "track_faces", lambda *rest: looked_at.append(rest) or find(*rest))
     out = tmp_path / "faces.csv"
     (videos / "broken.mp4").unlink()
     run(videos, out)

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.detection import FaceFinder, brighten
+from dfdetect.faces.detection import FaceDetector, brighten
 from dfdetect.faces.geometry import iou
 from dfdetect.video.reader import read_frames
 
 
 @pytest.fixture(scope="module")
-def finder():
-    return FaceFinder(torch.device("cpu"))
+def face_detector():
+    return FaceDetector(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -19,31 +19,31 @@ def face(sample_data):
     return frame.image
 
 
-def test_finds_the_face_where_it_is(finder, face):
-    ((box,),) = finder.find([face])
+def test_finds_the_face_where_it_is(face_detector, face):
+    ((box,),) = face_detector.detect([face])
     by_eye = (365, 80, 560, 340)
     assert iou(box, by_eye) > 0.6
 
 
-def test_boxes_are_in_pixels_of_the_image_as_given(finder, face):
-    ((box,),) = finder.find([face])
+def test_boxes_are_in_pixels_of_the_image_as_given(face_detector, face):
+    ((box,),) = face_detector.detect([face])
     large = cv2.resize(face, None, fx=4, fy=4)
-    ((large_box,),) = finder.find([large])
+    ((large_box,),) = face_detector.detect([large])
     assert iou(box, tuple(edge / 4 for edge in large_box)) > 0.8
 
 
-def test_batches_of_mixed_sizes_and_of_nothing(finder, face):
+def test_batches_of_mixed_sizes_and_of_nothing(face_detector, face):
     small = cv2.resize(face, None, fx=0.5, fy=0.5)
     tiny = face[:10, :10]
     grey = np.full_like(face, 128)
-    found = finder.find([face, face, small, tiny, grey])
+    found = face_detector.detect([face, face, small, tiny, grey])
     assert [len(boxes) for boxes in found] == [1, 1, 1, 0, 0]
-    assert finder.find([]) == []
+    assert face_detector.detect([]) == []
 
 
-def test_dark_faces_are_found(finder, face):
+def test_dark_faces_are_found(face_detector, face):
     dark = cv2.convertScaleAbs(face, alpha=0.12)
-    assert len(finder.find([dark])[0]) == 1
+    assert len(face_detector.detect([dark])[0]) == 1
 
 
 def test_only_dark_images_are_brightened():
@@ -55,36 +55,36 @@ def test_only_dark_images_are_brightened():
     assert brighten(np.zeros_like(dark)).max() == 0
 
 
-def test_careful_finder_sees_smaller_faces(finder, face):
+def test_high_recall_detector_sees_smaller_faces(face_detector, face):
     scene = np.full((1080, 1920, 3), 90, np.uint8)
     small = cv2.resize(face, None, fx=0.09, fy=0.09, interpolation=cv2.INTER_AREA)
     scene[500 : 500 + small.shape[0], 900 : 900 + small.shape[1]] = small
-    assert finder.find([scene]) == [[]]
-    ((box,),) = FaceFinder.careful(torch.device("cpu")).find([scene])
+    assert face_detector.detect([scene]) == [[]]
+    ((box,),) = FaceDetector.high_recall(torch.device("cpu")).detect([scene])
     assert 925 < box[0] < box[2] < 960
 
 
-def test_smaller_copies_still_show_faces_half_as_high_as_those_known(finder, face):
-    ((box,),) = finder.find([face])
+def test_smaller_copies_still_show_faces_half_as_high_as_those_known(face_detector, face):
+    ((box,),) = face_detector.detect([face])
     half = cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    ((small_box,),) = finder.find([half], box[3] - box[1])
+    ((small_box,),) = face_detector.detect([half], box[3] - box[1])
     assert iou(box, tuple(2 * edge for edge in small_box)) > 0.7
 
 
 def test_candidates_are_looked_at_in_parts(real_clip, monkeypatch):
     images = [frame.image for frame in read_frames(real_clip, 4)]
-    finder = FaceFinder.careful(torch.device("cpu"))
-    expected = finder.find(images)
+    face_detector = FaceDetector.high_recall(torch.device("cpu"))
+    expected = face_detector.detect(images)
     assert all(expected)
     sizes = []
-    forward = type(finder.network.rnet.stage).forward
+    forward = type(face_detector.network.rnet.stage).forward
 
     def note(self, candidates):
         sizes.append(len(candidates))
         return forward(self, candidates)
 
-    monkeypatch.setattr(type(finder.network.rnet.stage), "forward", note)
+    monkeypatch.setattr(type(face_detector.network.rnet.stage), "forward", note)
     monkeypatch.setattr("dfdetect.faces.detection.CANDIDATES", 3)
-    for found, boxes in zip(finder.find(images), expected, strict=True):
+    for found, boxes in zip(face_detector.detect(images), expected, strict=True):
         assert np.allclose(found, boxes, atol=0.01)
     assert max(sizes) == 3

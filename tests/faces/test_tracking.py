@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.detection import FaceFinder
+from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.geometry import CropRule, iou
-from dfdetect.faces.tracking import follow_faces
+from dfdetect.faces.tracking import track_faces
 from dfdetect.video.reader import Frame, read_frames
 
 RULE = CropRule()
 
 
-class ScriptedFinder:
+class ScriptedDetector:
     """Gives the boxes of a script: a function of the frame's number, written into its pixels."""
 
     def __init__(self, script):
@@ -18,7 +18,7 @@ class ScriptedFinder:
         self.looked_at = []
         self.known = {}
 
-    def find(self, images, smallest=None):
+    def detect(self, images, smallest=None):
         numbers = [int(image[0, 0, 0]) for image in images]
         self.looked_at += numbers
         self.known |= dict.fromkeys(numbers, smallest)
@@ -30,100 +30,102 @@ def blank_frames(count, size=(200, 300)):
 
 
 @pytest.fixture(scope="module")
-def finder():
-    return FaceFinder(torch.device("cpu"))
+def face_detector():
+    return FaceDetector(torch.device("cpu"))
 
 
-def test_most_key_frames_are_shrunk_as_far_as_the_known_faces_allow():
-    finder = ScriptedFinder(lambda number: [(10, 10, 60, 70 - number)])
-    follow_faces(blank_frames(32), finder.find, RULE, 16)
-    smallest = {number for number, known in finder.known.items() if known is None}
+def test_most_detection_frames_are_shrunk_as_far_as_the_known_faces_allow():
+    face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 70 - number)])
+    track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    smallest = {number for number, known in face_detector.known.items() if known is None}
     assert smallest == {0, 12, 24}
-    assert (finder.known[4], finder.known[31]) == (48, 36)
+    assert (face_detector.known[4], face_detector.known[31]) == (48, 36)
 
 
 def test_everything_is_searched_while_nobody_is_known():
-    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if number > 15 else [])
-    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert all(finder.known[number] is None for number in range(0, 17, 2))
-    assert (person.times[0], person.times[-1]) == (1.6, 3.1)
+    face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number > 15 else [])
+    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    assert all(face_detector.known[number] is None for number in range(0, 17, 2))
+    assert (track.times[0], track.times[-1]) == (1.6, 3.1)
 
 
 @pytest.mark.parametrize(("speed", "looked_at"), [(0, range(0, 32, 4)), (4, range(0, 32, 2))])
 def test_still_faces_are_looked_for_on_fewer_frames(speed, looked_at):
-    finder = ScriptedFinder(lambda number: [(10 + speed * number, 10, 60 + speed * number, 60)])
-    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert sorted(finder.looked_at) == [*looked_at, 31]
-    assert person.times == [number / 10 for number in range(32)]
+    face_detector = ScriptedDetector(
+        lambda number: [(10 + speed * number, 10, 60 + speed * number, 60)]
+    )
+    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    assert sorted(face_detector.looked_at) == [*looked_at, 31]
+    assert track.times == [number / 10 for number in range(32)]
 
 
 def test_frames_between_are_looked_at_where_somebody_comes_or_goes():
     always, later = (10, 10, 60, 60), (200, 100, 260, 180)
-    finder = ScriptedFinder(lambda number: [always, later] if number >= 14 else [always])
-    first, second = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert 14 in finder.looked_at
-    assert 10 not in finder.looked_at
+    face_detector = ScriptedDetector(lambda number: [always, later] if number >= 14 else [always])
+    first, second = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    assert 14 in face_detector.looked_at
+    assert 10 not in face_detector.looked_at
     assert (len(first.times), second.times[0]) == (32, 1.4)
 
 
-def test_boxes_between_key_frames_are_interpolated():
-    finder = ScriptedFinder(lambda number: [(10 + number, 20, 60 + number, 70)])
-    (person,) = follow_faces(blank_frames(20), finder.find, RULE, 16)
-    for time, box in zip(person.times, person.boxes, strict=True):
+def test_boxes_between_detection_frames_are_interpolated():
+    face_detector = ScriptedDetector(lambda number: [(10 + number, 20, 60 + number, 70)])
+    (track,) = track_faces(blank_frames(20), face_detector.detect, RULE, 16)
+    for time, box in zip(track.times, track.boxes, strict=True):
         assert box == pytest.approx((10 + 10 * time, 20, 60 + 10 * time, 70))
 
 
 def test_two_people_are_two_tracks_even_when_they_move():
-    finder = ScriptedFinder(
+    face_detector = ScriptedDetector(
         lambda number: [(200 - number, 50, 260 - number, 120), (10 + number, 50, 70 + number, 120)]
     )
-    first, second = follow_faces(blank_frames(32), finder.find, RULE, 16)
+    first, second = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
     assert first.boxes[-1][0] == pytest.approx(169)
     assert second.boxes[-1][0] == pytest.approx(41)
     assert len(first.crops) == len(second.crops) == 32
 
 
 @pytest.mark.parametrize("missed", [4, 8, 12, 16, 20])
-def test_someone_missed_on_four_key_frames_stays_one_person(missed):
-    finder = ScriptedFinder(
+def test_someone_missed_on_four_detection_frames_stays_one_person(missed):
+    face_detector = ScriptedDetector(
         lambda number: [] if number in range(missed, missed + 8) else [(10, 10, 60, 60)]
     )
-    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert person.times == [number / 10 for number in range(32)]
-    assert set(range(missed, missed + 8, 2)) <= set(finder.looked_at)
+    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    assert track.times == [number / 10 for number in range(32)]
+    assert set(range(missed, missed + 8, 2)) <= set(face_detector.looked_at)
 
 
 def test_someone_who_moves_by_a_whole_face_stays_one_person():
-    finder = ScriptedFinder(lambda number: [(10 + 24 * number, 20, 60 + 24 * number, 80)])
-    (person,) = follow_faces(blank_frames(10), finder.find, RULE, 16)
-    assert person.boxes[5] == pytest.approx((130, 20, 180, 80))
+    face_detector = ScriptedDetector(lambda number: [(10 + 24 * number, 20, 60 + 24 * number, 80)])
+    (track,) = track_faces(blank_frames(10), face_detector.detect, RULE, 16)
+    assert track.boxes[5] == pytest.approx((130, 20, 180, 80))
 
 
 def test_someone_who_leaves_and_comes_late_is_shown_only_then():
-    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if 8 <= number <= 16 else [])
-    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert (person.times[0], person.times[-1]) == (0.8, 1.6)
+    face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if 8 <= number <= 16 else [])
+    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    assert (track.times[0], track.times[-1]) == (0.8, 1.6)
 
 
 def test_a_single_sighting_beside_others_is_a_false_alarm():
     always, once = (10, 10, 60, 60), (200, 100, 260, 180)
-    finder = ScriptedFinder(lambda number: [always, once] if number == 12 else [always])
-    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert person.boxes[0] == pytest.approx(always)
+    face_detector = ScriptedDetector(lambda number: [always, once] if number == 12 else [always])
+    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    assert track.boxes[0] == pytest.approx(always)
 
 
 def test_a_face_in_one_frame_alone_counts():
-    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)] if number == 12 else [])
-    (person,) = follow_faces(blank_frames(32), finder.find, RULE, 16)
-    assert person.times == [1.2]
-    assert len(person.crops) == 1
+    face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number == 12 else [])
+    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    assert track.times == [1.2]
+    assert len(track.crops) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 17, 18])
 def test_any_number_of_frames(count):
-    finder = ScriptedFinder(lambda number: [(10, 10, 60, 60)])
-    people = follow_faces(blank_frames(count), finder.find, RULE, 16)
-    assert [len(person.times) for person in people] == ([count] if count else [])
+    face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)])
+    tracks = track_faces(blank_frames(count), face_detector.detect, RULE, 16)
+    assert [len(track.times) for track in tracks] == ([count] if count else [])
 
 
 def test_few_frames_are_held_at_a_time(monkeypatch):
@@ -139,11 +141,11 @@ def test_few_frames_are_held_at_a_time(monkeypatch):
         assert len(drawn) - number <= 5
         return [(10, 10, 60, 60)]
 
-    (person,) = follow_faces(frames(), ScriptedFinder(look).find, RULE, 16)
-    assert len(person.times) == 40
+    (track,) = track_faces(frames(), ScriptedDetector(look).detect, RULE, 16)
+    assert len(track.times) == 40
 
 
-def test_two_people_in_real_footage(finder, sample_data):
+def test_two_people_in_real_footage(face_detector, sample_data):
     folder = sample_data / "train_sample_videos"
     left = read_frames(folder / "ajqslcypsw.mp4", 16)
     right = read_frames(folder / "cknyxaqouy.mp4", 16)
@@ -151,17 +153,17 @@ def test_two_people_in_real_footage(finder, sample_data):
         Frame(one.time, np.hstack([one.image, other.image]))
         for one, other in zip(left, right, strict=True)
     ]
-    people = follow_faces(frames, finder.find, RULE, 64)
-    assert len(people) == 2
-    centres = sorted((person.boxes[0][0] + person.boxes[0][2]) / 2 for person in people)
+    tracks = track_faces(frames, face_detector.detect, RULE, 64)
+    assert len(tracks) == 2
+    centres = sorted((track.boxes[0][0] + track.boxes[0][2]) / 2 for track in tracks)
     assert centres[0] < 640 < centres[1]
-    assert [len(person.times) for person in people] == [16, 16]
+    assert [len(track.times) for track in tracks] == [16, 16]
 
 
-def test_interpolated_boxes_cover_the_faces(finder, real_clip):
+def test_interpolated_boxes_cover_the_faces(face_detector, real_clip):
     frames = list(read_frames(real_clip, 32))
-    (person,) = follow_faces(frames, finder.find, RULE, 64)
-    found = finder.find([frame.image for frame in frames])
-    overlaps = [iou(box, boxes[0]) for box, boxes in zip(person.boxes, found, strict=True) if boxes]
+    (track,) = track_faces(frames, face_detector.detect, RULE, 64)
+    found = face_detector.detect([frame.image for frame in frames])
+    overlaps = [iou(box, boxes[0]) for box, boxes in zip(track.boxes, found, strict=True) if boxes]
     assert len(overlaps) >= 28
     assert min(overlaps) > 0.5
