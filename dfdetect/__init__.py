@@ -2,7 +2,7 @@
 
 >>> import dfdetect
 >>> detector = dfdetect.load_detector()
->>> detector.score("clip.mp4").probability
+>>> detector.predict("clip.mp4").probability
 
 Names are imported when they are first used: torch takes seconds to load.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dfdetect.detector import Detector, load_detector
     from dfdetect.models.registry import create_model, list_models
     from dfdetect.prediction import predict
-    from dfdetect.results import FaceScore, VideoScore
+    from dfdetect.results import TrackResult, VideoResult
     from dfdetect.video.reader import VideoError, read_frames
 
 __version__ = "0.1.0"
@@ -25,9 +25,9 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "Detector",
-    "FaceScore",
+    "TrackResult",
     "VideoError",
-    "VideoScore",
+    "VideoResult",
     "create_model",
     "find_weights",
     "list_models",
@@ -44,7 +44,7 @@ _MODULES = {
     "models.registry": ("create_model", "list_models"),
     "prediction": ("predict",),
     "video.reader": ("VideoError", "read_frames"),
-    "results": ("FaceScore", "VideoScore"),
+    "results": ("TrackResult", "VideoResult"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = frozenset(module.partition(".")[0] for module in _MODULES)

@@ -1,4 +1,4 @@
-"""Detector: video(s) -> VideoScore, the pipeline that ties decoding, faces, model and scoring."""
+"""Detector: video(s) -> VideoResult, the pipeline that ties decoding, faces, model and scoring."""
 
 import logging
 from collections import defaultdict
@@ -26,7 +26,7 @@ from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.fuse import fold_batch_norms
-from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, FaceScore, VideoScore
+from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, TrackResult, VideoResult
 from dfdetect.runtime.budget import Budget, OutOfTimeError, Share
 from dfdetect.runtime.device import (
     apply_in_parts,
@@ -60,7 +60,7 @@ class Detector:
 
     Example:
         >>> detector = load_detector()
-        >>> detector.score("clip.mp4").probability
+        >>> detector.predict("clip.mp4").probability
         0.93
     """
 
@@ -84,9 +84,9 @@ class Detector:
             Detector(deepcopy(self.model), self.spec, other, self.frames) for other in others
         ]
 
-    def score(
+    def predict(
         self, path: str | Path, threads: int = 0, budget: Budget | Share | None = None
-    ) -> VideoScore:
+    ) -> VideoResult:
         """Score one video. Nothing that is wrong with it is raised: `status` says what it is.
 
         Args:
@@ -96,7 +96,7 @@ class Detector:
         """
         path = Path(path)
         watch = _Stopwatch()
-        faces: list[FaceScore] = []
+        results: list[TrackResult] = []
         probability = None
         count = self.frames if budget is None else budget.frames()
         check = (lambda: None) if budget is None else budget.check
@@ -108,7 +108,7 @@ class Detector:
                     logits = [self._frame_logits(track.crops, check) for track in tracks]
             status = OK if tracks else NO_FACE
             if tracks:
-                faces = [self._face_score(*pair) for pair in zip(tracks, logits, strict=True)]
+                results = [self._track_result(*pair) for pair in zip(tracks, logits, strict=True)]
                 probability = self._video_probability(logits)
         except (OutOfTimeError, AbandonedError):
             status = OUT_OF_TIME
@@ -120,17 +120,17 @@ class Detector:
             reason = (str(error).splitlines() or [""])[0]
             status = f"{FAILED}: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
         LOGGER.debug("%s: %s", path, status)
-        score = VideoScore(path.name, probability, status, faces, dict(watch.seconds))
+        result = VideoResult(path.name, probability, status, results, dict(watch.seconds))
         if budget is not None:
-            budget.note(score, count)
-        return score
+            budget.note(result, count)
+        return result
 
-    def score_videos(
+    def predict_videos(
         self,
         paths: Iterable[str | Path],
         budget: Budget | None = None,
-        done: Callable[[str | Path, VideoScore], None] | None = None,
-    ) -> Iterator[VideoScore]:
+        done: Callable[[str | Path, VideoResult], None] | None = None,
+    ) -> Iterator[VideoResult]:
         """Score videos, as many at a time as there are cores, in the order given.
 
         Sixteen at most: each takes memory.
@@ -141,10 +141,10 @@ class Detector:
             done: Called with each path and score as soon as it is there, by several threads.
         """
 
-        def score(path: str | Path, replica: Detector, threads: int) -> VideoScore:
-            result = replica.score(path, threads, budget)
+        def predict_one(path: str | Path, replica: Detector, threads: int) -> VideoResult:
+            result = replica.predict(path, threads, budget)
             if result.status.startswith(FAILED) and replica is not self:  # try the first GPU
-                result = self.score(path, threads, budget)
+                result = self.predict(path, threads, budget)
             if done is not None:
                 done(path, result)
             return result
@@ -152,16 +152,16 @@ class Detector:
         paths = iter(paths)
         first = list(islice(paths, 2))
         if len(first) < 2:  # all cores for the only one
-            yield from (score(path, self, 0) for path in first)
+            yield from (predict_one(path, self, 0) for path in first)
             return
         jobs = (
-            partial(score, path, self.replicas[number % len(self.replicas)], 1)
+            partial(predict_one, path, self.replicas[number % len(self.replicas)], 1)
             for number, path in enumerate(chain(first, paths))
         )
         with closing(map_in_order(lambda job: job(), jobs)) as scores:
             yield from scores
 
-    def score_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+    def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
 
         A model that looks at clips sees each crop as a clip of slightly moved copies.
@@ -176,9 +176,9 @@ class Detector:
         Raises:
             ValueError: A crop has another shape or type.
         """
-        return self.score_clips([[crop] for crop in crops])
+        return self.predict_clips([[crop] for crop in crops])
 
-    def score_clips(self, clips: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    def predict_clips(self, clips: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
         """Score sequences of crops of one face each, in the order of time.
 
         Args:
@@ -191,7 +191,7 @@ class Detector:
             ValueError: A sequence is empty, or a crop has another shape or type.
 
         Example:
-            >>> detector.score_clips([[first, second, third]])
+            >>> detector.predict_clips([[first, second, third]])
             array([0.81])
         """
         inputs, owners = [], []
@@ -282,9 +282,9 @@ class Detector:
         with torch.autocast(self.device.type, half_type(self.device), self.half):
             return self.model(self.spec.normalise(images))[:, 0].float().tolist()
 
-    def _face_score(self, track: FaceTrack, logits: np.ndarray) -> FaceScore:
+    def _track_result(self, track: FaceTrack, logits: np.ndarray) -> TrackResult:
         rule = self.spec.aggregation
-        return FaceScore(
+        return TrackResult(
             probability=float(rule.probability(rule.track_logit(logits))),
             times=track.times,
             boxes=track.boxes,
@@ -314,8 +314,8 @@ def load_detector(
 
     Example:
         >>> detector = load_detector(device="cpu")
-        >>> for score in detector.score_videos(["a.mp4", "b.mp4"]):
-        ...     print(score.filename, score.probability, score.status)
+        >>> for result in detector.predict_videos(["a.mp4", "b.mp4"]):
+        ...     print(result.name, result.probability, result.status)
     """
     if frames < 1:
         raise ValueError(f"frames must be at least 1, not {frames}")

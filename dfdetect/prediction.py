@@ -23,7 +23,7 @@ from dfdetect.kaggle.submission import (
     write_details,
     write_submission,
 )
-from dfdetect.results import FAILED, MISSING, NOT_SCORED, OUT_OF_TIME, VideoScore
+from dfdetect.results import FAILED, MISSING, NOT_SCORED, OUT_OF_TIME, VideoResult
 from dfdetect.runtime.budget import Budget, parse_duration
 from dfdetect.runtime.journal import Journal
 from dfdetect.video.discovery import find_videos
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dfdetect.runtime.budget import Share
 
     ScoreAll = Callable[
-        [Iterable[Path], Budget | None, Callable[[Path, VideoScore], None]], Iterator[VideoScore]
+        [Iterable[Path], Budget | None, Callable[[Path, VideoResult], None]], Iterator[VideoResult]
     ]
     Task = tuple[Path, Share | None]
 
@@ -54,7 +54,7 @@ def predict(
     report: str | Path | None = None,
     cluster: str | None = None,
     progress: bool = True,
-) -> dict[str, VideoScore]:
+) -> dict[str, VideoResult]:
     """Score videos and write a submission that has a row for every one of them.
 
     A complete submission is there from the start, with the prior for what is not scored yet, and is
@@ -90,7 +90,7 @@ def predict(
         ValueError: There are no videos, or an argument is unusable, or the cluster out of reach.
 
     Example:
-        >>> scores = predict(["test_videos"], "submission.csv", details="details.csv")
+        >>> results = predict(["test_videos"], "submission.csv", details="details.csv")
     """
     start = monotonic()
     out = Path(out)
@@ -100,8 +100,8 @@ def predict(
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
     _require_outputs((out, details, report), (*videos.values(), sample_submission))
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
-    scores = {
-        name: VideoScore(name, None, NOT_SCORED if name in videos else MISSING) for name in names
+    results = {
+        name: VideoResult(name, None, NOT_SCORED if name in videos else MISSING) for name in names
     }
     checkpoint = find_weights(weights)
     journal = Journal(
@@ -109,31 +109,31 @@ def predict(
     )
     kept = journal.read({name: videos[name] for name in names if name in videos})
     connection = ExitStack()
-    with _kept_if_successful(out, lambda: write_submission(out, names, scores, prior)):
+    with _kept_if_successful(out, lambda: write_submission(out, names, results, prior)):
         score_all = _scorer(checkpoint, device, frames, cluster, report is not None)
         if cluster is not None:  # last, as it is to be closed whatever happens from then on
             from dfdetect.runtime.ray_cluster import connected
 
             connection.enter_context(connected(cluster))
-    scores |= kept
-    left = {name: videos[name] for name in names if scores[name].status == NOT_SCORED}
+    results |= kept
+    left = {name: videos[name] for name in names if results[name].status == NOT_SCORED}
     budget = None
     if seconds is not None:
         budget = Budget(seconds - (monotonic() - start), len(left), frames)
     if progress:
-        _say_what_is_kept(journal, len(kept), len(scores))
+        _say_what_is_kept(journal, len(kept), len(results))
     try:
-        with closing(_score_rest(score_all, left, scores, journal, budget, progress)) as rounds:
+        with closing(_score_rest(score_all, left, results, journal, budget, progress)) as rounds:
             for _ in rounds:
-                _write_or_warn(out, names, scores, prior)
+                _write_or_warn(out, names, results, prior)
     finally:
         connection.close()
-        outputs = {out: lambda: write_submission(out, names, scores, prior)}
+        outputs = {out: lambda: write_submission(out, names, results, prior)}
         if details is not None:
-            outputs[Path(details)] = lambda: write_details(details, scores)
+            outputs[Path(details)] = lambda: write_details(details, results)
         problems = _write_all(outputs)
         if progress:
-            print(summary(scores, prior))
+            print(summary(results, prior))
             if budget is not None and budget.thinned:
                 print(f"for want of time, {budget.thinned} had fewer than {frames} frames sampled")
             if unlisted := len(videos.keys() - set(names)):
@@ -146,12 +146,12 @@ def predict(
         from dfdetect.reporting.html import write_report
 
         title = f"dfdetect with {checkpoint.stem}"
-        write_report(report, scores, videos, prior, title, budget, progress)
+        write_report(report, results, videos, prior, title, budget, progress)
         if progress:
             print(f"wrote {report}")
-    if not any(score.status == OUT_OF_TIME for score in scores.values()):
+    if not any(result.status == OUT_OF_TIME for result in results.values()):
         journal.close()
-    return scores
+    return results
 
 
 def _require_outputs(
@@ -168,11 +168,11 @@ def _require_outputs(
 
 
 def _write_or_warn(
-    out: Path, names: Iterable[str], scores: Mapping[str, VideoScore], prior: float
+    out: Path, names: Iterable[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
     """Write the submission; if that fails, hours of work need not, as there is another time."""
     try:
-        write_submission(out, names, scores, prior)
+        write_submission(out, names, results, prior)
     except OSError as error:
         warnings.warn(f"cannot write now, trying again: {error}", stacklevel=2)
 
@@ -203,54 +203,54 @@ def _scorer(
     from dfdetect.detector import DetectorFile, load_detector
 
     if cluster is None:
-        return load_detector(checkpoint, device, frames).score_videos
+        return load_detector(checkpoint, device, frames).predict_videos
     start = partial(_start_scorer, DetectorFile.read(checkpoint, device, frames), whole)
     return partial(_score_on_cluster, start, cluster)
 
 
 def _score_on_cluster(
-    start: Callable[[], Callable[["Task"], VideoScore]],
+    start: Callable[[], Callable[["Task"], VideoResult]],
     cluster: str,
     videos: Iterable[Path],
     budget: Budget | None,
-    done: Callable[[Path, VideoScore], None],
-) -> Iterator[VideoScore]:
-    """As `Detector.score_videos`, on the machines of a cluster."""
+    done: Callable[[Path, VideoResult], None],
+) -> Iterator[VideoResult]:
+    """As `Detector.predict_videos`, on the machines of a cluster."""
     from dfdetect.runtime.ray_cluster import map_on_cluster
 
     tasks, drawn = tee((path.absolute(), budget and budget.share()) for path in videos)
-    scores = map_on_cluster(start, tasks, cluster, _lost)
-    with closing(scores):
-        for score, (path, share) in zip(scores, drawn, strict=True):
+    results = map_on_cluster(start, tasks, cluster, _lost)
+    with closing(results):
+        for result, (path, share) in zip(results, drawn, strict=True):
             if budget is not None:
-                budget.note(score, share.frames())
-            done(path, score)
-            yield score
+                budget.note(result, share.frames())
+            done(path, result)
+            yield result
 
 
-def _start_scorer(file: "DetectorFile", whole: bool) -> Callable[["Task"], VideoScore]:
+def _start_scorer(file: "DetectorFile", whole: bool) -> Callable[["Task"], VideoResult]:
     """What each process of a cluster does; whole scores, or without the details of frames."""
     detector = file.load()
 
-    def score(task: "Task") -> VideoScore:
+    def predict_one(task: "Task") -> VideoResult:
         path, share = task
-        found = detector.score(path, threads=1, budget=share)
+        found = detector.predict(path, threads=1, budget=share)
         if whole:
             return found
-        faces = [replace(face, boxes=[], frame_probabilities=[]) for face in found.faces]
-        return replace(found, faces=faces)
+        tracks = [replace(track, boxes=[], frame_probabilities=[]) for track in found.tracks]
+        return replace(found, tracks=tracks)
 
-    return score
+    return predict_one
 
 
-def _lost(task: "Task", why: str) -> VideoScore:
-    return VideoScore(task[0].name, None, f"{FAILED}: {why}")
+def _lost(task: "Task", why: str) -> VideoResult:
+    return VideoResult(task[0].name, None, f"{FAILED}: {why}")
 
 
 def _score_rest(
     score_all: "ScoreAll",
     videos: Mapping[str, Path],
-    scores: dict[str, VideoScore],
+    results: dict[str, VideoResult],
     journal: Journal,
     budget: Budget | None,
     progress: bool,
@@ -258,22 +258,22 @@ def _score_rest(
     """Put scores among the others as they come; give way at first and every few seconds."""
     name_of = {path.absolute(): name for name, path in videos.items()}
 
-    def keep(path: Path, score: VideoScore) -> None:
+    def keep(path: Path, result: VideoResult) -> None:
         name = name_of[path.absolute()]
-        scores[name] = replace(score, filename=name)
-        journal.add(name, path, scores[name])
+        results[name] = replace(result, name=name)
+        journal.add(name, path, results[name])
 
     bar = tqdm(
-        total=len(scores),
-        initial=len(scores) - len(videos),
+        total=len(results),
+        initial=len(results) - len(videos),
         desc="videos",
         unit="video",
         disable=not progress,
     )
     yield
     saved = monotonic()
-    with closing(score_all(videos.values(), budget, keep)) as results, bar:
-        for _ in results:
+    with closing(score_all(videos.values(), budget, keep)) as arriving, bar:
+        for _ in arriving:
             bar.update()
             if monotonic() - saved > SAVE_EVERY:
                 yield

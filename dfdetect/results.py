@@ -1,4 +1,4 @@
-"""What a detector says of a video, and of each person in it."""
+"""What a detector says of a video, and of each face that was followed in it."""
 
 from dataclasses import dataclass, field
 
@@ -31,8 +31,8 @@ REASONS = (
 
 
 @dataclass(frozen=True)
-class FaceScore:
-    """One person in a video.
+class TrackResult:
+    """One face followed through a video.
 
     Attributes:
         probability: P(FAKE) of this person.
@@ -48,25 +48,25 @@ class FaceScore:
 
 
 @dataclass(frozen=True)
-class VideoScore:
+class VideoResult:
     """What the detector says of one video.
 
     Attributes:
-        filename: Base name of the file.
+        name: Base name of the file.
         probability: P(FAKE) strictly between 0 and 1, or None where there is no score.
         status: `ok`, or one of `REASONS`, why there is no score.
-        faces: One entry a person, in the order of appearance.
-        seconds: Time spent, by stage: `detect` (faces), `crop`, `classify` and `wait`, for frames
-            to be decoded; in `total`; and beside that, in a thread of its own, `decode`.
+        tracks: One entry a person, in the order of appearance.
+        timings: Seconds spent, by stage: `detect` (faces), `crop`, `classify` and `wait`, for
+            frames to be decoded; in `total`; and beside that, in a thread of its own, `decode`.
     """
 
-    filename: str
+    name: str
     probability: float | None
     status: str
-    faces: list[FaceScore] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
+    tracks: list[TrackResult] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
         """Number of sampled frames that show a face."""
-        return len({time for face in self.faces for time in face.times})
+        return len({time for track in self.tracks for time in track.times})

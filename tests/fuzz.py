@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 from tqdm import tqdm
 
-from dfdetect import CheckpointError, VideoScore, find_weights, predict
+from dfdetect import CheckpointError, VideoResult, find_weights, predict
 from dfdetect.checkpoints.io import load_checkpoint
 from dfdetect.kaggle.submission import check_submission
 from dfdetect.results import FAILED, REASONS
@@ -100,7 +100,7 @@ def damaged(files: Sequence[Path], number: int) -> bytes:
     return data if data != original else data[:-1]
 
 
-def fuzz_clips(first: int, count: int, progress: bool = True) -> dict[int, VideoScore]:
+def fuzz_clips(first: int, count: int, progress: bool = True) -> dict[int, VideoResult]:
     """Predict damaged copies of the sample clips; give scores by number."""
     clips = sorted((REPOSITORY / "sample_data").glob("*_videos/*.mp4"))
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def fuzz_checkpoints(first: int, count: int, progress: bool = True) -> dict[int,
     return outcomes
 
 
-def is_promised(score: VideoScore) -> bool:
+def is_promised(score: VideoResult) -> bool:
     """Whether a score is there, or a documented reason that does not blame us."""
     if score.status == "ok":
         return score.probability is not None and 0 < score.probability < 1
@@ -182,7 +182,7 @@ def main() -> int:
         with watched_memory() as notes:
             scores = fuzz_clips(options.first, options.count)
         wrong = {number: one.status for number, one in scores.items() if not is_promised(one)}
-        slowest = max(score.seconds.get("total", 0.0) for score in scores.values())
+        slowest = max(score.timings.get("total", 0.0) for score in scores.values())
         quarters = [np.median(part) for part in np.array_split(notes, 4) if len(part)]
         print(f"the slowest clip took {slowest:.1f} s; MB held, by quarter: ", end="")
         print(*map(round, quarters))

@@ -37,7 +37,7 @@ def scorer(detector):
 
 
 def status_of(scorer, path, threads=0):
-    score = scorer.score(path, threads)
+    score = scorer.predict(path, threads)
     assert (score.probability is None) == (score.status != "ok")
     assert score.status == "ok" or score.status.startswith(REASONS)
     assert not score.status.startswith(FAILED)
@@ -252,9 +252,9 @@ def test_interlaced(scorer, write_clip, faces):
 @pytest.mark.parametrize("rate", [1, 120])
 def test_frame_rates(scorer, write_clip, faces, rate):
     path = write_clip(faces, rate=rate)
-    score = scorer.score(path)
+    score = scorer.predict(path)
     assert score.status == "ok"
-    assert max(score.faces[0].times) == pytest.approx(14 / rate, rel=0.1)
+    assert max(score.tracks[0].times) == pytest.approx(14 / rate, rel=0.1)
 
 
 def test_a_variable_rate_is_sampled_by_time(write_clip, numbered_frames):
@@ -267,9 +267,9 @@ def test_a_variable_rate_is_sampled_by_time(write_clip, numbered_frames):
 
 def test_a_late_start_is_second_zero(scorer, write_clip, faces):
     path = write_clip(faces, "late.ts", stamps=range(90_000, 90_016))
-    score = scorer.score(path)
+    score = scorer.predict(path)
     assert score.status == "ok"
-    assert 0 <= score.faces[0].times[0] < 0.2
+    assert 0 <= score.tracks[0].times[0] < 0.2
 
 
 def test_an_edit_list_hides_frames(write_clip):
@@ -351,10 +351,10 @@ def test_two_video_streams(scorer, tmp_path, faces):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(small, format="rgb24")))
         for stream in streams:
             container.mux(stream.encode())
-    score = scorer.score(path)
+    score = scorer.predict(path)
     assert score.status == "ok"
     ((_, top, _, bottom),) = scorer.face_detector.detect(faces[:1])[0]
-    heights = [box[3] - box[1] for box in score.faces[0].boxes]
+    heights = [box[3] - box[1] for box in score.tracks[0].boxes]
     assert heights == pytest.approx([bottom - top] * 8, rel=0.2)  # the larger one's
 
 
@@ -415,9 +415,9 @@ def test_faces_at_the_border(scorer, write_clip, faces, edge):
     """A fifth of the face lies outside of the frame, and the boxes reach there."""
     (whole,) = scorer.face_detector.detect(faces[:1])[0]
     path, part = cut_through(whole, edge, 0.2, faces[:1] * 8, write_clip)  # it keeps still
-    score = scorer.score(path)
+    score = scorer.predict(path)
     assert score.status == "ok"
-    (face,) = score.faces
+    (face,) = score.tracks
     assert len(face.boxes) == 8
     for box in face.boxes:
         left, top, right, bottom = np.add(box, [*part[:2], *part[:2]])
@@ -437,9 +437,9 @@ def test_a_quarter_of_a_face_is_none(scorer, write_clip, faces, edge):
 def test_thirty_faces(scorer, write_clip, faces):
     small = [cv2.resize(frame, (320, 180)) for frame in faces]
     crowd = [np.vstack([np.hstack([frame] * 6)] * 5) for frame in small]
-    score = scorer.score(write_clip(crowd))
+    score = scorer.predict(write_clip(crowd))
     assert score.status == "ok"
-    assert len(score.faces) >= 28
+    assert len(score.tracks) >= 28
 
 
 @pytest.mark.parametrize(
@@ -451,15 +451,15 @@ def test_a_face_in_one_frame_only(scorer, write_clip, faces, number, found):
     frames[number] = faces[0]
     path = write_clip(frames, bf="0")
     assert [frame.number for frame in read_frames(path, 8) if frame.image.max() > 50] == [number]
-    score = scorer.score(path)
+    score = scorer.predict(path)
     assert score.status == ("ok" if found else "no face found")
-    assert [face.times for face in score.faces] == ([[number / 25]] if found else [])
+    assert [face.times for face in score.tracks] == ([[number / 25]] if found else [])
 
 
 def test_a_clip_of_one_frame(scorer, write_clip, faces):
-    score = scorer.score(write_clip(faces[:1]))
+    score = scorer.predict(write_clip(faces[:1]))
     assert score.status == "ok"
-    assert [face.times for face in score.faces] == [[0.0]]
+    assert [face.times for face in score.tracks] == [[0.0]]
 
 
 # Names and folders

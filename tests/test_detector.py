@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect import Detector, VideoScore, create_model, load_detector
+from dfdetect import Detector, VideoResult, create_model, load_detector
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
 from dfdetect.faces.geometry import iou
@@ -36,19 +36,19 @@ def clip_detector():
 
 def test_a_clip_model_sees_neighbours_in_order(clip_detector):
     frames = [np.full((40, 40, 3), level, np.uint8) for level in (100, 110, 120, 130)]
-    rising, falling, still = clip_detector.score_clips([frames, frames[::-1], frames[:1]])
+    rising, falling, still = clip_detector.predict_clips([frames, frames[::-1], frames[:1]])
     assert falling < 0.3 < 0.7 < rising
     assert still == pytest.approx(0.5)
-    (alone,) = clip_detector.score_faces([frames[0]])
+    (alone,) = clip_detector.predict_faces([frames[0]])
     assert alone == pytest.approx(0.5)
     with pytest.raises(ValueError, match="clip 1: no crops"):
-        clip_detector.score_clips([frames, []])
+        clip_detector.predict_clips([frames, []])
 
 
 def test_a_clip_model_scores_videos(clip_detector, real_clip):
-    score = clip_detector.score(real_clip)
+    score = clip_detector.predict(real_clip)
     assert score.status == "ok"
-    (face,) = score.faces
+    (face,) = score.tracks
     assert len(face.frame_probabilities) == len(face.times) == 16
     # Frames of one clip have its score; there are four of them.
     assert len(set(face.frame_probabilities[:4])) == 1
@@ -62,29 +62,29 @@ def bright_detector():
 
 
 def test_a_score_says_who_where_when_and_how_much(detector, real_clip):
-    score = detector.score(real_clip)
-    assert isinstance(score, VideoScore)
-    assert (score.filename, score.status) == ("ajqslcypsw.mp4", "ok")
+    score = detector.predict(real_clip)
+    assert isinstance(score, VideoResult)
+    assert (score.name, score.status) == ("ajqslcypsw.mp4", "ok")
     assert 0 < score.probability < 1
-    (face,) = score.faces
+    (face,) = score.tracks
     assert score.probability == face.probability
     assert len(face.times) == len(face.boxes) == len(face.frame_probabilities) == 32
     assert face.times == sorted(face.times)
     middle = face.boxes[16]
     assert iou(middle, (365, 80, 560, 340)) > 0.5
-    assert set(score.seconds) == {"decode", "detect", "crop", "classify", "wait", "total"}
-    stages = [score.seconds[stage] for stage in ("detect", "crop", "classify", "wait")]
+    assert set(score.timings) == {"decode", "detect", "crop", "classify", "wait", "total"}
+    stages = [score.timings[stage] for stage in ("detect", "crop", "classify", "wait")]
     assert min(stages) > 0
-    assert 0 < score.seconds["decode"] < score.seconds["total"]
-    assert sum(stages) == pytest.approx(score.seconds["total"], rel=0.2)
+    assert 0 < score.timings["decode"] < score.timings["total"]
+    assert sum(stages) == pytest.approx(score.timings["total"], rel=0.2)
 
 
 def test_the_same_clip_gives_the_same_score(detector, real_clip):
-    assert detector.score(real_clip).faces == detector.score(real_clip).faces
+    assert detector.predict(real_clip).tracks == detector.predict(real_clip).tracks
 
 
 def test_number_of_frames(bright_detector, real_clip):
-    assert bright_detector.score(real_clip).frames == 16
+    assert bright_detector.predict(real_clip).frames == 16
 
 
 def test_the_most_suspicious_person_decides(bright_detector, sample_data, write_clip):
@@ -94,8 +94,8 @@ def test_the_most_suspicious_person_decides(bright_detector, sample_data, write_
         for name in ("ajqslcypsw.mp4", "cknyxaqouy.mp4")
     )
     both = write_clip([np.hstack(pair) for pair in zip(dark, bright, strict=True)])
-    score = bright_detector.score(both)
-    probabilities = sorted(face.probability for face in score.faces)
+    score = bright_detector.predict(both)
+    probabilities = sorted(face.probability for face in score.tracks)
     assert len(probabilities) == 2
     assert probabilities[0] < 0.4 < 0.6 < probabilities[1]
     assert score.probability == probabilities[1]
@@ -106,8 +106,8 @@ def test_videos_are_scored_in_the_order_given(bright_detector, sample_data, tmp_
     text.write_text("no video")
     clips = sorted(sample_data.glob("test_videos/*.mp4"), reverse=True)[:2]
     paths = [clips[0], text, tmp_path / "missing.mp4", clips[1]]
-    scores = list(bright_detector.score_videos(paths))
-    assert [score.filename for score in scores] == [path.name for path in paths]
+    scores = list(bright_detector.predict_videos(paths))
+    assert [score.name for score in scores] == [path.name for path in paths]
     assert [score.probability is None for score in scores] == [False, True, True, False]
     assert scores[1].status.startswith("not a readable video")
     assert scores[2].status == "no such file"
@@ -115,11 +115,13 @@ def test_videos_are_scored_in_the_order_given(bright_detector, sample_data, tmp_
 
 def test_videos_side_by_side_score_as_they_do_alone(detector, sample_data):
     paths = sorted(sample_data.glob("test_videos/*.mp4"))[:3]
-    together = [score.probability for score in detector.score_videos(paths)]
-    assert together == pytest.approx([detector.score(path).probability for path in paths], abs=0.01)
-    (alone,) = detector.score_videos(iter(paths[:1]))
+    together = [score.probability for score in detector.predict_videos(paths)]
+    assert together == pytest.approx(
+        [detector.predict(path).probability for path in paths], abs=0.01
+    )
+    (alone,) = detector.predict_videos(iter(paths[:1]))
     assert alone.probability == pytest.approx(together[0], abs=0.01)
-    assert list(detector.score_videos([])) == []
+    assert list(detector.predict_videos([])) == []
 
 
 def test_videos_are_shared_out_to_all_gpus(bright_detector, sample_data, monkeypatch):
@@ -128,15 +130,15 @@ def test_videos_are_shared_out_to_all_gpus(bright_detector, sample_data, monkeyp
     monkeypatch.setattr("dfdetect.detector.other_gpus", lambda device: gpus.get(device, []))
     detector = Detector(BrightIsFake(), bright_detector.spec, first, frames=2)
     used = []
-    score = Detector.score
+    predict_one = Detector.predict
 
     def note(self, path, threads, budget):
         used.append(self)
-        return score(self, path, threads, budget)
+        return predict_one(self, path, threads, budget)
 
-    monkeypatch.setattr(Detector, "score", note)
+    monkeypatch.setattr(Detector, "predict", note)
     clips = sorted(sample_data.glob("test_videos/*.mp4"))
-    names = [score.filename for score in detector.score_videos(clips)]
+    names = [score.name for score in detector.predict_videos(clips)]
     assert names == [clip.name for clip in clips]
     assert [used.count(one) for one in detector.replicas] == [len(clips) // 3] * 3
 
@@ -147,14 +149,14 @@ def test_what_another_gpu_fails_at_is_done_by_the_first(bright_detector, real_cl
 
     broken = Detector(BrightIsFake(), bright_detector.spec, torch.device("cpu"), frames=4)
     monkeypatch.setattr(broken, "_logits", fail)
-    assert broken.score(real_clip).probability is None
+    assert broken.predict(real_clip).probability is None
     bright_detector.replicas = [bright_detector, broken]
-    statuses = [score.status for score in bright_detector.score_videos([real_clip] * 4)]
+    statuses = [score.status for score in bright_detector.predict_videos([real_clip] * 4)]
     assert statuses == ["ok"] * 4
 
 
 def test_a_full_gpu_costs_time_only(bright_detector, real_clip, monkeypatch):
-    expected = bright_detector.score(real_clip)
+    expected = bright_detector.predict(real_clip)
     forward = BrightIsFake.forward
 
     def full(self, images):
@@ -163,12 +165,12 @@ def test_a_full_gpu_costs_time_only(bright_detector, real_clip, monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(BrightIsFake, "forward", full)
-    assert bright_detector.score(real_clip).probability == pytest.approx(expected.probability)
+    assert bright_detector.predict(real_clip).probability == pytest.approx(expected.probability)
 
 
 def test_a_clip_without_faces_has_a_reason(bright_detector, write_clip, numbered_frames):
-    score = bright_detector.score(write_clip(numbered_frames(20)))
-    assert (score.probability, score.status, score.faces) == (None, "no face found", [])
+    score = bright_detector.predict(write_clip(numbered_frames(20)))
+    assert (score.probability, score.status, score.tracks) == (None, "no face found", [])
 
 
 def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeypatch):
@@ -176,31 +178,31 @@ def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeyp
         raise RuntimeError("out of something\nand many more lines")
 
     monkeypatch.setattr(bright_detector.face_detector, "detect", fail)
-    score = bright_detector.score(real_clip)
+    score = bright_detector.predict(real_clip)
     assert score.probability is None
     assert score.status == "failed: RuntimeError: out of something"
 
 
 def test_a_model_that_gives_no_number_is_a_fault(bright_detector, real_clip, monkeypatch):
     monkeypatch.setattr(BrightIsFake, "forward", lambda _, images: images[:, :1, 0, 0] * np.nan)
-    score = bright_detector.score(real_clip)
+    score = bright_detector.predict(real_clip)
     assert score.probability is None
     assert "not a finite number" in score.status
 
 
 def test_crops_of_any_size(bright_detector):
     crops = [np.full((size, size + 10, 3), level, np.uint8) for size, level in ((20, 0), (90, 255))]
-    dark, bright = bright_detector.score_faces(crops)
+    dark, bright = bright_detector.predict_faces(crops)
     assert dark == bright_detector.spec.aggregation.floor
     assert bright == 1 - bright_detector.spec.aggregation.floor
-    assert bright_detector.score_faces(np.stack([crops[0]] * 3)).shape == (3,)
-    assert bright_detector.score_faces([]).shape == (0,)
+    assert bright_detector.predict_faces(np.stack([crops[0]] * 3)).shape == (3,)
+    assert bright_detector.predict_faces([]).shape == (0,)
 
 
 def test_many_crops_are_scored_like_one(detector):
     crops = np.random.default_rng(0).integers(0, 255, (70, 40, 40, 3), dtype=np.uint8)
-    alone = [detector.score_faces(crops[row : row + 1])[0] for row in (0, 33, 69)]
-    assert detector.score_faces(crops)[[0, 33, 69]] == pytest.approx(alone, abs=1e-5)
+    alone = [detector.predict_faces(crops[row : row + 1])[0] for row in (0, 33, 69)]
+    assert detector.predict_faces(crops)[[0, 33, 69]] == pytest.approx(alone, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_many_crops_are_scored_like_one(detector):
 )
 def test_crops_of_another_kind_are_refused(detector, crop):
     with pytest.raises(ValueError, match="crop 0: needs RGB uint8"):
-        detector.score_faces([crop])
+        detector.predict_faces([crop])
 
 
 @pytest.mark.parametrize(("name", "value"), [("frames", 0), ("device", "abacus")])
@@ -226,15 +228,15 @@ def test_unusable_arguments(name, value):
 def test_untrained_model_scores_near_one_half(real_clip):
     spec = ModelSpec("resnet18", 64, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     detector = Detector(create_model("resnet18"), spec, torch.device("cpu"), frames=4)
-    assert detector.score(real_clip).probability == pytest.approx(0.5, abs=0.2)
+    assert detector.predict(real_clip).probability == pytest.approx(0.5, abs=0.2)
 
 
 def test_swapped_faces_score_higher_than_their_originals(detector, sample_data):
     folder = sample_data / "train_sample_videos"
     metadata = json.loads((folder / "metadata.json").read_text())
     differences = [
-        detector.score(folder / name).probability
-        - detector.score(folder / entry["original"]).probability
+        detector.predict(folder / name).probability
+        - detector.predict(folder / entry["original"]).probability
         for name, entry in metadata.items()
         if entry["label"] == "FAKE"
     ]
@@ -245,7 +247,9 @@ def test_swapped_faces_score_higher_than_their_originals(detector, sample_data):
 @pytest.mark.corpus
 def test_challenge_clips_are_told_apart(detector, corpus):
     scores = {
-        label: [detector.score(path) for path in sorted((corpus / "videos/dfdc" / label).iterdir())]
+        label: [
+            detector.predict(path) for path in sorted((corpus / "videos/dfdc" / label).iterdir())
+        ]
         for label in ("real", "fake")
     }
     assert {score.status for group in scores.values() for score in group} == {"ok"}
@@ -259,7 +263,7 @@ def test_challenge_clips_are_told_apart(detector, corpus):
 def test_faces_of_unseen_actors_are_told_apart(detector, corpus):
     faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
     rows = np.random.default_rng(0).permutation(len(faces))[:200]
-    probabilities = detector.score_faces([faces.image(row) for row in rows])
+    probabilities = detector.predict_faces([faces.image(row) for row in rows])
     labels = faces.labels[rows]
     assert probabilities[labels == 1].mean() > probabilities[labels == 0].mean() + 0.3
 
@@ -267,5 +271,5 @@ def test_faces_of_unseen_actors_are_told_apart(detector, corpus):
 def test_names_with_spaces_and_other_letters(bright_detector, real_clip, tmp_path):
     path = tmp_path / "a clip (1) лицо 顔.MP4"
     shutil.copy(real_clip, path)
-    score = bright_detector.score(path)
-    assert (score.filename, score.status) == (path.name, "ok")
+    score = bright_detector.predict(path)
+    assert (score.name, score.status) == (path.name, "ok")

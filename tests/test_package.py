@@ -17,7 +17,7 @@ def test_modules_are_there_without_being_imported():
 def test_every_public_name_is_there():
     assert {name for name in dfdetect.__all__ if getattr(dfdetect, name) is None} == set()
     assert set(dfdetect.__all__) <= set(dir(dfdetect))
-    assert dfdetect.VideoScore.__module__ == "dfdetect.results"
+    assert dfdetect.VideoResult.__module__ == "dfdetect.results"
     with pytest.raises(AttributeError, match="no attribute 'fly'"):
         _ = dfdetect.fly
 

@@ -10,7 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from dfdetect import Detector, VideoScore, predict
+from dfdetect import Detector, VideoResult, predict
 from dfdetect.kaggle import submission
 from dfdetect.kaggle.submission import check_submission
 
@@ -74,7 +74,7 @@ def test_scores_carry_the_names_of_the_rows(tmp_path, real_clip):
         (tmp_path / folder).mkdir()
         shutil.copy(real_clip, tmp_path / folder / "a.mp4")
     scores = predict([tmp_path], tmp_path / "out" / "submission.csv", frames=2, progress=False)
-    assert [score.filename for score in scores.values()] == ["x/a.mp4", "y/a.mp4"]
+    assert [score.name for score in scores.values()] == ["x/a.mp4", "y/a.mp4"]
     assert scores["x/a.mp4"].probability == scores["y/a.mp4"].probability
 
 
@@ -85,15 +85,15 @@ def test_impossible_priors(sample_data, prior):
 
 
 def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeypatch):
-    score = Detector.score
+    predict_one = Detector.predict
     third = sorted((sample_data / "test_videos").glob("*.mp4"))[2]
 
     def stop_at_the_third(self, path, *arguments):
         if path == third:
             raise KeyboardInterrupt
-        return score(self, path, *arguments)
+        return predict_one(self, path, *arguments)
 
-    monkeypatch.setattr(Detector, "score", stop_at_the_third)
+    monkeypatch.setattr(Detector, "predict", stop_at_the_third)
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     with pytest.raises(KeyboardInterrupt):
         predict(sample_data / "test_videos", out, frames=2, details=details)
@@ -103,7 +103,7 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     unscored = table["probability"].isna()
     assert (pd.read_csv(out)["label"][unscored] == 0.5).all()
 
-    monkeypatch.setattr(Detector, "score", note_and(score, scored := []))
+    monkeypatch.setattr(Detector, "predict", note_and(predict_one, scored := []))
     predict(sample_data / "test_videos", out, frames=2, details=details)
     # Several threads note them: the rows are in order, they need not be.
     assert sorted(path.name for path in scored) == table["filename"][unscored].tolist()
@@ -111,12 +111,12 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     assert not list(tmp_path.glob("*.jsonl"))
 
 
-def note_and(score, scored):
-    """`Detector.score`, which notes the videos that it is called with."""
+def note_and(predict_one, scored):
+    """`Detector.predict`, which notes the videos that it is called with."""
 
     def score_and_note(self, path, *arguments):
         scored.append(path)
-        return score(self, path, *arguments)
+        return predict_one(self, path, *arguments)
 
     return score_and_note
 
@@ -274,7 +274,7 @@ def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
     for number in range(10_000):
         path = folder / f"{number:05}.mp4"
         path.symlink_to(real_clip) if number % 2 else path.write_bytes(b"junk")
-    monkeypatch.setattr(Detector, "score", lambda self, path, *_: rough_score(path))
+    monkeypatch.setattr(Detector, "predict", lambda self, path, *_: rough_score(path))
     out, details = tmp_path / "s.csv", tmp_path / "d.csv"
     memory = psutil.Process().memory_info().rss
     start = time.monotonic()
@@ -290,7 +290,7 @@ def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
 
 def rough_score(path):
     good = path.stat().st_size > 100
-    return VideoScore(path.name, 0.7 if good else None, "ok" if good else "not a readable video")
+    return VideoResult(path.name, 0.7 if good else None, "ok" if good else "not a readable video")
 
 
 def test_no_cell_of_the_details_is_a_formula(tmp_path):

@@ -17,7 +17,7 @@ from dfdetect.detector import Detector, load_detector
 from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.geometry import interpolate_box, iou
 from dfdetect.faces.tracking import FaceTrack, track_faces
-from dfdetect.results import Box, FaceScore, VideoScore
+from dfdetect.results import Box, TrackResult, VideoResult
 from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos
 from dfdetect.video.reader import Frame, VideoError, pick_evenly
@@ -75,16 +75,16 @@ def bench(
     idle = _peak_memory()
     detector = load_detector(weights, device, frames)
     # The first run chooses and compiles kernels.
-    if not any(detector.score(video).faces for video in videos):
+    if not any(detector.predict(video).tracks for video in videos):
         raise ValueError(f"{videos[0].parent}: no video here can be scored")
     scores, seconds = _time_pipeline(detector, videos, progress)
     whole = _peak_memory()
     peak = None if idle is None else whole - idle
     read = _time_each(videos, _read_all, "read", progress)[1]
     winner = _Reference(detector)
-    winner.score(videos[0])
-    followed, reference = _time_each(videos, winner.score, "reference", progress)
-    stages = {stage: np.mean([score.seconds.get(stage, 0) for score in scores]) for stage in STAGES}
+    winner.predict(videos[0])
+    followed, reference = _time_each(videos, winner.predict, "reference", progress)
+    stages = {stage: np.mean([score.timings.get(stage, 0) for score in scores]) for stage in STAGES}
     scores = scores[: len(videos)]
     differences = _probability_differences(scores, followed)
     return {
@@ -131,13 +131,13 @@ def report(result: dict[str, Any], as_json: bool = False) -> str:
     return "\n".join(lines)
 
 
-def face_agreement(scores: list[VideoScore], reference: list[VideoScore]) -> float | None:
+def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:
     """Share of the reference's faces that others cover, interpolated; None where it has none."""
     covered = [
-        any(iou(box, other) >= SAME_FACE_IOU for other in _boxes_at(score.faces, time))
+        any(iou(box, other) >= SAME_FACE_IOU for other in _boxes_at(score.tracks, time))
         for score, expected in zip(scores, reference, strict=True)
-        for face in expected.faces
-        for time, box in zip(face.times, face.boxes, strict=True)
+        for track in expected.tracks
+        for time, box in zip(track.times, track.boxes, strict=True)
     ]
     return float(np.mean(covered)) if covered else None
 
@@ -168,14 +168,14 @@ class _Reference(Detector):
 
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
-) -> tuple[list[VideoScore], float]:
+) -> tuple[list[VideoResult], float]:
     """Scores of the videos, round by round, and seconds a video."""
     rounds = -(-LEAST_VIDEOS * available_cores() // len(videos))
     many = videos * rounds
     start = perf_counter()
     scores = list(
         tqdm(
-            detector.score_videos(many),
+            detector.predict_videos(many),
             total=len(many),
             desc=f"dfdetect, {_count(rounds, 'round')}",
             unit="video",
@@ -220,18 +220,20 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
     capture.release()
 
 
-def _boxes_at(faces: list[FaceScore], time: float) -> list[Box]:
+def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Everyone's box at a time, up to one sampled frame before the first and after the last."""
     boxes = []
-    for face in faces:
-        step = max(np.diff(face.times), default=0.0)
-        if face.times[0] - step <= time <= face.times[-1] + step:
-            moment = min(max(time, face.times[0]), face.times[-1])
-            boxes.append(interpolate_box(face.times, face.boxes, moment))
+    for track in tracks:
+        step = max(np.diff(track.times), default=0.0)
+        if track.times[0] - step <= time <= track.times[-1] + step:
+            moment = min(max(time, track.times[0]), track.times[-1])
+            boxes.append(interpolate_box(track.times, track.boxes, moment))
     return boxes
 
 
-def _probability_differences(scores: list[VideoScore], reference: list[VideoScore]) -> list[float]:
+def _probability_differences(
+    scores: list[VideoResult], reference: list[VideoResult]
+) -> list[float]:
     """Of the videos that both could score."""
     pairs = [
         (score.probability, expected.probability)

@@ -200,7 +200,7 @@ def _score(faces: FaceSet, weights: str | Path | None, device: str, progress: bo
     with tqdm(total=len(faces), desc="faces", unit="crop", disable=not progress) as bar:
         for start in range(0, len(faces), BATCH):
             rows = range(start, min(start + BATCH, len(faces)))
-            parts.append(detector.score_faces([faces.image(row) for row in rows]))
+            parts.append(detector.predict_faces([faces.image(row) for row in rows]))
             bar.update(len(rows))
     return np.concatenate(parts)
 

@@ -215,9 +215,9 @@ def _measure(
 def _speed(detector: Detector) -> float:
     """Crops (or clips of still copies) a second, resizing included."""
     crops = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
-    detector.score_faces(crops[:32])
+    detector.predict_faces(crops[:32])
     start = perf_counter()
-    detector.score_faces(crops)
+    detector.predict_faces(crops)
     return SPEED_CROPS / (perf_counter() - start)
 
 

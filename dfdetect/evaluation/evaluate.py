@@ -23,7 +23,7 @@ from dfdetect.evaluation.corruptions import DEGRADATIONS
 from dfdetect.evaluation.metrics import auc_within, bootstrap_intervals, metrics, reweighted_metrics
 from dfdetect.evaluation.subgroups import find_slices
 from dfdetect.files import atomic_path, printable
-from dfdetect.results import FAILED, NO_ACCESS, OK, VideoScore
+from dfdetect.results import FAILED, NO_ACCESS, OK, VideoResult
 from dfdetect.runtime.executor import map_in_order
 from dfdetect.runtime.ray_cluster import map_on_cluster, require_cluster
 
@@ -167,7 +167,7 @@ def score_face_set(
         for start in range(0, len(tracks), BATCH):
             part = tracks[start : start + BATCH]
             clips = [[spoil(faces.image(row)) for row in track] for track in part]
-            probabilities.append(detector.score_clips(clips))
+            probabilities.append(detector.predict_clips(clips))
             bar.update(sum(map(len, clips)))
     first = [track[0] for track in tracks]
     return pd.DataFrame(
@@ -182,7 +182,7 @@ def score_face_set(
 
 
 def tabulate(
-    videos: Sequence[LabelledVideo], scores: Iterable[VideoScore], progress: bool = True
+    videos: Sequence[LabelledVideo], scores: Iterable[VideoResult], progress: bool = True
 ) -> pd.DataFrame:
     """Put labelled videos and their scores into a table, as they come.
 
@@ -207,20 +207,20 @@ class _Scorer:
     def __init__(self, detector: Detector):
         self.detector = detector
 
-    def __call__(self, video: LabelledVideo) -> VideoScore:
+    def __call__(self, video: LabelledVideo) -> VideoResult:
         try:
             with video.open() as path:
-                return self.detector.score(path, threads=1)
+                return self.detector.predict(path, threads=1)
         except OSError as error:
-            return VideoScore(video.name, None, f"{NO_ACCESS} ({error})")
+            return VideoResult(video.name, None, f"{NO_ACCESS} ({error})")
 
 
 def _start_scorer(file: DetectorFile) -> _Scorer:
     return _Scorer(file.load())
 
 
-def _lost(video: LabelledVideo, why: str) -> VideoScore:
-    return VideoScore(video.name, None, f"{FAILED}: {why}")
+def _lost(video: LabelledVideo, why: str) -> VideoResult:
+    return VideoResult(video.name, None, f"{FAILED}: {why}")
 
 
 def report(scores: dict[str, Any], as_json: bool = False) -> str:

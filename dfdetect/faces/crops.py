@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from dfdetect.faces.geometry import interpolate_box
-from dfdetect.results import Box, VideoScore
+from dfdetect.results import Box, VideoResult
 from dfdetect.video.isolated import read_frames_apart
 
 # Seconds and pictures of one person's face.
@@ -46,12 +46,12 @@ def resize_crop(crop: torch.Tensor, size: int) -> torch.Tensor:
     return functional.resize(crop, [size, size], antialias=True)
 
 
-def cut_faces(video: str | Path, score: VideoScore, count: int = STRIP) -> list[Strip]:
+def cut_faces(video: str | Path, result: VideoResult, count: int = STRIP) -> list[Strip]:
     """Pictures of each person's face at some moments, evenly spread over a video.
 
     Args:
         video: The file.
-        score: What the detector said of it.
+        result: What the detector said of it.
         count: Number of moments; those that do not show the person are left out.
 
     Returns:
@@ -61,9 +61,9 @@ def cut_faces(video: str | Path, score: VideoScore, count: int = STRIP) -> list[
     Raises:
         VideoError: The video cannot be read.
     """
-    strips: list[Strip] = [[] for _ in score.faces]
+    strips: list[Strip] = [[] for _ in result.tracks]
     for frame in read_frames_apart(video, count, threads=1):
-        for strip, face in zip(strips, score.faces, strict=True):
+        for strip, face in zip(strips, result.tracks, strict=True):
             box = interpolate_box(face.times, face.boxes, frame.time)
             if box is not None:
                 crop = cut_crop(frame.image, _square(box), FACE_PIXELS)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dfdetect.defaults import DEFAULT_PRIOR
 from dfdetect.files import atomic_path, inert, printable, read_table
-from dfdetect.results import OK, VideoScore
+from dfdetect.results import OK, VideoResult
 
 COLUMNS = ["filename", "label"]
 
@@ -41,7 +41,7 @@ def read_sample_submission(path: str | Path) -> list[str]:
 def write_submission(
     path: str | Path,
     names: Sequence[str],
-    scores: Mapping[str, VideoScore],
+    results: Mapping[str, VideoResult],
     prior: float = DEFAULT_PRIOR,
 ) -> None:
     """Write a submission, whole and valid or not at all.
@@ -49,20 +49,20 @@ def write_submission(
     Args:
         path: The file to write.
         names: The rows, in order.
-        scores: By name; where one is missing or has no probability, the row gets the prior.
+        results: By name; where one is missing or has no probability, the row gets the prior.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
     """
     rows = []
     for name in names:
-        score = scores.get(name)
-        scored = score is not None and score.probability is not None
-        rows.append((name, score.probability if scored else prior))
+        result = results.get(name)
+        scored = result is not None and result.probability is not None
+        rows.append((name, result.probability if scored else prior))
     with atomic_path(path) as temporary:
         _write_csv(temporary, pd.DataFrame(rows, columns=COLUMNS))
         check_submission(temporary, names)
 
 
-def write_details(path: str | Path, scores: Mapping[str, VideoScore]) -> None:
+def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
     """Write one row a video: what was found, how long it took, and why there is no score.
 
     `probability` is empty where there is no score; `people` counts faces that were followed,
@@ -72,13 +72,13 @@ def write_details(path: str | Path, scores: Mapping[str, VideoScore]) -> None:
     rows = [
         {
             "filename": inert(name),
-            "probability": score.probability,
-            "status": inert(score.status),
-            "people": len(score.faces),
-            "frames": score.frames,
-            "seconds": round(score.seconds.get("total", 0.0), 3),
+            "probability": result.probability,
+            "status": inert(result.status),
+            "people": len(result.tracks),
+            "frames": result.frames,
+            "seconds": round(result.timings.get("total", 0.0), 3),
         }
-        for name, score in scores.items()
+        for name, result in results.items()
     ]
     with atomic_path(path) as temporary:
         _write_csv(temporary, pd.DataFrame(rows))
@@ -106,11 +106,11 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
     return table.assign(label=labels)
 
 
-def summary(scores: Mapping[str, VideoScore], prior: float) -> str:
+def summary(results: Mapping[str, VideoResult], prior: float) -> str:
     """A line on how many videos were scored, and one for each reason why some were not."""
-    without = {name: score.status for name, score in scores.items() if score.status != OK}
-    videos = "1 video" if len(scores) == 1 else f"{len(scores)} videos"
-    lines = [f"{videos}, {len(scores) - len(without)} scored"]
+    without = {name: result.status for name, result in results.items() if result.status != OK}
+    videos = "1 video" if len(results) == 1 else f"{len(results)} videos"
+    lines = [f"{videos}, {len(results) - len(without)} scored"]
     if without:
         lines[0] += f", {len(without)} without a score (given the prior {prior:g}):"
         for reason, count in Counter(without.values()).most_common():

@@ -1,4 +1,4 @@
-"""Pictures of scores: the frame that says most, and each person's score over time."""
+"""Pictures of results: the frame that says most, and each person's score over time."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.faces.crops import cut_faces
-from dfdetect.results import VideoScore
+from dfdetect.results import VideoResult
 from dfdetect.video.isolated import read_frames_apart
 
 REAL_COLOUR, FAKE_COLOUR = "tab:green", "tab:red"
@@ -16,27 +16,27 @@ THRESHOLD = 0.5
 
 
 def draw_frame(
-    axes: Axes, path: str | Path, score: VideoScore, frames: int = DEFAULT_FRAMES
+    axes: Axes, path: str | Path, result: VideoResult, frames: int = DEFAULT_FRAMES
 ) -> None:
     """Draw the frame in which the most suspicious person looks most FAKE, with everyone's box.
 
     Args:
         axes: Where to draw.
         path: The video.
-        score: What the detector said of it; with at least one face.
+        result: What the detector said of it; with at least one face.
         frames: Number of frames that the detector sampled.
 
     Raises:
-        ValueError: The score has no faces.
+        ValueError: The result has no tracks.
     """
-    if not score.faces:
-        raise ValueError(f"{score.filename}: nothing to draw, {score.status}")
-    worst = max(score.faces, key=lambda face: face.probability)
+    if not result.tracks:
+        raise ValueError(f"{result.name}: nothing to draw, {result.status}")
+    worst = max(result.tracks, key=lambda face: face.probability)
     time = worst.times[int(np.argmax(worst.frame_probabilities))]
     frame = min(read_frames_apart(path, frames), key=lambda frame: abs(frame.time - time))
     axes.imshow(frame.image)
-    axes.set(title=f"{score.filename}  P(FAKE) {score.probability:.2f}", xticks=[], yticks=[])
-    for face in score.faces:
+    axes.set(title=f"{result.name}  P(FAKE) {result.probability:.2f}", xticks=[], yticks=[])
+    for face in result.tracks:
         if time in face.times:
             moment = face.times.index(time)
             x1, y1, x2, y2 = face.boxes[moment]
@@ -47,9 +47,9 @@ def draw_frame(
             axes.text(x1, y1, f"{probability:.2f}", color="white", backgroundcolor=colour)
 
 
-def draw_curve(axes: Axes, score: VideoScore) -> None:
+def draw_curve(axes: Axes, result: VideoResult) -> None:
     """Draw P(FAKE) over time, a line for each person."""
-    for number, face in enumerate(score.faces, start=1):
+    for number, face in enumerate(result.tracks, start=1):
         axes.plot(
             face.times,
             face.frame_probabilities,
@@ -61,14 +61,14 @@ def draw_curve(axes: Axes, score: VideoScore) -> None:
     axes.legend()
 
 
-def draw_faces(axes: Axes, path: str | Path, score: VideoScore) -> None:
+def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
     """Draw the face of the most suspicious person at some moments, side by side.
 
     Raises:
         VideoError: The video cannot be read.
     """
-    worst = max(range(len(score.faces)), key=lambda person: score.faces[person].probability)
-    strip = cut_faces(path, score)[worst]
+    worst = max(range(len(result.tracks)), key=lambda person: result.tracks[person].probability)
+    strip = cut_faces(path, result)[worst]
     axes.imshow(np.concatenate([image for _, image in strip], axis=1))
     side = strip[0][1].shape[1]
     axes.set(

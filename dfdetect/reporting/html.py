@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dfdetect.faces.crops import Strip, cut_faces
 from dfdetect.files import atomic_path
 from dfdetect.kaggle.submission import summary
-from dfdetect.results import FaceScore, VideoScore
+from dfdetect.results import TrackResult, VideoResult
 from dfdetect.runtime.budget import Budget, OutOfTimeError
 from dfdetect.runtime.executor import map_in_order
 from dfdetect.video.reader import VideoError
@@ -28,7 +28,7 @@ WIDTH, HEIGHT = 480, 120
 
 def write_report(
     path: str | Path,
-    scores: Mapping[str, VideoScore],
+    results: Mapping[str, VideoResult],
     videos: Mapping[str, Path],
     prior: float,
     detector: str,
@@ -42,7 +42,7 @@ def write_report(
 
     Args:
         path: The file to write.
-        scores: By name, as `predict` returns them.
+        results: By name, as `predict` returns them.
         videos: The files, by name.
         prior: What videos without a score were given.
         detector: What to call the detector that scored them.
@@ -50,37 +50,37 @@ def write_report(
         progress: Show a progress bar.
 
     Example:
-        >>> write_report("report.html", scores, find_videos(["clips"]), 0.5, "dfdetect")
+        >>> write_report("report.html", results, find_videos(["clips"]), 0.5, "dfdetect")
     """
-    ranked = sorted(scores.items(), key=lambda pair: -(pair[1].probability or 0))
-    seen = [(name, score) for name, score in ranked if score.faces]
-    shown = [(score, videos[name]) for name, score in seen if name in videos]
+    ranked = sorted(results.items(), key=lambda pair: -(pair[1].probability or 0))
+    seen = [(name, result) for name, result in ranked if result.tracks]
+    shown = [(result, videos[name]) for name, result in seen if name in videos]
 
-    def cut(pair: tuple[VideoScore, Path]) -> list[Strip]:
-        score, video = pair
+    def cut(pair: tuple[VideoResult, Path]) -> list[Strip]:
+        result, video = pair
         try:
             if budget is not None:
                 budget.check()
-            return cut_faces(video, score)
+            return cut_faces(video, result)
         except (OutOfTimeError, VideoError):
-            return [[] for _ in score.faces]
+            return [[] for _ in result.tracks]
 
     strips = map_in_order(cut, shown)
     bar = tqdm(total=len(shown), desc="report", unit="video", disable=not progress)
     sections = []
     with closing(strips), bar:
-        for number, (name, score) in enumerate(seen):
-            faces = next(strips) if name in videos else [[] for _ in score.faces]
-            sections.append(_section(number, name, score, faces))
+        for number, (name, result) in enumerate(seen):
+            faces = next(strips) if name in videos else [[] for _ in result.tracks]
+            sections.append(_section(number, name, result, faces))
             bar.update(name in videos)
     anchors = {name: number for number, (name, _) in enumerate(seen)}
     page = Template(files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8"))
     text = page.substitute(
-        title=escape(f"{len(scores)} videos"),
-        summary=escape(summary(scores, prior)).replace("\n", "<br>"),
+        title=escape(f"{len(results)} videos"),
+        summary=escape(summary(results, prior)).replace("\n", "<br>"),
         detector=escape(detector),
-        histogram=_histogram([score.probability for _, score in seen]),
-        rows="\n".join(_row(name, score, anchors.get(name)) for name, score in ranked),
+        histogram=_histogram([result.probability for _, result in seen]),
+        rows="\n".join(_row(name, result, anchors.get(name)) for name, result in ranked),
         videos="\n".join(sections),
     )
     with atomic_path(path) as temporary:
@@ -88,19 +88,19 @@ def write_report(
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _row(name: str, score: VideoScore, anchor: int | None) -> str:
+def _row(name: str, result: VideoResult, anchor: int | None) -> str:
     label = escape(name) if anchor is None else f'<a href="#video{anchor}">{escape(name)}</a>'
-    if score.probability is None:
+    if result.probability is None:
         probability = '<td class="number" data-value="-1"></td>'
     else:
-        bar = f'<span class="bar" style="{_bar_style(score.probability)}"></span>'
-        text = f"{bar}{score.probability:.3f}"
-        probability = f'<td class="number" data-value="{score.probability}">{text}</td>'
+        bar = f'<span class="bar" style="{_bar_style(result.probability)}"></span>'
+        text = f"{bar}{result.probability:.3f}"
+        probability = f'<td class="number" data-value="{result.probability}">{text}</td>'
     return (
         f'<tr><td class="name">{label}</td>{probability}'
-        f'<td class="number">{len(score.faces)}</td><td class="number">{score.frames}</td>'
-        f'<td class="number">{score.seconds.get("total", 0):.2f}</td>'
-        f"<td>{escape(score.status)}</td></tr>"
+        f'<td class="number">{len(result.tracks)}</td><td class="number">{result.frames}</td>'
+        f'<td class="number">{result.timings.get("total", 0):.2f}</td>'
+        f"<td>{escape(result.status)}</td></tr>"
     )
 
 
@@ -112,11 +112,11 @@ def _colour(probability: float) -> str:
     return "var(--fake)" if probability > 0.5 else "var(--real)"
 
 
-def _section(number: int, name: str, score: VideoScore, strips: list[Strip]) -> str:
+def _section(number: int, name: str, result: VideoResult, strips: list[Strip]) -> str:
     people = []
     if not any(strips):
         people.append("<p>No pictures: no time was left, or the video could not be read again.</p>")
-    for person, (face, strip) in enumerate(zip(score.faces, strips, strict=True), start=1):
+    for person, (face, strip) in enumerate(zip(result.tracks, strips, strict=True), start=1):
         pictures = "".join(_picture(time, image) for time, image in strip)
         people.append(
             f"<p>Person {person}: P(FAKE) {face.probability:.3f}, seen from "
@@ -124,7 +124,7 @@ def _section(number: int, name: str, score: VideoScore, strips: list[Strip]) -> 
             f'<div class="faces">{pictures}</div>{_curve(face)}'
         )
     return (
-        f'<section id="video{number}"><h2>{escape(name)}: {score.probability:.3f}</h2>'
+        f'<section id="video{number}"><h2>{escape(name)}: {result.probability:.3f}</h2>'
         f"{''.join(people)}</section>"
     )
 
@@ -138,7 +138,7 @@ def _picture(time: float, image: np.ndarray) -> str:
     )
 
 
-def _curve(face: FaceScore) -> str:
+def _curve(face: TrackResult) -> str:
     """P(FAKE) over time."""
     first, last = face.times[0], face.times[-1]
     length = max(last - first, 1e-9)

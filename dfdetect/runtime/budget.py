@@ -4,7 +4,7 @@ import re
 from threading import Lock
 from time import monotonic
 
-from dfdetect.results import VideoScore
+from dfdetect.results import VideoResult
 
 # Kept back for the videos in hand to stop, and for the last files to be written.
 RESERVE_SECONDS = 3.0
@@ -108,15 +108,15 @@ class Budget:
         """The next video's part, to be kept to by another process."""
         return Share(self.frames(), self._end - monotonic())
 
-    def note(self, score: VideoScore, frames: int) -> None:
+    def note(self, result: VideoResult, frames: int) -> None:
         """Learn from a video of which so many frames were sampled."""
-        decoding = score.seconds.get("decode", 0.0)
-        rest = sum(score.seconds.get(stage, 0.0) for stage in PER_FRAME)
+        decoding = result.timings.get("decode", 0.0)
+        rest = sum(result.timings.get(stage, 0.0) for stage in PER_FRAME)
         with self._lock:
             self._left -= 1
             self._in_hand -= 1
             self._work += decoding + rest
-            if score.faces:
+            if result.tracks:
                 self.thinned += frames < self._most
                 share = LATEST if self._frame else 1.0
                 self._decoding += share * (decoding - self._decoding)
@@ -148,5 +148,5 @@ class Share:
         """How many frames to sample."""
         return self._frames
 
-    def note(self, score: VideoScore, frames: int) -> None:
+    def note(self, result: VideoResult, frames: int) -> None:
         """Learn nothing: that is for the budget, when the score has come back."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 
-from dfdetect.results import FAILED, OUT_OF_TIME, FaceScore, VideoScore
+from dfdetect.results import FAILED, OUT_OF_TIME, TrackResult, VideoResult
 
 
 class Journal:
@@ -24,9 +24,9 @@ class Journal:
 
     Example:
         >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
-        >>> journal.add("a.mp4", Path("clips/a.mp4"), score)
+        >>> journal.add("a.mp4", Path("clips/a.mp4"), result)
         >>> journal.read({"a.mp4": Path("clips/a.mp4")})
-        {'a.mp4': VideoScore(filename='a.mp4', ...)}
+        {'a.mp4': VideoResult(name='a.mp4', ...)}
     """
 
     def __init__(self, path: Path, settings: Mapping[str, str | int]):
@@ -34,23 +34,23 @@ class Journal:
         self.settings = dict(settings)
         self._lock = Lock()
 
-    def read(self, videos: Mapping[str, Path]) -> dict[str, VideoScore]:
+    def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
         """The scores that are there of these videos, by name."""
-        scores = {}
+        results = {}
         for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
             entry = _parse(line)
             if not entry or self._is_stale(entry) or entry["name"] not in videos:
                 continue
             if entry["size"] == _size(videos[entry["name"]]):
-                scores[entry["name"]] = entry["score"]
-        return scores
+                results[entry["name"]] = entry["result"]
+        return results
 
-    def add(self, name: str, video: Path, score: VideoScore) -> None:
+    def add(self, name: str, video: Path, result: VideoResult) -> None:
         """Add a score; by any thread."""
-        if score.status == OUT_OF_TIME or score.status.startswith(FAILED):
+        if result.status == OUT_OF_TIME or result.status.startswith(FAILED):
             return
         entry = {"name": name, "size": _size(video), "settings": self.settings}
-        line = json.dumps({**entry, "score": asdict(score)})
+        line = json.dumps({**entry, "result": asdict(result)})
         try:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
                 # Begun anew, as half a line may be left of a process that was killed.
@@ -92,14 +92,14 @@ def _parse(line: bytes) -> dict | None:
     try:
         entry = json.loads(line)
         parts = {part: entry[part] for part in ("name", "size", "settings")}
-        return {**parts, "score": _to_score(entry["score"])}
+        return {**parts, "result": _to_result(entry["result"])}
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _to_score(fields: dict) -> VideoScore:
-    faces = [
-        FaceScore(**{**face, "boxes": [tuple(box) for box in face["boxes"]]})
-        for face in fields["faces"]
+def _to_result(fields: dict) -> VideoResult:
+    tracks = [
+        TrackResult(**{**track, "boxes": [tuple(box) for box in track["boxes"]]})
+        for track in fields["tracks"]
     ]
-    return VideoScore(**{**fields, "faces": faces})
+    return VideoResult(**{**fields, "tracks": tracks})

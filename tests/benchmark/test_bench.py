@@ -4,7 +4,7 @@ import pytest
 
 from dfdetect.benchmark.bench import bench, face_agreement, report
 from dfdetect.cli import main
-from dfdetect.results import FaceScore, VideoScore
+from dfdetect.results import TrackResult, VideoResult
 
 KEYS = {
     "videos",
@@ -24,12 +24,12 @@ KEYS = {
 
 
 def score(*faces):
-    return VideoScore("a.mp4", 0.5, "ok", list(faces))
+    return VideoResult("a.mp4", 0.5, "ok", list(faces))
 
 
 def face(times, left):
     boxes = [(left + 3 * time, 0.0, left + 3 * time + 20, 20.0) for time in times]
-    return FaceScore(0.5, times, boxes, [0.5] * len(times))
+    return TrackResult(0.5, times, boxes, [0.5] * len(times))
 
 
 def test_all_that_is_promised_is_measured(sample_data, capsys):

@@ -68,7 +68,7 @@ def test_crops_are_cut_where_the_detector_cuts(videos, tmp_path, detector, real_
     out = tmp_path / "faces.csv"
     run(videos, out)
     faces = FaceSet.read(out)
-    (person,) = detector.score(real_clip).faces
+    (person,) = detector.predict(real_clip).tracks
     heights = [y2 - y1 for _, y1, _, y2 in person.boxes]
     sides = faces.table.loc[faces.table["label"] == "REAL", "native_px"]
     assert sides.mean() == pytest.approx(0.8 * np.mean(heights), rel=0.1)

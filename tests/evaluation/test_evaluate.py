@@ -12,7 +12,7 @@ def test_face_sets_are_scored_in_order(detector, face_set):
     faces = FaceSet.read(face_set)
     table = score_face_set(detector, faces, progress=False)
     assert table["name"].tolist() == faces.table["id"].tolist()
-    single = detector.score_faces([faces.image(20)])[0]
+    single = detector.predict_faces([faces.image(20)])[0]
     assert table["probability"][20] == pytest.approx(single, abs=1e-5)
 
 
@@ -23,7 +23,7 @@ def test_the_crops_of_a_track_count_as_one(detector, face_set):
     faces = FaceSet.read(face_set)
     scored = score_face_set(detector, faces, progress=False)
     assert len(scored) == 46
-    (expected,) = detector.score_clips([[faces.image(row) for row in (4, 2, 0)]])
+    (expected,) = detector.predict_clips([[faces.image(row) for row in (4, 2, 0)]])
     assert scored["probability"].iloc[-1] == pytest.approx(expected, abs=1e-5)
 
 

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from dfdetect import FaceScore, VideoScore
+from dfdetect import TrackResult, VideoResult
 from dfdetect.kaggle.submission import (
     SubmissionError,
     check_submission,
@@ -12,16 +12,16 @@ from dfdetect.kaggle.submission import (
 )
 
 SCORES = {
-    "a.mp4": VideoScore(
+    "a.mp4": VideoResult(
         "a.mp4",
         0.8,
         "ok",
-        [FaceScore(0.8, [0.0, 1.0], [(0, 0, 9, 9)] * 2, [0.7, 0.9])],
+        [TrackResult(0.8, [0.0, 1.0], [(0, 0, 9, 9)] * 2, [0.7, 0.9])],
         {"total": 1.25},
     ),
-    "b.mp4": VideoScore("b.mp4", None, "no face found", [], {"total": 2.0}),
-    "c.mp4": VideoScore("c.mp4", None, "no face found"),
-    "d.mp4": VideoScore("d.mp4", None, "the file is empty"),
+    "b.mp4": VideoResult("b.mp4", None, "no face found", [], {"total": 2.0}),
+    "c.mp4": VideoResult("c.mp4", None, "no face found"),
+    "d.mp4": VideoResult("d.mp4", None, "the file is empty"),
 }
 
 
@@ -33,7 +33,7 @@ def test_odd_names_come_back(tmp_path):
 
 def test_an_invalid_submission_is_not_written(tmp_path):
     path = tmp_path / "submission.csv"
-    broken = {"a.mp4": VideoScore("a.mp4", float("nan"), "ok")}
+    broken = {"a.mp4": VideoResult("a.mp4", float("nan"), "ok")}
     with pytest.raises(SubmissionError):
         write_submission(path, ["a.mp4"], broken)
     assert list(tmp_path.iterdir()) == []

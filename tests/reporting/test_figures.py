@@ -1,17 +1,17 @@
 import pytest
 from matplotlib.figure import Figure
 
-from dfdetect import FaceScore, VideoScore
+from dfdetect import TrackResult, VideoResult
 from dfdetect.reporting.figures import draw_curve, draw_frame
 from dfdetect.video.reader import read_frames
 
 
 def test_pictures_show_the_worst_moment_and_every_person(real_clip):
     times = [frame.time for frame in read_frames(real_clip, 4)]
-    calm = FaceScore(0.1, times, [(10.0, 20.0, 60.0, 90.0)] * 4, [0.1] * 4)
+    calm = TrackResult(0.1, times, [(10.0, 20.0, 60.0, 90.0)] * 4, [0.1] * 4)
     box = (365.0, 80.0, 560.0, 340.0)
-    suspicious = FaceScore(0.7, times, [box] * 4, [0.5, 0.6, 0.95, 0.7])
-    score = VideoScore("clip.mp4", 0.7, "ok", [calm, suspicious])
+    suspicious = TrackResult(0.7, times, [box] * 4, [0.5, 0.6, 0.95, 0.7])
+    score = VideoResult("clip.mp4", 0.7, "ok", [calm, suspicious])
     left, right = Figure().subplots(1, 2)
     draw_frame(left, real_clip, score, frames=4)
     draw_curve(right, score)
@@ -26,4 +26,4 @@ def test_pictures_show_the_worst_moment_and_every_person(real_clip):
 
 def test_nothing_to_draw(real_clip):
     with pytest.raises(ValueError, match="no face found"):
-        draw_frame(Figure().subplots(), real_clip, VideoScore("clip.mp4", None, "no face found"))
+        draw_frame(Figure().subplots(), real_clip, VideoResult("clip.mp4", None, "no face found"))

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dfdetect import FaceScore, VideoScore, predict
+from dfdetect import TrackResult, VideoResult, predict
 from dfdetect.faces.crops import cut_faces
 from dfdetect.reporting.html import write_report
 from dfdetect.runtime.budget import Budget
@@ -15,8 +15,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def score(name, probability, times=(0.0, 1.0, 2.0)):
-    face = FaceScore(probability, list(times), [BOX] * len(times), [probability] * len(times))
-    return VideoScore(name, probability, "ok", [face], {"total": 0.5})
+    face = TrackResult(probability, list(times), [BOX] * len(times), [probability] * len(times))
+    return VideoResult(name, probability, "ok", [face], {"total": 0.5})
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def scores():
     return {
         "low.mp4": score("low.mp4", 0.1),
         odd: score(odd, 0.9),
-        "broken.mp4": VideoScore("broken.mp4", None, "the file is <empty>"),
+        "broken.mp4": VideoResult("broken.mp4", None, "the file is <empty>"),
         "gone.mp4": score("gone.mp4", 0.4),
     }
 

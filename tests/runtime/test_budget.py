@@ -1,10 +1,10 @@
 import pytest
 
-from dfdetect.results import FaceScore, VideoScore
+from dfdetect.results import TrackResult, VideoResult
 from dfdetect.runtime import budget as module
 from dfdetect.runtime.budget import Budget, OutOfTimeError, parse_duration
 
-FACE = FaceScore(0.5, [0.0], [(0.0, 0.0, 9.0, 9.0)], [0.5])
+FACE = TrackResult(0.5, [0.0], [(0.0, 0.0, 9.0, 9.0)], [0.5])
 
 
 class Clock:
@@ -30,7 +30,7 @@ def score_one(budget, clock, decode=1.0, frame=0.1, side_by_side=2):
         "wait": 3.0,
         "total": 9.0,
     }
-    budget.note(VideoScore("a.mp4", 0.5, "ok", [FACE], seconds), frames)
+    budget.note(VideoResult("a.mp4", 0.5, "ok", [FACE], seconds), frames)
     return frames
 
 
@@ -77,5 +77,5 @@ def test_when_even_the_fewest_are_too_many_the_time_runs_out(clock):
 
 def test_videos_without_faces_say_nothing_of_the_speed(clock):
     budget = Budget(60, videos=40, frames=32)
-    budget.note(VideoScore("a.mp4", None, "the file is empty", [], {"total": 0.1}), 32)
+    budget.note(VideoResult("a.mp4", None, "the file is empty", [], {"total": 0.1}), 32)
     assert budget.frames() == 32

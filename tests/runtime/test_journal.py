@@ -1,8 +1,8 @@
-from dfdetect.results import FaceScore, VideoScore
+from dfdetect.results import TrackResult, VideoResult
 from dfdetect.runtime.journal import Journal
 
-FACE = FaceScore(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
-SCORE = VideoScore("a.mp4", 0.9, "ok", [FACE], {"total": 1.5})
+FACE = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
+SCORE = VideoResult("a.mp4", 0.9, "ok", [FACE], {"total": 1.5})
 SETTINGS = {"weights": "5c1e", "frames": 32}
 
 
@@ -58,9 +58,9 @@ def test_half_a_line_spoils_nothing(tmp_path):
 def test_what_a_later_run_may_do_better_is_not_kept(tmp_path):
     journal = make(tmp_path)
     for status in ("no time was left for it", "failed: OutOfMemoryError: "):
-        journal.add("a.mp4", tmp_path / "a.mp4", VideoScore("a.mp4", None, status))
+        journal.add("a.mp4", tmp_path / "a.mp4", VideoResult("a.mp4", None, status))
     assert not journal.path.exists()
-    journal.add("a.mp4", tmp_path / "a.mp4", VideoScore("a.mp4", None, "no such file"))
+    journal.add("a.mp4", tmp_path / "a.mp4", VideoResult("a.mp4", None, "no such file"))
     assert list(journal.read({"a.mp4": tmp_path / "a.mp4"})) == ["a.mp4"]
     journal.close()
     assert not journal.path.exists()

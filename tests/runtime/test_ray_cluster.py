@@ -162,14 +162,14 @@ def test_memory_does_not_grow_with_the_number_of_videos(address, tmp_path):
     code = f"""
 import resource, sys
 from dfdetect import prediction
-from dfdetect.results import FaceScore, VideoScore
+from dfdetect.results import TrackResult, VideoResult
 
 def start(file, whole):
     def score(task):
         frames = [float(number) for number in range(32)]
         boxes = [] if not whole else [(0.0, 0.0, 1.0, 1.0)] * 32
-        face = FaceScore(0.5, frames, boxes, [] if not whole else frames)
-        return VideoScore(task[0].name, 0.5, "ok", [face], {{"total": 1.0}})
+        face = TrackResult(0.5, frames, boxes, [] if not whole else frames)
+        return VideoResult(task[0].name, 0.5, "ok", [face], {{"total": 1.0}})
     return score
 
 prediction._start_scorer = start

@@ -37,7 +37,7 @@ def test_a_visible_difference_is_learnt(trained, face_set):
     out, spec = trained
     assert spec.scores["held_out_actors"]["auc"] > 0.9
     faces = FaceSet.read(face_set)
-    probabilities = load_detector(out).score_faces([faces.image(row) for row in range(48)])
+    probabilities = load_detector(out).predict_faces([faces.image(row) for row in range(48)])
     assert probabilities[faces.labels == 1].mean() > probabilities[faces.labels == 0].mean() + 0.2
 
 
@@ -225,7 +225,7 @@ def test_linear_models_learn_and_are_kept_as_tensors(architecture, face_set, tmp
     assert spec.training["best"]["C"] == history["log_loss"].idxmin()
     assert set(load_file(out)) == {"head.weight", "head.bias"}
     faces = FaceSet.read(face_set)
-    probabilities = load_detector(out).score_faces([faces.image(row) for row in range(48)])
+    probabilities = load_detector(out).predict_faces([faces.image(row) for row in range(48)])
     assert roc_auc_score(faces.labels, probabilities) > 0.9
 
 
