@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_extract(commands)
     _add_train(commands)
     _add_compare(commands)
-    _add_rules(commands)
+    _add_compare_aggregation(commands)
     _add_bench(commands)
     _add_bundle(commands)
     _add_models(commands)
@@ -289,9 +289,12 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
-def _add_rules(commands: argparse._SubParsersAction) -> None:
+def _add_compare_aggregation(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "rules", _rules, "Compare rules that combine frames and people, on matched clips."
+        commands,
+        "compare-aggregation",
+        _compare_aggregation,
+        "Compare ways to combine frames and people, on matched clips.",
     )
     parser.add_argument(
         "index", type=Path, metavar="INDEX.csv", help="made with `dfdetect extract --blend`"
@@ -374,10 +377,10 @@ def _compare(**options: object) -> None:
     print(to_markdown(compare(**options)))
 
 
-def _rules(**options: object) -> None:
-    from dfdetect.evaluation.aggregation_study import compare_rules
+def _compare_aggregation(**options: object) -> None:
+    from dfdetect.evaluation.aggregation_study import compare_aggregations
 
-    print(compare_rules(**options).to_string(float_format="{:.3f}".format))
+    print(compare_aggregations(**options).to_string(float_format="{:.3f}".format))
 
 
 def _train(

@@ -203,9 +203,9 @@ class Detector:
             inputs += made
             owners += [number] * len(made)
         logits, owners = self._logits(inputs), np.array(owners)
-        rule = self.spec.aggregation
-        means = [rule.track_logit(logits[owners == number]) for number in range(len(clips))]
-        return rule.probability(means)
+        aggregation = self.spec.aggregation
+        means = [aggregation.track_logit(logits[owners == number]) for number in range(len(clips))]
+        return aggregation.probability(means)
 
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
         good = getattr(crop, "dtype", None) == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3
@@ -283,17 +283,21 @@ class Detector:
             return self.model(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _track_result(self, track: FaceTrack, logits: np.ndarray) -> TrackResult:
-        rule = self.spec.aggregation
+        aggregation = self.spec.aggregation
         return TrackResult(
-            probability=float(rule.probability(rule.track_logit(logits))),
+            probability=float(aggregation.probability(aggregation.track_logit(logits))),
             times=track.times,
             boxes=track.boxes,
-            frame_probabilities=rule.probability(logits).tolist(),
+            frame_probabilities=aggregation.probability(logits).tolist(),
         )
 
     def _video_probability(self, logits: list[np.ndarray]) -> float:
-        rule = self.spec.aggregation
-        return float(rule.probability(rule.video_logit([rule.track_logit(one) for one in logits])))
+        aggregation = self.spec.aggregation
+        return float(
+            aggregation.probability(
+                aggregation.video_logit([aggregation.track_logit(one) for one in logits])
+            )
+        )
 
 
 def load_detector(

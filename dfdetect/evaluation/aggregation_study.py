@@ -3,7 +3,7 @@
 Clips of REAL people and of self-blended fakes made from the same frames (`dfdetect extract
 --blend`) are put together to scenes: someone who is fake all the time, someone who is fake for a
 fifth of the time, and two people of whom one is fake. Each is measured against the same people when
-they are REAL, within their source. The rules are ours and those of the challenge's winners.
+they are REAL, within their source. The aggregations are ours and those of the challenge's winners.
 """
 
 import warnings
@@ -30,7 +30,7 @@ BATCH = 64
 FEWEST_PAIRS = 20
 
 # People's frame probabilities -> the video's.
-Rule = Callable[[Sequence[np.ndarray]], float]
+VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Scene:
         return replace(self, people=[one[step // 2 :: step] for one in self.people])
 
 
-def compare_rules(
+def compare_aggregations(
     index: str | Path,
     weights: str | Path | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure rules on the clips of a face set.
+    """Measure aggregations on the clips of a face set.
 
     Args:
         index: A face set made with `dfdetect extract --blend`.
@@ -69,14 +69,14 @@ def compare_rules(
         progress: Show a progress bar.
 
     Returns:
-        A row for each rule and number of frames; for each kind of scene the mean AUC within sources
-        and the log loss, where REAL and FAKE weigh one half each.
+        A row for each aggregation and number of frames; for each kind of scene the mean AUC within
+        sources and the log loss, where REAL and FAKE weigh one half each.
 
     Raises:
         FaceSetError: The face set has no REAL track with a fake of the same frames.
 
     Example:
-        >>> compare_rules("clips.csv").loc[("mean logit", 32), ("part", "auc")]
+        >>> compare_aggregations("clips.csv").loc[("mean logit", 32), ("part", "auc")]
         0.81
     """
     faces = FaceSet.read(index)
@@ -84,16 +84,16 @@ def compare_rules(
     if not pairs:
         raise FaceSetError(f"{index}: no REAL tracks with a fake of themselves: extract --blend")
     if len(pairs) < FEWEST_PAIRS:
-        warnings.warn(f"{index}: {len(pairs)} people are too few to choose a rule by", stacklevel=2)
+        warnings.warn(f"{index}: {len(pairs)} people are too few to choose by", stacklevel=2)
     probabilities = _score(faces, weights, device, progress)
-    scenes = stage(pairs, faces, probabilities)
+    scenes = make_scenes(pairs, faces, probabilities)
     frames = max(len(one) for scene in scenes for one in scene.people)
     rows = {}
     for step in SPARSER:
         seen = [scene.sparser(step) for scene in scenes]
-        for name, rule in RULES.items():
-            rows[name, frames // step] = _measure(rule, seen)
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["rule", "frames"])
+        for name, aggregate in AGGREGATIONS.items():
+            rows[name, frames // step] = _measure(aggregate, seen)
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["aggregation", "frames"])
     table.columns = pd.MultiIndex.from_tuples(table.columns)
     return table
 
@@ -114,7 +114,7 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def stage(
+def make_scenes(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, probabilities: np.ndarray
 ) -> list[Scene]:
     """Scenes of all three kinds, in both classes."""
@@ -138,12 +138,12 @@ def stage(
     return scenes
 
 
-def by_aggregation(rule: Aggregation) -> Rule:
-    """One of our own rules."""
+def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
+    """One of our own aggregations."""
 
     def answer(people: Sequence[np.ndarray]) -> float:
-        logits = [rule.track_logit(np.log(one / (1 - one))) for one in people]
-        return float(rule.probability(rule.video_logit(logits)))
+        logits = [aggregation.track_logit(np.log(one / (1 - one))) for one in people]
+        return float(aggregation.probability(aggregation.video_logit(logits)))
 
     return answer
 
@@ -177,7 +177,7 @@ def agreement_of_people(people: Sequence[np.ndarray]) -> float:
     return float(means.min() if means.max() < 0.4 else means.mean())
 
 
-RULES: dict[str, Rule] = {
+AGGREGATIONS: dict[str, VideoAggregation] = {
     "mean logit": by_aggregation(Aggregation(frames="mean_logit")),
     "highest frame": by_aggregation(Aggregation(frames="soft_maximum", sharpness=50, window=1)),
     **{
@@ -205,12 +205,12 @@ def _score(faces: FaceSet, weights: str | Path | None, device: str, progress: bo
     return np.concatenate(parts)
 
 
-def _measure(rule: Rule, scenes: Sequence[Scene]) -> dict[tuple[str, str], float]:
+def _measure(aggregate: VideoAggregation, scenes: Sequence[Scene]) -> dict[tuple[str, str], float]:
     measured = {}
     for kind in dict.fromkeys(scene.kind for scene in scenes):
         chosen = [scene for scene in scenes if scene.kind == kind]
         labels = np.array([scene.label for scene in chosen])
-        answers = np.array([rule(scene.people) for scene in chosen])
+        answers = np.array([aggregate(scene.people) for scene in chosen])
         sources = np.array([scene.source for scene in chosen])
         within = {
             name: metrics(labels[sources == name], answers[sources == name])

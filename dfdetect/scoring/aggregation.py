@@ -1,6 +1,6 @@
 """From the logits of single crops to a person's score and the video's probability.
 
-The rule, kept in each checkpoint as its `Aggregation`:
+The steps, with the settings that each checkpoint has in its `Aggregation`:
 
 1. a crop's logit z becomes `scale * z + bias` (`Calibration`, fitted on actors held
    out of training);
@@ -8,7 +8,7 @@ The rule, kept in each checkpoint as its `Aggregation`:
    noise averages out, and unlike a mean of probabilities it lets a few clear frames outweigh many
    undecided ones. `soft_maximum` first smooths over neighbouring frames, then takes
    log(mean(exp(sharpness * z))) / sharpness, which lies between the mean and the maximum: someone
-   who is fake for a while only shows (`dfdetect rules` compares them);
+   who is fake for a while only shows (`dfdetect compare-aggregation` compares them);
 3. the video's logit is that of its most suspicious person: one fake face makes a fake video;
 4. probabilities stay within [floor, 1 - floor], so that no single confident error ruins a log loss.
 """
@@ -56,8 +56,8 @@ class Aggregation:
         """One track's logit from the calibrated logits of its frames, shape (frames,).
 
         Example:
-            >>> rule = Aggregation("soft_maximum", sharpness=1.0, window=1)
-            >>> rule.track_logit(np.array([-3.0, -3.0, -3.0, 3.0]))
+            >>> aggregation = Aggregation("soft_maximum", sharpness=1.0, window=1)
+            >>> aggregation.track_logit(np.array([-3.0, -3.0, -3.0, 3.0]))
             1.62...
         """
         logits = np.asarray(logits, dtype=np.float64)

@@ -4,14 +4,14 @@ import pytest
 
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.evaluation.aggregation_study import (
-    RULES,
+    AGGREGATIONS,
     Scene,
     agreement_of_people,
-    compare_rules,
+    compare_aggregations,
     confident_majority,
     find_pairs,
+    make_scenes,
     mean_probability,
-    stage,
     weighted_by_confidence,
 )
 
@@ -41,7 +41,7 @@ def test_real_tracks_and_their_fakes_are_found(matched):
 def test_scenes(matched):
     faces = FaceSet.read(matched)
     probabilities = np.where(faces.labels == 1, 0.9, 0.1)
-    scenes = stage(find_pairs(faces), faces, probabilities)
+    scenes = make_scenes(find_pairs(faces), faces, probabilities)
     counts = pd.Series([(scene.kind, scene.label) for scene in scenes]).value_counts()
     assert counts["all", 0] == counts["all", 1] == counts["part", 0] == 2
     assert counts["part", 1] == 6
@@ -54,22 +54,22 @@ def test_scenes(matched):
 
 def test_every_rule_tells_clear_cases(matched):
     real, fake = np.full(32, 0.05), np.full(32, 0.95)
-    for name, rule in RULES.items():
-        assert rule([real]) < 0.2, name
-        assert rule([fake]) > 0.8, name
+    for name, aggregate in AGGREGATIONS.items():
+        assert aggregate([real]) < 0.2, name
+        assert aggregate([fake]) > 0.8, name
 
 
 def test_ours_see_one_fake_among_two_people():
     people = [np.full(32, 0.05), np.full(32, 0.95)]
-    assert RULES["mean logit"](people) == pytest.approx(0.95)
+    assert AGGREGATIONS["mean logit"](people) == pytest.approx(0.95)
     assert mean_probability(people) == pytest.approx(0.5)
 
 
 def test_the_soft_maximum_sees_someone_who_is_fake_for_a_while():
     person = np.full(32, 0.05)
     person[10:16] = 0.95
-    assert RULES["mean logit"]([person]) < 0.2
-    assert RULES["soft maximum, sharpness 1, window 3"]([person]) > 0.5
+    assert AGGREGATIONS["mean logit"]([person]) < 0.2
+    assert AGGREGATIONS["soft maximum, sharpness 1, window 3"]([person]) > 0.5
 
 
 def test_the_winners_rules():
@@ -90,9 +90,9 @@ def test_fewer_frames():
     assert scene.sparser(4).people[1].tolist() == [2]
 
 
-def test_a_comparison_has_every_rule_and_kind(matched):
-    table = compare_rules(matched, progress=False)
-    assert len(table) == 3 * len(RULES)
+def test_a_comparison_has_every_aggregation_and_kind(matched):
+    table = compare_aggregations(matched, progress=False)
+    assert len(table) == 3 * len(AGGREGATIONS)
     assert list(table.columns) == [
         (kind, measure) for kind in ("all", "part", "one of two") for measure in ("auc", "log loss")
     ]
@@ -101,4 +101,4 @@ def test_a_comparison_has_every_rule_and_kind(matched):
 
 def test_a_face_set_without_matched_fakes_is_refused(face_set):
     with pytest.raises(FaceSetError, match="no REAL tracks with a fake of themselves"):
-        compare_rules(face_set, progress=False)
+        compare_aggregations(face_set, progress=False)

@@ -5,10 +5,13 @@ from dfdetect.scoring.aggregation import Aggregation
 
 
 def test_one_fake_person_makes_a_fake_video():
-    rule = Aggregation()
-    real, fake = rule.track_logit(np.full(32, -3.0)), rule.track_logit(np.full(32, 2.0))
-    assert rule.video_logit([real, fake]) == rule.video_logit([fake]) == 2.0
-    assert rule.probability(rule.video_logit([real])) < 0.1
+    aggregation = Aggregation()
+    real, fake = (
+        aggregation.track_logit(np.full(32, -3.0)),
+        aggregation.track_logit(np.full(32, 2.0)),
+    )
+    assert aggregation.video_logit([real, fake]) == aggregation.video_logit([fake]) == 2.0
+    assert aggregation.probability(aggregation.video_logit([real])) < 0.1
 
 
 def test_clear_frames_outweigh_undecided_ones():
@@ -44,13 +47,13 @@ def test_the_soft_maximum_lies_between_mean_and_maximum():
 
 
 def test_smoothing_tells_a_stretch_from_single_frames():
-    rule = Aggregation("soft_maximum", sharpness=2.0, window=3)
+    aggregation = Aggregation("soft_maximum", sharpness=2.0, window=3)
     stretch, scattered = np.full(20, -2.0), np.full(20, -2.0)
     stretch[5:9] = 3
     scattered[[2, 7, 12, 17]] = 3
-    assert rule.track_logit(stretch) > rule.track_logit(scattered) + 1
-    assert rule.track_logit(np.array([0.7])) == pytest.approx(0.7)
-    assert rule.track_logit(np.array([0.7, 0.7])) == pytest.approx(0.7)
+    assert aggregation.track_logit(stretch) > aggregation.track_logit(scattered) + 1
+    assert aggregation.track_logit(np.array([0.7])) == pytest.approx(0.7)
+    assert aggregation.track_logit(np.array([0.7, 0.7])) == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("setting", [{"sharpness": 0.0}, {"window": 0}, {"window": 2.5}])
