@@ -200,7 +200,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--degrade", metavar="HOW", help="spoil the crops first: jpeg, half or dark"
     )
     parser.add_argument(
-        "--slices", action="store_true", help="measure dark, small and turned faces apart"
+        "--subgroups", action="store_true", help="measure dark, small and turned faces apart"
     )
 
 

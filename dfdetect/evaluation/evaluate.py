@@ -21,7 +21,7 @@ from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.detector import Detector, DetectorFile, load_detector
 from dfdetect.evaluation.corruptions import DEGRADATIONS
 from dfdetect.evaluation.metrics import auc_within, bootstrap_intervals, metrics, reweighted_metrics
-from dfdetect.evaluation.subgroups import find_slices
+from dfdetect.evaluation.subgroups import find_subgroups
 from dfdetect.files import atomic_path, printable
 from dfdetect.results import FAILED, NO_ACCESS, OK, VideoResult
 from dfdetect.runtime.executor import map_in_order
@@ -42,7 +42,7 @@ def evaluate(
     plots: str | Path | None = None,
     fake_share: float | None = None,
     degrade: str | None = None,
-    slices: bool = False,
+    subgroups: bool = False,
     cluster: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def evaluate(
         fake_share: Also say what the figures would be if this share were FAKE (`reweighted`).
         degrade: Spoil the crops of a face set first: `jpeg` (quality 50), `half` (half the size and
             back) or `dark` (40 % darker).
-        slices: Also measure the dark, the small and the turned faces of a face set apart.
+        subgroups: Also measure the dark, the small and the turned faces of a face set apart.
         cluster: Score videos on the Ray cluster of this address, or `local`, as in
             `dfdetect.runtime.ray_cluster`.
         progress: Show a progress bar.
@@ -68,7 +68,7 @@ def evaluate(
         What `metrics` gives; `intervals` (95 %, over actor groups or videos); for videos
         `without_score`, their number. Where there are several sources, `sources`, what `metrics`
         gives for each; `auc_within_sources`, as `auc_within` has it; `clips`, each one's label,
-        source and probability. `slices`, what `metrics` gives for each, and `reweighted`, where
+        source and probability. `subgroups`, what `metrics` gives for each, and `reweighted`, where
         they are asked for.
 
     Raises:
@@ -83,8 +83,8 @@ def evaluate(
     if fake_share is not None and not 0 < fake_share < 1:
         raise ValueError(f"fake share must be strictly between 0 and 1, not {fake_share}")
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
-        if degrade is not None or slices:
-            raise ValueError(f"{source}: only face sets can be degraded or sliced")
+        if degrade is not None or subgroups:
+            raise ValueError(f"{source}: only face sets can be degraded or have subgroups")
         if cluster is not None:
             require_cluster(cluster)
         videos = read_labels(source)
@@ -125,10 +125,10 @@ def evaluate(
         scores["auc_within_sources"] = auc_within(scores["sources"])
         columns = table.set_index("name")[["label", "source", "probability"]]
         scores["clips"] = columns.to_dict("index")
-    if slices:
-        scores["slices"] = {
+    if subgroups:
+        scores["subgroups"] = {
             name: metrics(labels[rows], probabilities[rows])
-            for name, rows in find_slices(faces, progress).items()
+            for name, rows in find_subgroups(faces, progress).items()
             if rows.any()
         }
     groups = table["group"].to_numpy()
@@ -238,7 +238,7 @@ def report(scores: dict[str, Any], as_json: bool = False) -> str:
     if "reweighted" in scores:
         lines += ["", "with another share of FAKE"]
         lines += [f"{name:20} {value:.4g}" for name, value in scores["reweighted"].items()]
-    for part in ("sources", "slices"):
+    for part in ("sources", "subgroups"):
         if part in scores:
             table = pd.DataFrame(scores[part]).T[SOURCE_COLUMNS].astype({"n": int})
             lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]

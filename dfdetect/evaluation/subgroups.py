@@ -24,7 +24,7 @@ THRESHOLDS = (0.5, 0.6, 0.6)
 
 
 @dataclass(frozen=True)
-class Look:
+class FaceAttributes:
     """What can be seen of a crop.
 
     Attributes:
@@ -37,18 +37,18 @@ class Look:
     turn: float
 
 
-class Observer:
+class FaceAttributeEstimator:
     """Tells how dark and how turned faces are.
 
     Example:
-        >>> Observer().look(crop)
-        Look(brightness=98.2, turn=0.07)
+        >>> FaceAttributeEstimator().estimate(crop)
+        FaceAttributes(brightness=98.2, turn=0.07)
     """
 
     def __init__(self) -> None:
         self.network = MTCNN(min_face_size=MIN_FACE, thresholds=list(THRESHOLDS), device="cpu")
 
-    def look(self, crop: np.ndarray) -> Look:
+    def estimate(self, crop: np.ndarray) -> FaceAttributes:
         """Look at one crop, RGB uint8 of shape (height, width, 3)."""
         framed = cv2.copyMakeBorder(crop, *[MARGIN] * 4, cv2.BORDER_REPLICATE)
         with torch.inference_mode():
@@ -57,11 +57,11 @@ class Observer:
         if landmarks is not None:
             left, right, nose = landmarks[0][:3]
             turn = abs(nose[0] - (left[0] + right[0]) / 2) / np.linalg.norm(right - left)
-        return Look(float(crop.mean()), float(turn))
+        return FaceAttributes(float(crop.mean()), float(turn))
 
 
-def find_slices(faces: FaceSet, progress: bool = True) -> dict[str, np.ndarray]:
-    """Which tracks of a face set are in which slice, by their first crop.
+def find_subgroups(faces: FaceSet, progress: bool = True) -> dict[str, np.ndarray]:
+    """Which tracks of a face set are in which subgroup, by their first crop.
 
     Args:
         faces: The crops; those that belong to no track are one by themselves.
@@ -72,13 +72,13 @@ def find_slices(faces: FaceSet, progress: bool = True) -> dict[str, np.ndarray]:
         MTCNN does not find it; `small`, where the index has `native_px`; and `other`, what is in
         none of them.
     """
-    observer = Observer()
+    estimator = FaceAttributeEstimator()
     rows = [track[0] for track in faces.tracks()]
-    bar = tqdm(rows, "slices", unit="crop", disable=not progress)
-    looks = [observer.look(faces.image(row)) for row in bar]
+    bar = tqdm(rows, "subgroups", unit="crop", disable=not progress)
+    attributes = [estimator.estimate(faces.image(row)) for row in bar]
     masks = {
-        "dark": np.array([look.brightness < DARK for look in looks]),
-        "profile": np.array([not look.turn < TURNED for look in looks]),
+        "dark": np.array([one.brightness < DARK for one in attributes]),
+        "profile": np.array([not one.turn < TURNED for one in attributes]),
     }
     if "native_px" in faces.table:
         masks["small"] = faces.table["native_px"].to_numpy(float)[rows] < SMALL

@@ -48,15 +48,15 @@ def test_each_source_has_its_figures(face_set, tmp_path):
     assert written["source"].value_counts()["street"] == 36
 
 
-def test_slices_are_measured_apart(face_set):
+def test_subgroups_are_measured_apart(face_set):
     table = pd.read_csv(face_set, dtype=str)
     table["native_px"] = ["80"] * 20 + ["200"] * 28
     table.to_csv(face_set, index=False)
-    scores = evaluate(face_set, slices=True, progress=False)
-    assert scores["slices"]["small"]["n"] == 20
+    scores = evaluate(face_set, subgroups=True, progress=False)
+    assert scores["subgroups"]["small"]["n"] == 20
     # The crops are no faces.
-    assert scores["slices"]["profile"]["n"] == 48
-    assert "other" not in scores["slices"]
+    assert scores["subgroups"]["profile"]["n"] == 48
+    assert "other" not in scores["subgroups"]
     assert "profile" in report(scores)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect.evaluation.subgroups import Look, Observer
+from dfdetect.evaluation.subgroups import FaceAttributeEstimator, FaceAttributes
 from dfdetect.faces.detection import FaceDetector
 from dfdetect.video.reader import read_frames
 
@@ -17,18 +17,18 @@ def face(real_clip):
 
 
 def test_a_face_that_looks_at_the_camera(face):
-    look = Observer().look(face)
-    assert look.brightness == pytest.approx(face.mean())
-    assert look.turn < 0.35
+    attributes = FaceAttributeEstimator().estimate(face)
+    assert attributes.brightness == pytest.approx(face.mean())
+    assert attributes.turn < 0.35
 
 
 def test_darkness(face):
-    observer = Observer()
-    assert observer.look((0.2 * face).astype(np.uint8)).brightness < 35
+    estimator = FaceAttributeEstimator()
+    assert estimator.estimate((0.2 * face).astype(np.uint8)).brightness < 35
 
 
 def test_no_face():
-    look = Observer().look(np.full((100, 100, 3), 90, np.uint8))
-    assert look.brightness == 90
-    assert look != Look(90.0, 0.0)
-    assert np.isnan(look.turn)
+    attributes = FaceAttributeEstimator().estimate(np.full((100, 100, 3), 90, np.uint8))
+    assert attributes.brightness == 90
+    assert attributes != FaceAttributes(90.0, 0.0)
+    assert np.isnan(attributes.turn)
