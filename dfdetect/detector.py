@@ -27,15 +27,15 @@ from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.fuse import fold_batch_norms
 from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, TrackResult, VideoResult
-from dfdetect.runtime.budget import Budget, OutOfTimeError, Share
+from dfdetect.runtime.budget import OutOfTimeError, TimeBudget, VideoAllowance
 from dfdetect.runtime.device import (
-    apply_in_parts,
     choose_device,
     half_type,
     has_fast_half,
     other_gpus,
+    split_on_oom,
 )
-from dfdetect.runtime.executor import draw_ahead, map_in_order
+from dfdetect.runtime.executor import ordered_thread_map, prefetch
 from dfdetect.video.isolated import AbandonedError, read_frames_apart
 from dfdetect.video.reader import Frame, VideoError
 
@@ -85,7 +85,7 @@ class Detector:
         ]
 
     def predict(
-        self, path: str | Path, threads: int = 0, budget: Budget | Share | None = None
+        self, path: str | Path, threads: int = 0, budget: TimeBudget | VideoAllowance | None = None
     ) -> VideoResult:
         """Score one video. Nothing that is wrong with it is raised: `status` says what it is.
 
@@ -122,13 +122,13 @@ class Detector:
         LOGGER.debug("%s: %s", path, status)
         result = VideoResult(path.name, probability, status, results, dict(watch.seconds))
         if budget is not None:
-            budget.note(result, count)
+            budget.record(result, count)
         return result
 
     def predict_videos(
         self,
         paths: Iterable[str | Path],
-        budget: Budget | None = None,
+        budget: TimeBudget | None = None,
         done: Callable[[str | Path, VideoResult], None] | None = None,
     ) -> Iterator[VideoResult]:
         """Score videos, as many at a time as there are cores, in the order given.
@@ -158,7 +158,7 @@ class Detector:
             partial(predict_one, path, self.replicas[number % len(self.replicas)], 1)
             for number, path in enumerate(chain(first, paths))
         )
-        with closing(map_in_order(lambda job: job(), jobs)) as scores:
+        with closing(ordered_thread_map(lambda job: job(), jobs)) as scores:
             yield from scores
 
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
@@ -269,7 +269,7 @@ class Detector:
         batch = max(1, most // self.spec.frames_per_clip)
         for start in range(0, len(inputs), batch):
             check()
-            logits += apply_in_parts(self._forward, inputs[start : start + batch])
+            logits += split_on_oom(self._forward, inputs[start : start + batch])
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
             raise FloatingPointError("the model gave a logit that is not a finite number")
@@ -366,7 +366,7 @@ class DetectorFile:
 def _decode_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
     for first in frames:
         room = max(1, min(FRAMES_AHEAD, AHEAD_BYTES // first.image.nbytes))
-        with closing(draw_ahead(chain([first], frames), room)) as ahead:
+        with closing(prefetch(chain([first], frames), room)) as ahead:
             yield from ahead
 
 

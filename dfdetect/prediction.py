@@ -24,18 +24,19 @@ from dfdetect.kaggle.submission import (
     write_submission,
 )
 from dfdetect.results import FAILED, MISSING, NOT_SCORED, OUT_OF_TIME, VideoResult
-from dfdetect.runtime.budget import Budget, parse_duration
+from dfdetect.runtime.budget import TimeBudget, parse_duration
 from dfdetect.runtime.journal import Journal
 from dfdetect.video.discovery import find_videos
 
 if TYPE_CHECKING:
     from dfdetect.detector import DetectorFile
-    from dfdetect.runtime.budget import Share
+    from dfdetect.runtime.budget import VideoAllowance
 
     ScoreAll = Callable[
-        [Iterable[Path], Budget | None, Callable[[Path, VideoResult], None]], Iterator[VideoResult]
+        [Iterable[Path], TimeBudget | None, Callable[[Path, VideoResult], None]],
+        Iterator[VideoResult],
     ]
-    Task = tuple[Path, Share | None]
+    Task = tuple[Path, VideoAllowance | None]
 
 # Seconds from one time that the submission is written to the next.
 SAVE_EVERY = 5.0
@@ -119,7 +120,7 @@ def predict(
     left = {name: videos[name] for name in names if results[name].status == NOT_SCORED}
     budget = None
     if seconds is not None:
-        budget = Budget(seconds - (monotonic() - start), len(left), frames)
+        budget = TimeBudget(seconds - (monotonic() - start), len(left), frames)
     if progress:
         _say_what_is_kept(journal, len(kept), len(results))
     try:
@@ -212,18 +213,18 @@ def _score_on_cluster(
     start: Callable[[], Callable[["Task"], VideoResult]],
     cluster: str,
     videos: Iterable[Path],
-    budget: Budget | None,
+    budget: TimeBudget | None,
     done: Callable[[Path, VideoResult], None],
 ) -> Iterator[VideoResult]:
     """As `Detector.predict_videos`, on the machines of a cluster."""
     from dfdetect.runtime.ray_cluster import map_on_cluster
 
-    tasks, drawn = tee((path.absolute(), budget and budget.share()) for path in videos)
+    tasks, drawn = tee((path.absolute(), budget and budget.allowance()) for path in videos)
     results = map_on_cluster(start, tasks, cluster, _lost)
     with closing(results):
-        for result, (path, share) in zip(results, drawn, strict=True):
+        for result, (path, allowance) in zip(results, drawn, strict=True):
             if budget is not None:
-                budget.note(result, share.frames())
+                budget.record(result, allowance.frames())
             done(path, result)
             yield result
 
@@ -233,8 +234,8 @@ def _start_scorer(file: "DetectorFile", whole: bool) -> Callable[["Task"], Video
     detector = file.load()
 
     def predict_one(task: "Task") -> VideoResult:
-        path, share = task
-        found = detector.predict(path, threads=1, budget=share)
+        path, allowance = task
+        found = detector.predict(path, threads=1, budget=allowance)
         if whole:
             return found
         tracks = [replace(track, boxes=[], frame_probabilities=[]) for track in found.tracks]
@@ -252,7 +253,7 @@ def _score_rest(
     videos: Mapping[str, Path],
     results: dict[str, VideoResult],
     journal: Journal,
-    budget: Budget | None,
+    budget: TimeBudget | None,
     progress: bool,
 ) -> Iterator[None]:
     """Put scores among the others as they come; give way at first and every few seconds."""

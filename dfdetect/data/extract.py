@@ -34,7 +34,7 @@ from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
 from dfdetect.files import atomic_path, printable, read_table, require_writable
 from dfdetect.results import FAILED, NO_ACCESS, NO_FACE, OK
 from dfdetect.runtime.device import choose_device
-from dfdetect.runtime.executor import map_in_order
+from dfdetect.runtime.executor import ordered_thread_map
 from dfdetect.runtime.ray_cluster import map_on_cluster, require_cluster
 from dfdetect.video.isolated import AbandonedError
 from dfdetect.video.reader import Frame, VideoError
@@ -184,7 +184,7 @@ def extract(
             tqdm.write(f"{out}: {len(videos) - len(left)} of {len(videos)} videos are done already")
         families = _families(videos, left)
         if cluster is None:
-            results = map_in_order(start(), families)
+            results = ordered_thread_map(start(), families)
         else:
             results = map_on_cluster(start, families, cluster, lost=_lost)
         bar = tqdm(total=len(left), desc="videos", unit="video", disable=not progress)

@@ -24,7 +24,7 @@ from dfdetect.evaluation.metrics import auc_within, bootstrap_intervals, metrics
 from dfdetect.evaluation.subgroups import find_subgroups
 from dfdetect.files import atomic_path, printable
 from dfdetect.results import FAILED, NO_ACCESS, OK, VideoResult
-from dfdetect.runtime.executor import map_in_order
+from dfdetect.runtime.executor import ordered_thread_map
 from dfdetect.runtime.ray_cluster import map_on_cluster, require_cluster
 
 BATCH = 64
@@ -89,7 +89,7 @@ def evaluate(
             require_cluster(cluster)
         videos = read_labels(source)
         if cluster is None:
-            results = map_in_order(_Scorer(load_detector(weights, device, frames)), videos)
+            results = ordered_thread_map(_Scorer(load_detector(weights, device, frames)), videos)
         else:
             start = partial(_start_scorer, DetectorFile.read(weights, device, frames))
             results = map_on_cluster(start, videos, cluster, _lost)

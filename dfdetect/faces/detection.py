@@ -10,7 +10,7 @@ from facenet_pytorch import MTCNN
 from torch import nn
 
 from dfdetect.results import Box
-from dfdetect.runtime.device import apply_in_parts
+from dfdetect.runtime.device import split_on_oom
 
 # Pixels of shrunk frames that the network sees at a time.
 BATCH_PIXELS = 8 * 2**20
@@ -88,7 +88,7 @@ class FaceDetector:
         found: list[list[Box]] = []
         for start in range(0, len(images), batch):
             stack = np.stack([brighten(image) for image in images[start : start + batch]])
-            for boxes in apply_in_parts(self._run_network, stack):
+            for boxes in split_on_oom(self._run_network, stack):
                 boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
                 found.append([tuple(box) for box in (boxes * scale).tolist()])
         return found

@@ -16,8 +16,8 @@ from dfdetect.faces.crops import Strip, cut_faces
 from dfdetect.files import atomic_path
 from dfdetect.kaggle.submission import summary
 from dfdetect.results import TrackResult, VideoResult
-from dfdetect.runtime.budget import Budget, OutOfTimeError
-from dfdetect.runtime.executor import map_in_order
+from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
+from dfdetect.runtime.executor import ordered_thread_map
 from dfdetect.video.reader import VideoError
 
 JPEG_QUALITY = 80
@@ -32,7 +32,7 @@ def write_report(
     videos: Mapping[str, Path],
     prior: float,
     detector: str,
-    budget: Budget | None = None,
+    budget: TimeBudget | None = None,
     progress: bool = True,
 ) -> None:
     """Write the page: a summary, a table to sort, and for each video its people.
@@ -65,7 +65,7 @@ def write_report(
         except (OutOfTimeError, VideoError):
             return [[] for _ in result.tracks]
 
-    strips = map_in_order(cut, shown)
+    strips = ordered_thread_map(cut, shown)
     bar = tqdm(total=len(shown), desc="report", unit="video", disable=not progress)
     sections = []
     with closing(strips), bar:

@@ -47,7 +47,7 @@ def parse_duration(text: str | float) -> float:
     return seconds
 
 
-class Budget:
+class TimeBudget:
     """Shares the time that is left out to the videos that are left.
 
     Decoding takes the same time however many frames are sampled, and the rest grows with them: as
@@ -63,7 +63,7 @@ class Budget:
         thinned: Number of videos that were scored by fewer frames.
 
     Example:
-        >>> budget = Budget(3600, videos=400, frames=32)
+        >>> budget = TimeBudget(3600, videos=400, frames=32)
         >>> budget.frames()
         32
     """
@@ -104,11 +104,11 @@ class Budget:
             self._latest = min(self._most, max(FEWEST_FRAMES, count))
             return self._latest
 
-    def share(self) -> "Share":
+    def allowance(self) -> "VideoAllowance":
         """The next video's part, to be kept to by another process."""
-        return Share(self.frames(), self._end - monotonic())
+        return VideoAllowance(self.frames(), self._end - monotonic())
 
-    def note(self, result: VideoResult, frames: int) -> None:
+    def record(self, result: VideoResult, frames: int) -> None:
         """Learn from a video of which so many frames were sampled."""
         decoding = result.timings.get("decode", 0.0)
         rest = sum(result.timings.get(stage, 0.0) for stage in PER_FRAME)
@@ -123,7 +123,7 @@ class Budget:
                 self._frame += share * (rest / frames - self._frame)
 
 
-class Share:
+class VideoAllowance:
     """One video's part of a budget, which can be sent to another process.
 
     Args:
@@ -137,7 +137,7 @@ class Share:
 
     def __reduce__(self) -> tuple:
         # Clocks of two machines have nothing to do with each other.
-        return Share, (self._frames, self._end - monotonic())
+        return VideoAllowance, (self._frames, self._end - monotonic())
 
     def check(self) -> None:
         """Raise `OutOfTimeError` when the time is out."""
@@ -148,5 +148,5 @@ class Share:
         """How many frames to sample."""
         return self._frames
 
-    def note(self, result: VideoResult, frames: int) -> None:
+    def record(self, result: VideoResult, frames: int) -> None:
         """Learn nothing: that is for the budget, when the score has come back."""

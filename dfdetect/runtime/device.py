@@ -78,7 +78,7 @@ def describe(device: torch.device) -> str:
     return ", ".join(map(torch.cuda.get_device_name, [device, *other_gpus(device)]))
 
 
-def apply_in_parts(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
+def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
     """Apply a function to a batch or, where a GPU's memory does not suffice, to parts of it.
 
     Args:
@@ -98,7 +98,7 @@ def apply_in_parts(function: Callable[[Sequence], Sequence[Part]], batch: Sequen
             return list(function(batch))
     middle = len(batch) // 2
     halves = batch[:middle], batch[middle:]
-    return [part for half in halves for part in apply_in_parts(function, half)]
+    return [part for half in halves for part in split_on_oom(function, half)]
 
 
 def available_cores() -> int:

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_order(
+def ordered_thread_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
     """Apply a function to each item, in several threads, and give the results in order.
@@ -34,7 +34,7 @@ def map_in_order(
         workers: Number of threads; None for one a core, 16 at most, as each takes memory.
 
     Example:
-        >>> list(map_in_order(abs, [-1, 2, -3], workers=2))
+        >>> list(ordered_thread_map(abs, [-1, 2, -3], workers=2))
         [1, 2, 3]
     """
     workers = min(available_cores(), MOST_WORKERS) if workers is None else workers
@@ -56,13 +56,13 @@ def map_in_order(
             cv2.setNumThreads(threads[1])
 
 
-def draw_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
     """Draw items in a thread of their own, at most `count` of them before they are wanted.
 
     What drawing them raises is raised here, in its place.
 
     Example:
-        >>> list(draw_ahead(range(3), 2))
+        >>> list(prefetch(range(3), 2))
         [0, 1, 2]
     """
     waiting: Queue[tuple[Item | None, BaseException | None] | None] = Queue(count)

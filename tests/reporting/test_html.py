@@ -8,7 +8,7 @@ import pytest
 from dfdetect import TrackResult, VideoResult, predict
 from dfdetect.faces.crops import cut_faces
 from dfdetect.reporting.html import write_report
-from dfdetect.runtime.budget import Budget
+from dfdetect.runtime.budget import TimeBudget
 
 BOX = (365.0, 80.0, 560.0, 340.0)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -71,7 +71,7 @@ def test_a_page_needs_nothing_else(scores, real_clip, tmp_path):
 def test_without_time_there_are_no_pictures(scores, real_clip, tmp_path):
     page = tmp_path / "report.html"
     videos = dict.fromkeys(scores, real_clip)
-    write_report(page, scores, videos, 0.5, "x", Budget(1, 1, 1), progress=False)
+    write_report(page, scores, videos, 0.5, "x", TimeBudget(1, 1, 1), progress=False)
     assert "<img" not in page.read_text(encoding="utf-8")
     assert "<section" in page.read_text(encoding="utf-8")
 

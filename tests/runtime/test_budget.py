@@ -2,7 +2,7 @@ import pytest
 
 from dfdetect.results import TrackResult, VideoResult
 from dfdetect.runtime import budget as module
-from dfdetect.runtime.budget import Budget, OutOfTimeError, parse_duration
+from dfdetect.runtime.budget import OutOfTimeError, TimeBudget, parse_duration
 
 FACE = TrackResult(0.5, [0.0], [(0.0, 0.0, 9.0, 9.0)], [0.5])
 
@@ -30,7 +30,7 @@ def score_one(budget, clock, decode=1.0, frame=0.1, side_by_side=2):
         "wait": 3.0,
         "total": 9.0,
     }
-    budget.note(VideoResult("a.mp4", 0.5, "ok", [FACE], seconds), frames)
+    budget.record(VideoResult("a.mp4", 0.5, "ok", [FACE], seconds), frames)
     return frames
 
 
@@ -49,14 +49,14 @@ def test_what_is_no_duration(text):
 
 
 def test_all_frames_where_there_is_time(clock):
-    budget = Budget(1000, videos=100, frames=32)
+    budget = TimeBudget(1000, videos=100, frames=32)
     assert [score_one(budget, clock) for _ in range(100)] == [32] * 100
 
 
 @pytest.mark.parametrize("share", [0.5, 0.75])
 def test_fewer_frames_where_there_is_not(clock, share):
     whole = 100 * (1.0 + 3.2) / 2
-    budget = Budget(share * whole, videos=100, frames=32)
+    budget = TimeBudget(share * whole, videos=100, frames=32)
     start = clock.now
     taken = [score_one(budget, clock) for _ in range(100)]
     assert taken[0] == 32
@@ -66,7 +66,7 @@ def test_fewer_frames_where_there_is_not(clock, share):
 
 
 def test_when_even_the_fewest_are_too_many_the_time_runs_out(clock):
-    budget = Budget(20, videos=100, frames=32)
+    budget = TimeBudget(20, videos=100, frames=32)
     for _ in range(12):
         score_one(budget, clock)
     assert budget.frames() == 4
@@ -76,6 +76,6 @@ def test_when_even_the_fewest_are_too_many_the_time_runs_out(clock):
 
 
 def test_videos_without_faces_say_nothing_of_the_speed(clock):
-    budget = Budget(60, videos=40, frames=32)
-    budget.note(VideoResult("a.mp4", None, "the file is empty", [], {"total": 0.1}), 32)
+    budget = TimeBudget(60, videos=40, frames=32)
+    budget.record(VideoResult("a.mp4", None, "the file is empty", [], {"total": 0.1}), 32)
     assert budget.frames() == 32

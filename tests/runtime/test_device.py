@@ -5,13 +5,13 @@ import torch
 
 from dfdetect.runtime import device
 from dfdetect.runtime.device import (
-    apply_in_parts,
     available_cores,
     choose_device,
     describe,
     half_type,
     has_fast_half,
     other_gpus,
+    split_on_oom,
 )
 
 
@@ -93,7 +93,7 @@ def test_a_batch_that_does_not_fit_is_cut_into_parts():
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return [number**2 for number in batch]
 
-    assert apply_in_parts(square, list(range(10))) == [number**2 for number in range(10)]
+    assert split_on_oom(square, list(range(10))) == [number**2 for number in range(10)]
     assert sizes == [10, 5, 2, 3, 5, 2, 3]
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        apply_in_parts(lambda _: square([0] * 4), [1])
+        split_on_oom(lambda _: square([0] * 4), [1])
