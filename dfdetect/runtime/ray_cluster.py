@@ -43,7 +43,7 @@ SHARE_GPU = 8
 # How often an item may lose its process or machine.
 ATTEMPTS = 3
 # Seconds after which it is looked whether there are other machines.
-MUSTER_EVERY = 2.0
+NODE_POLL_SECONDS = 2.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,11 +80,11 @@ def map_on_cluster(
     """
     # What Ray has to say of lost machines would get among the results of a command.
     with connected(address), redirect_stdout(sys.stderr):
-        crew = _Crew(start)
+        pool = ActorPool(start)
         try:
-            yield from _in_order(crew, iter(items), lost)
+            yield from _in_order(pool, iter(items), lost)
         finally:
-            crew.dismiss()
+            pool.shutdown()
 
 
 def require_cluster(address: str) -> None:
@@ -125,23 +125,23 @@ class _Call:
 
 
 def _in_order(
-    crew: "_Crew", items: Iterator[Item], lost: Callable[[Item, str], Result]
+    pool: "ActorPool", items: Iterator[Item], lost: Callable[[Item, str], Result]
 ) -> Iterator[Result]:
     given: deque[_Call] = deque()  # in order, from the first that is not done
     again: deque[_Call] = deque()
     left = map(_Call, items)
     exhausted = False
     while given or not exhausted:
-        crew.muster()
-        while crew.idle and (again or len(given) < crew.ahead):
+        pool.refresh()
+        while pool.idle and (again or len(given) < pool.ahead):
             call = again.popleft() if again else next(left, None)
             if call is None:
                 exhausted = True
                 break
             if call.attempts == 0:
                 given.append(call)
-            crew.give(call)
-        for call in crew.wait():
+            pool.give(call)
+        for call in pool.wait():
             if call.attempts < ATTEMPTS:
                 again.append(call)
             else:
@@ -150,7 +150,7 @@ def _in_order(
         while given and given[0].outcome is not None:
             try:
                 result = given[0].outcome()
-            except crew.ray.exceptions.ObjectLostError:  # with the machine that kept it
+            except pool.ray.exceptions.ObjectLostError:  # with the machine that kept it
                 given[0].outcome = None
                 again.appendleft(given[0])
                 break
@@ -158,7 +158,7 @@ def _in_order(
             yield result
 
 
-class _Crew:
+class ActorPool:
     """Ray's actors, and what each has in hand."""
 
     def __init__(self, start: Callable[[], Callable]):
@@ -172,33 +172,33 @@ class _Crew:
         # By the reference that tells when an actor is ready: the actor, what it was given, and the
         # reference to the result; nothing was given to one that is starting.
         self.busy: dict[ObjectRef, tuple[ActorHandle, _Call | None, ObjectRef | None]] = {}
-        self.mustered = -MUSTER_EVERY
+        self.refreshed = -NODE_POLL_SECONDS
 
     @property
     def ahead(self) -> int:
         """How many items may be given out before the first of them is done."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
-    def muster(self) -> None:
+    def refresh(self) -> None:
         """Start actors on machines that are new.
 
         Raises:
             ValueError: No machine offers a processor.
         """
-        if monotonic() - self.mustered < MUSTER_EVERY:
+        if monotonic() - self.refreshed < NODE_POLL_SECONDS:
             return
-        self.mustered = monotonic()
+        self.refreshed = monotonic()
         taken: Counter[str] = Counter()
         for node in sorted(self.ray.nodes(), key=lambda node: node["NodeID"]):
             cores, host = int(node["Resources"].get("CPU", 0)), node["NodeManagerHostname"]
             if node["Alive"] and node["NodeID"] not in self.machines:
                 self.machines.add(node["NodeID"])
-                self._man(node, range(taken[host], taken[host] + cores))
+                self._start_actors(node, range(taken[host], taken[host] + cores))
             taken[host] += cores
         if not self.idle and not self.busy:
             raise ValueError("no machine of the cluster offers a CPU: start one, or wait for it")
 
-    def _man(self, node: dict[str, Any], cores: range) -> None:
+    def _start_actors(self, node: dict[str, Any], cores: range) -> None:
         """Start a machine's actors, each of which is pinged to know when it is there."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -210,7 +210,7 @@ class _Crew:
             "max_restarts": -1,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         }
-        kind = self.ray.remote(_Worker).options(**options)
+        kind = self.ray.remote(_Actor).options(**options)
         for _ in range(min(len(cores), gpus * sharing) if gpus else len(cores)):
             self._ping(kind.remote(cores))
 
@@ -232,7 +232,7 @@ class _Crew:
             return lost
         errors = self.ray.exceptions
         # Results stay where they are until their turn comes.
-        ready, _ = self.ray.wait(list(self.busy), timeout=MUSTER_EVERY, fetch_local=False)
+        ready, _ = self.ray.wait(list(self.busy), timeout=NODE_POLL_SECONDS, fetch_local=False)
         for reference in ready:
             actor, call, result = self.busy.pop(reference)
             try:
@@ -249,13 +249,13 @@ class _Crew:
             self.idle.append(actor)
         return lost
 
-    def dismiss(self) -> None:
+    def shutdown(self) -> None:
         """End all actors, whatever they do."""
         for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
             self.ray.kill(actor)
 
 
-class _Worker:
+class _Actor:
     """What runs in each process of the cluster: one item at a time, on one core.
 
     Args:
