@@ -36,7 +36,7 @@ from dfdetect.runtime.device import (
     split_on_oom,
 )
 from dfdetect.runtime.executor import ordered_thread_map, prefetch
-from dfdetect.video.isolated import AbandonedError, read_frames_apart
+from dfdetect.video.isolated import CancelledError, read_frames_apart
 from dfdetect.video.reader import Frame, VideoError
 
 # Inputs in a batch; a CPU's caches hold few.
@@ -110,7 +110,7 @@ class Detector:
             if tracks:
                 results = [self._track_result(*pair) for pair in zip(tracks, logits, strict=True)]
                 probability = self._video_probability(logits)
-        except (OutOfTimeError, AbandonedError):
+        except (OutOfTimeError, CancelledError):
             status = OUT_OF_TIME
         except VideoError as error:
             status = error.reason

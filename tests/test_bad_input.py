@@ -326,7 +326,7 @@ def test_more_pixels_than_any_camera_has(scorer, write_clip, monkeypatch):
     assert status_of(scorer, path) == "no frame can be decoded"
     (idle,) = isolated._IDLE
     account = Path(f"/proc/{idle.process.pid}/status").read_text()
-    isolated._end_workers()
+    isolated._end_decoders()
     assert 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", account)[1]) < 3 * MAX_PIXELS
 
 

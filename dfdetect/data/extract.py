@@ -36,7 +36,7 @@ from dfdetect.results import FAILED, NO_ACCESS, NO_FACE, OK
 from dfdetect.runtime.device import choose_device
 from dfdetect.runtime.executor import ordered_thread_map
 from dfdetect.runtime.ray_cluster import map_on_cluster, require_cluster
-from dfdetect.video.isolated import AbandonedError
+from dfdetect.video.isolated import CancelledError
 from dfdetect.video.reader import Frame, VideoError
 
 try:
@@ -232,7 +232,7 @@ class _Extractor:
             video.status = f"{NO_ACCESS} ({error})"
         except FaceSetError as error:
             video.status = str(error)
-        except AbandonedError:
+        except CancelledError:
             raise
         except Exception as error:
             # A run over many files must not lose the others to a fault that nobody foresaw.

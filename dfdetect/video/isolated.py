@@ -1,6 +1,6 @@
 """Frames of a video, read in a process of its own: a hostile file takes that down, and no more.
 
-FFmpeg is half a million lines of C that read what strangers send. So videos are opened by worker
+FFmpeg is half a million lines of C that read what strangers send. So videos are opened by decoder
 processes, which are kept for the next video: one that crashes, takes too long or asks for too much
 memory costs its video a reason, and another takes its place. Frames come back one by one through
 shared memory, as plain bytes; nothing is unpickled. What FFmpeg prints goes nowhere.
@@ -29,12 +29,12 @@ from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
 # Seconds that reading a video may take, pauses in which nobody wants its frames included.
 TIME_LIMIT = 300.0
-# Bytes of a worker's address space.
+# Bytes of a decoder's address space.
 MEMORY_LIMIT = 4 * 2**30
 LOGGER = logging.getLogger(__name__)
 
 
-class AbandonedError(Exception):
+class CancelledError(Exception):
     """The video is no longer wanted."""
 
 
@@ -57,7 +57,7 @@ def read_frames_apart(
 
     Raises:
         VideoError: As `read_frames`; or the decoder crashed, took too long or too much memory.
-        AbandonedError: `abandon` was called.
+        CancelledError: `cancel_all` was called.
 
     Example:
         >>> frames = list(read_frames_apart("clip.mp4", count=8))
@@ -65,33 +65,33 @@ def read_frames_apart(
     if os.name == "nt":
         yield from read_frames(path, count, threads)
         return
-    worker = _idle_worker()
-    _BUSY.add(worker)
+    decoder = _idle_decoder()
+    _BUSY.add(decoder)
     try:
-        yield from worker.read(path, count, threads, seconds)
+        yield from decoder.read(path, count, threads, seconds)
     finally:
-        _BUSY.discard(worker)
-        if worker.ready:
-            _IDLE.append(worker)
+        _BUSY.discard(decoder)
+        if decoder.ready:
+            _IDLE.append(decoder)
         else:
-            worker.close()
+            decoder.close()
 
 
-def abandon() -> None:
+def cancel_all() -> None:
     """Give up all videos that are being read, at once; may be called by a signal's handler."""
-    for worker in list(_BUSY):
-        worker.abandoned = True
-        worker.process.kill()
+    for decoder in list(_BUSY):
+        decoder.cancelled = True
+        decoder.process.kill()
 
 
-def main(shared: int, chatty: bool) -> None:
-    """Serve requests from standard input until it ends: what a worker process runs.
+def main(shared: int, verbose: bool) -> None:
+    """Serve requests from standard input until it ends: what a decoder process runs.
 
     Args:
         shared: Descriptor of the file that frames are passed through.
-        chatty: Let FFmpeg say what it thinks of the files.
+        verbose: Let FFmpeg say what it thinks of the files.
     """
-    if chatty:
+    if verbose:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.DEBUG)
         if av is not None:
             av.logging.set_level(av.logging.WARNING)
@@ -113,16 +113,16 @@ def _serve(
 ) -> None:
     """Hand out frames, each once the one before was taken; then say how it ended."""
     end: dict[str, Any] = {}
-    handed = False
+    pending_ack = False
     try:
         for frame in read_frames(path, count, threads):
-            if handed:
+            if pending_ack:
                 requests.readline()
             slot.put(frame.image)
             _write_line(
                 out, {"time": frame.time, "number": frame.number, "shape": frame.image.shape}
             )
-            handed = True
+            pending_ack = True
     except VideoError as error:
         end["reason"] = error.reason
     except MemoryError:
@@ -130,7 +130,7 @@ def _serve(
     except Exception as error:  # whatever it is, it belongs to the caller
         LOGGER.exception("%s", path)
         end["fault"] = f"{type(error).__name__}: {error}"
-    if handed:
+    if pending_ack:
         requests.readline()
     _write_line(out, end)
 
@@ -173,12 +173,12 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-class _Worker:
-    """The caller's end of a worker process.
+class DecoderProcess:
+    """The caller's end of a decoder process.
 
     Attributes:
         ready: Whether it waits for a request.
-        abandoned: Whether what it reads is no longer wanted.
+        cancelled: Whether what it reads is no longer wanted.
     """
 
     def __init__(self) -> None:
@@ -186,26 +186,27 @@ class _Worker:
         code = "import sys; sys.path[:] = {!r}; import dfdetect.video.isolated as w; w.main({}, {})"
         shared = _new_file()
         self.slot = _Slot(shared)
-        chatty = LOGGER.isEnabledFor(logging.DEBUG)
+        verbose = LOGGER.isEnabledFor(logging.DEBUG)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code.format(sys.path, shared, chatty)],
+            [sys.executable, "-c", code.format(sys.path, shared, verbose)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=None if chatty else subprocess.DEVNULL,
+            stderr=None if verbose else subprocess.DEVNULL,
             # numpy's threads would take address space and are of no use.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            # Ctrl-C is for the caller, who ends the workers.
+            # Ctrl-C is for the caller, who ends the decoders.
             start_new_session=True,
             pass_fds=[shared],
         )
         LOGGER.debug("started decoder %d", self.process.pid)
         self.ready = True
-        self.abandoned = False
+        self.cancelled = False
         self.expired = False
 
     def read(
         self, path: str | Path, count: int | Sequence[int], threads: int, seconds: float
     ) -> Iterator[Frame]:
+        """Yield frames; arguments and errors are as of `read_frames_apart`."""
         self.ready = False
         timer = Timer(seconds, self._expire)
         timer.daemon = True
@@ -225,6 +226,7 @@ class _Worker:
             raise RuntimeError(answer["fault"])
 
     def close(self) -> None:
+        """End the process, and close all that leads to it."""
         self.process.kill()
         self.process.wait()
         with suppress(BrokenPipeError):  # a request may still wait in it
@@ -247,34 +249,34 @@ class _Worker:
         return json.loads(line)
 
     def _raise_end(self, path: str | Path) -> NoReturn:
-        """Say why the worker has ended."""
+        """Say why the decoder has ended."""
         status = self.process.wait()
-        if self.abandoned:
-            raise AbandonedError(path)
+        if self.cancelled:
+            raise CancelledError(path)
         if self.expired:
             raise VideoError(path, TOO_SLOW)
         raise VideoError(path, f"{CRASHED} (status {status})")
 
 
-_IDLE: list[_Worker] = []
-_BUSY: set[_Worker] = set()
+_IDLE: list[DecoderProcess] = []
+_BUSY: set[DecoderProcess] = set()
 
 
-def _idle_worker() -> _Worker:
+def _idle_decoder() -> DecoderProcess:
     while _IDLE:
         with suppress(IndexError):  # another thread was faster
-            worker = _IDLE.pop()
-            if worker.process.poll() is None:
-                return worker
-            worker.close()
-    return _Worker()
+            decoder = _IDLE.pop()
+            if decoder.process.poll() is None:
+                return decoder
+            decoder.close()
+    return DecoderProcess()
 
 
 @atexit.register
-def _end_workers() -> None:
-    for worker in [*_IDLE, *_BUSY]:
-        worker.process.kill()
-        worker.process.wait()
+def _end_decoders() -> None:
+    for decoder in [*_IDLE, *_BUSY]:
+        decoder.process.kill()
+        decoder.process.wait()
 
 
 def _new_file() -> int:

@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from dfdetect.video import isolated
-from dfdetect.video.isolated import AbandonedError, abandon, read_frames_apart
+from dfdetect.video.isolated import CancelledError, cancel_all, read_frames_apart
 from dfdetect.video.reader import Frame, VideoError, read_frames
 
 
 @pytest.fixture
 def misbehave(monkeypatch, real_clip):
-    """A function that reads a clip by a worker in which `read_frames` runs other code first."""
+    """A function that reads a clip by a decoder in which `read_frames` runs other code first."""
     monkeypatch.setattr(isolated, "_IDLE", [])
 
     def read(code, seconds=isolated.TIME_LIMIT, count=4):
@@ -41,7 +41,7 @@ def misbehave(monkeypatch, real_clip):
             yield from read_frames_apart(real_clip, count, seconds=seconds)
 
     yield read
-    isolated._end_workers()
+    isolated._end_decoders()
 
 
 def test_frames_are_those_of_this_process(sample_data):
@@ -51,7 +51,7 @@ def test_frames_are_those_of_this_process(sample_data):
             assert np.array_equal(one.image, other.image)
 
 
-def test_one_worker_reads_many_videos(sample_data, monkeypatch, tmp_path):
+def test_one_decoder_reads_many_videos(sample_data, monkeypatch, tmp_path):
     monkeypatch.setattr(isolated, "_IDLE", [])
     (tmp_path / "text.mp4").write_text("no video")
     for path in sample_data.glob("test_videos/*.mp4"):
@@ -59,7 +59,7 @@ def test_one_worker_reads_many_videos(sample_data, monkeypatch, tmp_path):
         with pytest.raises(VideoError, match=r"text\.mp4: not a readable video"):
             next(read_frames_apart(tmp_path / "text.mp4", 3))
     assert len(isolated._IDLE) == 1
-    isolated._end_workers()
+    isolated._end_decoders()
 
 
 def test_frames_stay_what_they_are(write_clip, numbered_frames):
@@ -79,7 +79,7 @@ def test_a_crash_costs_one_video(misbehave, real_clip):
     assert len(list(read_frames_apart(real_clip, 4))) == 4
 
 
-def test_a_worker_that_dies_while_it_is_idle_is_replaced(misbehave, real_clip):
+def test_a_decoder_that_dies_while_it_is_idle_is_replaced(misbehave, real_clip):
     assert len(list(read_frames_apart(real_clip, 2))) == 2
     (idle,) = isolated._IDLE
     idle.process.kill()
@@ -110,9 +110,9 @@ def test_what_is_printed_does_not_get_among_the_frames(misbehave):
 
 
 def test_what_is_no_longer_wanted_is_given_up(misbehave):
-    threading.Timer(2, abandon).start()
+    threading.Timer(2, cancel_all).start()
     start = time.monotonic()
-    with pytest.raises(AbandonedError):
+    with pytest.raises(CancelledError):
         list(misbehave("time.sleep(100)"))
     assert time.monotonic() - start < 10
 
@@ -128,7 +128,7 @@ def test_a_reader_who_stops_leaves_nothing(misbehave, real_clip):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
-def test_no_worker_outlives_its_caller(real_clip):
+def test_no_decoder_outlives_its_caller(real_clip):
     code = (
         "import sys, time; from dfdetect.video.isolated import _IDLE, read_frames_apart\n"
         "list(read_frames_apart(sys.argv[1], 1)); print(_IDLE[0].process.pid, flush=True)\n"
@@ -143,7 +143,7 @@ def test_no_worker_outlives_its_caller(real_clip):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return
         time.sleep(0.1)
-    pytest.fail("the worker is still there")
+    pytest.fail("the decoder is still there")
 
 
 def test_modules_beside_the_videos_are_not_imported(real_clip, tmp_path, monkeypatch):
@@ -153,10 +153,10 @@ def test_modules_beside_the_videos_are_not_imported(real_clip, tmp_path, monkeyp
     monkeypatch.setattr(isolated, "_IDLE", [])
     assert len(list(read_frames_apart(real_clip, 1))) == 1
     assert not (tmp_path / "imported").exists()
-    isolated._end_workers()
+    isolated._end_decoders()
 
 
-def test_a_worker_that_dies_while_it_is_spoken_to_has_crashed(real_clip, monkeypatch):
+def test_a_decoder_that_dies_while_it_is_spoken_to_has_crashed(real_clip, monkeypatch):
     monkeypatch.setattr(isolated, "_IDLE", [])
     get = isolated._Slot.get
 
