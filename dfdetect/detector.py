@@ -25,7 +25,7 @@ from dfdetect.faces.clips import make_clip, windows
 from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.tracking import FaceTrack, track_faces
-from dfdetect.models.fuse import fold_batch_norms
+from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget, VideoAllowance
 from dfdetect.runtime.device import (
@@ -71,7 +71,7 @@ class Detector:
         self.device = device
         self.frames = frames
         self.half = has_fast_half(device)
-        model = fold_batch_norms(model.eval(), spec.input_shape)
+        model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device, memory_format=torch.channels_last)
         self.face_detector = FaceDetector(device)
         self.fallback_face_detector = FaceDetector.high_recall(device)

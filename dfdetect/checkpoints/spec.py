@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from dfdetect.faces.geometry import FARTHEST, CropRule
-from dfdetect.models.registry import CLIP_MODELS
+from dfdetect.models.registry import SEQUENCE_MODELS
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 
@@ -82,8 +82,10 @@ class ModelSpec:
                 f"frames_per_clip must be {CLIP_LENGTHS[0]} to {CLIP_LENGTHS[-1]}, "
                 f"not {self.frames_per_clip!r}"
             )
-        if (self.frames_per_clip > 1) != (self.architecture in CLIP_MODELS):
-            takes = "clips of 2 and more" if self.architecture in CLIP_MODELS else "single crops"
+        if (self.frames_per_clip > 1) != (self.architecture in SEQUENCE_MODELS):
+            takes = (
+                "clips of 2 and more" if self.architecture in SEQUENCE_MODELS else "single crops"
+            )
             raise ValueError(
                 f"frames_per_clip is {self.frames_per_clip}, but {self.architecture} takes {takes}"
             )

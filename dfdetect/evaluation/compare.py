@@ -20,7 +20,7 @@ from dfdetect.data.faceset import FaceSet, require_disjoint_actors
 from dfdetect.detector import Detector, load_detector
 from dfdetect.evaluation.evaluate import evaluate
 from dfdetect.files import atomic_path, require_writable
-from dfdetect.models.registry import CLIP_MODELS
+from dfdetect.models.registry import SEQUENCE_MODELS
 from dfdetect.training.config import recipe
 from dfdetect.training.pretrained import IMAGENET
 from dfdetect.training.trainer import train
@@ -93,7 +93,7 @@ def compare(
     rows = []
     for name in architectures or STUDY:
         checkpoint = out / f"{name}{SUFFIX}"
-        sets = [*faces, *clips] if name in CLIP_MODELS else list(faces)
+        sets = [*faces, *clips] if name in SEQUENCE_MODELS else list(faces)
         if checkpoint.exists():
             _require_trained_on(checkpoint, sets)
             tqdm.write(f"{name}: {checkpoint} is there, and taken as it is")

@@ -11,10 +11,10 @@ SAME = 1e-3
 
 
 @torch.no_grad()
-def fold_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Fold each batch norm that only follows a convolution into it (Jacob et al. 2018, 3.2).
+def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """Fuse each batch norm that only follows a convolution into it (Jacob et al. 2018, 3.2).
 
-    Which convolution it follows is seen from a forward pass. Should the folded model answer
+    Which convolution it follows is seen from a forward pass. Should the fused model answer
     otherwise, because something else uses the convolution's output too, the model stays as it is.
 
     Args:
@@ -22,29 +22,29 @@ def fold_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
         shape: Of an input.
 
     Returns:
-        The folded model, or `model`.
+        The fused model, or `model`.
 
     Example:
-        >>> folded = fold_batch_norms(create_model("resnet50").eval(), (1, 3, 160, 160))
-        >>> any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        >>> fused = fuse_batch_norms(create_model("resnet50").eval(), (1, 3, 160, 160))
+        >>> any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
         False
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return model
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     example = example.to(next(model.parameters()))
-    folded = deepcopy(model)
-    pairs = _pairs(folded, example)
+    fused = deepcopy(model)
+    pairs = _pairs(fused, example)
     homes = {
         child: (parent, name)
-        for parent in folded.modules()
+        for parent in fused.modules()
         for name, child in parent.named_children()
     }
     for convolution, norm in pairs:
         setattr(*homes[convolution], fuse_conv_bn_eval(convolution, norm))
         with_act = isinstance(norm, BatchNormAct2d)
         setattr(*homes[norm], nn.Sequential(norm.drop, norm.act) if with_act else nn.Identity())
-    return folded if torch.allclose(folded(example), model(example), SAME, SAME) else model
+    return fused if torch.allclose(fused(example), model(example), SAME, SAME) else model
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

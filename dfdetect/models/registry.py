@@ -20,8 +20,8 @@ from dfdetect.models.timm_models import head_parameters
 from dfdetect.models.xception import Xception
 
 __all__ = [
-    "CLIP_MODELS",
     "LINEAR_MODELS",
+    "SEQUENCE_MODELS",
     "create_model",
     "head_parameters",
     "list_models",
@@ -36,7 +36,7 @@ OWN_MODELS: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn_2": SimpleCNN2,
     "xception": Xception,
 }
-CLIP_MODELS = frozenset({"cnn_lstm"})
+SEQUENCE_MODELS = frozenset({"cnn_lstm"})
 LINEAR_MODELS = frozenset({"linear_svm", "logistic_regression"})
 OWN_MEAN = OWN_STD = (0.5, 0.5, 0.5)
 

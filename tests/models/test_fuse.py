@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from dfdetect import create_model, load_detector
-from dfdetect.models.fuse import fold_batch_norms
+from dfdetect.models.fuse import fuse_batch_norms
 
 
 class Twice(nn.Module):
@@ -37,20 +37,20 @@ def stir(model):
     ("name", "left"), [("resnet18", 0), ("tf_efficientnet_lite0", 0), ("vgg11_bn", 0)]
 )
 @torch.inference_mode()
-def test_folded_models_answer_alike(name, left):
+def test_fused_models_answer_alike(name, left):
     model = stir(create_model(name))
     before = norms(model)
-    folded = fold_batch_norms(model, (1, 3, 64, 64))
-    assert (norms(model), norms(folded)) == (before, left)
+    fused = fuse_batch_norms(model, (1, 3, 64, 64))
+    assert (norms(model), norms(fused)) == (before, left)
     images = torch.rand(3, 3, 64, 64)
-    torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fused(images), model(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", [Twice(), create_model("simple_cnn_2")])
-def test_what_cannot_be_folded_stays(model):
+def test_what_cannot_be_fused_stays(model):
     model = stir(model)
-    assert fold_batch_norms(model, (1, 3, 64, 64)) is model
+    assert fuse_batch_norms(model, (1, 3, 64, 64)) is model
 
 
-def test_the_default_detector_is_folded():
+def test_the_default_detector_is_fused():
     assert norms(load_detector(device="cpu").model) == 0
