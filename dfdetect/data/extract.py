@@ -61,7 +61,7 @@ Video = LabelledVideo | LabelledPhoto
 
 
 @dataclass(frozen=True)
-class Cut:
+class CropSettings:
     """How crops are cut; the same for all of a face set."""
 
     frames: int
@@ -74,32 +74,32 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Family:
+class VideoGroup:
     """A video and the fakes that were made of it.
 
     Attributes:
-        head: The video in which faces are found.
+        original: The video in which faces are found.
         fakes: Videos whose crops are cut at its boxes.
         wanted: Names of those of them all whose crops are wanted.
     """
 
-    head: Video
+    original: Video
     fakes: tuple[Video, ...]
     wanted: frozenset[str]
 
     @property
     def videos(self) -> list[Video]:
         """Those that are wanted, in order."""
-        return [video for video in (self.head, *self.fakes) if video.name in self.wanted]
+        return [video for video in (self.original, *self.fakes) if video.name in self.wanted]
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractedVideo:
     """What came of a video.
 
     Attributes:
         status: `ok`, or the reason why there are no crops.
-        people: How many people were followed.
+        people: How many people were tracked.
         rows: Their crops' rows in the index, but for the columns of the shards.
         images: These crops, encoded.
     """
@@ -176,55 +176,55 @@ def extract(
     if cluster is not None:
         require_cluster(cluster)
     videos = _find(sources)
-    cut = Cut(frames, size, CropRule(crop_scale, crop_shift), blend)
-    start = partial(_Extractor, cut, device)
-    with closing(_Store(out, cut)) as store:
-        left = {video.name for video in videos if not store.has(video)}
+    settings = CropSettings(frames, size, CropRule(crop_scale, crop_shift), blend)
+    start = partial(_Extractor, settings, device)
+    with closing(FaceSetWriter(out, settings)) as writer:
+        left = {video.name for video in videos if not writer.has(video)}
         if progress and len(left) < len(videos):
             tqdm.write(f"{out}: {len(videos) - len(left)} of {len(videos)} videos are done already")
-        families = _families(videos, left)
+        groups = _groups(videos, left)
         if cluster is None:
-            results = ordered_thread_map(start(), families)
+            results = ordered_thread_map(start(), groups)
         else:
-            results = map_on_cluster(start, families, cluster, lost=_lost)
+            results = map_on_cluster(start, groups, cluster, lost=_lost)
         bar = tqdm(total=len(left), desc="videos", unit="video", disable=not progress)
-        total, read = sum(video.size for family in families for video in family.videos), 0
+        total, read = sum(video.size for group in groups for video in group.videos), 0
         with closing(results), bar:
-            for family, extracted in zip(families, results, strict=True):
-                for video, one in zip(family.videos, extracted, strict=True):
-                    store.add(video, one)
+            for group, extracted in zip(groups, results, strict=True):
+                for video, one in zip(group.videos, extracted, strict=True):
+                    writer.add(video, one)
                     read += video.size
                     bar.set_postfix_str(f"{_bytes(read)} of {_bytes(total)}", refresh=False)
                     bar.update()
                     if progress and one.status != OK:
                         tqdm.write(printable(f"{video.name}: {one.status}"))
-        return store.table()
+        return writer.table()
 
 
 class _Extractor:
-    """Finds faces and cuts crops; used by several threads, each for another family."""
+    """Finds faces and cuts crops; used by several threads, each for another group."""
 
-    def __init__(self, cut: Cut, device: str):
-        self.cut = cut
+    def __init__(self, settings: CropSettings, device: str):
+        self.settings = settings
         chosen = choose_device(device)
         self.face_detectors = FaceDetector(chosen), FaceDetector.high_recall(chosen)
 
-    def __call__(self, family: Family) -> list[Extracted]:
-        """What came of each wanted video of a family, in order."""
-        head = _Followed(family.head)
-        self._follow(head)
+    def __call__(self, group: VideoGroup) -> list[ExtractedVideo]:
+        """What came of each wanted video of a group, in order."""
+        original = _TrackedVideo(group.original)
+        self._track(original)
         done = []
-        for video in family.videos:
-            followed = head if video is family.head else _Followed(video)
-            if followed is not head:
-                self._follow(followed, head)
-            done.append(self._extracted(followed))
+        for video in group.videos:
+            tracked = original if video is group.original else _TrackedVideo(video)
+            if tracked is not original:
+                self._track(tracked, original)
+            done.append(self._extracted(tracked))
         return done
 
-    def _follow(self, video: "_Followed", original: "_Followed | None" = None) -> None:
+    def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
         """Set the people of a video, where possible at the boxes of its original."""
         try:
-            if original is None or not self._follow_original(video, original):
+            if original is None or not self._track_at_original(video, original):
                 self._find(video)
         except VideoError as error:
             video.status = error.reason
@@ -239,43 +239,45 @@ class _Extractor:
             LOGGER.exception("%s", video.video.name)
             video.status = f"{FAILED}: {type(error).__name__}: {error}"
 
-    def _find(self, video: "_Followed") -> None:
-        video.status, video.people = NO_FACE, []
+    def _find(self, video: "_TrackedVideo") -> None:
+        video.status, video.tracks = NO_FACE, []
         for face_detector in self.face_detectors:
-            frames = video.frames(self.cut.frames)
-            video.people = track_faces(frames, face_detector.detect, self.cut.crop, self.cut.size)
-            if video.people:
+            frames = video.frames(self.settings.frames)
+            video.tracks = track_faces(
+                frames, face_detector.detect, self.settings.crop, self.settings.size
+            )
+            if video.tracks:
                 video.status = OK
                 return
 
-    def _follow_original(self, video: "_Followed", original: "_Followed") -> bool:
+    def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
         """Whether the video shows its original's scene at the same size, and someone in it."""
-        if not original.people:
+        if not original.tracks:
             return False
-        numbers = sorted({number for person in original.people for number in person.numbers})
+        numbers = sorted({number for track in original.tracks for number in track.numbers})
         with closing(video.frames(numbers)) as frames:
             first = next(frames)
             if video.shape != original.shape:
                 return False
-            video.people = crop_at_tracks(
-                chain([first], frames), original.people, self.cut.crop, self.cut.size
+            video.tracks = crop_at_tracks(
+                chain([first], frames), original.tracks, self.settings.crop, self.settings.size
             )
         video.status = OK
         return True
 
-    def _extracted(self, followed: "_Followed") -> Extracted:
+    def _extracted(self, tracked: "_TrackedVideo") -> ExtractedVideo:
         rows: list[dict[str, Any]] = []
         images: list[bytes] = []
-        video = followed.video
-        people = [pair for pair in enumerate(followed.people) if pair[1].crops]
-        for track, person in people if followed.status == OK else ():
+        video = tracked.video
+        people = [pair for pair in enumerate(tracked.tracks) if pair[1].crops]
+        for track, person in people if tracked.status == OK else ():
             crops = torch.stack(person.crops)
             rows += self._rows(video, track, person)
             images += map(_encode, crops)
-            if self.cut.blend and video.label == "REAL":
+            if self.settings.blend and video.label == "REAL":
                 rows += self._rows(video, track, person, SELF_BLENDED)
                 images += map(_encode, self_blend(crops, _generator(video.name, track)))
-        return Extracted(followed.status, len(people), rows, images)
+        return ExtractedVideo(tracked.status, len(people), rows, images)
 
     def _rows(
         self, video: Video, track: int, person: FaceTrack, manipulation: str = ""
@@ -283,7 +285,7 @@ class _Extractor:
         stem = Path(video.name).with_suffix("").as_posix().replace("/", "__")
         for position, number in enumerate(person.numbers):
             name = "-".join(filter(None, (f"{stem}-{track}-{number:06}", manipulation)))
-            _, _, side = self.cut.crop.square(person.boxes[position])
+            _, _, side = self.settings.crop.square(person.boxes[position])
             label = "FAKE" if manipulation else video.label
             time = round(person.times[position], 3)
             values = (
@@ -294,12 +296,12 @@ class _Extractor:
 
 
 @dataclass
-class _Followed:
+class _TrackedVideo:
     """A video, the people in it, and the shape of its frames."""
 
     video: Video
     status: str = NO_FACE
-    people: list[FaceTrack] = field(default_factory=list)
+    tracks: list[FaceTrack] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
 
     def frames(self, count: int | Sequence[int]) -> Iterator[Frame]:
@@ -309,13 +311,13 @@ class _Followed:
             yield frame
 
 
-class _Store:
+class FaceSetWriter:
     """The files of a face set that grows video by video."""
 
-    def __init__(self, index: Path, cut: Cut):
+    def __init__(self, index: Path, settings: CropSettings):
         self.index = index
         self.log = index.with_suffix(".videos.csv")
-        self.cut = cut
+        self.settings = settings
         self.done: dict[str, dict[str, Any]] = {}
         if self.log.is_file():
             self.lock = _lock(self.log)
@@ -351,7 +353,7 @@ class _Store:
             )
         return entry is not None
 
-    def add(self, video: Video, extracted: Extracted) -> None:
+    def add(self, video: Video, extracted: ExtractedVideo) -> None:
         """Write a video's crops, then their rows, then that the video is done.
 
         Raises:
@@ -363,7 +365,7 @@ class _Store:
             what = f"{error.strerror}; make room, and give the same command again to go on"
             raise OSError(error.errno, what, str(self.index)) from error
 
-    def _write(self, video: Video, extracted: Extracted) -> None:
+    def _write(self, video: Video, extracted: ExtractedVideo) -> None:
         pairs = zip(extracted.rows, extracted.images, strict=True)
         rows = [
             row | dict(zip(SHARD_COLUMNS, self.shards.add(f"{row['id']}.jpg", data), strict=True))
@@ -375,7 +377,7 @@ class _Store:
             index_end = file.tell()
         values = (
             *(video.name, video.label, video.source, extracted.status),
-            *(extracted.people, len(rows), str(self.cut)),
+            *(extracted.people, len(rows), str(self.settings)),
         )
         entry = dict(zip(DONE_COLUMNS, values, strict=True))
         ends = dict(zip(END_COLUMNS, (index_end, *self.shards.end), strict=True))
@@ -394,7 +396,7 @@ class _Store:
         log = read_table(self.log, tuple(DONE_COLUMNS))
         if log.columns.tolist() != LOG_COLUMNS:
             raise ValueError(f"{self.log}: made by another version of dfdetect: give another name")
-        others = log[log["settings"] != str(self.cut)]
+        others = log[log["settings"] != str(self.settings)]
         if len(others):
             raise ValueError(
                 f"{self.log}: made with other settings, {others['settings'].iloc[0]}: repeat "
@@ -447,28 +449,28 @@ def _find(sources: Sequence[str | Path]) -> list[Video]:
     return list(found.values())
 
 
-def _families(videos: Sequence[Video], wanted: set[str]) -> list[Family]:
+def _groups(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
     """Videos with the fakes made of them, where any of them is wanted, in the videos' order."""
     places = {video.place: video for video in videos}
     fakes = defaultdict(list)
-    heads = []
+    originals = []
     for video in videos:
         original = places.get(video.original)
         # A fake of a fake is not known to show the same scene.
         if original is None or original.original in places:
-            heads.append(video)
+            originals.append(video)
         else:
             fakes[original.name].append(video)
-    families = []
-    for head in heads:
-        names = {video.name for video in (head, *fakes[head.name])} & wanted
+    groups = []
+    for original in originals:
+        names = {video.name for video in (original, *fakes[original.name])} & wanted
         if names:
-            families.append(Family(head, tuple(fakes[head.name]), frozenset(names)))
-    return families
+            groups.append(VideoGroup(original, tuple(fakes[original.name]), frozenset(names)))
+    return groups
 
 
-def _lost(family: Family, why: str) -> list[Extracted]:
-    return [Extracted(f"{FAILED}: {why}") for _ in family.videos]
+def _lost(group: VideoGroup, why: str) -> list[ExtractedVideo]:
+    return [ExtractedVideo(f"{FAILED}: {why}") for _ in group.videos]
 
 
 def _generator(name: str, track: int) -> torch.Generator:

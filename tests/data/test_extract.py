@@ -135,7 +135,7 @@ def test_a_stopped_run_goes_on_without_redoing_work(videos, tmp_path, monkeypatc
     whole = tmp_path / "whole.csv"
     run(videos, whole, blend=True)
     out = tmp_path / "stopped.csv"
-    add, added = module._Store.add, []
+    add, added = module.FaceSetWriter.add, []
 
     def stop_at_the_third(store, video, extracted):
         added.append(video.name)
@@ -143,7 +143,7 @@ def test_a_stopped_run_goes_on_without_redoing_work(videos, tmp_path, monkeypatc
             raise KeyboardInterrupt
         add(store, video, extracted)
 
-    monkeypatch.setattr(module._Store, "add", stop_at_the_third)
+    monkeypatch.setattr(module.FaceSetWriter, "add", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(videos, out, blend=True)
     # As if killed while the next video was being written.
