@@ -2,7 +2,7 @@
 
 >>> import dfdetect
 >>> detector = dfdetect.load_detector()
->>> detector.predict("clip.mp4").probability
+>>> detector.predict("video.mp4").probability
 
 Names are imported when they are first used: torch takes seconds to load.
 """

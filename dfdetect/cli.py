@@ -313,8 +313,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--plan",
         nargs=2,
-        metavar=("CLIPS", "NODES"),
-        help="project what so many clips take on so many machines like this one; NODES as 1,8,64",
+        metavar=("VIDEOS", "NODES"),
+        help="project what so many videos take on so many machines like this one; NODES as 1,8,64",
     )
 
 

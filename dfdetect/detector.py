@@ -60,7 +60,7 @@ class Detector:
 
     Example:
         >>> detector = load_detector()
-        >>> detector.predict("clip.mp4").probability
+        >>> detector.predict("video.mp4").probability
         0.93
     """
 

@@ -35,7 +35,7 @@ class TrackResult:
     """One face followed through a video.
 
     Attributes:
-        probability: P(FAKE) of this person.
+        probability: P(FAKE) of this face.
         times: Seconds since the first frame, of each sampled frame that shows the face.
         boxes: The face in each of them: x1, y1, x2, y2 in pixels.
         frame_probabilities: P(FAKE) of each of them alone.

@@ -1,4 +1,4 @@
-"""How fast videos are scored here, beside two references on the same clips in the same run."""
+"""How fast videos are scored here, beside two references on the same videos in the same run."""
 
 import json
 import sys
@@ -143,7 +143,7 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """The winner's way of finding and scoring faces, with the same model and rules."""
+    """The winner's way of finding and scoring faces, with the same model and aggregation."""
 
     def __init__(self, detector: Detector):
         super().__init__(detector.model, detector.spec, detector.device, detector.frames)

@@ -1,4 +1,4 @@
-"""What a large set of clips would take on many machines, projected from what is measured here."""
+"""What a large set of videos would take on many machines, projected from what is measured here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ HOUR = 3600.0
 GB = 1e9
 
 
-def parse_plan(clips: str, nodes: str) -> tuple[int, list[int]]:
-    """Numbers of clips, and of machines, which commas stand between.
+def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
+    """Numbers of videos, and of machines, which commas stand between.
 
     Raises:
         ValueError: They are no numbers from 1.
@@ -30,18 +30,18 @@ def parse_plan(clips: str, nodes: str) -> tuple[int, list[int]]:
         (119154, [1, 8, 64])
     """
     try:
-        numbers = [int(text) for text in (clips, *nodes.split(","))]
+        numbers = [int(text) for text in (videos, *nodes.split(","))]
     except ValueError as error:
         raise ValueError(f"a plan needs whole numbers, as 119154 1,8,64 ({error})") from error
     if min(numbers) < 1:
-        raise ValueError(f"a plan needs at least one clip and one node, not {clips} and {nodes}")
+        raise ValueError(f"a plan needs at least one video and one node, not {videos} and {nodes}")
     return numbers[0], numbers[1:]
 
 
 def plan(
     paths: Sequence[str | Path],
     bench: dict[str, Any],
-    clips: int,
+    videos: int,
     nodes: Sequence[int],
     frames: int,
     device: str = "auto",
@@ -49,18 +49,18 @@ def plan(
 ) -> dict[str, Any]:
     """Project the time, disk and memory that scoring and extracting take on some machines.
 
-    Measured here, on the clips given: seconds a clip, bytes of clips and crops, how fast crops are
-    written, memory. Projected: that machines do not slow each other down, so that the work is
-    shared out evenly; that each gets its clips and sends its crops at 1 Gbit/s, and one writes all
+    Measured here, on the videos given: seconds a video, bytes of videos and crops, how fast crops
+    are written, memory. Projected: that machines do not slow each other down, so that the work is
+    shared out evenly; that each gets its videos and sends its crops at 1 Gbit/s, and one writes all
     crops; and that processes, one a core, each hold what this one does. What takes longest is the
     bound.
 
     Args:
-        paths: The clips that `bench` was measured on.
+        paths: The videos that `bench` was measured on.
         bench: What it gave.
-        clips: Number of clips of the large set.
+        videos: Number of videos of the large set.
         nodes: Numbers of machines like this one to plan for.
-        frames: Number of frames sampled from each clip.
+        frames: Number of frames sampled from each video.
         device: As in `load_detector`.
         progress: Show a progress bar.
 
@@ -78,12 +78,12 @@ def plan(
     measured["predict_seconds"] = bench["seconds_per_video"]
     measured["process_mb"] = bench["process_mb"]
     return {
-        "clips": clips,
+        "videos": videos,
         "cores": available_cores(),
         "network_bytes_per_second": NETWORK,
         "measured": measured,
         "projected": [
-            {"job": job, "nodes": count, **_project(measured, job, clips, count)}
+            {"job": job, "nodes": count, **_project(measured, job, videos, count)}
             for job in ("predict", "extract")
             for count in nodes
         ],
@@ -100,11 +100,11 @@ def report(result: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"measured: {measured['predict_seconds']:.2f} s a clip to predict, "
+            f"measured: {measured['predict_seconds']:.2f} s a video to predict, "
             f"{measured['extract_seconds']:.2f} s to extract on {result['cores']} cores; "
-            f"{measured['clip_bytes'] / 1e6:.2f} MB a clip, {measured['crop_bytes'] / 1e6:.2f} MB "
-            f"of crops from it, written at {measured['write_bytes_per_second'] / 1e6:.0f} MB/s",
-            f"projected for {result['clips']} clips and machines like this one, at "
+            f"{measured['video_bytes'] / 1e6:.2f} MB a video, {measured['crop_bytes'] / 1e6:.2f} "
+            f"MB of crops from it, written at {measured['write_bytes_per_second'] / 1e6:.0f} MB/s",
+            f"projected for {result['videos']} videos and machines like this one, at "
             f"{NETWORK * 8 / 1e9:g} Gbit/s each:",
             "",
             "| job | machines | hours | bound | GB written | GB of memory each |",
@@ -117,7 +117,7 @@ def report(result: dict[str, Any]) -> str:
 def _measure(
     paths: Sequence[str | Path], frames: int, device: str, progress: bool
 ) -> dict[str, float]:
-    """What extracting takes on this machine, a clip."""
+    """What extracting takes on this machine, a video."""
     found = list(find_videos(paths).values())
     rounds = -(-LEAST_VIDEOS * available_cores() // len(found))
     with TemporaryDirectory(prefix="dfdetect-") as folder:
@@ -132,7 +132,7 @@ def _measure(
         rate = _write_rate(index) if done["crops"].sum() else float("inf")
     return {
         "extract_seconds": seconds / len(done),
-        "clip_bytes": sum(path.stat().st_size for path in found) / len(found),
+        "video_bytes": sum(path.stat().st_size for path in found) / len(found),
         "crop_bytes": written / len(done),
         "write_bytes_per_second": rate,
     }
@@ -152,11 +152,11 @@ def _write_rate(index: Path) -> float:
     return sum(map(len, crops)) / (perf_counter() - start)
 
 
-def _project(measured: dict[str, Any], job: str, clips: int, nodes: int) -> dict[str, Any]:
-    written = clips * measured["crop_bytes"] if job == "extract" else 0.0
-    read = clips * measured["clip_bytes"] / nodes
+def _project(measured: dict[str, Any], job: str, videos: int, nodes: int) -> dict[str, Any]:
+    written = videos * measured["crop_bytes"] if job == "extract" else 0.0
+    read = videos * measured["video_bytes"] / nodes
     seconds = {
-        "compute": clips * measured[f"{job}_seconds"] / nodes,
+        "compute": videos * measured[f"{job}_seconds"] / nodes,
         # The machine that writes gets the crops of all others.
         "network": max(read, written) / NETWORK,
         "writer": written / measured["write_bytes_per_second"],

@@ -270,24 +270,24 @@ class _Extractor:
         images: list[bytes] = []
         video = tracked.video
         people = [pair for pair in enumerate(tracked.tracks) if pair[1].crops]
-        for track, person in people if tracked.status == OK else ():
-            crops = torch.stack(person.crops)
-            rows += self._rows(video, track, person)
+        for track, followed in people if tracked.status == OK else ():
+            crops = torch.stack(followed.crops)
+            rows += self._rows(video, track, followed)
             images += map(_encode, crops)
             if self.settings.blend and video.label == "REAL":
-                rows += self._rows(video, track, person, SELF_BLENDED)
+                rows += self._rows(video, track, followed, SELF_BLENDED)
                 images += map(_encode, self_blend(crops, _generator(video.name, track)))
         return ExtractedVideo(tracked.status, len(people), rows, images)
 
     def _rows(
-        self, video: Video, track: int, person: FaceTrack, manipulation: str = ""
+        self, video: Video, track: int, followed: FaceTrack, manipulation: str = ""
     ) -> Iterator[dict[str, Any]]:
         stem = Path(video.name).with_suffix("").as_posix().replace("/", "__")
-        for position, number in enumerate(person.numbers):
+        for position, number in enumerate(followed.numbers):
             name = "-".join(filter(None, (f"{stem}-{track}-{number:06}", manipulation)))
-            _, _, side = self.settings.crop.square(person.boxes[position])
+            _, _, side = self.settings.crop.square(followed.boxes[position])
             label = "FAKE" if manipulation else video.label
-            time = round(person.times[position], 3)
+            time = round(followed.times[position], 3)
             values = (
                 *(name, label, video.group, video.source, manipulation),
                 *(video.name, track, number, time, round(side)),

@@ -67,7 +67,7 @@ def evaluate(
     Returns:
         What `metrics` gives; `intervals` (95 %, over actor groups or videos); for videos
         `without_score`, their number. Where there are several sources, `sources`, what `metrics`
-        gives for each; `auc_within_sources`, as `auc_within` has it; `clips`, each one's label,
+        gives for each; `auc_within_sources`, as `auc_within` has it; `items`, each one's label,
         source and probability. `subgroups`, what `metrics` gives for each, and `reweighted`, where
         they are asked for.
 
@@ -124,7 +124,7 @@ def evaluate(
         }
         scores["auc_within_sources"] = auc_within(scores["sources"])
         columns = table.set_index("name")[["label", "source", "probability"]]
-        scores["clips"] = columns.to_dict("index")
+        scores["items"] = columns.to_dict("index")
     if subgroups:
         scores["subgroups"] = {
             name: metrics(labels[rows], probabilities[rows])
@@ -242,8 +242,8 @@ def report(scores: dict[str, Any], as_json: bool = False) -> str:
         if part in scores:
             table = pd.DataFrame(scores[part]).T[SOURCE_COLUMNS].astype({"n": int})
             lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]
-    if "clips" in scores:
-        table = pd.DataFrame(scores["clips"]).T.sort_values(["source", "label", "probability"])
+    if "items" in scores:
+        table = pd.DataFrame(scores["items"]).T.sort_values(["source", "label", "probability"])
         lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]
     return "\n".join(lines)
 

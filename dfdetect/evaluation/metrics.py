@@ -48,7 +48,7 @@ def metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
 
 
 def auc_within(sources: dict[str, dict[str, float]]) -> float:
-    """Mean AUC of sources, by their number of clips; those with one class do not count.
+    """Mean AUC of sources, by their number of videos; those with one class do not count.
 
     Sources differ in camera and codec, and a detector's answers with them: an AUC over all of them
     together may say no more than that.

@@ -12,7 +12,7 @@ from dfdetect.data.faceset import FaceSet
 
 # Mean level (of 255) below which a crop is dark: one in twenty of the challenge's.
 DARK = 35
-# Side of the crop in its clip, in pixels, below which it is small.
+# Side of the crop in its video, in pixels, below which it is small.
 SMALL = 112
 # How far the nose lies beside the middle of the eyes, in distances of the eyes, from which a face
 # is in profile: turned by some 40 degrees.

@@ -1,4 +1,4 @@
-"""Frames -> people: finding faces, following them, cutting crops, putting these into clips.
+"""Frames -> tracks: detecting faces, following them, cutting crops, putting these into clips.
 
 Uses `video` and `runtime`.
 """

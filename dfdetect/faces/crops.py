@@ -63,8 +63,8 @@ def cut_faces(video: str | Path, result: VideoResult, count: int = STRIP) -> lis
     """
     strips: list[Strip] = [[] for _ in result.tracks]
     for frame in read_frames_apart(video, count, threads=1):
-        for strip, face in zip(strips, result.tracks, strict=True):
-            box = interpolate_box(face.times, face.boxes, frame.time)
+        for strip, track in zip(strips, result.tracks, strict=True):
+            box = interpolate_box(track.times, track.boxes, frame.time)
             if box is not None:
                 crop = cut_crop(frame.image, _square(box), FACE_PIXELS)
                 strip.append((frame.time, crop.permute(1, 2, 0).numpy()))

@@ -101,7 +101,7 @@ class FaceDetector:
 def brighten(image: np.ndarray) -> np.ndarray:
     """Lift the shadows of a dark image, for the face detector only; other images stay as they are.
 
-    MTCNN misses most faces in the challenge's very dark clips and finds them after this gamma
+    MTCNN misses most faces in the challenge's very dark videos and finds them after this gamma
     correction, which unlike a stretch does not blow out a face that is lit in a dark room.
 
     Args:

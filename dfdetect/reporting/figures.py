@@ -31,16 +31,16 @@ def draw_frame(
     """
     if not result.tracks:
         raise ValueError(f"{result.name}: nothing to draw, {result.status}")
-    worst = max(result.tracks, key=lambda face: face.probability)
+    worst = max(result.tracks, key=lambda track: track.probability)
     time = worst.times[int(np.argmax(worst.frame_probabilities))]
     frame = min(read_frames_apart(path, frames), key=lambda frame: abs(frame.time - time))
     axes.imshow(frame.image)
     axes.set(title=f"{result.name}  P(FAKE) {result.probability:.2f}", xticks=[], yticks=[])
-    for face in result.tracks:
-        if time in face.times:
-            moment = face.times.index(time)
-            x1, y1, x2, y2 = face.boxes[moment]
-            probability = face.frame_probabilities[moment]
+    for track in result.tracks:
+        if time in track.times:
+            moment = track.times.index(time)
+            x1, y1, x2, y2 = track.boxes[moment]
+            probability = track.frame_probabilities[moment]
             colour = FAKE_COLOUR if probability > THRESHOLD else REAL_COLOUR
             outline = Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=2)
             axes.add_patch(outline)
@@ -49,12 +49,12 @@ def draw_frame(
 
 def draw_curve(axes: Axes, result: VideoResult) -> None:
     """Draw P(FAKE) over time, a line for each person."""
-    for number, face in enumerate(result.tracks, start=1):
+    for number, track in enumerate(result.tracks, start=1):
         axes.plot(
-            face.times,
-            face.frame_probabilities,
+            track.times,
+            track.frame_probabilities,
             marker=".",
-            label=f"person {number}: {face.probability:.2f}",
+            label=f"person {number}: {track.probability:.2f}",
         )
     axes.axhline(THRESHOLD, color="grey", linestyle=":")
     axes.set(xlabel="seconds", ylabel="P(FAKE)", ylim=(0, 1))

@@ -50,7 +50,7 @@ def write_report(
         progress: Show a progress bar.
 
     Example:
-        >>> write_report("report.html", results, find_videos(["clips"]), 0.5, "dfdetect")
+        >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
     """
     ranked = sorted(results.items(), key=lambda pair: -(pair[1].probability or 0))
     seen = [(name, result) for name, result in ranked if result.tracks]
@@ -116,12 +116,12 @@ def _section(number: int, name: str, result: VideoResult, strips: list[Strip]) -
     people = []
     if not any(strips):
         people.append("<p>No pictures: no time was left, or the video could not be read again.</p>")
-    for person, (face, strip) in enumerate(zip(result.tracks, strips, strict=True), start=1):
+    for person, (track, strip) in enumerate(zip(result.tracks, strips, strict=True), start=1):
         pictures = "".join(_picture(time, image) for time, image in strip)
         people.append(
-            f"<p>Person {person}: P(FAKE) {face.probability:.3f}, seen from "
-            f"{face.times[0]:.1f} to {face.times[-1]:.1f} s</p>"
-            f'<div class="faces">{pictures}</div>{_curve(face)}'
+            f"<p>Person {person}: P(FAKE) {track.probability:.3f}, seen from "
+            f"{track.times[0]:.1f} to {track.times[-1]:.1f} s</p>"
+            f'<div class="faces">{pictures}</div>{_curve(track)}'
         )
     return (
         f'<section id="video{number}"><h2>{escape(name)}: {result.probability:.3f}</h2>'
@@ -138,13 +138,13 @@ def _picture(time: float, image: np.ndarray) -> str:
     )
 
 
-def _curve(face: TrackResult) -> str:
+def _curve(track: TrackResult) -> str:
     """P(FAKE) over time."""
-    first, last = face.times[0], face.times[-1]
+    first, last = track.times[0], track.times[-1]
     length = max(last - first, 1e-9)
     points = [
         (WIDTH * (time - first) / length, HEIGHT * (1 - probability))
-        for time, probability in zip(face.times, face.frame_probabilities, strict=True)
+        for time, probability in zip(track.times, track.frame_probabilities, strict=True)
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
@@ -152,7 +152,7 @@ def _curve(face: TrackResult) -> str:
     return _drawing(
         f'{scale}<line x1="0" y1="{HEIGHT / 2}" x2="{WIDTH}" y2="{HEIGHT / 2}" '
         'stroke="currentColor" stroke-dasharray="4" opacity=".4"/>'
-        f'<g fill="{_colour(face.probability)}" stroke="{_colour(face.probability)}">'
+        f'<g fill="{_colour(track.probability)}" stroke="{_colour(track.probability)}">'
         f'<polyline points="{line}" fill="none" stroke-width="2"/>{dots}</g>',
         f"P(FAKE) from {first:.1f} to {last:.1f} s; the dashed line is one half",
     )

@@ -24,8 +24,8 @@ class Journal:
 
     Example:
         >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
-        >>> journal.add("a.mp4", Path("clips/a.mp4"), result)
-        >>> journal.read({"a.mp4": Path("clips/a.mp4")})
+        >>> journal.add("a.mp4", Path("videos/a.mp4"), result)
+        >>> journal.read({"a.mp4": Path("videos/a.mp4")})
         {'a.mp4': VideoResult(name='a.mp4', ...)}
     """
 

@@ -25,7 +25,7 @@ class Calibration:
 def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     """Fit Platt scaling by maximum likelihood, each class weighing one half.
 
-    The challenge's test clips are half REAL, so the balance of the set at hand must not leak in.
+    The challenge's test videos are half REAL, so the balance of the set at hand must not leak in.
     Targets are a little off 0 and 1, as in Platt (1999): the fewer crops, the further, so that
     a few that are told apart perfectly do not make every answer certain.
 

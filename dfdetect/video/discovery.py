@@ -27,8 +27,8 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
         ValueError: There are no videos, or two have the same name even so.
 
     Example:
-        >>> find_videos(["clips"])
-        {'a.mp4': PosixPath('clips/a.mp4'), 'b.mp4': PosixPath('clips/more/b.mp4')}
+        >>> find_videos(["videos"])
+        {'a.mp4': PosixPath('videos/a.mp4'), 'b.mp4': PosixPath('videos/more/b.mp4')}
     """
     below: dict[Path, str] = {}
     known: set[Path] = set()

@@ -60,7 +60,7 @@ def read_frames_apart(
         CancelledError: `cancel_all` was called.
 
     Example:
-        >>> frames = list(read_frames_apart("clip.mp4", count=8))
+        >>> frames = list(read_frames_apart("video.mp4", count=8))
     """
     if os.name == "nt":
         yield from read_frames(path, count, threads)

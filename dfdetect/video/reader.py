@@ -3,10 +3,10 @@
 The packets are listed first, which costs milliseconds and needs no decoder: their time stamps say
 what the file really holds, whatever its header claims. A packet that is shown before one that
 precedes it in the file is a B frame. Where enough other frames are left, those are taken, and the
-decoder skips the frames that no other frame refers to: half of the challenge's clips. Skipping all
+decoder skips the frames that no other frame refers to: half of the challenge's videos. Skipping all
 B frames would be faster still, but x264 lets P frames refer to B frames, and what is decoded
-without them is full of blocks. Seeking is no way either: those clips have two key frames in 300.
-Of long clips, which have many, only the key frames that are wanted are decoded.
+without them is full of blocks. Seeking is no way either: those videos have two key frames in 300.
+Of long videos, which have many, only the key frames that are wanted are decoded.
 
 What a file refers to is not opened: a playlist by the name of a video could name any file or
 address.
@@ -44,9 +44,9 @@ except ImportError:  # OpenCV can read most files too, with all frames decoded
 
 # Frames are skipped if at least this many I and P frames are left for each one that is asked for.
 SPARE_FRAMES = 2
-# Of clips with more frames, two minutes at 25 a second, only key frames are decoded if at least
+# Of videos with more frames, two minutes at 25 a second, only key frames are decoded if at least
 # SPARE_FRAMES of them are there for each frame that is asked for.
-LONG_CLIP = 3000
+LONG_VIDEO = 3000
 RGB = 3
 # PyAV's None, in FFmpeg's own terms.
 NO_STAMP = np.iinfo(np.int64).min
@@ -92,8 +92,8 @@ def read_frames(
     """Yield evenly spaced frames of a video, or certain ones, in the order of time.
 
     Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
-    are left out. Of clips with more than 3,000 frames, key frames are taken where there are enough:
-    they are near the even spacing, and no other frame is decoded.
+    are left out. Of videos with more than 3,000 frames, key frames are taken where there are
+    enough: they are near the even spacing, and no other frame is decoded.
 
     Args:
         path: Any video file that FFmpeg reads.
@@ -238,7 +238,7 @@ def _plan(path: Path, count: int | Sequence[int]) -> _Plan:
     anchors = np.unique(np.maximum.accumulate(stamps))
     keys = np.unique(stamps[packets["key"]])
     enough = SPARE_FRAMES * count
-    if len(order) > LONG_CLIP and len(keys) >= enough:
+    if len(order) > LONG_VIDEO and len(keys) >= enough:
         candidates, passes = keys, ("NONKEY", "DEFAULT")
     elif len(order) > len(anchors) >= enough:
         # An encoder may not refer to some P frames either; once one is missed, all are decoded.

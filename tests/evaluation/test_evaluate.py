@@ -41,8 +41,8 @@ def test_each_source_has_its_figures(face_set, tmp_path):
     assert "street" in text
     expected = [scores["sources"][name]["auc"] for name in ("studio", "street")]
     assert scores["auc_within_sources"] == pytest.approx(np.average(expected, weights=[1, 3]))
-    assert len(scores["clips"]) == 48
-    assert scores["clips"]["000"]["source"] == "studio"
+    assert len(scores["items"]) == 48
+    assert scores["items"]["000"]["source"] == "studio"
     assert json.loads(report(scores, as_json=True))["reweighted"]["constant_accuracy"] == 0.8075
     written = pd.read_csv(tmp_path / "plots" / "scores.csv")
     assert written["source"].value_counts()["street"] == 36
