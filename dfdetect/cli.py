@@ -112,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_evaluate(commands)
     _add_extract(commands)
+    _add_reconstruct(commands)
     _add_train(commands)
     _add_compare(commands)
     _add_compare_aggregation(commands)
@@ -232,18 +233,44 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _add_reconstruct(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands,
+        "reconstruct",
+        _reconstruct,
+        "Train autoencoders on REAL crops, and write a face set of fakes that they make of these.",
+    )
+    parser.add_argument(
+        "faces", nargs="+", type=Path, metavar="INDEX.csv", help="face sets with REAL crops"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
+    parser.add_argument("--kinds", nargs="+", metavar="NAME", help="autoencoders; all if not given")
+    parser.add_argument("--steps", type=int, help="steps that each autoencoder is trained for")
+    parser.add_argument("--copies", type=int, default=1, help="reconstructions of each crop")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+
+
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "train", _train, "Train a detector on face sets.")
     parser.add_argument("architecture", help="see `dfdetect models`")
     parser.add_argument(
-        "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help="to train on"
+        "--faces",
+        nargs="+",
+        required=True,
+        type=_index_and_weights,
+        metavar="INDEX.csv[=WEIGHT]",
+        help="face sets to train on, and how much of each batch each one gets (default: 1); "
+        "REAL:FAKE in place of WEIGHT gives each class its own",
     )
     parser.add_argument(
         "--val",
+        nargs="+",
         type=_index_or_fraction,
-        default=0.1,
+        default=[0.1],
         metavar="INDEX.csv|SHARE",
-        help="other actors to choose the epoch by, or the share of actors to hold out for it",
+        help="face sets of other actors and sources to choose the epoch by, and the share of "
+        "actors or sources of --faces to hold out for it; one or several",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument(
@@ -336,6 +363,16 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="such as 'tf_efficientnet*'")
 
 
+def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
+    """An index, and the weights of its REAL and of its FAKE crops."""
+    index, _, weights = text.rpartition("=")
+    real, separator, fake = weights.partition(":")
+    try:
+        return Path(index), (float(real), float(fake if separator else real))
+    except ValueError:  # the name of a file may hold the sign too
+        return Path(text), (1.0, 1.0)
+
+
 def _index_or_fraction(text: str) -> Path | float:
     try:
         return float(text)
@@ -371,6 +408,14 @@ def _extract(sources: list[Path], out: Path, **options: object) -> None:
         print(f"  {count} {status}")
 
 
+def _reconstruct(faces: list[Path], out: Path, **options: object) -> None:
+    from dfdetect.data.reconstruct import reconstruct
+
+    given = {name: value for name, value in options.items() if value is not None}
+    table = reconstruct(faces, out, progress=True, **given)
+    print(f"{out}: {len(table)} reconstructions; samples in {out.with_suffix('.autoencoders')}")
+
+
 def _compare(**options: object) -> None:
     from dfdetect.evaluation.compare import compare, to_markdown
 
@@ -384,8 +429,8 @@ def _compare_aggregation(**options: object) -> None:
 
 
 def _train(
-    faces: list[Path],
-    val: Path | float,
+    faces: list[tuple[Path, tuple[float, float]]],
+    val: list[Path | float],
     out: Path,
     init: str | None,
     device: str,
@@ -395,14 +440,15 @@ def _train(
     from dfdetect.training.trainer import train
 
     given = {name: value for name, value in settings.items() if value is not None}
-    spec = train(recipe(**given), faces, out, val, init, device, resume)
+    indexes, weights = zip(*faces, strict=True)
+    spec = train(recipe(**given), indexes, out, val, init, device, resume, weights=weights)
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first one tells
         return
     scores = spec.scores["held_out_actors"]
     best = " ".join(f"{name} {value}" for name, value in spec.training["best"].items())
     print(
-        f"{out}: {best}; {scores['n']} crops or clips of held-out actors: "
-        f"log loss {scores['log_loss']:.3f}, AUC {scores['auc']:.3f}"
+        f"{out}: {best}; {scores['n']} faces of held-out actors: log loss "
+        f"{scores['log_loss']:.3f}, AUC {scores['auc']:.3f}"
     )
 
 

@@ -32,6 +32,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
 # The columns that put the crops of one face in one video into a row.
 TRACK = ("video", "track", "frame")
+TEXT_COLUMNS = ("id", "label", GROUP, "source", "method", "kind", "pair", "original")
+# What the column `kind` says of crops that `dfdetect reconstruct` has made.
+RECONSTRUCTION = "reconstruction"
 # Mean difference at the border of a crop and its original, above which they are not aligned.
 ALIGNED_BORDER = 6.0
 MOST_PIXELS = 8192
@@ -89,7 +92,7 @@ class FaceSet:
         index = Path(index)
         if not index.is_file():
             raise FileNotFoundError(f"{index}: no such face set or folder")
-        table = read_table(index, ("id", "label", GROUP))
+        table = read_table(index, TEXT_COLUMNS)
         _check_table(index, table)
         if set(SHARD_COLUMNS) <= set(table):
             return cls(table, _find_in_shards(index, table))
@@ -110,7 +113,10 @@ class FaceSet:
         Raises:
             FaceSetError: An id occurs in two of them.
         """
-        table = pd.concat([part.table for part in parts], ignore_index=True)
+        numbered = [part.table.assign(face_set=number) for number, part in enumerate(parts)]
+        table = pd.concat(numbered, ignore_index=True)
+        if GROUP in table:
+            table[GROUP] = table[GROUP].where(table[GROUP].notna(), table["id"])
         twice = table.loc[table["id"].duplicated(), "id"]
         if len(twice):
             raise FaceSetError(
@@ -130,15 +136,59 @@ class FaceSet:
     @property
     def sources(self) -> np.ndarray:
         """Where each crop comes from, or empty strings where the index does not say."""
-        if "source" not in self.table:
+        return self.texts("source")
+
+    def texts(self, column: str) -> np.ndarray:
+        """A column as text of shape (n,), with empty strings where the index does not say."""
+        if column not in self.table:
             return np.full(len(self), "")
-        return self.table["source"].fillna("").to_numpy(dtype=str)
+        return self.table[column].fillna("").to_numpy(dtype=str)
+
+    @property
+    def face_sets(self) -> np.ndarray:
+        """Which of the joined face sets each crop comes from, from 0; int64 of shape (n,)."""
+        if "face_set" not in self.table:
+            return np.zeros(len(self), np.int64)
+        return self.table["face_set"].to_numpy(dtype=np.int64)
 
     @property
     def unpaired_real(self) -> np.ndarray:
         """Which crops are REAL ones of a source that has no FAKE crops; bool of shape (n,)."""
-        with_fakes = np.isin(self.sources, self.sources[self.labels == 1])
-        return (self.labels == 0) & ~with_fakes
+        recorded = (self.labels == 1) & ~self.reconstructed
+        return (self.labels == 0) & ~np.isin(self.sources, self.sources[recorded])
+
+    @property
+    def reconstructed(self) -> np.ndarray:
+        """Which crops are reconstructions of REAL ones; bool of shape (n,)."""
+        return self.texts("kind") == RECONSTRUCTION
+
+    def partners(self) -> dict[int, np.ndarray]:
+        """Rows of REAL crops that FAKE ones can be compared with, by the row of the FAKE one.
+
+        These are the crop that the column `original` names or, where the column `pair` has the same
+        value for both, those of the same scene whose `frame` is nearest.
+        """
+        found = {}
+        labels, sets = self.labels, self.face_sets
+        if "original" in self.table:
+            real = np.flatnonzero(labels == 0)
+            rows = dict(zip(self.table["id"].iloc[real], real.tolist(), strict=True))
+            for row in np.flatnonzero(labels == 1).tolist():
+                if (original := rows.get(self.table["original"].iloc[row])) is not None:
+                    found[row] = np.array([original])
+        if "pair" in self.table:
+            scenes = self.texts("pair")
+            frames = (
+                pd.to_numeric(self.table["frame"]).to_numpy() if "frame" in self.table else sets
+            )
+            known = pd.Series(np.flatnonzero(scenes != ""))
+            for _, members in known.groupby([sets[known], scenes[known]]):
+                scene = members.to_numpy()
+                real = scene[labels[scene] == 0]
+                for row in scene[labels[scene] == 1].tolist() if len(real) else ():
+                    gaps = np.abs(frames[real] - frames[row])
+                    found[row] = real[gaps == gaps.min()]
+        return found
 
     @property
     def shards(self) -> np.ndarray:
@@ -218,22 +268,36 @@ class FaceSet:
             deque(bar, maxlen=0)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
-        """Split by actor group: the rest, and about `fraction` of the groups.
+        """Split by source or by actor group: the rest, and about `fraction` of these.
 
-        Crops of sources without fakes all stay with the rest: there is nothing to judge by them.
+        A model that has seen a source, or a face, knows more about it than about a stranger's. Each
+        of the joined face sets is split by itself: by source if its FAKE crops are of several
+        sources, and else by actor group. Face sets without FAKE crops stay with the rest, and so
+        do, in those that are split by group, sources without any: there is nothing to judge by
+        them. Crops of actors who are held out, but of another source, are left out of both sides.
 
         Raises:
             FaceSetError: Either side would lack a class, or the fraction is not in (0, 1).
         """
         if not 0 < fraction < 1:
             raise FaceSetError(f"the share to hold out must be between 0 and 1, not {fraction}")
-        groups = np.unique(self.groups[~self.unpaired_real])
-        count = max(1, round(fraction * len(groups)))
-        chosen = np.random.default_rng(seed).permutation(groups)[:count]
-        held_out = np.isin(self.groups, chosen) & ~self.unpaired_real
-        parts = self.select(~held_out), self.select(held_out)
+        held_out = np.zeros(len(self), bool)
+        fake = (self.labels == 1) & ~self.reconstructed
+        for number in np.unique(self.face_sets):
+            own = self.face_sets == number
+            known = np.unique(self.sources[own & fake])
+            if len(known) > 1:
+                others = np.setdiff1d(self.sources[own], known)
+                chosen = [*_choose(known, fraction, seed), *_choose(others, fraction, seed)]
+                held_out |= own & np.isin(self.sources, chosen)
+            elif len(known):
+                own &= ~self.unpaired_real
+                chosen = _choose(np.unique(self.groups[own]), fraction, seed)
+                held_out |= own & np.isin(self.groups, chosen)
+        rest = ~held_out & ~np.isin(self.groups, self.groups[held_out])
+        parts = self.select(rest), self.select(held_out)
         for part in parts:
-            part.require_both_classes(f"the split of {fraction:g} by {GROUP}")
+            part.require_both_classes(f"the split of {fraction:g} by source and {GROUP}")
         return parts
 
     def require_both_classes(self, name: str) -> None:
@@ -243,6 +307,12 @@ class FaceSet:
             raise FaceSetError(
                 f"{name}: no {' and no '.join(absent)} crops among {len(self)}; both are needed"
             )
+
+
+def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """About `fraction` of some names, at least one if there are any."""
+    count = max(1, round(fraction * len(names)))
+    return np.random.default_rng(seed).permutation(names)[:count]
 
 
 def decode_image(place: ImageLocation, name: str) -> np.ndarray:

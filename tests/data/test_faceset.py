@@ -27,7 +27,8 @@ def test_sources_without_fakes_are_not_held_out(face_set):
     faces = FaceSet.read(face_set)
     assert np.flatnonzero(faces.unpaired_real).tolist() == list(range(24, 48, 2))
     train, held_out = faces.split(0.25, seed=1)
-    assert (train.unpaired_real.sum(), held_out.unpaired_real.sum()) == (12, 0)
+    # Four show actors who are held out: they are on neither side.
+    assert (train.unpaired_real.sum(), held_out.unpaired_real.sum()) == (8, 0)
     assert not set(train.select(~train.unpaired_real).groups) & set(held_out.groups)
 
 
@@ -300,3 +301,67 @@ def test_a_shard_that_is_missing_is_named(sharded):
     shard_path(sharded, 1).unlink()
     with pytest.raises(FaceSetError, match=r"sharded-00001\.tar: no such shard of sharded\.csv"):
         FaceSet.read(sharded)
+
+
+def of_sources(**columns):
+    """A face set without images."""
+    table = pd.DataFrame(columns)
+    table["id"] = [f"{row:03}" for row in range(len(table))]
+    return FaceSet(table, [None] * len(table))
+
+
+def test_split_holds_out_sources_where_fakes_are_of_several():
+    sources = np.repeat([f"s{number}" for number in range(20)], 6)
+    labels = np.where(np.arange(120) % 6 < 3, "REAL", "FAKE")
+    labels[60:] = "REAL"  # ten sources have no fakes
+    faces = of_sources(label=labels, source=sources, actor_group=sources)
+    rest, held_out = faces.split(0.2, seed=1)
+    assert set(rest.sources).isdisjoint(held_out.sources)
+    assert len(set(held_out.sources)) == 4
+    assert held_out.unpaired_real.sum() == 2 * 6
+    assert len(rest) + len(held_out) == 120
+
+
+def test_split_leaves_actors_of_held_out_sources_out_of_both_sides():
+    sources = np.repeat(list("abcd"), 6)
+    groups = np.arange(24).astype(str)
+    groups[::6] = "known everywhere"
+    faces = of_sources(label=["REAL", "FAKE"] * 12, source=sources, actor_group=groups)
+    rest, held_out = faces.split(0.25)
+    assert "known everywhere" in held_out.groups
+    assert set(rest.groups).isdisjoint(held_out.groups)
+    assert len(rest) == 24 - 6 - 3
+
+
+def test_split_treats_each_face_set_by_itself():
+    by_actor = of_sources(label=["REAL", "FAKE"] * 10, actor_group=np.arange(20) // 2)
+    real_only = of_sources(label=["REAL"] * 5, source=["p"] * 5)
+    real_only.table["id"] = [f"p{row}" for row in range(5)]
+    _, held_out = FaceSet.join([by_actor, real_only]).split(0.2)
+    assert len(held_out) == 4
+    assert set(held_out.sources) == {""}
+
+
+def test_partners_are_originals_and_crops_of_the_same_scene():
+    faces = of_sources(
+        label=["REAL", "FAKE", "FAKE", "REAL", "REAL", "FAKE"],
+        original=["000", "000", "gone", None, None, None],
+        pair=["", "", "", "scene", "scene", "scene"],
+        frame=[0, 0, 0, 10, 40, 30],
+    )
+    assert {row: found.tolist() for row, found in faces.partners().items()} == {1: [0], 5: [4]}
+
+
+def test_join_tells_face_sets_apart_and_fills_in_groups():
+    first = of_sources(label=["REAL", "FAKE"], actor_group=["a", "b"])
+    second = of_sources(label=["REAL"])
+    second.table["id"] = "alone"
+    joined = FaceSet.join([first, second])
+    assert joined.face_sets.tolist() == [0, 0, 1]
+    assert joined.groups.tolist() == ["a", "b", "alone"]
+
+
+def test_reconstructions_do_not_pair_a_source():
+    faces = of_sources(label=["REAL", "FAKE"], source=["s", "s"], kind=[None, "reconstruction"])
+    assert faces.reconstructed.tolist() == [False, True]
+    assert faces.unpaired_real.tolist() == [True, False]

@@ -1,0 +1,124 @@
+"""Small image autoencoders, and the discriminator that some of them are trained against.
+
+They stand in for the generators of talking heads and of re-enactment: what these leave in a
+picture comes from how they enlarge it, from how little they know of it, and from the loss that
+they were trained with. So the autoencoders differ in just these.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+GROUPS = 8
+UPSAMPLINGS = ("nearest", "bilinear", "transposed", "shuffle")
+
+
+@dataclass(frozen=True)
+class AutoencoderSpec:
+    """What an autoencoder is built from.
+
+    Args:
+        upsampling: How the decoder doubles the size: `nearest` or `bilinear` interpolation and a
+            convolution, a `transposed` convolution (Zeiler et al. 2010), or a pixel `shuffle`
+            (Shi et al. 2016).
+        stride: Pixels of the image per position of the latent, a power of two.
+        latent_channels: Numbers per position of the latent: the fewer, the less it knows.
+        width: Channels of the first layer, a multiple of 8; deeper layers have twice as many.
+        adversarial: Whether it is trained against a discriminator too.
+    """
+
+    upsampling: str
+    stride: int
+    latent_channels: int
+    width: int = 32
+    adversarial: bool = False
+
+
+class Autoencoder(nn.Module):
+    """A convolutional encoder and decoder without connections between them.
+
+    Takes and returns float32 RGB of shape (batch, 3, height, width) in -1 to 1; the sides must be
+    multiples of the stride.
+
+    Example:
+        >>> net = Autoencoder(AutoencoderSpec("shuffle", stride=8, latent_channels=16))
+        >>> net(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 3, 64, 64])
+    """
+
+    def __init__(self, spec: AutoencoderSpec):
+        super().__init__()
+        doublings = spec.stride.bit_length() - 1
+        if spec.upsampling not in UPSAMPLINGS or spec.stride != 2**doublings or not doublings:
+            raise ValueError(
+                f"an autoencoder needs one of {', '.join(UPSAMPLINGS)} and a stride of 2, 4, 8..., "
+                f"not {spec.upsampling!r} and {spec.stride}"
+            )
+        wide = 2 * spec.width
+        encoder: list[nn.Module] = [nn.Conv2d(3, spec.width, 3, padding=1)]
+        channels = spec.width
+        for _ in range(doublings):
+            encoder += [nn.Conv2d(channels, wide, 4, stride=2, padding=1), ResidualBlock(wide)]
+            channels = wide
+        self.encoder = nn.Sequential(*encoder, nn.Conv2d(wide, spec.latent_channels, 1))
+        decoder: list[nn.Module] = [nn.Conv2d(spec.latent_channels, wide, 3, padding=1)]
+        for step in range(doublings):
+            channels = spec.width if step == doublings - 1 else wide
+            decoder += [ResidualBlock(wide), _enlarge(spec.upsampling, wide, channels)]
+        self.decoder = nn.Sequential(
+            *decoder, nn.SiLU(), nn.Conv2d(spec.width, 3, 3, padding=1), nn.Tanh()
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Reconstruct images."""
+        return self.decoder(torch.tanh(self.encoder(images)))
+
+
+class ResidualBlock(nn.Module):
+    """A convolution with group normalisation (Wu & He 2018), added to its input."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.change = nn.Sequential(
+            nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
+        )
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Add the change."""
+        return values + self.change(values)
+
+
+class PatchDiscriminator(nn.Module):
+    """Says of each patch of an image how real it looks (Isola et al. 2017).
+
+    Takes RGB of shape (batch, 3, height, width) in -1 to 1, returns (batch, 1, height/8, width/8).
+    """
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
+            nn.GroupNorm(GROUPS, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 2 * width, 4, stride=2, padding=1),
+            nn.GroupNorm(GROUPS, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 3, padding=1),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Judge each patch; positive is real."""
+        return self.layers(images)
+
+
+def _enlarge(upsampling: str, channels: int, out: int) -> nn.Module:
+    """Twice the size, `out` channels."""
+    if upsampling == "transposed":
+        return nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1)
+    if upsampling == "shuffle":
+        return nn.Sequential(nn.Conv2d(channels, 4 * out, 3, padding=1), nn.PixelShuffle(2))
+    interpolate = nn.Upsample(scale_factor=2, mode=upsampling)
+    return nn.Sequential(interpolate, nn.Conv2d(channels, out, 3, padding=1))
