@@ -34,6 +34,11 @@ WAVE_HEIGHT = 0.08
 SOFTNESS = (0.01, 0.06)
 # How much of the blended face is seen; most often all.
 OPACITIES = (0.5, 0.75, 1.0, 1.0, 1.0)
+# Of fakes with a reconstruction in them: how many are the reconstruction as a whole, in how many of
+# the others its look is changed too, and how many REAL crops are shrunk as it was.
+WHOLE = 0.4
+CHANGED = 0.4
+SHRUNK_ALIKE = 0.5
 Option = TypeVar("Option")
 
 
@@ -83,6 +88,42 @@ def self_blend(crops: torch.Tensor, generator: torch.Generator | None = None) ->
         for front, back in zip(inner, outer, strict=True)
     ]
     return torch.from_numpy(np.stack(blended)).permute(0, 3, 1, 2).reshape(crops.shape)
+
+
+def blend_reconstruction(
+    real: torch.Tensor,
+    reconstruction: torch.Tensor,
+    side: int,
+    generator: torch.Generator | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make a fake of a real face and of its reconstruction by an autoencoder.
+
+    The reconstruction is the whole fake, or is blended into the real face under the masks of
+    self-blending, sometimes after its look was changed. In half of the cases the real face is
+    shrunk to the side that the reconstruction was drawn at, and enlarged again, so that a lack of
+    sharpness alone does not tell them apart.
+
+    Args:
+        real: RGB uint8 of shape (3, size, size).
+        reconstruction: RGB uint8 of shape (3, size, size), in the same place.
+        side: Pixels that the reconstruction was drawn at.
+        generator: Of all that is drawn; None for torch's global one.
+
+    Returns:
+        The real face and the fake, RGB uint8 of shape (3, size, size).
+    """
+    draw = _Draw(generator)
+    outer, inner = (image.permute(1, 2, 0).contiguous().numpy() for image in (real, reconstruction))
+    if side < outer.shape[0] and draw.number(0, 1) < SHRUNK_ALIKE:
+        outer = _shrink_and_enlarge(outer, side)
+    fake = inner
+    if draw.number(0, 1) >= WHOLE:
+        if draw.number(0, 1) < CHANGED:
+            inner = _move(_change_look(inner[None], draw), draw)[0]
+        mask = _mask(outer.shape[0], draw) * draw.choose(OPACITIES)
+        fake = cv2.blendLinear(inner, outer, mask, 1 - mask)
+    pair = (torch.from_numpy(image).permute(2, 0, 1).contiguous() for image in (outer, fake))
+    return next(pair), next(pair)
 
 
 class _Draw:

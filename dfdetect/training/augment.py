@@ -132,6 +132,17 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
     return v2.Compose([v2.RandomHorizontalFlip(), *changes])
 
 
+def matching_compression() -> nn.Module:
+    """What reconstructions and the REAL crops beside them go through first, alike.
+
+    A REAL crop carries the grain of its codec, which a reconstruction lacks: without this, clean
+    would be learnt as FAKE. (Chen et al., "Dual Data Alignment Makes AI-Generated Image Detector
+    Easier Generalizable", NeurIPS 2025, on the same trap.)
+    """
+    compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
+    return v2.RandomApply([compression], p=0.75)
+
+
 def _framing(degrees: float, shift: float, zoom: tuple[float, float]) -> list[nn.Module]:
     affine = v2.RandomAffine(
         degrees, (shift, shift), zoom, interpolation=v2.InterpolationMode.BILINEAR

@@ -1,17 +1,43 @@
-"""Face sets -> crops or clips, as a model takes them."""
+"""Face sets -> what a model takes: crops or clips, recorded ones and fakes made of REAL ones."""
 
 from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from dfdetect.data.faceset import FaceSet
-from dfdetect.data.self_blend import self_blend
+from dfdetect.data.self_blend import blend_reconstruction, self_blend
 from dfdetect.faces.clips import make_clip, still_clip
 from dfdetect.faces.crops import to_tensor
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Role(Enum):
+    """What becomes of a crop before it is augmented."""
+
+    RECORDED = "as it is"
+    SELF_BLENDED = "a fake, blended from the REAL crop itself"
+    RECONSTRUCTED = "a fake, with a reconstruction of the REAL crop in it"
+    MATCHED = "the REAL crop, resized and compressed as the reconstruction beside it"
+
+
+class Item(NamedTuple):
+    """One entry of a batch.
+
+    Attributes:
+        position: Of the crop or clip in the dataset.
+        seed: Of all that is drawn for it. A fake and the REAL item that it is made of have the same
+            seed: they are augmented alike.
+        role: What becomes of it.
+    """
+
+    position: int
+    seed: int
+    role: Role = Role.RECORDED
 
 
 class ClipDataset(Dataset):
@@ -24,44 +50,86 @@ class ClipDataset(Dataset):
         length: Crops in a clip; 1 for image models, which see every crop by itself. A clip model
             sees crops of one track in a row, and a crop without a track as moved copies of it.
         jitter: Whether these copies are moved anew each time, as for training.
+        reconstructions: A face set whose rows name REAL crops of `faces` as their `original`; for
+            image models.
+        compression: Applied to reconstructions and to the REAL crops beside them before the
+            transform: a reconstruction lacks the grain that a codec has left in its original.
 
-    Items are uint8 (3, size, size), or (length, 3, size, size) for clips, and 0.0 or 1.0. The item
-    at `position + len(dataset)` is a self-blended fake of that at `position`. A pair of a position
-    and a seed may be given instead: then what is drawn depends on nothing but these.
+    Items are uint8 (3, size, size), or (length, 3, size, size) for clips, and 0.0 or 1.0. They are
+    asked for by an `Item`, or by a position alone.
     """
 
-    def __init__(self, faces: FaceSet, transform: Transform, length: int = 1, jitter: bool = True):
+    def __init__(
+        self,
+        faces: FaceSet,
+        transform: Transform,
+        length: int = 1,
+        jitter: bool = True,
+        reconstructions: FaceSet | None = None,
+        compression: Transform | None = None,
+    ):
         self.faces = faces
         self.transform = transform
         self.length = length
         self.jitter = jitter
+        self.reconstructions = reconstructions
+        self.compression = compression or torch.nn.Identity()
         self.clips = faces.clips(length)
         first = np.array([rows[0] for rows in self.clips])
         self.labels = faces.labels[first]
+        self.face_sets = faces.face_sets[first]
+        self.sources = faces.sources[first]
         self.unpaired_real = faces.unpaired_real[first]
         self.shards = faces.shards[first]
+        self.partners = faces.partners() if length == 1 else {}
+        self._made_of = _by_original(faces, reconstructions) if length == 1 else {}
+        self.has_reconstruction = np.isin(np.arange(len(self.clips)), list(self._made_of))
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> tuple[torch.Tensor, float]:
+    def __getitem__(self, item: int | Item) -> tuple[torch.Tensor, float]:
         if isinstance(item, int):
-            return self._make(item)
-        position, seed = item
+            return self._make(Item(item, 0))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self._make(position)
+            torch.manual_seed(item.seed)
+            return self._make(item)
 
-    def _make(self, position: int) -> tuple[torch.Tensor, float]:
-        blended, position = divmod(position, len(self))
+    def _make(self, item: Item) -> tuple[torch.Tensor, float]:
+        position, seed, role = item
         rows = self.clips[position]
         crops = torch.stack([to_tensor(self.faces.image(row)) for row in rows])
-        if blended:
-            crops = self_blend(crops)
+        label = float(self.labels[position])
+        # What a pair is made by has a generator of its own, so that both are augmented alike.
+        generator = torch.Generator().manual_seed(seed)
+        if role is Role.SELF_BLENDED:
+            crops, label = self_blend(crops, generator), 1.0
+        elif role in (Role.RECONSTRUCTED, Role.MATCHED):
+            real, fake = self._pair_with_reconstruction(position, crops[0], generator)
+            made = role is Role.RECONSTRUCTED
+            crops, label = self.compression((fake if made else real)[None]), float(made)
         images = self.transform(crops)
-        label = 1.0 if blended else float(self.labels[position])
         if len(rows) > 1:
             return images, label
         if self.length > 1 and self.jitter:
             return still_clip(images[0], self.length, torch.default_generator), label
         return make_clip([images[0]], self.length), label
+
+    def _pair_with_reconstruction(
+        self, position: int, real: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The REAL crop and a fake made of it with one of its reconstructions."""
+        assert self.reconstructions is not None
+        rows = self._made_of[position]
+        row = rows[int(torch.randint(len(rows), (), generator=generator))]
+        drawn = to_tensor(self.reconstructions.image(row))
+        side = int(self.reconstructions.table["side"].iloc[row])
+        return blend_reconstruction(real, drawn, side, generator)
+
+
+def _by_original(faces: FaceSet, reconstructions: FaceSet | None) -> dict[int, list[int]]:
+    """Rows of reconstructions, by the row of their original."""
+    if reconstructions is None:
+        return {}
+    made = reconstructions.table.groupby("original").indices
+    return {row: made[name].tolist() for row, name in enumerate(faces.table["id"]) if name in made}

@@ -1,123 +1,223 @@
-"""Which items of a data set are in which batch."""
+"""Which crops stand together in a batch."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
 # Shards that are read at a time: random places in them are as fast as the memory they fit into.
 OPEN_SHARDS = 16
 
 
-class BalancedSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of positions and seeds, half REAL, half FAKE.
+class BalancedSampler(Sampler[list[Item]]):
+    """Batches of items, half REAL, half FAKE.
 
-    An epoch shows each REAL item once, or each FAKE one where those are rarer, and as many of the
-    other class, drawn anew. The last, incomplete batch is left out, unless it is the only one.
+    **Face sets** share either half by their weights, as far as they have that class. Within a face
+    set, a source is drawn first, by the square root of its size, and then its next item: sources
+    are very unequal, and a large one must not be learnt by heart.
+
+    **Fakes that are made of REAL items of the same batch** fill the shares `self_blend_share` and
+    `reconstruction_share` of the FAKE half; each has the seed of its REAL item, and is augmented as
+    that one is. Every REAL item of a source that has no FAKE ones gets such a fake whatever the
+    shares say: otherwise its source would give REAL away.
+
+    **Recorded fakes** fill the rest. A share of them, `pair_share`, bring the REAL item that they
+    were made of (or one of the same scene) in place of another, where they have one; both have the
+    same seed too.
+
+    An epoch has `epoch_items` items. By default each REAL item is shown once where all are of one
+    source, or each FAKE one where those are rarer. The last, incomplete batch is left out, unless
+    it is the only one.
 
     Face sets of many shards are read in a streaming order: a few shards at a time, drawn at random,
     and the items of these in any order.
 
     Args:
-        labels: 1 for FAKE, 0 for REAL, shape (n,).
-        batch_size: Positions in a batch.
+        dataset: The items.
+        batch_size: Items in a batch.
         seed: Of the order.
-        self_blend_share: Share of the FAKE half that is made by self-blending REAL items of the
-            same batch, each beside its original; their positions are moved by n, as `ClipDataset`
-            takes them.
-        unpaired_real: Which items are of a source that has no fakes, shape (n,). Each of them
-            stands beside a fake of itself, whatever `self_blend_share` says: else their source
-            gives REAL away.
-        shards: Number of the shard that holds each item, shape (n,).
+        weights: Two for each face set of the dataset, for its REAL and for its FAKE items; all the
+            same if None.
+        self_blend_share: Share of the FAKE half.
+        reconstruction_share: Share of the FAKE half.
+        pair_share: Share of the recorded fakes.
+        epoch_items: Items in an epoch, or 0 for the default.
         context: The processes that train together, each of which gets its part of every batch.
 
     Raises:
-        ValueError: A batch has fewer items than there are processes.
+        ValueError: A batch has fewer items than there are processes, or the weights do not fit.
     """
 
     def __init__(
         self,
-        labels: np.ndarray,
+        dataset: ClipDataset,
         batch_size: int,
         seed: int,
+        *,
+        weights: Sequence[tuple[float, float]] | None = None,
         self_blend_share: float = 0.0,
-        unpaired_real: np.ndarray | None = None,
-        shards: np.ndarray | None = None,
+        reconstruction_share: float = 0.0,
+        pair_share: float = 0.0,
+        epoch_items: int = 0,
         context: DistributedContext = ONE_PROCESS,
     ):
-        self.shards = np.zeros(len(labels), int) if shards is None else shards
-        self.context = context
-        unpaired_real = np.zeros(len(labels), bool) if unpaired_real is None else unpaired_real
-        self.unpaired_real = np.flatnonzero(unpaired_real)
-        self.real = np.flatnonzero((labels == 0) & ~unpaired_real)
-        self.fake = np.flatnonzero(labels == 1)
-        self.blend_offset = len(labels)
+        self.dataset = dataset
         self.seed = seed
+        self.self_blend_share = self_blend_share
+        self.reconstruction_share = reconstruction_share
+        self.pair_share = pair_share
+        self.context = context
         self.epoch = 0
         self.start = 0  # batches of the epoch that are passed over
-        half = max(1, batch_size // 2)
-        if self._steps(half, self_blend_share) == 0:
-            half = min(len(self.real) + len(self.unpaired_real), len(self.fake))
-        self.steps = self._steps(half, self_blend_share)
-        self.half = half
-        self.batch = 2 * half
+        counts = np.bincount(dataset.labels, minlength=2)
+        made = self_blend_share + reconstruction_share
+        made = max(made, _unpaired_share(dataset)) if dataset.unpaired_real.any() else made
+        epoch_half = epoch_items // 2 or min(counts[0], int(counts[1] / max(1e-9, 1 - made)))
+        self.half = max(1, min(batch_size // 2, epoch_half))
+        self.batch = 2 * self.half
+        self.steps = epoch_half // self.half
         if self.batch < context.world_size:
             raise ValueError(
                 f"batches of {self.batch} items are too few for {context.world_size} processes: "
-                "give a larger --batch-size, or start fewer"
+                "give a larger batch_size, or start fewer"
             )
-
-    def _steps(self, half: int, self_blend_share: float) -> int:
-        """Set how many items of each kind a batch has; the number of batches in an epoch."""
-        share = len(self.unpaired_real) / (len(self.unpaired_real) + len(self.real))
-        self.unpaired_in_batch = round(half * share)
-        self.blended = max(self.unpaired_in_batch, round(self_blend_share * half))
-        wanted = (
-            (self.unpaired_real, self.unpaired_in_batch),
-            (self.real, half - self.unpaired_in_batch),
-            (self.fake, half - self.blended),
-        )
-        return min(len(rows) // count for rows, count in wanted if count)
+        sets = int(dataset.face_sets.max()) + 1
+        self.weights = np.asarray(weights or [(1.0, 1.0)] * sets, np.float64)
+        if len(self.weights) < sets or not (self.weights > 0).all():
+            raise ValueError(
+                f"{sets} face sets need as many pairs of weights above 0, not {weights}"
+            )
 
     def __len__(self) -> int:
         return self.steps
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Item]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         turns = self._turns(generator)
-        unpaired_real, real, fake = (
-            _in_turns(generator.permutation(rows), turns)
-            for rows in (self.unpaired_real, self.real, self.fake)
+        real, fake = (
+            _Pool(self.dataset, label, self.weights[:, label], turns, generator) for label in (0, 1)
         )
         for step in range(self.steps):
-            # Unpaired ones first: they are those that are blended in any case.
-            reals = np.concatenate(
-                [
-                    _part(unpaired_real, self.unpaired_in_batch, step),
-                    _part(real, self.half - self.unpaired_in_batch, step),
-                ]
-            )
-            fakes = _part(fake, self.half - self.blended, step)
-            blended = reals[: self.blended] + self.blend_offset
-            batch = np.concatenate([reals, fakes, blended])
-            seeds = generator.integers(2**31, size=len(batch))
-            if step < self.start:
-                continue
-            yield self.context.shard(list(zip(batch.tolist(), seeds.tolist(), strict=True)))
+            batch = self._batch(real, fake, generator)
+            if step >= self.start:
+                yield self.context.shard(batch)
+
+    def _batch(self, real: "_Pool", fake: "_Pool", generator: np.random.Generator) -> list[Item]:
+        reals = real.draw(self.half)
+        unpaired = self.dataset.unpaired_real[reals]
+        wanted = round((self.self_blend_share + self.reconstruction_share) * self.half)
+        made = max(int(unpaired.sum()), wanted) if len(fake) else self.half
+        order = np.argsort(~unpaired, kind="stable")  # those whose source has no fakes come first
+        reals = reals[order]
+        seeds = generator.integers(2**31, size=self.half).tolist()
+        roles = self._roles(reals[:made], generator)
+        items = [
+            Item(int(position), seed, Role.MATCHED if role is Role.RECONSTRUCTED else Role.RECORDED)
+            for position, seed, role in zip(reals, seeds, roles, strict=False)
+        ]
+        fakes = [
+            Item(item.position, item.seed, role) for item, role in zip(items, roles, strict=True)
+        ]
+        spare = {
+            slot: int(position) for slot, position in enumerate(reals[made:].tolist(), start=made)
+        }
+        for position in fake.draw(self.half - made).tolist():
+            fakes.append(Item(position, int(generator.integers(2**31))))
+            partners = self.dataset.partners.get(position, ())
+            slot = self._slot_for(position, spare)
+            if len(partners) and slot is not None and generator.random() < self.pair_share:
+                del spare[slot]
+                items.append(Item(int(generator.choice(partners)), fakes[-1].seed))
+        items += [Item(position, seeds[slot]) for slot, position in spare.items()]
+        return items + fakes
+
+    def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
+        """A REAL item of the fake's face set that another may take the place of."""
+        face_sets = self.dataset.face_sets
+        for slot, position in spare.items():
+            if face_sets[position] == face_sets[fake]:
+                return slot
+        return None
+
+    def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
+        """How a fake is made of each of some REAL items."""
+        share = self.reconstruction_share / max(
+            1e-9, self.self_blend_share + self.reconstruction_share
+        )
+        redrawn = self.dataset.has_reconstruction[reals]
+        redrawn &= generator.random(len(reals)) < share
+        return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
         """When each item's shard has its turn, shape (n,)."""
-        found, numbers = np.unique(self.shards, return_inverse=True)
+        found, numbers = np.unique(self.dataset.shards, return_inverse=True)
         if len(found) <= OPEN_SHARDS:
             return np.zeros(len(numbers), int)
         return (generator.permutation(len(found)) // OPEN_SHARDS)[numbers]
 
 
-def _in_turns(rows: np.ndarray, turns: np.ndarray) -> np.ndarray:
-    return rows[np.argsort(turns[rows], kind="stable")]
+class _Pool:
+    """The items of one class: face sets by weight, sources by the root of their size, then items.
+
+    The items of a source come in turns, each once before any comes again.
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        label: int,
+        weights: np.ndarray,
+        turns: np.ndarray,
+        generator: np.random.Generator,
+    ):
+        self.generator = generator
+        self.turns = turns
+        rows = np.flatnonzero(dataset.labels == label)
+        by_source = defaultdict(list)
+        for row in rows.tolist():
+            by_source[int(dataset.face_sets[row]), str(dataset.sources[row])].append(row)
+        self.queues = [_Queue(np.array(items), turns, generator) for items in by_source.values()]
+        set_of = np.array([number for number, _ in by_source], dtype=int)
+        sizes = np.sqrt([len(items) for items in by_source.values()])
+        per_set = np.bincount(set_of, sizes, minlength=len(weights))
+        self.chances = weights[set_of] * sizes / per_set[set_of] if len(rows) else np.zeros(0)
+        self.count = len(rows)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def draw(self, count: int) -> np.ndarray:
+        """Positions of items; how many are of each source is as near to its chance as can be."""
+        if count == 0:
+            return np.zeros(0, int)
+        edges = np.cumsum(self.chances / self.chances.sum())
+        # Systematic sampling (Kitagawa 1996): one draw for the whole batch.
+        places = (np.arange(count) + self.generator.random()) / count
+        sources = np.minimum(np.searchsorted(edges, places), len(self.queues) - 1)
+        return np.array([self.queues[source].next() for source in sources.tolist()])
 
 
-def _part(rows: np.ndarray, count: int, step: int) -> np.ndarray:
-    return rows[step * count : (step + 1) * count]
+class _Queue:
+    """Items in a random order, drawn anew at each end."""
+
+    def __init__(self, items: np.ndarray, turns: np.ndarray, generator: np.random.Generator):
+        self.items = items
+        self.turns = turns
+        self.generator = generator
+        self.left: list[int] = []
+
+    def next(self) -> int:
+        """The next item."""
+        if not self.left:
+            items = self.generator.permutation(self.items)
+            self.left = items[np.argsort(self.turns[items], kind="stable")][::-1].tolist()
+        return self.left.pop()
+
+
+def _unpaired_share(dataset: ClipDataset) -> float:
+    """Share of the REAL items whose source has no FAKE ones."""
+    return float(dataset.unpaired_real[dataset.labels == 0].mean())

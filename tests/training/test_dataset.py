@@ -1,4 +1,5 @@
 import cv2
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch.utils.data import DataLoader
 
 from dfdetect.data.faceset import FaceSet
 from dfdetect.training.augment import training_transform
-from dfdetect.training.dataset import ClipDataset
+from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.sampler import BalancedSampler
 
@@ -72,33 +73,90 @@ def test_still_copies_move_anew_in_training_alone(tracks):
     assert torch.equal(still[0][0], still[0][0])
 
 
-def test_blended_items_are_fakes_of_real_ones(face_set):
-    faces = FaceSet.read(face_set)
-    dataset = ClipDataset(faces, nn.Identity())
-    (real, no), (fake, yes) = dataset[0], dataset[48]
+def test_self_blended_items_are_fakes_of_real_ones(face_set):
+    dataset = ClipDataset(FaceSet.read(face_set), nn.Identity())
+    real, no = dataset[Item(0, 5)]
+    fake, yes = dataset[Item(0, 5, Role.SELF_BLENDED)]
     assert (no, yes) == (0.0, 1.0)
     assert fake.shape == real.shape
     assert 0 < (fake.int() - real.int()).abs().float().mean() < 60
 
 
-def test_what_is_drawn_for_an_item_depends_on_its_seed_alone(face_set):
+@pytest.fixture
+def with_reconstructions(face_set):
+    """The face set, and reconstructions of its REAL crops that are all black."""
+    faces = FaceSet.read(face_set)
+    real = faces.table[faces.table["label"] == "REAL"]
+    folder = face_set.parent / "redrawn"
+    folder.mkdir()
+    for row, name in real["id"].items():
+        cv2.imwrite(str(folder / f"{name}-x.png"), np.zeros_like(faces.image(row)))
+    made = {"id": real["id"] + "-x", "label": "FAKE", "original": real["id"]}
+    made |= {"kind": "reconstruction", "side": 24}
+    pd.DataFrame(made).to_csv(folder.with_suffix(".csv"), index=False)
+    return faces, FaceSet.read(folder.with_suffix(".csv"))
+
+
+def test_reconstructed_items_hold_the_reconstruction_and_match_their_original(with_reconstructions):
+    faces, made = with_reconstructions
+    dataset = ClipDataset(faces, nn.Identity(), reconstructions=made)
+    assert dataset.has_reconstruction.tolist() == (faces.labels == 0).tolist()
+    whole = shrunk = 0
+    for seed in range(40):
+        original, _ = dataset[Item(0, seed)]
+        real, no = dataset[Item(0, seed, Role.MATCHED)]
+        fake, yes = dataset[Item(0, seed, Role.RECONSTRUCTED)]
+        assert (no, yes) == (0.0, 1.0)
+        whole += bool((fake == 0).all())
+        # Beside a mask, the fake is the REAL crop beside it, pixel by pixel.
+        assert bool((fake == 0).all()) or torch.equal(fake[:, 0, 0], real[:, 0, 0])
+        assert (fake.float().mean() - real.float().mean()).item() < 0
+        shrunk += not torch.equal(original, real)
+    assert 8 <= whole <= 26
+    assert 10 <= shrunk <= 30
+
+
+def test_reconstructed_items_are_compressed_as_their_originals(with_reconstructions):
+    faces, made = with_reconstructions
+    seen = []
+
+    def compression(images):
+        seen.append(torch.rand(()).item())
+        return images
+
+    dataset = ClipDataset(faces, nn.Identity(), reconstructions=made, compression=compression)
+    for role in (Role.MATCHED, Role.RECONSTRUCTED):
+        dataset[Item(0, 9, role)]
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    dataset[Item(0, 9)]
+    assert len(seen) == 2
+
+
+def test_items_of_one_seed_are_augmented_alike(face_set):
+    dataset = ClipDataset(FaceSet.read(face_set), lambda images: torch.rand(images.shape))
+    drawn = [dataset[Item(0, 4, role)][0] for role in (Role.RECORDED, Role.SELF_BLENDED)]
+    assert torch.equal(*drawn)
+
+
+def test_items_depend_on_their_seed_alone(face_set):
     dataset = ClipDataset(FaceSet.read(face_set), training_transform(32))
-    first, label = dataset[3, 7]
+    first, label = dataset[Item(3, 7)]
     state = torch.get_rng_state()
-    assert torch.equal(first, dataset[3, 7][0])
+    assert torch.equal(first, dataset[Item(3, 7)][0])
     assert torch.equal(state, torch.get_rng_state())
     assert label == dataset[3][1]
-    assert not torch.equal(first, dataset[3, 8][0])
+    assert not torch.equal(first, dataset[Item(3, 8)][0])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_crops_are_the_same_whoever_makes_them(face_set, workers):
+def test_items_are_the_same_in_any_number_of_processes(face_set, workers):
     dataset = ClipDataset(FaceSet.read(face_set), training_transform(32))
-    whole = BalancedSampler(dataset.labels, 8, seed=0)
+    whole = BalancedSampler(dataset, 8, seed=0)
     expected = list(DataLoader(dataset, batch_sampler=whole))
     parts = []
     for rank in range(3):
-        own = BalancedSampler(dataset.labels, 8, seed=0, context=DistributedContext(rank, 3))
+        own = BalancedSampler(dataset, 8, seed=0, context=DistributedContext(rank, 3))
         parts.append(list(DataLoader(dataset, batch_sampler=own, num_workers=workers)))
     for number, (images, labels) in enumerate(expected):
         for rank in range(3):
