@@ -153,3 +153,107 @@ def bootstrap_intervals(
         for name, values in drawn.items()
         if values
     }
+
+
+def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """Weights by which each class counts one half and, within a class, each source the same.
+
+    Sources are very unequal in size; without such weights the largest would decide.
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
+        sources: Name of the source of each, shape (n,).
+
+    Returns:
+        float64 of shape (n,), summing to 1. A single class counts as a whole.
+
+    Example:
+        >>> vote_weights(np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "a"]))
+        array([0.125, 0.125, 0.25 , 0.5  ])
+    """
+    labels = np.asarray(labels)
+    keys = np.char.add(labels.astype(str), np.char.add(":", np.asarray(sources).astype(str)))
+    _, codes, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    weights = 1.0 / sizes[codes]
+    for label in (0, 1):
+        weights[labels == label] /= max(1e-300, weights[labels == label].sum())
+    return weights / weights.sum()
+
+
+def voted_metrics(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    sources: np.ndarray,
+    kinds: np.ndarray | None = None,
+    scenes: np.ndarray | None = None,
+) -> dict[str, float]:
+    """Score probabilities of FAKE where each source has one vote, as in `vote_weights`.
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
+        probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
+        sources: Name of the source of each, shape (n,).
+        kinds: The kind of each fake (swap, lipsync...), empty where it is not known.
+        scenes: Equal for videos of one scene, REAL and FAKE; empty where there are no others.
+
+    Returns:
+        `real_sources` and `fake_sources`, their numbers; `log_loss`; `auc`; `false_alarm_rate` and
+        `found_rate`, the shares of REAL and of FAKE above 0.5; `balanced_accuracy`, which is 0.5
+        for a constant answer; `found_KIND` for each kind; `pairs`, the number of scenes that have
+        both classes; and `pairs_in_order`, in what share of the comparisons within these FAKE has
+        the higher probability, each scene one vote. What cannot be said is NaN.
+
+    Example:
+        >>> voted_metrics(np.array([0, 1]), np.array([0.2, 0.8]), np.array(["a", "b"]))["auc"]
+        1.0
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    weights = vote_weights(labels, sources)
+    real, fake = labels == 0, labels == 1
+    above = probabilities > THRESHOLD
+
+    def share(rows: np.ndarray) -> float:
+        """The share of sources' votes that is above the threshold."""
+        if not rows.any():
+            return float("nan")
+        return float(np.average(above[rows], weights=vote_weights(labels[rows], sources[rows])))
+
+    both = real.any() and fake.any()
+    false_alarms, found = share(real), share(fake)
+    scores = {
+        "real_sources": len(np.unique(sources[real])),
+        "fake_sources": len(np.unique(sources[fake])),
+        "log_loss": weighted_log_loss(labels, probabilities, weights),
+        "auc": (
+            float(roc_auc_score(labels, probabilities, sample_weight=weights))
+            if both
+            else float("nan")
+        ),
+        "false_alarm_rate": false_alarms,
+        "found_rate": found,
+        "balanced_accuracy": (1 - false_alarms + found) / 2,
+    }
+    if kinds is not None:
+        for kind in np.unique(kinds[fake & (kinds != "")]).tolist():
+            scores[f"found_{kind}"] = share(fake & (kinds == kind))
+    if scenes is not None:
+        orders = _orders(labels, probabilities, scenes)
+        scores["pairs"] = len(orders)
+        scores["pairs_in_order"] = float(np.mean(orders)) if orders else float("nan")
+    return scores
+
+
+def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
+    """Log loss in nats, of weights as `vote_weights` gives them."""
+    return float(log_loss(labels, probabilities, sample_weight=weights, labels=[0, 1]))
+
+
+def _orders(labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray) -> list[float]:
+    """For each scene of both classes, in what share of its pairs FAKE is above REAL."""
+    orders = []
+    for scene in np.unique(scenes[scenes != ""]):
+        rows = scenes == scene
+        real, fake = (probabilities[rows & (labels == label)] for label in (0, 1))
+        if len(real) and len(fake):
+            orders.append(float((fake[:, None] > real[None, :]).mean()))
+    return orders

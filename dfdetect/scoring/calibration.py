@@ -22,7 +22,9 @@ class Calibration:
         return self.scale * np.asarray(logits, dtype=np.float64) + self.bias
 
 
-def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+def fit_calibration(
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+) -> Calibration:
     """Fit Platt scaling by maximum likelihood, each class weighing one half.
 
     The challenge's test videos are half REAL, so the balance of the set at hand must not leak in.
@@ -32,6 +34,7 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     Args:
         logits: Raw logits of FAKE of crops that the model was not trained on, shape (n,).
         labels: 1 for FAKE, 0 for REAL, shape (n,); both must occur.
+        weights: What each counts within its class, shape (n,); all the same if None.
 
     Raises:
         ValueError: Only one class, or the logits do not rank FAKE above REAL.
@@ -47,7 +50,9 @@ def fit_calibration(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         raise ValueError("calibration needs both REAL and FAKE crops")
     certain = (counts + 1) / (counts + 2)
     # Every crop counts as both classes: as its own nearly fully, as the other with the rest.
-    shares = np.concatenate([certain[labels], 1 - certain[labels]]) / np.tile(counts[labels], 2)
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    weights = weights / np.bincount(labels, weights)[labels]
+    shares = np.concatenate([certain[labels], 1 - certain[labels]]) * np.tile(weights, 2)
     targets = np.concatenate([labels, 1 - labels])
     fit = LogisticRegression(C=np.inf)
     fit.fit(np.tile(logits / spread, 2).reshape(-1, 1), targets, sample_weight=shares * len(labels))

@@ -25,8 +25,14 @@ class TrainConfig:
 
     architecture: str
     input_size: int = _setting(160, "side of the crops shown to the model, in pixels")
+    start_size: int = _setting(
+        0,
+        "side of the crops in the first epoch, growing to the input size by two thirds of the "
+        "epochs; 0 for the input size throughout",
+    )
     frames_per_clip: int = _setting(1, "crops of a face in a row that a clip model looks at")
     epochs: int = _setting(6, "passes over the rarer class, each with as many of the other")
+    epoch_crops: int = _setting(0, "crops or clips in an epoch instead, of both classes; 0: a pass")
     patience: int = _setting(4, "stop after so many epochs without a lower held-out log loss")
     batch_size: int = _setting(32, "crops or clips in a step, half of each class")
     learning_rate: float = _setting(6e-4, "peak of the one-cycle schedule")
@@ -40,6 +46,12 @@ class TrainConfig:
     augmentation: str = _setting("light", "light or strong changes to each crop")
     self_blend_share: float = _setting(
         0.0, "share of the FAKE crops that are self-blended REAL ones"
+    )
+    reconstruction_share: float = _setting(
+        0.0, "share of the FAKE crops that are made with reconstructions of REAL ones"
+    )
+    pair_share: float = _setting(
+        0.0, "share of the recorded FAKE crops that bring the REAL crop of the same scene along"
     )
     min_pair_difference: float = _setting(
         0.0, "leave out FAKE crops that differ less from their originals"
@@ -79,6 +91,10 @@ LIMITS = {
     "drop_rate": (0, 0.9),
     "drop_path_rate": (0, 0.9),
     "self_blend_share": (0, 0.95),
+    "reconstruction_share": (0, 0.95),
+    "pair_share": (0, 1),
+    "start_size": (0, 1024),
+    "epoch_crops": (0, 10**9),
     "ema_decay": (0, 0.99999),
     "seed": (0, 2**32 - 1),
 }

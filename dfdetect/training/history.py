@@ -22,7 +22,16 @@ def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
     figure = Figure(figsize=(8, 4), layout="constrained")
     losses, ranks = figure.subplots(1, 2)
     over = table.columns[0]
-    shown = {losses: ("train_loss", "log_loss"), ranks: ("auc", "balanced_accuracy")}
+    shown = {
+        losses: ("train_loss", "choosing_loss", "log_loss", "sources_log_loss"),
+        ranks: (
+            "auc",
+            "balanced_accuracy",
+            "sources_auc",
+            "sources_found_rate",
+            "sources_false_alarm_rate",
+        ),
+    }
     for axes, names in shown.items():
         for name in names:
             if name in table:

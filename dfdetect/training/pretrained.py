@@ -38,7 +38,7 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> None:
-    """Copy a state dict into `model`, all but the head.
+    """Copy a state dict into `model`, all but the head; that too if it is a detector's own.
 
     Tensors are taken by name or, where another library named them (torchvision, say), by position.
     Either way each must have the shape that the model expects; a fully connected layer also fits
@@ -52,7 +52,9 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     names = list(_without_counters(target))
     head = {id(parameter) for parameter in head_parameters(model)}
     heads = {name for name, parameter in model.named_parameters() if id(parameter) in head}
-    body = [name for name in names if name not in heads]
+    # A head with one output, under the same names, is one that an earlier training has left.
+    known = all(name in source and source[name].shape == target[name].shape for name in heads)
+    body = [name for name in names if known or name not in heads]
     missing = sorted(set(body) - source.keys())
     extra = sorted(source.keys() - set(names))
     if len(source) not in (len(names), len(body)):

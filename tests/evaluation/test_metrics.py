@@ -10,6 +10,8 @@ from dfdetect.evaluation.metrics import (
     calibration_error,
     metrics,
     reweighted_metrics,
+    vote_weights,
+    voted_metrics,
 )
 
 
@@ -81,3 +83,37 @@ def test_reweighting_counts_each_class_by_its_share():
     assert undecided["log_loss"] == pytest.approx(undecided["constant_log_loss"])
     with pytest.raises(ValueError, match="both classes"):
         reweighted_metrics(np.ones(3, int), np.full(3, 0.5), 0.8)
+
+
+def test_vote_weights_give_each_class_one_half_and_each_source_the_same():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    sources = np.array(["a", "a", "b", "a", "c", "c"])
+    weights = vote_weights(labels, sources)
+    assert weights.tolist() == [0.125, 0.125, 0.25, 0.25, 0.125, 0.125]
+    assert vote_weights(labels[:3], sources[:3]).tolist() == [0.25, 0.25, 0.5]
+
+
+def test_voted_metrics_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    probabilities = np.array([0.1, 0.7, 0.2, 0.6, 0.9, 0.3])
+    sources = np.array(["a", "a", "b", "a", "c", "c"])
+    kinds = np.array(["", "", "", "swap", "talking", "talking"])
+    scenes = np.array(["s", "s", "", "s", "t", ""])
+    scores = voted_metrics(labels, probabilities, sources, kinds, scenes)
+    assert (scores["real_sources"], scores["fake_sources"]) == (2, 2)
+    assert scores["false_alarm_rate"] == 0.25
+    assert scores["found_rate"] == 0.75
+    assert scores["found_swap"] == 1
+    assert scores["found_talking"] == 0.5
+    assert scores["balanced_accuracy"] == 0.75
+    # One scene has both classes; 0.6 is above one of two.
+    assert (scores["pairs"], scores["pairs_in_order"]) == (1, 0.5)
+    # 0.6 (half of FAKE) is above 3/4 of REAL, 0.9 (a quarter) above all, 0.3 (a quarter) above 3/4.
+    assert scores["auc"] == pytest.approx(0.5 * 0.75 + 0.25 + 0.25 * 0.75)
+
+
+def test_voted_metrics_of_one_class_say_what_they_can():
+    scores = voted_metrics(np.zeros(2, int), np.array([0.2, 0.9]), np.array(["a", "b"]))
+    assert scores["false_alarm_rate"] == 0.5
+    assert np.isnan(scores["auc"])
+    assert np.isnan(scores["found_rate"])

@@ -18,8 +18,18 @@ def test_initial_weights_by_name(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     save = save_file if suffix == ".safetensors" else torch.save
     save(source.state_dict(), path)
-    head = target.get_classifier().weight.clone()
     load_initial_weights(target, path)
+    assert torch.equal(target.conv_stem.weight, source.conv_stem.weight)
+    # The head of a detector, with one output, is taken too.
+    assert torch.equal(target.get_classifier().weight, source.get_classifier().weight)
+
+
+def test_initial_weights_leave_another_head(tmp_path):
+    source, target = create_model("test_efficientnet"), create_model("test_efficientnet")
+    source.reset_classifier(1000)
+    torch.save(source.state_dict(), tmp_path / "weights.pth")
+    head = target.get_classifier().weight.clone()
+    load_initial_weights(target, tmp_path / "weights.pth")
     assert torch.equal(target.conv_stem.weight, source.conv_stem.weight)
     assert torch.equal(target.get_classifier().weight, head)
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,8 @@ from dfdetect.models.registry import LINEAR_MODELS
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.training import trainer
 from dfdetect.training.config import RECIPES, TrainConfig, recipe
-from dfdetect.training.trainer import train
+from dfdetect.training.judging import Judge
+from dfdetect.training.trainer import crop_size, read_split, train
 
 TINY = TrainConfig(
     "test_efficientnet", input_size=32, epochs=6, patience=6, batch_size=8, learning_rate=3e-3
@@ -46,16 +48,42 @@ def test_the_checkpoint_says_how_it_was_made(trained):
     assert load_checkpoint(out)[1] == spec
     training = spec.training
     assert training["faces"] == ["faces.csv"]
-    assert (training["val"], training["seed"], training["epochs"]) == (0.25, 0, 6)
+    assert (training["val"], training["seed"], training["epochs"]) == ([0.25], 0, 6)
     assert training["crops"] == 36
     assert training["actor_groups"] == 9
     assert training["date"].startswith("20")
     assert spec.scores["held_out_actors"]["n"] == 12
     history = pd.read_csv(out.with_suffix(".history.csv"), index_col="epoch")
     assert history.index.tolist() == [1, 2, 3, 4, 5, 6]
-    assert spec.training["best"] == {"epoch": history["log_loss"].idxmin()}
+    assert spec.training["best"] == {"epoch": history["choosing_loss"].idxmin()}
     assert out.with_suffix(".history.png").read_bytes().startswith(b"\x89PNG")
     assert not out.with_suffix(".state.pt").exists()
+
+
+def test_actors_of_the_held_out_face_set_are_left_out_of_training(face_set, tmp_path):
+    faces = FaceSet.read(face_set)
+    folder = tmp_path / "val"
+    folder.mkdir()
+    for row in range(8, 24):
+        cv2.imwrite(str(folder / f"v{row}.png"), faces.image(row))
+    table = faces.table.iloc[8:24]
+    table = table.assign(id=[f"v{row}" for row in range(8, 24)])
+    table.to_csv(folder.with_suffix(".csv"), index=False)
+    with pytest.warns(UserWarning, match="crops of actors who are in it too are left out"):
+        rest, held_out = read_split([face_set], [folder.with_suffix(".csv")], seed=0)
+    assert set(rest.groups).isdisjoint(held_out.groups)
+    assert len(held_out) == 16
+    with pytest.raises(FaceSetError, match="12 of its actor groups are also"):
+        read_split([face_set], face_set, seed=0)
+
+
+def test_crops_grow_from_the_start_size():
+    config = TrainConfig("simple_cnn_1", epochs=9, start_size=100, input_size=160)
+    sizes = [crop_size(config, epoch) for epoch in range(9)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (96, 160)
+    assert sizes.count(160) >= 3
+    assert crop_size(TrainConfig("simple_cnn_1", input_size=64), 0) == 64
 
 
 def test_the_same_command_gives_the_same_weights(trained, face_set, tmp_path):
@@ -66,7 +94,7 @@ def test_the_same_command_gives_the_same_weights(trained, face_set, tmp_path):
 
 def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path, monkeypatch):
     out = tmp_path / "stopped.safetensors"
-    judge = trainer._judge
+    judge = Judge.judge
     calls = []
 
     def stop_in_the_second_epoch(*arguments):
@@ -75,12 +103,12 @@ def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path,
             raise KeyboardInterrupt
         return judge(*arguments)
 
-    monkeypatch.setattr(trainer, "_judge", stop_in_the_second_epoch)
+    monkeypatch.setattr(Judge, "judge", stop_in_the_second_epoch)
     with pytest.raises(KeyboardInterrupt):
         run(face_set, out)
     assert out.with_suffix(".state.pt").exists()
     assert not out.exists()
-    monkeypatch.setattr(trainer, "_judge", judge)
+    monkeypatch.setattr(Judge, "judge", judge)
     run(face_set, out, resume=True)
     assert out.read_bytes() == trained[0].read_bytes()
     assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 6
@@ -188,9 +216,11 @@ def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkey
     losses = iter([0.6, 0.5, 0.7, 0.8, 0.4])
 
     def judge(*_):
-        return Calibration(), {"log_loss": next(losses), "constant_log_loss": 0.69}
+        loss = next(losses)
+        scores = {"choosing_loss": loss, "log_loss": loss, "constant_log_loss": 0.69}
+        return Calibration(), scores
 
-    monkeypatch.setattr(trainer, "_judge", judge)
+    monkeypatch.setattr(Judge, "judge", judge)
     out = tmp_path / "early.safetensors"
     spec = run(face_set, out, replace(TINY, patience=2))
     assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 4
@@ -222,7 +252,7 @@ def test_linear_models_learn_and_are_kept_as_tensors(architecture, face_set, tmp
     spec = run(face_set, out, recipe(architecture))
     assert spec.scores["held_out_actors"]["auc"] > 0.9
     history = pd.read_csv(out.with_suffix(".history.csv"), index_col="C")
-    assert spec.training["best"]["C"] == history["log_loss"].idxmin()
+    assert spec.training["best"]["C"] == history["choosing_loss"].idxmin()
     assert set(load_file(out)) == {"head.weight", "head.bias"}
     faces = FaceSet.read(face_set)
     probabilities = load_detector(out).predict_faces([faces.image(row) for row in range(48)])

@@ -1,0 +1,50 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from dfdetect.data.faceset import FaceSet
+from dfdetect.scoring.aggregation import Aggregation
+from dfdetect.training.judging import CHOOSING, Judge
+
+
+def held_out(*rows):
+    """A face set without images: label, source, video of each crop."""
+    table = pd.DataFrame(rows, columns=["label", "source", "video"])
+    table["id"] = [f"{row:03}" for row in range(len(table))]
+    table[["track", "frame"]] = 0
+    table.loc[table["video"] == "", "video"] = None
+    return FaceSet(table, [None] * len(table))
+
+
+def test_judge_takes_the_mean_logit_of_a_track():
+    faces = held_out(*[("REAL", "", "")] * 2, *[("FAKE", "", "a")] * 3)
+    _, scores = Judge(faces, 1, Aggregation()).judge(np.array([-3, -2, -4, 3, 4.0]))
+    assert scores["n"] == 3
+    assert scores["auc"] == 1
+    assert "sources_auc" not in scores
+
+
+def test_judge_gives_each_source_one_vote_and_each_domain_one_half():
+    faces = held_out(
+        *[("REAL", "", "")] * 50,
+        *[("FAKE", "", "")] * 50,
+        *[("REAL", "large", "")] * 30,
+        ("REAL", "small", ""),
+        *[("FAKE", "other", "")] * 5,
+    )
+    logits = np.array([-2.0, 2.0] * 50)[np.argsort([0, 1] * 50, kind="stable")]
+    logits = np.concatenate([logits, [-2.0] * 30, [2.0], [2.0] * 5])
+    _, scores = Judge(faces, 1, Aggregation()).judge(logits)
+    assert scores["n"] == 100
+    assert scores["auc"] == 1
+    assert scores["sources_false_alarm_rate"] == 0.5
+    assert scores["sources_found_rate"] == 1
+    halves = scores["log_loss"], scores["sources_log_loss"]
+    assert scores[CHOOSING] == pytest.approx(np.mean(halves))
+
+
+def test_judge_leaves_a_model_that_ranks_the_wrong_way_round_as_it_is():
+    faces = held_out(*[("REAL", "", "")] * 4, *[("FAKE", "", "")] * 4)
+    calibration, scores = Judge(faces, 1, Aggregation()).judge(np.array([1.0] * 4 + [-1.0] * 4))
+    assert (calibration.scale, calibration.bias) == (1, 0)
+    assert scores["auc"] == 0
