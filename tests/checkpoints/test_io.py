@@ -47,6 +47,11 @@ def rewrite_header(path, **changes):
     save_file(load_file(path), path, metadata={"dfdetect": text})
 
 
+def test_older_names_of_the_aggregation_are_read(file):
+    rewrite_header(file, aggregation={"person": "soft_maximum", "video": "max"})
+    assert read_spec(file).aggregation == Aggregation(frames="soft_maximum", tracks="max")
+
+
 def test_all_that_is_needed_comes_back(file):
     model, spec = load_checkpoint(file)
     assert spec == SPEC == read_spec(file)
