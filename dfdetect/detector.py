@@ -240,6 +240,9 @@ class Detector:
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The model's inputs that cover a track's crops."""
         length = self.spec.frames_per_clip
+        if self.spec.mirror:
+            crops = [*crops, *crops] if len(crops) == 1 else crops
+            return [crop.flip(-1) if number % 2 else crop for number, crop in enumerate(crops)]
         if len(crops) == 1:
             return [make_clip(crops, length)]
         parts = windows(len(crops), length)
@@ -251,6 +254,8 @@ class Detector:
         A frame that is in two clips has the mean of both.
         """
         logits = self._logits(self._make_clips(crops), check)
+        if len(crops) == 1:
+            return logits.mean(keepdims=True)
         parts = windows(len(crops), self.spec.frames_per_clip)
         total, times = np.zeros(len(crops)), np.zeros(len(crops))
         for part, logit in zip(parts, logits, strict=True):
@@ -293,11 +298,7 @@ class Detector:
 
     def _video_probability(self, logits: list[np.ndarray]) -> float:
         aggregation = self.spec.aggregation
-        return float(
-            aggregation.probability(
-                aggregation.video_logit([aggregation.track_logit(one) for one in logits])
-            )
-        )
+        return float(aggregation.probability(aggregation.video_logit(logits)))
 
 
 def load_detector(

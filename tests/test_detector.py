@@ -45,6 +45,32 @@ def test_a_clip_model_sees_neighbours_in_order(clip_detector):
         clip_detector.predict_clips([frames, []])
 
 
+class LeftIsFake(torch.nn.Module):
+    """A model whose logit is by how much the left half is brighter."""
+
+    def forward(self, images):
+        left, right = images.chunk(2, dim=-1)
+        return (left.mean(dim=(1, 2, 3)) - right.mean(dim=(1, 2, 3)))[:, None]
+
+
+def test_predict_faces_and_clips_show_every_second_crop_mirrored():
+    crop = np.zeros((32, 32, 3), np.uint8)
+    crop[:, :16] = 200
+    values = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    one_way, both_ways = (
+        Detector(
+            LeftIsFake(), ModelSpec("xception", 32, **values, mirror=mirror), torch.device("cpu")
+        )
+        for mirror in (False, True)
+    )
+    assert one_way.predict_faces([crop])[0] > 0.7
+    assert both_ways.predict_faces([crop])[0] == pytest.approx(0.5)
+    assert both_ways.predict_clips([[crop, crop]])[0] == pytest.approx(0.5)
+    assert 0.5 < both_ways.predict_clips([[crop, crop, crop]])[0] < 0.7
+    with pytest.raises(ValueError, match="mirror must be true or false, and false for clips"):
+        ModelSpec("cnn_lstm", 32, **values, frames_per_clip=4, mirror=True)
+
+
 def test_a_clip_model_scores_videos(clip_detector, real_clip):
     score = clip_detector.predict(real_clip)
     assert score.status == "ok"

@@ -11,6 +11,7 @@ from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.models.registry import SEQUENCE_MODELS
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
+from dfdetect.scoring.verdict import OperatingPoints
 
 CHECKSUM_KEY = "sha256"
 FORMAT = "dfdetect-checkpoint"
@@ -40,6 +41,9 @@ class ModelSpec:
         positive_class: The class whose logit the model gives; always FAKE.
         calibration: From raw to calibrated logits.
         aggregation: From the logits of crops to the probability of a video.
+        operating_points: Thresholds of the verdicts on a video, or None if they were not fitted.
+        mirror: Whether every second frame of a face is shown to the model mirrored, and a single
+            crop both ways; for image models.
         training: Data, split, configuration, seed, date.
         scores: Measured figures, by the name of what they were measured on.
         licence: Terms for the weights.
@@ -55,6 +59,8 @@ class ModelSpec:
     positive_class: str = POSITIVE_CLASS
     calibration: Calibration = field(default_factory=Calibration)
     aggregation: Aggregation = field(default_factory=Aggregation)
+    operating_points: OperatingPoints | None = None
+    mirror: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     licence: str = "unknown"
@@ -94,6 +100,10 @@ class ModelSpec:
         if not (0 < self.crop.scale < FARTHEST and abs(self.crop.shift) < FARTHEST):
             raise ValueError(
                 f"crop.scale must be above 0, and scale and shift below {FARTHEST}, not {self.crop}"
+            )
+        if type(self.mirror) is not bool or (self.mirror and self.frames_per_clip > 1):
+            raise ValueError(
+                f"mirror must be true or false, and false for clips, not {self.mirror}"
             )
         for name, value in self.arguments.items():
             if name not in ARGUMENTS or not 0 <= value < 1:
@@ -147,6 +157,8 @@ class ModelSpec:
             ("aggregation", Aggregation),
         ):
             values[name] = kind(**_renamed(values[name])) if name in values else kind()
+        if values.get("operating_points") is not None:
+            values["operating_points"] = OperatingPoints(**values["operating_points"])
         for name in ("mean", "std"):
             if name in values:
                 values[name] = tuple(float(number) for number in values[name])

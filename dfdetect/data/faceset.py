@@ -228,6 +228,24 @@ class FaceSet:
             tracks.append(track.sort_values("frame").index.tolist())
         return tracks
 
+    def videos(self) -> list[list[list[int]]]:
+        """The tracks of each video, each track as the rows of its crops.
+
+        A crop of which the index names no video stands for itself.
+
+        Example:
+            >>> faces.videos()  # one video with two tracks, and a single crop
+            [[[0, 1], [2, 3]], [[4]]]
+        """
+        names, labels, sets = self.texts("video"), self.labels, self.face_sets
+        videos: dict[tuple[object, ...], list[list[int]]] = {}
+        for track in self.tracks():
+            first = track[0]
+            # A fake that is made of a video has that one's name.
+            key = (sets[first], names[first], labels[first]) if names[first] else (first,)
+            videos.setdefault(key, []).append(track)
+        return list(videos.values())
+
     def clips(self, length: int) -> list[list[int]]:
         """Rows that make one input of a model: `length` neighbours of a track, or one row.
 

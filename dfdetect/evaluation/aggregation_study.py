@@ -142,7 +142,7 @@ def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
     """One of our own aggregations."""
 
     def answer(people: Sequence[np.ndarray]) -> float:
-        logits = [aggregation.track_logit(np.log(one / (1 - one))) for one in people]
+        logits = [np.log(one / (1 - one)) for one in people]
         return float(aggregation.probability(aggregation.video_logit(logits)))
 
     return answer

@@ -9,7 +9,9 @@ The steps, with the settings that each checkpoint has in its `Aggregation`:
    undecided ones. `soft_maximum` first smooths over neighbouring frames, then takes
    log(mean(exp(sharpness * z))) / sharpness, which lies between the mean and the maximum: someone
    who is fake for a while only shows (`dfdetect compare-aggregation` compares them);
-3. the video's logit is that of its most suspicious person: one fake face makes a fake video;
+3. the video's logit is that of its most suspicious person: one fake face makes a fake video. People
+   who are seen in few frames, compared with the one most seen, have no say: a face that was found
+   in a picture on the wall for a moment must not speak for a video;
 4. probabilities stay within [floor, 1 - floor], so that no single confident error ruins a log loss.
 """
 
@@ -33,6 +35,7 @@ class Aggregation:
         floor: Least probability of either class.
         sharpness: Of the soft maximum; towards 0 it becomes the mean, towards infinity the maximum.
         window: Neighbouring frames that are averaged first, for the soft maximum.
+        min_track_share: Frames of a track / frames of the longest one, below which it has no say.
     """
 
     frames: str = "mean_logit"
@@ -40,6 +43,7 @@ class Aggregation:
     floor: float = 0.01
     sharpness: float = 2.0
     window: int = 3
+    min_track_share: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse ways that this version does not have."""
@@ -49,6 +53,8 @@ class Aggregation:
             raise ValueError(
                 f"sharpness and window must be above 0, not {self.sharpness!r} and {self.window!r}"
             )
+        if not 0 <= self.min_track_share <= 1:
+            raise ValueError(f"min_track_share must be 0 to 1, not {self.min_track_share}")
         if not SMALLEST_FLOOR <= self.floor < 0.5:
             raise ValueError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
 
@@ -68,9 +74,16 @@ class Aggregation:
         smooth = self.sharpness * np.convolve(logits, kernel, "same") / covered
         return float((np.logaddexp.reduce(smooth) - np.log(len(logits))) / self.sharpness)
 
-    def video_logit(self, track_logits: Sequence[float]) -> float:
-        """The video's logit from those of its tracks, at least one."""
-        return max(track_logits)
+    def video_logit(self, tracks: Sequence[np.ndarray]) -> float:
+        """The video's logit from the calibrated logits of the frames of its tracks, at least one.
+
+        Example:
+            >>> aggregation = Aggregation(min_track_share=0.25)
+            >>> aggregation.video_logit([np.full(32, -2.0), np.full(4, 3.0)])
+            -2.0
+        """
+        least = self.min_track_share * max(map(len, tracks))
+        return max(self.track_logit(track) for track in tracks if len(track) >= least)
 
     def probability(self, logits: np.ndarray | float) -> np.ndarray:
         """P(FAKE) in [floor, 1 - floor], float64, of the shape of `logits`.

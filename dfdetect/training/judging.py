@@ -3,9 +3,11 @@
 People meet two kinds of footage: the challenge's, and everything else. So one half of the number is
 the log loss of held-out faces without a known source (the challenge's, split by actor), and the
 other half is that of held-out sources, where each source has one vote in each class. Both are of
-calibrated answers, one for each track: the mean logit of the crops of one face in one video.
+calibrated answers, one for each video, combined as the checkpoint says. (Where frames combine by
+their mean, calibrating the answer of a video is the same as calibrating each frame.)
 """
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from dfdetect.data.faceset import FaceSet
 from dfdetect.evaluation.metrics import metrics, vote_weights, voted_metrics, weighted_log_loss
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration, fit_calibration
+from dfdetect.scoring.verdict import OperatingPoints, fit_operating_points
 
 CHOOSING = "choosing_loss"
 
@@ -24,20 +27,23 @@ class Judge:
     Args:
         faces: The faces held out.
         length: Crops in a clip, as in `ClipDataset`.
-        aggregation: Its bound on probabilities.
+        aggregation: From the logits of crops to the probability of a video.
     """
 
     def __init__(self, faces: FaceSet, length: int, aggregation: Aggregation):
-        tracks = faces.tracks()
-        track_of = np.zeros(len(faces), int)
-        for number, rows in enumerate(tracks):
-            track_of[rows] = number
-        self.track_of = np.array([track_of[rows[0]] for rows in faces.clips(length)])
-        first = np.array([rows[0] for rows in tracks])
+        videos = faces.videos()
+        items_of = defaultdict(list)
+        for item, rows in enumerate(faces.clips(length)):
+            items_of[rows[0]].append(item)
+        self.videos = [
+            [[item for row in track for item in items_of[row]] for track in video]
+            for video in videos
+        ]
+        first = np.array([video[0][0] for video in videos])
         self.labels = faces.labels[first]
         self.sources = faces.sources[first]
         self.kinds, self.scenes = (faces.texts(name)[first] for name in ("kind", "pair"))
-        self.weights = np.zeros(len(tracks))
+        self.weights = np.zeros(len(videos))
         for rows in self._domains():
             self.weights[rows] = vote_weights(self.labels[rows], self.sources[rows])
         self.weights /= self.weights.sum()
@@ -54,18 +60,18 @@ class Judge:
             source (for all, if each has one) and, as `sources_...`, those of `voted_metrics` for
             faces that have one.
         """
-        logits = np.bincount(self.track_of, logits) / np.bincount(self.track_of)
+        raw = self._video_logits(logits)
         try:
-            calibration = fit_calibration(logits, self.labels, self.weights)
+            calibration = fit_calibration(raw, self.labels, self.weights)
         except ValueError:  # a young model may rank no better than chance
             calibration = Calibration()
-        raw = self.aggregation.probability(logits)
-        probabilities = self.aggregation.probability(calibration.apply(logits))
+        uncalibrated = self.aggregation.probability(raw)
+        probabilities = self.probabilities(calibration, logits)
         plain, *rest = self._domains()
         scores: dict[str, Any] = {
             CHOOSING: weighted_log_loss(self.labels, probabilities, self.weights),
             **metrics(self.labels[plain], probabilities[plain]),
-            "uncalibrated_log_loss": metrics(self.labels[plain], raw[plain])["log_loss"],
+            "uncalibrated_log_loss": metrics(self.labels[plain], uncalibrated[plain])["log_loss"],
         }
         for rows in rest or ([plain] if self.sources[plain].all() else []):
             own = (
@@ -74,6 +80,20 @@ class Judge:
             voted = voted_metrics(self.labels[rows], *own)
             scores |= {f"sources_{name}": value for name, value in voted.items()}
         return calibration, scores
+
+    def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
+        """Thresholds that 5 % and 1 % of the REAL videos exceed; sources have one vote each."""
+        real = self.labels == 0
+        probabilities = self.probabilities(calibration, logits)[real]
+        return fit_operating_points(probabilities, self.weights[real])
+
+    def probabilities(self, calibration: Calibration, logits: np.ndarray) -> np.ndarray:
+        """P(FAKE) of each video, from the raw logits of crops or clips."""
+        return self.aggregation.probability(self._video_logits(calibration.apply(logits)))
+
+    def _video_logits(self, logits: np.ndarray) -> np.ndarray:
+        combine = self.aggregation.video_logit
+        return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
         """Rows of faces without a known source, and of those with one; none of them is empty."""

@@ -30,6 +30,7 @@ from dfdetect.models.registry import LINEAR_MODELS, create_model, normalisation
 from dfdetect.runtime.device import half_type, has_fast_half
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
+from dfdetect.scoring.verdict import OperatingPoints
 from dfdetect.training.augment import matching_compression, training_transform
 from dfdetect.training.config import TrainConfig
 from dfdetect.training.dataset import ClipDataset
@@ -52,6 +53,8 @@ SIZE_STEP = 16
 EVAL_BATCH = 64
 SAMPLE = 64
 RECENT_STEPS = 50
+# People who are seen in fewer frames than this share of those of the one most seen have no say.
+MIN_TRACK_SHARE = 0.25
 # Seconds after which a run that is killed goes on where it was, also within an epoch.
 SAVE_EVERY = 600.0
 
@@ -169,6 +172,7 @@ def train(
         spec = replace(
             spec,
             calibration=Calibration(**run.best["calibration"]),
+            operating_points=OperatingPoints(**run.best["operating_points"]),
             scores={"held_out_actors": run.best["scores"]},
             training={
                 **description,
@@ -202,7 +206,7 @@ class _Run:
     Attributes:
         history: The figures of each epoch, or of each strength of a linear model's penalty.
         best: Of the one with the lowest choosing loss: `weights`, `calibration`,
-            `scores` and `made_by`.
+            `operating_points`, `scores` and `made_by`.
     """
 
     out: Path
@@ -233,6 +237,7 @@ class _Run:
             self.best = {
                 "weights": weights,
                 "calibration": asdict(calibration),
+                "operating_points": asdict(self.judge.operating_points(calibration, logits)),
                 "scores": scores,
                 "made_by": made_by,
             }
@@ -291,7 +296,8 @@ def start_spec(config: TrainConfig) -> ModelSpec:
         mean,
         std,
         crop=CropRule(config.crop_scale, config.crop_shift),
-        aggregation=Aggregation(frames=config.aggregation),
+        aggregation=Aggregation(frames=config.aggregation, min_track_share=MIN_TRACK_SHARE),
+        mirror=config.frames_per_clip == 1,
         frames_per_clip=config.frames_per_clip,
         licence=config.licence,
     )

@@ -6,12 +6,20 @@ from dfdetect.scoring.aggregation import Aggregation
 
 def test_one_fake_person_makes_a_fake_video():
     aggregation = Aggregation()
-    real, fake = (
-        aggregation.track_logit(np.full(32, -3.0)),
-        aggregation.track_logit(np.full(32, 2.0)),
-    )
+    real, fake = np.full(32, -3.0), np.full(32, 2.0)
     assert aggregation.video_logit([real, fake]) == aggregation.video_logit([fake]) == 2.0
     assert aggregation.probability(aggregation.video_logit([real])) < 0.1
+
+
+def test_video_logit_ignores_tracks_of_few_frames():
+    seen, glimpsed = np.full(32, -3.0), np.full(7, 2.0)
+    assert Aggregation().video_logit([seen, glimpsed]) == 2.0
+    careful = Aggregation(min_track_share=0.25)
+    assert careful.video_logit([seen, glimpsed]) == -3.0
+    assert careful.video_logit([seen, np.full(8, 2.0)]) == 2.0
+    assert careful.video_logit([glimpsed]) == 2.0
+    with pytest.raises(ValueError, match="min_track_share must be 0 to 1"):
+        Aggregation(min_track_share=2)
 
 
 def test_clear_frames_outweigh_undecided_ones():

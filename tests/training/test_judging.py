@@ -48,3 +48,25 @@ def test_judge_leaves_a_model_that_ranks_the_wrong_way_round_as_it_is():
     calibration, scores = Judge(faces, 1, Aggregation()).judge(np.array([1.0] * 4 + [-1.0] * 4))
     assert (calibration.scale, calibration.bias) == (1, 0)
     assert scores["auc"] == 0
+
+
+def test_judge_combines_the_tracks_of_a_video():
+    table = pd.DataFrame({"label": ["REAL"] * 5 + ["FAKE"], "video": ["a"] * 5 + ["b"]})
+    table = table.assign(id=range(6), track=[0, 0, 0, 0, 1, 0], frame=range(6))
+    faces = FaceSet(table, [None] * 6)
+    logits = np.array([-3.0] * 4 + [9.0, 2.0])
+    _, loud = Judge(faces, 1, Aggregation()).judge(logits)
+    _, careful = Judge(faces, 1, Aggregation(min_track_share=0.5)).judge(logits)
+    assert loud["n"] == careful["n"] == 2
+    assert (loud["auc"], careful["auc"]) == (0, 1)
+
+
+def test_judge_operating_points_are_thresholds_of_real_videos():
+    faces = held_out(*[("REAL", "", "")] * 100, *[("FAKE", "", "")] * 10)
+    judge = Judge(faces, 1, Aggregation())
+    logits = np.linspace(-3, 3, 110)
+    calibration, _ = judge.judge(logits)
+    points = judge.operating_points(calibration, logits)
+    real = judge.probabilities(calibration, logits)[:100]
+    assert (real > points.uncertain).sum() == 5
+    assert (real > points.fake).sum() == 1

@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from dfdetect.scoring.verdict import OperatingPoints, Verdict, fit_operating_points
+
+
+@pytest.mark.parametrize(
+    ("probability", "verdict"),
+    [(0.1, Verdict.REAL), (0.4, Verdict.REAL), (0.5, Verdict.UNCERTAIN), (0.81, Verdict.FAKE)],
+)
+def test_verdict_is_above_a_threshold(probability, verdict):
+    assert OperatingPoints(uncertain=0.4, fake=0.8).verdict(probability) is verdict
+
+
+@pytest.mark.parametrize("points", [(0.8, 0.4), (-0.1, 0.5), (0.5, 1.5), (float("nan"), 0.5)])
+def test_operating_points_refuse_impossible_thresholds(points):
+    with pytest.raises(ValueError, match="operating points must be probabilities"):
+        OperatingPoints(*points)
+
+
+def test_fit_operating_points_lets_the_stated_shares_exceed():
+    probabilities = np.random.default_rng(0).random(1000)
+    points = fit_operating_points(probabilities, np.ones(1000))
+    assert (probabilities > points.uncertain).sum() == 50
+    assert (probabilities > points.fake).sum() == 10
+
+
+def test_fit_operating_points_weighs_sources():
+    probabilities = np.array([0.1] * 90 + [0.9] * 10)
+    assert fit_operating_points(probabilities, np.ones(100)).uncertain == 0.9
+    # The ten are of one source of fifty: 2 % of the votes.
+    weights = np.array([0.98 / 90] * 90 + [0.02 / 10] * 10)
+    points = fit_operating_points(probabilities, weights)
+    assert (points.uncertain, points.fake) == (0.1, 0.9)
