@@ -1,12 +1,77 @@
+"""The documents say what the code does: statuses, options of commands, names of files."""
+
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+
+from dfdetect.cli import main
 from dfdetect.results import REASONS
 
-README = Path(__file__).parent.parent / "README.md"
+REPOSITORY = Path(__file__).parent.parent
+README = REPOSITORY / "README.md"
+DOCUMENTS = [
+    *sorted(REPOSITORY.glob("*.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    REPOSITORY / "weights" / "README.md",
+    REPOSITORY / "sample_data" / "README.md",
+]
+README_BYTES = 9_000
+LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
+CODE = re.compile(r"^```(?:bash)?\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^(?:.* )?(?:\S*/)?dfdetect ([a-z]+(?:-[a-z]+)*)(?= |$)(.*)$", re.MULTILINE)
 
 
-def test_every_reason_is_explained():
-    section = README.read_text(encoding="utf-8").split("## When something is wrong")[1]
-    statuses = re.findall(r"^\| `([^`]+)` \|", section.split("| exit status |")[0], re.MULTILINE)
-    assert statuses == ["ok", *REASONS]
+def find_commands():
+    """The commands in the code of all documents, each with the options that it is given."""
+    found = []
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, rest in COMMAND.findall("\n".join(a or b for a, b in CODE.findall(text))):
+            options = re.findall(r"(?<!\S)--?[a-z][a-z-]*", re.split(r"\s#\s|&&|\||;", rest)[0])
+            identity = f"{path.relative_to(REPOSITORY)}: {name} {' '.join(options)}"
+            found.append(pytest.param(name, options, id=identity))
+    return found
+
+
+def anchors(path):
+    """The anchors of a document's headings, as GitHub and mkdocs make them."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_is_short():
+    assert len(README.read_bytes()) <= README_BYTES
+
+
+def test_errors_page_explains_every_status():
+    page = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
+    section = page.split("## A video without a score")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE) == ["ok", *REASONS]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_links_lead_to_files_and_headings(path):
+    for target, anchor in LINK.findall(path.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        file = path.parent / target if target else path
+        assert file.exists(), target
+        if anchor:
+            assert anchor in anchors(file), f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize(("command", "options"), find_commands())
+def test_commands_have_the_options_that_documents_give_them(command, options, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert exit_info.value.code == 0, f"there is no command {command}"
+    known = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", capsys.readouterr().out))
+    assert set(options) <= known
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_shell_blocks_are_complete(path):
+    for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
+        shlex.split(block, comments=True)  # raises at an open quotation mark
