@@ -48,7 +48,7 @@ setup(
         "cluster": ["ray>=2.40"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
-            *("hypothesis", "ipykernel", "nbclient", "nbval", "psutil"),
+            *("h5py", "hypothesis", "ipykernel", "nbclient", "nbval", "psutil"),
             *("pytest", "pytest-cov", "ray>=2.40", "ruff"),
         ],
     },
