@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dfdetect.checkpoints.io import CheckpointError
     from dfdetect.checkpoints.weights import find_weights, list_weights
     from dfdetect.detector import Detector, load_detector
+    from dfdetect.errors import DfdetectError
     from dfdetect.models.registry import create_model, list_models
     from dfdetect.prediction import predict
     from dfdetect.results import TrackResult, VideoResult
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "Detector",
+    "DfdetectError",
     "TrackResult",
     "VideoError",
     "VideoResult",
@@ -40,6 +42,7 @@ __all__ = [
 _MODULES = {
     "checkpoints.io": ("CheckpointError",),
     "detector": ("Detector", "load_detector"),
+    "errors": ("DfdetectError",),
     "checkpoints.weights": ("find_weights", "list_weights"),
     "models.registry": ("create_model", "list_models"),
     "prediction": ("predict",),

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from time import monotonic
 
 from dfdetect import __version__
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import RECIPES, TrainConfig, recipe
 
 REASONS_GIVEN = 1
 UNUSABLE = 2
+VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
 # Of a process that a signal ended: this and the signal's number.
 SIGNALLED = 128
 
@@ -30,13 +33,19 @@ SIGNALLED = 128
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
+    Expected errors (`DfdetectError`, `OSError`) become one line on standard error, with their
+    traceback above it if `--verbose` is given. Any other exception is a fault and leaves this
+    function.
+
     Returns:
         0 when every video got a score or a stated reason, 1 if `--strict` was given and one has no
-        score, 2 for unusable input or output, 130 when stopped by Ctrl-C, 143 by SIGTERM.
+        score, 2 for unusable arguments, input or output, 130 when stopped by Ctrl-C, 143 by
+        SIGTERM.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
-    if options.pop("verbose"):
+    verbose = options.pop("verbose")
+    if verbose:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
         logging.getLogger("dfdetect").setLevel(logging.DEBUG)
     try:
@@ -47,11 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (OSError, ValueError) as error:
+    except (DfdetectError, OSError) as error:
+        if verbose:
+            traceback.print_exc()
         print(f"dfdetect: {_printable(error)}", file=sys.stderr)
-        return UNUSABLE
-    except MemoryError:
-        print("dfdetect: not enough memory", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt as error:
         print("dfdetect: stopped", file=sys.stderr)
@@ -107,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="dfdetect", description="Detect face-manipulated videos.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"dfdetect {__version__}")
-    parser.add_argument("--verbose", action="store_true", help="say what goes on, FFmpeg's too")
+    parser.add_argument("--verbose", action="store_true", help=VERBOSE)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_evaluate(commands)
@@ -132,6 +140,8 @@ def _add_command(
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
+    # Left out when it is not given, so that it does not undo one before the command.
+    parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=VERBOSE)
     parser.set_defaults(command=function)
     return parser
 
@@ -490,7 +500,7 @@ def _models(pattern: str) -> None:
     weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, pattern)}
     architectures = list_models(pattern)
     if not weights and not architectures:
-        raise ValueError(f"no weights and no architectures are called {pattern!r}")
+        raise ArgumentError(f"no weights and no architectures are called {pattern!r}")
     print("weights:")
     for name, path in weights.items():
         spec = read_spec(path)

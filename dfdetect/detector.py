@@ -21,6 +21,7 @@ from dfdetect.checkpoints.io import load_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.clips import make_clip, windows
 from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector
@@ -174,7 +175,7 @@ class Detector:
             P(FAKE) of each, float64 of shape (n,), strictly between 0 and 1.
 
         Raises:
-            ValueError: A crop has another shape or type.
+            ArgumentError: A crop has another shape or type.
         """
         return self.predict_clips([[crop] for crop in crops])
 
@@ -188,7 +189,7 @@ class Detector:
             P(FAKE) of each sequence, float64 of shape (n,), strictly between 0 and 1.
 
         Raises:
-            ValueError: A sequence is empty, or a crop has another shape or type.
+            ArgumentError: A sequence is empty, or a crop has another shape or type.
 
         Example:
             >>> detector.predict_clips([[first, second, third]])
@@ -199,7 +200,7 @@ class Detector:
             tensors = [self._to_input(crop, number) for crop in clip]
             made = self._make_clips(tensors)
             if not made:
-                raise ValueError(f"clip {number}: no crops")
+                raise ArgumentError(f"clip {number}: no crops")
             inputs += made
             owners += [number] * len(made)
         logits, owners = self._logits(inputs), np.array(owners)
@@ -210,7 +211,7 @@ class Detector:
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
         good = getattr(crop, "dtype", None) == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3
         if not good or crop.size == 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"crop {number}: needs RGB uint8 of shape (height, width, 3), got "
                 f"{getattr(crop, 'dtype', type(crop).__name__)} {getattr(crop, 'shape', '')}"
             )
@@ -277,7 +278,7 @@ class Detector:
             logits += split_on_oom(self._forward, inputs[start : start + batch])
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
-            raise FloatingPointError("the model gave a logit that is not a finite number")
+            raise DfdetectError("the model gave a logit that is not a finite number")
         return calibrated
 
     def _forward(self, inputs: Sequence[torch.Tensor]) -> list[float]:
@@ -315,7 +316,7 @@ def load_detector(
     Raises:
         FileNotFoundError: There are no such weights.
         CheckpointError: The file is no usable checkpoint.
-        ValueError: The device does not work, or `frames` is below 1.
+        ArgumentError: The device does not work, or `frames` is below 1.
 
     Example:
         >>> detector = load_detector(device="cpu")
@@ -323,7 +324,7 @@ def load_detector(
         ...     print(result.name, result.probability, result.status)
     """
     if frames < 1:
-        raise ValueError(f"frames must be at least 1, not {frames}")
+        raise ArgumentError(f"frames must be at least 1, not {frames}")
     model, spec = load_checkpoint(find_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
 

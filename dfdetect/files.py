@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from dfdetect.errors import ArgumentError, InputError
+
 NEW_FILE_MODE = 0o666
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -21,7 +23,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     disk, which raises OSError. What is no regular file is not replaced.
 
     Raises:
-        ValueError: The path is a folder, a device or the like.
+        ArgumentError: The path is a folder, a device or the like.
 
     Example:
         >>> with atomic_path("submission.csv") as temporary:
@@ -52,7 +54,7 @@ def require_writable(path: str | Path) -> None:
     """Make sure that a file can be written, before hours are spent on its content.
 
     Raises:
-        ValueError: The path is a folder or a device, or its folder cannot be made or written to.
+        ArgumentError: The path is a folder or a device, or its folder cannot be made or written to.
     """
     path = Path(path)
     _require_replaceable(path)
@@ -61,7 +63,7 @@ def require_writable(path: str | Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise ValueError(
+        raise ArgumentError(
             f"{path}: cannot be written ({error.strerror}); give a file in another folder"
         ) from error
 
@@ -69,9 +71,9 @@ def require_writable(path: str | Path) -> None:
 def _require_replaceable(path: Path) -> None:
     """Refuse what is no file: the temporary file would take the place of a device."""
     if path.is_dir():
-        raise ValueError(f"{path}: is a folder; give the name of a file in it")
+        raise ArgumentError(f"{path}: is a folder; give the name of a file in it")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: is no regular file; give the name of one")
+        raise ArgumentError(f"{path}: is no regular file; give the name of one")
 
 
 def printable(text: str) -> str:
@@ -101,7 +103,7 @@ def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a CSV table; only empty cells count as missing, and never those of `text_columns`.
 
     Raises:
-        ValueError: The file is no CSV table; the message names it.
+        ArgumentError: The file is no CSV table; the message names it.
     """
     options: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
     try:
@@ -110,4 +112,4 @@ def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
         types = dict.fromkeys(text_columns, str)
         return pd.read_csv(path, dtype=types, na_values=missing, **options)
     except ValueError as error:
-        raise ValueError(f"{path}: not a CSV table with a header ({error})") from error
+        raise InputError(f"{path}: not a CSV table with a header ({error})") from error

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.submission import (
     read_sample_submission,
@@ -88,7 +89,7 @@ def predict(
 
     Raises:
         FileNotFoundError: A path, the sample submission or the weights do not exist.
-        ValueError: There are no videos, or an argument is unusable, or the cluster out of reach.
+        ArgumentError: There are no videos, or an argument is unusable, or the cluster out of reach.
 
     Example:
         >>> results = predict(["test_videos"], "submission.csv", details="details.csv")
@@ -96,7 +97,7 @@ def predict(
     start = monotonic()
     out = Path(out)
     if not 0 < prior < 1:
-        raise ValueError(f"prior must be strictly between 0 and 1, not {prior}")
+        raise ArgumentError(f"prior must be strictly between 0 and 1, not {prior}")
     seconds = None if time_budget is None else parse_duration(time_budget)
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
     _require_outputs((out, details, report), (*videos.values(), sample_submission))
@@ -161,9 +162,9 @@ def _require_outputs(
     """Each output must be a file of its own that can be written and is not to be read."""
     files = [Path(os.path.realpath(file)) for file in outputs if file is not None]
     if len(set(files)) < len(files):
-        raise ValueError(f"{files[0]}: submission, details and report need files of their own")
+        raise ArgumentError(f"{files[0]}: submission, details and report need files of their own")
     if taken := set(files) & {Path(os.path.realpath(file)) for file in inputs if file is not None}:
-        raise ValueError(f"{taken.pop()}: is to be read; write to another file")
+        raise ArgumentError(f"{taken.pop()}: is to be read; write to another file")
     for file in files:
         require_writable(file)
 
@@ -289,7 +290,7 @@ def _kept_if_successful(path: Path, write: Callable[[], None]) -> Iterator[None]
         write()
     try:
         yield
-    except (OSError, ValueError):
+    except (DfdetectError, OSError):
         if new:
             path.unlink()
         raise

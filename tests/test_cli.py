@@ -58,6 +58,28 @@ def test_unusable_arguments_end_with_2(arguments):
     assert stop.value.code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--verbose", "predict", "nowhere"], ["predict", "nowhere", "--verbose"]]
+)
+def test_main_verbose_shows_the_traceback_of_an_expected_error(arguments, capsys):
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert shown.splitlines()[-1].startswith("dfdetect: nowhere: no such file or folder")
+
+
+def test_main_does_not_hide_a_fault(tmp_path, monkeypatch):
+    """A ValueError that dfdetect did not raise on purpose is no unusable argument."""
+    (tmp_path / "a.mp4").write_bytes(b"junk")
+
+    def faulty(*_, **__):
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr("dfdetect.prediction.predict", faulty)
+    with pytest.raises(ValueError, match="broadcast"):
+        main(["predict", str(tmp_path / "a.mp4")])
+
+
 def test_models_lists_weights_and_architectures(capsys):
     assert main(["models", "tf_efficientnet_lite*"]) == 0
     printed = capsys.readouterr().out

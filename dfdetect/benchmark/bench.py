@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
+from dfdetect.errors import InputError
 from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.geometry import interpolate_box, iou
 from dfdetect.faces.tracking import FaceTrack, track_faces
@@ -65,7 +66,7 @@ def bench(
 
     Raises:
         FileNotFoundError: A path or the weights do not exist.
-        ValueError: There are no videos, or none of them can be scored.
+        InputError: There are no videos, or none of them can be scored.
 
     Example:
         >>> result = bench("videos")
@@ -76,7 +77,7 @@ def bench(
     detector = load_detector(weights, device, frames)
     # The first run chooses and compiles kernels.
     if not any(detector.predict(video).tracks for video in videos):
-        raise ValueError(f"{videos[0].parent}: no video here can be scored")
+        raise InputError(f"{videos[0].parent}: no video here can be scored")
     scores, seconds = _time_pipeline(detector, videos, progress)
     whole = _peak_memory()
     peak = None if idle is None else whole - idle

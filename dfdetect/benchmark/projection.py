@@ -10,6 +10,7 @@ from dfdetect.benchmark.bench import LEAST_VIDEOS
 from dfdetect.data.extract import extract
 from dfdetect.data.faceset import FaceSet
 from dfdetect.data.shards import ShardWriter
+from dfdetect.errors import ArgumentError
 from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos
 
@@ -23,7 +24,7 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
     """Numbers of videos, and of machines, which commas stand between.
 
     Raises:
-        ValueError: They are no numbers from 1.
+        ArgumentError: They are no numbers from 1.
 
     Example:
         >>> parse_plan("119154", "1,8,64")
@@ -32,9 +33,11 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
     try:
         numbers = [int(text) for text in (videos, *nodes.split(","))]
     except ValueError as error:
-        raise ValueError(f"a plan needs whole numbers, as 119154 1,8,64 ({error})") from error
+        raise ArgumentError(f"a plan needs whole numbers, as 119154 1,8,64 ({error})") from error
     if min(numbers) < 1:
-        raise ValueError(f"a plan needs at least one video and one node, not {videos} and {nodes}")
+        raise ArgumentError(
+            f"a plan needs at least one video and one node, not {videos} and {nodes}"
+        )
     return numbers[0], numbers[1:]
 
 

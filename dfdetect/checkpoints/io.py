@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dfdetect.checkpoints.spec import CHECKSUM_KEY, ModelSpec
+from dfdetect.errors import InputError
 from dfdetect.files import atomic_path
 from dfdetect.models.registry import create_model
 
@@ -27,7 +28,7 @@ MOST_HEADER_BYTES = 4 * 2**20
 FLOAT_TYPES = ("F16", "BF16", "F32")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A file cannot be used as a checkpoint; the message names the file, the fault and the mend."""
 
 
@@ -35,7 +36,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None
     """Write `model` and `spec` to one file, its weights in float16.
 
     Raises:
-        ValueError: A weight is not finite in float16.
+        InputError: A weight is not finite in float16.
     """
     state = {}
     for name, tensor in model.state_dict().items():
@@ -43,7 +44,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None
         if stored.is_floating_point():
             stored = stored.half()
             if not stored.isfinite().all():
-                raise ValueError(f"{path}: weights of {name} are not finite in float16")
+                raise InputError(f"{path}: weights of {name} are not finite in float16")
         state[name] = stored
     with atomic_path(path) as temporary:
         text = spec.to_json()

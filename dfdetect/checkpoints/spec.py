@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.models.registry import SEQUENCE_MODELS
 from dfdetect.scoring.aggregation import Aggregation
@@ -74,17 +75,17 @@ class ModelSpec:
     def __post_init__(self) -> None:
         """Refuse values that no model of this version can have."""
         if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:
-            raise ValueError(
+            raise ArgumentError(
                 f"input_size must be {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels, "
                 f"not {self.input_size!r}"
             )
         if len(self.mean) != RGB or len(self.std) != RGB or min(self.std) <= 0:
-            raise ValueError("mean and std need three numbers each, std above 0")
+            raise ArgumentError("mean and std need three numbers each, std above 0")
         numbers = (*self.mean, *self.std, self.crop.scale, self.crop.shift)
         if not all(map(math.isfinite, numbers)):
-            raise ValueError("mean, std, crop.scale and crop.shift must be finite")
+            raise ArgumentError("mean, std, crop.scale and crop.shift must be finite")
         if type(self.frames_per_clip) is not int or self.frames_per_clip not in CLIP_LENGTHS:
-            raise ValueError(
+            raise ArgumentError(
                 f"frames_per_clip must be {CLIP_LENGTHS[0]} to {CLIP_LENGTHS[-1]}, "
                 f"not {self.frames_per_clip!r}"
             )
@@ -92,26 +93,28 @@ class ModelSpec:
             takes = (
                 "clips of 2 and more" if self.architecture in SEQUENCE_MODELS else "single crops"
             )
-            raise ValueError(
+            raise ArgumentError(
                 f"frames_per_clip is {self.frames_per_clip}, but {self.architecture} takes {takes}"
             )
         if self.positive_class != POSITIVE_CLASS:
-            raise ValueError(f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}")
+            raise ArgumentError(
+                f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}"
+            )
         if not (0 < self.crop.scale < FARTHEST and abs(self.crop.shift) < FARTHEST):
-            raise ValueError(
+            raise ArgumentError(
                 f"crop.scale must be above 0, and scale and shift below {FARTHEST}, not {self.crop}"
             )
         if type(self.mirror) is not bool or (self.mirror and self.frames_per_clip > 1):
-            raise ValueError(
+            raise ArgumentError(
                 f"mirror must be true or false, and false for clips, not {self.mirror}"
             )
         for name, value in self.arguments.items():
             if name not in ARGUMENTS or not 0 <= value < 1:
-                raise ValueError(f"arguments: {name} = {value!r}; known are {ARGUMENTS}, 0 to 1")
+                raise ArgumentError(f"arguments: {name} = {value!r}; known are {ARGUMENTS}, 0 to 1")
         if not (isinstance(self.training, dict) and isinstance(self.scores, dict)):
-            raise ValueError("training and scores must be JSON objects")
+            raise ArgumentError("training and scores must be JSON objects")
         if not (isinstance(self.licence, str) and self.licence.isprintable()):
-            raise ValueError(f"licence must be a line of text, not {self.licence!r}")
+            raise ArgumentError(f"licence must be a line of text, not {self.licence!r}")
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Make the model's input of uint8 RGB crops.
@@ -139,14 +142,14 @@ class ModelSpec:
         """Read the header's JSON object.
 
         Raises:
-            ValueError: It is not one, or of another format or version, or a value is impossible.
+            ArgumentError: It is not one, or of another format or version, or a value is impossible.
             TypeError: A field is missing, unknown or of the wrong type.
         """
         values = json.loads(text, parse_constant=_refuse_constant)
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ValueError(f"its header does not say {FORMAT!r}")
+            raise ArgumentError(f"its header does not say {FORMAT!r}")
         if (version := values.pop("version", None)) != VERSION:
-            raise ValueError(
+            raise ArgumentError(
                 f"it has format version {version!r} and this dfdetect reads {VERSION}: "
                 "install the release of dfdetect that wrote it"
             )
@@ -171,4 +174,4 @@ def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"its header has {name} for a number")
+    raise ArgumentError(f"its header has {name} for a number")

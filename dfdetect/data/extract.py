@@ -28,6 +28,7 @@ from dfdetect.data.labels import LabelledPhoto, LabelledVideo, read_labels, read
 from dfdetect.data.self_blend import self_blend
 from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
 from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.errors import ArgumentError, InputError
 from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
@@ -154,8 +155,8 @@ def extract(
 
     Raises:
         FileNotFoundError: A source is missing.
-        ValueError: The videos are not labelled, `out` was made with other settings, or the cluster
-            cannot be reached.
+        InputError: The videos are not labelled.
+        ArgumentError: `out` was made with other settings, or the cluster cannot be reached.
         OSError: The face set cannot be written; what was written before is kept.
 
     Example:
@@ -164,15 +165,15 @@ def extract(
     """
     out = Path(out)
     if out.suffix != ".csv":
-        raise ValueError(f"{out}: the name of an index must end in .csv")
+        raise ArgumentError(f"{out}: the name of an index must end in .csv")
     require_writable(out)
     if frames < 1 or size not in INPUT_SIZES:
-        raise ValueError(
-            f"--frames must be at least 1, --size {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels; "
+        raise ArgumentError(
+            f"frames must be at least 1, size {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels; "
             f"not {frames} and {size}"
         )
     if not (0 < crop_scale < FARTHEST and abs(crop_shift) < FARTHEST):
-        raise ValueError(f"no face is in crops of scale {crop_scale} and shift {crop_shift}")
+        raise ArgumentError(f"no face is in crops of scale {crop_scale} and shift {crop_shift}")
     if cluster is not None:
         require_cluster(cluster)
     videos = _find(sources)
@@ -325,7 +326,7 @@ class FaceSetWriter:
         else:
             for path in (index, shard_path(index, 0)):
                 if path.exists():
-                    raise ValueError(
+                    raise InputError(
                         f"{path}: exists, and {self.log.name} is not beside it: give another name"
                     )
             _write_header(self.log, LOG_COLUMNS)
@@ -343,13 +344,13 @@ class FaceSetWriter:
         """Whether a video is done.
 
         Raises:
-            ValueError: Another one of the same name is.
+            ArgumentError: Another one of the same name is.
         """
         entry = self.done.get(video.name)
         if entry and (entry["label"], entry["source"]) != (video.label, video.source):
-            raise ValueError(
+            raise InputError(
                 f"{self.log}: has another {video.name}, {entry['label']} of {entry['source']!r}, "
-                f"not {video.label} of {video.source!r}: give another --out, or all at once"
+                f"not {video.label} of {video.source!r}: give another index, or all videos at once"
             )
         return entry is not None
 
@@ -395,10 +396,10 @@ class FaceSetWriter:
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, tuple(DONE_COLUMNS))
         if log.columns.tolist() != LOG_COLUMNS:
-            raise ValueError(f"{self.log}: made by another version of dfdetect: give another name")
+            raise InputError(f"{self.log}: made by another version of dfdetect: give another name")
         others = log[log["settings"] != str(self.settings)]
         if len(others):
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.log}: made with other settings, {others['settings'].iloc[0]}: repeat "
                 "them, or give another name"
             )
@@ -420,7 +421,7 @@ def _lock(log: Path) -> BinaryIO:
     """Keep other runs from writing the same face set, until the file is closed or we die.
 
     Raises:
-        ValueError: Another run does.
+        ArgumentError: Another run does.
     """
     file = log.open("rb")
     if fcntl is not None:
@@ -428,7 +429,7 @@ def _lock(log: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
-            raise ValueError(
+            raise ArgumentError(
                 f"{log}: another run is writing this face set: wait for it, or give another name"
             ) from error
     return file
@@ -444,7 +445,7 @@ def _find(sources: Sequence[str | Path]) -> list[Video]:
             if name in found:
                 name = f"{Path(source).stem}/{name}"
             if name in found:
-                raise ValueError(f"{source}: {name} is in two sources: give each once")
+                raise InputError(f"{source}: {name} is in two sources: give each once")
             found[name] = replace(video, name=name)
     return list(found.values())
 
@@ -497,7 +498,7 @@ def _to_csv(rows: list[dict[str, Any]], columns: list[str], header: bool = False
 
 def _require_length(path: Path, size: int) -> None:
     if not path.is_file() or path.stat().st_size < size:
-        raise ValueError(
+        raise ArgumentError(
             f"{path}: is missing or shorter than it was: the face set was changed since; delete "
             "all its files and extract anew, or give another name"
         )
@@ -509,7 +510,7 @@ def _cut_off(path: Path, size: int) -> None:
     with path.open("r+b") as file:
         file.seek(max(0, size - 1))
         if size and file.read(1) != b"\n":
-            raise ValueError(
+            raise ArgumentError(
                 f"{path}: was changed since it was written; delete all files of the face set and "
                 "extract anew, or give another name"
             )

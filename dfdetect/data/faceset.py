@@ -23,6 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dfdetect.data.shards import SHARD_COLUMNS, shard_path
+from dfdetect.errors import InputError
 from dfdetect.faces.clips import windows
 from dfdetect.files import read_table
 from dfdetect.runtime.device import available_cores
@@ -41,7 +42,7 @@ MOST_PIXELS = 8192
 MOST_IMAGE_BYTES = 64 * 2**20
 
 
-class FaceSetError(ValueError):
+class FaceSetError(InputError):
     """A face set cannot be used; the message names the file, the fault and the mend."""
 
 

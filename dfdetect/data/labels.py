@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from dfdetect.data.faceset import LABELS, FaceSet, ImageLocation, decode_image
+from dfdetect.errors import InputError
 from dfdetect.files import read_table
 from dfdetect.video.discovery import VIDEO_SUFFIXES, find_videos
 from dfdetect.video.isolated import read_frames_apart
@@ -146,7 +147,7 @@ def read_labels(source: str | Path) -> list[LabelledVideo]:
 
     Raises:
         FileNotFoundError: There is no such folder or file.
-        ValueError: There are no videos, one has no label, or a table of labels is of another form.
+        InputError: There are no videos, one has no label, or a table of labels is of another form.
 
     Example:
         >>> [(video.name, video.label) for video in read_labels("train_sample_videos")][:1]
@@ -186,12 +187,12 @@ def _read_archive(archive: Path) -> list[LabelledVideo]:
                 if path.name == METADATA
             }
     except DAMAGED as error:
-        raise ValueError(f"{archive}: no zip file, damaged or encrypted ({error})") from error
+        raise InputError(f"{archive}: no zip file, damaged or encrypted ({error})") from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(archive)) from error
     videos = [path for path in sizes if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
-        raise ValueError(f"{archive}: no videos in it")
+        raise InputError(f"{archive}: no videos in it")
     count = Counter(path.name for path in videos)
     labelled = [
         _label(
@@ -221,7 +222,7 @@ def _label(
     if label is None:
         label = next((part.upper() for part in folders[::-1] if part.upper() in LABELS), None)
     if label not in LABELS:
-        raise ValueError(
+        raise InputError(
             f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it or in a "
             f"{MANIFEST} above, or put it into a folder named real or fake"
         )
@@ -247,12 +248,12 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
         return {}
     table = read_table(file, ("path", "label", "identity", "source"))
     if not {"path", "label"} <= set(table):
-        raise ValueError(f"{file}: needs at least the columns path and label")
+        raise InputError(f"{file}: needs at least the columns path and label")
     rows = {}
     for row in table.to_dict("records"):
         path = file.parent / row["path"]
         if row["label"] not in LABELS:
-            raise ValueError(f"{file}: {row['path']}: label {row['label']!r}; use REAL or FAKE")
+            raise InputError(f"{file}: {row['path']}: label {row['label']!r}; use REAL or FAKE")
         group = row.get("identity") or path.stem
         rows[path] = row["label"], group, row.get("source") or path.parent.name
     return rows
@@ -266,6 +267,6 @@ def _parse(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
             entry.get("label")
         return entries
     except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(
+        raise InputError(
             f'{path}: not of the form {{"name.mp4": {{"label": "FAKE"}}}} ({error})'
         ) from error

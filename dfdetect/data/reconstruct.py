@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from dfdetect.data.faceset import GROUP, RECONSTRUCTION, FaceSet, FaceSetError, ImageLocation
 from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter
+from dfdetect.errors import ArgumentError, InputError
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.autoencoder import Autoencoder, AutoencoderSpec, PatchDiscriminator
 from dfdetect.runtime.device import choose_device
@@ -100,7 +101,7 @@ def reconstruct(
 
     Raises:
         FaceSetError: A face set is unusable, or has no REAL crops.
-        ValueError: Unknown autoencoders, or numbers out of range; or `out` holds something else.
+        ArgumentError: Unknown autoencoders, or numbers out of range; or `out` holds something else.
 
     Example:
         >>> reconstruct(["train.csv"], "reconstructions.csv", steps=200)["label"].unique()
@@ -227,11 +228,11 @@ def _difference(drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
 def _check(kinds: Sequence[str], steps: int, copies: int) -> None:
     unknown = [kind for kind in kinds if kind not in AUTOENCODERS]
     if unknown or not kinds:
-        raise ValueError(
+        raise ArgumentError(
             f"unknown autoencoders {', '.join(unknown)!r}: use some of {', '.join(AUTOENCODERS)}"
         )
     if steps < 1 or not 1 <= copies <= len(kinds):
-        raise ValueError(
+        raise ArgumentError(
             f"steps must be at least 1, and copies 1 to the number of autoencoders, {len(kinds)}; "
             f"got {steps} and {copies}"
         )
@@ -267,13 +268,13 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("made_by") != description:
-                raise ValueError(
+                raise ArgumentError(
                     f"{path}: trained with other settings or faces: delete its folder to train "
                     "again, or give another output"
                 )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path}: damaged ({error}): delete it to train again") from error
+        raise InputError(f"{path}: damaged ({error}): delete it to train again") from error
 
 
 def _plan(
@@ -339,13 +340,13 @@ class _Writer:
         self.done = 0
         if self.log.is_file():
             if json.loads(self.log.read_text(encoding="utf-8")) != settings:
-                raise ValueError(
+                raise ArgumentError(
                     f"{index}: written with other settings: repeat them, or give another name"
                 )
             end = self._restore()
         else:
             if index.exists():
-                raise ValueError(f"{index}: exists; give another name, or delete it")
+                raise ArgumentError(f"{index}: exists; give another name, or delete it")
             self.log.write_text(json.dumps(settings), encoding="utf-8")
             with index.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerow(COLUMNS)

@@ -82,7 +82,7 @@ def compare_aggregations(
     faces = FaceSet.read(index)
     pairs = find_pairs(faces)
     if not pairs:
-        raise FaceSetError(f"{index}: no REAL tracks with a fake of themselves: extract --blend")
+        raise FaceSetError(f"{index}: no REAL tracks with a fake of themselves: extract with blend")
     if len(pairs) < FEWEST_PAIRS:
         warnings.warn(f"{index}: {len(pairs)} people are too few to choose by", stacklevel=2)
     probabilities = _score(faces, weights, device, progress)

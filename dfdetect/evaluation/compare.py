@@ -18,6 +18,7 @@ from dfdetect.checkpoints.io import read_spec
 from dfdetect.checkpoints.weights import SUFFIX, find_weights
 from dfdetect.data.faceset import FaceSet, require_disjoint_actors
 from dfdetect.detector import Detector, load_detector
+from dfdetect.errors import InputError
 from dfdetect.evaluation.evaluate import evaluate
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import SEQUENCE_MODELS
@@ -77,7 +78,7 @@ def compare(
 
     Raises:
         FaceSetError: A face set is unusable, or actors to measure on are among those to train on.
-        ValueError: A checkpoint that is there was trained on other face sets.
+        ArgumentError: A checkpoint that is there was trained on other face sets.
 
     Example:
         >>> compare(["train.csv"], "val.csv", "weights")[["auc", "log_loss"]]
@@ -169,9 +170,9 @@ def _require_trained_on(checkpoint: Path, sets: Sequence[str | Path]) -> None:
     names = [Path(index).name for index in sets]
     found = read_spec(checkpoint).training.get("faces")
     if found != names:
-        raise ValueError(
+        raise InputError(
             f"{checkpoint}: is there already, trained on {found} instead of {names}: delete it to "
-            "train again, or give another --out"
+            "train again, or give another folder"
         )
 
 

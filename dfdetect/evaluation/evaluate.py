@@ -19,6 +19,7 @@ from dfdetect.data.faceset import FaceSet
 from dfdetect.data.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.detector import Detector, DetectorFile, load_detector
+from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.corruptions import DEGRADATIONS
 from dfdetect.evaluation.metrics import auc_within, bootstrap_intervals, metrics, reweighted_metrics
 from dfdetect.evaluation.subgroups import find_subgroups
@@ -73,7 +74,7 @@ def evaluate(
 
     Raises:
         FileNotFoundError: The source or the weights do not exist.
-        ValueError: The source is not labelled as it should be.
+        ArgumentError: The source is not labelled as it should be.
 
     Example:
         >>> evaluate("val.csv")["auc"]
@@ -81,10 +82,10 @@ def evaluate(
     """
     source = Path(source)
     if fake_share is not None and not 0 < fake_share < 1:
-        raise ValueError(f"fake share must be strictly between 0 and 1, not {fake_share}")
+        raise ArgumentError(f"fake share must be strictly between 0 and 1, not {fake_share}")
     if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
         if degrade is not None or subgroups:
-            raise ValueError(f"{source}: only face sets can be degraded or have subgroups")
+            raise ArgumentError(f"{source}: only face sets can be degraded or have subgroups")
         if cluster is not None:
             require_cluster(cluster)
         videos = read_labels(source)
@@ -96,7 +97,7 @@ def evaluate(
         table = tabulate(videos, results, progress)
     else:
         if cluster is not None:
-            raise ValueError(f"{source}: only videos are scored on a cluster, not face sets")
+            raise ArgumentError(f"{source}: only videos are scored on a cluster, not face sets")
         detector = load_detector(weights, device, frames)
         faces = FaceSet.read(source)
         if source.name in detector.spec.training.get("faces", ()):
@@ -157,7 +158,7 @@ def score_face_set(
         `faces.tracks()`.
     """
     if degrade not in DEGRADATIONS:
-        raise ValueError(
+        raise ArgumentError(
             f"degrade must be {', '.join(filter(None, DEGRADATIONS))}, not {degrade!r}"
         )
     spoil = DEGRADATIONS[degrade]

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, roc_auc_score
 
+from dfdetect.errors import ArgumentError
+
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15
 BOOTSTRAP_ROUNDS = 1000
@@ -83,14 +85,14 @@ def reweighted_metrics(
         fake_share: Between 0 and 1.
 
     Raises:
-        ValueError: Only one class, or a share out of range.
+        ArgumentError: Only one class, or a share out of range.
 
     Example:
         >>> reweighted_metrics(np.array([0, 1]), np.array([0.6, 0.6]), 0.8)["constant_accuracy"]
         0.8
     """
     if not 0 < fake_share < 1 or len(np.unique(labels)) < 2:
-        raise ValueError(f"needs both classes and a share between 0 and 1, not {fake_share}")
+        raise ArgumentError(f"needs both classes and a share between 0 and 1, not {fake_share}")
     share = np.where(labels == 1, fake_share, 1 - fake_share)
     weights = share / np.bincount(labels)[labels]
     fake, real = probabilities * fake_share, (1 - probabilities) * (1 - fake_share)

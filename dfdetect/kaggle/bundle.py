@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from dfdetect.checkpoints.weights import find_weights, package_folder
+from dfdetect.errors import ArgumentError, DfdetectError, InputError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.data import COMPETITION
 
@@ -74,7 +75,7 @@ def bundle(
 
     Raises:
         FileNotFoundError: The weights, the folder of wheels or a wheel in it do not exist.
-        ValueError: A name that Kaggle would refuse, files that do not belong into a data set, or
+        ArgumentError: A name that Kaggle would refuse, files that do not belong into a data set, or
             folders that hold something else.
 
     Example:
@@ -113,12 +114,14 @@ def write_wheel(folder: Path) -> Path:
     """Write a wheel of this package, as it is installed or cloned here, without its weights.
 
     Raises:
-        ValueError: The package's metadata is missing.
+        ArgumentError: The package's metadata is missing.
     """
     try:
         installed = distribution("dfdetect")
     except PackageNotFoundError as error:
-        raise ValueError("dfdetect is not installed: run `pip install .` in its clone") from error
+        raise DfdetectError(
+            "dfdetect is not installed: run `pip install .` in its clone"
+        ) from error
     information = f"dfdetect-{installed.version}.dist-info"
     package = Path(__file__).parent.parent
     files = {
@@ -149,28 +152,28 @@ def check_dataset(folder: str | Path) -> None:
     """Make sure that Kaggle takes a data set as it is.
 
     Raises:
-        ValueError: It has sub-folders, more than 1 GB, archives that Kaggle would unpack, files
+        ArgumentError: It has sub-folders, more than 1 GB, archives that Kaggle would unpack, files
             that run code when they are loaded, or a title or name that Kaggle refuses.
     """
     folder = Path(folder)
     size = 0
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            raise ValueError(f"{path}: the kaggle tool skips sub-folders; move its files up")
+            raise InputError(f"{path}: the kaggle tool skips sub-folders; move its files up")
         if path.suffix.lower() in ARCHIVES:
-            raise ValueError(f"{path}: Kaggle would unpack it; leave it out")
+            raise InputError(f"{path}: Kaggle would unpack it; leave it out")
         if path.suffix == ".whl" and not zipfile.is_zipfile(path):
-            raise ValueError(f"{path.name}: a damaged wheel; fetch it again")
+            raise InputError(f"{path.name}: a damaged wheel; fetch it again")
         if path.suffix.lower() in PICKLES:
-            raise ValueError(f"{path}: may run code when loaded; use .safetensors instead")
+            raise InputError(f"{path}: may run code when loaded; use .safetensors instead")
         size += path.stat().st_size
     if size > MOST_BYTES:
-        raise ValueError(f"{folder}: {size / 1e9:.2f} GB; the competition allows 1 GB")
+        raise InputError(f"{folder}: {size / 1e9:.2f} GB; the competition allows 1 GB")
     metadata = json.loads((folder / DATASET_METADATA).read_text())
     owner, _, name = metadata["id"].partition("/")
     _require_names(owner, name)
     if len(metadata["title"]) not in TITLE_LENGTHS:
-        raise ValueError(f"{folder / DATASET_METADATA}: a title has 6 to 50 characters")
+        raise InputError(f"{folder / DATASET_METADATA}: a title has 6 to 50 characters")
 
 
 def _require_ours(folder: Path) -> None:
@@ -178,15 +181,17 @@ def _require_ours(folder: Path) -> None:
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
-                raise ValueError(f"{path} is no part of a bundle: give another folder for --out")
+                raise ArgumentError(f"{path} is no part of a bundle: give another folder")
     require_writable(folder / FILE_LIST)
 
 
 def _require_names(owner: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{2,49}", owner):
-        raise ValueError(f"{owner!r} is no Kaggle user name; yours is in the address of your page")
+        raise ArgumentError(
+            f"{owner!r} is no Kaggle user name; yours is in the address of your page"
+        )
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) not in TITLE_LENGTHS:
-        raise ValueError(
+        raise ArgumentError(
             f"{name!r}: a data set's name has 6 to 50 small letters, digits and single hyphens"
         )
 
@@ -197,9 +202,9 @@ def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run([*command, "--dest", dataset, *PIP_PLATFORM, *WHEELS], check=False)
         if run.returncode:
-            raise ValueError(
+            raise DfdetectError(
                 "pip could not download the wheels of facenet-pytorch and PyAV, see above; without "
-                "a network, give a folder that holds them with --wheels"
+                "a network, give a folder that holds them as wheels"
             )
         wheels = dataset
     if not Path(wheels).is_dir():

@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 
 from dfdetect.defaults import DEFAULT_PRIOR
+from dfdetect.errors import InputError
 from dfdetect.files import atomic_path, inert, printable, read_table
 from dfdetect.results import OK, VideoResult
 
 COLUMNS = ["filename", "label"]
 
 
-class SubmissionError(ValueError):
+class SubmissionError(InputError):
     """A submission is not what the competition accepts; the message names the file and the row."""
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from dfdetect.errors import ArgumentError
+
 GROUPS = 8
 UPSAMPLINGS = ("nearest", "bilinear", "transposed", "shuffle")
 
@@ -51,7 +53,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         doublings = spec.stride.bit_length() - 1
         if spec.upsampling not in UPSAMPLINGS or spec.stride != 2**doublings or not doublings:
-            raise ValueError(
+            raise ArgumentError(
                 f"an autoencoder needs one of {', '.join(UPSAMPLINGS)} and a stride of 2, 4, 8..., "
                 f"not {spec.upsampling!r} and {spec.stride}"
             )

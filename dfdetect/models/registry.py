@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from dfdetect.errors import ArgumentError
 from dfdetect.models import timm_models
 from dfdetect.models.cnn_lstm import CNNLSTM
 from dfdetect.models.linear import LinearModel
@@ -49,7 +50,7 @@ def create_model(name: str, **arguments: float) -> nn.Module:
         arguments: Options of the architecture, such as `drop_rate` and `drop_path_rate`.
 
     Raises:
-        ValueError: The name is unknown; the message lists similar ones.
+        ArgumentError: The name is unknown; the message lists similar ones.
         TypeError: The architecture has no such argument.
 
     Example:
@@ -78,7 +79,7 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std, RGB, for pixels in 0..1, that an architecture is trained with.
 
     Raises:
-        ValueError: The name is unknown.
+        ArgumentError: The name is unknown.
     """
     if name in OWN_MODELS:
         return OWN_MEAN, OWN_STD
@@ -90,6 +91,6 @@ def _require_known(name: str) -> None:
     """Names with a tag of weights ("name.tag") or a hub's would make timm ask the network."""
     if name not in timm_models.names():
         similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
-        raise ValueError(
+        raise ArgumentError(
             f"unknown architecture {name!r}; similar names: {similar}; see `dfdetect models`"
         )

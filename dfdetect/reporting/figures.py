@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import cut_faces
 from dfdetect.results import VideoResult
 from dfdetect.video.isolated import read_frames_apart
@@ -27,10 +28,10 @@ def draw_frame(
         frames: Number of frames that the detector sampled.
 
     Raises:
-        ValueError: The result has no tracks.
+        ArgumentError: The result has no tracks.
     """
     if not result.tracks:
-        raise ValueError(f"{result.name}: nothing to draw, {result.status}")
+        raise ArgumentError(f"{result.name}: nothing to draw, {result.status}")
     worst = max(result.tracks, key=lambda track: track.probability)
     time = worst.times[int(np.argmax(worst.frame_probabilities))]
     frame = min(read_frames_apart(path, frames), key=lambda frame: abs(frame.time - time))

@@ -4,6 +4,7 @@ import re
 from threading import Lock
 from time import monotonic
 
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.results import VideoResult
 
 # Kept back for the videos in hand to stop, and for the last files to be written.
@@ -16,7 +17,7 @@ PER_FRAME = ("detect", "crop", "classify")
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
-class OutOfTimeError(Exception):
+class OutOfTimeError(DfdetectError):
     """The time is out; what is in hand is to be given up."""
 
 
@@ -24,7 +25,7 @@ def parse_duration(text: str | float) -> float:
     """Seconds of a duration: a number of them, or hours, minutes and seconds.
 
     Raises:
-        ValueError: It is no duration, or not above 0.
+        ArgumentError: It is no duration, or not above 0.
 
     Example:
         >>> parse_duration("8h30m")
@@ -41,9 +42,11 @@ def parse_duration(text: str | float) -> float:
         try:
             seconds = float(text)
         except ValueError as error:
-            raise ValueError(f"{text!r} is no duration: write it as 8h30m, 45m or 90s") from error
+            raise ArgumentError(
+                f"{text!r} is no duration: write it as 8h30m, 45m or 90s"
+            ) from error
     if not seconds > 0:
-        raise ValueError(f"a duration must be above 0, not {text!r}")
+        raise ArgumentError(f"a duration must be above 0, not {text!r}")
     return seconds
 
 

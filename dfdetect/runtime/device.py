@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from dfdetect.errors import ArgumentError
+
 Part = TypeVar("Part")
 AMPERE = (8, 0)
 _ALONE = Lock()
@@ -20,7 +22,7 @@ def choose_device(device: str = "auto") -> torch.device:
     to the CPU with a warning that says why.
 
     Raises:
-        ValueError: The device was asked for by name and does not work.
+        ArgumentError: The device was asked for by name and does not work.
     """
     if device == "auto":
         if not torch.cuda.is_available():
@@ -33,10 +35,10 @@ def choose_device(device: str = "auto") -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from error
+        raise ArgumentError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from error
     problem = _problem(chosen)
     if problem is not None:
-        raise ValueError(f"device {device!r} is not usable, try --device cpu: {problem}")
+        raise ArgumentError(f"device {device!r} is not usable, try device 'cpu': {problem}")
     return chosen
 
 

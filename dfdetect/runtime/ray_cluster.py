@@ -25,6 +25,7 @@ import cv2
 import torch
 
 from dfdetect import __version__
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.runtime.device import available_cores
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def map_on_cluster(
             a message.
 
     Raises:
-        ValueError: Ray is not installed, the cluster cannot be reached, has no processors or
+        ArgumentError: Ray is not installed, the cluster cannot be reached, has no processors or
             another version of this package.
         Exception: What the function raises.
 
@@ -91,23 +92,23 @@ def require_cluster(address: str) -> None:
     """Make sure that somebody answers at an address; Ray itself would wait for minutes.
 
     Raises:
-        ValueError: Ray is not installed, it is no address, or nobody answers.
+        ArgumentError: Ray is not installed, it is no address, or nobody answers.
     """
     # Ray would report its use over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if find_spec("ray") is None:
-        raise ValueError(
-            "--cluster needs Ray: pip install 'dfdetect[cluster]', in a clone '.[cluster]'"
+        raise DfdetectError(
+            "a cluster needs Ray: pip install 'dfdetect[cluster]', in a clone '.[cluster]'"
         )
     if address in (LOCAL, "auto"):
         return
     host, port = _host_and_port(address)
     if not host or not port.isdigit():
-        raise ValueError(f"--cluster {address}: is no address: give host:port, auto or {LOCAL}")
+        raise ArgumentError(f"cluster {address}: is no address: give host:port, auto or {LOCAL}")
     try:
         socket.create_connection((host, int(port)), TIMEOUT).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(f"--cluster {address}: nobody answers there ({error})") from error
+        raise ArgumentError(f"cluster {address}: nobody answers there ({error})") from error
 
 
 @dataclass(eq=False)
@@ -183,7 +184,7 @@ class ActorPool:
         """Start actors on machines that are new.
 
         Raises:
-            ValueError: No machine offers a processor.
+            ArgumentError: No machine offers a processor.
         """
         if monotonic() - self.refreshed < NODE_POLL_SECONDS:
             return
@@ -196,7 +197,7 @@ class ActorPool:
                 self._start_actors(node, range(taken[host], taken[host] + cores))
             taken[host] += cores
         if not self.idle and not self.busy:
-            raise ValueError("no machine of the cluster offers a CPU: start one, or wait for it")
+            raise DfdetectError("no machine of the cluster offers a CPU: start one, or wait for it")
 
     def _start_actors(self, node: dict[str, Any], cores: range) -> None:
         """Start a machine's actors, each of which is pinged to know when it is there."""
@@ -281,7 +282,7 @@ class _Actor:
         if self.function is None:
             version, make = ray.get(start[0])
             if version != __version__:
-                raise ValueError(
+                raise DfdetectError(
                     f"{socket.gethostname()} has dfdetect {__version__}, not {version} as here: "
                     "install the same on all machines"
                 )
@@ -294,7 +295,7 @@ def connected(address: str) -> Iterator[None]:
     """Be connected to a cluster, as it is already or from now to the end.
 
     Raises:
-        ValueError: It cannot be reached, as `require_cluster`.
+        ArgumentError: It cannot be reached, as `require_cluster`.
     """
     require_cluster(address)
     import ray
@@ -315,8 +316,8 @@ def connected(address: str) -> Iterator[None]:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"--cluster {address}: cannot be reached ({reason}); where Ray asks for a token, "
+            raise ArgumentError(
+                f"cluster {address}: cannot be reached ({reason}); where Ray asks for a token, "
                 "have the same ~/.ray/auth_token on all machines and set RAY_AUTH_MODE=token"
             ) from error
     try:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dfdetect.defaults import FRAME_AGGREGATIONS
+from dfdetect.errors import ArgumentError
 
 SMALLEST_FLOOR = 1e-6
 
@@ -48,15 +49,15 @@ class Aggregation:
     def __post_init__(self) -> None:
         """Refuse ways that this version does not have."""
         if self.frames not in FRAME_AGGREGATIONS or self.tracks != "max":
-            raise ValueError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
+            raise ArgumentError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
         if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):
-            raise ValueError(
+            raise ArgumentError(
                 f"sharpness and window must be above 0, not {self.sharpness!r} and {self.window!r}"
             )
         if not 0 <= self.min_track_share <= 1:
-            raise ValueError(f"min_track_share must be 0 to 1, not {self.min_track_share}")
+            raise ArgumentError(f"min_track_share must be 0 to 1, not {self.min_track_share}")
         if not SMALLEST_FLOOR <= self.floor < 0.5:
-            raise ValueError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
+            raise ArgumentError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
 
     def track_logit(self, logits: np.ndarray) -> float:
         """One track's logit from the calibrated logits of its frames, shape (frames,).

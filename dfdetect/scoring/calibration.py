@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dfdetect.errors import ArgumentError
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -15,7 +17,9 @@ class Calibration:
     def __post_init__(self) -> None:
         """Refuse what would turn FAKE into REAL or lose every score."""
         if not (np.isfinite(self.scale) and np.isfinite(self.bias) and self.scale > 0):
-            raise ValueError(f"calibration needs a positive scale and finite numbers, not {self}")
+            raise ArgumentError(
+                f"calibration needs a positive scale and finite numbers, not {self}"
+            )
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Calibrate logits of any shape."""
@@ -37,7 +41,7 @@ def fit_calibration(
         weights: What each counts within its class, shape (n,); all the same if None.
 
     Raises:
-        ValueError: Only one class, or the logits do not rank FAKE above REAL.
+        ArgumentError: Only one class, or the logits do not rank FAKE above REAL.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import, needed in training only
 
@@ -47,7 +51,7 @@ def fit_calibration(
     labels = np.asarray(labels)
     counts = np.bincount(labels, minlength=2)
     if counts.min() == 0:
-        raise ValueError("calibration needs both REAL and FAKE crops")
+        raise ArgumentError("calibration needs both REAL and FAKE crops")
     certain = (counts + 1) / (counts + 2)
     # Every crop counts as both classes: as its own nearly fully, as the other with the rest.
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)

@@ -5,6 +5,8 @@ from enum import Enum
 
 import numpy as np
 
+from dfdetect.errors import ArgumentError
+
 # Shares of REAL videos that exceed the thresholds.
 UNCERTAIN_RATE = 0.05
 FAKE_RATE = 0.01
@@ -34,7 +36,7 @@ class OperatingPoints:
     def __post_init__(self) -> None:
         """Refuse thresholds that are no probabilities, or in the wrong order."""
         if not 0 <= self.uncertain <= self.fake <= 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"operating points must be probabilities, uncertain not above fake, not {self}"
             )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dfdetect.defaults import FRAME_AGGREGATIONS
+from dfdetect.errors import ArgumentError
 
 LR_SCALINGS = ("equal", "by_inputs")
 
@@ -72,12 +73,10 @@ class TrainConfig:
         """Refuse what no run can use."""
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
-                name = name.replace("_", "-")
-                raise ValueError(f"--{name} must be {' or '.join(choices)}, not {value!r}")
+                raise ArgumentError(f"{name} must be {' or '.join(choices)}, not {value!r}")
         for name, (low, high) in LIMITS.items():
             if not low <= (value := getattr(self, name)) <= high:
-                name = name.replace("_", "-")
-                raise ValueError(f"--{name} must be {low:g} to {high:g}, not {value:g}")
+                raise ArgumentError(f"{name} must be {low:g} to {high:g}, not {value:g}")
 
 
 # Lowest and highest values that make sense.

@@ -97,7 +97,7 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
         device: As in `load_detector`; of several GPUs, each process of a machine takes its own.
 
     Raises:
-        ValueError: The device does not work.
+        ArgumentError: The device does not work.
 
     Example:
         >>> with init_distributed("auto") as (context, device):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dfdetect.data.faceset import FaceSet
+from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import metrics, vote_weights, voted_metrics, weighted_log_loss
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration, fit_calibration
@@ -63,7 +64,7 @@ class Judge:
         raw = self._video_logits(logits)
         try:
             calibration = fit_calibration(raw, self.labels, self.weights)
-        except ValueError:  # a young model may rank no better than chance
+        except ArgumentError:  # a young model may rank no better than chance
             calibration = Calibration()
         uncalibrated = self.aggregation.probability(raw)
         probabilities = self.probabilities(calibration, logits)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dfdetect.checkpoints.weights import SUFFIX
+from dfdetect.errors import DfdetectError, InputError
 from dfdetect.models.registry import head_parameters, normalisation
 
 IMAGENET = "imagenet"
@@ -62,7 +63,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     convolutions are taken, in order, and the layers behind them stay random.
 
     Raises:
-        ValueError: The tensors are not those of the architecture.
+        InputError: The tensors are not those of the architecture.
     """
     target = model.state_dict()
     if path.suffix == KERAS_SUFFIX:
@@ -82,7 +83,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     extra = sorted(source.keys() - set(names))
     if len(source) not in (len(names), len(body)):
         odd = f"{missing[0]!r} is not among them" if missing else f"{extra[0]!r} is one too many"
-        raise ValueError(f"{path}: {len(source)} tensors, the architecture has {len(names)}; {odd}")
+        raise InputError(f"{path}: {len(source)} tensors, the architecture has {len(names)}; {odd}")
     if not missing:
         paired = source
     elif len(source) == len(names):
@@ -93,7 +94,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
         tensor, shape = paired[name], target[name].shape
         same_layer = tensor.shape[:1] == shape[:1] and tensor.numel() == shape.numel()
         if tensor.shape != shape and not (tensor.ndim == 2 and same_layer):
-            raise ValueError(
+            raise InputError(
                 f"{path}: {name} should have shape {tuple(shape)}, not {tuple(tensor.shape)}"
             )
         target[name] = tensor.reshape(shape)
@@ -155,9 +156,9 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: no state dict, or damaged ({error})") from error
+        raise InputError(f"{path}: no state dict, or damaged ({error})") from error
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        raise ValueError(f"{path}: not a state dict of tensors; save `model.state_dict()` alone")
+        raise InputError(f"{path}: not a state dict of tensors; save `model.state_dict()` alone")
     return state
 
 
@@ -172,7 +173,7 @@ def _read_keras_convolutions(
     try:
         import h5py
     except ImportError as error:
-        raise ModuleNotFoundError(f"{path}: reading it needs h5py: `pip install h5py`") from error
+        raise DfdetectError(f"{path}: reading it needs h5py: `pip install h5py`") from error
 
     found: list[np.ndarray] = []
     with h5py.File(path) as file:
@@ -186,7 +187,7 @@ def _read_keras_convolutions(
     ]
     shapes = [tensor.shape for tensor in tensors]
     if not names or shapes != [target[name].shape for name in names]:
-        raise ValueError(f"{path}: does not hold the convolutions of this architecture")
+        raise InputError(f"{path}: does not hold the convolutions of this architecture")
     _, std = normalisation("vgg16")
     first = tensors[0].flip(1) * torch.tensor(std).view(1, 3, 1, 1) * LARGEST_PIXEL
     return dict(zip(names, [first, *tensors[1:]], strict=True))

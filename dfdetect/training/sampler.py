@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from dfdetect.errors import ArgumentError
 from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
@@ -49,7 +50,7 @@ class BalancedSampler(Sampler[list[Item]]):
         context: The processes that train together, each of which gets its part of every batch.
 
     Raises:
-        ValueError: A batch has fewer items than there are processes, or the weights do not fit.
+        ArgumentError: A batch has fewer items than there are processes, or the weights do not fit.
     """
 
     def __init__(
@@ -81,14 +82,14 @@ class BalancedSampler(Sampler[list[Item]]):
         self.batch = 2 * self.half
         self.steps = epoch_half // self.half
         if self.batch < context.world_size:
-            raise ValueError(
+            raise ArgumentError(
                 f"batches of {self.batch} items are too few for {context.world_size} processes: "
                 "give a larger batch_size, or start fewer"
             )
         sets = int(dataset.face_sets.max()) + 1
         self.weights = np.asarray(weights or [(1.0, 1.0)] * sets, np.float64)
         if len(self.weights) < sets or not (self.weights > 0).all():
-            raise ValueError(
+            raise ArgumentError(
                 f"{sets} face sets need as many pairs of weights above 0, not {weights}"
             )
 

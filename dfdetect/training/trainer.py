@@ -23,6 +23,7 @@ from dfdetect.checkpoints.io import save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import SUFFIX
 from dfdetect.data.faceset import GROUP, FaceSet, require_disjoint_actors
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
 from dfdetect.files import atomic_path, require_writable
@@ -105,8 +106,8 @@ def train(
     Raises:
         FaceSetError: A face set is unusable, has an image that cannot be read, has one class, or
             shares actors with `val`. Nothing has been trained then.
-        ValueError: Unusable arguments, `init` does not fit the architecture, or several processes
-            are to fit a linear model.
+        ArgumentError: An argument cannot be used, or several processes are to fit a linear model.
+        InputError: `init` does not fit the architecture.
 
     Example:
         >>> train(recipe("tf_efficientnet_lite0"), ["train.csv"], "lite0.safetensors",
@@ -114,11 +115,11 @@ def train(
     """
     out = Path(out)
     if out.suffix != SUFFIX:
-        raise ValueError(f"{out}: a checkpoint's name must end in {SUFFIX}")
+        raise ArgumentError(f"{out}: a checkpoint's name must end in {SUFFIX}")
     require_writable(out)
     with init_distributed(device) as (context, torch_device):
         if config.architecture in LINEAR_MODELS and context.world_size > 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"{config.architecture} is fitted by one process: start it without torchrun"
             )
         seed_everything(config.seed)
@@ -142,10 +143,10 @@ def train(
         }
         state = _State(out.with_suffix(".state.pt"), description, resume)
         if out.exists():
-            raise ValueError(f"{out}: exists; delete it to train again, or name another file")
+            raise ArgumentError(f"{out}: exists; delete it to train again, or name another file")
         if state.path.exists() and not resume:
-            raise ValueError(
-                f"{state.path}: left by a stopped run; --resume it, or delete the file"
+            raise ArgumentError(
+                f"{state.path}: left by a stopped run; resume it, or delete the file"
             )
         for part in (train_faces, held_out, *([reconstructions] if reconstructions else [])):
             own = part.select(context.shard(np.arange(len(part))))
@@ -191,7 +192,7 @@ def _finish(run: "_Run", spec: ModelSpec, state: "_State") -> None:
     if scores["log_loss"] >= scores["constant_log_loss"]:
         warnings.warn(
             f"{run.out}: no better on held-out actors than a constant answer; it needs more "
-            "epochs, more faces or another --learning-rate",
+            "epochs, more faces or another learning_rate",
             stacklevel=3,
         )
     run.model.load_state_dict(run.best["weights"])
@@ -252,7 +253,7 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
     """Build the model with random weights, or those of `init` but for the head.
 
     Raises:
-        ValueError: The architecture lacks a configured option or cannot take crops of the
+        ArgumentError: The architecture lacks a configured option or cannot take crops of the
             configured size, or `init` is not a state dict of it.
     """
     rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
@@ -263,7 +264,7 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
             config.architecture, **{name: rate for name, rate in rates.items() if rate}
         )
     except TypeError as error:
-        raise ValueError(f"{config.architecture} has no such option: {error}") from error
+        raise ArgumentError(f"{config.architecture} has no such option: {error}") from error
     if init is not None:
         load_initial_weights(model, find_initial_weights(config.architecture, init))
     size = config.input_size
@@ -274,12 +275,12 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
         with torch.inference_mode():
             output = model.eval()(torch.zeros(shape))
     except (AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"{config.architecture} cannot take crops of {size} pixels, try another --input-size: "
+        raise ArgumentError(
+            f"{config.architecture} cannot take crops of {size} pixels, try another input_size: "
             f"{error}"
         ) from error
     if output.shape != (1, 1):
-        raise ValueError(f"{config.architecture} is no image classifier with one output")
+        raise ArgumentError(f"{config.architecture} is no image classifier with one output")
     return model
 
 
@@ -287,7 +288,7 @@ def start_spec(config: TrainConfig) -> ModelSpec:
     """What a checkpoint of this run says of its input, before anything is known of its output.
 
     Raises:
-        ValueError: The architecture is unknown, or cannot take such input.
+        ArgumentError: The architecture is unknown, or cannot take such input.
     """
     mean, std = normalisation(config.architecture)
     return ModelSpec(
@@ -548,7 +549,7 @@ class _Learner:
             for images, labels in batches:
                 losses.append(self._step(images, labels))
                 if not np.isfinite(losses[-1]):
-                    raise ValueError(f"training diverged in {title}: try a lower --learning-rate")
+                    raise DfdetectError(f"training diverged in {title}: try a lower learning_rate")
                 bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
                 bar.update(self.batch)
                 if monotonic() - saved > SAVE_EVERY:
@@ -605,7 +606,7 @@ class _State:
         if saved is None:
             return
         if saved["run"] != self.description:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.path}: written by a run of another configuration, {saved['run']}: "
                 "repeat its options, or delete the file to start afresh"
             )

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dfdetect.errors import InputError
+
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
@@ -24,7 +26,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: There are no videos, or two have the same name even so.
+        InputError: There are no videos, or two have the same name even so.
 
     Example:
         >>> find_videos(["videos"])
@@ -44,7 +46,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
                 known.add(file.absolute())
                 below[file] = name
     if not below:
-        raise ValueError(
+        raise InputError(
             f"no videos in {', '.join(map(str, paths))}; looked for "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}"
         )
@@ -53,7 +55,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     for file, relative in below.items():
         name = file.name if count[file.name] == 1 else relative
         if name in named:
-            raise ValueError(
+            raise InputError(
                 f"{named[name]} and {file} would both be called {name!r}: give the folder that "
                 "holds them both, or rename one"
             )

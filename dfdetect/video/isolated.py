@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.errors import DfdetectError
 from dfdetect.results import CRASHED, TOO_LARGE, TOO_SLOW
 from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
@@ -34,7 +35,7 @@ MEMORY_LIMIT = 4 * 2**30
 LOGGER = logging.getLogger(__name__)
 
 
-class CancelledError(Exception):
+class CancelledError(DfdetectError):
     """The video is no longer wanted."""
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.errors import ArgumentError, InputError
 from dfdetect.results import (
     EMPTY,
     NO_ACCESS,
@@ -57,7 +58,7 @@ FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,m
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
 
-class VideoError(ValueError):
+class VideoError(InputError):
     """A file gives no frames.
 
     Attributes:
@@ -109,7 +110,7 @@ def read_frames(
         [1.2, 3.7, 6.2, 8.7]
     """
     if isinstance(count, int) and count < 1:
-        raise ValueError(f"count must be at least 1, not {count}")
+        raise ArgumentError(f"count must be at least 1, not {count}")
     path = Path(path)
     try:
         if not path.exists():

@@ -257,7 +257,7 @@ def test_a_submission_that_is_there_is_kept_where_ray_cannot_be_reached(
     monkeypatch.setattr(ray, "init", refuse)
     out = tmp_path / "out.csv"
     out.write_text("filename,label\n")
-    with pytest.raises(ValueError, match="--cluster auto: cannot be reached"):
+    with pytest.raises(ValueError, match="cluster auto: cannot be reached"):
         predict(sample_data / "test_videos", out, cluster="auto", progress=False)
     assert out.read_text() == "filename,label\n"
 

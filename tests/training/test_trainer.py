@@ -149,7 +149,7 @@ def test_resuming_another_configuration_is_refused(face_set, tmp_path):
 def test_what_a_stopped_run_left_is_not_overwritten(face_set, tmp_path):
     out = tmp_path / "model.safetensors"
     out.with_suffix(".state.pt").write_bytes(b"hours of work")
-    with pytest.raises(ValueError, match="--resume it, or delete"):
+    with pytest.raises(ValueError, match="resume it, or delete"):
         run(face_set, out)
     assert out.with_suffix(".state.pt").read_bytes() == b"hours of work"
 
