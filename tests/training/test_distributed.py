@@ -74,7 +74,7 @@ def test_the_losses_are_those_of_one_process(face_set, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert run.stdout.count("crops or clips of held-out actors") == 1
+    assert run.stdout.count("faces of held-out actors") == 1
     expected, found = (pd.read_csv(path.with_suffix(".history.csv")) for path in (alone, together))
     assert len(found) == 4
     columns = ["train_loss", "log_loss", "auc"]
