@@ -193,10 +193,12 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "evaluate", _evaluate, "Measure a detector on labelled data.")
     parser.add_argument(
-        "source",
+        "sources",
+        nargs="+",
         type=Path,
         metavar="INDEX.csv|VIDEO_FOLDER|ZIP",
-        help="a face set, or videos labelled by manifest.csv, metadata.json or folders real, fake",
+        help="face sets, which are measured together; or a folder or zip file of videos, labelled "
+        "by manifest.csv, metadata.json or folders named real and fake",
     )
     _add_detector_options(parser)
     _add_cluster_option(parser)

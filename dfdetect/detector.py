@@ -195,18 +195,36 @@ class Detector:
             >>> detector.predict_clips([[first, second, third]])
             array([0.81])
         """
-        inputs, owners = [], []
+        aggregation = self.spec.aggregation
+        logits = [aggregation.track_logit(one) for one in self.frame_logits(clips)]
+        return aggregation.probability(logits)
+
+    def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """Score each crop of sequences of crops, for `spec.aggregation` to combine.
+
+        Args:
+            clips: As in `predict_clips`.
+
+        Returns:
+            The calibrated logits of FAKE of each sequence, float64 of shape (crops,). A model that
+            looks at clips gives all crops of one clip the same logit.
+
+        Raises:
+            ValueError: A sequence is empty, or a crop has another shape or type.
+
+        Example:
+            >>> detector.frame_logits([[first, second], [third]])
+            [array([0.7, 1.9]), array([-2.1])]
+        """
+        inputs = []
         for number, clip in enumerate(clips):
-            tensors = [self._to_input(crop, number) for crop in clip]
-            made = self._make_clips(tensors)
+            made = self._make_clips([self._to_input(crop, number) for crop in clip])
             if not made:
                 raise ArgumentError(f"clip {number}: no crops")
-            inputs += made
-            owners += [number] * len(made)
-        logits, owners = self._logits(inputs), np.array(owners)
-        aggregation = self.spec.aggregation
-        means = [aggregation.track_logit(logits[owners == number]) for number in range(len(clips))]
-        return aggregation.probability(means)
+            inputs.append(made)
+        logits = self._logits([one for made in inputs for one in made])
+        parts = np.split(logits, np.cumsum([len(made) for made in inputs]))
+        return [self._by_frame(part, len(clip)) for part, clip in zip(parts, clips, strict=False)]
 
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
         good = getattr(crop, "dtype", None) == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3
@@ -250,15 +268,18 @@ class Detector:
         return [make_clip([crops[position] for position in part], length) for part in parts]
 
     def _frame_logits(self, crops: Sequence[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Calibrated logits of a track's frames; of a clip, those of all its frames are the same.
+        """Calibrated logits of a track's frames."""
+        return self._by_frame(self._logits(self._make_clips(crops), check), len(crops))
 
-        A frame that is in two clips has the mean of both.
+    def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
+        """Logits of the inputs that cover a track -> those of its frames.
+
+        A frame that is in two inputs has the mean of both.
         """
-        logits = self._logits(self._make_clips(crops), check)
-        if len(crops) == 1:
+        if frames == 1:
             return logits.mean(keepdims=True)
-        parts = windows(len(crops), self.spec.frames_per_clip)
-        total, times = np.zeros(len(crops)), np.zeros(len(crops))
+        total, times = np.zeros(frames), np.zeros(frames)
+        parts = windows(frames, self.spec.frames_per_clip)
         for part, logit in zip(parts, logits, strict=True):
             for position in set(part):
                 total[position] += logit

@@ -225,7 +225,8 @@ class FaceSet:
         known = self.table[list(TRACK)].notna().all(axis=1)
         tracks = [[row] for row in np.flatnonzero(~known).tolist()]
         # A fake that is made of a track has that one's number.
-        for _, track in self.table[known].groupby(["video", "track", "label"], sort=False):
+        names = [self.face_sets[known], "video", "track", "label"]
+        for _, track in self.table[known].groupby(names, sort=False):
             tracks.append(track.sort_values("frame").index.tolist())
         return tracks
 

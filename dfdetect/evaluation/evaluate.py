@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,19 @@ from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import RocCurveDisplay
 from tqdm import tqdm
 
-from dfdetect.data.faceset import FaceSet
+from dfdetect.data.faceset import LABELS, FaceSet
 from dfdetect.data.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.detector import Detector, DetectorFile, load_detector
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.corruptions import DEGRADATIONS
-from dfdetect.evaluation.metrics import auc_within, bootstrap_intervals, metrics, reweighted_metrics
+from dfdetect.evaluation.metrics import (
+    SourceVotes,
+    auc_within,
+    bootstrap_intervals,
+    metrics,
+    reweighted_metrics,
+)
 from dfdetect.evaluation.subgroups import find_subgroups
 from dfdetect.files import atomic_path, printable
 from dfdetect.results import FAILED, NO_ACCESS, OK, VideoResult
@@ -29,6 +35,8 @@ from dfdetect.runtime.executor import ordered_thread_map
 from dfdetect.runtime.ray_cluster import map_on_cluster, require_cluster
 
 BATCH = 64
+# Answers that are printed one by one, at most.
+MOST_ITEMS = 50
 SCORE_COLUMNS = ["probability", "status"]
 # With fewer actors or videos, an interval over them means little.
 FEWEST_GROUPS = 10
@@ -36,7 +44,7 @@ SOURCE_COLUMNS = ["n", "fake_fraction", "auc", "log_loss", "balanced_accuracy", 
 
 
 def evaluate(
-    source: str | Path,
+    sources: str | Path | Sequence[str | Path],
     weights: str | Path | None = None,
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
@@ -50,8 +58,9 @@ def evaluate(
     """Measure a detector on labelled faces or videos.
 
     Args:
-        source: The index of a face set, of which the crops of one track count as one; or a folder
-            of videos as `read_labels` takes it. A video without a score counts with the prior 0.5.
+        sources: The index of a face set, or several indexes that are measured together; or a folder
+            of videos as `read_labels` takes it. Crops of one video have one answer together, as
+            the detector's aggregation says; a video without a score counts with the prior 0.5.
         weights: As in `load_detector`.
         frames: Number of frames sampled from each video.
         device: As in `load_detector`.
@@ -66,11 +75,14 @@ def evaluate(
         progress: Show a progress bar.
 
     Returns:
-        What `metrics` gives; `intervals` (95 %, over actor groups or videos); for videos
-        `without_score`, their number. Where there are several sources, `sources`, what `metrics`
-        gives for each; `auc_within_sources`, as `auc_within` has it; `items`, each one's label,
-        source and probability. `subgroups`, what `metrics` gives for each, and `reweighted`, where
-        they are asked for.
+        What `metrics` gives, where `n` is the number of answers; `intervals` (95 %, over actor
+        groups or videos); for videos `without_score`, their number; for face sets the numbers of
+        `videos` (of those crops that name one), `tracks` and `crops`. Where there are several
+        sources, `sources`, what `metrics` gives for each, and the number of each label;
+        `auc_within_sources`, as `auc_within` has it; `each_source_one_vote`, what `voted_metrics`
+        gives, and its `intervals` (95 %, over sources); `items`, each one's name, label, source
+        and probability. `subgroups`, what `metrics` gives for each, and `reweighted`, where they
+        are asked for.
 
     Raises:
         FileNotFoundError: The source or the weights do not exist.
@@ -80,10 +92,14 @@ def evaluate(
         >>> evaluate("val.csv")["auc"]
         0.91
     """
-    source = Path(source)
+    paths = [Path(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
+    shown = ", ".join(map(str, paths))
     if fake_share is not None and not 0 < fake_share < 1:
         raise ArgumentError(f"fake share must be strictly between 0 and 1, not {fake_share}")
-    if source.is_dir() or source.suffix == ARCHIVE_SUFFIX:
+    if any(path.is_dir() or path.suffix == ARCHIVE_SUFFIX for path in paths):
+        if len(paths) > 1:
+            raise ArgumentError(f"{shown}: only face sets are measured together: give one folder")
+        (source,) = paths
         if degrade is not None or subgroups:
             raise ArgumentError(f"{source}: only face sets can be degraded or have subgroups")
         if cluster is not None:
@@ -97,15 +113,16 @@ def evaluate(
         table = tabulate(videos, results, progress)
     else:
         if cluster is not None:
-            raise ArgumentError(f"{source}: only videos are scored on a cluster, not face sets")
+            raise ArgumentError(f"{shown}: only videos are scored on a cluster, not face sets")
         detector = load_detector(weights, device, frames)
-        faces = FaceSet.read(source)
-        if source.name in detector.spec.training.get("faces", ()):
-            warnings.warn(
-                f"{source}: the detector was trained on a face set of this name; if it is the "
-                "same, the figures say nothing about other faces",
-                stacklevel=2,
-            )
+        faces = FaceSet.join([FaceSet.read(path) for path in paths])
+        for path in paths:
+            if path.name in detector.spec.training.get("faces", ()):
+                warnings.warn(
+                    f"{path}: the detector was trained on a face set of this name; if it is the "
+                    "same, the figures say nothing about other faces",
+                    stacklevel=2,
+                )
         table = score_face_set(detector, faces, progress, degrade)
     labels = (table["label"] == "FAKE").to_numpy(dtype=np.int64)
     probabilities = table["probability"].fillna(DEFAULT_PRIOR).to_numpy()
@@ -116,70 +133,116 @@ def evaluate(
     scores: dict[str, Any] = metrics(labels, probabilities)
     if "status" in table:
         scores["without_score"] = int(table["probability"].isna().sum())
+    else:
+        scores |= {name: int(table[name].sum()) for name in ("videos", "tracks", "crops")}
     if fake_share is not None:
         scores["reweighted"] = reweighted_metrics(labels, probabilities, fake_share)
-    if table["source"].nunique() > 1:
-        scores["sources"] = {
-            name: metrics(labels[rows], probabilities[rows])
-            for name, rows in table.groupby("source").indices.items()
-        }
-        scores["auc_within_sources"] = auc_within(scores["sources"])
-        columns = table.set_index("name")[["label", "source", "probability"]]
-        scores["items"] = columns.to_dict("index")
+    known = (table["source"] != "").to_numpy()
+    if table.loc[known, "source"].nunique() > 1:
+        scores |= _by_source(table[known], labels[known], probabilities[known])
     if subgroups:
         scores["subgroups"] = {
             name: metrics(labels[rows], probabilities[rows])
-            for name, rows in find_subgroups(faces, progress).items()
+            for name, rows in find_subgroups(
+                faces, [video[0][0] for video in faces.videos()], progress
+            ).items()
             if rows.any()
         }
     groups = table["group"].to_numpy()
     if (count := len(set(groups))) < FEWEST_GROUPS:
         warnings.warn(
-            f"{source}: {count} actors or videos are too few for intervals to be trusted",
+            f"{shown}: {count} actors or videos are too few for intervals to be trusted",
             stacklevel=2,
         )
     scores["intervals"] = bootstrap_intervals(labels, probabilities, groups)
     return scores
 
 
+def _by_source(
+    table: pd.DataFrame, labels: np.ndarray, probabilities: np.ndarray
+) -> dict[str, Any]:
+    sources = {
+        name: metrics(labels[rows], probabilities[rows]) | {"label": _count(labels[rows])}
+        for name, rows in table.groupby("source").indices.items()
+    }
+    names, kinds, scenes = (
+        table[column].to_numpy(dtype=str) if column in table else None
+        for column in ("source", "kind", "scene")
+    )
+    votes = SourceVotes(labels, probabilities, names, kinds, scenes)
+    return {
+        "sources": sources,
+        "auc_within_sources": auc_within(sources),
+        "each_source_one_vote": {**votes.metrics(), "intervals": votes.intervals()},
+        "items": table[["name", "label", "source", "probability"]].to_dict("records"),
+    }
+
+
+def _count(labels: np.ndarray) -> dict[str, int]:
+    return {name: int((labels == label).sum()) for label, name in enumerate(LABELS)}
+
+
 def score_face_set(
     detector: Detector, faces: FaceSet, progress: bool = True, degrade: str | None = None
 ) -> pd.DataFrame:
-    """Score each track of a face set; a crop that belongs to none is one by itself.
+    """Score each video of a face set, or crop that belongs to none.
 
     Args:
-        detector: Scores the crops.
+        detector: Scores the crops, and says how those of a video combine.
         faces: The crops.
         progress: Show a progress bar.
         degrade: As in `evaluate`.
 
     Returns:
-        Columns `name`, `label`, `group`, `source` and `probability`, in the order of
-        `faces.tracks()`.
+        One row a video, in the order of `faces.videos()`: `name`, `label`, `group`, `source`,
+        `kind`, `scene` (the same for REAL and FAKE videos of one scene), `videos` (1, or 0 where
+        the index names none), `tracks` and `crops` (their numbers), and `probability`.
     """
     if degrade not in DEGRADATIONS:
         raise ArgumentError(
             f"degrade must be {', '.join(filter(None, DEGRADATIONS))}, not {degrade!r}"
         )
-    spoil = DEGRADATIONS[degrade]
-    tracks = faces.tracks()
-    probabilities = [np.zeros(0)]
-    with tqdm(total=len(faces), desc="faces", unit="crop", disable=not progress) as bar:
+    videos = faces.videos()
+    tracks = [track for video in videos for track in video]
+    logits = iter(_score_tracks(detector, faces, tracks, DEGRADATIONS[degrade], progress))
+    aggregation = detector.spec.aggregation
+    video_logits = [aggregation.video_logit([next(logits) for _ in video]) for video in videos]
+    first = np.array([video[0][0] for video in videos])
+    names, scenes = faces.texts("video")[first], faces.texts("pair")[first]
+    # Scenes of two face sets may be called alike.
+    places = [f"{number}: " for number in faces.face_sets[first]]
+    return pd.DataFrame(
+        {
+            "name": np.where(names != "", names, faces.texts("id")[first]),
+            "label": faces.texts("label")[first],
+            "group": faces.groups[first],
+            "source": faces.sources[first],
+            "kind": faces.texts("kind")[first],
+            "scene": np.where(scenes != "", np.char.add(places, scenes), ""),
+            "videos": (names != "").astype(int),
+            "tracks": [len(video) for video in videos],
+            "crops": [sum(map(len, video)) for video in videos],
+            "probability": aggregation.probability(video_logits),
+        }
+    )
+
+
+def _score_tracks(
+    detector: Detector,
+    faces: FaceSet,
+    tracks: Sequence[Sequence[int]],
+    spoil: Callable[[np.ndarray], np.ndarray],
+    progress: bool,
+) -> list[np.ndarray]:
+    """Calibrated logits of the crops of each track."""
+    logits = []
+    with tqdm(total=sum(map(len, tracks)), desc="faces", unit="crop", disable=not progress) as bar:
         for start in range(0, len(tracks), BATCH):
             part = tracks[start : start + BATCH]
             clips = [[spoil(faces.image(row)) for row in track] for track in part]
-            probabilities.append(detector.predict_clips(clips))
+            logits += detector.frame_logits(clips)
             bar.update(sum(map(len, clips)))
-    first = [track[0] for track in tracks]
-    return pd.DataFrame(
-        {
-            "name": faces.table["id"].to_numpy()[first],
-            "label": faces.table["label"].to_numpy()[first],
-            "group": faces.groups[first],
-            "source": faces.sources[first],
-            "probability": np.concatenate(probabilities),
-        }
-    )
+    return logits
 
 
 def tabulate(
@@ -230,7 +293,7 @@ def report(scores: dict[str, Any], as_json: bool = False) -> str:
         return json.dumps(_without_nan(scores))
     lines = []
     for name, value in scores.items():
-        if not isinstance(value, dict):
+        if not isinstance(value, dict | list):
             line = f"{name:20} {value:.4g}" if isinstance(value, float) else f"{name:20} {value}"
             if name in scores["intervals"]:
                 low, high = scores["intervals"][name]
@@ -239,14 +302,31 @@ def report(scores: dict[str, Any], as_json: bool = False) -> str:
     if "reweighted" in scores:
         lines += ["", "with another share of FAKE"]
         lines += [f"{name:20} {value:.4g}" for name, value in scores["reweighted"].items()]
+    if "each_source_one_vote" in scores:
+        lines += ["", "each source one vote", *_votes_lines(scores["each_source_one_vote"])]
     for part in ("sources", "subgroups"):
         if part in scores:
-            table = pd.DataFrame(scores[part]).T[SOURCE_COLUMNS].astype({"n": int})
+            table = pd.DataFrame(scores[part]).T[SOURCE_COLUMNS].astype(float)
+            table = table.astype({"n": int})
             lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]
-    if "items" in scores:
-        table = pd.DataFrame(scores["items"]).T.sort_values(["source", "label", "probability"])
-        lines += ["", table.to_string(float_format="{:.3f}".format, na_rep="")]
+    if 0 < len(scores.get("items", ())) <= MOST_ITEMS:
+        table = pd.DataFrame(scores["items"]).sort_values(["source", "label", "probability"])
+        text = table.to_string(float_format="{:.3f}".format, na_rep="", index=False)
+        lines += ["", text]
     return "\n".join(lines)
+
+
+def _votes_lines(votes: dict[str, Any]) -> list[str]:
+    table = pd.DataFrame(
+        [
+            (value, *votes["intervals"].get(name, (np.nan, np.nan)))
+            for name, value in votes.items()
+            if name != "intervals"
+        ],
+        index=[name for name in votes if name != "intervals"],
+        columns=["", "from", "to (95 %)"],
+    )
+    return table.to_string(float_format="{:.4g}".format, na_rep="").splitlines()
 
 
 def _without_nan(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Parts of a face set that are harder than others: dark, small and turned faces."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -60,20 +61,22 @@ class FaceAttributeEstimator:
         return FaceAttributes(float(crop.mean()), float(turn))
 
 
-def find_subgroups(faces: FaceSet, progress: bool = True) -> dict[str, np.ndarray]:
-    """Which tracks of a face set are in which subgroup, by their first crop.
+def find_subgroups(
+    faces: FaceSet, rows: Sequence[int], progress: bool = True
+) -> dict[str, np.ndarray]:
+    """Which crops of a face set are in which subgroup.
 
     Args:
-        faces: The crops; those that belong to no track are one by themselves.
+        faces: The face set.
+        rows: The crops to look at.
         progress: Show a progress bar.
 
     Returns:
-        Boolean masks over `faces.tracks()`, by name: `dark`; `profile`, where the face is turned or
+        Boolean masks over `rows`, by name: `dark`; `profile`, where the face is turned or
         MTCNN does not find it; `small`, where the index has `native_px`; and `other`, what is in
         none of them.
     """
     estimator = FaceAttributeEstimator()
-    rows = [track[0] for track in faces.tracks()]
     bar = tqdm(rows, "subgroups", unit="crop", disable=not progress)
     attributes = [estimator.estimate(faces.image(row)) for row in bar]
     masks = {
@@ -81,6 +84,6 @@ def find_subgroups(faces: FaceSet, progress: bool = True) -> dict[str, np.ndarra
         "profile": np.array([not one.turn < TURNED for one in attributes]),
     }
     if "native_px" in faces.table:
-        masks["small"] = faces.table["native_px"].to_numpy(float)[rows] < SMALL
+        masks["small"] = faces.table["native_px"].to_numpy(float)[list(rows)] < SMALL
     masks["other"] = ~np.any(list(masks.values()), axis=0)
     return masks

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet
 from dfdetect.evaluation.evaluate import evaluate, report, score_face_set
 
@@ -27,6 +28,59 @@ def test_the_crops_of_a_track_count_as_one(detector, face_set):
     assert scored["probability"].iloc[-1] == pytest.approx(expected, abs=1e-5)
 
 
+def test_score_face_set_gives_one_answer_a_video(detector, face_set):
+    table = pd.read_csv(face_set, dtype=str)
+    table[["video", "track", "frame"]] = ""
+    # One video with two tracks, and a fake that was made from it.
+    table.loc[[0, 2, 4, 6, 1], "video"] = "a.mp4"
+    table.loc[[0, 2, 4, 6, 1], "track"] = ["0", "0", "1", "1", "0"]
+    table.loc[[0, 2, 4, 6, 1], "frame"] = list("01010")
+    table.to_csv(face_set, index=False)
+    faces = FaceSet.read(face_set)
+    scored = score_face_set(detector, faces, progress=False).set_index(["name", "label"])
+    assert len(scored) == 45
+    assert scored.loc[("a.mp4", "REAL"), ["videos", "tracks", "crops"]].tolist() == [1, 2, 4]
+    assert scored.loc[("a.mp4", "FAKE"), ["videos", "tracks", "crops"]].tolist() == [1, 1, 1]
+    assert scored["videos"].sum() == 2
+    logits = detector.frame_logits(
+        [[faces.image(row) for row in rows] for rows in ((0, 2), (4, 6))]
+    )
+    aggregation = detector.spec.aggregation
+    expected = aggregation.probability(aggregation.video_logit(logits))
+    assert scored.loc[("a.mp4", "REAL"), "probability"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_evaluate_several_face_sets_together(face_set, tmp_path, capsys):
+    table = pd.read_csv(face_set, dtype=str)
+    table["source"] = np.where(np.arange(48) < 24, "studio", "street")
+    table["kind"] = np.where(table["label"] == "FAKE", "swap", "")
+    # The same names of videos and scenes in both sets; they are not the same videos and scenes.
+    table["video"] = [f"{number // 2}.mp4" for number in range(24)] * 2
+    table["track"] = table["frame"] = "0"
+    table["pair"] = [f"scene{number // 2}" for number in range(24)] * 2
+    for name, part in (("one", table[:24]), ("two", table[24:])):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+        (tmp_path / name).symlink_to(face_set.with_suffix(""))
+    together = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    scores = evaluate(together, progress=False)
+    assert (scores["n"], scores["videos"], scores["tracks"], scores["crops"]) == (48, 48, 48, 48)
+    votes = scores["each_source_one_vote"]
+    assert (votes["real_sources"], votes["fake_sources"], votes["pairs"]) == (2, 2, 24)
+    assert votes["found_swap"] == votes["found_rate"]
+    low, high = votes["intervals"]["auc"]
+    assert low <= votes["auc"] <= high
+    text = report(scores)
+    assert "each source one vote" in text
+    assert "pairs_in_order" in text
+    assert main(["evaluate", *map(str, together), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(report(scores, as_json=True))
+
+
+def test_evaluate_takes_one_folder_of_videos_at_a_time(face_set, tmp_path):
+    with pytest.raises(ValueError, match="only face sets are measured together"):
+        evaluate([face_set, tmp_path], progress=False)
+
+
 def test_each_source_has_its_figures(face_set, tmp_path):
     table = pd.read_csv(face_set, dtype=str)
     table["source"] = ["studio"] * 12 + ["street"] * 36
@@ -42,7 +96,9 @@ def test_each_source_has_its_figures(face_set, tmp_path):
     expected = [scores["sources"][name]["auc"] for name in ("studio", "street")]
     assert scores["auc_within_sources"] == pytest.approx(np.average(expected, weights=[1, 3]))
     assert len(scores["items"]) == 48
-    assert scores["items"]["000"]["source"] == "studio"
+    assert scores["items"][0]["name"] == "000"
+    assert scores["items"][0]["source"] == "studio"
+    assert scores["sources"]["studio"]["label"] == {"REAL": 6, "FAKE": 6}
     assert json.loads(report(scores, as_json=True))["reweighted"]["constant_accuracy"] == 0.8075
     written = pd.read_csv(tmp_path / "plots" / "scores.csv")
     assert written["source"].value_counts()["street"] == 36

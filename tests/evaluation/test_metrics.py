@@ -5,6 +5,7 @@ import pytest
 
 from dfdetect.evaluation.evaluate import report
 from dfdetect.evaluation.metrics import (
+    SourceVotes,
     auc_within,
     bootstrap_intervals,
     calibration_error,
@@ -117,3 +118,24 @@ def test_voted_metrics_of_one_class_say_what_they_can():
     assert scores["false_alarm_rate"] == 0.5
     assert np.isnan(scores["auc"])
     assert np.isnan(scores["found_rate"])
+
+
+def test_source_votes_intervals_draw_whole_sources():
+    labels = np.tile([0, 1], 40)
+    sources = np.repeat(list("abcdefgh"), 10)
+    # Two sources of eight are wrong throughout.
+    wrong = np.isin(sources, ["a", "b"])
+    probabilities = np.where((labels == 1) ^ wrong, 0.9, 0.1)
+    votes = SourceVotes(labels, probabilities, sources)
+    assert votes.metrics() == voted_metrics(labels, probabilities, sources)
+    assert votes.metrics()["found_rate"] == pytest.approx(0.75)
+    low, high = votes.intervals(rounds=200)["found_rate"]
+    assert low <= 0.5
+    assert high == 1
+    assert votes.intervals(rounds=200)["found_rate"] == (low, high)
+
+
+def test_source_votes_count_a_source_as_often_as_it_is_drawn():
+    labels = np.array([0, 0, 1, 1])
+    votes = SourceVotes(labels, np.array([0.9, 0.1, 0.9, 0.1]), np.array(["a", "b", "a", "b"]))
+    assert votes.metrics(np.array([3, 1]))["false_alarm_rate"] == 0.75
