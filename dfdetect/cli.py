@@ -75,8 +75,6 @@ def _one_interrupt() -> Iterator[None]:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
         print("\ndfdetect: stopping; what is in hand takes some seconds", file=sys.stderr)
-        if isolated := sys.modules.get("dfdetect.video.isolated"):
-            isolated.cancel_all()
         raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():

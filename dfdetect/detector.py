@@ -4,12 +4,9 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from copy import deepcopy
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain, islice
+from copy import copy, deepcopy
+from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -28,16 +25,10 @@ from dfdetect.faces.detection import FaceDetector
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, TrackResult, VideoResult
-from dfdetect.runtime.budget import OutOfTimeError, TimeBudget, VideoAllowance
-from dfdetect.runtime.device import (
-    choose_device,
-    half_type,
-    has_fast_half,
-    other_gpus,
-    split_on_oom,
-)
-from dfdetect.runtime.executor import ordered_thread_map, prefetch
-from dfdetect.video.isolated import CancelledError, read_frames_apart
+from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
+from dfdetect.runtime.device import choose_device, half_type, has_fast_half, split_on_oom
+from dfdetect.runtime.executor import Executor, prefetch
+from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
 # Inputs in a batch; a CPU's caches hold few.
@@ -58,6 +49,7 @@ class Detector:
         spec: How to feed the model and how to read its logits.
         device: Where everything runs; with `cuda`, videos are shared out to all GPUs.
         frames: Number of frames sampled from a video.
+        decoders: Read the videos; None for a pool of its own, which ends with the detector.
 
     Example:
         >>> detector = load_detector()
@@ -66,52 +58,64 @@ class Detector:
     """
 
     def __init__(
-        self, model: nn.Module, spec: ModelSpec, device: torch.device, frames: int = DEFAULT_FRAMES
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        device: torch.device,
+        frames: int = DEFAULT_FRAMES,
+        decoders: DecoderPool | None = None,
     ):
         self.spec = spec
         self.device = device
         self.frames = frames
+        self.decoders = DecoderPool() if decoders is None else decoders
         self.half = has_fast_half(device)
         model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device, memory_format=torch.channels_last)
         self.face_detector = FaceDetector(device)
         self.fallback_face_detector = FaceDetector.high_recall(device)
 
-    @cached_property
-    def replicas(self) -> list["Detector"]:
-        """This detector and its copies on other GPUs."""
-        others = other_gpus(self.device)
-        return [self] + [
-            Detector(deepcopy(self.model), self.spec, other, self.frames) for other in others
-        ]
+    def replica(self, device: torch.device, decoders: DecoderPool) -> "Detector":
+        """Return this detector on another device, or the same one, with decoders of its own.
 
-    def predict(
-        self, path: str | Path, threads: int = 0, budget: TimeBudget | VideoAllowance | None = None
-    ) -> VideoResult:
+        On the same device, both share the model.
+        """
+        if device != self.device:
+            return Detector(deepcopy(self.model), self.spec, device, self.frames, decoders)
+        twin = copy(self)
+        twin.decoders = decoders
+        twin.half = has_fast_half(device)  # it may have come here from another machine
+        return twin
+
+    def predict(self, path: str | Path, allowance: VideoAllowance | None = None) -> VideoResult:
         """Score one video. Nothing that is wrong with it is raised: `status` says what it is.
 
         Args:
             path: The video.
-            threads: Of the decoder; 0 for as many as there are cores.
-            budget: Says how many frames are sampled, and when to give up.
+            allowance: Says how many frames are sampled, and when to give up.
+
+        Raises:
+            CancelledError: The detector's decoders were closed.
         """
         path = Path(path)
         watch = _Stopwatch()
         results: list[TrackResult] = []
         probability = None
-        count = self.frames if budget is None else budget.frames()
-        check = (lambda: None) if budget is None else budget.check
+        count = self.frames if allowance is None else allowance.frames()
+        check = (lambda: None) if allowance is None else allowance.check
         try:
             with watch.measure("total"):
                 check()
-                tracks = self._find_tracks(path, watch, threads, count, check)
+                tracks = self._find_tracks(path, watch, count, check)
                 with watch.measure("classify"):
                     logits = [self._frame_logits(track.crops, check) for track in tracks]
             status = OK if tracks else NO_FACE
             if tracks:
                 results = [self._track_result(*pair) for pair in zip(tracks, logits, strict=True)]
                 probability = self._video_probability(logits)
-        except (OutOfTimeError, CancelledError):
+        except CancelledError:
+            raise
+        except OutOfTimeError:
             status = OUT_OF_TIME
         except VideoError as error:
             status = error.reason
@@ -121,46 +125,22 @@ class Detector:
             reason = (str(error).splitlines() or [""])[0]
             status = f"{FAILED}: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
         LOGGER.debug("%s: %s", path, status)
-        result = VideoResult(path.name, probability, status, results, dict(watch.seconds))
-        if budget is not None:
-            budget.record(result, count)
-        return result
+        return VideoResult(path.name, probability, status, results, dict(watch.seconds))
 
-    def predict_videos(
-        self,
-        paths: Iterable[str | Path],
-        budget: TimeBudget | None = None,
-        done: Callable[[str | Path, VideoResult], None] | None = None,
-    ) -> Iterator[VideoResult]:
-        """Score videos, as many at a time as there are cores, in the order given.
+    def predict_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoResult]:
+        """Score videos, as many at a time as there are cores but 16 at most, in the order given.
 
-        Sixteen at most: each takes memory.
-
-        Args:
-            paths: The videos.
-            budget: The time for all of them; those that it does not suffice for have no score.
-            done: Called with each path and score as soon as it is there, by several threads.
+        With the device `cuda`, the videos are shared out to all GPUs.
         """
 
-        def predict_one(path: str | Path, replica: Detector, threads: int) -> VideoResult:
-            result = replica.predict(path, threads, budget)
-            if result.status.startswith(FAILED) and replica is not self:  # try the first GPU
-                result = self.predict(path, threads, budget)
-            if done is not None:
-                done(path, result)
-            return result
+        def make_worker(
+            device: torch.device, decoders: DecoderPool
+        ) -> Callable[[str | Path], VideoResult]:
+            return self.replica(device, decoders).predict
 
-        paths = iter(paths)
-        first = list(islice(paths, 2))
-        if len(first) < 2:  # all cores for the only one
-            yield from (predict_one(path, self, 0) for path in first)
-            return
-        jobs = (
-            partial(predict_one, path, self.replicas[number % len(self.replicas)], 1)
-            for number, path in enumerate(chain(first, paths))
-        )
-        with closing(ordered_thread_map(lambda job: job(), jobs)) as scores:
-            yield from scores
+        with Executor(self.device) as executor:
+            for _, result in executor.map(make_worker, paths, failed=has_failed):
+                yield result
 
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
@@ -239,12 +219,11 @@ class Detector:
         self,
         path: Path,
         watch: "_Stopwatch",
-        threads: int,
         count: int,
         check: Callable[[], None],
     ) -> list[FaceTrack]:
         for face_detector in (self.face_detector, self.fallback_face_detector):
-            decoded = watch.iterate("decode", read_frames_apart(path, count, threads))
+            decoded = watch.iterate("decode", self.decoders.read_frames(path, count))
             detect = watch.timed("detect", face_detector.detect)
             with (
                 closing(_decode_ahead(decoded)) as ahead,
@@ -350,40 +329,9 @@ def load_detector(
     return Detector(model, spec, choose_device(device), frames)
 
 
-@dataclass(frozen=True)
-class DetectorFile:
-    """All that another process needs to load a detector: it need not have the file.
-
-    Attributes:
-        name: Of the checkpoint, for messages.
-        content: The checkpoint.
-        device: As in `load_detector`.
-        frames: As in `load_detector`.
-    """
-
-    name: str
-    content: bytes
-    device: str = "auto"
-    frames: int = DEFAULT_FRAMES
-
-    @classmethod
-    def read(
-        cls, weights: str | Path | None, device: str = "auto", frames: int = DEFAULT_FRAMES
-    ) -> "DetectorFile":
-        """Read a checkpoint; arguments and errors are as of `load_detector`.
-
-        The device is another process's, and not tried here.
-        """
-        path = find_weights(weights)
-        load_checkpoint(path)  # each process would find out that it is of no use
-        return cls(path.name, path.read_bytes(), device, frames)
-
-    def load(self) -> Detector:
-        """Load the detector, as `load_detector`."""
-        with TemporaryDirectory(prefix="dfdetect-") as folder:
-            path = Path(folder, self.name)
-            path.write_bytes(self.content)
-            return load_detector(path, self.device, self.frames)
+def has_failed(result: VideoResult) -> bool:
+    """Whether the detector itself failed on a video: another device may succeed."""
+    return result.status.startswith(FAILED)
 
 
 def _decode_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:

@@ -4,13 +4,12 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
@@ -30,14 +29,12 @@ from dfdetect.runtime.journal import Journal
 from dfdetect.video.discovery import find_videos
 
 if TYPE_CHECKING:
-    from dfdetect.detector import DetectorFile
-    from dfdetect.runtime.budget import VideoAllowance
+    import torch
 
-    ScoreAll = Callable[
-        [Iterable[Path], TimeBudget | None, Callable[[Path, VideoResult], None]],
-        Iterator[VideoResult],
-    ]
-    Task = tuple[Path, VideoAllowance | None]
+    from dfdetect.detector import Detector
+    from dfdetect.runtime.budget import VideoAllowance
+    from dfdetect.runtime.executor import Executor, MakeWorker
+    from dfdetect.video.isolated import DecoderPool
 
 # Seconds from one time that the submission is written to the next.
 SAVE_EVERY = 5.0
@@ -110,39 +107,52 @@ def predict(
         out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoint), "frames": frames}
     )
     kept = journal.read({name: videos[name] for name in names if name in videos})
-    connection = ExitStack()
     with _kept_if_successful(out, lambda: write_submission(out, names, results, prior)):
-        score_all = _scorer(checkpoint, device, frames, cluster, report is not None)
-        if cluster is not None:  # last, as it is to be closed whatever happens from then on
-            from dfdetect.runtime.ray_cluster import connected
+        # Loading torch takes seconds; the submission is there before.
+        from dfdetect.detector import load_detector
+        from dfdetect.runtime.executor import Executor
 
-            connection.enter_context(connected(cluster))
-    results |= kept
-    left = {name: videos[name] for name in names if results[name].status == NOT_SCORED}
-    budget = None
-    if seconds is not None:
-        budget = TimeBudget(seconds - (monotonic() - start), len(left), frames)
-    if progress:
-        _say_what_is_kept(journal, len(kept), len(results))
-    try:
-        with closing(_score_rest(score_all, left, results, journal, budget, progress)) as rounds:
-            for _ in rounds:
-                _write_or_warn(out, names, results, prior)
-    finally:
-        connection.close()
-        outputs = {out: lambda: write_submission(out, names, results, prior)}
-        if details is not None:
-            outputs[Path(details)] = lambda: write_details(details, results)
-        problems = _write_all(outputs)
+        detector = load_detector(checkpoint, device if cluster is None else "cpu", frames)
+        executor = Executor(device, cluster)  # last: it is to be closed from here on
+    make_worker = partial(_make_scorer, detector, cluster is None or report is not None)
+    with executor:
+        results |= kept
+        left = {name: videos[name] for name in names if results[name].status == NOT_SCORED}
+        budget = None
+        if seconds is not None:
+            budget = TimeBudget(seconds - (monotonic() - start), len(left), frames)
         if progress:
-            print(summary(results, prior))
-            if budget is not None and budget.thinned:
-                print(f"for want of time, {budget.thinned} had fewer than {frames} frames sampled")
-            if unlisted := len(videos.keys() - set(names)):
-                print(f"{unlisted} more videos are not in {sample_submission} and were left out")
-            if written := [str(file) for file in outputs if file not in problems]:
-                print(f"wrote {' and '.join(written)}")
-        if problems:  # the files are as they were last written
+            _say_what_is_kept(journal, len(kept), len(results))
+
+        def finish() -> dict[Path, OSError]:
+            outputs = {out: lambda: write_submission(out, names, results, prior)}
+            if details is not None:
+                outputs[Path(details)] = lambda: write_details(details, results)
+            problems = _write_all(outputs)
+            if progress:
+                print(summary(results, prior))
+                if budget is not None and budget.thinned:
+                    print(
+                        f"for want of time, {budget.thinned} had fewer than {frames} frames sampled"
+                    )
+                if unlisted := len(videos.keys() - set(names)):
+                    print(
+                        f"{unlisted} more videos are not in {sample_submission} and were left out"
+                    )
+                if written := [str(file) for file in outputs if file not in problems]:
+                    print(f"wrote {' and '.join(written)}")
+            return problems
+
+        rounds = _score_rest(executor, make_worker, left, results, journal, budget, progress)
+        try:
+            with closing(rounds):
+                for _ in rounds:
+                    _write_or_warn(out, names, results, prior)
+        except BaseException:
+            for error in finish().values():  # what has stopped the run comes first
+                warnings.warn(f"cannot be written: {error}", stacklevel=2)
+            raise
+        if problems := finish():  # the files are as they were last written
             raise next(iter(problems.values()))
     if report is not None:
         from dfdetect.reporting.html import write_report
@@ -197,73 +207,55 @@ def _say_what_is_kept(journal: Journal, kept: int, count: int) -> None:
         print(f"{journal.path}: {len(others)} scores of other weights or frames are left alone")
 
 
-def _scorer(
-    checkpoint: Path, device: str, frames: int, cluster: str | None, whole: bool
-) -> "ScoreAll":
-    """What scores many videos: a detector here, or the same on the machines of a cluster."""
-    # Loading torch takes seconds; the submission is there before.
-    from dfdetect.detector import DetectorFile, load_detector
+class _Task(NamedTuple):
+    """A video to score, and the row that its result belongs to."""
 
-    if cluster is None:
-        return load_detector(checkpoint, device, frames).predict_videos
-    start = partial(_start_scorer, DetectorFile.read(checkpoint, device, frames), whole)
-    return partial(_score_on_cluster, start, cluster)
+    name: str
+    path: Path
+    allowance: "VideoAllowance | None"
 
 
-def _score_on_cluster(
-    start: Callable[[], Callable[["Task"], VideoResult]],
-    cluster: str,
-    videos: Iterable[Path],
-    budget: TimeBudget | None,
-    done: Callable[[Path, VideoResult], None],
-) -> Iterator[VideoResult]:
-    """As `Detector.predict_videos`, on the machines of a cluster."""
-    from dfdetect.runtime.ray_cluster import map_on_cluster
+def _make_scorer(
+    detector: "Detector", whole: bool, device: "torch.device", decoders: "DecoderPool"
+) -> Callable[[_Task], VideoResult]:
+    """Make what scores one video; whole results, or without the details of frames."""
+    replica = detector.replica(device, decoders)
 
-    tasks, drawn = tee((path.absolute(), budget and budget.allowance()) for path in videos)
-    results = map_on_cluster(start, tasks, cluster, _lost)
-    with closing(results):
-        for result, (path, allowance) in zip(results, drawn, strict=True):
-            if budget is not None:
-                budget.record(result, allowance.frames())
-            done(path, result)
-            yield result
-
-
-def _start_scorer(file: "DetectorFile", whole: bool) -> Callable[["Task"], VideoResult]:
-    """What each process of a cluster does; whole scores, or without the details of frames."""
-    detector = file.load()
-
-    def predict_one(task: "Task") -> VideoResult:
-        path, allowance = task
-        found = detector.predict(path, threads=1, budget=allowance)
+    def score(task: _Task) -> VideoResult:
+        result = replica.predict(task.path, task.allowance)
         if whole:
-            return found
-        tracks = [replace(track, boxes=[], frame_probabilities=[]) for track in found.tracks]
-        return replace(found, tracks=tracks)
+            return result
+        tracks = [replace(track, boxes=[], frame_probabilities=[]) for track in result.tracks]
+        return replace(result, tracks=tracks)
 
-    return predict_one
+    return score
 
 
-def _lost(task: "Task", why: str) -> VideoResult:
-    return VideoResult(task[0].name, None, f"{FAILED}: {why}")
+def _lost(task: _Task, why: str) -> VideoResult:
+    return VideoResult(task.path.name, None, f"{FAILED}: {why}")
 
 
 def _score_rest(
-    score_all: "ScoreAll",
+    executor: "Executor",
+    make_worker: "MakeWorker",
     videos: Mapping[str, Path],
     results: dict[str, VideoResult],
     journal: Journal,
     budget: TimeBudget | None,
     progress: bool,
 ) -> Iterator[None]:
-    """Put scores among the others as they come; give way at first and every few seconds."""
-    name_of = {path.absolute(): name for name, path in videos.items()}
+    """Score videos and store each result as it arrives.
 
-    def keep(path: Path, result: VideoResult) -> None:
-        name = name_of[path.absolute()]
-        results[name] = replace(result, name=name)
-        journal.add(name, path, results[name])
+    Yields once at the start and then every SAVE_EVERY seconds, so that the caller can write the
+    submission.
+    """
+    from dfdetect.detector import has_failed
+
+    def keep(task: _Task, result: VideoResult) -> None:
+        if budget is not None:
+            budget.record(result, task.allowance.frames())
+        results[task.name] = replace(result, name=task.name)
+        journal.add(task.name, task.path, results[task.name])
 
     bar = tqdm(
         total=len(results),
@@ -274,8 +266,13 @@ def _score_rest(
     )
     yield
     saved = monotonic()
-    with closing(score_all(videos.values(), budget, keep)) as arriving, bar:
-        for _ in arriving:
+    tasks = (
+        _Task(name, path.absolute(), None if budget is None else budget.allowance())
+        for name, path in videos.items()
+    )
+    pairs = executor.map(make_worker, tasks, on_lost=_lost, failed=has_failed, on_done=keep)
+    with closing(pairs), bar:
+        for _ in pairs:
             bar.update()
             if monotonic() - saved > SAVE_EVERY:
                 yield

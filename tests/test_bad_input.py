@@ -18,8 +18,8 @@ import pytest
 from dfdetect import predict
 from dfdetect.kaggle.submission import check_submission
 from dfdetect.results import FAILED, REASONS
-from dfdetect.video import isolated
 from dfdetect.video.discovery import find_videos
+from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import MAX_PIXELS, pick_evenly, read_frames
 
 
@@ -36,8 +36,8 @@ def scorer(detector):
     detector.frames = before
 
 
-def status_of(scorer, path, threads=0):
-    score = scorer.predict(path, threads)
+def status_of(scorer, path):
+    score = scorer.predict(path)
     assert (score.probability is None) == (score.status != "ok")
     assert score.status == "ok" or score.status.startswith(REASONS)
     assert not score.status.startswith(FAILED)
@@ -179,7 +179,7 @@ def test_bits_flipped_in_all_pictures_but_the_first(scorer, tmp_path, small_clip
     flipped = generator.integers(start, end, (end - start) // 1000)
     data[flipped] ^= 1 << generator.integers(0, 8, len(flipped)).astype(np.uint8)
     path.write_bytes(data.tobytes())
-    assert status_of(scorer, path, threads=1) == "ok"
+    assert status_of(scorer, path) == "ok"
     assert len(list(read_frames(path, 8, threads=1))) == 8
 
 
@@ -313,20 +313,20 @@ def clip_of_side(write_clip, side):
 
 
 def test_as_many_pixels_as_are_allowed(write_clip):
-    (frame,) = isolated.read_frames_apart(clip_of_side(write_clip, 8192), 1, threads=1)
+    with DecoderPool(threads=1) as decoders:
+        (frame,) = decoders.read_frames(clip_of_side(write_clip, 8192), 1)
     assert frame.image.shape == (8192, 8192, 3)
     assert MAX_PIXELS == 8192**2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_more_pixels_than_any_camera_has(scorer, write_clip, monkeypatch):
+def test_more_pixels_than_any_camera_has(scorer, write_clip):
     """The memory that they would take is never taken."""
     path = clip_of_side(write_clip, 8194)
-    monkeypatch.setattr(isolated, "_IDLE", [])
-    assert status_of(scorer, path) == "no frame can be decoded"
-    (idle,) = isolated._IDLE
-    account = Path(f"/proc/{idle.process.pid}/status").read_text()
-    isolated._end_decoders()
+    with DecoderPool() as decoders:
+        assert status_of(scorer.replica(scorer.device, decoders), path) == "no frame can be decoded"
+        (idle,) = decoders.idle
+        account = Path(f"/proc/{idle.process.pid}/status").read_text()
     assert 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", account)[1]) < 3 * MAX_PIXELS
 
 

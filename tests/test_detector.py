@@ -150,33 +150,42 @@ def test_videos_side_by_side_score_as_they_do_alone(detector, sample_data):
     assert list(detector.predict_videos([])) == []
 
 
-def test_videos_are_shared_out_to_all_gpus(bright_detector, sample_data, monkeypatch):
-    first, others = torch.device("cpu"), [torch.device("cpu", 0)] * 2
-    gpus = {first: others}
-    monkeypatch.setattr("dfdetect.detector.other_gpus", lambda device: gpus.get(device, []))
-    detector = Detector(BrightIsFake(), bright_detector.spec, first, frames=2)
+@pytest.fixture
+def three_gpus(monkeypatch):
+    """Stand-ins that differ for torch, and are all the CPU."""
+    others = [torch.device("cpu", 0)] * 2
+    monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
+
+
+def test_predict_videos_uses_all_gpus(bright_detector, sample_data, three_gpus, monkeypatch):
     used = []
     predict_one = Detector.predict
 
-    def note(self, path, threads, budget):
+    def note(self, path):
         used.append(self)
-        return predict_one(self, path, threads, budget)
+        return predict_one(self, path)
 
     monkeypatch.setattr(Detector, "predict", note)
     clips = sorted(sample_data.glob("test_videos/*.mp4"))
-    names = [score.name for score in detector.predict_videos(clips)]
+    names = [score.name for score in bright_detector.predict_videos(clips)]
     assert names == [clip.name for clip in clips]
-    assert [used.count(one) for one in detector.replicas] == [len(clips) // 3] * 3
+    assert [used.count(one) for one in set(used)] == [len(clips) // 3] * 3
+    # The first computes where the detector does, and shares its model.
+    assert [one.model is bright_detector.model for one in used[:3]].count(True) == 1
+    assert {one.decoders.threads for one in used} == {1}
 
 
-def test_what_another_gpu_fails_at_is_done_by_the_first(bright_detector, real_clip, monkeypatch):
-    def fail(_):
-        raise RuntimeError("CUDA error")
+def test_predict_videos_retries_on_the_first_gpu(
+    bright_detector, real_clip, three_gpus, monkeypatch
+):
+    logits = Detector._logits
 
-    broken = Detector(BrightIsFake(), bright_detector.spec, torch.device("cpu"), frames=4)
-    monkeypatch.setattr(broken, "_logits", fail)
-    assert broken.predict(real_clip).probability is None
-    bright_detector.replicas = [bright_detector, broken]
+    def fail(self, *arguments):
+        if self.device != bright_detector.device:
+            raise RuntimeError("CUDA error")
+        return logits(self, *arguments)
+
+    monkeypatch.setattr(Detector, "_logits", fail)
     statuses = [score.status for score in bright_detector.predict_videos([real_clip] * 4)]
     assert statuses == ["ok"] * 4
 

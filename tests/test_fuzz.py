@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dfdetect import CheckpointError, VideoError, find_weights
 from dfdetect.checkpoints.io import load_checkpoint
 from dfdetect.results import FAILED, NO_DECODER, NO_FRAME, NO_STREAM, REASONS, TOO_LARGE
-from dfdetect.video.isolated import read_frames_apart
+from dfdetect.video.isolated import DecoderPool
 from tests.fuzz import KINDS, Mutation, damaged, fuzz_checkpoints, fuzz_clips, is_promised
 
 MUTATIONS = st.lists(
@@ -74,18 +74,24 @@ def test_what_was_found_once(sample_data, tmp_path, number, reason):
         pytest.skip("other systems do not keep the limit")
     path = tmp_path / "found.mp4"
     path.write_bytes(damaged(sorted(sample_data.glob("*_videos/*.mp4")), number))
-    with pytest.raises(VideoError) as caught:
-        list(read_frames_apart(path, 2, threads=1))
+    with DecoderPool(threads=1) as decoders, pytest.raises(VideoError) as caught:
+        list(decoders.read_frames(path, 2))
     assert caught.value.reason == reason
+
+
+@pytest.fixture(scope="module")
+def decoders():
+    with DecoderPool(threads=1) as pool:
+        yield pool
 
 
 @QUICK
 @given(mutations=MUTATIONS)
-def test_reading_ends_with_frames_or_a_reason(tmp_path, clip, mutations):
+def test_reading_ends_with_frames_or_a_reason(tmp_path, clip, mutations, decoders):
     path = tmp_path / "damaged.mp4"
     path.write_bytes(changed(clip, mutations))
     try:
-        frames = list(read_frames_apart(path, 4, threads=1, seconds=30))
+        frames = list(decoders.read_frames(path, 4, seconds=30))
     except VideoError as error:
         reason = error.reason
         assert reason.startswith(REASONS)

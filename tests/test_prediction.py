@@ -89,7 +89,7 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     third = sorted((sample_data / "test_videos").glob("*.mp4"))[2]
 
     def stop_at_the_third(self, path, *arguments):
-        if path == third:
+        if path.name == third.name:
             raise KeyboardInterrupt
         return predict_one(self, path, *arguments)
 
@@ -245,6 +245,19 @@ def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
     monkeypatch.undo()
     predict(sample_data / "test_videos", out, frames=3, details=details)
     assert "going on, 6 of 6 videos are scored already" in capsys.readouterr().out
+
+
+def test_a_full_disk_does_not_hide_an_interrupt(sample_data, tmp_path, monkeypatch):
+    def stop(*_):
+        monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Detector, "predict", stop)
+    with (
+        pytest.warns(UserWarning, match=r"cannot be written: .*No space left on device"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        predict(sample_data / "test_videos", tmp_path / "submission.csv", progress=False)
 
 
 def full_disk(until=10**9):

@@ -151,9 +151,7 @@ class _Reference(Detector):
         self.half = False
         self.face_detectors: dict[int, FaceDetector] = {}
 
-    def _find_tracks(
-        self, path: Path, watch: Any, threads: int, count: int, check: Any
-    ) -> list[FaceTrack]:
+    def _find_tracks(self, path: Path, watch: Any, count: int, check: Any) -> list[FaceTrack]:
         frames = list(watch.iterate("decode", _pass_through(path, count)))
         if not frames:
             raise VideoError(path, "no frame can be decoded")

@@ -34,10 +34,8 @@ from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
 from dfdetect.files import atomic_path, printable, read_table, require_writable
 from dfdetect.results import FAILED, NO_ACCESS, NO_FACE, OK
-from dfdetect.runtime.device import choose_device
-from dfdetect.runtime.executor import ordered_thread_map
-from dfdetect.runtime.ray_cluster import map_on_cluster, require_cluster
-from dfdetect.video.isolated import CancelledError
+from dfdetect.runtime.executor import Executor
+from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
 try:
@@ -174,24 +172,19 @@ def extract(
         )
     if not (0 < crop_scale < FARTHEST and abs(crop_shift) < FARTHEST):
         raise ArgumentError(f"no face is in crops of scale {crop_scale} and shift {crop_shift}")
-    if cluster is not None:
-        require_cluster(cluster)
     videos = _find(sources)
     settings = CropSettings(frames, size, CropRule(crop_scale, crop_shift), blend)
-    start = partial(_Extractor, settings, device)
-    with closing(FaceSetWriter(out, settings)) as writer:
+    with Executor(device, cluster) as executor, closing(FaceSetWriter(out, settings)) as writer:
         left = {video.name for video in videos if not writer.has(video)}
         if progress and len(left) < len(videos):
             tqdm.write(f"{out}: {len(videos) - len(left)} of {len(videos)} videos are done already")
         groups = _groups(videos, left)
-        if cluster is None:
-            results = ordered_thread_map(start(), groups)
-        else:
-            results = map_on_cluster(start, groups, cluster, lost=_lost)
+        make_worker = partial(_Extractor, settings)
+        results = executor.map(make_worker, groups, on_lost=_lost, failed=_has_failed)
         bar = tqdm(total=len(left), desc="videos", unit="video", disable=not progress)
         total, read = sum(video.size for group in groups for video in group.videos), 0
-        with closing(results), bar:
-            for group, extracted in zip(groups, results, strict=True):
+        with bar:
+            for group, extracted in results:
                 for video, one in zip(group.videos, extracted, strict=True):
                     writer.add(video, one)
                     read += video.size
@@ -205,18 +198,18 @@ def extract(
 class _Extractor:
     """Finds faces and cuts crops; used by several threads, each for another group."""
 
-    def __init__(self, settings: CropSettings, device: str):
+    def __init__(self, settings: CropSettings, device: torch.device, decoders: DecoderPool):
         self.settings = settings
-        chosen = choose_device(device)
-        self.face_detectors = FaceDetector(chosen), FaceDetector.high_recall(chosen)
+        self.decoders = decoders
+        self.face_detectors = FaceDetector(device), FaceDetector.high_recall(device)
 
     def __call__(self, group: VideoGroup) -> list[ExtractedVideo]:
         """What came of each wanted video of a group, in order."""
-        original = _TrackedVideo(group.original)
+        original = _TrackedVideo(group.original, self.decoders)
         self._track(original)
         done = []
         for video in group.videos:
-            tracked = original if video is group.original else _TrackedVideo(video)
+            tracked = original if video is group.original else _TrackedVideo(video, self.decoders)
             if tracked is not original:
                 self._track(tracked, original)
             done.append(self._extracted(tracked))
@@ -301,13 +294,14 @@ class _TrackedVideo:
     """A video, the people in it, and the shape of its frames."""
 
     video: Video
+    decoders: DecoderPool
     status: str = NO_FACE
     tracks: list[FaceTrack] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
 
     def frames(self, count: int | Sequence[int]) -> Iterator[Frame]:
         """Read the video; `shape` is known with the first frame."""
-        for frame in self.video.read(count):
+        for frame in self.video.read(count, self.decoders):
             self.shape = frame.image.shape
             yield frame
 
@@ -472,6 +466,10 @@ def _groups(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
 
 def _lost(group: VideoGroup, why: str) -> list[ExtractedVideo]:
     return [ExtractedVideo(f"{FAILED}: {why}") for _ in group.videos]
+
+
+def _has_failed(extracted: Sequence[ExtractedVideo]) -> bool:
+    return any(video.status.startswith(FAILED) for video in extracted)
 
 
 def _generator(name: str, track: int) -> torch.Generator:

@@ -24,7 +24,7 @@ from dfdetect.data.faceset import LABELS, FaceSet, ImageLocation, decode_image
 from dfdetect.errors import InputError
 from dfdetect.files import read_table
 from dfdetect.video.discovery import VIDEO_SUFFIXES, find_videos
-from dfdetect.video.isolated import read_frames_apart
+from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame
 
 METADATA = "metadata.json"
@@ -67,15 +67,15 @@ class LabelledVideo:
         """What no other video has: the archive, if there is one, and the path."""
         return self.archive, self.path
 
-    def read(self, count: int | Sequence[int]) -> Iterator[Frame]:
-        """Frames, as `read_frames` takes them.
+    def read(self, count: int | Sequence[int], decoders: DecoderPool) -> Iterator[Frame]:
+        """Yield the frames; `count` is that of `read_frames`.
 
         Raises:
-            VideoError: There are none.
+            VideoError: There are no frames.
             OSError: The file, or its place in the archive, cannot be read.
         """
         with self.open() as path:
-            yield from read_frames_apart(path, count)
+            yield from decoders.read_frames(path, count)
 
     @contextmanager
     def open(self) -> Iterator[Path]:
@@ -122,8 +122,8 @@ class LabelledPhoto:
         """Bytes of the encoded picture."""
         return max(0, self.image.size)
 
-    def read(self, count: int | Sequence[int]) -> Iterator[Frame]:
-        """The one frame.
+    def read(self, count: int | Sequence[int], decoders: DecoderPool) -> Iterator[Frame]:
+        """Yield the one frame; the arguments are for videos.
 
         Raises:
             FaceSetError: The picture cannot be decoded.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import RocCurveDisplay
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from dfdetect.data.faceset import LABELS, FaceSet
 from dfdetect.data.labels import ARCHIVE_SUFFIX, LabelledVideo, read_labels
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
-from dfdetect.detector import Detector, DetectorFile, load_detector
+from dfdetect.detector import Detector, has_failed, load_detector
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.corruptions import DEGRADATIONS
 from dfdetect.evaluation.metrics import (
@@ -31,8 +32,8 @@ from dfdetect.evaluation.metrics import (
 from dfdetect.evaluation.subgroups import find_subgroups
 from dfdetect.files import atomic_path, printable
 from dfdetect.results import FAILED, NO_ACCESS, OK, VideoResult
-from dfdetect.runtime.executor import ordered_thread_map
-from dfdetect.runtime.ray_cluster import map_on_cluster, require_cluster
+from dfdetect.runtime.executor import Executor
+from dfdetect.video.isolated import DecoderPool
 
 BATCH = 64
 # Answers that are printed one by one, at most.
@@ -102,15 +103,12 @@ def evaluate(
         (source,) = paths
         if degrade is not None or subgroups:
             raise ArgumentError(f"{source}: only face sets can be degraded or have subgroups")
-        if cluster is not None:
-            require_cluster(cluster)
         videos = read_labels(source)
-        if cluster is None:
-            results = ordered_thread_map(_Scorer(load_detector(weights, device, frames)), videos)
-        else:
-            start = partial(_start_scorer, DetectorFile.read(weights, device, frames))
-            results = map_on_cluster(start, videos, cluster, _lost)
-        table = tabulate(videos, results, progress)
+        with Executor(device, cluster) as executor:
+            detector = load_detector(weights, device if cluster is None else "cpu", frames)
+            make_worker = partial(_make_scorer, detector)
+            scored = executor.map(make_worker, videos, on_lost=_lost, failed=has_failed)
+            table = tabulate(videos, (result for _, result in scored), progress)
     else:
         if cluster is not None:
             raise ArgumentError(f"{shown}: only videos are scored on a cluster, not face sets")
@@ -265,22 +263,18 @@ def tabulate(
     return table.astype({"probability": float})
 
 
-class _Scorer:
-    """Scores labelled videos, one at a time in each thread or process."""
-
-    def __init__(self, detector: Detector):
-        self.detector = detector
-
-    def __call__(self, video: LabelledVideo) -> VideoResult:
-        try:
-            with video.open() as path:
-                return self.detector.predict(path, threads=1)
-        except OSError as error:
-            return VideoResult(video.name, None, f"{NO_ACCESS} ({error})")
+def _make_scorer(
+    detector: Detector, device: torch.device, decoders: DecoderPool
+) -> Callable[[LabelledVideo], VideoResult]:
+    return partial(_score, detector.replica(device, decoders))
 
 
-def _start_scorer(file: DetectorFile) -> _Scorer:
-    return _Scorer(file.load())
+def _score(detector: Detector, video: LabelledVideo) -> VideoResult:
+    try:
+        with video.open() as path:
+            return detector.predict(path)
+    except OSError as error:
+        return VideoResult(video.name, None, f"{NO_ACCESS} ({error})")
 
 
 def _lost(video: LabelledVideo, why: str) -> VideoResult:

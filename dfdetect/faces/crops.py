@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional
 
 from dfdetect.faces.geometry import interpolate_box
 from dfdetect.results import Box, VideoResult
-from dfdetect.video.isolated import read_frames_apart
+from dfdetect.video.isolated import DecoderPool
 
 # Seconds and pictures of one person's face.
 Strip = list[tuple[float, np.ndarray]]
@@ -46,12 +46,15 @@ def resize_crop(crop: torch.Tensor, size: int) -> torch.Tensor:
     return functional.resize(crop, [size, size], antialias=True)
 
 
-def cut_faces(video: str | Path, result: VideoResult, count: int = STRIP) -> list[Strip]:
+def cut_faces(
+    video: str | Path, result: VideoResult, decoders: DecoderPool, count: int = STRIP
+) -> list[Strip]:
     """Pictures of each person's face at some moments, evenly spread over a video.
 
     Args:
         video: The file.
         result: What the detector said of it.
+        decoders: Read the video.
         count: Number of moments; those that do not show the person are left out.
 
     Returns:
@@ -62,7 +65,7 @@ def cut_faces(video: str | Path, result: VideoResult, count: int = STRIP) -> lis
         VideoError: The video cannot be read.
     """
     strips: list[Strip] = [[] for _ in result.tracks]
-    for frame in read_frames_apart(video, count, threads=1):
+    for frame in decoders.read_frames(video, count):
         for strip, track in zip(strips, result.tracks, strict=True):
             box = interpolate_box(track.times, track.boxes, frame.time)
             if box is not None:

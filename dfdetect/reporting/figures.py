@@ -10,7 +10,7 @@ from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import cut_faces
 from dfdetect.results import VideoResult
-from dfdetect.video.isolated import read_frames_apart
+from dfdetect.video.isolated import DecoderPool
 
 REAL_COLOUR, FAKE_COLOUR = "tab:green", "tab:red"
 THRESHOLD = 0.5
@@ -34,7 +34,9 @@ def draw_frame(
         raise ArgumentError(f"{result.name}: nothing to draw, {result.status}")
     worst = max(result.tracks, key=lambda track: track.probability)
     time = worst.times[int(np.argmax(worst.frame_probabilities))]
-    frame = min(read_frames_apart(path, frames), key=lambda frame: abs(frame.time - time))
+    with DecoderPool() as decoders:
+        sampled = decoders.read_frames(path, frames)
+        frame = min(sampled, key=lambda frame: abs(frame.time - time))
     axes.imshow(frame.image)
     axes.set(title=f"{result.name}  P(FAKE) {result.probability:.2f}", xticks=[], yticks=[])
     for track in result.tracks:
@@ -69,7 +71,8 @@ def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
         VideoError: The video cannot be read.
     """
     worst = max(range(len(result.tracks)), key=lambda person: result.tracks[person].probability)
-    strip = cut_faces(path, result)[worst]
+    with DecoderPool() as decoders:
+        strip = cut_faces(path, result, decoders)[worst]
     axes.imshow(np.concatenate([image for _, image in strip], axis=1))
     side = strip[0][1].shape[1]
     axes.set(

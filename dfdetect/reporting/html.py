@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from contextlib import closing
+from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,8 @@ from dfdetect.files import atomic_path
 from dfdetect.kaggle.submission import summary
 from dfdetect.results import TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
-from dfdetect.runtime.executor import ordered_thread_map
+from dfdetect.runtime.executor import Executor
+from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError
 
 JPEG_QUALITY = 80
@@ -56,21 +57,21 @@ def write_report(
     seen = [(name, result) for name, result in ranked if result.tracks]
     shown = [(result, videos[name]) for name, result in seen if name in videos]
 
-    def cut(pair: tuple[VideoResult, Path]) -> list[Strip]:
+    def cut(decoders: DecoderPool, pair: tuple[VideoResult, Path]) -> list[Strip]:
         result, video = pair
         try:
             if budget is not None:
                 budget.check()
-            return cut_faces(video, result)
+            return cut_faces(video, result, decoders)
         except (OutOfTimeError, VideoError):
             return [[] for _ in result.tracks]
 
-    strips = ordered_thread_map(cut, shown)
     bar = tqdm(total=len(shown), desc="report", unit="video", disable=not progress)
     sections = []
-    with closing(strips), bar:
+    with Executor("cpu") as executor, bar:
+        strips = executor.map(lambda device, decoders: partial(cut, decoders), shown)
         for number, (name, result) in enumerate(seen):
-            faces = next(strips) if name in videos else [[] for _ in result.tracks]
+            faces = next(strips)[1] if name in videos else [[] for _ in result.tracks]
             sections.append(_section(number, name, result, faces))
             bar.update(name in videos)
     anchors = {name: number for number, (name, _) in enumerate(seen)}

@@ -150,6 +150,3 @@ class VideoAllowance:
     def frames(self) -> int:
         """How many frames to sample."""
         return self._frames
-
-    def record(self, result: VideoResult, frames: int) -> None:
-        """Learn nothing: that is for the budget, when the score has come back."""

@@ -1,59 +1,199 @@
-"""Work on many things at a time, and on one while the next is made ready."""
+"""One function over many items: on the cores of the CPU, on all GPUs, or on a Ray cluster."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from itertools import chain, islice
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import cv2
 import torch
 
-from dfdetect.runtime.device import available_cores
+from dfdetect.runtime.device import available_cores, choose_device, other_gpus
+from dfdetect.runtime.ray_cluster import connected, map_on_cluster
+from dfdetect.video.isolated import DecoderPool
 
-MOST_WORKERS = 16
+# Threads that work side by side; each of them takes memory.
+MAX_WORKERS = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Worker: TypeAlias = Callable[[Item], Result]
+MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Result]]
 
 
-def ordered_thread_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
-) -> Iterator[Result]:
-    """Apply a function to each item, in several threads, and give the results in order.
+class Executor:
+    """Applies a function to many items, side by side, and gives the results in order.
 
-    Each thread computes on one core: many videos side by side keep all cores busy, while one at a
-    time leaves them waiting for each other. Decoders, OpenCV and torch let go of Python's lock. Few
-    items are drawn ahead of what is given out, so that memory does not grow with their number.
+    On the CPU each thread computes on one core: many videos side by side keep all cores busy, while
+    a single video leaves most of them waiting. Decoders, OpenCV and torch release Python's lock.
+
+    Leaving the `with` block stops what still runs and ends the decoders; Ctrl-C therefore does not
+    wait for videos.
 
     Args:
-        function: Safe to be called by several threads; what it raises is raised here.
-        items: Drawn by the caller's thread.
-        workers: Number of threads; None for one a core, 16 at most, as each takes memory.
+        device: Where the functions compute: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`. On a
+            cluster, each process chooses for itself.
+        cluster: Address of a Ray cluster, as in `dfdetect.runtime.ray_cluster`; None for this
+            machine.
+        workers: Number of threads; None for one per core, 16 at most. Has no effect on a cluster.
+
+    Raises:
+        ValueError: The device does not work, or the cluster cannot be reached.
 
     Example:
-        >>> list(ordered_thread_map(abs, [-1, 2, -3], workers=2))
-        [1, 2, 3]
+        >>> with Executor("cpu") as executor:
+        ...     list(executor.map(lambda device, decoders: abs, [-1, 2, -3]))
+        [(-1, 1), (2, 2), (-3, 3)]
     """
-    workers = min(available_cores(), MOST_WORKERS) if workers is None else workers
-    pending: deque[Future[Result]] = deque()
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    pool = ThreadPoolExecutor(workers, initializer=_compute_on_one_core)
+
+    def __init__(
+        self,
+        device: str | torch.device = "auto",
+        cluster: str | None = None,
+        workers: int | None = None,
+    ):
+        self.device = str(device)
+        self.cluster = cluster
+        self.workers = min(available_cores(), MAX_WORKERS) if workers is None else workers
+        self._open = ExitStack()
+        if cluster is None:
+            first = choose_device(self.device)
+            self.devices = [first, *other_gpus(first)]
+        else:
+            self._open.enter_context(connected(cluster))
+
+    def __enter__(self) -> "Executor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop what still runs, end the decoders, and disconnect from the cluster."""
+        self._open.close()
+
+    def map(
+        self,
+        make_worker: MakeWorker[Item, Result],
+        items: Iterable[Item],
+        *,
+        on_lost: Callable[[Item, str], Result] | None = None,
+        failed: Callable[[Result], bool] = lambda result: False,
+        on_done: Callable[[Item, Result], None] = lambda item, result: None,
+    ) -> Iterator[tuple[Item, Result]]:
+        """Yield each item with its result, in the order of the items.
+
+        Few items are drawn ahead of the results, so that memory does not grow with their number.
+
+        Args:
+            make_worker: Called with a device and a pool of decoders, returns the function to apply.
+                It is called once per GPU, once for all cores of the CPU, or once per process of a
+                cluster. Several threads use the function at a time. For a cluster, it can be
+                pickled, and so can items and results.
+            items: Drawn by the caller's thread. A single item gets all cores of this machine.
+            on_lost: Returns the result of an item that lost each process of a cluster it was given
+                to, from the item and a message. By default, such an item raises RuntimeError.
+            failed: Tells whether a result is a failure. What fails on another GPU than the first is
+                tried on the first.
+            on_done: Called with each item and its result as soon as it is there: on this machine by
+                several threads and in any order, on a cluster by the caller's.
+
+        Raises:
+            Exception: Whatever the function raises, in the place of its result.
+        """
+        if self.cluster is None:
+            pairs = self._map_on_threads(make_worker, items, failed, on_done)
+        else:
+            pairs = self._map_on_cluster(make_worker, items, on_lost or _raise_lost, on_done)
+        self._open.callback(pairs.close)
+        return pairs
+
+    def _map_on_cluster(
+        self,
+        make_worker: MakeWorker[Item, Result],
+        items: Iterable[Item],
+        on_lost: Callable[[Item, str], Result],
+        on_done: Callable[[Item, Result], None],
+    ) -> Generator[tuple[Item, Result], None, None]:
+        start = partial(_make_in_process, make_worker, self.device)
+        for item, result in map_on_cluster(start, items, self.cluster, on_lost):
+            on_done(item, result)
+            yield item, result
+
+    def _map_on_threads(
+        self,
+        make_worker: MakeWorker[Item, Result],
+        items: Iterable[Item],
+        failed: Callable[[Result], bool],
+        on_done: Callable[[Item, Result], None],
+    ) -> Generator[tuple[Item, Result], None, None]:
+        items = iter(items)
+        head = list(islice(items, 2))
+        alone = len(head) < 2
+        count = 1 if alone else self.workers
+
+        def apply(item: Item, function: Worker[Item, Result]) -> Result:
+            result = function(item)
+            if function is not functions[0] and failed(result):
+                result = functions[0](item)
+            on_done(item, result)
+            return result
+
+        pending: deque[tuple[Item, Future[Result]]] = deque()
+        # The decoders end first: a thread that waits for a frame would not.
+        with (
+            _threads(count, one_core_each=not alone) as threads,
+            DecoderPool(threads=0 if alone else 1) as decoders,
+        ):
+            devices = self.devices[: len(head)] if alone else self.devices
+            functions = [make_worker(device, decoders) for device in devices]
+            for number, item in enumerate(chain(head, items)):
+                function = functions[number % len(functions)]
+                pending.append((item, threads.submit(apply, item, function)))
+                if len(pending) > count:
+                    yield _result(*pending.popleft())
+            while pending:
+                yield _result(*pending.popleft())
+
+
+def _result(item: Item, future: Future[Result]) -> tuple[Item, Result]:
+    return item, future.result()
+
+
+def _raise_lost(item: object, message: str) -> None:
+    raise RuntimeError(f"{item}: {message}")
+
+
+def _make_in_process(
+    make_worker: MakeWorker[Item, Result], device: str
+) -> Callable[[Item], Result]:
+    """Make the function of a process in a cluster, which works on one item at a time."""
+    return make_worker(choose_device(device), DecoderPool(threads=1))
+
+
+@contextmanager
+def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
+    """Run threads to the end of a block, which drops what they have not begun."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
     try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        yield threads
     finally:
         try:
-            pool.shutdown(cancel_futures=True)
+            threads.shutdown(cancel_futures=True)
         finally:
-            torch.set_num_threads(threads[0])
-            cv2.setNumThreads(threads[1])
+            torch.set_num_threads(before[0])
+            cv2.setNumThreads(before[1])
+
+
+def _compute_on_one_core() -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
@@ -91,8 +231,3 @@ def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
             with suppress(Empty):
                 waiting.get_nowait()
             thread.join(0.01)
-
-
-def _compute_on_one_core() -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)

@@ -54,9 +54,9 @@ def map_on_cluster(
     start: Callable[[], Callable[[Item], Result]],
     items: Iterable[Item],
     address: str,
-    lost: Callable[[Item, str], Result],
-) -> Iterator[Result]:
-    """Apply a function to each item, on all machines of a cluster, and give the results in order.
+    on_lost: Callable[[Item, str], Result],
+) -> Iterator[tuple[Item, Result]]:
+    """Yield each item with its result of a function, applied on all machines, in order.
 
     Files are read where the function runs: all machines must see them under the same paths. An item
     whose process or machine is lost is given to another one.
@@ -67,8 +67,8 @@ def map_on_cluster(
         items: Drawn as processes become free, so that memory does not grow with their number.
         address: Of the cluster, as `ray.init` takes it (`192.168.0.1:6379`, or `auto` on one of its
             machines), or `local` for one of this machine alone, which lasts as long as this.
-        lost: Makes the result of an item that lost every process it was given to, from the item and
-            a message.
+        on_lost: Returns the result of an item that lost every process it was given to, from the
+            item and a message.
 
     Raises:
         ArgumentError: Ray is not installed, the cluster cannot be reached, has no processors or
@@ -76,14 +76,14 @@ def map_on_cluster(
         Exception: What the function raises.
 
     Example:
-        >>> list(map_on_cluster(lambda: abs, [-1, 2, -3], "local", lost=lambda item, why: None))
-        [1, 2, 3]
+        >>> list(map_on_cluster(lambda: abs, [-1, 2], "local", on_lost=lambda item, why: None))
+        [(-1, 1), (2, 2)]
     """
     # What Ray has to say of lost machines would get among the results of a command.
     with connected(address), redirect_stdout(sys.stderr):
         pool = ActorPool(start)
         try:
-            yield from _in_order(pool, iter(items), lost)
+            yield from _in_order(pool, iter(items), on_lost)
         finally:
             pool.shutdown()
 
@@ -126,8 +126,8 @@ class _Call:
 
 
 def _in_order(
-    pool: "ActorPool", items: Iterator[Item], lost: Callable[[Item, str], Result]
-) -> Iterator[Result]:
+    pool: "ActorPool", items: Iterator[Item], on_lost: Callable[[Item, str], Result]
+) -> Iterator[tuple[Item, Result]]:
     given: deque[_Call] = deque()  # in order, from the first that is not done
     again: deque[_Call] = deque()
     left = map(_Call, items)
@@ -147,7 +147,7 @@ def _in_order(
                 again.append(call)
             else:
                 why = f"lost, one after another, {ATTEMPTS} processes that worked on it"
-                call.outcome = partial(lost, call.item, why)
+                call.outcome = partial(on_lost, call.item, why)
         while given and given[0].outcome is not None:
             try:
                 result = given[0].outcome()
@@ -155,8 +155,7 @@ def _in_order(
                 given[0].outcome = None
                 again.appendleft(given[0])
                 break
-            given.popleft()
-            yield result
+            yield given.popleft().item, result
 
 
 class ActorPool:

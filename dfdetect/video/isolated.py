@@ -1,12 +1,12 @@
-"""Frames of a video, read in a process of its own: a hostile file takes that down, and no more.
+"""Video -> frames, decoded in a process of its own: a hostile file takes down that process only.
 
-FFmpeg is half a million lines of C that read what strangers send. So videos are opened by decoder
-processes, which are kept for the next video: one that crashes, takes too long or asks for too much
-memory costs its video a reason, and another takes its place. Frames come back one by one through
-shared memory, as plain bytes; nothing is unpickled. What FFmpeg prints goes nowhere.
+FFmpeg is half a million lines of C that read files from strangers. A `DecoderPool` therefore opens
+videos in decoder processes, and keeps each process for the next video. A process that crashes,
+takes too long or needs too much memory costs its video a reason, and another process replaces it.
+Frames come back one by one through shared memory, as plain bytes; nothing is unpickled. What FFmpeg
+prints is discarded.
 """
 
-import atexit
 import json
 import logging
 import mmap
@@ -14,11 +14,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import prod
 from pathlib import Path
-from threading import Timer
+from threading import Lock, Timer
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -28,61 +29,91 @@ from dfdetect.errors import DfdetectError
 from dfdetect.results import CRASHED, TOO_LARGE, TOO_SLOW
 from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
-# Seconds that reading a video may take, pauses in which nobody wants its frames included.
+# Seconds that reading a video may take, including the time in which the caller uses its frames.
 TIME_LIMIT = 300.0
-# Bytes of a decoder's address space.
+# Bytes of address space that a decoder process may use.
 MEMORY_LIMIT = 4 * 2**30
 LOGGER = logging.getLogger(__name__)
 
 
 class CancelledError(DfdetectError):
-    """The video is no longer wanted."""
+    """The pool was closed while it read a video, or before."""
 
 
-def read_frames_apart(
-    path: str | Path,
-    count: int | Sequence[int] = DEFAULT_FRAMES,
-    threads: int = 0,
-    seconds: float = TIME_LIMIT,
-) -> Iterator[Frame]:
-    """Yield frames of a video, as `read_frames`, from a process of their own.
+class DecoderPool:
+    """Decoder processes: one for each video that is being read, kept for the next video.
 
-    May be used by several threads, each for another video. On Windows, where processes do not share
-    open files, this is `read_frames`.
+    Several threads may use a pool, each for another video. The processes end when the pool is
+    closed or no longer referenced. A pickled pool is unpickled as a new one without processes.
 
     Args:
-        path: Any video file that FFmpeg reads.
-        count: As in `read_frames`.
-        threads: Of the decoder; 0 for as many as there are cores.
-        seconds: How long reading it may take, to the last frame.
-
-    Raises:
-        VideoError: As `read_frames`; or the decoder crashed, took too long or too much memory.
-        CancelledError: `cancel_all` was called.
+        threads: Number of threads with which each process decodes; 0 for as many as there are
+            cores.
 
     Example:
-        >>> frames = list(read_frames_apart("video.mp4", count=8))
+        >>> with DecoderPool() as decoders:
+        ...     frames = list(decoders.read_frames("video.mp4", count=8))
     """
-    if os.name == "nt":
-        yield from read_frames(path, count, threads)
-        return
-    decoder = _idle_decoder()
-    _BUSY.add(decoder)
-    try:
-        yield from decoder.read(path, count, threads, seconds)
-    finally:
-        _BUSY.discard(decoder)
-        if decoder.ready:
-            _IDLE.append(decoder)
-        else:
-            decoder.close()
 
+    def __init__(self, threads: int = 0):
+        self.threads = threads
+        self._processes = _Processes()
+        weakref.finalize(self, self._processes.end)
 
-def cancel_all() -> None:
-    """Give up all videos that are being read, at once; may be called by a signal's handler."""
-    for decoder in list(_BUSY):
-        decoder.cancelled = True
-        decoder.process.kill()
+    def __enter__(self) -> "DecoderPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple:
+        return DecoderPool, (self.threads,)
+
+    @property
+    def idle(self) -> "list[DecoderProcess]":
+        """The processes that wait for a video."""
+        return list(self._processes.idle)
+
+    @property
+    def busy(self) -> "list[DecoderProcess]":
+        """The processes that read a video."""
+        return list(self._processes.busy)
+
+    def read_frames(
+        self,
+        path: str | Path,
+        count: int | Sequence[int] = DEFAULT_FRAMES,
+        seconds: float = TIME_LIMIT,
+    ) -> Iterator[Frame]:
+        """Yield frames of a video, like `dfdetect.video.reader.read_frames`.
+
+        On Windows, where processes do not share open files, the frames are decoded in this process.
+
+        Args:
+            path: Any video file that FFmpeg reads.
+            count: As in `read_frames`.
+            seconds: Time limit for reading the video, from the first frame to the last.
+
+        Raises:
+            VideoError: As in `read_frames`; or the decoder crashed, took too long or needed too
+                much memory.
+            CancelledError: The pool was closed.
+        """
+        if os.name == "nt":
+            yield from read_frames(path, count, self.threads)
+            return
+        decoder = self._processes.take(path)
+        try:
+            yield from decoder.read(path, count, self.threads, seconds)
+        finally:
+            self._processes.give_back(decoder)
+
+    def close(self) -> None:
+        """End all processes at once.
+
+        Threads that are reading a video get `CancelledError`, and so does every later call.
+        """
+        self._processes.end()
 
 
 def main(shared: int, verbose: bool) -> None:
@@ -179,7 +210,7 @@ class DecoderProcess:
 
     Attributes:
         ready: Whether it waits for a request.
-        cancelled: Whether what it reads is no longer wanted.
+        cancelled: Whether the pool was closed while it read.
     """
 
     def __init__(self) -> None:
@@ -207,7 +238,7 @@ class DecoderProcess:
     def read(
         self, path: str | Path, count: int | Sequence[int], threads: int, seconds: float
     ) -> Iterator[Frame]:
-        """Yield frames; arguments and errors are as of `read_frames_apart`."""
+        """Yield frames; arguments and errors are those of `DecoderPool.read_frames`."""
         self.ready = False
         timer = Timer(seconds, self._expire)
         timer.daemon = True
@@ -259,25 +290,51 @@ class DecoderProcess:
         raise VideoError(path, f"{CRASHED} (status {status})")
 
 
-_IDLE: list[DecoderProcess] = []
-_BUSY: set[DecoderProcess] = set()
+class _Processes:
+    """The processes of a pool, which a finalizer can end: it must not refer to the pool."""
 
+    def __init__(self) -> None:
+        self.idle: list[DecoderProcess] = []
+        self.busy: set[DecoderProcess] = set()
+        self.ended = False
+        self.lock = Lock()
 
-def _idle_decoder() -> DecoderProcess:
-    while _IDLE:
-        with suppress(IndexError):  # another thread was faster
-            decoder = _IDLE.pop()
+    def take(self, path: str | Path) -> DecoderProcess:
+        """Return an idle process that is alive, or a new one."""
+        with self.lock:
+            if self.ended:
+                raise CancelledError(path)
+            decoder = self._idle() or DecoderProcess()
+            self.busy.add(decoder)
+        return decoder
+
+    def give_back(self, decoder: DecoderProcess) -> None:
+        """Keep a process for the next video, unless its video was not read to the end."""
+        with self.lock:
+            self.busy.discard(decoder)
+            if decoder.ready and not self.ended:
+                self.idle.append(decoder)
+                return
+        decoder.close()
+
+    def end(self) -> None:
+        """Kill all processes; whoever reads from one closes it."""
+        with self.lock:
+            self.ended = True
+            idle, self.idle = self.idle, []
+            for decoder in self.busy:
+                decoder.cancelled = True
+                decoder.process.kill()
+        for decoder in idle:
+            decoder.close()
+
+    def _idle(self) -> DecoderProcess | None:
+        while self.idle:
+            decoder = self.idle.pop()
             if decoder.process.poll() is None:
                 return decoder
             decoder.close()
-    return DecoderProcess()
-
-
-@atexit.register
-def _end_decoders() -> None:
-    for decoder in [*_IDLE, *_BUSY]:
-        decoder.process.kill()
-        decoder.process.wait()
+        return None
 
 
 def _new_file() -> int:

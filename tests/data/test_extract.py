@@ -14,12 +14,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from dfdetect.cli import main
 from dfdetect.data import extract as module
 from dfdetect.data import shards
 from dfdetect.data.extract import extract
 from dfdetect.data.faceset import FaceSet
+from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import read_frames
 
 FRAMES = 6
@@ -122,6 +124,33 @@ def test_a_fake_whose_original_is_of_no_use_has_boxes_of_its_own(videos, tmp_pat
     original.unlink() if content is None else original.write_bytes(content)
     done = run(videos, tmp_path / "faces.csv").set_index("video")
     assert done.loc["bvgwelbeof.mp4", ["status", "crops"]].tolist() == ["ok", FRAMES]
+
+
+def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole.csv", tmp_path / "faces.csv"
+    (videos / "metadata.json").write_text(
+        json.dumps({path.name: {"label": "REAL"} for path in videos.glob("*.mp4")})
+    )
+    run(videos, whole)
+    others = [torch.device("cpu", 0)] * 2  # stand-ins that differ for torch
+    monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
+    made, threads = [], set()
+    make, read = module.FaceDetector.high_recall, DecoderPool.read_frames
+
+    def make_and_note(device):
+        made.append(device)
+        return make(device)
+
+    def read_and_note(decoders, *arguments):
+        threads.add(decoders.threads)
+        return read(decoders, *arguments)
+
+    monkeypatch.setattr(module.FaceDetector, "high_recall", make_and_note)
+    monkeypatch.setattr(DecoderPool, "read_frames", read_and_note)
+    run(videos, out)
+    assert made == [torch.device("cpu"), *others]
+    assert threads == {1}
+    assert files_of(out) == files_of(whole)
 
 
 def files_of(index):

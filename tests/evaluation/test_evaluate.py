@@ -3,7 +3,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from dfdetect import Detector, VideoResult
 from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet
 from dfdetect.evaluation.evaluate import evaluate, report, score_face_set
@@ -158,6 +160,24 @@ def test_videos_without_a_score_count_with_the_prior(tmp_path):
     assert scores["without_score"] == scores["n"] == 2
     assert scores["log_loss"] == pytest.approx(np.log(2))
     assert "without_score        2" in report(scores)
+
+
+def test_evaluate_uses_all_gpus_and_one_decoder_thread_per_video(tmp_path, monkeypatch):
+    others = [torch.device("cpu", 0)] * 2  # stand-ins that differ for torch
+    monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
+    used = []
+
+    def note(self, path):
+        used.append((self.device, self.decoders.threads))
+        return VideoResult(path.name, 0.5, "ok")
+
+    monkeypatch.setattr(Detector, "predict", note)
+    for label in ("real", "fake"):
+        (tmp_path / label).mkdir()
+        for number in range(3):
+            (tmp_path / label / f"{label}{number}.mp4").write_text("a video")
+    assert evaluate(tmp_path, progress=False)["n"] == 6
+    assert sorted(used, key=str) == [(others[0], 1)] * 4 + [(torch.device("cpu"), 1)] * 2
 
 
 @pytest.mark.corpus

@@ -1,25 +1,36 @@
 import threading
+import time
 
 import cv2
 import pytest
 import torch
 
-from dfdetect.runtime.executor import ordered_thread_map, prefetch
+from dfdetect.runtime.executor import Executor, prefetch
+from dfdetect.video.isolated import CancelledError
+
+# Devices that differ for torch, and are all the CPU.
+STAND_INS = [torch.device("cpu"), torch.device("cpu", 0), torch.device("cpu", 0)]
 
 
-def test_results_come_in_order_from_several_threads():
+def worker_of(function):
+    """What `Executor.map` takes, for a function that needs neither device nor decoders."""
+    return lambda device, decoders: function
+
+
+def test_map_gives_results_in_order_from_several_threads():
     both = threading.Barrier(2, timeout=30)
 
     def meet(number):
         both.wait()  # passes only if two threads are here at a time
         return number, threading.current_thread().name
 
-    results = list(ordered_thread_map(meet, range(6), workers=2))
-    assert [number for number, _ in results] == list(range(6))
-    assert len({name for _, name in results}) == 2
+    with Executor("cpu", workers=2) as executor:
+        pairs = list(executor.map(worker_of(meet), range(6)))
+    assert [item for item, _ in pairs] == [number for _, (number, _) in pairs] == list(range(6))
+    assert len({name for _, (_, name) in pairs}) == 2
 
 
-def test_few_items_are_drawn_ahead():
+def test_map_draws_few_items_ahead():
     drawn = []
 
     def items():
@@ -27,11 +38,12 @@ def test_few_items_are_drawn_ahead():
             drawn.append(number)
             yield number
 
-    for done, _ in enumerate(ordered_thread_map(abs, items(), workers=2), start=1):
-        assert len(drawn) - done <= 2
+    with Executor("cpu", workers=2) as executor:
+        for done, _ in enumerate(executor.map(worker_of(abs), items()), start=1):
+            assert len(drawn) - done <= 2
 
 
-def test_what_is_raised_is_raised_in_its_place_and_ends_the_rest():
+def test_map_raises_in_place_and_drops_the_rest():
     started = []
 
     def work(number):
@@ -40,21 +52,110 @@ def test_what_is_raised_is_raised_in_its_place_and_ends_the_rest():
             raise KeyboardInterrupt
         return number
 
-    results = ordered_thread_map(work, range(1000), workers=2)
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(KeyboardInterrupt):
-        next(results)
+    with Executor("cpu", workers=2) as executor:
+        pairs = executor.map(worker_of(work), range(1000))
+        assert [next(pairs) for _ in range(3)] == [(0, 0), (1, 1), (2, 2)]
+        with pytest.raises(KeyboardInterrupt):
+            next(pairs)
     assert len(started) < 20
 
 
-def test_each_thread_computes_on_one_core_and_the_rest_as_before():
+def test_map_computes_on_one_core_per_thread():
     before = torch.get_num_threads(), cv2.getNumThreads()
-    inside = set(ordered_thread_map(lambda _: torch.get_num_threads(), range(4), workers=2))
-    assert inside == {1}
+    with Executor("cpu", workers=2) as executor:
+        pairs = executor.map(worker_of(lambda _: torch.get_num_threads()), range(4))
+        assert {count for _, count in pairs} == {1}
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
 
 
-def test_items_are_drawn_ahead_in_a_thread_of_their_own():
+@pytest.mark.parametrize(("items", "threads"), [(range(4), 1), (range(1), 0)])
+def test_map_decodes_with_one_thread_unless_alone(items, threads):
+    with Executor("cpu", workers=2) as executor:
+        pairs = executor.map(lambda device, decoders: lambda _: decoders.threads, items)
+        assert {found for _, found in pairs} == {threads}
+
+
+def test_map_without_items_makes_no_worker():
+    with Executor("cpu") as executor:
+        assert list(executor.map(lambda *_: pytest.fail("a worker"), [])) == []
+
+
+def test_map_shares_items_out_to_all_gpus():
+    with Executor("cpu", workers=2) as executor:
+        executor.devices = STAND_INS
+        made = []
+
+        def make_worker(device, decoders):
+            made.append(device)
+            number = len(made)
+            return lambda item: number
+
+        pairs = list(executor.map(make_worker, range(6)))
+    assert pairs == [(0, 1), (1, 2), (2, 3), (3, 1), (4, 2), (5, 3)]
+    assert made == STAND_INS
+
+
+def test_map_retries_on_the_first_gpu():
+    with Executor("cpu", workers=2) as executor:
+        executor.devices = STAND_INS[:2]
+
+        def make_worker(device, decoders):
+            return lambda item: None if device == STAND_INS[1] or item == 2 else item
+
+        done = {}
+        pairs = executor.map(
+            make_worker,
+            range(4),
+            failed=lambda result: result is None,
+            on_done=lambda item, result: done.update({item: result}),
+        )
+        # What the first one fails at stays so.
+        assert list(pairs) == [(0, 0), (1, 1), (2, None), (3, 3)]
+    assert done == {0: 0, 1: 1, 2: None, 3: 3}
+
+
+def test_map_that_is_left_ends_its_decoders(real_clip):
+    """Nobody waits for a video that is no longer wanted, nor is it told as done."""
+    reading, ends, done = threading.Event(), [], []
+
+    def make_worker(device, decoders):
+        def read(path):
+            try:
+                for _ in decoders.read_frames(path, 32):
+                    reading.set()
+                    time.sleep(0.5)
+            except CancelledError:
+                ends.append(decoders)
+                raise
+
+        return read
+
+    def leave():
+        with Executor("cpu", workers=2) as executor:
+            for _ in executor.map(make_worker, items(), on_done=lambda *pair: done.append(pair)):
+                pytest.fail("done")
+
+    def items():
+        yield real_clip
+        yield real_clip
+        reading.wait(30)
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert time.monotonic() - start < 10
+    assert done == []
+    assert all(decoders.busy == decoders.idle == [] for decoders in ends)
+    assert ends
+
+
+def test_executor_refuses_a_device_that_does_not_work():
+    with pytest.raises(ValueError, match="unknown device 'abacus'"):
+        Executor("abacus")
+
+
+def test_prefetch_draws_ahead_in_a_thread_of_its_own():
     drawn = []
 
     def items():
@@ -70,7 +171,7 @@ def test_items_are_drawn_ahead_in_a_thread_of_their_own():
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit])
-def test_what_drawing_raises_is_raised_after_the_items_before(kind):
+def test_prefetch_raises_after_the_items_before(kind):
     def items():
         yield 1
         raise kind("broken off")
@@ -81,7 +182,7 @@ def test_what_drawing_raises_is_raised_after_the_items_before(kind):
         next(results)
 
 
-def test_what_is_no_longer_wanted_is_not_drawn():
+def test_prefetch_that_is_closed_stops_drawing():
     closed = threading.Event()
 
     def items():

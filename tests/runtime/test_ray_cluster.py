@@ -52,7 +52,7 @@ def address(ray_cluster, second):
 
 
 def map_with(function, items, address):
-    return map_on_cluster(lambda: function, items, address, lost=lambda item, why: (item, why))
+    return map_on_cluster(lambda: function, items, address, on_lost=lambda item, why: (item, why))
 
 
 def test_results_come_in_order_from_both_machines(address):
@@ -62,7 +62,7 @@ def test_results_come_in_order_from_both_machines(address):
         time.sleep(0.3 if number % 5 == 0 else 0.01)
         return number, ray.get_runtime_context().get_node_id(), len(os.sched_getaffinity(0))
 
-    results = list(map_with(work, range(30), address))
+    results = [result for _, result in map_with(work, range(30), address)]
     assert [number for number, _, _ in results] == list(range(30))
     assert len({node for _, node, _ in results}) == 2
     assert {cores for _, _, cores in results} == {1}
@@ -78,7 +78,7 @@ def test_items_are_drawn_as_they_are_wanted(address, monkeypatch):
             yield number
 
     results = map_with(abs, items(), address)
-    assert next(results) == 0
+    assert next(results) == (0, 0)
     time.sleep(0.5)
     assert len(drawn) <= 11
     results.close()
@@ -99,9 +99,9 @@ def test_an_item_that_kills_its_process_is_given_up(address):
         return number
 
     assert list(map_with(work, range(5), address)) == [
-        *(0, 1),
-        (2, "lost, one after another, 3 processes that worked on it"),
-        *(3, 4),
+        *((0, 0), (1, 1)),
+        (2, (2, "lost, one after another, 3 processes that worked on it")),
+        *((3, 3), (4, 4)),
     ]
 
 
@@ -116,25 +116,24 @@ def test_a_machine_that_is_lost_in_mid_run_and_a_decoder_that_crashes(
         (tmp_path / f"{number:02}.mp4").symlink_to(clips[number % len(clips)])
     (tmp_path / "crash.mp4").symlink_to(clips[0])
     local = predict(tmp_path, tmp_path / "local.csv", progress=False, frames=4)
-    start = prediction._start_scorer
+    make_scorer = prediction._make_scorer
 
-    def start_crashing(file, whole):
-        from dfdetect import detector
-        from dfdetect.video import isolated
+    def make_crashing(detector, whole, device, decoders):
+        read_frames = decoders.read_frames
 
         def read_and_crash(path, *rest):
-            frames = isolated.read_frames_apart(path, *rest)
+            frames = read_frames(path, *rest)
             yield next(frames)
             if path.name == "crash.mp4":
-                for busy in list(isolated._BUSY):
+                for busy in decoders.busy:
                     busy.process.kill()
                     busy.process.wait()
             yield from frames
 
-        detector.read_frames_apart = read_and_crash
-        return start(file, whole)
+        decoders.read_frames = read_and_crash
+        return make_scorer(detector, whole, device, decoders)
 
-    monkeypatch.setattr(prediction, "_start_scorer", start_crashing)
+    monkeypatch.setattr(prediction, "_make_scorer", make_crashing)
     add, added = Journal.add, []
 
     def add_and_lose_a_machine(journal, name, *rest):
@@ -164,15 +163,15 @@ import resource, sys
 from dfdetect import prediction
 from dfdetect.results import TrackResult, VideoResult
 
-def start(file, whole):
+def make_scorer(detector, whole, device, decoders):
     def score(task):
         frames = [float(number) for number in range(32)]
         boxes = [] if not whole else [(0.0, 0.0, 1.0, 1.0)] * 32
         face = TrackResult(0.5, frames, boxes, [] if not whole else frames)
-        return VideoResult(task[0].name, 0.5, "ok", [face], {{"total": 1.0}})
+        return VideoResult(task.path.name, 0.5, "ok", [face], {{"total": 1.0}})
     return score
 
-prediction._start_scorer = start
+prediction._make_scorer = make_scorer
 for count in (100, 10_000):
     paths = [f"{{sys.argv[1]}}/{{number}}.mp4" for number in range(count)]
     prediction.find_videos = lambda paths: {{path: prediction.Path(path) for path in paths}}

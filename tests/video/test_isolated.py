@@ -1,4 +1,5 @@
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,14 +11,19 @@ import psutil
 import pytest
 
 from dfdetect.video import isolated
-from dfdetect.video.isolated import CancelledError, cancel_all, read_frames_apart
+from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError, read_frames
 
 
 @pytest.fixture
-def misbehave(monkeypatch, real_clip):
+def decoders():
+    with DecoderPool() as pool:
+        yield pool
+
+
+@pytest.fixture
+def misbehave(monkeypatch, real_clip, decoders):
     """A function that reads a clip by a decoder in which `read_frames` runs other code first."""
-    monkeypatch.setattr(isolated, "_IDLE", [])
 
     def read(code, seconds=isolated.TIME_LIMIT, count=4):
         patched = (
@@ -38,56 +44,53 @@ def misbehave(monkeypatch, real_clip):
                 return popen([*command[:2], template.format(sys.path, patched, shared)], **options)
 
             patch.setattr(isolated.subprocess, "Popen", start)
-            yield from read_frames_apart(real_clip, count, seconds=seconds)
+            yield from decoders.read_frames(real_clip, count, seconds)
 
-    yield read
-    isolated._end_decoders()
+    return read
 
 
-def test_frames_are_those_of_this_process(sample_data):
+def test_read_frames_gives_those_of_this_process(sample_data, decoders):
     for path in sorted(sample_data.glob("test_videos/*.mp4"))[:3]:
-        for one, other in zip(read_frames(path, 5), read_frames_apart(path, 5), strict=True):
+        for one, other in zip(read_frames(path, 5), decoders.read_frames(path, 5), strict=True):
             assert (one.time, one.number) == (other.time, other.number)
             assert np.array_equal(one.image, other.image)
 
 
-def test_one_decoder_reads_many_videos(sample_data, monkeypatch, tmp_path):
-    monkeypatch.setattr(isolated, "_IDLE", [])
+def test_read_frames_uses_a_process_again(sample_data, decoders, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     for path in sample_data.glob("test_videos/*.mp4"):
-        assert len(list(read_frames_apart(path, 3))) == 3
+        assert len(list(decoders.read_frames(path, 3))) == 3
         with pytest.raises(VideoError, match=r"text\.mp4: not a readable video"):
-            next(read_frames_apart(tmp_path / "text.mp4", 3))
-    assert len(isolated._IDLE) == 1
-    isolated._end_decoders()
+            next(decoders.read_frames(tmp_path / "text.mp4", 3))
+    assert len(decoders.idle) == 1
 
 
-def test_frames_stay_what_they_are(write_clip, numbered_frames):
+def test_read_frames_keeps_frames_as_they_are(write_clip, numbered_frames, decoders):
     """The memory that they pass through is used again."""
     path = write_clip(numbered_frames(20))
-    kept = list(read_frames_apart(path, 20))
+    kept = list(decoders.read_frames(path, 20))
     for frame, expected in zip(kept, read_frames(path, 20), strict=True):
         assert np.array_equal(frame.image, expected.image)
 
 
-def test_a_crash_costs_one_video(misbehave, real_clip):
+def test_read_frames_survives_a_crash(misbehave, real_clip, decoders):
     frames = misbehave("os.kill(os.getpid(), 11)")
     assert isinstance(next(frames), Frame)
     with pytest.raises(VideoError, match=r"its decoder crashed \(status -11\)"):
         next(frames)
-    assert isolated._IDLE == []
-    assert len(list(read_frames_apart(real_clip, 4))) == 4
+    assert decoders.idle == []
+    assert len(list(decoders.read_frames(real_clip, 4))) == 4
 
 
-def test_a_decoder_that_dies_while_it_is_idle_is_replaced(misbehave, real_clip):
-    assert len(list(read_frames_apart(real_clip, 2))) == 2
-    (idle,) = isolated._IDLE
+def test_read_frames_replaces_a_process_that_died_while_idle(real_clip, decoders):
+    assert len(list(decoders.read_frames(real_clip, 2))) == 2
+    (idle,) = decoders.idle
     idle.process.kill()
     idle.process.wait()
-    assert len(list(read_frames_apart(real_clip, 2))) == 2
+    assert len(list(decoders.read_frames(real_clip, 2))) == 2
 
 
-def test_a_decoder_that_hangs_is_stopped(misbehave):
+def test_read_frames_stops_a_decoder_that_hangs(misbehave):
     start = time.monotonic()
     with pytest.raises(VideoError, match="takes too long to decode"):
         list(misbehave("time.sleep(100)", seconds=2))
@@ -95,44 +98,67 @@ def test_a_decoder_that_hangs_is_stopped(misbehave):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep the limit")
-def test_memory_is_bounded(misbehave):
+def test_read_frames_bounds_memory(misbehave):
     with pytest.raises(VideoError, match="needs too much memory"):
         list(misbehave(f"numpy.ones({isolated.MEMORY_LIMIT // 8})"))
 
 
-def test_a_fault_of_ours_is_no_reason(misbehave):
+def test_read_frames_raises_a_fault_of_ours(misbehave):
     with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
         list(misbehave("1 / 0"))
 
 
-def test_what_is_printed_does_not_get_among_the_frames(misbehave):
+def test_read_frames_ignores_what_is_printed(misbehave):
     assert len(list(misbehave("print('chatter'); os.write(1, b'more')"))) == 4
 
 
-def test_what_is_no_longer_wanted_is_given_up(misbehave):
-    threading.Timer(2, cancel_all).start()
+def test_close_gives_up_what_is_being_read(misbehave, decoders):
+    threading.Timer(2, decoders.close).start()
     start = time.monotonic()
     with pytest.raises(CancelledError):
         list(misbehave("time.sleep(100)"))
     assert time.monotonic() - start < 10
+    assert decoders.busy == decoders.idle == []
 
 
-def test_a_reader_who_stops_leaves_nothing(misbehave, real_clip):
-    frames = read_frames_apart(real_clip, 32)
+def test_close_ends_idle_processes(real_clip, decoders):
+    list(decoders.read_frames(real_clip, 1))
+    (idle,) = decoders.idle
+    decoders.close()
+    assert idle.process.returncode is not None
+    with pytest.raises(CancelledError):
+        next(decoders.read_frames(real_clip, 1))
+
+
+def test_a_pool_that_is_dropped_ends_its_processes(real_clip):
+    decoders = DecoderPool()
+    list(decoders.read_frames(real_clip, 1))
+    (idle,) = decoders.idle
+    del decoders
+    assert idle.process.returncode is not None
+
+
+def test_a_pool_is_pickled_without_processes(real_clip, decoders):
+    list(decoders.read_frames(real_clip, 1))
+    other = pickle.loads(pickle.dumps(DecoderPool(threads=3)))
+    assert (other.threads, other.idle) == (3, [])
+
+
+def test_read_frames_that_is_closed_leaves_nothing(real_clip, decoders):
+    frames = decoders.read_frames(real_clip, 32)
     next(frames)
-    (busy,) = isolated._BUSY
+    (busy,) = decoders.busy
     frames.close()
     assert not psutil.pid_exists(busy.process.pid)
-    assert not isolated._BUSY
-    assert not isolated._IDLE
+    assert decoders.busy == decoders.idle == []
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 def test_no_decoder_outlives_its_caller(real_clip):
     code = (
-        "import sys, time; from dfdetect.video.isolated import _IDLE, read_frames_apart\n"
-        "list(read_frames_apart(sys.argv[1], 1)); print(_IDLE[0].process.pid, flush=True)\n"
-        "time.sleep(100)\n"
+        "import sys, time; from dfdetect.video.isolated import DecoderPool\n"
+        "pool = DecoderPool(); list(pool.read_frames(sys.argv[1], 1))\n"
+        "print(pool.idle[0].process.pid, flush=True); time.sleep(100)\n"
     )
     command = [sys.executable, "-c", code, real_clip]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as run:
@@ -146,26 +172,25 @@ def test_no_decoder_outlives_its_caller(real_clip):
     pytest.fail("the decoder is still there")
 
 
-def test_modules_beside_the_videos_are_not_imported(real_clip, tmp_path, monkeypatch):
+def test_read_frames_imports_no_modules_beside_the_videos(
+    real_clip, tmp_path, monkeypatch, decoders
+):
     (tmp_path / "av.py").write_text("open('imported', 'w')")
     (tmp_path / "numpy.py").write_text("open('imported', 'w')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(isolated, "_IDLE", [])
-    assert len(list(read_frames_apart(real_clip, 1))) == 1
+    assert len(list(decoders.read_frames(real_clip, 1))) == 1
     assert not (tmp_path / "imported").exists()
-    isolated._end_decoders()
 
 
-def test_a_decoder_that_dies_while_it_is_spoken_to_has_crashed(real_clip, monkeypatch):
-    monkeypatch.setattr(isolated, "_IDLE", [])
+def test_read_frames_tells_of_a_decoder_that_dies_in_between(real_clip, monkeypatch, decoders):
     get = isolated._Slot.get
 
     def get_and_kill(self, shape):
-        (busy,) = isolated._BUSY
+        (busy,) = decoders.busy
         busy.process.kill()
         busy.process.wait()
         return get(self, shape)
 
     monkeypatch.setattr(isolated._Slot, "get", get_and_kill)
     with pytest.raises(VideoError, match=r"its decoder crashed \(status -9\)"):
-        list(read_frames_apart(real_clip, 8))
+        list(decoders.read_frames(real_clip, 8))
