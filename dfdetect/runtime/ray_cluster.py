@@ -46,6 +46,7 @@ ATTEMPTS = 3
 # Seconds after which it is looked whether there are other machines.
 NODE_POLL_SECONDS = 2.0
 
+LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -73,17 +74,24 @@ def map_on_cluster(
     Raises:
         ArgumentError: Ray is not installed, the cluster cannot be reached, has no processors or
             another version of this package.
+        ConnectionError: The connection to the cluster was lost.
         Exception: What the function raises.
 
     Example:
         >>> list(map_on_cluster(lambda: abs, [-1, 2], "local", on_lost=lambda item, why: None))
         [(-1, 1), (2, 2)]
     """
-    # What Ray has to say of lost machines would get among the results of a command.
-    with connected(address), redirect_stdout(sys.stderr):
+    with connected(address):
+        import ray
+
         pool = ActorPool(start)
         try:
             yield from _in_order(pool, iter(items), on_lost)
+        except ray.exceptions.RayError as error:
+            raise ConnectionError(
+                f"cluster {address}: the connection was lost ({_first_line(error)}); give the same "
+                "command again to continue"
+            ) from error
         finally:
             pool.shutdown()
 
@@ -133,24 +141,26 @@ def _in_order(
     left = map(_Call, items)
     exhausted = False
     while given or not exhausted:
-        pool.refresh()
-        while pool.idle and (again or len(given) < pool.ahead):
-            call = again.popleft() if again else next(left, None)
-            if call is None:
-                exhausted = True
-                break
-            if call.attempts == 0:
-                given.append(call)
-            pool.give(call)
-        for call in pool.wait():
-            if call.attempts < ATTEMPTS:
-                again.append(call)
-            else:
-                why = f"lost, one after another, {ATTEMPTS} processes that worked on it"
-                call.outcome = partial(on_lost, call.item, why)
+        with redirect_stdout(sys.stderr):  # Ray prints what it loses
+            pool.refresh()
+            while pool.idle and (again or len(given) < pool.ahead):
+                call = again.popleft() if again else next(left, None)
+                if call is None:
+                    exhausted = True
+                    break
+                if call.attempts == 0:
+                    given.append(call)
+                pool.give(call)
+            for call in pool.wait():
+                if call.attempts < ATTEMPTS:
+                    again.append(call)
+                else:
+                    why = f"lost, one after another, {ATTEMPTS} processes that worked on it"
+                    call.outcome = partial(on_lost, call.item, why)
         while given and given[0].outcome is not None:
             try:
-                result = given[0].outcome()
+                with redirect_stdout(sys.stderr):  # Ray prints what it loses
+                    result = given[0].outcome()
             except pool.ray.exceptions.ObjectLostError:  # with the machine that kept it
                 given[0].outcome = None
                 again.appendleft(given[0])
@@ -166,7 +176,7 @@ class ActorPool:
 
         self.ray = ray
         # In a list, references are sent as they are: each process gets the content once.
-        self.start = ray.put((__version__, start))
+        self.start = ray.put(start)
         self.machines: set[str] = set()
         self.idle: list[ActorHandle] = []
         # By the reference that tells when an actor is ready: the actor, what it was given, and the
@@ -222,7 +232,9 @@ class ActorPool:
         """Give a call to an idle actor."""
         actor = self.idle.pop()
         call.attempts += 1
-        ready, result = actor.call.options(num_returns=2).remote([self.start], call.item)
+        ready, result = actor.call.options(num_returns=2).remote(
+            __version__, [self.start], call.item
+        )
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
@@ -252,7 +264,8 @@ class ActorPool:
     def shutdown(self) -> None:
         """End all actors, whatever they do."""
         for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
-            self.ray.kill(actor)
+            with _errors_logged("an actor cannot be ended"):
+                self.ray.kill(actor)
 
 
 class _Actor:
@@ -274,18 +287,17 @@ class _Actor:
     def ping(self) -> None:
         """Answer, once the process is there."""
 
-    def call(self, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
+    def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
         """Apply the function; what goes wrong in making it is raised here, where it is heard."""
         import ray
 
         if self.function is None:
-            version, make = ray.get(start[0])
             if version != __version__:
                 raise DfdetectError(
                     f"{socket.gethostname()} has dfdetect {__version__}, not {version} as here: "
                     "install the same on all machines"
                 )
-            self.function = make()
+            self.function = ray.get(start[0])()
         return None, self.function(item)
 
 
@@ -297,32 +309,45 @@ def connected(address: str) -> Iterator[None]:
         ArgumentError: It cannot be reached, as `require_cluster`.
     """
     require_cluster(address)
+    alone = address == LOCAL
+    if alone or _host_and_port(address)[0] in LOOPBACKS:
+        # Otherwise Ray replaces the loopback address by the machine's outer one, at which nobody
+        # listens. It reads this once, when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
-    from ray._private import ray_constants
 
     if ray.is_initialized():
         yield
         return
     options: dict[str, Any] = {"address": address}
-    if address == LOCAL or _host_and_port(address)[0] in LOOPBACKS:
-        # Or Ray takes it for the machine's outer address, at which nobody listens.
-        ray_constants.ENABLE_RAY_CLUSTER = False
-    if address == LOCAL:
-        options |= {"num_cpus": available_cores(), "_node_ip_address": LOOPBACKS[0]}
-        options["include_dashboard"] = False
+    if alone:
+        options |= {"num_cpus": available_cores(), "include_dashboard": False}
     with _own_signals():
         try:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise ArgumentError(
-                f"cluster {address}: cannot be reached ({reason}); where Ray asks for a token, "
-                "have the same ~/.ray/auth_token on all machines and set RAY_AUTH_MODE=token"
+                f"cluster {address}: cannot be reached ({_first_line(error)}); if Ray asks for a "
+                "token, have the same ~/.ray/auth_token on all machines and set RAY_AUTH_MODE=token"
             ) from error
     try:
         yield
     finally:
-        ray.shutdown()
+        with _errors_logged("the cluster cannot be disconnected from"):
+            ray.shutdown()
+
+
+@contextmanager
+def _errors_logged(what: str) -> Iterator[None]:
+    """Log errors in winding up, which must not hide how the work itself ended."""
+    try:
+        yield
+    except Exception as error:
+        LOGGER.warning("%s: %s", what, error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _host_and_port(address: str) -> tuple[str, str]:

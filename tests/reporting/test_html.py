@@ -9,6 +9,7 @@ from dfdetect import TrackResult, VideoResult, predict
 from dfdetect.faces.crops import cut_faces
 from dfdetect.reporting.html import write_report
 from dfdetect.runtime.budget import TimeBudget
+from dfdetect.video.isolated import DecoderPool
 
 BOX = (365.0, 80.0, 560.0, 340.0)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -77,7 +78,8 @@ def test_without_time_there_are_no_pictures(scores, real_clip, tmp_path):
 
 
 def test_faces_are_cut_where_they_are(real_clip):
-    (strip,) = cut_faces(real_clip, score("a.mp4", 0.5, times=(0.0, 9.0)), count=4)
+    with DecoderPool() as decoders:
+        (strip,) = cut_faces(real_clip, score("a.mp4", 0.5, times=(0.0, 9.0)), decoders, count=4)
     assert len(strip) == 4
     assert [image.shape for _, image in strip] == [(112, 112, 3)] * 4
     assert strip[0][0] < strip[-1][0]

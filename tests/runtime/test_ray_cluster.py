@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from importlib.metadata import requires
 from importlib.resources import files
 
@@ -24,6 +25,8 @@ from dfdetect.runtime import ray_cluster as module
 from dfdetect.runtime.journal import Journal
 from dfdetect.runtime.ray_cluster import map_on_cluster
 
+# Both are read when ray is imported.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 pytest.importorskip("ray")
 pytestmark = pytest.mark.cluster
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
@@ -31,7 +34,6 @@ NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
@@ -259,6 +261,50 @@ def test_a_submission_that_is_there_is_kept_where_ray_cannot_be_reached(
     with pytest.raises(ValueError, match="cluster auto: cannot be reached"):
         predict(sample_data / "test_videos", out, cluster="auto", progress=False)
     assert out.read_text() == "filename,label\n"
+
+
+@pytest.mark.parametrize("stop", [None, KeyboardInterrupt])
+def test_a_cluster_that_cannot_be_left_loses_no_score(
+    stop, sample_data, tmp_path, monkeypatch, caplog
+):
+    import ray
+
+    videos = sample_data / "test_videos"
+    options = {"cluster": "local", "frames": 2, "progress": False}
+    shutdown, add, added = ray.shutdown, Journal.add, []
+
+    def fail(*_):
+        raise ConnectionError("the cluster is gone")
+
+    def add_and_stop(journal, *arguments):
+        add(journal, *arguments)
+        added.append(arguments)
+        if stop and len(added) == 2:
+            raise stop
+
+    try:
+        monkeypatch.setattr(ray, "shutdown", fail)
+        monkeypatch.setattr(ray, "kill", fail)
+        monkeypatch.setattr(Journal, "add", add_and_stop)
+        with pytest.raises(stop) if stop else nullcontext():
+            predict(videos, tmp_path / "out.csv", details=tmp_path / "details.csv", **options)
+    finally:
+        shutdown()
+    assert (pd.read_csv(tmp_path / "details.csv")["status"] == "ok").sum() == (2 if stop else 6)
+    assert "cannot be disconnected from: the cluster is gone" in caplog.text
+
+
+def test_a_connection_that_is_lost_in_mid_run_is_told(sample_data, tmp_path, monkeypatch, capsys):
+    from ray.exceptions import RaySystemError
+
+    def fail(_):
+        raise RaySystemError("the raylet died")
+
+    monkeypatch.setattr(module.ActorPool, "wait", fail)
+    arguments = ["predict", str(sample_data / "test_videos"), "--out", str(tmp_path / "out.csv")]
+    assert main([*arguments, "--cluster", "local", "--frames", "2"]) == 2
+    assert "the connection was lost" in capsys.readouterr().err
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 6
 
 
 def test_without_ray_it_is_said_how_to_install_it(sample_data, tmp_path, capsys, monkeypatch):
