@@ -21,7 +21,7 @@ from time import monotonic
 from dfdetect import __version__
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.errors import ArgumentError, DfdetectError
-from dfdetect.training.config import TrainConfig, recipe
+from dfdetect.training.config import RECIPES, TrainConfig, recipe
 
 REASONS_GIVEN = 1
 UNUSABLE = 2
@@ -451,7 +451,17 @@ def _train(
 
     given = {name: value for name, value in settings.items() if value is not None}
     indexes, weights = zip(*faces, strict=True)
-    spec = train(recipe(**given), indexes, out, val, init, device, resume, weights=weights)
+    spec = train(
+        recipe(**given),
+        indexes,
+        out,
+        val=val,
+        init=init,
+        device=device,
+        resume=resume,
+        weights=weights,
+        progress=True,
+    )
     if os.environ.get("RANK", "0") != "0":  # of several processes, the first one tells
         return
     scores = spec.scores["held_out_actors"]
@@ -495,7 +505,7 @@ def _bundle(**options: object) -> None:
 def _models(pattern: str) -> None:
     from dfdetect.checkpoints.io import read_spec
     from dfdetect.checkpoints.weights import DEFAULT_WEIGHTS, list_weights
-    from dfdetect.models.registry import list_models, list_recipes
+    from dfdetect.models.registry import list_models
 
     weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, pattern)}
     architectures = list_models(pattern)
@@ -507,6 +517,5 @@ def _models(pattern: str) -> None:
         mark = ", the default" if name == DEFAULT_WEIGHTS else ""
         print(f"  {name}{mark}  ({spec.architecture}, {spec.input_size} px; {spec.licence})")
     print("architectures (* with a recipe of its own):")
-    with_recipe = list_recipes()
     for name in architectures:
-        print(f"  {name}{' *' if name in with_recipe else ''}")
+        print(f"  {name}{' *' if name in RECIPES else ''}")

@@ -2,33 +2,28 @@
 
 import random
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
-from time import monotonic, perf_counter
-from typing import Any
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dfdetect.checkpoints.io import save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import SUFFIX
-from dfdetect.data.faceset import GROUP, FaceSet, require_disjoint_actors
-from dfdetect.errors import ArgumentError, DfdetectError
+from dfdetect.data.faceset import FaceSet
+from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
-from dfdetect.files import atomic_path, require_writable
-from dfdetect.models.registry import create_model, model_info
-from dfdetect.runtime.device import half_type, has_fast_half
+from dfdetect.files import require_writable
+from dfdetect.models.registry import LINEAR_MODELS, create_model, normalisation
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.scoring.verdict import OperatingPoints
@@ -36,41 +31,37 @@ from dfdetect.training.augment import matching_compression, training_transform
 from dfdetect.training.config import TrainConfig
 from dfdetect.training.dataset import ClipDataset
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext, init_distributed
-from dfdetect.training.history import write_history
-from dfdetect.training.judging import CHOOSING, Judge
+from dfdetect.training.judging import Judge
+from dfdetect.training.learner import Learner
 from dfdetect.training.linear import STRENGTHS, fit_head, linear_features
-from dfdetect.training.param_groups import parameter_groups, start_head_at_zero
+from dfdetect.training.param_groups import start_head_at_zero
 from dfdetect.training.pretrained import (
     find_initial_weights,
     load_initial_weights,
     standardise_responses,
 )
+from dfdetect.training.run import Run, RunState
 from dfdetect.training.sampler import BalancedSampler
+from dfdetect.training.split import Split, as_list, read_split
 
-WARM_UP = 0.15
-# Share of the epochs in which crops grow, and in what steps of pixels.
-GROWING = 2 / 3
-SIZE_STEP = 16
 EVAL_BATCH = 64
 SAMPLE = 64
-RECENT_STEPS = 50
 # People who are seen in fewer frames than this share of those of the one most seen have no say.
 MIN_TRACK_SHARE = 0.25
-# Seconds after which a run that is killed goes on where it was, also within an epoch.
-SAVE_EVERY = 600.0
 
 
 def train(
     config: TrainConfig,
     faces: Sequence[str | Path],
     out: str | Path,
+    *,
     val: str | Path | float | Sequence[str | Path | float] = 0.1,
     init: str | Path | None = None,
     device: str = "auto",
     resume: bool = False,
     workers: int | None = None,
-    progress: bool = True,
     weights: Sequence[tuple[float, float]] | None = None,
+    progress: bool = False,
 ) -> ModelSpec:
     """Train a model and write its checkpoint.
 
@@ -114,63 +105,40 @@ def train(
         ...       init="imagenet")
     """
     out = Path(out)
-    if out.suffix != SUFFIX:
-        raise ArgumentError(f"{out}: a checkpoint's name must end in {SUFFIX}")
-    require_writable(out)
+    state_path = out.with_suffix(".state.pt")
+    _require_new(out, state_path, resume)
     with init_distributed(device) as (context, torch_device):
-        closed_form = model_info(config.architecture).closed_form
-        if closed_form and context.world_size > 1:
+        if config.architecture in LINEAR_MODELS and context.world_size > 1:
             raise ArgumentError(
                 f"{config.architecture} is fitted by one process: start it without torchrun"
             )
         seed_everything(config.seed)
         spec, model = start_spec(config), start_model(config, init)
-        train_faces, held_out = read_split(faces, val, config.seed)
-        reconstructed = train_faces.reconstructed
-        reconstructions = train_faces.select(reconstructed) if reconstructed.any() else None
-        train_faces = train_faces.select(~reconstructed).without_label_noise(
-            config.min_pair_difference
-        )
-        workers = context.cores if workers is None else workers
-
+        split = read_split(faces, val, config.seed, config.min_pair_difference)
         description = {
             **asdict(config),
             "faces": [Path(index).name for index in faces],
             "weights": None if weights is None else [list(pair) for pair in weights],
-            "val": [one if isinstance(one, float) else Path(one).name for one in _as_list(val)],
+            "val": [one if isinstance(one, float) else Path(one).name for one in as_list(val)],
             "init": None if init is None else Path(init).name,
-            "crops": len(train_faces),
-            "actor_groups": len(set(train_faces.groups)),
+            "crops": len(split.train),
+            "actor_groups": len(set(split.train.groups)),
         }
-        state = _State(out.with_suffix(".state.pt"), description, resume)
-        if out.exists():
-            raise ArgumentError(f"{out}: exists; delete it to train again, or name another file")
-        if state.path.exists() and not resume:
-            raise ArgumentError(
-                f"{state.path}: left by a stopped run; resume it, or delete the file"
-            )
-        for part in (train_faces, held_out, *([reconstructions] if reconstructions else [])):
-            own = part.select(context.shard(np.arange(len(part))))
-            own.require_readable(progress and context.is_first)
-        judge = Judge(held_out, config.frames_per_clip, spec.aggregation)
-        run = _Run(out, model, spec, judge, context)
         progress = progress and context.is_first
-        if closed_form:
-            _fit_linear(run, train_faces, held_out, workers, progress)
+        split.require_readable(context, progress)
+        judge = Judge(split.held_out, config.frames_per_clip, spec.aggregation)
+        run = Run(out, model, spec, judge, context, progress)
+        loading = _Loading(context.cores if workers is None else workers, progress)
+        if config.architecture in LINEAR_MODELS:
+            _fit_linear(run, split, loading)
         else:
             if init is None:
-                standardise_responses(model, _sample(train_faces, spec))
+                standardise_responses(model, _sample(split.train, spec))
             if config.lr_scaling == "by_inputs":
                 start_head_at_zero(model)
             model.to(torch_device, memory_format=torch.channels_last)
-            dataset = ClipDataset(
-                train_faces,
-                training_transform(config.input_size, config.augmentation),
-                config.frames_per_clip,
-                reconstructions=reconstructions,
-                compression=matching_compression(),
-            )
-            _fit_epochs(run, config, dataset, weights, held_out, state, workers, progress)
+            state = RunState(state_path, description, resume)
+            _fit_epochs(run, config, split, weights, state, loading)
         spec = replace(
             spec,
             calibration=Calibration(**run.best["calibration"]),
@@ -183,11 +151,35 @@ def train(
             },
         )
         if context.is_first:
-            _finish(run, spec, state)
+            _finish(run, spec, state_path)
     return spec
 
 
-def _finish(run: "_Run", spec: ModelSpec, state: "_State") -> None:
+@dataclass(frozen=True)
+class _Loading:
+    """How crops are read: by how many processes, and whether with a progress bar."""
+
+    workers: int
+    progress: bool
+
+
+def _require_new(out: Path, state_path: Path, resume: bool) -> None:
+    """Refuse to write over what an earlier run has left, before anything is read.
+
+    Raises:
+        ArgumentError: The checkpoint exists, cannot be written or has another suffix, or a stopped
+            run is neither to be resumed nor deleted.
+    """
+    if out.suffix != SUFFIX:
+        raise ArgumentError(f"{out}: a checkpoint's name must end in {SUFFIX}")
+    require_writable(out)
+    if out.exists():
+        raise ArgumentError(f"{out}: exists; delete it to train again, or name another file")
+    if state_path.exists() and not resume:
+        raise ArgumentError(f"{state_path}: left by a stopped run; resume it, or delete the file")
+
+
+def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
     """Write the checkpoint, and delete what a stopped run would go on from."""
     scores = run.best["scores"]
     if scores["log_loss"] >= scores["constant_log_loss"]:
@@ -198,56 +190,7 @@ def _finish(run: "_Run", spec: ModelSpec, state: "_State") -> None:
         )
     run.model.load_state_dict(run.best["weights"])
     save_checkpoint(run.out, run.model, spec)
-    state.path.unlink(missing_ok=True)
-
-
-@dataclass
-class _Run:
-    """A training on its way: what was tried, and the best of it.
-
-    Attributes:
-        history: The figures of each epoch, or of each strength of a linear model's penalty.
-        best: Of the one with the lowest choosing loss: `weights`, `calibration`,
-            `operating_points`, `scores` and `made_by`.
-    """
-
-    out: Path
-    model: nn.Module
-    spec: ModelSpec
-    judge: Judge
-    context: DistributedContext
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
-
-    def enter(
-        self,
-        made_by: dict[str, Any],
-        notes: dict[str, Any],
-        logits: np.ndarray,
-        model: nn.Module | None = None,
-    ) -> None:
-        """Note the figures of a model, and keep its weights if it is the best so far."""
-        model = model or self.model
-        calibration, scores = self.judge.judge(logits)
-        entry = {**made_by, **notes, **scores}
-        self.history.append(entry)
-        if self.context.is_first:
-            write_history(self.out, self.history)
-            tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in entry.items()))
-        if self.best is None or scores[CHOOSING] < self.best["scores"][CHOOSING]:
-            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            self.best = {
-                "weights": weights,
-                "calibration": asdict(calibration),
-                "operating_points": asdict(self.judge.operating_points(calibration, logits)),
-                "scores": scores,
-                "made_by": made_by,
-            }
-
-    def epochs_since_best(self) -> int:
-        """How many entries of the history have come since the best one."""
-        losses = [entry[CHOOSING] for entry in self.history]
-        return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+    state_path.unlink(missing_ok=True)
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
@@ -258,7 +201,7 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
             configured size, or `init` is not a state dict of it.
     """
     rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
-    if model_info(config.architecture).closed_form:
+    if config.architecture in LINEAR_MODELS:
         rates = {}
     try:
         model = create_model(
@@ -291,12 +234,12 @@ def start_spec(config: TrainConfig) -> ModelSpec:
     Raises:
         ArgumentError: The architecture is unknown, or cannot take such input.
     """
-    info = model_info(config.architecture)
+    mean, std = normalisation(config.architecture)
     return ModelSpec(
         config.architecture,
         config.input_size,
-        info.mean,
-        info.std,
+        mean,
+        std,
         crop=CropRule(config.crop_scale, config.crop_shift),
         aggregation=Aggregation(frames=config.aggregation, min_track_share=MIN_TRACK_SHARE),
         mirror=config.frames_per_clip == 1,
@@ -310,59 +253,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def read_split(
-    faces: Sequence[str | Path], val: str | Path | float | Sequence[str | Path | float], seed: int
-) -> tuple[FaceSet, FaceSet]:
-    """Read the faces to train on, and those of other actors and sources to judge by.
-
-    Raises:
-        FaceSetError: A face set is unusable, has one class only, or both sides share actors.
-    """
-    joined = FaceSet.join([FaceSet.read(index) for index in faces])
-    joined.require_both_classes(", ".join(map(str, faces)))
-    held_out = []
-    for one in _as_list(val):
-        if isinstance(one, float):
-            if GROUP not in joined.table:
-                warnings.warn(
-                    f"no column {GROUP!r}: crops of one person may be on both sides of the split, "
-                    "and the figures too good",
-                    stacklevel=3,
-                )
-            joined, part = joined.split(one, seed)
-            held_out.append(part)
-        else:
-            part = FaceSet.read(one)
-            part.require_both_classes(str(one))
-            joined = _without_actors(joined, part, str(one))
-            held_out.append(part)
-    return joined, FaceSet.join(held_out)
-
-
-def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
-    """Leave out crops of actors who are also in a face set that is held out.
-
-    Raises:
-        FaceSetError: The face sets share crops, or it cannot be told whether they share actors.
-    """
-    shared = np.zeros(len(faces), bool)
-    if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):
-        shared = np.isin(faces.groups, held_out.groups)
-    if shared.any():
-        warnings.warn(
-            f"{name}: {shared.sum()} crops of actors who are in it too are left out of training",
-            stacklevel=4,
-        )
-    rest = faces.select(~shared)
-    require_disjoint_actors(rest, held_out, name)
-    rest.require_both_classes(f"the faces whose actors are not in {name}")
-    return rest
-
-
-def _as_list(val: str | Path | float | Sequence[str | Path | float]) -> list[str | Path | float]:
-    return [val] if isinstance(val, str | Path | float) else list(val)
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
@@ -401,31 +291,37 @@ def predict_logits(
     return context.gather(torch.cat(logits).numpy())
 
 
-def _fit_linear(run: _Run, faces: FaceSet, held_out: FaceSet, workers: int, progress: bool) -> None:
+def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
     """Fit a linear model at several strengths of its penalty."""
-    seen, mirrored = linear_features(run.model, faces, run.spec, workers, progress)
-    unseen, _ = linear_features(run.model, held_out, run.spec, workers, progress)
-    features, labels = np.concatenate([seen, mirrored]), np.tile(faces.labels, 2)
+    how = loading.workers, loading.progress
+    seen, mirrored = linear_features(run.model, split.train, run.spec, *how)
+    unseen, _ = linear_features(run.model, split.held_out, run.spec, *how)
+    features, labels = np.concatenate([seen, mirrored]), np.tile(split.train.labels, 2)
     architecture = run.spec.architecture
-    for strength in tqdm(STRENGTHS[architecture], architecture, disable=not progress):
+    for strength in tqdm(STRENGTHS[architecture], architecture, disable=not loading.progress):
         start = perf_counter()
         made_by = fit_head(run.model, architecture, strength, features, labels)
         with torch.inference_mode():
             logits = run.model.head(torch.from_numpy(unseen))[:, 0].numpy()
-        run.enter(made_by, {"seconds": perf_counter() - start}, logits)
+        run.record(made_by, {"seconds": perf_counter() - start}, logits)
 
 
 def _fit_epochs(
-    run: _Run,
+    run: Run,
     config: TrainConfig,
-    dataset: ClipDataset,
+    split: Split,
     weights: Sequence[tuple[float, float]] | None,
-    held_out: FaceSet,
-    state: "_State",
-    workers: int,
-    progress: bool,
+    state: RunState,
+    loading: _Loading,
 ) -> None:
     """Train a network epoch by epoch, until the last one or until it stops getting better."""
+    dataset = ClipDataset(
+        split.train,
+        training_transform(config.input_size, config.augmentation),
+        config.frames_per_clip,
+        reconstructions=split.reconstructions,
+        compression=matching_compression(),
+    )
     sampler = BalancedSampler(
         dataset,
         config.batch_size,
@@ -437,187 +333,19 @@ def _fit_epochs(
         epoch_items=config.epoch_crops,
         context=run.context,
     )
-    batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
-    learner = _Learner(run.model, run.spec, config, len(sampler), sampler.batch, run.context)
+    batches = DataLoader(dataset, batch_sampler=sampler, num_workers=loading.workers)
+    learner = Learner(run.model, run.spec, config, len(sampler), sampler.batch, run.context)
     state.restore(run, learner)
+    save = partial(state.save, run, learner)
     while len(run.history) < config.epochs and run.epochs_since_best() < config.patience:
         sampler.epoch = len(run.history)
-        size = crop_size(config, sampler.epoch)
-        dataset.transform = training_transform(size, config.augmentation)
+        dataset.transform = training_transform(config.crop_size(sampler.epoch), config.augmentation)
         title = f"epoch {sampler.epoch + 1}/{config.epochs}"
         start = perf_counter()
-        loss = learner.pass_over(batches, title, progress, partial(state.save, run, learner))
+        loss = learner.pass_over(batches, title, loading.progress, save)
         notes = {"train_loss": loss, "seconds": perf_counter() - start}
         model = learner.averaged.module if learner.averaged else run.model
-        logits = predict_logits(model, held_out, run.spec, workers, progress, run.context)
-        run.enter({"epoch": sampler.epoch + 1}, notes, logits, model)
-        state.save(run, learner)
-
-
-def crop_size(config: TrainConfig, epoch: int) -> int:
-    """Side of the crops in an epoch, from 0: small ones first, of which many are learnt in a time.
-
-    Tan & Le, "EfficientNetV2: Smaller Models and Faster Training", ICML 2021.
-
-    Example:
-        >>> config = TrainConfig("simple_cnn_1", epochs=6, start_size=96, input_size=160)
-        >>> [crop_size(config, epoch) for epoch in range(6)]
-        [96, 112, 128, 144, 160, 160]
-    """
-    if not config.start_size:
-        return config.input_size
-    grown = min(1.0, epoch / max(1, GROWING * config.epochs))
-    size = config.start_size + grown * (config.input_size - config.start_size)
-    return min(config.input_size, SIZE_STEP * round(size / SIZE_STEP))
-
-
-class _Learner:
-    """Model, optimiser and schedule; mixed precision where the configuration and device say so.
-
-    Args:
-        model: Learns, on its device.
-        spec: How to feed it.
-        config: Of the run.
-        steps: In an epoch.
-        batch: Items in the batch of a step, of which each process has its part.
-        context: The processes that learn together.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        spec: ModelSpec,
-        config: TrainConfig,
-        steps: int,
-        batch: int,
-        context: DistributedContext,
-    ):
-        self.model = model
-        self.parallel = context.parallel(model)
-        self.batch = batch
-        self.context = context
-        self.seed = config.seed
-        self.losses: list[float] = []  # of the epoch that is under way
-        self.spec = spec
-        self.smoothing = config.label_smoothing
-        self.device = next(model.parameters()).device
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model, config.learning_rate, config.lr_scaling),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
-        peaks = [group["lr"] for group in self.optimizer.param_groups]
-        self.schedule = OneCycleLR(self.optimizer, peaks, config.epochs * steps, pct_start=WARM_UP)
-        on_gpu = self.device.type == "cuda"
-        wanted = config.precision == "mixed" or (config.precision == "auto" and on_gpu)
-        self.mixed = wanted and has_fast_half(self.device)
-        self.dtype = half_type(self.device)
-        # bfloat16 needs no scaling of the loss.
-        scaled = self.mixed and self.dtype == torch.float16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
-        self.averaged = None
-        if config.ema_decay:
-            average = get_ema_multi_avg_fn(config.ema_decay)
-            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """All that has a state."""
-        parts = {
-            "model": self.model,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "scaler": self.scaler,
-        }
-        return parts | ({"averaged": self.averaged} if self.averaged else {})
-
-    def pass_over(
-        self, batches: DataLoader, title: str, progress: bool, save: Callable[[], None]
-    ) -> float:
-        """Learn from each batch once, or from those that are left of an epoch; the mean loss."""
-        self.model.train()
-        losses = self.losses
-        batches.batch_sampler.start = len(losses)
-        bar = tqdm(
-            total=len(batches) * self.batch,
-            initial=len(losses) * self.batch,
-            desc=title,
-            unit="crop",
-            disable=not progress,
-        )
-        saved = monotonic()
-        with bar:
-            for images, labels in batches:
-                losses.append(self._step(images, labels))
-                if not np.isfinite(losses[-1]):
-                    raise DfdetectError(f"training diverged in {title}: try a lower learning_rate")
-                bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
-                bar.update(self.batch)
-                if monotonic() - saved > SAVE_EVERY:
-                    save()
-                    saved = monotonic()
-        self.losses = []
-        return float(np.mean(losses))
-
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        # Dropout draws from torch, on whatever device: a step's depends on nothing before it.
-        torch.manual_seed(self.seed + self.schedule.last_epoch)
-        targets = labels.to(self.device, torch.float32)
-        targets = targets * (1 - self.smoothing) + self.smoothing / 2
-        with (
-            torch.autocast(self.device.type, self.dtype, enabled=self.mixed),
-            self.context.global_batch(self.batch),
-        ):
-            logits = self.parallel(self.spec.normalise(images.to(self.device)))[:, 0]
-        total = binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
-        loss = total / self.batch  # this process's part of the batch's mean
-        self.optimizer.zero_grad()
-        # Gradients are averaged over the processes, and belong to the sum over their parts.
-        self.scaler.scale(loss * self.context.world_size).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        if self.averaged:
-            self.averaged.update_parameters(self.model)
-        return self.context.all_reduce_sum(loss)
-
-
-@dataclass(frozen=True)
-class _State:
-    """The file from which an interrupted run goes on."""
-
-    path: Path
-    description: dict[str, Any]
-    resume: bool
-
-    def save(self, run: _Run, learner: _Learner) -> None:
-        """Write all that resuming needs, whatever the number of processes then."""
-        if not run.context.is_first:
-            return
-        saved = {name: part.state_dict() for name, part in learner.parts.items()}
-        saved |= {"run": self.description, "history": run.history, "best": run.best}
-        with atomic_path(self.path) as temporary:
-            torch.save({**saved, "losses": learner.losses}, temporary)
-
-    def restore(self, run: _Run, learner: _Learner) -> None:
-        """Load what a stopped run saved, if that is asked for and there is something."""
-        if not self.resume:
-            return
-        saved = run.context.broadcast(self._read)
-        if saved is None:
-            return
-        if saved["run"] != self.description:
-            raise ArgumentError(
-                f"{self.path}: written by a run of another configuration, {saved['run']}: "
-                "repeat its options, or delete the file to start afresh"
-            )
-        for name, part in learner.parts.items():
-            part.load_state_dict(saved[name])
-        run.history, run.best = saved["history"], saved["best"]
-        learner.losses = saved["losses"]
-
-    def _read(self) -> dict[str, Any] | None:
-        if not self.path.is_file():
-            tqdm.write(f"{self.path}: nothing to resume; starting from the beginning")
-            return None
-        return torch.load(self.path, map_location="cpu", weights_only=True)
+        how = loading.workers, loading.progress, run.context
+        logits = predict_logits(model, split.held_out, run.spec, *how)
+        run.record({"epoch": sampler.epoch + 1}, notes, logits, model)
+        save()

@@ -1,0 +1,138 @@
+"""A model that learns: optimiser, schedule, precision and moving average."""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.errors import DfdetectError
+from dfdetect.runtime.device import half_type, has_fast_half
+from dfdetect.training.config import TrainConfig
+from dfdetect.training.distributed import DistributedContext
+from dfdetect.training.param_groups import parameter_groups
+
+WARM_UP = 0.15
+RECENT_STEPS = 50
+# Seconds after which a run that is killed goes on where it was, also within an epoch.
+SAVE_EVERY = 600.0
+
+
+class Learner:
+    """Model, optimiser and schedule; mixed precision where the configuration and device say so.
+
+    Args:
+        model: Learns, on its device.
+        spec: How to feed it.
+        config: Of the run.
+        steps: In an epoch.
+        batch: Items in the batch of a step, of which each process has its part.
+        context: The processes that learn together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ModelSpec,
+        config: TrainConfig,
+        steps: int,
+        batch: int,
+        context: DistributedContext,
+    ):
+        self.model = model
+        self.parallel = context.parallel(model)
+        self.batch = batch
+        self.context = context
+        self.seed = config.seed
+        self.losses: list[float] = []  # of the epoch that is under way
+        self.spec = spec
+        self.smoothing = config.label_smoothing
+        self.device = next(model.parameters()).device
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config.learning_rate, config.lr_scaling),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule = OneCycleLR(self.optimizer, peaks, config.epochs * steps, pct_start=WARM_UP)
+        on_gpu = self.device.type == "cuda"
+        wanted = config.precision == "mixed" or (config.precision == "auto" and on_gpu)
+        self.mixed = wanted and has_fast_half(self.device)
+        self.dtype = half_type(self.device)
+        # bfloat16 needs no scaling of the loss.
+        scaled = self.mixed and self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        self.averaged = None
+        if config.ema_decay:
+            average = get_ema_multi_avg_fn(config.ema_decay)
+            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """All that has a state."""
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "scaler": self.scaler,
+        }
+        return parts | ({"averaged": self.averaged} if self.averaged else {})
+
+    def pass_over(
+        self, batches: DataLoader, title: str, progress: bool, save: Callable[[], None]
+    ) -> float:
+        """Learn from each batch once, or from those that are left of an epoch; the mean loss."""
+        self.model.train()
+        losses = self.losses
+        batches.batch_sampler.start = len(losses)
+        bar = tqdm(
+            total=len(batches) * self.batch,
+            initial=len(losses) * self.batch,
+            desc=title,
+            unit="crop",
+            disable=not progress,
+        )
+        saved = monotonic()
+        with bar:
+            for images, labels in batches:
+                losses.append(self.step(images, labels))
+                if not np.isfinite(losses[-1]):
+                    raise DfdetectError(f"training diverged in {title}: try a lower learning_rate")
+                bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
+                bar.update(self.batch)
+                if monotonic() - saved > SAVE_EVERY:
+                    save()
+                    saved = monotonic()
+        self.losses = []
+        return float(np.mean(losses))
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        """Learn from one batch; its mean loss over all processes."""
+        # Dropout draws from torch, on whatever device: a step's depends on nothing before it.
+        torch.manual_seed(self.seed + self.schedule.last_epoch)
+        targets = labels.to(self.device, torch.float32)
+        targets = targets * (1 - self.smoothing) + self.smoothing / 2
+        with (
+            torch.autocast(self.device.type, self.dtype, enabled=self.mixed),
+            self.context.global_batch(self.batch),
+        ):
+            logits = self.parallel(self.spec.normalise(images.to(self.device)))[:, 0]
+        total = binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
+        loss = total / self.batch  # this process's part of the batch's mean
+        self.optimizer.zero_grad()
+        # Gradients are averaged over the processes, and belong to the sum over their parts.
+        self.scaler.scale(loss * self.context.world_size).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        if self.averaged:
+            self.averaged.update_parameters(self.model)
+        return self.context.all_reduce_sum(loss)

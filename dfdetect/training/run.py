@@ -1,0 +1,122 @@
+"""A training on its way: its history, the best of it, and the file that it continues from."""
+
+import logging
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.errors import ArgumentError
+from dfdetect.files import atomic_path
+from dfdetect.training.distributed import DistributedContext
+from dfdetect.training.history import write_history
+from dfdetect.training.judging import CHOOSING, Judge
+from dfdetect.training.learner import Learner
+
+LOGGER = logging.getLogger(__name__)
+# What is shown of an epoch while a run is under way; the history has the rest.
+SHOWN = (
+    *("train_loss", CHOOSING, "log_loss", "auc"),
+    *("sources_auc", "sources_false_alarm_rate", "sources_found_rate"),
+)
+
+
+@dataclass
+class Run:
+    """A training on its way: what was tried, and the best of it.
+
+    Attributes:
+        progress: Whether the main figures of each epoch are written to stderr.
+        history: The figures of each epoch, or of each strength of a linear model's penalty.
+        best: Of the one with the lowest choosing loss: `weights`, `calibration`,
+            `operating_points`, `scores` and `made_by`.
+    """
+
+    out: Path
+    model: nn.Module
+    spec: ModelSpec
+    judge: Judge
+    context: DistributedContext
+    progress: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+    def record(
+        self,
+        made_by: dict[str, Any],
+        notes: dict[str, Any],
+        logits: np.ndarray,
+        model: nn.Module | None = None,
+    ) -> None:
+        """Record the figures of a model, and keep its weights if it is the best so far."""
+        model = model or self.model
+        calibration, scores = self.judge.judge(logits)
+        entry = {**made_by, **notes, **scores}
+        self.history.append(entry)
+        if self.context.is_first:
+            write_history(self.out, self.history)
+        if self.progress:
+            shown = {**made_by, **{name: entry[name] for name in SHOWN if name in entry}}
+            line = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            tqdm.write(line, file=sys.stderr)
+        if self.best is None or scores[CHOOSING] < self.best["scores"][CHOOSING]:
+            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            self.best = {
+                "weights": weights,
+                "calibration": asdict(calibration),
+                "operating_points": asdict(self.judge.operating_points(calibration, logits)),
+                "scores": scores,
+                "made_by": made_by,
+            }
+
+    def epochs_since_best(self) -> int:
+        """How many entries of the history have come since the best one."""
+        losses = [entry[CHOOSING] for entry in self.history]
+        return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The file from which an interrupted run continues."""
+
+    path: Path
+    description: dict[str, Any]
+    resume: bool
+
+    def save(self, run: Run, learner: Learner) -> None:
+        """Write all that resuming needs, whatever the number of processes then."""
+        if not run.context.is_first:
+            return
+        saved = {name: part.state_dict() for name, part in learner.parts.items()}
+        saved |= {"run": self.description, "history": run.history, "best": run.best}
+        with atomic_path(self.path) as temporary:
+            torch.save({**saved, "losses": learner.losses}, temporary)
+
+    def restore(self, run: Run, learner: Learner) -> None:
+        """Load what a stopped run saved, if `resume` is set and the file exists."""
+        if not self.resume:
+            return
+        saved = run.context.broadcast(self._read)
+        if saved is None:
+            return
+        if saved["run"] != self.description:
+            raise ArgumentError(
+                f"{self.path}: written by a run of another configuration, {saved['run']}: "
+                "repeat its options, or delete the file to start afresh"
+            )
+        for name, part in learner.parts.items():
+            part.load_state_dict(saved[name])
+        run.history, run.best = saved["history"], saved["best"]
+        learner.losses = saved["losses"]
+
+    def _read(self) -> dict[str, Any] | None:
+        if not self.path.is_file():
+            LOGGER.info("%s: nothing to resume; starting from the beginning", self.path)
+            return None
+        return torch.load(self.path, map_location="cpu", weights_only=True)

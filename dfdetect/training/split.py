@@ -1,0 +1,103 @@
+"""Which faces a model is trained on, and which it is judged by."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dfdetect.data.faceset import GROUP, FaceSet, require_disjoint_actors
+from dfdetect.training.distributed import DistributedContext
+
+
+@dataclass(frozen=True)
+class Split:
+    """The faces of a training run.
+
+    Attributes:
+        train: Recorded crops to train on.
+        reconstructions: Crops that `dfdetect reconstruct` has made of REAL ones, if there are any.
+        held_out: Crops of other actors and sources, to judge by.
+    """
+
+    train: FaceSet
+    reconstructions: FaceSet | None
+    held_out: FaceSet
+
+    def require_readable(self, context: DistributedContext, progress: bool) -> None:
+        """Decode every image once; each process has its share of them.
+
+        Raises:
+            FaceSetError: An image cannot be decoded.
+        """
+        for faces in filter(None, (self.train, self.reconstructions, self.held_out)):
+            own = faces.select(context.shard(np.arange(len(faces))))
+            own.require_readable(progress)
+
+
+def read_split(
+    faces: Sequence[str | Path],
+    val: str | Path | float | Sequence[str | Path | float],
+    seed: int,
+    min_pair_difference: float = 0.0,
+) -> Split:
+    """Read the faces to train on, and those of other actors and sources to judge by.
+
+    Args:
+        faces: Indexes of face sets.
+        val: Indexes of other face sets, shares of `faces` to hold out, or several of these.
+        seed: Of the choice of what is held out.
+        min_pair_difference: As in `FaceSet.without_label_noise`.
+
+    Raises:
+        FaceSetError: A face set is unusable, has one class only, or both sides share crops.
+    """
+    joined = FaceSet.join([FaceSet.read(index) for index in faces])
+    joined.require_both_classes(", ".join(map(str, faces)))
+    held_out = []
+    for one in as_list(val):
+        if isinstance(one, float):
+            if GROUP not in joined.table:
+                warnings.warn(
+                    f"no column {GROUP!r}: crops of one person may be on both sides of the split, "
+                    "and the figures too good",
+                    stacklevel=3,
+                )
+            joined, part = joined.split(one, seed)
+        else:
+            part = FaceSet.read(one)
+            part.require_both_classes(str(one))
+            joined = _without_actors(joined, part, str(one))
+        held_out.append(part)
+    made = joined.reconstructed
+    return Split(
+        joined.select(~made).without_label_noise(min_pair_difference),
+        joined.select(made) if made.any() else None,
+        FaceSet.join(held_out),
+    )
+
+
+def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
+    """Leave out crops of actors who are also in a face set that is held out.
+
+    Raises:
+        FaceSetError: The face sets share crops, or it cannot be told whether they share actors.
+    """
+    shared = np.zeros(len(faces), bool)
+    if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):
+        shared = np.isin(faces.groups, held_out.groups)
+    if shared.any():
+        warnings.warn(
+            f"{name}: {shared.sum()} crops of actors who are in it too are left out of training",
+            stacklevel=4,
+        )
+    rest = faces.select(~shared)
+    require_disjoint_actors(rest, held_out, name)
+    rest.require_both_classes(f"the faces whose actors are not in {name}")
+    return rest
+
+
+def as_list(val: str | Path | float | Sequence[str | Path | float]) -> list[str | Path | float]:
+    """Turn what `train` takes as `val` into a list."""
+    return [val] if isinstance(val, str | Path | float) else list(val)
