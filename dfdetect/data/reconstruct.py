@@ -9,11 +9,9 @@ Guillaro et al., "A Bias-Free Training Paradigm for More General AI-generated Im
 minutes, on the REAL crops of the face sets themselves.
 """
 
-import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from dfdetect.data.faceset import GROUP, RECONSTRUCTION, FaceSet, FaceSetError, ImageLocation
-from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter
+from dfdetect.data.writer import EncodedCrop, FaceSetWriter
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.autoencoder import Autoencoder, AutoencoderSpec, PatchDiscriminator
@@ -64,7 +62,7 @@ INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 SAMPLES = 8
 RECENT_STEPS = 50
 COPIED_COLUMNS = ("source", "actor_group", "video", "track", "frame", "time", "native_px")
-COLUMNS = ["id", "label", "original", "method", "kind", "side", *COPIED_COLUMNS, *SHARD_COLUMNS]
+COLUMNS = ["id", "label", "original", "method", "kind", "side", *COPIED_COLUMNS]
 
 
 def reconstruct(
@@ -123,16 +121,18 @@ def reconstruct(
         for kind in kinds
     }
     _draw_samples(nets, real, folder / "samples.png")
-    with closing(_Writer(out, {"kinds": list(kinds), "copies": copies, "seed": seed})) as writer:
+    settings = json.dumps({"kinds": list(kinds), "copies": copies, "seed": seed})
+    log = out.with_suffix(".reconstruct.csv")
+    with FaceSetWriter(out, log, COLUMNS, ["id"], settings) as writer:
         jobs = list(_plan(real, kinds, copies, seed))
-        bar = tqdm(
-            total=len(jobs), initial=writer.done, desc="faces", unit="crop", disable=not progress
-        )
+        done = len(writer.done)
+        bar = tqdm(total=len(jobs), initial=done, desc="faces", unit="crop", disable=not progress)
         with bar:
-            for row, kind, side, interpolation in jobs[writer.done :]:
+            for row, kind, side, interpolation in jobs[done:]:
                 image = _redraw(nets[kind], real.image(row), side, interpolation)
-                data, suffix = _encode_like(real.locations[row], image)
-                writer.add(_describe(real, row, kind, side), data, suffix)
+                description = _describe(real, row, kind, side)
+                crop = EncodedCrop(description, *_encode_like(real.locations[row], image))
+                writer.add({"id": description["id"]}, [crop])
                 bar.update()
     return FaceSet.read(out).table
 
@@ -328,57 +328,6 @@ def _describe(faces: FaceSet, row: int, kind: str, side: int) -> dict[str, Any]:
         **copied,
         GROUP: faces.groups[row],
     }
-
-
-class _Writer:
-    """The files of a face set that grows crop by crop, and continues where it was stopped."""
-
-    def __init__(self, index: Path, settings: dict[str, Any]):
-        self.index = index
-        self.log = index.with_suffix(".reconstruct.json")
-        end = 0, 0
-        self.done = 0
-        if self.log.is_file():
-            if json.loads(self.log.read_text(encoding="utf-8")) != settings:
-                raise ArgumentError(
-                    f"{index}: written with other settings: repeat them, or give another name"
-                )
-            end = self._restore()
-        else:
-            if index.exists():
-                raise ArgumentError(f"{index}: exists; give another name, or delete it")
-            self.log.write_text(json.dumps(settings), encoding="utf-8")
-            with index.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerow(COLUMNS)
-        self.shards = ShardWriter(index, end)
-        self.table = index.open("a", newline="", encoding="utf-8")
-        self.rows = csv.DictWriter(self.table, COLUMNS, restval="")
-
-    def add(self, row: dict[str, Any], data: bytes, suffix: str) -> None:
-        """Write a crop, then its row."""
-        place = self.shards.add(f"{row['id']}{suffix}", data)
-        self.shards.flush()
-        self.rows.writerow(row | dict(zip(SHARD_COLUMNS, place, strict=True)))
-        self.table.flush()
-        self.shards.close_if_full()
-
-    def close(self) -> None:
-        """Make complete tar files of the shards."""
-        self.table.close()
-        self.shards.close()
-
-    def _restore(self) -> tuple[int, int]:
-        """Cut off a row that is not complete; where the shards end."""
-        text = self.index.read_bytes()
-        complete = text[: text.rfind(b"\n") + 1]
-        if len(complete) < len(text):
-            self.index.write_bytes(complete)
-        rows = list(csv.DictReader(io.StringIO(complete.decode("utf-8"))))
-        self.done = len(rows)
-        if not rows:
-            return 0, 0
-        shard, offset, size = (int(rows[-1][name]) for name in SHARD_COLUMNS)
-        return shard, offset + -(-size // 512) * 512
 
 
 def _draw_samples(nets: dict[str, Autoencoder], faces: FaceSet, path: Path) -> None:

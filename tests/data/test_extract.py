@@ -166,11 +166,11 @@ def test_a_stopped_run_goes_on_without_redoing_work(videos, tmp_path, monkeypatc
     out = tmp_path / "stopped.csv"
     add, added = module.FaceSetWriter.add, []
 
-    def stop_at_the_third(store, video, extracted):
-        added.append(video.name)
+    def stop_at_the_third(writer, entry, crops):
+        added.append(entry["video"])
         if len(added) == 3:
             raise KeyboardInterrupt
-        add(store, video, extracted)
+        add(writer, entry, crops)
 
     monkeypatch.setattr(module.FaceSetWriter, "add", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
@@ -366,7 +366,7 @@ def test_another_video_of_the_same_name_is_not_taken_for_done(videos, tmp_path):
     "options", [{"frames": 0}, {"size": -5}, {"crop_scale": 0.0}, {"crop_shift": float("nan")}]
 )
 def test_settings_that_give_no_crops_are_refused(videos, tmp_path, options):
-    with pytest.raises(ValueError, match=r"must be|no face is in crops"):
+    with pytest.raises(ValueError, match=r"must be"):
         extract([videos], tmp_path / "x.csv", progress=False, **options)
 
 

@@ -101,7 +101,7 @@ def test_reconstruct_refuses_what_it_cannot_use(jpegs, tmp_path, quick):
         reconstruct([jpegs], tmp_path / "made.csv", kinds=["vae"])
     with pytest.raises(ValueError, match="copies 1 to the number of autoencoders, 2; got 1 and 3"):
         reconstruct([jpegs], tmp_path / "made.csv", kinds=KINDS, steps=1, copies=3)
-    with pytest.raises(ValueError, match="exists; give another name"):
+    with pytest.raises(ValueError, match=r"exists, and .* is not beside it: give another name"):
         reconstruct([jpegs], jpegs, kinds=KINDS[:1], steps=1)
     table = pd.read_csv(jpegs)
     table[table["label"] == "FAKE"].to_csv(jpegs, index=False)

@@ -1,0 +1,210 @@
+"""The files of a face set that grows, and that a later run continues after any interruption.
+
+Beside the index `NAME.csv` and the shards `NAME-00000.tar` and so on, a log has one row for each
+entry that is done, such as a video, with the sizes that index and shard had by then. What lies
+behind these sizes was being written when a run stopped, and the next run cuts it off.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+
+from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
+from dfdetect.errors import ArgumentError, InputError
+from dfdetect.files import atomic_path, read_table
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+# Settings that an entry was made with; then bytes of the index, and number and bytes of the shard.
+LOG_COLUMNS = ["settings", "index_end", "shard", "shard_end"]
+
+
+@dataclass(frozen=True)
+class EncodedCrop:
+    """A crop as a face set stores it.
+
+    Attributes:
+        row: Its row of the index, without the columns of the shards.
+        data: The encoded image.
+        suffix: Of the image's file name.
+    """
+
+    row: Mapping[str, Any]
+    data: bytes
+    suffix: str = ".jpg"
+
+
+class FaceSetWriter:
+    """Writes a face set entry by entry, each with its crops.
+
+    Args:
+        index: The index to write, or to continue.
+        log: The log to write, or to continue.
+        columns: Columns of the index, without those of the shards.
+        log_columns: Columns of the log before `LOG_COLUMNS`; the first one identifies an entry.
+        settings: What the crops depend on; the same for the whole face set.
+
+    Attributes:
+        done: The log's rows by the identity of their entries, as text and without `LOG_COLUMNS`.
+
+    Raises:
+        InputError: The files hold something else, or were changed since they were written.
+        ArgumentError: They were made with other settings, or another run is writing them.
+
+    Example:
+        >>> crop = EncodedCrop({"id": "a-0", "label": "REAL"}, data)
+        >>> with FaceSetWriter(index, log, ["id", "label"], ["video"], "{}") as writer:
+        ...     writer.add({"video": "a.mp4"}, [crop])
+    """
+
+    def __init__(
+        self,
+        index: Path,
+        log: Path,
+        columns: Sequence[str],
+        log_columns: Sequence[str],
+        settings: str,
+    ):
+        self.index = index
+        self.log = log
+        self.settings = settings
+        self.done: dict[str, dict[str, str]] = {}
+        self._columns = [*columns, *SHARD_COLUMNS]
+        self._entry_columns = list(log_columns)
+        if not log.is_file():
+            self._require_new()
+            _write_header(log, self._log_columns)
+        self._lock = _lock(log)
+        self._shards = ShardWriter(index, self._restore())
+
+    def __enter__(self) -> "FaceSetWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Make complete tar files of the shards."""
+        self._shards.close()
+        self._lock.close()
+
+    def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
+        """Write an entry's crops, then their rows, then that the entry is done.
+
+        Raises:
+            OSError: The disk is full, or the like; what was written before is kept.
+        """
+        try:
+            self._write(entry, crops)
+        except OSError as error:
+            what = f"{error.strerror}; make room, and give the same command again to continue"
+            raise OSError(error.errno, what, str(self.index)) from error
+
+    @property
+    def _log_columns(self) -> list[str]:
+        return [*self._entry_columns, *LOG_COLUMNS]
+
+    def _write(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
+        rows = []
+        for crop in crops:
+            place = self._shards.add(f"{crop.row['id']}{crop.suffix}", crop.data)
+            rows.append({**crop.row, **dict(zip(SHARD_COLUMNS, place, strict=True))})
+        self._shards.flush()
+        with self.index.open("ab") as file:
+            file.write(_to_csv(rows, self._columns))
+            index_end = file.tell()
+        ends = dict(zip(LOG_COLUMNS, (self.settings, index_end, *self._shards.end), strict=True))
+        with self.log.open("ab") as file:
+            file.write(_to_csv([{**entry, **ends}], self._log_columns))
+        self._note({name: str(entry[name]) for name in self._entry_columns})
+        self._shards.close_if_full()
+
+    def _note(self, entry: dict[str, str]) -> None:
+        self.done[entry[self._entry_columns[0]]] = entry
+
+    def _require_new(self) -> None:
+        for path in (self.index, shard_path(self.index, 0)):
+            if path.exists():
+                raise InputError(
+                    f"{path}: exists, and {self.log.name} is not beside it: give another name"
+                )
+
+    def _restore(self) -> tuple[int, int]:
+        """Keep what is complete and cut off the rest; return where the shards end."""
+        _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
+        log = read_table(self.log, (*self._entry_columns, "settings"))
+        if log.columns.tolist() != self._log_columns:
+            raise InputError(f"{self.log}: made by another version of dfdetect: give another name")
+        others = log[log["settings"] != self.settings]
+        if len(others):
+            raise ArgumentError(
+                f"{self.log}: made with other settings, {others['settings'].iloc[0]}: repeat "
+                "them, or give another name"
+            )
+        for entry in log[self._entry_columns].to_dict("records"):
+            self._note(entry)
+        if log.empty:
+            _write_header(self.index, self._columns)
+            return 0, 0
+        index_end, shard, shard_end = map(int, log[LOG_COLUMNS[1:]].iloc[-1])
+        for number in range(shard):
+            _require_length(shard_path(self.index, number), 1)
+        if shard_end:
+            _require_length(shard_path(self.index, shard), shard_end)
+        _cut_off(self.index, index_end)
+        return shard, shard_end
+
+
+def _lock(log: Path) -> BinaryIO:
+    """Keep other runs from writing the same face set until the returned file is closed.
+
+    Raises:
+        ArgumentError: Another run is writing it.
+    """
+    file = log.open("rb")
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            raise ArgumentError(
+                f"{log}: another run is writing this face set: wait for it, or give another name"
+            ) from error
+    return file
+
+
+def _write_header(path: Path, columns: list[str]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_to_csv([], columns, header=True))
+
+
+def _to_csv(rows: Sequence[Mapping[str, Any]], columns: list[str], header: bool = False) -> bytes:
+    text = pd.DataFrame(rows, columns=columns).to_csv(None, index=False, header=header)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _require_length(path: Path, size: int) -> None:
+    if not path.is_file() or path.stat().st_size < size:
+        raise InputError(
+            f"{path}: is missing or shorter than it was: the face set was changed since; delete "
+            "all its files and make it anew, or give another name"
+        )
+
+
+def _cut_off(path: Path, size: int) -> None:
+    """Keep a file's first bytes, which must be there and end a line."""
+    _require_length(path, size)
+    with path.open("r+b") as file:
+        file.seek(max(0, size - 1))
+        if size and file.read(1) != b"\n":
+            raise InputError(
+                f"{path}: was changed since it was written; delete all files of the face set and "
+                "make it anew, or give another name"
+            )
+        file.truncate(size)
