@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import copy, deepcopy
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
@@ -21,10 +23,10 @@ from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.clips import make_clip, windows
 from dfdetect.faces.crops import resize_crop, to_tensor
-from dfdetect.faces.detection import FaceDetector
+from dfdetect.faces.detection import FaceDetector, MTCNNDetector
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.fuse import fuse_batch_norms
-from dfdetect.results import FAILED, NO_FACE, OK, OUT_OF_TIME, TrackResult, VideoResult
+from dfdetect.results import Status, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
 from dfdetect.runtime.device import choose_device, half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.executor import Executor, prefetch
@@ -36,7 +38,8 @@ GPU_BATCH, CPU_BATCH = 64, 8
 # Frames decoded while those before are looked at, if they do not take more memory than this.
 FRAMES_AHEAD = 8
 AHEAD_BYTES = 64 * 2**20
-STATUS_LENGTH = 200
+# Characters of what an unforeseen error says that a result keeps.
+MESSAGE_LENGTH = 200
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
@@ -47,9 +50,12 @@ class Detector:
     Args:
         model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
         spec: How to feed the model and how to read its logits.
-        device: Where everything runs; with `cuda`, videos are shared out to all GPUs.
+        device: Where the model computes; with `cuda`, `predict_videos` uses all GPUs.
         frames: Number of frames sampled from a video.
         decoders: Read the videos; None for a pool of its own, which ends with the detector.
+        face_detector: Finds the faces; None for MTCNN.
+        fallback_face_detector: Searches once more where no face was found; None for none, or for a
+            more sensitive MTCNN if `face_detector` is None, too.
 
     Example:
         >>> detector = load_detector()
@@ -64,6 +70,9 @@ class Detector:
         device: torch.device,
         frames: int = DEFAULT_FRAMES,
         decoders: DecoderPool | None = None,
+        *,
+        face_detector: FaceDetector | None = None,
+        fallback_face_detector: FaceDetector | None = None,
     ):
         self.spec = spec
         self.device = device
@@ -72,8 +81,15 @@ class Detector:
         self.half = has_fast_half(device)
         model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device, memory_format=torch.channels_last)
-        self.face_detector = FaceDetector(device)
-        self.fallback_face_detector = FaceDetector.high_recall(device)
+        self._given = {
+            "face_detector": face_detector,
+            "fallback_face_detector": fallback_face_detector,
+        }
+        if face_detector is None:
+            face_detector = MTCNNDetector(device)
+            fallback_face_detector = fallback_face_detector or MTCNNDetector.high_recall(device)
+        self.face_detector = face_detector
+        self.fallback_face_detector = fallback_face_detector
 
     def replica(self, device: torch.device, decoders: DecoderPool) -> "Detector":
         """Return this detector on another device, or the same one, with decoders of its own.
@@ -81,51 +97,79 @@ class Detector:
         On the same device, both share the model.
         """
         if device != self.device:
-            return Detector(deepcopy(self.model), self.spec, device, self.frames, decoders)
+            model = deepcopy(self.model)
+            return Detector(model, self.spec, device, self.frames, decoders, **self._given)
         twin = copy(self)
         twin.decoders = decoders
         twin.half = has_fast_half(device)  # it may have come here from another machine
         return twin
 
-    def predict(self, path: str | Path, allowance: VideoAllowance | None = None) -> VideoResult:
-        """Score one video. Nothing that is wrong with it is raised: `status` says what it is.
+    def predict(
+        self,
+        source: str | Path | np.ndarray | Iterable[Frame | np.ndarray],
+        *,
+        allowance: VideoAllowance | None = None,
+    ) -> VideoResult:
+        """Score a video file, frames in memory, or one image.
+
+        Nothing that is wrong with a file is raised: the `status` of the result says what it is.
 
         Args:
-            path: The video.
-            allowance: Says how many frames are sampled, and when to give up.
+            source: The path of a video, of which `frames` frames are sampled; or all the frames to
+                look at, in the order of time: `Frame`s, or RGB uint8 arrays of shape (height,
+                width, 3), which are taken to be a second apart; or a single such array.
+            allowance: Says how many frames of a file are sampled, and when to give up.
 
         Raises:
+            ArgumentError: There are no frames in memory, or one has another shape or type.
             CancelledError: The detector's decoders were closed.
+
+        Example:
+            >>> detector.predict("video.mp4").status
+            <Status.OK: 'ok'>
+            >>> detector.predict(np.asarray(PIL.Image.open("face.jpg").convert("RGB"))).probability
+            0.31
         """
-        path = Path(path)
+        if isinstance(source, str | Path):
+            path = Path(source)
+            count = self.frames if allowance is None else allowance.frames()
+            read = partial(self.decoders.read_frames, path, count)
+            return self._predict(path, path.name, read, allowance)
+        frames = _to_frames(source)
+        return self._predict(None, "", lambda: iter(frames), allowance)
+
+    def _predict(
+        self,
+        path: Path | None,
+        name: str,
+        read: Callable[[], Iterator[Frame]],
+        allowance: VideoAllowance | None,
+    ) -> VideoResult:
+        """Score what `read` gives, which may be read twice."""
         watch = _Stopwatch()
-        results: list[TrackResult] = []
-        probability = None
-        count = self.frames if allowance is None else allowance.frames()
         check = (lambda: None) if allowance is None else allowance.check
         try:
             with watch.measure("total"):
                 check()
-                tracks = self._find_tracks(path, watch, count, check)
+                tracks, sampled = self._find_tracks(read, watch, check)
                 with watch.measure("classify"):
                     logits = [self._frame_logits(track.crops, check) for track in tracks]
-            status = OK if tracks else NO_FACE
-            if tracks:
-                results = [self._track_result(*pair) for pair in zip(tracks, logits, strict=True)]
-                probability = self._video_probability(logits)
+            found = self._video_result(path, name, tracks, logits)
+            return replace(found, frames_sampled=sampled, timings=dict(watch.seconds))
         except CancelledError:
             raise
         except OutOfTimeError:
-            status = OUT_OF_TIME
+            status, details = Status.OUT_OF_TIME, ""
         except VideoError as error:
-            status = error.reason
+            status, details = error.status, error.details
         except Exception as error:
             # A run over many files must not lose the others to a fault that nobody foresaw.
             LOGGER.exception("%s", path)
             reason = (str(error).splitlines() or [""])[0]
-            status = f"{FAILED}: {type(error).__name__}: {reason}"[:STATUS_LENGTH]
-        LOGGER.debug("%s: %s", path, status)
-        return VideoResult(path.name, probability, status, results, dict(watch.seconds))
+            status, details = Status.FAILED, f"{type(error).__name__}: {reason}"[:MESSAGE_LENGTH]
+        result = VideoResult.without_score(path, name, status, details)
+        LOGGER.debug("%s: %s", path, result.message)
+        return replace(result, timings=dict(watch.seconds))
 
     def predict_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoResult]:
         """Score videos, as many at a time as there are cores but 16 at most, in the order given.
@@ -207,33 +251,26 @@ class Detector:
         return [self._by_frame(part, len(clip)) for part, clip in zip(parts, clips, strict=False)]
 
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
-        good = getattr(crop, "dtype", None) == np.uint8 and crop.ndim == 3 and crop.shape[2] == 3
-        if not good or crop.size == 0:
-            raise ArgumentError(
-                f"crop {number}: needs RGB uint8 of shape (height, width, 3), got "
-                f"{getattr(crop, 'dtype', type(crop).__name__)} {getattr(crop, 'shape', '')}"
-            )
+        _require_image(crop, f"crop {number}")
         return resize_crop(to_tensor(crop), self.spec.input_size)
 
     def _find_tracks(
-        self,
-        path: Path,
-        watch: "_Stopwatch",
-        count: int,
-        check: Callable[[], None],
-    ) -> list[FaceTrack]:
-        for face_detector in (self.face_detector, self.fallback_face_detector):
-            decoded = watch.iterate("decode", self.decoders.read_frames(path, count))
+        self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
+    ) -> tuple[list[FaceTrack], int]:
+        """The tracks, and the number of frames in which they were looked for."""
+        sampled = 0
+        for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
             detect = watch.timed("detect", face_detector.detect)
             with (
-                closing(_decode_ahead(decoded)) as ahead,
+                closing(_decode_ahead(watch.iterate("decode", read()))) as ahead,
                 watch.measure("crop", apart_from=("wait", "detect")),
             ):
-                frames = _checked(watch.iterate("wait", ahead), check)
+                frames = _CheckedFrames(watch.iterate("wait", ahead), check)
                 tracks = track_faces(frames, detect, self.spec.crop, self.spec.input_size)
+            sampled = frames.count
             if tracks:
-                return tracks
-        return []
+                return tracks, sampled
+        return [], sampled
 
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The model's inputs that cover a track's crops."""
@@ -288,6 +325,21 @@ class Detector:
         with torch.autocast(self.device.type, half_type(self.device), self.half):
             return self.model(self.spec.normalise(images))[:, 0].float().tolist()
 
+    def _video_result(
+        self, path: Path | None, name: str, tracks: list[FaceTrack], logits: list[np.ndarray]
+    ) -> VideoResult:
+        if not tracks:
+            return VideoResult.without_score(path, name, Status.NO_FACE)
+        aggregation, points = self.spec.aggregation, self.spec.operating_points
+        probability = float(aggregation.probability(aggregation.video_logit(logits)))
+        return VideoResult(
+            path=path,
+            name=name,
+            probability=probability,
+            verdict=None if points is None else points.verdict(probability),
+            tracks=[self._track_result(*pair) for pair in zip(tracks, logits, strict=True)],
+        )
+
     def _track_result(self, track: FaceTrack, logits: np.ndarray) -> TrackResult:
         aggregation = self.spec.aggregation
         return TrackResult(
@@ -296,10 +348,6 @@ class Detector:
             boxes=track.boxes,
             frame_probabilities=aggregation.probability(logits).tolist(),
         )
-
-    def _video_probability(self, logits: list[np.ndarray]) -> float:
-        aggregation = self.spec.aggregation
-        return float(aggregation.probability(aggregation.video_logit(logits)))
 
 
 def load_detector(
@@ -331,7 +379,7 @@ def load_detector(
 
 def has_failed(result: VideoResult) -> bool:
     """Whether the detector itself failed on a video: another device may succeed."""
-    return result.status.startswith(FAILED)
+    return result.status == Status.FAILED
 
 
 def _decode_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -341,11 +389,47 @@ def _decode_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
             yield from ahead
 
 
-def _checked(items: Iterable[Item], check: Callable[[], None]) -> Iterator[Item]:
-    """The items, with a check before each."""
-    for item in items:
-        check()
-        yield item
+def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]:
+    """Frames of what is in memory; arrays without times are taken to be a second apart."""
+    if isinstance(source, np.ndarray) and source.ndim == 3:
+        source = [source]
+    frames = [
+        one if isinstance(one, Frame) else Frame(float(number), one, number)
+        for number, one in enumerate(source)
+    ]
+    if not frames:
+        raise ArgumentError("no frames: give at least one")
+    for number, frame in enumerate(frames):
+        _require_image(frame.image, f"frame {number}")
+    return frames
+
+
+def _require_image(image: np.ndarray, name: str) -> None:
+    good = getattr(image, "dtype", None) == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+    if not good or image.size == 0:
+        raise ArgumentError(
+            f"{name}: needs RGB uint8 of shape (height, width, 3), got "
+            f"{getattr(image, 'dtype', type(image).__name__)} {getattr(image, 'shape', '')}"
+        )
+
+
+class _CheckedFrames:
+    """Frames, with a check before each.
+
+    Attributes:
+        count: Number of frames that were taken.
+    """
+
+    def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):
+        self.frames = frames
+        self.check = check
+        self.count = 0
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self.frames:
+            self.check()
+            self.count += 1
+            yield frame
 
 
 class _Stopwatch:

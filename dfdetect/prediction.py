@@ -23,7 +23,7 @@ from dfdetect.kaggle.submission import (
     write_details,
     write_submission,
 )
-from dfdetect.results import FAILED, MISSING, NOT_SCORED, OUT_OF_TIME, VideoResult
+from dfdetect.results import Status, VideoResult
 from dfdetect.runtime.budget import TimeBudget, parse_duration
 from dfdetect.runtime.journal import Journal
 from dfdetect.video.discovery import find_videos
@@ -99,9 +99,7 @@ def predict(
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
     _require_outputs((out, details, report), (*videos.values(), sample_submission))
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
-    results = {
-        name: VideoResult(name, None, NOT_SCORED if name in videos else MISSING) for name in names
-    }
+    results = {name: _not_scored_yet(name, videos.get(name)) for name in names}
     checkpoint = find_weights(weights)
     journal = Journal(
         out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoint), "frames": frames}
@@ -117,7 +115,7 @@ def predict(
     make_worker = partial(_make_scorer, detector, cluster is None or report is not None)
     with executor:
         results |= kept
-        left = {name: videos[name] for name in names if results[name].status == NOT_SCORED}
+        left = {name: videos[name] for name in names if results[name].status == Status.NOT_SCORED}
         budget = None
         if seconds is not None:
             budget = TimeBudget(seconds - (monotonic() - start), len(left), frames)
@@ -161,9 +159,14 @@ def predict(
         write_report(report, results, videos, prior, title, budget, progress)
         if progress:
             print(f"wrote {report}")
-    if not any(result.status == OUT_OF_TIME for result in results.values()):
+    if not any(result.status == Status.OUT_OF_TIME for result in results.values()):
         journal.close()
     return results
+
+
+def _not_scored_yet(name: str, path: Path | None) -> VideoResult:
+    status = Status.NO_SUCH_VIDEO if path is None else Status.NOT_SCORED
+    return VideoResult.without_score(path, name, status)
 
 
 def _require_outputs(
@@ -222,7 +225,7 @@ def _make_scorer(
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:
-        result = replica.predict(task.path, task.allowance)
+        result = replica.predict(task.path, allowance=task.allowance)
         if whole:
             return result
         tracks = [replace(track, boxes=[], frame_probabilities=[]) for track in result.tracks]
@@ -232,7 +235,7 @@ def _make_scorer(
 
 
 def _lost(task: _Task, why: str) -> VideoResult:
-    return VideoResult(task.path.name, None, f"{FAILED}: {why}")
+    return VideoResult.without_score(task.path, task.name, Status.FAILED, why)
 
 
 def _score_rest(

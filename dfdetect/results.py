@@ -1,44 +1,90 @@
 """What a detector says of a video, and of each face that was followed in it."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # x1, y1, x2, y2 in pixels of the full frame.
 Box = tuple[float, float, float, float]
-
-OK = "ok"
-# Why a video has no score: all that a `status` can say beside `ok`. Some are followed by details in
-# brackets or after a colon. The README explains each of them.
-MISSING = "no such video"
-NO_FILE = "no such file"
-NO_ACCESS = "not a readable file"
-EMPTY = "the file is empty"
-NO_VIDEO = "not a readable video"
-NO_STREAM = "the file has no video stream"
-NO_DECODER = "this FFmpeg has no decoder for its video stream"
-NO_FRAME = "no frame can be decoded"
-TOO_SLOW = "takes too long to decode"
-TOO_LARGE = "needs too much memory to decode"
-CRASHED = "its decoder crashed"
-NO_FACE = "no face found"
-FAILED = "failed"
-OUT_OF_TIME = "no time was left for it"
-NOT_SCORED = "interrupted before it was scored"
-
-REASONS = (
-    *(MISSING, NO_FILE, NO_ACCESS, EMPTY, NO_VIDEO, NO_STREAM, NO_DECODER, NO_FRAME, TOO_SLOW),
-    *(TOO_LARGE, CRASHED, NO_FACE, FAILED, OUT_OF_TIME, NOT_SCORED),
+# Columns of `to_dataframe` and of details.csv.
+COLUMNS = (
+    *("filename", "probability", "verdict", "status", "people", "frames", "seconds"),
+    *("message", "path"),
 )
 
 
-@dataclass(frozen=True)
+class Status(str, Enum):
+    """Whether a video has a probability, or why it has none.
+
+    The values are stable: programs may compare them and store them.
+
+    Attributes:
+        sentence: The status in words.
+
+    Example:
+        >>> Status("no_face").sentence
+        'no face found'
+    """
+
+    sentence: str
+
+    OK = "ok", "ok"
+    NO_SUCH_VIDEO = "no_such_video", "no such video"
+    NO_SUCH_FILE = "no_such_file", "no such file"
+    UNREADABLE_FILE = "unreadable_file", "not a readable file"
+    EMPTY_FILE = "empty_file", "the file is empty"
+    UNREADABLE_VIDEO = "unreadable_video", "not a readable video"
+    NO_VIDEO_STREAM = "no_video_stream", "the file has no video stream"
+    NO_DECODER = "no_decoder", "this FFmpeg has no decoder for its video stream"
+    NO_FRAME = "no_frame", "no frame can be decoded"
+    DECODER_TOO_SLOW = "decoder_too_slow", "takes too long to decode"
+    DECODER_OUT_OF_MEMORY = "decoder_out_of_memory", "needs too much memory to decode"
+    DECODER_CRASHED = "decoder_crashed", "its decoder crashed"
+    NO_FACE = "no_face", "no face found"
+    FAILED = "failed", "dfdetect failed"
+    OUT_OF_TIME = "out_of_time", "no time was left for it"
+    NOT_SCORED = "not_scored", "interrupted before it was scored"
+
+    def __new__(cls, value: str, sentence: str) -> "Status":
+        """Make a member that is equal to its value."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    def __str__(self) -> str:
+        return self.value
+
+    def describe(self, details: str = "") -> str:
+        """Return the sentence, with details in brackets if there are any."""
+        return f"{self.sentence} ({details})" if details else self.sentence
+
+
+class Verdict(str, Enum):
+    """What a detector says of a video in one word."""
+
+    REAL = "real"
+    UNCERTAIN = "uncertain"
+    FAKE = "fake"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, repr=False)
 class TrackResult:
     """One face followed through a video.
 
     Attributes:
-        probability: P(FAKE) of this face.
-        times: Seconds since the first frame, of each sampled frame that shows the face.
-        boxes: The face in each of them: x1, y1, x2, y2 in pixels.
-        frame_probabilities: P(FAKE) of each of them alone.
+        probability: P(FAKE) of this face, strictly between 0 and 1.
+        times: Seconds since the first frame, for each sampled frame that shows the face.
+        boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels.
+        frame_probabilities: P(FAKE) of each of these frames alone.
     """
 
     probability: float
@@ -46,27 +92,138 @@ class TrackResult:
     boxes: list[Box]
     frame_probabilities: list[float]
 
+    def __repr__(self) -> str:
+        span = f" from {self.times[0]:.1f} to {self.times[-1]:.1f} s" if self.times else ""
+        return f"TrackResult(probability={self.probability:.3f}, {len(self.times)} frames{span})"
 
-@dataclass(frozen=True)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "TrackResult":
+        """Make the result again from what `to_dict` returned."""
+        return cls(**{**fields, "boxes": [tuple(box) for box in fields["boxes"]]})
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
 class VideoResult:
     """What the detector says of one video.
 
     Attributes:
-        name: Base name of the file.
-        probability: P(FAKE) strictly between 0 and 1, or None where there is no score.
-        status: `ok`, or one of `REASONS`, why there is no score.
-        tracks: One entry a person, in the order of appearance.
-        timings: Seconds spent, by stage: `detect` (faces), `crop`, `classify` and `wait`, for
-            frames to be decoded; in `total`; and beside that, in a thread of its own, `decode`.
+        path: The file, or None if the frames were given in memory.
+        name: Name of the video: the base name of its file or, in `predict`, its path below the
+            folder that was given if two base names are equal.
+        probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
+        verdict: The probability in a word, or None if there is no score or the detector's
+            checkpoint holds no operating points.
+        status: `Status.OK`, or why there is no score.
+        message: The status in words, with details.
+        tracks: One entry for each person, in the order of appearance.
+        frames_sampled: Number of frames that were sampled from the video.
+        timings: Seconds spent, by stage: `detect` (faces), `crop`, `classify`, `wait` (for frames
+            to be decoded) and their `total`; `decode` runs beside them in a thread of its own.
+
+    Example:
+        >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
+        VideoResult('a.mp4', probability=0.930, verdict=None, status=ok, 0 tracks, 0 frames)
     """
 
+    path: Path | None
     name: str
-    probability: float | None
-    status: str
+    probability: float | None = None
+    verdict: Verdict | None = None
+    status: Status = Status.OK
+    message: str = Status.OK.sentence
     tracks: list[TrackResult] = field(default_factory=list)
+    frames_sampled: int = 0
     timings: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def without_score(
+        cls, path: Path | None, name: str, status: Status, details: str = ""
+    ) -> "VideoResult":
+        """Make the result of a video that has no score.
+
+        Example:
+            >>> VideoResult.without_score(None, "a.mp4", Status.FAILED, "the disk is full").message
+            'dfdetect failed (the disk is full)'
+        """
+        return cls(path=path, name=name, status=status, message=status.describe(details))
+
     @property
-    def frames(self) -> int:
+    def frames_with_faces(self) -> int:
         """Number of sampled frames that show a face."""
         return len({time for track in self.tracks for time in track.times})
+
+    def __repr__(self) -> str:
+        probability = "None" if self.probability is None else f"{self.probability:.3f}"
+        return (
+            f"VideoResult({self.name!r}, probability={probability}, verdict={self.verdict}, "
+            f"status={self.status}, {_count(len(self.tracks), 'track')}, "
+            f"{_count(self.frames_sampled, 'frame')})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values that JSON can hold."""
+        return {
+            **{name: value for name, value in vars(self).items() if name != "tracks"},
+            "path": None if self.path is None else str(self.path),
+            "verdict": None if self.verdict is None else self.verdict.value,
+            "status": self.status.value,
+            "tracks": [track.to_dict() for track in self.tracks],
+            "timings": dict(self.timings),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "VideoResult":
+        """Make the result again from what `to_dict` returned.
+
+        Example:
+            >>> result = VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
+            >>> VideoResult.from_dict(result.to_dict()) == result
+            True
+        """
+        path, verdict = fields["path"], fields["verdict"]
+        return cls(
+            **{
+                **fields,
+                "path": None if path is None else Path(path),
+                "verdict": None if verdict is None else Verdict(verdict),
+                "status": Status(fields["status"]),
+                "tracks": [TrackResult.from_dict(track) for track in fields["tracks"]],
+            }
+        )
+
+
+def to_dataframe(results: Iterable[VideoResult]) -> "pd.DataFrame":
+    """Return a table with a row for each video.
+
+    Columns: `filename` (the result's name), `probability` (P(FAKE), or missing), `verdict`,
+    `status`, `people` (number of tracks), `frames` (number of sampled frames that show a face),
+    `seconds` (spent on the video), `message` and `path`.
+
+    Example:
+        >>> to_dataframe(detector.predict_videos(["a.mp4", "b.mp4"])).to_csv("results.csv")
+    """
+    import pandas as pd  # processes that read videos do without
+
+    rows = [
+        {
+            "filename": result.name,
+            "probability": result.probability,
+            "verdict": None if result.verdict is None else result.verdict.value,
+            "status": result.status.value,
+            "people": len(result.tracks),
+            "frames": result.frames_with_faces,
+            "seconds": round(result.timings.get("total", 0.0), 3),
+            "message": result.message,
+            "path": None if result.path is None else str(result.path),
+        }
+        for result in results
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dfdetect import CheckpointError, VideoResult, find_weights, predict
 from dfdetect.checkpoints.io import load_checkpoint
 from dfdetect.kaggle.submission import check_submission
-from dfdetect.results import FAILED, REASONS
+from dfdetect.results import Status
 
 REPOSITORY = Path(__file__).parent.parent
 KINDS = ("flip", "zero", "random", "cut", "drop", "repeat", "number", "swap")
@@ -140,10 +140,9 @@ def fuzz_checkpoints(first: int, count: int, progress: bool = True) -> dict[int,
 
 def is_promised(score: VideoResult) -> bool:
     """Whether a score is there, or a documented reason that does not blame us."""
-    if score.status == "ok":
+    if score.status == Status.OK:
         return score.probability is not None and 0 < score.probability < 1
-    named = score.probability is None and score.status.startswith(REASONS)
-    return named and not score.status.startswith(FAILED)
+    return score.probability is None and score.status != Status.FAILED
 
 
 @contextmanager
@@ -181,7 +180,7 @@ def main() -> int:
     else:
         with watched_memory() as notes:
             scores = fuzz_clips(options.first, options.count)
-        wrong = {number: one.status for number, one in scores.items() if not is_promised(one)}
+        wrong = {number: one.message for number, one in scores.items() if not is_promised(one)}
         slowest = max(score.timings.get("total", 0.0) for score in scores.values())
         quarters = [np.median(part) for part in np.array_split(notes, 4) if len(part)]
         print(f"the slowest clip took {slowest:.1f} s; MB held, by quarter: ", end="")

@@ -1,15 +1,18 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from dfdetect import Detector, VideoResult, create_model, load_detector
+from dfdetect import Detector, Status, Verdict, VideoResult, create_model, load_detector
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
+from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import iou
-from dfdetect.video.reader import read_frames
+from dfdetect.scoring.verdict import OperatingPoints
+from dfdetect.video.reader import Frame, read_frames
 
 
 class BrightIsFake(torch.nn.Module):
@@ -110,7 +113,7 @@ def test_the_same_clip_gives_the_same_score(detector, real_clip):
 
 
 def test_number_of_frames(bright_detector, real_clip):
-    assert bright_detector.predict(real_clip).frames == 16
+    assert bright_detector.predict(real_clip).frames_with_faces == 16
 
 
 def test_the_most_suspicious_person_decides(bright_detector, sample_data, write_clip):
@@ -135,8 +138,8 @@ def test_videos_are_scored_in_the_order_given(bright_detector, sample_data, tmp_
     scores = list(bright_detector.predict_videos(paths))
     assert [score.name for score in scores] == [path.name for path in paths]
     assert [score.probability is None for score in scores] == [False, True, True, False]
-    assert scores[1].status.startswith("not a readable video")
-    assert scores[2].status == "no such file"
+    assert scores[1].status == Status.UNREADABLE_VIDEO
+    assert scores[2].status == Status.NO_SUCH_FILE
 
 
 def test_videos_side_by_side_score_as_they_do_alone(detector, sample_data):
@@ -205,7 +208,7 @@ def test_a_full_gpu_costs_time_only(bright_detector, real_clip, monkeypatch):
 
 def test_a_clip_without_faces_has_a_reason(bright_detector, write_clip, numbered_frames):
     score = bright_detector.predict(write_clip(numbered_frames(20)))
-    assert (score.probability, score.status, score.tracks) == (None, "no face found", [])
+    assert (score.probability, score.status, score.tracks) == (None, Status.NO_FACE, [])
 
 
 def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeypatch):
@@ -215,14 +218,14 @@ def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeyp
     monkeypatch.setattr(bright_detector.face_detector, "detect", fail)
     score = bright_detector.predict(real_clip)
     assert score.probability is None
-    assert score.status == "failed: RuntimeError: out of something"
+    assert score.message == "dfdetect failed (RuntimeError: out of something)"
 
 
 def test_a_model_that_gives_no_number_is_a_fault(bright_detector, real_clip, monkeypatch):
     monkeypatch.setattr(BrightIsFake, "forward", lambda _, images: images[:, :1, 0, 0] * np.nan)
     score = bright_detector.predict(real_clip)
     assert score.probability is None
-    assert "not a finite number" in score.status
+    assert "not a finite number" in score.message
 
 
 def test_crops_of_any_size(bright_detector):
@@ -308,3 +311,76 @@ def test_names_with_spaces_and_other_letters(bright_detector, real_clip, tmp_pat
     shutil.copy(real_clip, path)
     score = bright_detector.predict(path)
     assert (score.name, score.status) == (path.name, "ok")
+
+
+class OneFace:
+    """A face detector that finds one face at the same place of every image."""
+
+    def __init__(self, box):
+        self.box = box
+        self.calls = 0
+
+    def detect(self, images, smallest=None):
+        self.calls += 1
+        return [[self.box] for _ in images]
+
+
+@pytest.fixture
+def one_face_detector():
+    spec = ModelSpec("test_efficientnet", 32, mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1))
+    face_detector = OneFace((10.0, 10.0, 50.0, 60.0))
+    return Detector(BrightIsFake(), spec, torch.device("cpu"), face_detector=face_detector)
+
+
+@pytest.mark.parametrize("form", ["frames", "list", "array", "generator"])
+def test_predict_takes_frames_in_memory(one_face_detector, form):
+    images = np.full((6, 100, 80, 3), 255, np.uint8)
+    source = {
+        "frames": [Frame(0.5 * number, image, number) for number, image in enumerate(images)],
+        "list": list(images),
+        "array": images,
+        "generator": (image for image in images),
+    }[form]
+    result = one_face_detector.predict(source)
+    assert (result.path, result.status, result.frames_sampled) == (None, Status.OK, 6)
+    assert result.probability > 0.9
+    (track,) = result.tracks
+    assert track.times == [number * (0.5 if form == "frames" else 1.0) for number in range(6)]
+
+
+def test_predict_takes_one_image(one_face_detector):
+    result = one_face_detector.predict(np.zeros((100, 80, 3), np.uint8))
+    assert result.probability < 0.1
+    assert result.tracks[0].boxes == [(10.0, 10.0, 50.0, 60.0)]
+    assert result.frames_sampled == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ([], "no frames"),
+        (np.zeros((100, 80, 3)), "frame 0: needs RGB uint8"),
+        ([np.zeros((100, 80), np.uint8)], "frame 0: needs RGB uint8"),
+    ],
+    ids=["empty", "float", "grey"],
+)
+def test_predict_refuses_what_is_no_image(one_face_detector, source, message):
+    with pytest.raises(ArgumentError, match=message):
+        one_face_detector.predict(source)
+
+
+def test_predict_of_a_file_uses_the_face_detector_that_was_given(one_face_detector, real_clip):
+    result = one_face_detector.predict(real_clip)
+    assert (result.path, result.frames_sampled) == (real_clip, 32)
+    assert {box for track in result.tracks for box in track.boxes} == {(10.0, 10.0, 50.0, 60.0)}
+    twin = one_face_detector.replica(torch.device("cpu", 0), one_face_detector.decoders)
+    assert twin.face_detector is one_face_detector.face_detector
+    assert twin.fallback_face_detector is None
+
+
+def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_face_detector):
+    assert one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8)).verdict is None
+    points = OperatingPoints(uncertain=0.4, fake=0.8)
+    one_face_detector.spec = replace(one_face_detector.spec, operating_points=points)
+    assert one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8)).verdict == Verdict.FAKE
+    assert one_face_detector.predict(np.zeros((100, 80, 3), np.uint8)).verdict == Verdict.REAL

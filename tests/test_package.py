@@ -9,7 +9,7 @@ SLOW = {"av", "cv2", "numpy", "pandas", "sklearn", "timm", "torch"}
 
 
 def test_modules_are_there_without_being_imported():
-    code = "import dfdetect; print(dfdetect.results.OK)"
+    code = "import dfdetect; print(dfdetect.results.Status.OK)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "ok"
 

@@ -10,7 +10,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from dfdetect import Detector, VideoResult, predict
+from dfdetect import Detector, Status, VideoResult, predict
 from dfdetect.kaggle import submission
 from dfdetect.kaggle.submission import check_submission
 
@@ -37,10 +37,10 @@ def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path, capsys):
     assert table.index.tolist() == names
     reasons = table["status"]
     assert reasons["good.mp4"] == "ok"
-    assert reasons["empty.mp4"] == "the file is empty"
-    assert reasons["faceless.mp4"] == "no face found"
-    assert reasons["text.mp4"].startswith("not a readable video")
-    assert reasons["truncated.mp4"].startswith("not a readable video")
+    assert reasons["empty.mp4"] == "empty_file"
+    assert reasons["faceless.mp4"] == "no_face"
+    assert reasons["text.mp4"] == reasons["truncated.mp4"] == "unreadable_video"
+    assert table["message"]["text.mp4"].startswith("not a readable video (")
     for name in names:
         assert pd.isna(table["probability"][name]) == (reasons[name] != "ok")
         expected = 0.4 if reasons[name] != "ok" else scores[name].probability
@@ -58,7 +58,7 @@ def test_rows_follow_the_sample_submission(sample_data, tmp_path, capsys):
     assert list(scores) == ["jytrvwlewz.mp4", "gone.mp4", "ehtdtkmmli.mp4"]
     labels = check_submission(out, list(scores))["label"]
     assert labels[1] == 0.5
-    assert scores["gone.mp4"].status == "no such video"
+    assert scores["gone.mp4"].status == Status.NO_SUCH_VIDEO
     assert "4 more videos are not in" in capsys.readouterr().out
 
 
@@ -88,10 +88,10 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     predict_one = Detector.predict
     third = sorted((sample_data / "test_videos").glob("*.mp4"))[2]
 
-    def stop_at_the_third(self, path, *arguments):
+    def stop_at_the_third(self, path, **options):
         if path.name == third.name:
             raise KeyboardInterrupt
-        return predict_one(self, path, *arguments)
+        return predict_one(self, path, **options)
 
     monkeypatch.setattr(Detector, "predict", stop_at_the_third)
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
@@ -99,7 +99,7 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
         predict(sample_data / "test_videos", out, frames=2, details=details)
     table = pd.read_csv(details)
     assert table["status"].tolist()[:2] == ["ok"] * 2
-    assert table["status"][2] == "interrupted before it was scored"
+    assert table["status"][2] == "not_scored"
     unscored = table["probability"].isna()
     assert (pd.read_csv(out)["label"][unscored] == 0.5).all()
 
@@ -114,9 +114,9 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
 def note_and(predict_one, scored):
     """`Detector.predict`, which notes the videos that it is called with."""
 
-    def score_and_note(self, path, *arguments):
+    def score_and_note(self, path, **options):
         scored.append(path)
-        return predict_one(self, path, *arguments)
+        return predict_one(self, path, **options)
 
     return score_and_note
 
@@ -180,8 +180,8 @@ def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds
     assert time.monotonic() - start < seconds
     check_submission(out, [f"{number:02}.mp4" for number in range(40)])
     late = [score for score in scores.values() if score.status != "ok"]
-    assert all(score.status == "no time was left for it" for score in late)
-    cut_down = bool(late) or min(score.frames for score in scores.values()) < 32
+    assert all(score.status == Status.OUT_OF_TIME for score in late)
+    cut_down = bool(late) or min(score.frames_with_faces for score in scores.values()) < 32
     assert cut_down == (seconds == 6)
     assert (tmp_path / "submission.progress.jsonl").exists() == bool(late)
 
@@ -287,7 +287,7 @@ def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
     for number in range(10_000):
         path = folder / f"{number:05}.mp4"
         path.symlink_to(real_clip) if number % 2 else path.write_bytes(b"junk")
-    monkeypatch.setattr(Detector, "predict", lambda self, path, *_: rough_score(path))
+    monkeypatch.setattr(Detector, "predict", lambda self, path, **_: rough_score(path))
     out, details = tmp_path / "s.csv", tmp_path / "d.csv"
     memory = psutil.Process().memory_info().rss
     start = time.monotonic()
@@ -303,7 +303,9 @@ def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
 
 def rough_score(path):
     good = path.stat().st_size > 100
-    return VideoResult(path.name, 0.7 if good else None, "ok" if good else "not a readable video")
+    if not good:
+        return VideoResult.without_score(path, path.name, Status.UNREADABLE_VIDEO)
+    return VideoResult(path=path, name=path.name, probability=0.7)
 
 
 def test_no_cell_of_the_details_is_a_formula(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dfdetect.cli import main
-from dfdetect.results import REASONS
+from dfdetect.results import Status
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
@@ -48,7 +48,8 @@ def test_readme_is_short():
 def test_errors_page_explains_every_status():
     page = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
     section = page.split("## A video without a score")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE) == ["ok", *REASONS]
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", section, re.MULTILINE)
+    assert rows == [(status.value, status.sentence) for status in Status]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))

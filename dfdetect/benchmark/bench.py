@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
-from dfdetect.errors import InputError
-from dfdetect.faces.detection import FaceDetector
+from dfdetect.errors import ArgumentError, InputError
+from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.faces.geometry import interpolate_box, iou
 from dfdetect.faces.tracking import FaceTrack, track_faces
-from dfdetect.results import Box, TrackResult, VideoResult
+from dfdetect.results import Box, Status, TrackResult, VideoResult
 from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos
 from dfdetect.video.reader import Frame, VideoError, pick_evenly
@@ -149,20 +149,28 @@ class _Reference(Detector):
     def __init__(self, detector: Detector):
         super().__init__(detector.model, detector.spec, detector.device, detector.frames)
         self.half = False
-        self.face_detectors: dict[int, FaceDetector] = {}
+        self.face_detectors: dict[int, MTCNNDetector] = {}
 
-    def _find_tracks(self, path: Path, watch: Any, count: int, check: Any) -> list[FaceTrack]:
-        frames = list(watch.iterate("decode", _pass_through(path, count)))
-        if not frames:
-            raise VideoError(path, "no frame can be decoded")
+    def predict(self, source: Path) -> VideoResult:
+        """Score a video whose frames OpenCV reads."""
+        try:
+            return super().predict(_pass_through(source, self.frames))
+        except (ArgumentError, VideoError):  # it gives no frames
+            return VideoResult.without_score(source, source.name, Status.NO_FRAME)
+
+    def _find_tracks(
+        self, read: Callable[[], Iterator[Frame]], *_: object
+    ) -> tuple[list[FaceTrack], int]:
+        frames = list(read())
         side = max(frames[0].image.shape) // 2
         if side not in self.face_detectors:
             thresholds = (0.6, 0.7, 0.7)
-            face_detector = FaceDetector(self.device, side, min_face=20, thresholds=thresholds)
+            face_detector = MTCNNDetector(self.device, side, min_face=20, thresholds=thresholds)
             face_detector.network.to(memory_format=torch.contiguous_format)  # as it is by itself
             self.face_detectors[side] = face_detector
-        detect = watch.timed("detect", self.face_detectors[side].detect)
-        return track_faces(frames, detect, self.spec.crop, self.spec.input_size, 1, 1)
+        detect = self.face_detectors[side].detect
+        tracks = track_faces(frames, detect, self.spec.crop, self.spec.input_size, 1, 1)
+        return tracks, len(frames)
 
 
 def _time_pipeline(
@@ -206,7 +214,7 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
     capture = cv2.VideoCapture(str(path))
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if total <= 0:
-        raise VideoError(path, "OpenCV cannot tell the number of frames")
+        raise VideoError(path, Status.NO_FRAME)
     wanted = set(pick_evenly(np.arange(total), count).tolist())
     for number in range(total):
         if not capture.grab():

@@ -28,11 +28,11 @@ from dfdetect.data.video_groups import Video, VideoGroup, group_videos, read_vid
 from dfdetect.data.writer import EncodedCrop, FaceSetWriter
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError, InputError
-from dfdetect.faces.detection import FaceDetector
+from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
 from dfdetect.files import printable, require_writable
-from dfdetect.results import FAILED, NO_ACCESS, NO_FACE, OK
+from dfdetect.results import Status
 from dfdetect.runtime.executor import Executor
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
@@ -73,12 +73,14 @@ class ExtractedVideo:
     """The crops of a video.
 
     Attributes:
-        status: `ok`, or the reason why there are no crops.
+        status: `Status.OK`, or why there are no crops.
+        message: The status in words, with details.
         people: Number of people that were tracked.
         crops: The crops of all of them.
     """
 
-    status: str
+    status: Status
+    message: str
     people: int = 0
     crops: Sequence[EncodedCrop] = ()
 
@@ -122,7 +124,7 @@ def extract(
         progress: Show a progress bar.
 
     Returns:
-        One row per video: `video`, `label`, `source`, `status` (`ok` or a short reason), and the
+        One row per video: `video`, `label`, `source`, `status` (a value of `Status`), and the
         numbers of `people` and `crops`.
 
     Raises:
@@ -171,8 +173,8 @@ def extract(
                     read += video.size
                     bar.set_postfix_str(f"{_bytes(read)} of {_bytes(total)}", refresh=False)
                     bar.update()
-                    if progress and one.status != OK:
-                        tqdm.write(printable(f"{video.name}: {one.status}"))
+                    if progress and one.status != Status.OK:
+                        tqdm.write(printable(f"{video.name}: {one.message}"))
     table = pd.DataFrame(list(writer.done.values()), columns=VIDEO_COLUMNS)
     return table.astype({"people": int, "crops": int})
 
@@ -183,7 +185,7 @@ class _Extractor:
     def __init__(self, settings: CropSettings, device: torch.device, decoders: DecoderPool):
         self.settings = settings
         self.decoders = decoders
-        self.face_detectors = FaceDetector(device), FaceDetector.high_recall(device)
+        self.face_detectors = MTCNNDetector(device), MTCNNDetector.high_recall(device)
 
     def __call__(self, group: VideoGroup) -> list[ExtractedVideo]:
         """Extract each wanted video of a group, in order."""
@@ -203,27 +205,28 @@ class _Extractor:
             if original is None or not self._track_at_original(video, original):
                 self._find(video)
         except VideoError as error:
-            video.status = error.reason
+            video.fail(error.status, error.details)
         except OSError as error:
-            video.status = f"{NO_ACCESS} ({error})"
+            video.fail(Status.UNREADABLE_FILE, str(error))
         except FaceSetError as error:
-            video.status = str(error)
+            video.fail(Status.UNREADABLE_FILE, str(error))
         except CancelledError:
             raise
         except Exception as error:
             # A run over many files must not lose the others to a fault that nobody foresaw.
             LOGGER.exception("%s", video.video.name)
-            video.status = f"{FAILED}: {type(error).__name__}: {error}"
+            video.fail(Status.FAILED, f"{type(error).__name__}: {error}")
 
     def _find(self, video: "_TrackedVideo") -> None:
-        video.status, video.tracks = NO_FACE, []
+        video.tracks = []
+        video.fail(Status.NO_FACE)
         for face_detector in self.face_detectors:
             frames = video.frames(self.settings.frames)
             video.tracks = track_faces(
                 frames, face_detector.detect, self.settings.crop, self.settings.size
             )
             if video.tracks:
-                video.status = OK
+                video.status, video.message = Status.OK, Status.OK.sentence
                 return
 
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
@@ -238,21 +241,21 @@ class _Extractor:
             video.tracks = crop_at_tracks(
                 chain([first], frames), original.tracks, self.settings.crop, self.settings.size
             )
-        video.status = OK
+        video.status, video.message = Status.OK, Status.OK.sentence
         return True
 
     def _extracted(self, tracked: "_TrackedVideo") -> ExtractedVideo:
         done: list[EncodedCrop] = []
         video = tracked.video
         people = [pair for pair in enumerate(tracked.tracks) if pair[1].crops]
-        for track, followed in people if tracked.status == OK else ():
+        for track, followed in people if tracked.status == Status.OK else ():
             crops = torch.stack(followed.crops)
             done += map(EncodedCrop, self._rows(video, track, followed), map(_encode, crops))
             if self.settings.blend and video.label == "REAL":
                 rows = self._rows(video, track, followed, SELF_BLENDED)
                 fakes = self_blend(crops, _generator(video.name, track))
                 done += map(EncodedCrop, rows, map(_encode, fakes))
-        return ExtractedVideo(tracked.status, len(people), done)
+        return ExtractedVideo(tracked.status, tracked.message, len(people), done)
 
     def _rows(
         self, video: Video, track: int, followed: FaceTrack, manipulation: str = ""
@@ -276,9 +279,14 @@ class _TrackedVideo:
 
     video: Video
     decoders: DecoderPool
-    status: str = NO_FACE
+    status: Status = Status.NO_FACE
+    message: str = Status.NO_FACE.sentence
     tracks: list[FaceTrack] = field(default_factory=list)
     shape: tuple[int, ...] | None = None
+
+    def fail(self, status: Status, details: str = "") -> None:
+        """Say why there are no crops."""
+        self.status, self.message = status, status.describe(details)
 
     def frames(self, count: int | Sequence[int]) -> Iterator[Frame]:
         """Read the video; `shape` is known with the first frame."""
@@ -290,7 +298,7 @@ class _TrackedVideo:
 def _entry(video: Video, extracted: ExtractedVideo) -> dict[str, Any]:
     """Return a video's row of the log."""
     values = (
-        *(video.name, video.label, video.source, extracted.status),
+        *(video.name, video.label, video.source, extracted.status.value),
         *(extracted.people, len(extracted.crops)),
     )
     return dict(zip(VIDEO_COLUMNS, values, strict=True))
@@ -312,11 +320,12 @@ def _is_done(video: Video, writer: FaceSetWriter) -> bool:
 
 
 def _lost(group: VideoGroup, why: str) -> list[ExtractedVideo]:
-    return [ExtractedVideo(f"{FAILED}: {why}") for _ in group.videos]
+    message = Status.FAILED.describe(why)
+    return [ExtractedVideo(Status.FAILED, message) for _ in group.videos]
 
 
 def _has_failed(extracted: Sequence[ExtractedVideo]) -> bool:
-    return any(video.status.startswith(FAILED) for video in extracted)
+    return any(video.status == Status.FAILED for video in extracted)
 
 
 def _generator(name: str, track: int) -> torch.Generator:

@@ -31,7 +31,7 @@ from dfdetect.evaluation.metrics import (
 )
 from dfdetect.evaluation.subgroups import find_subgroups
 from dfdetect.files import atomic_path, printable
-from dfdetect.results import FAILED, NO_ACCESS, OK, VideoResult
+from dfdetect.results import Status, VideoResult
 from dfdetect.runtime.executor import Executor
 from dfdetect.video.isolated import DecoderPool
 
@@ -255,10 +255,10 @@ def tabulate(
     bar = tqdm(scores, "videos", len(videos), unit="video", disable=not progress)
     rows = []
     for video, result in zip(videos, bar, strict=True):
-        if progress and result.status != OK:
-            tqdm.write(printable(f"{video.name}: {result.status}"), file=sys.stderr)
+        if progress and result.status != Status.OK:
+            tqdm.write(printable(f"{video.name}: {result.message}"), file=sys.stderr)
         labels = video.name, video.label, video.group, video.source
-        rows.append((*labels, result.probability, result.status))
+        rows.append((*labels, result.probability, result.status.value))
     table = pd.DataFrame(rows, columns=["name", "label", "group", "source", *SCORE_COLUMNS])
     return table.astype({"probability": float})
 
@@ -274,11 +274,11 @@ def _score(detector: Detector, video: LabelledVideo) -> VideoResult:
         with video.open() as path:
             return detector.predict(path)
     except OSError as error:
-        return VideoResult(video.name, None, f"{NO_ACCESS} ({error})")
+        return VideoResult.without_score(video.path, video.name, Status.UNREADABLE_FILE, str(error))
 
 
 def _lost(video: LabelledVideo, why: str) -> VideoResult:
-    return VideoResult(video.name, None, f"{FAILED}: {why}")
+    return VideoResult.without_score(video.path, video.name, Status.FAILED, why)
 
 
 def report(scores: dict[str, Any], as_json: bool = False) -> str:

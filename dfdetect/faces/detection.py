@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -20,7 +21,26 @@ CANDIDATES = 2048
 DARK = 128
 
 
-class FaceDetector:
+class FaceDetector(Protocol):
+    """What a face detector can do; `Detector` takes any object that has this method."""
+
+    def detect(
+        self, images: Sequence[np.ndarray], smallest: float | None = None
+    ) -> list[list[Box]]:
+        """Detect the faces in images.
+
+        Args:
+            images: RGB uint8 of shape (height, width, 3), any number of any sizes.
+            smallest: Height in pixels of the smallest face that is known to be there, or None. A
+                detector may use it to look for no faces of less than half that height.
+
+        Returns:
+            The boxes of the faces in each image: x1, y1, x2, y2 in pixels of the image.
+        """
+        ...
+
+
+class MTCNNDetector:
     """MTCNN (Zhang et al. 2016) on downscaled copies of frames.
 
     Args:
@@ -30,7 +50,7 @@ class FaceDetector:
         thresholds: Confidence that each of the three stages asks for, 0 to 1.
 
     Example:
-        >>> face_detector = FaceDetector(torch.device("cpu"))
+        >>> face_detector = MTCNNDetector(torch.device("cpu"))
         >>> face_detector.detect([frame.image])
         [[(804.1, 112.3, 986.2, 352.9)]]
     """
@@ -51,7 +71,7 @@ class FaceDetector:
         self.network.onet = _InParts(self.network.onet)
 
     @classmethod
-    def high_recall(cls, device: torch.device) -> "FaceDetector":
+    def high_recall(cls, device: torch.device) -> "MTCNNDetector":
         """A detector for dark, small and turned faces: slower, and with more false alarms."""
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7))
 

@@ -10,7 +10,7 @@ import pandas as pd
 from dfdetect.defaults import DEFAULT_PRIOR
 from dfdetect.errors import InputError
 from dfdetect.files import atomic_path, inert, printable, read_table
-from dfdetect.results import OK, VideoResult
+from dfdetect.results import Status, VideoResult, to_dataframe
 
 COLUMNS = ["filename", "label"]
 
@@ -64,25 +64,16 @@ def write_submission(
 
 
 def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
-    """Write one row a video: what was found, how long it took, and why there is no score.
+    """Write a row for each video, with the columns of `dfdetect.results.to_dataframe`.
 
-    `probability` is empty where there is no score; `people` counts faces that were followed,
-    `frames` sampled frames that show one, `seconds` is the time in all. Text that a spreadsheet
-    would take for a formula has an apostrophe before it.
+    `probability` is empty if the video has no score. Text that a spreadsheet would compute begins
+    with an apostrophe.
     """
-    rows = [
-        {
-            "filename": inert(name),
-            "probability": result.probability,
-            "status": inert(result.status),
-            "people": len(result.tracks),
-            "frames": result.frames,
-            "seconds": round(result.timings.get("total", 0.0), 3),
-        }
-        for name, result in results.items()
-    ]
+    table = to_dataframe(results.values())
+    for column in ("filename", "message", "path"):
+        table[column] = table[column].map(inert, na_action="ignore")
     with atomic_path(path) as temporary:
-        _write_csv(temporary, pd.DataFrame(rows))
+        _write_csv(temporary, table)
 
 
 def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
@@ -108,14 +99,16 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float) -> str:
-    """A line on how many videos were scored, and one for each reason why some were not."""
-    without = {name: result.status for name, result in results.items() if result.status != OK}
+    """Return a line on how many videos were scored, and one for each reason why some were not."""
+    without = {
+        name: result.message for name, result in results.items() if result.status != Status.OK
+    }
     videos = "1 video" if len(results) == 1 else f"{len(results)} videos"
     lines = [f"{videos}, {len(results) - len(without)} scored"]
     if without:
         lines[0] += f", {len(without)} without a score (given the prior {prior:g}):"
         for reason, count in Counter(without.values()).most_common():
-            names = [name for name, status in without.items() if status == reason]
+            names = [name for name, message in without.items() if message == reason]
             more = ", ..." if count > len(names[:3]) else ""
             lines.append(printable(f"  {count} x {reason}: {', '.join(names[:3])}{more}"))
     return "\n".join(lines)

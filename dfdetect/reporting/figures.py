@@ -31,7 +31,7 @@ def draw_frame(
         ArgumentError: The result has no tracks.
     """
     if not result.tracks:
-        raise ArgumentError(f"{result.name}: nothing to draw, {result.status}")
+        raise ArgumentError(f"{result.name}: nothing to draw, {result.message}")
     worst = max(result.tracks, key=lambda track: track.probability)
     time = worst.times[int(np.argmax(worst.frame_probabilities))]
     with DecoderPool() as decoders:

@@ -99,9 +99,10 @@ def _row(name: str, result: VideoResult, anchor: int | None) -> str:
         probability = f'<td class="number" data-value="{result.probability}">{text}</td>'
     return (
         f'<tr><td class="name">{label}</td>{probability}'
-        f'<td class="number">{len(result.tracks)}</td><td class="number">{result.frames}</td>'
+        f'<td class="number">{len(result.tracks)}</td>'
+        f'<td class="number">{result.frames_with_faces}</td>'
         f'<td class="number">{result.timings.get("total", 0):.2f}</td>'
-        f"<td>{escape(result.status)}</td></tr>"
+        f"<td>{escape(result.message)}</td></tr>"
     )
 
 

@@ -13,6 +13,7 @@ from typing import TypeAlias, TypeVar
 import cv2
 import torch
 
+from dfdetect.errors import DfdetectError
 from dfdetect.runtime.device import available_cores, choose_device, other_gpus
 from dfdetect.runtime.ray_cluster import connected, map_on_cluster
 from dfdetect.video.isolated import DecoderPool
@@ -97,7 +98,7 @@ class Executor:
                 pickled, and so can items and results.
             items: Drawn by the caller's thread. A single item gets all cores of this machine.
             on_lost: Returns the result of an item that lost each process of a cluster it was given
-                to, from the item and a message. By default, such an item raises RuntimeError.
+                to, from the item and a message. By default, such an item raises DfdetectError.
             failed: Tells whether a result is a failure. What fails on another GPU than the first is
                 tried on the first.
             on_done: Called with each item and its result as soon as it is there: on this machine by
@@ -166,7 +167,7 @@ def _result(item: Item, future: Future[Result]) -> tuple[Item, Result]:
 
 
 def _raise_lost(item: object, message: str) -> None:
-    raise RuntimeError(f"{item}: {message}")
+    raise DfdetectError(f"{item}: {message}")
 
 
 def _make_in_process(

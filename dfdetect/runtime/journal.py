@@ -4,11 +4,10 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 
-from dfdetect.results import FAILED, OUT_OF_TIME, TrackResult, VideoResult
+from dfdetect.results import Status, VideoResult
 
 
 class Journal:
@@ -26,7 +25,7 @@ class Journal:
         >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
         >>> journal.add("a.mp4", Path("videos/a.mp4"), result)
         >>> journal.read({"a.mp4": Path("videos/a.mp4")})
-        {'a.mp4': VideoResult(name='a.mp4', ...)}
+        {'a.mp4': VideoResult('a.mp4', probability=0.930, ...)}
     """
 
     def __init__(self, path: Path, settings: Mapping[str, str | int]):
@@ -47,10 +46,10 @@ class Journal:
 
     def add(self, name: str, video: Path, result: VideoResult) -> None:
         """Add a score; by any thread."""
-        if result.status == OUT_OF_TIME or result.status.startswith(FAILED):
+        if result.status in (Status.OUT_OF_TIME, Status.FAILED):
             return
         entry = {"name": name, "size": _size(video), "settings": self.settings}
-        line = json.dumps({**entry, "result": asdict(result)})
+        line = json.dumps({**entry, "result": result.to_dict()})
         try:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
                 # Begun anew, as half a line may be left of a process that was killed.
@@ -92,14 +91,6 @@ def _parse(line: bytes) -> dict | None:
     try:
         entry = json.loads(line)
         parts = {part: entry[part] for part in ("name", "size", "settings")}
-        return {**parts, "result": _to_result(entry["result"])}
+        return {**parts, "result": VideoResult.from_dict(entry["result"])}
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _to_result(fields: dict) -> VideoResult:
-    tracks = [
-        TrackResult(**{**track, "boxes": [tuple(box) for box in track["boxes"]]})
-        for track in fields["tracks"]
-    ]
-    return VideoResult(**{**fields, "tracks": tracks})

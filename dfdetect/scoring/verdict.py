@@ -1,23 +1,15 @@
 """From a video's probability to a verdict, at thresholds with a stated rate of false alarms."""
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
 from dfdetect.errors import ArgumentError
+from dfdetect.results import Verdict
 
 # Shares of REAL videos that exceed the thresholds.
 UNCERTAIN_RATE = 0.05
 FAKE_RATE = 0.01
-
-
-class Verdict(str, Enum):
-    """What a detector says of a video in one word."""
-
-    REAL = "real"
-    UNCERTAIN = "uncertain"
-    FAKE = "fake"
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ import numpy as np
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import DfdetectError
-from dfdetect.results import CRASHED, TOO_LARGE, TOO_SLOW
+from dfdetect.results import Status
 from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
 # Seconds that reading a video may take, including the time in which the caller uses its frames.
@@ -156,12 +156,12 @@ def _serve(
             )
             pending_ack = True
     except VideoError as error:
-        end["reason"] = error.reason
+        end = {"status": error.status.value, "details": error.details}
     except MemoryError:
-        end["reason"] = TOO_LARGE
+        end = {"status": Status.DECODER_OUT_OF_MEMORY.value, "details": ""}
     except Exception as error:  # whatever it is, it belongs to the caller
         LOGGER.exception("%s", path)
-        end["fault"] = f"{type(error).__name__}: {error}"
+        end = {"fault": f"{type(error).__name__}: {error}"}
     if pending_ack:
         requests.readline()
     _write_line(out, end)
@@ -252,8 +252,8 @@ class DecoderProcess:
         finally:
             timer.cancel()
         self.ready = True
-        if "reason" in answer:
-            raise VideoError(path, answer["reason"])
+        if "status" in answer:
+            raise VideoError(path, Status(answer["status"]), answer["details"])
         if "fault" in answer:
             raise RuntimeError(answer["fault"])
 
@@ -286,8 +286,8 @@ class DecoderProcess:
         if self.cancelled:
             raise CancelledError(path)
         if self.expired:
-            raise VideoError(path, TOO_SLOW)
-        raise VideoError(path, f"{CRASHED} (status {status})")
+            raise VideoError(path, Status.DECODER_TOO_SLOW)
+        raise VideoError(path, Status.DECODER_CRASHED, f"exit status {status}")
 
 
 class _Processes:

@@ -24,16 +24,7 @@ import numpy as np
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError, InputError
-from dfdetect.results import (
-    EMPTY,
-    NO_ACCESS,
-    NO_DECODER,
-    NO_FILE,
-    NO_FRAME,
-    NO_STREAM,
-    NO_VIDEO,
-    TOO_LARGE,
-)
+from dfdetect.results import Status
 
 if TYPE_CHECKING:
     import cv2
@@ -59,17 +50,19 @@ OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
 
 class VideoError(InputError):
-    """A file gives no frames.
+    """No frame of a video file can be read.
 
     Attributes:
         path: The file.
-        reason: What is wrong with it, in a few words.
+        status: What is wrong with it.
+        details: What the system or FFmpeg says, or nothing.
     """
 
-    def __init__(self, path: str | Path, reason: str):
-        super().__init__(f"{path}: {reason}")
+    def __init__(self, path: str | Path, status: Status, details: str = ""):
+        super().__init__(f"{path}: {status.describe(details)}")
         self.path = Path(path)
-        self.reason = reason
+        self.status = status
+        self.details = details
 
 
 @dataclass(frozen=True)
@@ -114,20 +107,20 @@ def read_frames(
     path = Path(path)
     try:
         if not path.exists():
-            raise VideoError(path, NO_FILE)
+            raise VideoError(path, Status.NO_SUCH_FILE)
         if not path.is_file():
-            raise VideoError(path, f"{NO_ACCESS} (no regular file)")
+            raise VideoError(path, Status.UNREADABLE_FILE, "no regular file")
         if path.stat().st_size == 0:
-            raise VideoError(path, EMPTY)
+            raise VideoError(path, Status.EMPTY_FILE)
     except OSError as error:
-        raise VideoError(path, f"{NO_ACCESS} ({error.strerror})") from error
+        raise VideoError(path, Status.UNREADABLE_FILE, error.strerror) from error
     empty = True
     found = _read_with_opencv(path, count) if av is None else _read_with_av(path, count, threads)
     for frame in found:
         empty = False
         yield frame
     if empty:
-        raise VideoError(path, NO_FRAME)
+        raise VideoError(path, Status.NO_FRAME)
 
 
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
@@ -258,17 +251,17 @@ def _open(path: Path) -> "av.container.InputContainer":
         except UnicodeDecodeError:  # titles that are not UTF-8; PyAV 19 takes them by itself
             return av.open(name, options=OPEN_OPTIONS, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
-        large = error.errno == errno.ENOMEM
-        reason = TOO_LARGE if large else f"{NO_VIDEO} ({error.strerror})"
-        raise VideoError(path, reason) from error
+        if error.errno == errno.ENOMEM:
+            raise VideoError(path, Status.DECODER_OUT_OF_MEMORY) from error
+        raise VideoError(path, Status.UNREADABLE_VIDEO, error.strerror) from error
 
 
 def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        raise VideoError(path, NO_STREAM)
+        raise VideoError(path, Status.NO_VIDEO_STREAM)
     if stream.codec_context is None:
-        raise VideoError(path, NO_DECODER)
+        raise VideoError(path, Status.NO_DECODER)
     return stream
 
 
@@ -339,7 +332,7 @@ def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise VideoError(path, NO_VIDEO)
+            raise VideoError(path, Status.UNREADABLE_VIDEO)
         while capture.grab():
             yield capture
     finally:

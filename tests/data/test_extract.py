@@ -53,7 +53,7 @@ def test_crops_keep_their_track_and_frame(videos, tmp_path):
     out = tmp_path / "faces.csv"
     done = run(videos, out).set_index("video")
     assert done.loc["ajqslcypsw.mp4", ["status", "people", "crops"]].tolist() == ["ok", 1, FRAMES]
-    assert done.loc["broken.mp4", "status"].startswith("not a readable video")
+    assert done.loc["broken.mp4", "status"] == "unreadable_video"
     faces = FaceSet.read(out)
     faces.require_readable()
     assert len(faces) == 2 * FRAMES
@@ -135,7 +135,7 @@ def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path
     others = [torch.device("cpu", 0)] * 2  # stand-ins that differ for torch
     monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
     made, threads = [], set()
-    make, read = module.FaceDetector.high_recall, DecoderPool.read_frames
+    make, read = module.MTCNNDetector.high_recall, DecoderPool.read_frames
 
     def make_and_note(device):
         made.append(device)
@@ -145,7 +145,7 @@ def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path
         threads.add(decoders.threads)
         return read(decoders, *arguments)
 
-    monkeypatch.setattr(module.FaceDetector, "high_recall", make_and_note)
+    monkeypatch.setattr(module.MTCNNDetector, "high_recall", make_and_note)
     monkeypatch.setattr(DecoderPool, "read_frames", read_and_note)
     run(videos, out)
     assert made == [torch.device("cpu"), *others]
@@ -380,7 +380,7 @@ def test_photographs_are_videos_of_one_frame(tmp_path, real_clip):
     index.write_text("id,label,source\nann,REAL,studio\nwall,REAL,studio\n")
     out = tmp_path / "crops.csv"
     done = run(index, out).set_index("video")
-    assert done["status"].to_dict() == {"ann": "ok", "wall": "no face found"}
+    assert done["status"].to_dict() == {"ann": "ok", "wall": "no_face"}
     faces = FaceSet.read(out)
     assert faces.table["id"].tolist() == ["ann-0-000000"]
     assert faces.sources.tolist() == ["studio"]

@@ -170,7 +170,7 @@ def test_evaluate_uses_all_gpus_and_one_decoder_thread_per_video(tmp_path, monke
 
     def note(self, path):
         used.append((self.device, self.decoders.threads))
-        return VideoResult(path.name, 0.5, "ok")
+        return VideoResult(path=path, name=path.name, probability=0.5)
 
     monkeypatch.setattr(Detector, "predict", note)
     for label in ("real", "fake"):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dfdetect.evaluation.subgroups import FaceAttributeEstimator, FaceAttributes
-from dfdetect.faces.detection import FaceDetector
+from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.video.reader import read_frames
 
 
@@ -11,7 +11,7 @@ from dfdetect.video.reader import read_frames
 def face(real_clip):
     """A tight crop of the person, who looks at the camera."""
     image = next(read_frames(real_clip, 2)).image
-    (box,) = FaceDetector(torch.device("cpu")).detect([image])[0]
+    (box,) = MTCNNDetector(torch.device("cpu")).detect([image])[0]
     left, top, right, bottom = map(round, box)
     return image[top:bottom, left:right]
 

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.detection import FaceDetector, brighten
+from dfdetect.faces.detection import MTCNNDetector, brighten
 from dfdetect.faces.geometry import iou
 from dfdetect.video.reader import read_frames
 
 
 @pytest.fixture(scope="module")
 def face_detector():
-    return FaceDetector(torch.device("cpu"))
+    return MTCNNDetector(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_high_recall_detector_sees_smaller_faces(face_detector, face):
     small = cv2.resize(face, None, fx=0.09, fy=0.09, interpolation=cv2.INTER_AREA)
     scene[500 : 500 + small.shape[0], 900 : 900 + small.shape[1]] = small
     assert face_detector.detect([scene]) == [[]]
-    ((box,),) = FaceDetector.high_recall(torch.device("cpu")).detect([scene])
+    ((box,),) = MTCNNDetector.high_recall(torch.device("cpu")).detect([scene])
     assert 925 < box[0] < box[2] < 960
 
 
@@ -73,7 +73,7 @@ def test_smaller_copies_still_show_faces_half_as_high_as_those_known(face_detect
 
 def test_candidates_are_looked_at_in_parts(real_clip, monkeypatch):
     images = [frame.image for frame in read_frames(real_clip, 4)]
-    face_detector = FaceDetector.high_recall(torch.device("cpu"))
+    face_detector = MTCNNDetector.high_recall(torch.device("cpu"))
     expected = face_detector.detect(images)
     assert all(expected)
     sizes = []

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.detection import FaceDetector
+from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.faces.geometry import CropRule, iou
 from dfdetect.faces.tracking import track_faces
 from dfdetect.video.reader import Frame, read_frames
@@ -31,7 +31,7 @@ def blank_frames(count, size=(200, 300)):
 
 @pytest.fixture(scope="module")
 def face_detector():
-    return FaceDetector(torch.device("cpu"))
+    return MTCNNDetector(torch.device("cpu"))
 
 
 def test_most_detection_frames_are_shrunk_as_far_as_the_known_faces_allow():

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
-from dfdetect import TrackResult, VideoResult
+from dfdetect import Status, TrackResult, Verdict, VideoResult
 from dfdetect.kaggle.submission import (
     SubmissionError,
     check_submission,
@@ -13,15 +15,16 @@ from dfdetect.kaggle.submission import (
 
 SCORES = {
     "a.mp4": VideoResult(
-        "a.mp4",
-        0.8,
-        "ok",
-        [TrackResult(0.8, [0.0, 1.0], [(0, 0, 9, 9)] * 2, [0.7, 0.9])],
-        {"total": 1.25},
+        path=Path("videos/a.mp4"),
+        name="a.mp4",
+        probability=0.8,
+        verdict=Verdict.FAKE,
+        tracks=[TrackResult(0.8, [0.0, 1.0], [(0, 0, 9, 9)] * 2, [0.7, 0.9])],
+        timings={"total": 1.25},
     ),
-    "b.mp4": VideoResult("b.mp4", None, "no face found", [], {"total": 2.0}),
-    "c.mp4": VideoResult("c.mp4", None, "no face found"),
-    "d.mp4": VideoResult("d.mp4", None, "the file is empty"),
+    "b.mp4": VideoResult.without_score(Path("videos/b.mp4"), "b.mp4", Status.NO_FACE),
+    "c.mp4": VideoResult.without_score(Path("videos/c.mp4"), "c.mp4", Status.NO_FACE),
+    "d.mp4": VideoResult.without_score(None, "d.mp4", Status.NO_SUCH_VIDEO),
 }
 
 
@@ -33,7 +36,7 @@ def test_odd_names_come_back(tmp_path):
 
 def test_an_invalid_submission_is_not_written(tmp_path):
     path = tmp_path / "submission.csv"
-    broken = {"a.mp4": VideoResult("a.mp4", float("nan"), "ok")}
+    broken = {"a.mp4": VideoResult(path=None, name="a.mp4", probability=float("nan"))}
     with pytest.raises(SubmissionError):
         write_submission(path, ["a.mp4"], broken)
     assert list(tmp_path.iterdir()) == []
@@ -53,18 +56,22 @@ def test_details_say_why_there_is_no_score(tmp_path):
     write_details(path, SCORES)
     table = pd.read_csv(path)
     assert table.columns.tolist() == [
-        "filename", "probability", "status", "people", "frames", "seconds",
-    ]  # fmt: skip
-    assert table.iloc[0].tolist() == ["a.mp4", 0.8, "ok", 1, 2, 1.25]
+        *("filename", "probability", "verdict", "status", "people", "frames", "seconds"),
+        *("message", "path"),
+    ]
+    first = ["a.mp4", 0.8, "fake", "ok", 1, 2, 1.25, "ok", "videos/a.mp4"]
+    assert table.iloc[0].tolist() == first
     assert table["probability"].isna().tolist() == [False, True, True, True]
-    assert table["status"][3] == "the file is empty"
+    assert table["status"].tolist() == ["ok", "no_face", "no_face", "no_such_video"]
+    assert table["message"][3] == "no such video"
+    assert table["path"].isna().tolist() == [False, False, False, True]
 
 
 def test_summary_names_each_reason_and_its_videos():
     text = summary(SCORES, 0.5)
     assert "4 videos, 1 scored, 3 without a score (given the prior 0.5)" in text
     assert "2 x no face found: b.mp4, c.mp4" in text
-    assert "1 x the file is empty: d.mp4" in text
+    assert "1 x no such video: d.mp4" in text
     assert "without" not in summary({"a.mp4": SCORES["a.mp4"]}, 0.5)
 
 

@@ -1,7 +1,8 @@
 import pytest
 from matplotlib.figure import Figure
 
-from dfdetect import TrackResult, VideoResult
+from dfdetect import Status, TrackResult, VideoResult
+from dfdetect.errors import ArgumentError
 from dfdetect.reporting.figures import draw_curve, draw_frame
 from dfdetect.video.reader import read_frames
 
@@ -11,7 +12,7 @@ def test_pictures_show_the_worst_moment_and_every_person(real_clip):
     calm = TrackResult(0.1, times, [(10.0, 20.0, 60.0, 90.0)] * 4, [0.1] * 4)
     box = (365.0, 80.0, 560.0, 340.0)
     suspicious = TrackResult(0.7, times, [box] * 4, [0.5, 0.6, 0.95, 0.7])
-    score = VideoResult("clip.mp4", 0.7, "ok", [calm, suspicious])
+    score = VideoResult(path=real_clip, name="clip.mp4", probability=0.7, tracks=[calm, suspicious])
     left, right = Figure().subplots(1, 2)
     draw_frame(left, real_clip, score, frames=4)
     draw_curve(right, score)
@@ -25,5 +26,6 @@ def test_pictures_show_the_worst_moment_and_every_person(real_clip):
 
 
 def test_nothing_to_draw(real_clip):
-    with pytest.raises(ValueError, match="no face found"):
-        draw_frame(Figure().subplots(), real_clip, VideoResult("clip.mp4", None, "no face found"))
+    result = VideoResult.without_score(real_clip, "clip.mp4", Status.NO_FACE)
+    with pytest.raises(ArgumentError, match="no face found"):
+        draw_frame(Figure().subplots(), real_clip, result)

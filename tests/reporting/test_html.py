@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dfdetect import TrackResult, VideoResult, predict
+from dfdetect import Status, TrackResult, VideoResult, predict
 from dfdetect.faces.crops import cut_faces
 from dfdetect.reporting.html import write_report
 from dfdetect.runtime.budget import TimeBudget
@@ -17,7 +17,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 def score(name, probability, times=(0.0, 1.0, 2.0)):
     face = TrackResult(probability, list(times), [BOX] * len(times), [probability] * len(times))
-    return VideoResult(name, probability, "ok", [face], {"total": 0.5})
+    return VideoResult(
+        path=None, name=name, probability=probability, tracks=[face], timings={"total": 0.5}
+    )
 
 
 @pytest.fixture
@@ -26,7 +28,9 @@ def scores():
     return {
         "low.mp4": score("low.mp4", 0.1),
         odd: score(odd, 0.9),
-        "broken.mp4": VideoResult("broken.mp4", None, "the file is <empty>"),
+        "broken.mp4": VideoResult.without_score(
+            None, "broken.mp4", Status.UNREADABLE_VIDEO, "is <empty>"
+        ),
         "gone.mp4": score("gone.mp4", 0.4),
     }
 
@@ -57,7 +61,7 @@ def test_a_page_needs_nothing_else(scores, real_clip, tmp_path):
     assert {"script", "style", "table", "svg", "img"} <= names
     assert "b" not in names
     assert "4 videos, 3 scored" in reader.text
-    assert "the file is <empty>" in reader.text
+    assert "not a readable video (is <empty>)" in reader.text
     assert 'a "<b>&\\udce9.mp4' in reader.text
     assert "<a detector>" in reader.text
     pictures = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]

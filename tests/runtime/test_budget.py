@@ -1,6 +1,6 @@
 import pytest
 
-from dfdetect.results import TrackResult, VideoResult
+from dfdetect.results import Status, TrackResult, VideoResult
 from dfdetect.runtime import budget as module
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget, parse_duration
 
@@ -30,7 +30,8 @@ def score_one(budget, clock, decode=1.0, frame=0.1, side_by_side=2):
         "wait": 3.0,
         "total": 9.0,
     }
-    budget.record(VideoResult("a.mp4", 0.5, "ok", [FACE], seconds), frames)
+    result = VideoResult(path=None, name="a.mp4", probability=0.5, tracks=[FACE], timings=seconds)
+    budget.record(result, frames)
     return frames
 
 
@@ -77,5 +78,5 @@ def test_when_even_the_fewest_are_too_many_the_time_runs_out(clock):
 
 def test_videos_without_faces_say_nothing_of_the_speed(clock):
     budget = TimeBudget(60, videos=40, frames=32)
-    budget.record(VideoResult("a.mp4", None, "the file is empty", [], {"total": 0.1}), 32)
+    budget.record(VideoResult.without_score(None, "a.mp4", Status.EMPTY_FILE), 32)
     assert budget.frames() == 32

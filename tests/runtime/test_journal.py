@@ -1,8 +1,18 @@
-from dfdetect.results import TrackResult, VideoResult
+from pathlib import Path
+
+from dfdetect.results import Status, TrackResult, Verdict, VideoResult
 from dfdetect.runtime.journal import Journal
 
 FACE = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
-SCORE = VideoResult("a.mp4", 0.9, "ok", [FACE], {"total": 1.5})
+SCORE = VideoResult(
+    path=Path("a.mp4"),
+    name="a.mp4",
+    probability=0.9,
+    verdict=Verdict.FAKE,
+    tracks=[FACE],
+    frames_sampled=2,
+    timings={"total": 1.5},
+)
 SETTINGS = {"weights": "5c1e", "frames": 32}
 
 
@@ -57,10 +67,12 @@ def test_half_a_line_spoils_nothing(tmp_path):
 
 def test_what_a_later_run_may_do_better_is_not_kept(tmp_path):
     journal = make(tmp_path)
-    for status in ("no time was left for it", "failed: OutOfMemoryError: "):
-        journal.add("a.mp4", tmp_path / "a.mp4", VideoResult("a.mp4", None, status))
+    for status in (Status.OUT_OF_TIME, Status.FAILED):
+        result = VideoResult.without_score(tmp_path / "a.mp4", "a.mp4", status)
+        journal.add("a.mp4", tmp_path / "a.mp4", result)
     assert not journal.path.exists()
-    journal.add("a.mp4", tmp_path / "a.mp4", VideoResult("a.mp4", None, "no such file"))
+    result = VideoResult.without_score(tmp_path / "a.mp4", "a.mp4", Status.NO_SUCH_FILE)
+    journal.add("a.mp4", tmp_path / "a.mp4", result)
     assert list(journal.read({"a.mp4": tmp_path / "a.mp4"})) == ["a.mp4"]
     journal.close()
     assert not journal.path.exists()

@@ -20,7 +20,7 @@ from dfdetect.cli import main
 from dfdetect.data.extract import extract
 from dfdetect.evaluation.evaluate import evaluate
 from dfdetect.prediction import predict
-from dfdetect.results import CRASHED, OUT_OF_TIME
+from dfdetect.results import Status
 from dfdetect.runtime import ray_cluster as module
 from dfdetect.runtime.journal import Journal
 from dfdetect.runtime.ray_cluster import map_on_cluster
@@ -150,7 +150,7 @@ def test_a_machine_that_is_lost_in_mid_run_and_a_decoder_that_crashes(
     assert added == list(local)
     rows = pd.read_csv(details).set_index("filename")
     assert rows.index.tolist() == list(local)
-    assert rows.loc["crash.mp4", "status"].startswith(CRASHED)
+    assert rows.loc["crash.mp4", "status"] == "decoder_crashed"
     assert np.isnan(rows.loc["crash.mp4", "probability"])
     for name, score in local.items():
         if name != "crash.mp4":
@@ -170,7 +170,7 @@ def make_scorer(detector, whole, device, decoders):
         frames = [float(number) for number in range(32)]
         boxes = [] if not whole else [(0.0, 0.0, 1.0, 1.0)] * 32
         face = TrackResult(0.5, frames, boxes, [] if not whole else frames)
-        return VideoResult(task.path.name, 0.5, "ok", [face], {{"total": 1.0}})
+        return VideoResult(path=task.path, name=task.name, probability=0.5, tracks=[face])
     return score
 
 prediction._make_scorer = make_scorer
@@ -218,7 +218,7 @@ def test_time_that_is_out_leaves_videos_without_a_score(address, sample_data, tm
         time_budget=3.2,
         progress=False,
     )
-    assert {score.status for score in scores.values()} == {OUT_OF_TIME}
+    assert {score.status for score in scores.values()} == {Status.OUT_OF_TIME}
     assert len(pd.read_csv(tmp_path / "out.csv")) == len(scores) == 6
 
 

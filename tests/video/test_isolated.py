@@ -76,7 +76,7 @@ def test_read_frames_keeps_frames_as_they_are(write_clip, numbered_frames, decod
 def test_read_frames_survives_a_crash(misbehave, real_clip, decoders):
     frames = misbehave("os.kill(os.getpid(), 11)")
     assert isinstance(next(frames), Frame)
-    with pytest.raises(VideoError, match=r"its decoder crashed \(status -11\)"):
+    with pytest.raises(VideoError, match=r"its decoder crashed \(exit status -11\)"):
         next(frames)
     assert decoders.idle == []
     assert len(list(decoders.read_frames(real_clip, 4))) == 4
@@ -192,5 +192,5 @@ def test_read_frames_tells_of_a_decoder_that_dies_in_between(real_clip, monkeypa
         return get(self, shape)
 
     monkeypatch.setattr(isolated._Slot, "get", get_and_kill)
-    with pytest.raises(VideoError, match=r"its decoder crashed \(status -9\)"):
+    with pytest.raises(VideoError, match=r"its decoder crashed \(exit status -9\)"):
         list(decoders.read_frames(real_clip, 8))

@@ -135,7 +135,7 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason, r
     with pytest.raises(VideoError, match=reason) as caught:
         list(read_frames(path))
     assert str(path) in str(caught.value)
-    assert str(path) not in caught.value.reason
+    assert str(path) not in caught.value.details
 
 
 def test_missing_file(tmp_path):

@@ -1,0 +1,61 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from dfdetect import Status, TrackResult, Verdict, VideoResult, to_dataframe
+
+TRACK = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
+SCORED = VideoResult(
+    path=Path("videos/a.mp4"),
+    name="a.mp4",
+    probability=0.9,
+    verdict=Verdict.FAKE,
+    tracks=[TRACK],
+    frames_sampled=32,
+    timings={"total": 1.5},
+)
+UNSCORED = VideoResult.without_score(None, "b.mp4", Status.UNREADABLE_VIDEO, "Invalid data")
+
+
+@pytest.mark.parametrize("result", [SCORED, UNSCORED], ids=["scored", "without score"])
+def test_from_dict_restores_what_to_dict_gave_to_json(result):
+    assert VideoResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_track_result_from_dict_restores_boxes():
+    assert TrackResult.from_dict(json.loads(json.dumps(TRACK.to_dict()))) == TRACK
+
+
+def test_from_dict_refuses_an_unknown_status():
+    with pytest.raises(ValueError, match="sleepy"):
+        VideoResult.from_dict({**UNSCORED.to_dict(), "status": "sleepy"})
+
+
+def test_without_score_says_why():
+    assert UNSCORED.probability is None
+    assert UNSCORED.status == "unreadable_video"
+    assert UNSCORED.message == "not a readable video (Invalid data)"
+
+
+def test_repr_is_one_line():
+    assert repr(SCORED) == (
+        "VideoResult('a.mp4', probability=0.900, verdict=fake, status=ok, 1 track, 32 frames)"
+    )
+    assert repr(TRACK) == "TrackResult(probability=0.900, 2 frames from 0.0 to 0.5 s)"
+
+
+def test_status_values_are_snake_case_and_unique():
+    assert all(status.value == status.name.lower() for status in Status)
+    assert len({status.sentence for status in Status}) == len(Status)
+    assert f"{Status.NO_FACE}" == "no_face"
+
+
+def test_to_dataframe_has_a_row_for_each_video():
+    table = to_dataframe([SCORED, UNSCORED])
+    assert table["filename"].tolist() == ["a.mp4", "b.mp4"]
+    assert table["probability"].isna().tolist() == [False, True]
+    assert table["verdict"].fillna("").tolist() == ["fake", ""]
+    assert table["status"].tolist() == ["ok", "unreadable_video"]
+    assert table.loc[0, ["people", "frames", "seconds"]].tolist() == [1, 2, 1.5]
+    assert to_dataframe([]).columns.tolist() == table.columns.tolist()
