@@ -1,17 +1,38 @@
 """Metadata and dependencies; the tools are configured in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).parent
+LARGEST_IN_WHEEL = 10**6
+
+
+def constant(file: str, name: str) -> str:
+    """Read a constant from a module without importing it: its dependencies may not be there yet."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    return re.search(f'^{name} = "(.+)"$', text, re.MULTILINE)[1]
+
+
+def checkpoints_in_wheel() -> list[str]:
+    """The default checkpoint and the small ones; the others are for users of a clone."""
+    default = constant("dfdetect/checkpoints/weights.py", "DEFAULT_WEIGHTS")
+    return [
+        path.name
+        for path in sorted((ROOT / "weights").glob("*.safetensors"))
+        if path.stem == default or path.stat().st_size < LARGEST_IN_WHEEL
+    ]
+
+
 setup(
     name="dfdetect",
-    version="0.1.0",
+    version=constant("dfdetect/__init__.py", "__version__"),
     description="Detect face-manipulated videos: a folder of clips in, P(FAKE) for each one out",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_expression="Apache-2.0 AND LicenseRef-dfdetect-weights",
+    license_files=["LICENSE", "weights/LICENSE"],
     python_requires=">=3.10",
     # Checkpoints and notebook live beside the package in a clone and inside it in the wheel.
     packages=[
@@ -21,22 +42,23 @@ setup(
     ],
     package_dir={"dfdetect.kernel": "kernel", "dfdetect.weights": "weights"},
     package_data={
+        "dfdetect": ["py.typed"],
         "dfdetect.reporting": ["*.html"],
         "dfdetect.runtime": ["*.yaml"],
         "dfdetect.kernel": ["*.ipynb", "*.json"],
-        "dfdetect.weights": ["*.safetensors", "README.md"],
+        "dfdetect.weights": [*checkpoints_in_wheel(), "README.md"],
     },
     install_requires=[
         "av>=14.2",
         # 2.6.0 has the same detector but pins torch, numpy and pillow to old versions.
         "facenet-pytorch>=2.5.3,<2.6",
-        "matplotlib",
-        "numpy",
-        "opencv-python",
-        "pandas",
-        "pillow",
-        "safetensors",
-        "scikit-learn",
+        "matplotlib>=3.7",
+        "numpy>=1.26",
+        "opencv-python>=4.8",
+        "pandas>=2.0",
+        "pillow>=10",
+        "safetensors>=0.4",
+        "scikit-learn>=1.2",
         "timm>=1.0",
         "torch>=2.4",
         "torchvision",
@@ -48,7 +70,7 @@ setup(
         "cluster": ["ray>=2.40,<3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
-            *("h5py", "hypothesis", "ipykernel", "nbclient", "nbval", "psutil"),
+            *("h5py", "hypothesis", "ipykernel", "mypy>=1.11", "nbclient", "nbval", "psutil"),
             *("pytest", "pytest-cov", "ray>=2.40,<3", "ruff"),
         ],
     },

@@ -25,7 +25,7 @@ def find_weights(weights: str | Path | None = None) -> Path:
         return Path(name)
     raise FileNotFoundError(
         f"no weights {name!r}: give a {SUFFIX} file or one of the installed names: "
-        f"{', '.join(installed) or 'none'}"
+        f"{', '.join(installed) or 'none'}; larger ones are in the folder weights/ of a clone"
     )
 
 

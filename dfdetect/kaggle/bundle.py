@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 
+from dfdetect import __version__
 from dfdetect.checkpoints.weights import find_weights, package_folder
 from dfdetect.errors import ArgumentError, DfdetectError, InputError
 from dfdetect.files import require_writable
@@ -42,8 +43,8 @@ DATASET_METADATA = "dataset-metadata.json"
 KERNEL_METADATA = "kernel-metadata.json"
 # What a bundle is made of, and the next one replaces.
 OURS = ("*.whl", "*.safetensors", "*.ipynb", DATASET_METADATA, KERNEL_METADATA, FILE_LIST)
-# The package's own files that the wheel does without: weights are beside it.
-NOT_IN_WHEEL = frozenset({"weights", "kernel", "__pycache__"})
+# Code, and what `package_data` in setup.py names; weights and notebook are beside the wheel.
+PACKAGE_FILES = ("*.py", "py.typed", "reporting/*.html", "runtime/*.yaml")
 # All files in the wheel have this date, so that the same package gives the same bytes.
 WHEEL_DATE = (2020, 1, 1, 0, 0, 0)
 
@@ -113,8 +114,13 @@ def bundle(
 def write_wheel(folder: Path) -> Path:
     """Write a wheel of this package, as it is installed or cloned here, without its weights.
 
+    It is written by hand because setuptools needs a clone and, for a build, the network.
+
+    Returns:
+        The path of the wheel. The same package gives the same bytes.
+
     Raises:
-        ArgumentError: The package's metadata is missing.
+        DfdetectError: The package's metadata is missing, or is of another version than its code.
     """
     try:
         installed = distribution("dfdetect")
@@ -122,30 +128,43 @@ def write_wheel(folder: Path) -> Path:
         raise DfdetectError(
             "dfdetect is not installed: run `pip install .` in its clone"
         ) from error
-    information = f"dfdetect-{installed.version}.dist-info"
-    package = Path(__file__).parent.parent
-    files = {
-        f"dfdetect/{path.relative_to(package).as_posix()}": path.read_bytes()
-        for path in sorted(package.rglob("*"))
-        if path.is_file() and not NOT_IN_WHEEL & set(path.relative_to(package).parts)
-    }
+    if installed.version != __version__:
+        raise DfdetectError(
+            f"the installed metadata is of dfdetect {installed.version}, the code is "
+            f"{__version__}: run `pip install` again in its clone"
+        )
+    information = f"dfdetect-{__version__}.dist-info"
+    files = package_files(Path(__file__).parent.parent)
     # In a clone, setuptools' own copy of the metadata may be found first.
-    metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO")
-    files[f"{information}/METADATA"] = (metadata or "").encode()
-    files[f"{information}/entry_points.txt"] = (
-        installed.read_text("entry_points.txt") or ""
-    ).encode()
+    metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
+    files[f"{information}/METADATA"] = metadata.encode()
+    entry_points = installed.read_text("entry_points.txt") or ""
+    files[f"{information}/entry_points.txt"] = entry_points.encode()
     files[f"{information}/WHEEL"] = (
         b"Wheel-Version: 1.0\nGenerator: dfdetect\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     )
     record = f"{information}/RECORD"
     rows = [f"{name},sha256={_digest(data)},{len(data)}\n" for name, data in files.items()]
     files[record] = "".join([*rows, f"{record},,\n"]).encode()
-    wheel = folder / f"dfdetect-{installed.version}-py3-none-any.whl"
+    wheel = folder / f"dfdetect-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
             archive.writestr(zipfile.ZipInfo(name, WHEEL_DATE), data, zipfile.ZIP_DEFLATED)
     return wheel
+
+
+def package_files(package: Path) -> dict[str, bytes]:
+    """Contents of the files that belong to a package, by their paths in a wheel.
+
+    As in `setup.py`: folders without `__init__.py` and files of other kinds, such as data or
+    backups beside the code, stay out.
+    """
+    return {
+        path.relative_to(package.parent).as_posix(): path.read_bytes()
+        for marker in sorted(package.rglob("__init__.py"))
+        for path in sorted(marker.parent.iterdir())
+        if any(path.match(pattern) for pattern in PACKAGE_FILES)
+    }
 
 
 def check_dataset(folder: str | Path) -> None:

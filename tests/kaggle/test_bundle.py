@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -8,8 +9,15 @@ import pandas as pd
 import pytest
 
 import dfdetect
+from dfdetect import DfdetectError
 from dfdetect.cli import main
-from dfdetect.kaggle.bundle import DATASET_METADATA, bundle, check_dataset, write_wheel
+from dfdetect.kaggle.bundle import (
+    DATASET_METADATA,
+    bundle,
+    check_dataset,
+    package_files,
+    write_wheel,
+)
 from dfdetect.kaggle.data import COMPETITION
 
 NAMES = "facenet_pytorch-2.5.3-py3-none-any.whl", "av-99.1.0-cp312-abi3-manylinux_2_28_x86_64.whl"
@@ -93,6 +101,56 @@ def test_the_wheel_holds_the_package_without_its_weights(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert str(target) in run.stdout
     assert (target / "bin" / "dfdetect").is_file()
+
+
+def test_package_files_leaves_out_what_setup_does_not_take(tmp_path):
+    package = tmp_path / "package"
+    for name in ("__init__.py", "cli.py", "cli.py.orig", "py.typed", "video.mp4", "a.html"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(name)
+    for name in ("reporting/__init__.py", "reporting/page.html", "reporting/page.html~"):
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text(name)
+    for folder in (".ipynb_checkpoints", "old"):
+        (package / folder).mkdir()
+        (package / folder / "cli.py").write_text("a copy")
+    assert set(package_files(package)) == {
+        "package/__init__.py",
+        "package/cli.py",
+        "package/py.typed",
+        "package/reporting/__init__.py",
+        "package/reporting/page.html",
+    }
+
+
+def test_write_wheel_refuses_metadata_of_another_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfdetect.kaggle.bundle.__version__", "99.0")
+    with pytest.raises(DfdetectError, match=r"the code is 99\.0: run `pip install` again"):
+        write_wheel(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_write_wheel_takes_the_files_that_setup_takes(tmp_path, sample_data):
+    """Built by setuptools, which pip downloads; the default and small weights are in that wheel."""
+    clone = tmp_path / "clone"  # a build would leave files in the checkout
+    for name in ("dfdetect", "kernel", "weights"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(sample_data.parent / name, clone / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(sample_data.parent / name, clone)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path / "pip", clone], check=True)
+    (built,) = (tmp_path / "pip").iterdir()
+    names = {name for name in zipfile.ZipFile(built).namelist() if ".dist-info/" not in name}
+    beside = {name for name in names if name.startswith(("dfdetect/weights/", "dfdetect/kernel/"))}
+    own = zipfile.ZipFile(write_wheel(tmp_path)).namelist()
+    assert names - beside == {name for name in own if ".dist-info/" not in name}
+    checkpoints = {name for name in beside if name.endswith(".safetensors")}
+    assert "dfdetect/weights/tf_efficientnet_lite2.safetensors" in checkpoints
+    assert "dfdetect/weights/xception.safetensors" not in checkpoints
+    assert built.stat().st_size < 15_000_000
 
 
 @pytest.mark.parametrize(
