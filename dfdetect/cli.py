@@ -21,7 +21,7 @@ from time import monotonic
 from dfdetect import __version__
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.errors import ArgumentError, DfdetectError
-from dfdetect.training.config import RECIPES, TrainConfig, recipe
+from dfdetect.training.config import TrainConfig, recipe
 
 REASONS_GIVEN = 1
 UNUSABLE = 2
@@ -505,7 +505,7 @@ def _bundle(**options: object) -> None:
 def _models(pattern: str) -> None:
     from dfdetect.checkpoints.io import read_spec
     from dfdetect.checkpoints.weights import DEFAULT_WEIGHTS, list_weights
-    from dfdetect.models.registry import list_models
+    from dfdetect.models.registry import list_models, list_recipes
 
     weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, pattern)}
     architectures = list_models(pattern)
@@ -517,5 +517,6 @@ def _models(pattern: str) -> None:
         mark = ", the default" if name == DEFAULT_WEIGHTS else ""
         print(f"  {name}{mark}  ({spec.architecture}, {spec.input_size} px; {spec.licence})")
     print("architectures (* with a recipe of its own):")
+    with_recipe = list_recipes()
     for name in architectures:
-        print(f"  {name}{' *' if name in RECIPES else ''}")
+        print(f"  {name}{' *' if name in with_recipe else ''}")

@@ -9,7 +9,7 @@ import torch
 
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import FARTHEST, CropRule
-from dfdetect.models.registry import SEQUENCE_MODELS
+from dfdetect.models.registry import model_info
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.scoring.verdict import OperatingPoints
@@ -89,10 +89,9 @@ class ModelSpec:
                 f"frames_per_clip must be {CLIP_LENGTHS[0]} to {CLIP_LENGTHS[-1]}, "
                 f"not {self.frames_per_clip!r}"
             )
-        if (self.frames_per_clip > 1) != (self.architecture in SEQUENCE_MODELS):
-            takes = (
-                "clips of 2 and more" if self.architecture in SEQUENCE_MODELS else "single crops"
-            )
+        takes_clips = model_info(self.architecture).input == "clip"
+        if (self.frames_per_clip > 1) != takes_clips:
+            takes = "clips of 2 and more" if takes_clips else "single crops"
             raise ArgumentError(
                 f"frames_per_clip is {self.frames_per_clip}, but {self.architecture} takes {takes}"
             )

@@ -21,23 +21,21 @@ from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import InputError
 from dfdetect.evaluation.evaluate import evaluate
 from dfdetect.files import atomic_path, require_writable
-from dfdetect.models.registry import SEQUENCE_MODELS
+from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.training.config import recipe
 from dfdetect.training.pretrained import IMAGENET
 from dfdetect.training.trainer import train
 
 STUDY_FAKE_SHARE = 0.8075
-# Accuracy in the study's validation.
-STUDY: dict[str, float | None] = {
+# Accuracy in the study's validation, of those of its detectors for which it is stated.
+STUDY_ACCURACY = {
     "logistic_regression": 0.8333,
     "linear_svm": 0.67,
     "simple_cnn_1": 0.75,
-    "simple_cnn_2": None,
     "cnn_lstm": 0.85,
     "vgg16": 0.70,
     "resnet50": 0.70,
     "xception": 0.84,
-    "tf_efficientnet_lite0": None,
 }
 # Those that start from the weights of an installed package; the others start from random ones.
 INITIAL = {"tf_efficientnet_lite0": IMAGENET}
@@ -69,7 +67,7 @@ def compare(
             are, a run that was stopped goes on.
         clips: Indexes with crops in a row (`dfdetect extract`) that clip models are trained on too.
         val_clips: Index of other crops in a row, on which all are measured as well.
-        architectures: Which ones; None for those of the study and EfficientNet-Lite0.
+        architectures: Which ones; None for `compared_architectures()`.
         device: As in `load_detector`.
         progress: Show progress bars.
 
@@ -92,9 +90,9 @@ def compare(
     if (out / "comparison.csv").is_file():
         kept = pd.read_csv(out / "comparison.csv", index_col="detector")
     rows = []
-    for name in architectures or STUDY:
+    for name in architectures or compared_architectures():
         checkpoint = out / f"{name}{SUFFIX}"
-        sets = [*faces, *clips] if name in SEQUENCE_MODELS else list(faces)
+        sets = [*faces, *clips] if model_info(name).input == "clip" else list(faces)
         if checkpoint.exists():
             _require_trained_on(checkpoint, sets)
             tqdm.write(f"{name}: {checkpoint} is there, and taken as it is")
@@ -115,7 +113,7 @@ def compare(
     table = pd.DataFrame(rows).set_index("detector")
     kept = kept.loc[kept.index.difference(table.index)].reindex(columns=table.columns)
     table = pd.concat([table, kept]).rename_axis("detector")
-    order = [*STUDY, *table.index.difference([*STUDY, DEFAULT]), DEFAULT]
+    order = [*STUDY_ACCURACY, *table.index.difference([*STUDY_ACCURACY, DEFAULT]), DEFAULT]
     table = table.loc[[name for name in order if name in table.index]]
     with atomic_path(out / "comparison.csv") as temporary:
         table.to_csv(temporary)
@@ -124,6 +122,16 @@ def compare(
     with atomic_path(out / "comparison.png") as temporary:
         draw(table).savefig(temporary, format="png")
     return table
+
+
+def compared_architectures() -> list[str]:
+    """Architectures with a recipe, the study's first.
+
+    That of the default detector is left out: it is measured as it is installed.
+    """
+    default = read_spec(find_weights()).architecture
+    others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, default})
+    return [*STUDY_ACCURACY, *others]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
@@ -214,7 +222,7 @@ def _measure(
     row["constant_log_loss"] = scores["constant_log_loss"]
     row["study_balance_accuracy"] = scores["reweighted"]["accuracy"]
     row["study_balance_constant"] = scores["reweighted"]["constant_accuracy"]
-    row["study_accuracy"] = STUDY.get(name)
+    row["study_accuracy"] = STUDY_ACCURACY.get(name)
     if val_clips is not None:
         clips = evaluate(val_clips, checkpoint, device=device, progress=progress)
         row["clips_auc"] = clips.get("auc_within_sources", clips["auc"])

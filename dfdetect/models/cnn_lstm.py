@@ -16,11 +16,17 @@ design on swapped faces.
 import torch
 from torch import nn
 
+from dfdetect.models.registry import register_model
 from dfdetect.models.simple_cnn import WIDTHS, conv_blocks
 
 HIDDEN = 128
 
 
+@register_model(
+    "cnn_lstm",
+    input="clip",
+    recipe={"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
+)
 class CNNLSTM(nn.Module):
     """A model of clips: consecutive crops of one face.
 

@@ -17,9 +17,13 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
+from dfdetect.models.registry import register_model
+
 GRID = 16
 
 
+@register_model("linear_svm", closed_form=True, recipe={"input_size": 128})
+@register_model("logistic_regression", closed_form=True, recipe={"input_size": 128})
 class LinearModel(nn.Module):
     """One linear layer on a picture of sharpness.
 

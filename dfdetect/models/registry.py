@@ -1,45 +1,103 @@
-"""Architectures, built by name with fresh weights.
+"""Architectures by name: how each is built, what it takes and how it is best trained.
 
-Every model has one output: it takes a float32 tensor of RGB crops, normalised with the checkpoint's
-mean and std, of shape (batch, 3, size, size), or (batch, time, 3, size, size) where it looks at
-clips, and returns logits of FAKE of shape (batch, 1). Weights come from files only; nothing is
-downloaded.
+Every model has one output. It takes a float32 tensor of RGB crops, normalised with the checkpoint's
+mean and std, of shape (batch, 3, size, size), or of shape (batch, time, 3, size, size) if its input
+is a clip, and returns logits of FAKE of shape (batch, 1). Weights are random until a checkpoint is
+loaded; nothing is downloaded.
+
+To add an architecture, write one file in this folder, with `register_model` above its class.
 """
 
 import difflib
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal, TypeVar
 
 from torch import nn
 
 from dfdetect.errors import ArgumentError
 from dfdetect.models import timm_models
-from dfdetect.models.cnn_lstm import CNNLSTM
-from dfdetect.models.linear import LinearModel
-from dfdetect.models.simple_cnn import SimpleCNN1, SimpleCNN2
 from dfdetect.models.timm_models import head_parameters
-from dfdetect.models.xception import Xception
 
 __all__ = [
-    "LINEAR_MODELS",
-    "SEQUENCE_MODELS",
+    "ModelInfo",
     "create_model",
     "head_parameters",
     "list_models",
-    "normalisation",
+    "list_recipes",
+    "model_info",
+    "register_model",
 ]
 
-OWN_MODELS: dict[str, Callable[..., nn.Module]] = {
-    "cnn_lstm": CNNLSTM,
-    "linear_svm": LinearModel,
-    "logistic_regression": LinearModel,
-    "simple_cnn_1": SimpleCNN1,
-    "simple_cnn_2": SimpleCNN2,
-    "xception": Xception,
-}
-SEQUENCE_MODELS = frozenset({"cnn_lstm"})
-LINEAR_MODELS = frozenset({"linear_svm", "logistic_regression"})
-OWN_MEAN = OWN_STD = (0.5, 0.5, 0.5)
+Network = TypeVar("Network", bound=type[nn.Module])
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of an architecture before it is built.
+
+    Attributes:
+        build: Makes the network with random weights; takes the options of the architecture.
+        input: `image` for single crops, `clip` for several crops of one face in a row.
+        closed_form: Whether its one layer is fitted at once (`dfdetect.training.linear`) instead
+            of by gradient descent.
+        recipe: Fields of `TrainConfig` that suit it and differ from the defaults.
+        mean: Subtracted from the RGB channels of pixels in 0..1.
+        std: Divides them then.
+    """
+
+    build: Callable[..., nn.Module]
+    input: Literal["image", "clip"]
+    closed_form: bool
+    recipe: Mapping[str, Any]
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+
+_REGISTERED: dict[str, ModelInfo] = {}
+
+
+def register_model(
+    name: str,
+    *,
+    input: Literal["image", "clip"] = "image",
+    closed_form: bool = False,
+    recipe: Mapping[str, Any] | None = None,
+) -> Callable[[Network], Network]:
+    """Return a decorator that makes a network known by a name; one class can have several names.
+
+    Args:
+        name: For `create_model` and the command line.
+        input: As in `ModelInfo`.
+        closed_form: As in `ModelInfo`.
+        recipe: As in `ModelInfo`; None for the defaults of `TrainConfig`.
+
+    Raises:
+        ArgumentError: Another network has the name.
+
+    Example:
+        >>> @register_model("mean_colour", recipe={"input_size": 32, "epochs": 2})
+        ... class MeanColour(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.head = nn.Linear(3, 1)
+        ...     def forward(self, images):
+        ...         return self.head(images.mean(dim=(2, 3)))
+        ...     def get_classifier(self):
+        ...         return self.head
+    """
+
+    def register(network: Network) -> Network:
+        if name in _REGISTERED:
+            raise ArgumentError(f"an architecture {name!r} is registered already: use another")
+        _REGISTERED[name] = ModelInfo(network, input, closed_form, recipe or {})
+        return network
+
+    return register
 
 
 def create_model(name: str, **arguments: float) -> nn.Module:
@@ -54,14 +112,40 @@ def create_model(name: str, **arguments: float) -> nn.Module:
         TypeError: The architecture has no such argument.
 
     Example:
-        >>> model = create_model("tf_efficientnet_lite0")
-        >>> model(torch.zeros(2, 3, 160, 160)).shape
+        >>> import torch
+        >>> model = create_model("simple_cnn_2")
+        >>> model(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 1])
     """
-    if name in OWN_MODELS:
-        return OWN_MODELS[name](**arguments)
-    _require_known(name)
-    return timm_models.create(name, **arguments)
+    return model_info(name).build(**arguments)
+
+
+def model_info(name: str) -> ModelInfo:
+    """Describe the architecture `name`.
+
+    Raises:
+        ArgumentError: The name is unknown; the message lists similar ones.
+
+    Example:
+        >>> model_info("cnn_lstm").input
+        'clip'
+    """
+    own = _own_models()
+    if name in own:
+        return own[name]
+    # Other names, "name.tag" or a hub's, would make timm look for pretrained weights.
+    if name not in timm_models.names():
+        similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
+        raise ArgumentError(
+            f"unknown architecture {name!r}; similar names: {similar}; see `dfdetect models`"
+        )
+    return ModelInfo(
+        timm_models.builder(name),
+        "image",
+        False,
+        timm_models.RECIPES.get(name, {}),
+        *timm_models.normalisation(name),
+    )
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -71,26 +155,25 @@ def list_models(pattern: str = "*") -> list[str]:
         >>> list_models("tf_efficientnet_lite?")[:2]
         ['tf_efficientnet_lite0', 'tf_efficientnet_lite1']
     """
-    own = [name for name in OWN_MODELS if fnmatchcase(name, pattern)]
+    own = [name for name in _own_models() if fnmatchcase(name, pattern)]
     return sorted({*own, *timm_models.names(pattern)})
 
 
-def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std, RGB, for pixels in 0..1, that an architecture is trained with.
+def list_recipes() -> list[str]:
+    """Names of the architectures that have a recipe of their own, sorted.
 
-    Raises:
-        ArgumentError: The name is unknown.
+    Example:
+        >>> "xception" in list_recipes(), "resnet18" in list_recipes()
+        (True, False)
     """
-    if name in OWN_MODELS:
-        return OWN_MEAN, OWN_STD
-    _require_known(name)
-    return timm_models.normalisation(name)
+    own = [name for name, info in _own_models().items() if info.recipe]
+    return sorted({*own, *timm_models.RECIPES})
 
 
-def _require_known(name: str) -> None:
-    """Names with a tag of weights ("name.tag") or a hub's would make timm ask the network."""
-    if name not in timm_models.names():
-        similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
-        raise ArgumentError(
-            f"unknown architecture {name!r}; similar names: {similar}; see `dfdetect models`"
-        )
+@cache
+def _own_models() -> dict[str, ModelInfo]:
+    """This package's architectures: each module registers its own when it is imported."""
+    package = import_module("dfdetect.models")
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        import_module(module.name)
+    return _REGISTERED

@@ -30,11 +30,17 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from dfdetect.models.registry import register_model
+
 WIDTHS = (16, 32, 64, 128)
 GRID_1, GRID_2 = 4, 5
 UNITS = (120, 84)
 
 
+@register_model(
+    "simple_cnn_1",
+    recipe={"input_size": 128, "epochs": 20, "patience": 6, "learning_rate": 2e-3},
+)
 class SimpleCNN1(nn.Module):
     """Four blocks of 3 x 3 convolutions, for images of 16 pixels and more.
 
@@ -62,6 +68,10 @@ class SimpleCNN1(nn.Module):
         return self.classifier[-1]
 
 
+@register_model(
+    "simple_cnn_2",
+    recipe={"input_size": 64, "epochs": 8, "learning_rate": 1e-3, "drop_rate": 0.0},
+)
 class SimpleCNN2(nn.Module):
     """LeNet-5 for colour images of 24 pixels and more.
 

@@ -14,6 +14,10 @@ followed by batch normalisation. Sides are those of the paper's input of 299 pix
 | head | | (dropout,) linear | outputs | |
 
 22,855,952 weights with the 1000 outputs of the paper ("22.8 million"), 20,809,001 with one.
+
+timm's `legacy_xception` computes the same, number for number. This one stays because the installed
+checkpoint `xception` names its tensors after the modules below, and because they can be read beside
+the paper's table.
 """
 
 from itertools import pairwise
@@ -21,10 +25,16 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from dfdetect.models.registry import register_model
+
 WIDTHS = (128, 256, 728)
 MIDDLE_MODULES = 8
 
 
+@register_model(
+    "xception",
+    recipe={"input_size": 96, "epochs": 8, "learning_rate": 1e-3, "precision": "mixed"},
+)
 class Xception(nn.Module):
     """The whole network.
 

@@ -123,47 +123,18 @@ CHOICES = {
     "aggregation": FRAME_AGGREGATIONS,
 }
 
-# What differs from the defaults, chosen for two CPU cores on actors held out of the training faces.
-# Nets that start from random weights need many passes; `mixed` makes the large ones twice as fast
-# on a GPU or a CPU with AMX.
-RECIPES: dict[str, dict[str, Any]] = {
-    "logistic_regression": {"input_size": 128},
-    "linear_svm": {"input_size": 128},
-    "simple_cnn_1": {"input_size": 128, "epochs": 20, "patience": 6, "learning_rate": 2e-3},
-    "simple_cnn_2": {"input_size": 64, "epochs": 8, "learning_rate": 1e-3, "drop_rate": 0.0},
-    "cnn_lstm": {"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
-    "xception": {"input_size": 96, "epochs": 8, "learning_rate": 1e-3, "precision": "mixed"},
-    "resnet50": {"input_size": 96, "epochs": 7, "learning_rate": 1e-3, "precision": "mixed"},
-    "vgg16": {
-        "input_size": 48,
-        "epochs": 1,
-        "learning_rate": 3e-4,
-        "lr_scaling": "by_inputs",
-        "precision": "mixed",
-    },
-    "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
-    # The default detector's: long and strong, to hold up on faces and footage of other sources.
-    "tf_efficientnet_lite2": {
-        "epochs": 8,
-        "patience": 8,
-        "learning_rate": 5e-4,
-        "weight_decay": 0.05,
-        "drop_rate": 0.3,
-        "drop_path_rate": 0.15,
-        "augmentation": "strong",
-        "self_blend_share": 0.45,
-        "min_pair_difference": 4.0,
-        "ema_decay": 0.999,
-        "aggregation": "soft_maximum",
-    },
-}
-
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
     """The settings that suit an architecture, with those given in their place.
+
+    Raises:
+        ArgumentError: The architecture is unknown, or a setting is out of its range.
 
     Example:
         >>> recipe("simple_cnn_1", epochs=2).learning_rate
         0.002
     """
-    return TrainConfig(architecture, **{**RECIPES.get(architecture, {}), **settings})
+    # Imported here: the help of `dfdetect train` reads `TrainConfig` and need not wait for torch.
+    from dfdetect.models.registry import model_info
+
+    return TrainConfig(architecture, **{**model_info(architecture).recipe, **settings})

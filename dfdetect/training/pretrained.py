@@ -12,7 +12,7 @@ from torch import nn
 
 from dfdetect.checkpoints.weights import SUFFIX
 from dfdetect.errors import DfdetectError, InputError
-from dfdetect.models.registry import head_parameters, normalisation
+from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
 # Packages that hold a net trained on ImageNet as a part of theirs, and the file in them: ResNet-50
@@ -188,6 +188,6 @@ def _read_keras_convolutions(
     shapes = [tensor.shape for tensor in tensors]
     if not names or shapes != [target[name].shape for name in names]:
         raise InputError(f"{path}: does not hold the convolutions of this architecture")
-    _, std = normalisation("vgg16")
+    std = model_info("vgg16").std
     first = tensors[0].flip(1) * torch.tensor(std).view(1, 3, 1, 1) * LARGEST_PIXEL
     return dict(zip(names, [first, *tensors[1:]], strict=True))

@@ -23,7 +23,7 @@ from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
 from dfdetect.files import require_writable
-from dfdetect.models.registry import LINEAR_MODELS, create_model, normalisation
+from dfdetect.models.registry import create_model, model_info
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.scoring.verdict import OperatingPoints
@@ -108,7 +108,8 @@ def train(
     state_path = out.with_suffix(".state.pt")
     _require_new(out, state_path, resume)
     with init_distributed(device) as (context, torch_device):
-        if config.architecture in LINEAR_MODELS and context.world_size > 1:
+        closed_form = model_info(config.architecture).closed_form
+        if closed_form and context.world_size > 1:
             raise ArgumentError(
                 f"{config.architecture} is fitted by one process: start it without torchrun"
             )
@@ -129,7 +130,7 @@ def train(
         judge = Judge(split.held_out, config.frames_per_clip, spec.aggregation)
         run = Run(out, model, spec, judge, context, progress)
         loading = _Loading(context.cores if workers is None else workers, progress)
-        if config.architecture in LINEAR_MODELS:
+        if closed_form:
             _fit_linear(run, split, loading)
         else:
             if init is None:
@@ -201,7 +202,7 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
             configured size, or `init` is not a state dict of it.
     """
     rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
-    if config.architecture in LINEAR_MODELS:
+    if model_info(config.architecture).closed_form:
         rates = {}
     try:
         model = create_model(
@@ -234,12 +235,12 @@ def start_spec(config: TrainConfig) -> ModelSpec:
     Raises:
         ArgumentError: The architecture is unknown, or cannot take such input.
     """
-    mean, std = normalisation(config.architecture)
+    info = model_info(config.architecture)
     return ModelSpec(
         config.architecture,
         config.input_size,
-        mean,
-        std,
+        info.mean,
+        info.std,
         crop=CropRule(config.crop_scale, config.crop_shift),
         aggregation=Aggregation(frames=config.aggregation, min_track_share=MIN_TRACK_SHARE),
         mirror=config.frames_per_clip == 1,

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from dfdetect import create_model, list_models
-from dfdetect.models.registry import head_parameters, normalisation
+from dfdetect.models.registry import head_parameters, list_recipes, model_info, register_model
 from dfdetect.models.xception import Module, Xception
 
 
@@ -44,6 +44,16 @@ def test_xception_is_the_papers():
     assert model.eval()(torch.zeros(1, 3, 299, 299)).shape == (1, 1000)
 
 
+def test_xception_computes_what_timms_does():
+    torch.manual_seed(0)
+    model = create_model("xception").eval()
+    original = timm.create_model("legacy_xception", num_classes=1).eval()
+    tensors = zip(original.state_dict(), model.state_dict().values(), strict=True)
+    original.load_state_dict(dict(tensors))
+    images = torch.randn(1, 3, 96, 96)
+    assert torch.allclose(model(images), original(images))
+
+
 def test_clip_models_look_at_the_order_of_frames():
     torch.manual_seed(0)
     model = create_model("cnn_lstm").eval()
@@ -68,8 +78,8 @@ def test_the_head_is_the_last_layer(name):
 
 
 def test_normalisation_is_that_of_the_weights():
-    assert normalisation("resnet50")[0] == pytest.approx((0.485, 0.456, 0.406))
-    assert normalisation("xception") == ((0.5,) * 3, (0.5,) * 3)
+    assert model_info("resnet50").mean == pytest.approx((0.485, 0.456, 0.406))
+    assert model_info("xception").mean == model_info("xception").std == (0.5,) * 3
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "vgg11"])
@@ -114,6 +124,27 @@ def test_names_that_mean_a_download_are_refused(name):
 def test_unknown_arguments_are_refused():
     with pytest.raises(TypeError):
         create_model("resnet18", pretrained=True)
+
+
+def test_register_model_refuses_a_name_that_is_taken():
+    assert "cnn_lstm" in list_models()
+    with pytest.raises(ValueError, match="'cnn_lstm' is registered already"):
+        register_model("cnn_lstm")(Xception)
+    assert model_info("cnn_lstm").input == "clip"
+
+
+def test_model_info_says_what_a_model_takes_and_how_it_is_fitted():
+    clips = [name for name in list_recipes() if model_info(name).input == "clip"]
+    linear = [name for name in list_recipes() if model_info(name).closed_form]
+    assert clips == ["cnn_lstm"]
+    assert linear == ["linear_svm", "logistic_regression"]
+
+
+def test_model_info_refuses_unknown_names():
+    with pytest.raises(
+        ValueError, match=r"unknown architecture 'resnet_50'; similar names: .*resnet50"
+    ):
+        model_info("resnet_50")
 
 
 def test_list_is_filtered_by_pattern():

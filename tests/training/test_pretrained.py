@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dfdetect import create_model
-from dfdetect.models.registry import head_parameters, normalisation
+from dfdetect.models.registry import head_parameters, model_info
 from dfdetect.training.pretrained import (
     find_initial_weights,
     load_initial_weights,
@@ -179,7 +179,8 @@ def test_initial_weights_of_keras_convolutions(tmp_path):
     # The same response to the same picture, as either net wants it.
     pixels = torch.rand(1, 3, 8, 8)
     bgr = pixels.flip(1) * 255 - torch.tensor([104.0, 116.7, 122.7]).view(1, 3, 1, 1)
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in normalisation("vgg16"))
+    info = model_info("vgg16")
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (info.mean, info.std))
     expected = torch.conv2d(bgr, first)
     found = torch.conv2d((pixels - mean) / std, model.features[0].weight)
     assert (expected - found).abs().max() < 0.02 * expected.abs().max()

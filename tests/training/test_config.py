@@ -1,0 +1,26 @@
+import pytest
+
+from dfdetect.models.registry import list_recipes, model_info
+from dfdetect.training.config import TrainConfig, recipe
+
+
+@pytest.mark.parametrize("architecture", list_recipes())
+def test_recipe_of_each_architecture_is_usable(architecture):
+    config = recipe(architecture)
+    for name, value in model_info(architecture).recipe.items():
+        assert getattr(config, name) == value
+    assert (config.frames_per_clip > 1) == (model_info(architecture).input == "clip")
+
+
+def test_recipe_gives_way_to_settings():
+    assert recipe("simple_cnn_1").epochs == 20
+    assert recipe("simple_cnn_1", epochs=2).epochs == 2
+
+
+def test_recipe_of_other_architectures_is_the_defaults():
+    assert recipe("resnet18") == TrainConfig("resnet18")
+
+
+def test_recipe_refuses_unknown_architectures():
+    with pytest.raises(ValueError, match="unknown architecture 'resnet_of_dreams'"):
+        recipe("resnet_of_dreams")
