@@ -117,7 +117,7 @@ class Learner:
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
         """Learn from one batch; its mean loss over all processes."""
         # Dropout draws from torch, on whatever device: a step's depends on nothing before it.
-        torch.manual_seed(self.seed + self.schedule.last_epoch)
+        torch.manual_seed(step_seed(self.seed, self.schedule.last_epoch))
         targets = labels.to(self.device, torch.float32)
         targets = targets * (1 - self.smoothing) + self.smoothing / 2
         with (
@@ -136,3 +136,15 @@ class Learner:
         if self.averaged:
             self.averaged.update_parameters(self.model)
         return self.context.all_reduce_sum(loss)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Mix the seed of a run and the number of a step, from 0, into the seed of that step.
+
+    Their sum would give runs of neighbouring seeds the same numbers, one step apart.
+
+    Example:
+        >>> step_seed(0, 1) == step_seed(1, 0)
+        False
+    """
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
