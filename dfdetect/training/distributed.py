@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from dfdetect.errors import DfdetectError
 from dfdetect.runtime.device import available_cores, choose_device
 
 
@@ -126,6 +127,10 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 class _GlobalBatchMode(TorchFunctionMode):
     """Computes of a part of a batch what one process computes of the whole.
 
+    Batch normalisation, dropout and stochastic depth are known. A model that draws random numbers
+    in any other way would draw others than in one process, and is refused: that shows in the states
+    of torch's generators.
+
     Args:
         context: The processes.
         size: Items in the whole batch.
@@ -141,6 +146,15 @@ class _GlobalBatchMode(TorchFunctionMode):
             functional.dropout: self._dropout,
             torch.Tensor.bernoulli_: self._bernoulli,
         }
+
+    def __enter__(self) -> "_GlobalBatchMode":
+        self.generators = _generator_states()
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, *details: Any) -> None:
+        super().__exit__(kind, *details)
+        if kind is None:
+            self._require_no_other_draws()
 
     def __torch_function__(
         self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -189,9 +203,25 @@ class _GlobalBatchMode(TorchFunctionMode):
 
     def _bernoulli(self, values: torch.Tensor, p: float = 0.5) -> torch.Tensor:
         """Draw for all items of the whole batch, and take those of this part."""
+        self._require_no_other_draws()
         rows = values.shape[0] // self.own
         whole = values.new_empty((self.size, rows, *values.shape[1:])).bernoulli_(p)
+        self.generators = _generator_states()
         return values.copy_(self.context.shard(whole).reshape(values.shape))
+
+    def _require_no_other_draws(self) -> None:
+        if not all(map(torch.equal, self.generators, _generator_states())):
+            raise DfdetectError(
+                "this architecture draws random numbers in training in another way than by dropout "
+                "or stochastic depth, and would learn otherwise with several processes: train it "
+                "without torchrun"
+            )
+
+
+def _generator_states() -> list[torch.Tensor]:
+    """States of torch's random generators on the CPU and on this process's GPU, if it has one."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_available() else states
 
 
 class _Sum(torch.autograd.Function):

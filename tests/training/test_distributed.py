@@ -6,6 +6,10 @@ import time
 
 import pandas as pd
 import pytest
+import torch
+
+from dfdetect import DfdetectError
+from dfdetect.training.distributed import DistributedContext
 
 SMALL = ["--input-size", "64", "--batch-size", "6", "--device", "cpu"]
 # Compares a model that normalises batches and drops units in two ways with one process's.
@@ -54,6 +58,28 @@ def torchrun(processes, *command):
 
 def train(face_set, out, *options):
     return ["-m", "dfdetect", "train", "--faces", face_set, "--out", out, *SMALL, *options]
+
+
+@pytest.mark.parametrize(
+    "model", [lambda images: images + torch.rand_like(images), torch.nn.Dropout2d(0.5)]
+)
+def test_global_batch_refuses_draws_that_it_does_not_share(model):
+    with (
+        pytest.raises(DfdetectError, match="draws random numbers in training in another way"),
+        DistributedContext(rank=0, world_size=2).global_batch(4),
+    ):
+        model(torch.ones(2, 3, 8, 8))
+
+
+def test_global_batch_shares_what_dropout_draws():
+    torch.manual_seed(0)
+    whole = torch.nn.Dropout(0.5)(torch.ones(4, 5))
+    for rank in range(2):
+        torch.manual_seed(0)
+        context = DistributedContext(rank, world_size=2)
+        with context.global_batch(4):
+            part = torch.nn.Dropout(0.5)(torch.ones(2, 5))
+        assert torch.equal(part, context.shard(whole))
 
 
 @pytest.mark.parametrize("processes", [2, 3])
