@@ -43,7 +43,7 @@ MOST_IMAGE_BYTES = 64 * 2**20
 
 
 class FaceSetError(InputError):
-    """A face set cannot be used; the message names the file, the fault and the mend."""
+    """A face set cannot be used; the message names the file, the fault and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +443,7 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 
 
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
-    """Nothing is ever unpacked; but such an archive was made by mistake, or by no friend."""
+    """Refuse an archive that was made by mistake or to do harm, although nothing is unpacked."""
     name = PurePosixPath(member.name)
     fault = None
     if name.is_absolute() or ".." in name.parts:

@@ -91,7 +91,7 @@ def reconstruct(
         steps: Steps that each autoencoder is trained for.
         copies: Reconstructions of each crop, each by another autoencoder.
         device: As in `load_detector`.
-        seed: Of the autoencoders' weights and of all that is drawn.
+        seed: Seed of the autoencoders' weights and of all random draws.
         progress: Show progress bars.
 
     Returns:

@@ -33,8 +33,8 @@ class Aggregation:
     Args:
         frames: `mean_logit` or `soft_maximum`, from frames to a track.
         tracks: `max`, from tracks to the video.
-        floor: Least probability of either class.
-        sharpness: Of the soft maximum; towards 0 it becomes the mean, towards infinity the maximum.
+        floor: Lowest probability of either class.
+        sharpness: Sharpness of the soft maximum; near 0 it is the mean, near infinity the maximum.
         window: Neighbouring frames that are averaged first, for the soft maximum.
         min_track_share: Frames of a track / frames of the longest one, below which it has no say.
     """

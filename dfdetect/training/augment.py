@@ -121,8 +121,8 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
     Args:
         input_size: Side of the result in pixels.
         strength: `light`, or `strong`: wider framing, shrinking to a fifth, darkness, noise,
-            occlusion and video codecs, for long trainings that are to hold up on footage of other
-            sources.
+            occlusion and video codecs, for long trainings of detectors that must work on
+            footage of other sources.
 
     Returns:
         A transform to uint8 images of shape (..., 3, input_size, input_size), which treats crops

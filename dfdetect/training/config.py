@@ -37,7 +37,7 @@ class TrainConfig:
     frames_per_clip: int = _setting(1, "crops of a face in a row that a clip model looks at")
     epochs: int = _setting(6, "passes over the rarer class, each with as many of the other")
     epoch_crops: int = _setting(0, "crops or clips in an epoch instead, of both classes; 0: a pass")
-    patience: int = _setting(4, "stop after so many epochs without a lower held-out log loss")
+    patience: int = _setting(4, "stop after this number of epochs without a lower choosing loss")
     batch_size: int = _setting(32, "crops or clips in a step, half of each class")
     learning_rate: float = _setting(6e-4, "peak of the one-cycle schedule")
     lr_scaling: str = _setting(
@@ -82,7 +82,7 @@ class TrainConfig:
                 raise ArgumentError(f"{name} must be {low:g} to {high:g}, not {value:g}")
 
     def crop_size(self, epoch: int) -> int:
-        """Side of the crops in an epoch, from 0: small ones first, of which many fit in a time.
+        """Return the side of the crops in an epoch: small ones first, which are faster to learn.
 
         Tan & Le, "EfficientNetV2: Smaller Models and Faster Training", ICML 2021.
 

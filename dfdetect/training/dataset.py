@@ -29,10 +29,10 @@ class Item(NamedTuple):
     """One entry of a batch.
 
     Attributes:
-        position: Of the crop or clip in the dataset.
-        seed: Of all that is drawn for it. A fake and the REAL item that it is made of have the same
-            seed: they are augmented alike.
-        role: What becomes of it.
+        position: Position of the crop or clip in the dataset.
+        seed: Seed of all its random draws. A fake and the REAL item that it is made of have the
+            same seed, so that they are augmented alike.
+        role: What becomes of the crop before it is augmented.
     """
 
     position: int
@@ -56,7 +56,7 @@ class ClipDataset(Dataset):
             transform: a reconstruction lacks the grain that a codec has left in its original.
 
     Items are uint8 (3, size, size), or (length, 3, size, size) for clips, and 0.0 or 1.0. They are
-    asked for by an `Item`, or by a position alone.
+    requested by an `Item`, or by a position alone.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""The processes that train a model together, as `torchrun` starts them, or the only one.
+"""Training by several processes, as `torchrun` starts them, or by a single one.
 
-Each learns from its part of every batch, and all together do what one process does with the whole
-of it: gradients are averaged (torch's DistributedDataParallel, Li et al. 2020), batch normalisation
-uses the statistics of the whole batch (also on CPUs, where torch's SyncBatchNorm does not run), and
-what is dropped is drawn for the whole batch.
+Each process learns from its part of every batch. Together they do what one process does with the
+whole batch: gradients are averaged (torch's DistributedDataParallel, Li et al. 2020), batch
+normalisation uses the statistics of the whole batch (also on CPUs, where torch's SyncBatchNorm does
+not run), and dropout masks are drawn for the whole batch.
 """
 
 import os
@@ -25,12 +25,12 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train together.
+    """This process, as one of those that train together.
 
     Attributes:
-        rank: Its number among all of them, from 0.
-        world_size: How many there are.
-        local_world_size: How many there are on this machine.
+        rank: Number of this process, from 0.
+        world_size: Number of processes.
+        local_world_size: Number of processes on this machine.
     """
 
     rank: int = 0
@@ -44,15 +44,15 @@ class DistributedContext:
 
     @property
     def cores(self) -> int:
-        """Cores of this machine that are this process's share, at least 1."""
+        """This process's share of the cores of this machine, at least 1."""
         return max(1, available_cores() // self.local_world_size)
 
     def shard(self, items: Sequence | np.ndarray) -> Any:
-        """This process's part of what all of them do."""
+        """Return this process's part of the items."""
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Put the parts of all processes together, as `shard` took them apart."""
+        """Return the parts of all processes in the order that they had before `shard`."""
         if self.world_size == 1:
             return part
         parts: list[np.ndarray] = [part] * self.world_size
@@ -63,27 +63,27 @@ class DistributedContext:
         return whole
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """What the first process makes; on the others, it is sent to them."""
+        """Return what the first process makes; it is sent to the others."""
         made = [make() if self.is_first else None]
         if self.world_size > 1:
             distributed.broadcast_object_list(made)
         return made[0]
 
     def all_reduce_sum(self, value: torch.Tensor) -> float:
-        """The sum of a number over all processes."""
+        """Return the sum of a number over all processes."""
         value = value.detach().clone()
         if self.world_size > 1:
             distributed.all_reduce(value)
         return value.item()
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """The model, such that its gradients are the mean over all processes."""
+        """Return the model with gradients that are averaged over all processes."""
         if self.world_size == 1:
             return model
         return DistributedDataParallel(model)
 
     def global_batch(self, size: int) -> AbstractContextManager:
-        """Within this, models treat a part of a batch of `size` items as part of the whole."""
+        """Return a context in which models treat their items as part of a batch of `size`."""
         return nullcontext() if self.world_size == 1 else _GlobalBatchMode(self, size)
 
 

@@ -22,7 +22,7 @@ from dfdetect.training.param_groups import parameter_groups
 
 WARM_UP = 0.15
 RECENT_STEPS = 50
-# Seconds after which a run that is killed goes on where it was, also within an epoch.
+# Seconds between two saves within an epoch: a run that is killed loses no more than this.
 SAVE_EVERY = 600.0
 
 
@@ -30,11 +30,11 @@ class Learner:
     """Model, optimiser and schedule; mixed precision where the configuration and device say so.
 
     Args:
-        model: Learns, on its device.
-        spec: How to feed it.
-        config: Of the run.
-        steps: In an epoch.
-        batch: Items in the batch of a step, of which each process has its part.
+        model: The model that learns, on its device.
+        spec: How its input is normalised.
+        config: Configuration of the run.
+        steps: Steps in an epoch.
+        batch: Items in a batch; each process has its part of them.
         context: The processes that learn together.
     """
 

@@ -1,4 +1,4 @@
-"""Weights to start a training from: the user's own files, or an installed package's."""
+"""Weights that a training starts from: the user's own files, or those of an installed package."""
 
 from importlib.util import find_spec
 from pathlib import Path

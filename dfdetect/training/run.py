@@ -34,8 +34,8 @@ class Run:
     Attributes:
         progress: Whether the main figures of each epoch are written to stderr.
         history: The figures of each epoch, or of each strength of a linear model's penalty.
-        best: Of the one with the lowest choosing loss: `weights`, `calibration`,
-            `operating_points`, `scores` and `made_by`.
+        best: `weights`, `calibration`, `operating_points`, `scores` and `made_by` of the model with
+            the lowest choosing loss.
     """
 
     out: Path

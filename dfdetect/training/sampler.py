@@ -40,7 +40,7 @@ class BalancedSampler(Sampler[list[Item]]):
     Args:
         dataset: The items.
         batch_size: Items in a batch.
-        seed: Of the order.
+        seed: Seed of the order.
         weights: Two for each face set of the dataset, for its REAL and for its FAKE items; all the
             same if None.
         self_blend_share: Share of the FAKE half.

