@@ -373,6 +373,7 @@ def load_detector(
     """
     if frames < 1:
         raise ArgumentError(f"frames must be at least 1, not {frames}")
+    frames = int(frames)  # a numpy integer has no place in JSON
     model, spec = load_checkpoint(find_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
 

@@ -1,6 +1,7 @@
 """Files that are either complete or untouched, and tables whose errors name them."""
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,6 @@ import pandas as pd
 
 from dfdetect.errors import ArgumentError, InputError
 
-NEW_FILE_MODE = 0o666
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -32,18 +32,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
+        temporary.touch(exist_ok=False)  # with the permissions of any new file
         yield temporary
-        # mkstemp keeps others out; the finished file gets the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(NEW_FILE_MODE & ~umask)
         temporary.replace(path)
     except OSError as error:
-        if error.filename in (None, name):  # name the file that is wanted, not the temporary one
+        # Name the file that is wanted, not the temporary one.
+        if error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -53,14 +49,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def require_writable(path: str | Path) -> None:
     """Make sure that a file can be written, before hours are spent on its content.
 
+    Nothing is created: folders that do not exist yet are made when the file is written.
+
     Raises:
         ArgumentError: The path is a folder or a device, or its folder cannot be made or written to.
     """
     path = Path(path)
     _require_replaceable(path)
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ArgumentError(

@@ -157,7 +157,7 @@ def test_truncated_behind_the_index(scorer, write_clip, faces, share, status):
     assert 5 < left < 16 if status == "ok" else left == 0
     assert status_of(scorer, path) == status
     for threads in (1, 2) if left else ():
-        assert len(list(read_frames(path, 16, threads))) == left
+        assert len(list(read_frames(path, 16, threads=threads))) == left
 
 
 def test_the_index_is_missing(scorer, tmp_path, small_clip):

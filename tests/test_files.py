@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from dfdetect.errors import ArgumentError
 from dfdetect.files import atomic_path, require_writable
 
 
@@ -53,3 +54,21 @@ def test_pipes_are_not_replaced_and_links_stay(tmp_path):
         temporary.write_text("new")
     assert link.is_symlink()
     assert file.read_text() == "new"
+
+
+def test_atomic_path_leaves_the_umask_alone(tmp_path, monkeypatch):
+    """It belongs to the whole process: other threads create files meanwhile."""
+    monkeypatch.setattr(os, "umask", None)
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.write_text("")
+
+
+def test_require_writable_creates_nothing(tmp_path):
+    require_writable(tmp_path / "new" / "folder" / "file.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_require_writable_refuses_a_file_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        require_writable(tmp_path / "file" / "folder" / "file.csv")

@@ -221,7 +221,7 @@ class _Extractor:
         video.tracks = []
         video.fail(Status.NO_FACE)
         for face_detector in self.face_detectors:
-            frames = video.frames(self.settings.frames)
+            frames = video.frames(num_frames=self.settings.frames)
             video.tracks = track_faces(
                 frames, face_detector.detect, self.settings.crop, self.settings.size
             )
@@ -234,7 +234,7 @@ class _Extractor:
         if not original.tracks:
             return False
         numbers = sorted({number for track in original.tracks for number in track.numbers})
-        with closing(video.frames(numbers)) as frames:
+        with closing(video.frames(indices=numbers)) as frames:
             first = next(frames)
             if video.shape != original.shape:
                 return False
@@ -288,9 +288,9 @@ class _TrackedVideo:
         """Say why there are no crops."""
         self.status, self.message = status, status.describe(details)
 
-    def frames(self, count: int | Sequence[int]) -> Iterator[Frame]:
+    def frames(self, **wanted: Any) -> Iterator[Frame]:
         """Read the video; `shape` is known with the first frame."""
-        for frame in self.video.read(count, self.decoders):
+        for frame in self.video.read(self.decoders, **wanted):
             self.shape = frame.image.shape
             yield frame
 

@@ -14,11 +14,12 @@ import logging
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from dfdetect.data.faceset import LABELS, FaceSet, ImageLocation, decode_image
 from dfdetect.errors import InputError
@@ -67,15 +68,15 @@ class LabelledVideo:
         """What no other video has: the archive, if there is one, and the path."""
         return self.archive, self.path
 
-    def read(self, count: int | Sequence[int], decoders: DecoderPool) -> Iterator[Frame]:
-        """Yield the frames; `count` is that of `read_frames`.
+    def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
+        """Yield the frames; `wanted` are the `num_frames` or `indices` of `read_frames`.
 
         Raises:
             VideoError: There are no frames.
             OSError: The file, or its place in the archive, cannot be read.
         """
         with self.open() as path:
-            yield from decoders.read_frames(path, count)
+            yield from decoders.read_frames(path, **wanted)
 
     @contextmanager
     def open(self) -> Iterator[Path]:
@@ -122,7 +123,7 @@ class LabelledPhoto:
         """Bytes of the encoded picture."""
         return max(0, self.image.size)
 
-    def read(self, count: int | Sequence[int], decoders: DecoderPool) -> Iterator[Frame]:
+    def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
         """Yield the one frame; the arguments are for videos.
 
         Raises:

@@ -257,7 +257,7 @@ def _trained(
     net = train_autoencoder(
         spec, faces, steps=steps, device=device, seed=seed, progress=progress, title=kind
     )
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, {"made_by": description})
@@ -345,6 +345,6 @@ def _draw_samples(nets: dict[str, Autoencoder], faces: FaceSet, path: Path) -> N
             axes.imshow(image)
             axes.set(xticks=[], yticks=[])
         axes_of_line[0].set_ylabel(name)
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)

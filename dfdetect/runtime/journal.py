@@ -7,15 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
+from dfdetect import __version__
 from dfdetect.results import Status, VideoResult
 
 
 class Journal:
     """A file to which each score is added as a line of JSON.
 
-    A line belongs to a file's name and size, and to a run's settings; others are passed over. So is
-    half a line, which a killed process may leave. Videos that there was no time for, or on which
-    the detector failed, are not kept: a later run tries them again.
+    A line belongs to the name, size and modification time of a file, to the settings of a run and
+    to this version of dfdetect; other lines are ignored. So is half a line, which a killed process
+    may leave. Videos that there was no time for, or on which the detector failed, are not kept: a
+    later run tries them again.
 
     Args:
         path: The file.
@@ -30,7 +32,7 @@ class Journal:
 
     def __init__(self, path: Path, settings: Mapping[str, str | int]):
         self.path = path
-        self.settings = dict(settings)
+        self.settings = {**settings, "version": __version__}
         self._lock = Lock()
 
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
@@ -40,7 +42,7 @@ class Journal:
             entry = _parse(line)
             if not entry or self._is_stale(entry) or entry["name"] not in videos:
                 continue
-            if entry["size"] == _size(videos[entry["name"]]):
+            if entry["file"] == _state(videos[entry["name"]]):
                 results[entry["name"]] = entry["result"]
         return results
 
@@ -48,7 +50,7 @@ class Journal:
         """Add a score; by any thread."""
         if result.status in (Status.OUT_OF_TIME, Status.FAILED):
             return
-        entry = {"name": name, "size": _size(video), "settings": self.settings}
+        entry = {"name": name, "file": _state(video), "settings": self.settings}
         line = json.dumps({**entry, "result": result.to_dict()})
         try:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
@@ -79,9 +81,11 @@ class Journal:
         return entry["settings"] != self.settings
 
 
-def _size(video: Path) -> int | None:
+def _state(video: Path) -> list[int] | None:
+    """What changes when a file does: its size and modification time, or None without a file."""
     try:
-        return video.stat().st_size
+        found = video.stat()
+        return [found.st_size, found.st_mtime_ns]
     except OSError:
         return None
 
@@ -90,7 +94,7 @@ def _parse(line: bytes) -> dict | None:
     """What a line says; None if it is damaged."""
     try:
         entry = json.loads(line)
-        parts = {part: entry[part] for part in ("name", "size", "settings")}
+        parts = {part: entry[part] for part in ("name", "file", "settings")}
         return {**parts, "result": VideoResult.from_dict(entry["result"])}
     except (ValueError, KeyError, TypeError):
         return None

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dfdetect.errors import InputError
@@ -17,16 +17,16 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Find the videos in files and folders, and name each one.
 
     Folders are searched through all their sub-folders, those that are linked to as well, for the
-    usual suffixes of videos; a file that is given by itself is taken whatever its suffix. A video's
-    name is its base name or, where two base names are equal, its path below the folder that was
-    given. A folder that may not be searched is warned of.
+    usual suffixes of videos; a file that is given by itself is taken whatever its suffix. The name
+    of a video is its base name; if two are equal, its path below the folder that was given; if
+    those are equal too, its path as given. A folder that may not be searched is warned of.
 
     Returns:
         Path by name, sorted by name.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        InputError: There are no videos, or two have the same name even so.
+        InputError: There are no videos.
 
     Example:
         >>> find_videos(["videos"])
@@ -50,17 +50,22 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
             f"no videos in {', '.join(map(str, paths))}; looked for "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}"
         )
-    count = Counter(file.name for file in below)
-    named: dict[str, Path] = {}
-    for file, relative in below.items():
-        name = file.name if count[file.name] == 1 else relative
-        if name in named:
-            raise InputError(
-                f"{named[name]} and {file} would both be called {name!r}: give the folder that "
-                "holds them both, or rename one"
-            )
-        named[name] = file
-    return dict(sorted(named.items()))
+    return dict(sorted((name, file) for file, name in _name_each(below).items()))
+
+
+def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
+    """A name of its own for each file, from its path below the folder that was given."""
+    forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
+    counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
+    names = {
+        file: next((name for name, count in zip(form, counts, strict=True) if count[name] == 1), "")
+        for file, form in forms.items()
+    }
+    count = Counter(names.values())
+    return {
+        file: name if name and count[name] == 1 else file.absolute().as_posix()
+        for file, name in names.items()
+    }
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

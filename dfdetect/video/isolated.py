@@ -52,7 +52,7 @@ class DecoderPool:
 
     Example:
         >>> with DecoderPool() as decoders:
-        ...     frames = list(decoders.read_frames("video.mp4", count=8))
+        ...     frames = list(decoders.read_frames("video.mp4", 8))
     """
 
     def __init__(self, threads: int = 0):
@@ -82,7 +82,9 @@ class DecoderPool:
     def read_frames(
         self,
         path: str | Path,
-        count: int | Sequence[int] = DEFAULT_FRAMES,
+        num_frames: int = DEFAULT_FRAMES,
+        *,
+        indices: Sequence[int] | None = None,
         seconds: float = TIME_LIMIT,
     ) -> Iterator[Frame]:
         """Yield frames of a video, like `dfdetect.video.reader.read_frames`.
@@ -91,7 +93,8 @@ class DecoderPool:
 
         Args:
             path: Any video file that FFmpeg reads.
-            count: As in `read_frames`.
+            num_frames: As in `read_frames`.
+            indices: As in `read_frames`.
             seconds: Time limit for reading the video, from the first frame to the last.
 
         Raises:
@@ -100,11 +103,16 @@ class DecoderPool:
             CancelledError: The pool was closed.
         """
         if os.name == "nt":
-            yield from read_frames(path, count, self.threads)
+            yield from read_frames(path, num_frames, indices=indices, threads=self.threads)
             return
         decoder = self._processes.take(path)
         try:
-            yield from decoder.read(path, count, self.threads, seconds)
+            wanted = {
+                "num_frames": int(num_frames),
+                "indices": None if indices is None else [int(index) for index in indices],
+                "threads": self.threads,
+            }
+            yield from decoder.read(path, wanted, seconds)
         finally:
             self._processes.give_back(decoder)
 
@@ -140,14 +148,13 @@ def _serve(
     out: BinaryIO,
     slot: "_Slot",
     path: str,
-    count: int | list[int],
-    threads: int,
+    **wanted: Any,
 ) -> None:
     """Hand out frames, each once the one before was taken; then say how it ended."""
     end: dict[str, Any] = {}
     pending_ack = False
     try:
-        for frame in read_frames(path, count, threads):
+        for frame in read_frames(path, **wanted):
             if pending_ack:
                 requests.readline()
             slot.put(frame.image)
@@ -235,16 +242,14 @@ class DecoderProcess:
         self.cancelled = False
         self.expired = False
 
-    def read(
-        self, path: str | Path, count: int | Sequence[int], threads: int, seconds: float
-    ) -> Iterator[Frame]:
-        """Yield frames; arguments and errors are those of `DecoderPool.read_frames`."""
+    def read(self, path: str | Path, wanted: dict[str, Any], seconds: float) -> Iterator[Frame]:
+        """Yield frames; `wanted` are arguments of `read_frames`, errors are the pool's."""
         self.ready = False
         timer = Timer(seconds, self._expire)
         timer.daemon = True
         timer.start()
         try:
-            self._send({"path": str(Path(path).absolute()), "count": count, "threads": threads})
+            self._send({"path": str(Path(path).absolute()), **wanted})
             while "shape" in (answer := self._receive(path)):
                 image = self.slot.get(answer["shape"])
                 self._send({})

@@ -81,7 +81,11 @@ class Frame:
 
 
 def read_frames(
-    path: str | Path, count: int | Sequence[int] = DEFAULT_FRAMES, threads: int = 0
+    path: str | Path,
+    num_frames: int = DEFAULT_FRAMES,
+    *,
+    indices: Sequence[int] | None = None,
+    threads: int = 0,
 ) -> Iterator[Frame]:
     """Yield evenly spaced frames of a video, or certain ones, in the order of time.
 
@@ -91,19 +95,22 @@ def read_frames(
 
     Args:
         path: Any video file that FFmpeg reads.
-        count: Number of frames, at least 1; or which frames: their numbers from 0, increasing, of
-            which those that the video lacks are left out.
-        threads: Of the decoder; 0 for as many as there are cores.
+        num_frames: Number of evenly spaced frames, at least 1.
+        indices: Numbers of the frames to read instead, from 0, increasing; those that the video
+            lacks are left out.
+        threads: Number of threads that decode; 0 for as many as there are cores.
 
     Raises:
         VideoError: The file is missing, empty, no video, or not one frame can be decoded.
+        ArgumentError: `num_frames` is below 1.
 
     Example:
-        >>> [round(frame.time, 1) for frame in read_frames("ten_seconds.mp4", count=4)]
+        >>> [round(frame.time, 1) for frame in read_frames("ten_seconds.mp4", 4)]
         [1.2, 3.7, 6.2, 8.7]
     """
-    if isinstance(count, int) and count < 1:
-        raise ArgumentError(f"count must be at least 1, not {count}")
+    if num_frames < 1:
+        raise ArgumentError(f"num_frames must be at least 1, not {num_frames}")
+    choice = _Choice(int(num_frames), indices)
     path = Path(path)
     try:
         if not path.exists():
@@ -115,7 +122,7 @@ def read_frames(
     except OSError as error:
         raise VideoError(path, Status.UNREADABLE_FILE, error.strerror) from error
     empty = True
-    found = _read_with_opencv(path, count) if av is None else _read_with_av(path, count, threads)
+    found = _read_with_opencv(path, choice) if av is None else _read_with_av(path, choice, threads)
     for frame in found:
         empty = False
         yield frame
@@ -154,12 +161,19 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     return (2 * np.arange(count) + 1) * len(times) // (2 * count)
 
 
-def _pick(times: np.ndarray, count: int | Sequence[int]) -> np.ndarray:
-    """Positions of evenly spaced times, or those that are asked for, as far as they are there."""
-    if isinstance(count, int):
-        return pick_evenly(times, count)
-    positions = np.array(count, dtype=np.int64)
-    return positions[positions < len(times)]
+@dataclass(frozen=True)
+class _Choice:
+    """Which frames are wanted: so many, evenly spaced, or those of `indices`."""
+
+    num_frames: int
+    indices: Sequence[int] | None
+
+    def pick(self, times: np.ndarray) -> np.ndarray:
+        """Positions among the times, as far as they are there."""
+        if self.indices is None:
+            return pick_evenly(times, self.num_frames)
+        positions = np.array(self.indices, dtype=np.int64)
+        return positions[positions < len(times)]
 
 
 @dataclass(frozen=True)
@@ -178,8 +192,8 @@ class _Plan:
     passes: tuple[str, ...]
 
 
-def _read_with_av(path: Path, count: int | Sequence[int], threads: int) -> Iterator[Frame]:
-    plan = _plan(path, count)
+def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
+    plan = _plan(path, choice)
     pending = plan.stamps
     attempts = [(skip, threads) for skip in plan.passes]
     if threads != 1:  # at the end of a file that is cut off, PyAV drops what other threads decoded
@@ -201,11 +215,11 @@ def _read_with_av(path: Path, count: int | Sequence[int], threads: int) -> Itera
             yield Frame(float((stamp - plan.first) * plan.unit), _to_rgb(frame), number)
             if not pending:
                 return
-        if skip == "NONKEY" and len(pending) < count:
+        if skip == "NONKEY" and len(pending) < choice.num_frames:
             return  # damaged, but what is left of hours need not be decoded
 
 
-def _plan(path: Path, count: int | Sequence[int]) -> _Plan:
+def _plan(path: Path, choice: _Choice) -> _Plan:
     with _open(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -222,16 +236,16 @@ def _plan(path: Path, count: int | Sequence[int]) -> _Plan:
     order = np.unique(stamps)
     if len(order) < len(stamps) or NO_STAMP in order:
         order = np.arange(len(stamps))
-        chosen = order[_pick(order, count)]
+        chosen = order[choice.pick(order)]
         return _Plan(deque(chosen.tolist()), order, False, 0, 1 / rate, ("DEFAULT",))
     first = int(order[0]) if len(order) else 0
-    if not isinstance(count, int):
-        chosen = order[_pick(order, count)]
+    if choice.indices is not None:
+        chosen = order[choice.pick(order)]
         return _Plan(deque(chosen.tolist()), order, True, first, unit, ("DEFAULT",))
     # What is shown after everything before it in the file is an I or P frame.
     anchors = np.unique(np.maximum.accumulate(stamps))
     keys = np.unique(stamps[packets["key"]])
-    enough = SPARE_FRAMES * count
+    enough = SPARE_FRAMES * choice.num_frames
     if len(order) > LONG_VIDEO and len(keys) >= enough:
         candidates, passes = keys, ("NONKEY", "DEFAULT")
     elif len(order) > len(anchors) >= enough:
@@ -239,7 +253,7 @@ def _plan(path: Path, count: int | Sequence[int]) -> _Plan:
         candidates, passes = anchors, ("NONREF", "DEFAULT")
     else:
         candidates, passes = order, ("DEFAULT",)
-    chosen = candidates[_pick(candidates, count)]
+    chosen = candidates[choice.pick(candidates)]
     return _Plan(deque(chosen.tolist()), order, True, first, unit, passes)
 
 
@@ -309,12 +323,12 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-def _read_with_opencv(path: Path, count: int | Sequence[int]) -> Iterator[Frame]:
+def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
     """Grab every frame, convert those that are asked for; OpenCV turns them upright itself."""
     import cv2  # processes that read videos with PyAV do without
 
     total = sum(1 for _ in _grab(path))
-    wanted = set(_pick(np.arange(total), count).tolist())
+    wanted = set(choice.pick(np.arange(total)).tolist())
     first = 0.0
     for position, capture in enumerate(_grab(path)):
         time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000

@@ -141,9 +141,9 @@ def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path
         made.append(device)
         return make(device)
 
-    def read_and_note(decoders, *arguments):
+    def read_and_note(decoders, *arguments, **wanted):
         threads.add(decoders.threads)
-        return read(decoders, *arguments)
+        return read(decoders, *arguments, **wanted)
 
     monkeypatch.setattr(module.MTCNNDetector, "high_recall", make_and_note)
     monkeypatch.setattr(DecoderPool, "read_frames", read_and_note)

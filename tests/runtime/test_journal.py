@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 from dfdetect.results import Status, TrackResult, Verdict, VideoResult
@@ -76,3 +77,20 @@ def test_what_a_later_run_may_do_better_is_not_kept(tmp_path):
     assert list(journal.read({"a.mp4": tmp_path / "a.mp4"})) == ["a.mp4"]
     journal.close()
     assert not journal.path.exists()
+
+
+def test_read_ignores_lines_of_another_version(tmp_path, monkeypatch):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"12345")
+    make(tmp_path).add("a.mp4", video, SCORE)
+    monkeypatch.setattr("dfdetect.runtime.journal.__version__", "99.0")
+    assert make(tmp_path).read({"a.mp4": video}) == {}
+
+
+def test_read_ignores_a_file_that_was_written_anew(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.write_bytes(b"12345")
+    make(tmp_path).add("a.mp4", video, SCORE)
+    video.write_bytes(b"54321")
+    os.utime(video, ns=(0, 0))
+    assert make(tmp_path).read({"a.mp4": video}) == {}

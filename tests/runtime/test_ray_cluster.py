@@ -123,8 +123,8 @@ def test_a_machine_that_is_lost_in_mid_run_and_a_decoder_that_crashes(
     def make_crashing(detector, whole, device, decoders):
         read_frames = decoders.read_frames
 
-        def read_and_crash(path, *rest):
-            frames = read_frames(path, *rest)
+        def read_and_crash(path, *rest, **wanted):
+            frames = read_frames(path, *rest, **wanted)
             yield next(frames)
             if path.name == "crash.mp4":
                 for busy in decoders.busy:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from dfdetect.video.discovery import find_videos
@@ -26,10 +28,20 @@ def test_equal_base_names_are_told_apart_by_their_folder(tmp_path):
     assert found["y/a.mp4"] == tmp_path / "y" / "a.mp4"
 
 
-def test_names_that_stay_equal_are_an_error(tmp_path):
-    touch(tmp_path, "x/a.mp4", "y/a.mp4")
-    with pytest.raises(ValueError, match="both be called"):
-        find_videos([tmp_path / "x", tmp_path / "y"])
+def test_find_videos_tells_equal_names_in_two_folders_apart_by_the_paths_given(
+    tmp_path, monkeypatch
+):
+    touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert list(find_videos(["x", "y"])) == ["b.mp4", "x/a.mp4", "y/a.mp4"]
+    found = find_videos(["x/a.mp4", Path("y", "a.mp4")])
+    assert found == {"x/a.mp4": Path("x/a.mp4"), "y/a.mp4": Path("y/a.mp4")}
+
+
+def test_find_videos_loses_none_whose_path_as_given_is_the_name_of_another(tmp_path, monkeypatch):
+    touch(tmp_path, "x/a.mp4", "more/x/a.mp4", "other/a.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(find_videos(["x", "more", "other"])) == 3
 
 
 def test_the_same_folder_twice_counts_once(tmp_path, monkeypatch):

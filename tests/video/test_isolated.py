@@ -29,8 +29,8 @@ def misbehave(monkeypatch, real_clip, decoders):
         patched = (
             "import os, time, numpy; import dfdetect.video.isolated as w\n"
             "original = w.read_frames\n"
-            "def read_frames(path, count, threads):\n"
-            "    frames = original(path, count, threads); yield next(frames)\n"
+            "def read_frames(path, num_frames, **options):\n"
+            "    frames = original(path, num_frames, **options); yield next(frames)\n"
             f"    {code}\n"
             "    yield from frames\n"
             "w.read_frames = read_frames\n"
@@ -44,7 +44,7 @@ def misbehave(monkeypatch, real_clip, decoders):
                 return popen([*command[:2], template.format(sys.path, patched, shared)], **options)
 
             patch.setattr(isolated.subprocess, "Popen", start)
-            yield from decoders.read_frames(real_clip, count, seconds)
+            yield from decoders.read_frames(real_clip, count, seconds=seconds)
 
     return read
 
@@ -194,3 +194,10 @@ def test_read_frames_tells_of_a_decoder_that_dies_in_between(real_clip, monkeypa
     monkeypatch.setattr(isolated._Slot, "get", get_and_kill)
     with pytest.raises(VideoError, match=r"its decoder crashed \(exit status -9\)"):
         list(decoders.read_frames(real_clip, 8))
+
+
+def test_decoder_pool_takes_numpy_integers(real_clip):
+    with DecoderPool() as decoders:
+        assert len(list(decoders.read_frames(real_clip, np.int64(3)))) == 3
+        chosen = decoders.read_frames(real_clip, indices=np.array([2, 5]))
+        assert [frame.number for frame in chosen] == [2, 5]

@@ -248,7 +248,7 @@ def test_challenge_clips_give_all_frames(corpus):
 def test_frames_of_certain_numbers(write_clip, numbered_frames, options):
     path = write_clip(numbered_frames(30), **options)
     wanted = [0, 7, 8, 29, 30, 99]
-    frames = list(read_frames(path, wanted))
+    frames = list(read_frames(path, indices=wanted))
     assert [number_of(frame) for frame in frames] == [0, 7, 8, 29]
     assert [frame.number for frame in frames] == [0, 7, 8, 29]
     assert [frame.time for frame in frames] == pytest.approx([0, 7 / 25, 8 / 25, 29 / 25])
@@ -256,10 +256,15 @@ def test_frames_of_certain_numbers(write_clip, numbered_frames, options):
 
 def test_frames_of_certain_numbers_by_opencv(write_clip, numbered_frames, monkeypatch):
     monkeypatch.setattr("dfdetect.video.reader.av", None)
-    frames = read_frames(write_clip(numbered_frames(12)), [3, 11, 40])
+    frames = read_frames(write_clip(numbered_frames(12)), indices=[3, 11, 40])
     assert [number_of(frame) for frame in frames] == [3, 11]
 
 
 def test_a_video_without_the_frames_that_are_asked_for(write_clip, numbered_frames):
     with pytest.raises(VideoError, match="no frame can be decoded"):
-        list(read_frames(write_clip(numbered_frames(5)), [20]))
+        list(read_frames(write_clip(numbered_frames(5)), indices=[20]))
+
+
+def test_read_frames_takes_a_numpy_integer(write_clip, numbered_frames):
+    frames = list(read_frames(write_clip(numbered_frames(40)), np.int64(8)))
+    assert len(frames) == 8
