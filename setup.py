@@ -28,7 +28,7 @@ def checkpoints_in_wheel() -> list[str]:
 setup(
     name="dfdetect",
     version=constant("dfdetect/__init__.py", "__version__"),
-    description="Detect face-manipulated videos: a folder of clips in, P(FAKE) for each one out",
+    description="Detect face-manipulated videos: videos in, P(FAKE) for each one out",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0 AND LicenseRef-dfdetect-weights",
