@@ -187,7 +187,7 @@ def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds
 
 
 def test_durations_that_are_none_are_refused(sample_data, tmp_path):
-    with pytest.raises(ValueError, match="'soon' is no duration"):
+    with pytest.raises(ValueError, match="'soon' is not a duration"):
         predict(sample_data, tmp_path / "s.csv", time_budget="soon")
 
 
@@ -248,7 +248,7 @@ def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
 
 
 def test_a_full_disk_does_not_hide_an_interrupt(sample_data, tmp_path, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk())
         raise KeyboardInterrupt
 

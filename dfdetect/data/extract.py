@@ -230,7 +230,11 @@ class _Extractor:
                 return
 
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
-        """Whether the video shows its original's scene at the same size, and someone in it."""
+        """Cut crops at the boxes of the original, if it shows people and has the same size.
+
+        Returns:
+            Whether crops were cut.
+        """
         if not original.tracks:
             return False
         numbers = sorted({number for track in original.tracks for number in track.numbers})
@@ -275,7 +279,7 @@ class _Extractor:
 
 @dataclass
 class _TrackedVideo:
-    """A video, the people in it, and the shape of its frames."""
+    """A video, the people tracked in it, and the shape of its frames."""
 
     video: Video
     decoders: DecoderPool
@@ -289,7 +293,7 @@ class _TrackedVideo:
         self.status, self.message = status, status.describe(details)
 
     def frames(self, **wanted: Any) -> Iterator[Frame]:
-        """Read the video; `shape` is known with the first frame."""
+        """Read the video; the first frame sets `shape`."""
         for frame in self.video.read(self.decoders, **wanted):
             self.shape = frame.image.shape
             yield frame

@@ -1,12 +1,12 @@
-"""Which videos of a folder, or of a zip file, are REAL and which are FAKE.
+"""Labels of the videos in a folder or zip file: REAL or FAKE.
 
-Three ways of saying so are understood, and looked for in this order:
+Three layouts are known, and looked for in this order:
 
-- a table `manifest.csv` in the folder or in the one above, with the columns `path` (below the
-  table's folder) and `label`, and where known `identity` (of the person) and `source`;
+- a table `manifest.csv` in the folder or its parent, with the columns `path` (relative to the
+  table's folder) and `label`, and optionally `identity` (of the person) and `source`;
 - a `metadata.json` beside the videos, as in the challenge: `{"name.mp4": {"label": "FAKE",
   "original": "other.mp4"}}`;
-- sub-folders named `real` and `fake`, in any case; the nearest one around a video counts.
+- sub-folders named `real` and `fake`, in upper or lower case; the innermost one counts.
 """
 
 import json
@@ -31,7 +31,7 @@ from dfdetect.video.reader import Frame
 METADATA = "metadata.json"
 MANIFEST = "manifest.csv"
 ARCHIVE_SUFFIX = ".zip"
-# What zipfile raises where it cannot read a member; RuntimeError where it is encrypted.
+# What zipfile raises if it cannot read a member; RuntimeError if the member is encrypted.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError)
 LOGGER = logging.getLogger(__name__)
 Place = tuple[Path | None, Path]
@@ -39,19 +39,19 @@ Place = tuple[Path | None, Path]
 
 @dataclass(frozen=True)
 class LabelledVideo:
-    """One video and what is known of it.
+    """A video and its label.
 
     Attributes:
-        name: Unique among the videos that were found together, as in a submission.
-        path: The file; inside a zip file, the name of the member.
+        name: Name, unique among the videos that were found together, as in a submission.
+        path: The file; for a video in a zip file, the name of the member.
         label: REAL or FAKE.
-        group: The same for videos that show the same person, as far as is known: the identity,
-            else the name of the original that a fake was made from, else the video's own.
-        source: Where it comes from: as in the manifest, else the folder around it.
-        archive: The zip file that holds it.
-        original: Of a fake, the place of the video beside it that it was made from, as far as is
-            known; there may be no such video.
-        size: Bytes of the file.
+        group: Identity of the person if known, else the name of the original of a fake, else the
+            video's own name: videos of the same person have the same group, as far as is known.
+        source: Where the video comes from: as in the manifest, else the folder that holds it.
+        archive: The zip file that holds the video, or None.
+        original: Place of the video that a fake was made from, or None if unknown. There may be no
+            such video.
+        size: Size of the file in bytes.
     """
 
     name: str
@@ -65,7 +65,7 @@ class LabelledVideo:
 
     @property
     def place(self) -> Place:
-        """What no other video has: the archive, if there is one, and the path."""
+        """Archive, if any, and path: unique among all videos."""
         return self.archive, self.path
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
@@ -80,7 +80,7 @@ class LabelledVideo:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """A path to read the video from; out of a zip file it is copied for the time being.
+        """Give a path to read the video from, for a block; a member of a zip file is copied.
 
         Raises:
             OSError: The file, or its place in the archive, cannot be read.
@@ -104,7 +104,7 @@ class LabelledVideo:
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """A picture of a face set, taken for a video of one frame; attributes as of a video."""
+    """A picture of a face set, treated as a video of one frame; attributes as `LabelledVideo`."""
 
     name: str
     label: str
@@ -115,12 +115,12 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """What no other picture has."""
+        """Place of the image: unique among all pictures."""
         return self.image
 
     @property
     def size(self) -> int:
-        """Bytes of the encoded picture."""
+        """Size of the encoded picture in bytes."""
         return max(0, self.image.size)
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
@@ -133,7 +133,7 @@ class LabelledPhoto:
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
-    """The pictures of a face set, to find the faces in them.
+    """Return the pictures of a face set, in which faces are to be found.
 
     Raises:
         FaceSetError: The face set is unusable.
@@ -144,11 +144,11 @@ def read_photos(index: str | Path) -> list[LabelledPhoto]:
 
 
 def read_labels(source: str | Path) -> list[LabelledVideo]:
-    """Find the labelled videos of a folder or of a zip file, sorted by name.
+    """Return the labelled videos of a folder or zip file, sorted by name.
 
     Raises:
         FileNotFoundError: There is no such folder or file.
-        InputError: There are no videos, one has no label, or a table of labels is of another form.
+        InputError: There are no videos, one has no label, or a file of labels has another layout.
 
     Example:
         >>> [(video.name, video.label) for video in read_labels("train_sample_videos")][:1]
@@ -188,12 +188,12 @@ def _read_archive(archive: Path) -> list[LabelledVideo]:
                 if path.name == METADATA
             }
     except DAMAGED as error:
-        raise InputError(f"{archive}: no zip file, damaged or encrypted ({error})") from error
+        raise InputError(f"{archive}: not a zip file, damaged or encrypted ({error})") from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(archive)) from error
     videos = [path for path in sizes if path.suffix.lower() in VIDEO_SUFFIXES]
     if not videos:
-        raise InputError(f"{archive}: no videos in it")
+        raise InputError(f"{archive}: contains no videos")
     count = Counter(path.name for path in videos)
     labelled = [
         _label(
@@ -216,7 +216,7 @@ def _label(
     metadata: dict[str, dict[str, str]] | None,
     archive: Path | None = None,
 ) -> LabelledVideo:
-    """Label a video by its `metadata.json` or its folders, which `below` begins with."""
+    """Label a video by its `metadata.json` or else by its folders, the parents in `below`."""
     folders = below.parts[:-1]
     entry = (metadata or {}).get(path.name, {})
     label = entry.get("label")
@@ -237,12 +237,12 @@ def _label(
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # what is wrong with it is found out when it is read
+    except OSError:  # reading the video will give the reason
         return 0
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Label, group and source by path, or nothing where there is no manifest."""
+    """Return label, group and source by path; empty if there is no manifest."""
     places = folder / MANIFEST, folder.parent / MANIFEST
     file = next(filter(Path.is_file, places), None)
     if file is None:
@@ -261,7 +261,7 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
 
 
 def _parse(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
-    """The entries of a `metadata.json`, by file name."""
+    """Return the entries of a `metadata.json` by file name."""
     try:
         entries = json.loads(text.decode("utf-8"))
         for entry in entries.values():

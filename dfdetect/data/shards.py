@@ -1,8 +1,8 @@
-"""Tar shards of a face set that grows, and survives being killed at any moment.
+"""Tar shards of a face set: files to which crops are appended.
 
-Shards are plain tar files, `NAME-00000.tar` and so on beside the index, which says for each crop in
-which shard and at which byte it lies: nothing has to be searched, and a shard can be read in a row.
-They hold neither times nor owners, so that the same crops give the same bytes.
+Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index. The index has the
+shard and the byte offset of each crop, so that a crop is read without a search. Shards store
+neither times nor owners, so that the same crops give the same bytes.
 """
 
 import io
@@ -10,13 +10,13 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
-# A shard that has so many bytes is closed: large enough to be read fast, small enough to be moved.
+# Size in bytes at which a shard is closed: large enough to be read fast, small enough to be moved.
 SHARD_BYTES = 256 * 2**20
 SHARD_COLUMNS = ["shard", "offset", "size"]
 
 
 def shard_path(index: Path, number: int) -> Path:
-    """Where a shard of a face set lies.
+    """Return the path of a shard.
 
     Example:
         >>> shard_path(Path("faces.csv"), 3)
@@ -29,9 +29,9 @@ class ShardWriter:
     """Appends files to the shards of a face set.
 
     Args:
-        index: The face set's index.
-        end: Number of the last shard, and where in it what is worth keeping ends: what lies behind
-            is cut off. All later shards are deleted.
+        index: The index of the face set.
+        end: Number of the last shard, and the number of its bytes to keep: the rest is cut off, and
+            all later shards are deleted.
 
     Example:
         >>> with ShardWriter(Path("faces.csv"), (0, 0)) as shards:
@@ -57,14 +57,17 @@ class ShardWriter:
 
     @property
     def end(self) -> tuple[int, int]:
-        """Number of the last shard, and how many bytes it has."""
+        """Number of the last shard, and number of its bytes."""
         return self.number, self._tar.offset
 
     def add(self, name: str, data: bytes) -> tuple[int, int, int]:
-        """Append a file; the shard's number, where in it the file's bytes begin, and how many.
+        """Append a file to the last shard.
+
+        Returns:
+            The number of the shard, the offset of the file's content in it, and its size in bytes.
 
         Raises:
-            OSError: The disk is full, or the like.
+            OSError: The shard cannot be written, for instance because the disk is full.
         """
         member = tarfile.TarInfo(name)
         member.size = len(data)
@@ -73,18 +76,18 @@ class ShardWriter:
         return self.number, self._tar.offset - padded, len(data)
 
     def flush(self) -> None:
-        """Hand all that was added to the system, so that it outlives this process."""
+        """Hand all added files to the operating system, so that they outlive this process."""
         self._file.flush()
 
     def close_if_full(self) -> None:
-        """Begin the next shard if this one has reached its size."""
+        """Start the next shard if this one has reached `SHARD_BYTES`."""
         if self._tar.offset >= SHARD_BYTES:
             self.close()
             self.number += 1
             self._open(0)
 
     def close(self) -> None:
-        """End the shard as a tar file ends; a shard without files is not kept."""
+        """Write the end of the tar file; a shard without files is deleted."""
         empty = self._tar.offset == 0
         self._tar.close()
         self._file.close()

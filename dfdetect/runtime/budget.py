@@ -1,4 +1,4 @@
-"""A time by which a run has to end, and how many frames each video may have until then."""
+"""Deadline of a run, and the number of frames per video with which it is met."""
 
 import re
 from threading import Lock
@@ -7,25 +7,25 @@ from time import monotonic
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.results import VideoResult
 
-# Kept back for the videos in hand to stop, and for the last files to be written.
+# Time reserved for running videos to stop and for the last files to be written.
 RESERVE_SECONDS = 3.0
 RESERVE_SHARE = 0.01
 FEWEST_FRAMES = 4
-# Part of what is known of the speed that the latest video makes up.
+# Weight of the newest video in the moving average of processing speed.
 LATEST = 0.2
 PER_FRAME = ("detect", "crop", "classify")
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 class OutOfTimeError(DfdetectError):
-    """The time is out; what is in hand is to be given up."""
+    """The time is out: a running video is to be given up."""
 
 
 def parse_duration(text: str | float) -> float:
-    """Seconds of a duration: a number of them, or hours, minutes and seconds.
+    """Return a duration in seconds, given in seconds or as hours, minutes and seconds.
 
     Raises:
-        ArgumentError: It is no duration, or not above 0.
+        ArgumentError: The text is not a duration, or it is not above 0.
 
     Example:
         >>> parse_duration("8h30m")
@@ -43,7 +43,7 @@ def parse_duration(text: str | float) -> float:
             seconds = float(text)
         except ValueError as error:
             raise ArgumentError(
-                f"{text!r} is no duration: write it as 8h30m, 45m or 90s"
+                f"{text!r} is not a duration: write it as 8h30m, 45m or 90s"
             ) from error
     if not seconds > 0:
         raise ArgumentError(f"a duration must be above 0, not {text!r}")
@@ -51,19 +51,19 @@ def parse_duration(text: str | float) -> float:
 
 
 class TimeBudget:
-    """Shares the time that is left out to the videos that are left.
+    """Divides the remaining time among the remaining videos.
 
-    Decoding takes the same time however many frames are sampled, and the rest grows with them: as
-    videos are scored, both are measured, and those after them get as many frames as fit. May be
-    used by several threads.
+    The time to decode a video does not depend on the number of sampled frames; the time for all
+    else is proportional to it. Both are measured as videos are scored, and each new video gets as
+    many frames as fit. Several threads may use one budget.
 
     Args:
-        seconds: From now until the run has to have ended.
+        seconds: Time from now to the end of the run.
         videos: Number of videos to score.
-        frames: Of each video, where there is time enough.
+        frames: Number of frames to sample from each video if there is enough time.
 
     Attributes:
-        thinned: Number of videos that were scored by fewer frames.
+        thinned: Number of videos that were scored with fewer frames.
 
     Example:
         >>> budget = TimeBudget(3600, videos=400, frames=32)
@@ -77,7 +77,7 @@ class TimeBudget:
         self._left = videos
         self._most = frames
         self._work = 0.0
-        self._in_hand = 0
+        self._running = 0
         self._latest = frames
         self._decoding = 0.0
         self._frame = 0.0
@@ -90,17 +90,17 @@ class TimeBudget:
             raise OutOfTimeError
 
     def frames(self) -> int:
-        """How many frames to sample from the next video."""
+        """Return the number of frames to sample from the next video."""
         with self._lock:
             now = monotonic()
             if self._start is None:
                 self._start = now
-            in_hand, self._in_hand = self._in_hand, self._in_hand + 1
+            running, self._running = self._running, self._running + 1
             if not self._frame:
                 return self._most
-            # Videos are scored side by side, so work goes on faster than the clock; what is in
-            # hand is half done in the mean.
-            half_done = in_hand / 2 * (self._decoding + self._latest * self._frame)
+            # Several videos are scored side by side, so that more than one second of work is done
+            # per second. Running videos are half done on average.
+            half_done = running / 2 * (self._decoding + self._latest * self._frame)
             speed = (self._work + half_done) / (now - self._start)
             affordable = speed * (self._end - now) / max(1, self._left)
             count = int((affordable - self._decoding) / self._frame)
@@ -108,16 +108,16 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """The next video's part, to be kept to by another process."""
+        """Return the next video's part of the time, which can be sent to another process."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:
-        """Learn from a video of which so many frames were sampled."""
+        """Learn the speed from a result, for which `frames` frames were to be sampled."""
         decoding = result.timings.get("decode", 0.0)
         rest = sum(result.timings.get(stage, 0.0) for stage in PER_FRAME)
         with self._lock:
             self._left -= 1
-            self._in_hand -= 1
+            self._running -= 1
             self._work += decoding + rest
             if result.tracks:
                 self.thinned += frames < self._most
@@ -127,11 +127,12 @@ class TimeBudget:
 
 
 class VideoAllowance:
-    """One video's part of a budget, which can be sent to another process.
+    """One video's part of a time budget, which can be sent to another process.
 
     Args:
-        frames: How many to sample.
-        seconds: From now, or from when it arrives in another process, to when to give up.
+        frames: Number of frames to sample.
+        seconds: Time after which the video is given up, from now or, in another process, from the
+            arrival there.
     """
 
     def __init__(self, frames: int, seconds: float):
@@ -139,7 +140,7 @@ class VideoAllowance:
         self._end = monotonic() + seconds
 
     def __reduce__(self) -> tuple:
-        # Clocks of two machines have nothing to do with each other.
+        # Two machines have different clocks.
         return VideoAllowance, (self._frames, self._end - monotonic())
 
     def check(self) -> None:
@@ -148,5 +149,5 @@ class VideoAllowance:
             raise OutOfTimeError
 
     def frames(self) -> int:
-        """How many frames to sample."""
+        """Return the number of frames to sample."""
         return self._frames

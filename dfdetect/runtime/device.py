@@ -1,4 +1,4 @@
-"""Which processor to use, and how much of it."""
+"""Choice of the device to compute on, its number formats and its memory."""
 
 import os
 import warnings
@@ -16,10 +16,10 @@ _ALONE = Lock()
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device on which an operation has succeeded.
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that works.
 
-    A GPU that torch lists may still be too old for its kernels, so one is tried. `auto` falls back
-    to the CPU with a warning that says why.
+    A convolution is tried on the device: a GPU that torch lists may be too old for torch's kernels.
+    `auto` falls back to the CPU with a warning that gives the reason.
 
     Raises:
         ArgumentError: The device was asked for by name and does not work.
@@ -43,25 +43,24 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def has_fast_half(device: torch.device) -> bool:
-    """Whether a device multiplies matrices of half precision faster than others.
+    """Whether a device multiplies matrices faster in half precision than in float32.
 
-    GPUs do. A CPU does where it has units for it (AMX); others are many times slower than in
-    float32.
+    All GPUs do, and CPUs with matrix units (AMX); other CPUs are many times slower.
     """
     if device.type != "cpu":
         return True
-    # Older releases of torch cannot tell.
+    # Older versions of torch do not have this function.
     return getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
 
 
 def half_type(device: torch.device) -> torch.dtype:
-    """The type of half precision to compute in: bfloat16, which GPUs before Ampere lack."""
+    """Return the type for half precision: bfloat16, or float16 on GPUs older than Ampere."""
     old = device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE
     return torch.float16 if old else torch.bfloat16
 
 
 def other_gpus(device: torch.device) -> list[torch.device]:
-    """The GPUs beside `cuda`, that is the first one, on which an operation has succeeded."""
+    """Return the further GPUs that work if the device is `cuda`, which is the first one."""
     if device != torch.device("cuda"):
         return []
     others = [torch.device("cuda", number) for number in range(1, torch.cuda.device_count())]
@@ -69,7 +68,7 @@ def other_gpus(device: torch.device) -> list[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """What a person calls the device, and the others that are used with it.
+    """Return the name, for people, of the device and of the GPUs that are used with it.
 
     Example:
         >>> describe(choose_device("cpu"))
@@ -81,20 +80,20 @@ def describe(device: torch.device) -> str:
 
 
 def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
-    """Apply a function to a batch or, where a GPU's memory does not suffice, to parts of it.
+    """Apply a function to a batch or, if the GPU's memory is too small, to parts of it.
 
     Args:
-        function: Takes a batch, gives a result for each of its items.
-        batch: Anything with a length that can be sliced.
+        function: Takes a batch and returns one result per item.
+        batch: Anything that has a length and can be sliced.
 
     Raises:
-        torch.cuda.OutOfMemoryError: The memory does not suffice for a single item.
+        torch.cuda.OutOfMemoryError: The memory is too small for a single item.
     """
     try:
         return list(function(batch))
     except torch.cuda.OutOfMemoryError:
-        pass  # its traceback, which is gone after this block, holds memory
-    if len(batch) == 1:  # other threads may have held what was missing
+        pass  # the traceback holds memory until the end of this block
+    if len(batch) == 1:  # other threads may have used the memory
         with _ALONE:
             torch.cuda.empty_cache()
             return list(function(batch))
@@ -104,14 +103,14 @@ def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence
 
 
 def available_cores() -> int:
-    """Cores that this process may run on, which can be fewer than the machine has."""
+    """Return the number of cores that this process may use, at most that of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _problem(device: torch.device) -> str | None:
-    """None if a convolution runs on the device, else the reason why not."""
+    """Return why a convolution does not run on the device, or None if it does."""
     try:
         image = torch.ones(1, 1, 4, 4, device=device)
         kernel = torch.ones(1, 1, 3, 3, device=device)

@@ -179,7 +179,7 @@ def _make_in_process(
 
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
-    """Run threads to the end of a block, which drops what they have not begun."""
+    """Run threads for the duration of a block; its end drops what they have not begun."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
     try:
@@ -198,9 +198,9 @@ def _compute_on_one_core() -> None:
 
 
 def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
-    """Draw items in a thread of their own, at most `count` of them before they are wanted.
+    """Yield items that another thread draws, at most `count` of them ahead.
 
-    What drawing them raises is raised here, in its place.
+    An exception in drawing an item is raised in its place.
 
     Example:
         >>> list(prefetch(range(3), 2))
@@ -215,7 +215,7 @@ def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
                 waiting.put((item, None))
                 if unwanted.is_set():
                     return
-        except BaseException as error:  # whatever it is, it belongs to the caller's thread
+        except BaseException as error:  # of whatever kind: the caller's thread raises it
             waiting.put((None, error))
         waiting.put(None)
 
@@ -228,7 +228,7 @@ def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
             yield item
     finally:
         unwanted.set()
-        while thread.is_alive():  # it may wait for room
+        while thread.is_alive():  # it may be waiting for room in the queue
             with suppress(Empty):
                 waiting.get_nowait()
             thread.join(0.01)

@@ -1,9 +1,9 @@
-"""The same function over many items, on all machines of a Ray cluster (Moritz et al. 2018).
+"""One function over many items, on all machines of a Ray cluster (Moritz et al. 2018).
 
-Ray is optional (`pip install 'dfdetect[cluster]'`), and nothing else in the package knows of it. It
-starts one process a core, each with a function of its own, such as a detector; where a machine has
-GPUs, a few for each of them. Ray moves items to them and results back, keeps the results until they
-are wanted, starts crashed processes again, and knows which machines come and go.
+Ray is optional (`pip install 'dfdetect[cluster]'`), and no other module uses it. One process per
+core is started, each with a function of its own, such as a detector; on a machine with GPUs, a few
+processes per GPU. Ray moves items to the processes and results back, keeps the results until they
+are used, restarts crashed processes, and notices machines that join or leave.
 """
 
 import logging
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
-# Seconds in which a cluster has to answer.
+# Seconds within which a cluster must answer.
 TIMEOUT = 10.0
-# Items given out before the first of them is done, at most, or so many a process where that is
-# more: one slow item does not keep the others waiting.
+# Maximum number of items dispatched ahead of the oldest unfinished one: AHEAD, or AHEAD_EACH per
+# process if that is more. One slow item therefore does not stall the rest.
 AHEAD, AHEAD_EACH = 256, 4
-# Processes that share a GPU: each takes some of its memory.
+# Maximum number of processes that share a GPU: each takes some of its memory.
 SHARE_GPU = 8
-# How often an item may lose its process or machine.
+# Number of processes that may be lost while they work on an item, before it is given up.
 ATTEMPTS = 3
-# Seconds after which it is looked whether there are other machines.
+# Seconds between two looks for new machines.
 NODE_POLL_SECONDS = 2.0
 
 LOGGER = logging.getLogger(__name__)
@@ -59,15 +59,16 @@ def map_on_cluster(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with its result of a function, applied on all machines, in order.
 
-    Files are read where the function runs: all machines must see them under the same paths. An item
-    whose process or machine is lost is given to another one.
+    Files are read where the function runs: all machines must see them under the same paths. If the
+    process or machine that works on an item is lost, the item is given to another one.
 
     Args:
-        start: Makes the function; called once by each process. It, the items and the results are
-            pickled.
+        start: Called once in each process, returns the function to apply. It, the items and the
+            results are pickled.
         items: Drawn as processes become free, so that memory does not grow with their number.
-        address: Of the cluster, as `ray.init` takes it (`192.168.0.1:6379`, or `auto` on one of its
-            machines), or `local` for one of this machine alone, which lasts as long as this.
+        address: The cluster's address as `ray.init` takes it (`192.168.0.1:6379`, or `auto` on one
+            of its machines), or `local` for a cluster of this machine alone, which ends with this
+            call.
         on_lost: Returns the result of an item that lost every process it was given to, from the
             item and a message.
 
@@ -97,7 +98,7 @@ def map_on_cluster(
 
 
 def require_cluster(address: str) -> None:
-    """Make sure that somebody answers at an address; Ray itself would wait for minutes.
+    """Check that an address answers within seconds; Ray itself would wait for minutes.
 
     Raises:
         ArgumentError: Ray is not installed, it is no address, or nobody answers.
@@ -112,20 +113,21 @@ def require_cluster(address: str) -> None:
         return
     host, port = _host_and_port(address)
     if not host or not port.isdigit():
-        raise ArgumentError(f"cluster {address}: is no address: give host:port, auto or {LOCAL}")
+        raise ArgumentError(f"cluster {address}: not an address; give host:port, auto or {LOCAL}")
     try:
         socket.create_connection((host, int(port)), TIMEOUT).close()
     except (OSError, OverflowError) as error:
-        raise ArgumentError(f"cluster {address}: nobody answers there ({error})") from error
+        raise ArgumentError(f"cluster {address}: nothing answers there ({error})") from error
 
 
 @dataclass(eq=False)
 class _Call:
-    """An item, and what became of it.
+    """An item and its result.
 
     Attributes:
-        attempts: How many times it was given out.
-        outcome: Gives the result, once there is one.
+        item: The item.
+        attempts: Number of processes that the item was given to.
+        outcome: Returns the result; None until there is one.
     """
 
     item: Any
@@ -136,7 +138,7 @@ class _Call:
 def _in_order(
     pool: "ActorPool", items: Iterator[Item], on_lost: Callable[[Item, str], Result]
 ) -> Iterator[tuple[Item, Result]]:
-    given: deque[_Call] = deque()  # in order, from the first that is not done
+    given: deque[_Call] = deque()  # in order, from the oldest unfinished one
     again: deque[_Call] = deque()
     left = map(_Call, items)
     exhausted = False
@@ -155,7 +157,7 @@ def _in_order(
                 if call.attempts < ATTEMPTS:
                     again.append(call)
                 else:
-                    why = f"lost, one after another, {ATTEMPTS} processes that worked on it"
+                    why = f"{ATTEMPTS} processes were lost while they worked on it"
                     call.outcome = partial(on_lost, call.item, why)
         while given and given[0].outcome is not None:
             try:
@@ -169,28 +171,29 @@ def _in_order(
 
 
 class ActorPool:
-    """Ray's actors, and what each has in hand."""
+    """Ray's actors, and the item that each of them works on."""
 
     def __init__(self, start: Callable[[], Callable]):
         import ray
 
         self.ray = ray
-        # In a list, references are sent as they are: each process gets the content once.
+        # Actors get this reference within a list, where Ray does not replace it by its content:
+        # each process fetches the content once.
         self.start = ray.put(start)
         self.machines: set[str] = set()
         self.idle: list[ActorHandle] = []
-        # By the reference that tells when an actor is ready: the actor, what it was given, and the
-        # reference to the result; nothing was given to one that is starting.
+        # By the reference that is ready when the actor is: the actor, its call, and the reference
+        # to the result. An actor that is starting has no call.
         self.busy: dict[ObjectRef, tuple[ActorHandle, _Call | None, ObjectRef | None]] = {}
         self.refreshed = -NODE_POLL_SECONDS
 
     @property
     def ahead(self) -> int:
-        """How many items may be given out before the first of them is done."""
+        """Maximum number of items dispatched from the oldest unfinished one on."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
-        """Start actors on machines that are new.
+        """Start actors on new machines.
 
         Raises:
             ArgumentError: No machine offers a processor.
@@ -209,7 +212,7 @@ class ActorPool:
             raise DfdetectError("no machine of the cluster offers a CPU: start one, or wait for it")
 
     def _start_actors(self, node: dict[str, Any], cores: range) -> None:
-        """Start a machine's actors, each of which is pinged to know when it is there."""
+        """Start the actors of a machine, and ping each of them to learn when it is ready."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         gpus = int(node["Resources"].get("GPU", 0))
@@ -225,7 +228,7 @@ class ActorPool:
             self._ping(kind.remote(cores))
 
     def _ping(self, actor: "ActorHandle") -> None:
-        # Unlike a call, this waits for an actor that is started again.
+        # Unlike a call, a ping waits for an actor that is being restarted.
         self.busy[actor.ping.options(max_task_retries=-1).remote()] = actor, None, None
 
     def give(self, call: _Call) -> None:
@@ -238,12 +241,12 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Wait until actors are ready, or for some seconds; the calls that lost theirs."""
+        """Wait until actors are ready, or a few seconds; return the calls whose actor was lost."""
         lost: list[_Call] = []
         if not self.busy:
             return lost
         errors = self.ray.exceptions
-        # Results stay where they are until their turn comes.
+        # Results are fetched later, in order.
         ready, _ = self.ray.wait(list(self.busy), timeout=NODE_POLL_SECONDS, fetch_local=False)
         for reference in ready:
             actor, call, result = self.busy.pop(reference)
@@ -252,7 +255,7 @@ class ActorPool:
             except (errors.RayActorError, errors.ActorUnschedulableError):
                 if call is not None:
                     lost.append(call)
-                    self._ping(actor)  # whether it was the process or the machine, that tells
+                    self._ping(actor)  # fails only if the whole machine was lost
                 continue
             except errors.RayTaskError as error:
                 raise error.cause from error
@@ -262,17 +265,18 @@ class ActorPool:
         return lost
 
     def shutdown(self) -> None:
-        """End all actors, whatever they do."""
+        """End all actors, even those that are working."""
         for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
             with _errors_logged("an actor cannot be ended"):
                 self.ray.kill(actor)
 
 
 class _Actor:
-    """What runs in each process of the cluster: one item at a time, on one core.
+    """Runs in each process of the cluster, and works on one item at a time, on one core.
 
     Args:
-        cores: Which of its host's cores are its machine's: for Ray, a host may be several machines.
+        cores: The cores of the host that belong to its machine: Ray may run several of its machines
+            on one host.
     """
 
     def __init__(self, cores: range):
@@ -285,10 +289,13 @@ class _Actor:
                 os.sched_setaffinity(0, own)
 
     def ping(self) -> None:
-        """Answer, once the process is there."""
+        """Answer as soon as the process is ready."""
 
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
-        """Apply the function; what goes wrong in making it is raised here, where it is heard."""
+        """Apply the function to an item; the first call makes the function.
+
+        An error in making it is raised from here, as Ray does not pass on those of a constructor.
+        """
         import ray
 
         if self.function is None:
@@ -303,10 +310,10 @@ class _Actor:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Be connected to a cluster, as it is already or from now to the end.
+    """Connect to a cluster for the duration of the block, unless connected already.
 
     Raises:
-        ArgumentError: It cannot be reached, as `require_cluster`.
+        ArgumentError: The cluster cannot be reached.
     """
     require_cluster(address)
     alone = address == LOCAL
@@ -351,14 +358,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
-    """Of `host:port` or `ray://host:port`; empty where there is none."""
+    """Split `host:port` or `ray://host:port`; a part that is missing is empty."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     return host.strip("[]"), port
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep the handlers of signals, which Ray replaces."""
+    """Restore the signal handlers, which Ray replaces, after the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

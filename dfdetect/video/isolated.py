@@ -125,18 +125,18 @@ class DecoderPool:
 
 
 def main(shared: int, verbose: bool) -> None:
-    """Serve requests from standard input until it ends: what a decoder process runs.
+    """Run a decoder process: serve requests from standard input until it ends.
 
     Args:
-        shared: Descriptor of the file that frames are passed through.
-        verbose: Let FFmpeg say what it thinks of the files.
+        shared: Descriptor of the file through which frames are passed.
+        verbose: Whether FFmpeg prints its warnings.
     """
     if verbose:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.DEBUG)
         if av is not None:
             av.logging.set_level(av.logging.WARNING)
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else gets among the answers
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep what is printed out of the answers
     _limit_memory()
     slot = _Slot(shared)
     while line := sys.stdin.buffer.readline():
@@ -150,7 +150,7 @@ def _serve(
     path: str,
     **wanted: Any,
 ) -> None:
-    """Hand out frames, each once the one before was taken; then say how it ended."""
+    """Send the frames of a video, each after the caller took the last one, then the end."""
     end: dict[str, Any] = {}
     pending_ack = False
     try:
@@ -166,7 +166,7 @@ def _serve(
         end = {"status": error.status.value, "details": error.details}
     except MemoryError:
         end = {"status": Status.DECODER_OUT_OF_MEMORY.value, "details": ""}
-    except Exception as error:  # whatever it is, it belongs to the caller
+    except Exception as error:  # of whatever kind: the caller raises it
         LOGGER.exception("%s", path)
         end = {"fault": f"{type(error).__name__}: {error}"}
     if pending_ack:
@@ -175,7 +175,7 @@ def _serve(
 
 
 class _Slot:
-    """Memory for one image, in a file that two processes have open."""
+    """Shared memory for one image: a file that two processes have open."""
 
     def __init__(self, file: int):
         self.file = file
@@ -216,12 +216,15 @@ class DecoderProcess:
     """The caller's end of a decoder process.
 
     Attributes:
+        process: The process.
         ready: Whether it waits for a request.
-        cancelled: Whether the pool was closed while it read.
+        cancelled: Whether the pool was closed while it read a video.
+        expired: Whether it was killed at the time limit.
     """
 
     def __init__(self) -> None:
-        # Its path is this process's: `python -m` would look for modules among the videos.
+        # It imports from where this process does: `python -m` would also import from the current
+        # folder, which may hold the videos.
         code = "import sys; sys.path[:] = {!r}; import dfdetect.video.isolated as w; w.main({}, {})"
         shared = _new_file()
         self.slot = _Slot(shared)
@@ -231,9 +234,9 @@ class DecoderProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else subprocess.DEVNULL,
-            # numpy's threads would take address space and are of no use.
+            # numpy's threads would only take address space.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            # Ctrl-C is for the caller, who ends the decoders.
+            # Ctrl-C goes to the caller only, who ends the decoders.
             start_new_session=True,
             pass_fds=[shared],
         )
@@ -263,10 +266,10 @@ class DecoderProcess:
             raise RuntimeError(answer["fault"])
 
     def close(self) -> None:
-        """End the process, and close all that leads to it."""
+        """End the process, and close its pipes and its shared memory."""
         self.process.kill()
         self.process.wait()
-        with suppress(BrokenPipeError):  # a request may still wait in it
+        with suppress(BrokenPipeError):  # the buffer may still hold a request
             self.process.stdin.close()
         self.process.stdout.close()
         os.close(self.slot.file)
@@ -276,7 +279,7 @@ class DecoderProcess:
         self.process.kill()
 
     def _send(self, values: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # it is dead, and there will be no answer
+        with suppress(BrokenPipeError):  # the process is dead, which `_receive` will notice
             _write_line(self.process.stdin, values)
 
     def _receive(self, path: str | Path) -> dict[str, Any]:
@@ -286,7 +289,7 @@ class DecoderProcess:
         return json.loads(line)
 
     def _raise_end(self, path: str | Path) -> NoReturn:
-        """Say why the decoder has ended."""
+        """Raise the reason why the process ended."""
         status = self.process.wait()
         if self.cancelled:
             raise CancelledError(path)
@@ -343,7 +346,7 @@ class _Processes:
 
 
 def _new_file() -> int:
-    """Descriptor of a file without a name, in memory where the system has such files."""
+    """Return the descriptor of a file without a name, in memory if the system allows it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("dfdetect")
     with tempfile.TemporaryFile() as file:

@@ -15,44 +15,44 @@ def labels_of(folder):
     return {video.name: video.label for video in read_labels(folder)}
 
 
-def test_metadata(sample_data):
+def test_read_labels_of_metadata(sample_data):
     labels = labels_of(sample_data / "train_sample_videos")
     assert labels["ajqslcypsw.mp4"] == "REAL"
     assert labels["bvgwelbeof.mp4"] == "FAKE"
 
 
-def test_folders(tmp_path):
+def test_read_labels_of_folders(tmp_path):
     for name in ("source/real/a.mp4", "source/FAKE/method/b.mp4", "Real/c.mp4"):
         touch(tmp_path / name)
     assert labels_of(tmp_path) == {"a.mp4": "REAL", "b.mp4": "FAKE", "c.mp4": "REAL"}
 
 
-def test_metadata_beside_a_video_goes_before_its_folder(tmp_path):
+def test_read_labels_prefers_metadata_to_folders(tmp_path):
     touch(tmp_path / "real" / "a.mp4")
     (tmp_path / "real" / "metadata.json").write_text(json.dumps({"a.mp4": {"label": "FAKE"}}))
     assert labels_of(tmp_path)["a.mp4"] == "FAKE"
 
 
-def test_unlabelled_videos_are_named(tmp_path):
+def test_read_labels_names_unlabelled_videos(tmp_path):
     touch(tmp_path / "a.mp4")
     with pytest.raises(ValueError, match=r"a\.mp4: no label"):
         read_labels(tmp_path)
 
 
-def test_the_given_folder_may_be_the_label(tmp_path):
+def test_read_labels_of_a_folder_named_after_its_label(tmp_path):
     touch(tmp_path / "fake" / "a.mp4")
     assert labels_of(tmp_path / "fake")["a.mp4"] == "FAKE"
 
 
 @pytest.mark.parametrize("text", ["[]", '{"a.mp4": "FAKE"}', "{", ""])
-def test_metadata_of_another_form_is_named(tmp_path, text):
+def test_read_labels_names_unusable_metadata(tmp_path, text):
     touch(tmp_path / "a.mp4")
     (tmp_path / "metadata.json").write_text(text)
     with pytest.raises(ValueError, match=r"metadata\.json: not of the form"):
         read_labels(tmp_path)
 
 
-def test_a_fake_is_grouped_with_its_original(tmp_path):
+def test_read_labels_groups_a_fake_with_its_original(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         touch(tmp_path / "part_7" / name)
     entries = {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE", "original": "a.mp4"}}
@@ -62,7 +62,7 @@ def test_a_fake_is_grouped_with_its_original(tmp_path):
     assert real.source == fake.source == "part_7"
 
 
-def test_a_manifest_goes_before_folders_and_serves_those_below_it(tmp_path):
+def test_read_labels_prefers_a_manifest(tmp_path):
     touch(tmp_path / "studio" / "real" / "a.mp4")
     rows = "path,label,identity,source\nstudio/real/a.mp4,FAKE,Ann,Studio 1\n"
     (tmp_path / "manifest.csv").write_text(rows)
@@ -75,7 +75,7 @@ def test_a_manifest_goes_before_folders_and_serves_those_below_it(tmp_path):
     ("rows", "message"),
     [("path\na.mp4\n", "columns path and label"), ("path,label\na.mp4,?\n", "'?'")],
 )
-def test_a_manifest_of_another_form_is_named(tmp_path, rows, message):
+def test_read_labels_names_an_unusable_manifest(tmp_path, rows, message):
     touch(tmp_path / "a.mp4")
     (tmp_path / "manifest.csv").write_text(rows)
     with pytest.raises(ValueError, match=r"manifest\.csv") as error:
@@ -83,7 +83,7 @@ def test_a_manifest_of_another_form_is_named(tmp_path, rows, message):
     assert message in str(error.value)
 
 
-def test_videos_in_a_zip_file(tmp_path, real_clip):
+def test_read_labels_of_a_zip_file(tmp_path, real_clip):
     path = tmp_path / "dfdc_train_part_00.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(real_clip, "dfdc_train_part_0/x.mp4")
@@ -98,7 +98,7 @@ def test_videos_in_a_zip_file(tmp_path, real_clip):
     assert not video.exists()
 
 
-def test_a_zip_file_that_is_none_is_named(tmp_path):
+def test_read_labels_names_an_unusable_zip_file(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"a\.zip: no zip file"):
+    with pytest.raises(ValueError, match=r"a\.zip: not a zip file"):
         read_labels(tmp_path / "a.zip")

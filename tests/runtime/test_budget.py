@@ -39,23 +39,23 @@ def score_one(budget, clock, decode=1.0, frame=0.1, side_by_side=2):
     ("text", "seconds"),
     [("8h30m", 30600), ("45m", 2700), ("90s", 90), ("1h1m1s", 3661), ("1.5h", 5400), (12, 12)],
 )
-def test_durations(text, seconds):
+def test_parse_duration_of_all_forms(text, seconds):
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "0", "0s", "30m8h", "nan"])
-def test_what_is_no_duration(text):
+def test_parse_duration_refuses_other_text(text):
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
 
 
-def test_all_frames_where_there_is_time(clock):
+def test_time_budget_with_enough_time_gives_all_frames(clock):
     budget = TimeBudget(1000, videos=100, frames=32)
     assert [score_one(budget, clock) for _ in range(100)] == [32] * 100
 
 
 @pytest.mark.parametrize("share", [0.5, 0.75])
-def test_fewer_frames_where_there_is_not(clock, share):
+def test_time_budget_with_little_time_gives_fewer_frames(clock, share):
     whole = 100 * (1.0 + 3.2) / 2
     budget = TimeBudget(share * whole, videos=100, frames=32)
     start = clock.now
@@ -66,7 +66,7 @@ def test_fewer_frames_where_there_is_not(clock, share):
     budget.check()
 
 
-def test_when_even_the_fewest_are_too_many_the_time_runs_out(clock):
+def test_time_budget_runs_out_of_time(clock):
     budget = TimeBudget(20, videos=100, frames=32)
     for _ in range(12):
         score_one(budget, clock)
@@ -76,7 +76,7 @@ def test_when_even_the_fewest_are_too_many_the_time_runs_out(clock):
         budget.check()
 
 
-def test_videos_without_faces_say_nothing_of_the_speed(clock):
+def test_time_budget_ignores_videos_without_faces(clock):
     budget = TimeBudget(60, videos=40, frames=32)
     budget.record(VideoResult.without_score(None, "a.mp4", Status.EMPTY_FILE), 32)
     assert budget.frames() == 32

@@ -15,24 +15,24 @@ from dfdetect.runtime.device import (
 )
 
 
-def test_cpu():
+def test_choose_device_cpu():
     assert choose_device("cpu") == torch.device("cpu")
 
 
-def test_people_are_told_of_all_devices(monkeypatch):
+def test_describe_names_all_devices(monkeypatch):
     assert describe(torch.device("cpu")) == f"{available_cores()} cores of the CPU"
     monkeypatch.setattr(device, "other_gpus", lambda first: [torch.device("cuda", 1)])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu: f"T4 no. {gpu.index or 0}")
     assert describe(torch.device("cuda")) == "T4 no. 0, T4 no. 1"
 
 
-def test_auto_needs_a_gpu_that_works(monkeypatch):
+def test_choose_device_auto_needs_a_gpu_that_works(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "_problem", lambda chosen: None)
     assert choose_device("auto") == torch.device("cuda")
 
 
-def test_auto_falls_back_where_the_first_operation_fails(monkeypatch):
+def test_choose_device_auto_falls_back_if_an_operation_fails(monkeypatch):
     """An old GPU is listed by torch and then has no kernels."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "_problem", lambda chosen: "no kernel image is available")
@@ -41,33 +41,33 @@ def test_auto_falls_back_where_the_first_operation_fails(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="'cuda' is not usable, try --device cpu"):
+def test_choose_device_refuses_a_missing_gpu():
+    with pytest.raises(ValueError, match="'cuda' is not usable, try device 'cpu'"):
         choose_device("cuda")
 
 
-def test_unknown_devices_are_refused():
+def test_choose_device_refuses_unknown_names():
     with pytest.raises(ValueError, match="unknown device 'abacus'"):
         choose_device("abacus")
 
 
-def test_cores_are_those_of_the_process():
+def test_available_cores_of_this_process():
     assert 1 <= available_cores() <= os.cpu_count()
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_half_precision_is_for_processors_that_are_fast_at_it(fast, monkeypatch):
+def test_has_fast_half_of_gpus_and_cpus(fast, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": fast}, raising=False)
     assert has_fast_half(torch.device("cpu")) is fast
     assert has_fast_half(torch.device("cuda"))
 
 
-def test_an_older_torch_cannot_tell(monkeypatch):
+def test_has_fast_half_with_an_older_torch(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not has_fast_half(torch.device("cpu"))
 
 
-def test_old_gpus_compute_in_the_other_half_precision(monkeypatch):
+def test_half_type_of_old_gpus(monkeypatch):
     capabilities = [(7, 5), (8, 0)]
     monkeypatch.setattr(
         torch.cuda, "get_device_capability", lambda device: capabilities[device.index]
@@ -77,14 +77,14 @@ def test_old_gpus_compute_in_the_other_half_precision(monkeypatch):
     assert half_type(torch.device("cpu")) == torch.bfloat16
 
 
-def test_all_gpus_that_work_are_used(monkeypatch):
+def test_other_gpus_are_those_that_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(device, "_problem", lambda chosen: "broken" if chosen.index == 2 else None)
     assert other_gpus(torch.device("cuda")) == [torch.device("cuda:1"), torch.device("cuda:3")]
     assert other_gpus(torch.device("cuda:1")) == other_gpus(torch.device("cpu")) == []
 
 
-def test_a_batch_that_does_not_fit_is_cut_into_parts():
+def test_split_on_oom_halves_a_batch():
     sizes = []
 
     def square(batch):

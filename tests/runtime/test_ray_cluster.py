@@ -1,4 +1,4 @@
-"""Work on a Ray cluster of two machines, which are processes of this one."""
+"""Work on a Ray cluster of two machines, which are processes on this one."""
 
 import os
 import signal
@@ -57,7 +57,7 @@ def map_with(function, items, address):
     return map_on_cluster(lambda: function, items, address, on_lost=lambda item, why: (item, why))
 
 
-def test_results_come_in_order_from_both_machines(address):
+def test_map_on_cluster_gives_results_in_order_from_both_machines(address):
     def work(number):
         import ray
 
@@ -70,7 +70,7 @@ def test_results_come_in_order_from_both_machines(address):
     assert {cores for _, _, cores in results} == {1}
 
 
-def test_items_are_drawn_as_they_are_wanted(address, monkeypatch):
+def test_map_on_cluster_draws_few_items_ahead(address, monkeypatch):
     monkeypatch.setattr(module, "AHEAD", 10)
     drawn = []
 
@@ -86,7 +86,7 @@ def test_items_are_drawn_as_they_are_wanted(address, monkeypatch):
     results.close()
 
 
-def test_what_a_function_raises_is_raised_here(address):
+def test_map_on_cluster_raises_what_the_function_raises(address):
     def work(number):
         raise ValueError(f"{number} is no good")
 
@@ -94,7 +94,7 @@ def test_what_a_function_raises_is_raised_here(address):
         list(map_with(work, [3], address))
 
 
-def test_an_item_that_kills_its_process_is_given_up(address):
+def test_map_on_cluster_gives_up_an_item_that_kills_its_process(address):
     def work(number):
         if number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -102,15 +102,15 @@ def test_an_item_that_kills_its_process_is_given_up(address):
 
     assert list(map_with(work, range(5), address)) == [
         *((0, 0), (1, 1)),
-        (2, (2, "lost, one after another, 3 processes that worked on it")),
+        (2, (2, "3 processes were lost while they worked on it")),
         *((3, 3), (4, 4)),
     ]
 
 
-def test_a_machine_that_is_lost_in_mid_run_and_a_decoder_that_crashes(
+def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
     ray_cluster, address, sample_data, tmp_path, monkeypatch
 ):
-    """Every row is there, none twice, and only the clip that crashes its decoder has no score."""
+    """Every row is there once, and only the video that crashes its decoder has no score."""
     third = ray_cluster.add_node(**NODE)
     ray_cluster.wait_for_nodes()
     clips = sorted(sample_data.rglob("*.mp4"))
@@ -158,8 +158,8 @@ def test_a_machine_that_is_lost_in_mid_run_and_a_decoder_that_crashes(
             assert rows.loc[name, "probability"] == pytest.approx(score.probability, abs=1e-6)
 
 
-def test_memory_does_not_grow_with_the_number_of_videos(address, tmp_path):
-    """Peak of the driver, over scores that name faces, as from long videos."""
+def test_predict_memory_does_not_grow_with_the_number_of_videos(address, tmp_path):
+    """Compare the peak memory of the driver, with results as large as those of long videos."""
     code = f"""
 import resource, sys
 from dfdetect import prediction
@@ -189,7 +189,7 @@ for count in (100, 10_000):
     assert many - few < 50
 
 
-def test_extract_gives_the_same_files(address, sample_data, tmp_path):
+def test_extract_gives_the_same_files_on_a_cluster(address, sample_data, tmp_path):
     source = sample_data / "train_sample_videos"
     options = {"frames": 4, "size": 64, "progress": False}
     extract([source], tmp_path / "here.csv", **options)
@@ -199,7 +199,7 @@ def test_extract_gives_the_same_files(address, sample_data, tmp_path):
         assert here.read_bytes() == there.read_bytes()
 
 
-def test_evaluate_gives_the_same_figures(address, sample_data):
+def test_evaluate_gives_the_same_figures_on_a_cluster(address, sample_data):
     source = sample_data / "train_sample_videos"
     options = {"frames": 4, "progress": False}
     with warnings.catch_warnings():
@@ -210,7 +210,7 @@ def test_evaluate_gives_the_same_figures(address, sample_data):
     assert there == pytest.approx(here, abs=1e-6)
 
 
-def test_time_that_is_out_leaves_videos_without_a_score(address, sample_data, tmp_path):
+def test_predict_stops_on_a_cluster_when_the_time_is_out(address, sample_data, tmp_path):
     scores = predict(
         sample_data / "test_videos",
         tmp_path / "out.csv",
@@ -222,7 +222,7 @@ def test_time_that_is_out_leaves_videos_without_a_score(address, sample_data, tm
     assert len(pd.read_csv(tmp_path / "out.csv")) == len(scores) == 6
 
 
-def test_a_cluster_of_this_machine_alone(sample_data, tmp_path, capsys):
+def test_predict_on_a_local_cluster(sample_data, tmp_path, capsys):
     arguments = ["predict", str(sample_data / "test_videos"), "--out", str(tmp_path / "out.csv")]
     assert main([*arguments, "--cluster", "local", "--frames", "4"]) == 0
     assert "6 videos, 6 scored" in capsys.readouterr().out
@@ -234,12 +234,14 @@ def test_a_cluster_of_this_machine_alone(sample_data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("127.0.0.1:1", "nobody answers there"),
-        ("nonsense", "is no address: give host:port"),
-        ("host:99999999", "nobody answers there"),
+        ("127.0.0.1:1", "nothing answers there"),
+        ("nonsense", "not an address; give host:port"),
+        ("host:99999999", "nothing answers there"),
     ],
 )
-def test_a_cluster_that_is_not_there(address, message, sample_data, tmp_path, capsys):
+def test_predict_refuses_a_cluster_that_does_not_answer(
+    address, message, sample_data, tmp_path, capsys
+):
     out = tmp_path / "out.csv"
     arguments = [str(sample_data / "test_videos"), "--out", str(out), "--cluster", address]
     assert main(["predict", *arguments]) == 2
@@ -247,9 +249,7 @@ def test_a_cluster_that_is_not_there(address, message, sample_data, tmp_path, ca
     assert not out.exists()
 
 
-def test_a_submission_that_is_there_is_kept_where_ray_cannot_be_reached(
-    sample_data, tmp_path, monkeypatch
-):
+def test_predict_keeps_an_old_submission_if_ray_cannot_connect(sample_data, tmp_path, monkeypatch):
     import ray
 
     def refuse(**_):
@@ -264,7 +264,7 @@ def test_a_submission_that_is_there_is_kept_where_ray_cannot_be_reached(
 
 
 @pytest.mark.parametrize("stop", [None, KeyboardInterrupt])
-def test_a_cluster_that_cannot_be_left_loses_no_score(
+def test_predict_keeps_scores_if_disconnecting_fails(
     stop, sample_data, tmp_path, monkeypatch, caplog
 ):
     import ray
@@ -294,7 +294,7 @@ def test_a_cluster_that_cannot_be_left_loses_no_score(
     assert "cannot be disconnected from: the cluster is gone" in caplog.text
 
 
-def test_a_connection_that_is_lost_in_mid_run_is_told(sample_data, tmp_path, monkeypatch, capsys):
+def test_predict_tells_of_a_lost_connection(sample_data, tmp_path, monkeypatch, capsys):
     from ray.exceptions import RaySystemError
 
     def fail(_):
@@ -307,7 +307,7 @@ def test_a_connection_that_is_lost_in_mid_run_is_told(sample_data, tmp_path, mon
     assert len(pd.read_csv(tmp_path / "out.csv")) == 6
 
 
-def test_without_ray_it_is_said_how_to_install_it(sample_data, tmp_path, capsys, monkeypatch):
+def test_commands_say_how_to_install_ray(sample_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     source = str(sample_data / "train_sample_videos")
     for command in (["predict", source], ["extract", source], ["evaluate", source]):
@@ -330,7 +330,7 @@ def test_ray_is_not_imported_without_the_option(sample_data, tmp_path):
     assert all("extra ==" in line for line in requirements)
 
 
-def test_the_file_for_rays_launcher_is_what_ray_takes():
+def test_cluster_yaml_is_valid_for_ray():
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load(files("dfdetect.runtime").joinpath("cluster.yaml").read_text())
