@@ -74,7 +74,10 @@ def _one_interrupt() -> Iterator[None]:
     def stop(number: int, _: object) -> None:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
-        print("\ndfdetect: stopping; what is in hand takes some seconds", file=sys.stderr)
+        print(
+            "\ndfdetect: stopping: finished results are saved, which takes a few seconds",
+            file=sys.stderr,
+        )
         raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():

@@ -194,7 +194,7 @@ def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status)
             time.sleep(0.1)
         printed = run.stderr.read().decode()
     assert run.returncode == status
-    assert "stopping; what is in hand takes some seconds" in printed
+    assert "stopping: finished results are saved" in printed
     assert "terminate" not in printed
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 41
     # What was given up has no score, and no reason that blames the file.
