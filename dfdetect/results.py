@@ -190,7 +190,7 @@ class VideoResult:
                 **fields,
                 "path": None if path is None else Path(path),
                 "verdict": None if verdict is None else Verdict(verdict),
-                "status": Status(fields["status"]),
+                "status": Status(fields["status"]),  # type: ignore[call-arg]
                 "tracks": [TrackResult.from_dict(track) for track in fields["tracks"]],
             }
         )

@@ -39,7 +39,8 @@ def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -
     """A face's box at a time between those that are known; None before and after them."""
     if not times[0] <= time <= times[-1]:
         return None
-    return tuple(float(np.interp(time, times, edge)) for edge in np.array(boxes).T)
+    x1, y1, x2, y2 = (float(np.interp(time, times, edge)) for edge in np.array(boxes).T)
+    return x1, y1, x2, y2
 
 
 def iou(first: Box, second: Box) -> float:

@@ -92,14 +92,16 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Weights and biases of a model's last layer, or layers where it has several heads."""
-    head = model.get_classifier()
+    get_classifier: Any = model.get_classifier
+    head = get_classifier()
     heads = head if isinstance(head, tuple) else (head,)
     return [parameter for one in heads for parameter in one.parameters()]
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std that timm's weights were trained with: RGB, for pixels in 0..1."""
-    config = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    pretrained = timm.get_pretrained_cfg(name)
+    config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})
     return tuple(config["mean"]), tuple(config["std"])
 
 

@@ -60,6 +60,6 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     thresholds = []
     for rate in (UNCERTAIN_RATE, FAKE_RATE):
         # The lowest probability that no more than `rate` of the votes exceed.
-        place = np.searchsorted(reached, 1 - rate - 1e-9)
+        place = int(np.searchsorted(reached, 1 - rate - 1e-9))
         thresholds.append(float(probabilities[order][min(place, len(order) - 1)]))
     return OperatingPoints(*thresholds)
