@@ -289,6 +289,7 @@ def test_sizes(scorer, write_clip, faces, size):
     assert status_of(scorer, path) == ("ok" if size == (361, 641) else "no face found")
 
 
+@pytest.mark.slow
 def test_8k_in_bounded_memory(scorer, write_clip, faces, monkeypatch):
     large = cv2.resize(faces[0], (7680, 4320))
     path = write_clip([large] * 8, "8k.mp4", "mpeg4")
@@ -311,6 +312,7 @@ def clip_of_side(write_clip, side):
     )
 
 
+@pytest.mark.slow
 def test_as_many_pixels_as_are_allowed(write_clip):
     with DecoderPool(threads=1) as decoders:
         (frame,) = decoders.read_frames(clip_of_side(write_clip, 8192), 1)
@@ -357,6 +359,7 @@ def test_two_video_streams(scorer, tmp_path, faces):
     assert heights == pytest.approx([bottom - top] * 8, rel=0.2)  # the larger one's
 
 
+@pytest.mark.slow
 def test_a_long_clip_is_sampled_at_key_frames(write_clip, decoded):
     grey = [np.full((32, 32, 3), number % 200, np.uint8) for number in range(3100)]
     path = write_clip(grey, "long.mp4", g="30", bf="2", sc_threshold="0")
@@ -371,6 +374,7 @@ def test_a_long_clip_is_sampled_at_key_frames(write_clip, decoded):
         assert abs(int(frame.image.mean()) - frame.number % 200) <= 4
 
 
+@pytest.mark.slow
 def test_a_long_clip_of_damaged_key_frames_is_decoded_whole(write_clip, monkeypatch):
     from dfdetect.video import reader
 
@@ -433,6 +437,7 @@ def test_a_quarter_of_a_face_is_none(scorer, write_clip, faces, edge):
     assert status_of(scorer, path) == "no face found"
 
 
+@pytest.mark.slow
 def test_thirty_faces(scorer, write_clip, faces):
     small = [cv2.resize(frame, (320, 180)) for frame in faces]
     crowd = [np.vstack([np.hstack([frame] * 6)] * 5) for frame in small]

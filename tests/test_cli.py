@@ -106,6 +106,7 @@ def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*trained on a face set of this name")
+@pytest.mark.slow
 def test_train_then_evaluate(face_set, tmp_path, capsys):
     out = tmp_path / "tiny.safetensors"
     options = ["--input-size", "32", "--epochs", "1", "--batch-size", "8", "--val", "0.25"]
@@ -183,6 +184,7 @@ def forty_clips(sample_data, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status):
     command = [sys.executable, "-m", "dfdetect", "predict", forty_clips, "--out", "s.csv"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as run:

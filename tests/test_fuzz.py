@@ -66,6 +66,7 @@ def test_each_kind_of_mutation_does_what_it_says():
         assert Mutation(kind, 0.5, 10, 1).apply(data) != data
 
 
+@pytest.mark.slow
 def test_damaged_clips_have_a_score_or_a_documented_reason():
     scores = fuzz_clips(0, 150, progress=False)
     assert {number: one for number, one in scores.items() if not is_promised(one)} == {}
@@ -92,6 +93,7 @@ def decoders():
 
 @QUICK
 @given(mutations=MUTATIONS)
+@pytest.mark.slow
 def test_reading_ends_with_frames_or_a_reason(tmp_path, clip, mutations, decoders):
     path = tmp_path / "damaged.mp4"
     path.write_bytes(changed(clip, mutations))
@@ -107,6 +109,7 @@ def test_reading_ends_with_frames_or_a_reason(tmp_path, clip, mutations, decoder
         assert np.isfinite(times).all()
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_refused():
     outcomes = fuzz_checkpoints(0, 200, progress=False)
     assert {number: text for number, text in outcomes.items() if "WRONG" in text} == {}

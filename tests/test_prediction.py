@@ -134,6 +134,7 @@ def test_a_submission_is_there_before_the_first_score(sample_data, tmp_path, mon
         predict(sample_data / "test_videos", out)
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_a_submission_and_is_gone_on_with(sample_data, tmp_path):
     out = tmp_path / "submission.csv"
     videos = sample_data / "test_videos"
@@ -168,6 +169,7 @@ def entries(notes):
 
 
 @pytest.mark.parametrize("seconds", [6, 600])
+@pytest.mark.slow
 def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds):
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -280,6 +282,7 @@ def test_a_journal_that_cannot_be_written_stops_nothing(sample_data, tmp_path):
     assert {score.status for score in scores.values()} == {"ok"}
 
 
+@pytest.mark.slow
 def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
     """Links and junk, of which only the links are looked at, and then cheaply."""
     folder = tmp_path / "videos"

@@ -32,6 +32,7 @@ def face(times, left):
     return TrackResult(0.5, times, boxes, [0.5] * len(times))
 
 
+@pytest.mark.slow
 def test_all_that_is_promised_is_measured(sample_data, capsys):
     clips = [str(path) for path in sorted(sample_data.glob("test_videos/*.mp4"))[:2]]
     assert main(["bench", *clips, "--frames", "4", "--json"]) == 0

@@ -35,6 +35,7 @@ def test_what_takes_longest_is_the_bound(monkeypatch):
     assert fast["hours"] == pytest.approx(36e9 / module.NETWORK / 3600)
 
 
+@pytest.mark.slow
 def test_it_is_measured_on_the_videos(real_clip, monkeypatch):
     monkeypatch.setattr(module, "LEAST_VIDEOS", 1)
     result = plan([real_clip], BENCH, 1000, [1, 8], frames=4, progress=False)
@@ -48,6 +49,7 @@ def test_it_is_measured_on_the_videos(real_clip, monkeypatch):
     assert [line.split("|")[1].strip() for line in lines[5:]] == ["predict"] * 2 + ["extract"] * 2
 
 
+@pytest.mark.slow
 def test_command_line(sample_data, capsys, monkeypatch):
     monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)
     monkeypatch.setattr(module, "_measure", lambda *rest: dict(MEASURED))

@@ -159,6 +159,7 @@ def files_of(index):
     return {path.name.removeprefix(index.stem): path.read_bytes() for path in found}
 
 
+@pytest.mark.slow
 def test_extract_continues_a_stopped_run(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
     whole = tmp_path / "whole.csv"
@@ -192,6 +193,7 @@ def test_extract_continues_a_stopped_run(videos, tmp_path, monkeypatch):
             assert len(shard.getnames()) == (2 - number) * FRAMES
 
 
+@pytest.mark.slow
 def test_extract_reports_a_full_disk_and_continues_later(videos, tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole.csv", tmp_path / "full.csv"
     run(videos, whole)
@@ -212,6 +214,7 @@ def test_extract_reports_a_full_disk_and_continues_later(videos, tmp_path, monke
     assert files_of(out) == files_of(whole)
 
 
+@pytest.mark.slow
 def test_extract_continues_a_run_killed_before_its_first_video(videos, tmp_path):
     whole, out = tmp_path / "whole.csv", tmp_path / "early.csv"
     run(videos, whole)
@@ -272,6 +275,7 @@ def test_extract_refuses_a_face_set_that_was_changed(videos, tmp_path, suffix):
         run(videos, out)
 
 
+@pytest.mark.slow
 def test_extract_killed_at_any_time_ends_with_the_same_files(tmp_path, sample_data):
     source = tmp_path / "train_sample_videos"
     shutil.copytree(sample_data / "train_sample_videos", source)
@@ -316,6 +320,7 @@ def test_extract_refuses_an_existing_index(videos, tmp_path):
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.slow
 def test_extract_gives_the_same_from_zip_files_and_folders(videos, tmp_path, method):
     archive = tmp_path / "dfdc_train_part_00.zip"
     with zipfile.ZipFile(archive, "w", method) as file:

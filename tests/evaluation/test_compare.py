@@ -15,6 +15,7 @@ def sets(face_set, tmp_path):
     return tmp_path / "train.csv", tmp_path / "val.csv"
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
@@ -36,6 +37,7 @@ def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
     assert "0.833" in lines[2]  # the study's own figure for logistic regression
 
 
+@pytest.mark.slow
 def test_what_is_trained_already_is_only_measured(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
@@ -50,6 +52,7 @@ def test_what_is_trained_already_is_only_measured(sets, tmp_path):
     assert len(draw(first).axes) == 2
 
 
+@pytest.mark.slow
 def test_what_was_measured_before_keeps_its_row(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
@@ -67,6 +70,7 @@ def test_the_faces_trained_on_are_not_measured_on(sets, tmp_path):
     assert not list((tmp_path / "weights").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_faces_are_refused(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"

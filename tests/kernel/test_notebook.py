@@ -77,6 +77,7 @@ def printed_by(notebook):
     return "".join(output.get("text", "") for output in outputs)
 
 
+@pytest.mark.slow
 def test_beside_the_sample_data(notebook, sample_data, tmp_path):
     shutil.copytree(sample_data, tmp_path / "sample_data")
     with_parameters(notebook, "INPUT = 'nowhere'\nFRAMES = 4")
@@ -182,6 +183,8 @@ class Machine:
     ("at", "competition"),
     [("datasets/ada/dfdetect", f"competitions/{COMPETITION}"), ("dfdetect", COMPETITION)],
 )
+@pytest.mark.network
+@pytest.mark.slow
 def test_on_kaggle(machine, notebook, dataset, at, competition):
     machine.mount(dataset, at, competition)
     printed = machine.run(notebook, FRAMES=4)
@@ -195,6 +198,8 @@ def test_on_kaggle(machine, notebook, dataset, at, competition):
     assert (machine.working / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.network
+@pytest.mark.slow
 def test_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
     machine.mount(dataset, "dfdetect", COMPETITION, copies=100)
     printed = machine.run(notebook, TIME_BUDGET="10s")
@@ -205,6 +210,8 @@ def test_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
     assert details["frames"].min() < details["frames"].max() == 32
 
 
+@pytest.mark.network
+@pytest.mark.slow
 def test_on_kaggle_killed_half_way_and_run_again(machine, notebook, dataset):
     machine.mount(dataset, "dfdetect", COMPETITION, copies=4)
     notes = machine.working / "submission.progress.jsonl"

@@ -37,6 +37,7 @@ def stir(model):
     ("name", "left"), [("resnet18", 0), ("tf_efficientnet_lite0", 0), ("vgg11_bn", 0)]
 )
 @torch.inference_mode()
+@pytest.mark.slow
 def test_fused_models_answer_alike(name, left):
     model = stir(create_model(name))
     before = norms(model)

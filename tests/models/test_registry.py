@@ -93,6 +93,7 @@ def test_first_logits_are_small(name):
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.slow
 def test_vgg_computes_what_timms_does(size, memory_format):
     torch.manual_seed(0)
     model = create_model("vgg11").eval()

@@ -98,6 +98,8 @@ def test_predict_writes_the_page(sample_data, tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+@pytest.mark.browser
+@pytest.mark.slow
 def test_in_a_browser_the_table_sorts_and_nothing_is_asked_for(scores, real_clip, tmp_path):
     page = tmp_path / "report.html"
     write_report(page, scores, dict.fromkeys(scores, real_clip), 0.5, "x", progress=False)

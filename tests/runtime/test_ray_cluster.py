@@ -28,7 +28,7 @@ from dfdetect.runtime.ray_cluster import map_on_cluster
 # Both are read when ray is imported.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 pytest.importorskip("ray")
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 
 

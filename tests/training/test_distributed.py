@@ -83,12 +83,14 @@ def test_global_batch_shares_what_dropout_draws():
 
 
 @pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.slow
 def test_a_step_is_that_of_one_process(processes, tmp_path):
     script = tmp_path / "compare.py"
     script.write_text(COMPARISON)
     subprocess.run(torchrun(processes, script, processes), check=True)
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_one_process(face_set, tmp_path):
     """Over 24 steps, dropout included, by a net whose rounding errors do not grow."""
     options = ["simple_cnn_2", "--epochs", "4", "--drop-rate", "0.2"]
@@ -109,6 +111,7 @@ def test_the_losses_are_those_of_one_process(face_set, tmp_path):
     assert not together.with_suffix(".state.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_as_one_process(face_set, tmp_path):
     options = ["simple_cnn_2", "--epochs", "12", "--patience", "12"]
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
@@ -139,6 +142,7 @@ def test_a_run_that_was_killed_goes_on_as_one_process(face_set, tmp_path):
         (["simple_cnn_2", "--batch-size", "2"], "batches of 2 items are too few for 3 processes"),
     ],
 )
+@pytest.mark.slow
 def test_what_a_team_cannot_do(face_set, tmp_path, options, message):
     command = train(face_set, tmp_path / "x.safetensors", *options)
     run = subprocess.run(torchrun(3, *command), capture_output=True, text=True, check=False)

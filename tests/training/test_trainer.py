@@ -63,6 +63,7 @@ def test_the_checkpoint_says_how_it_was_made(trained):
     assert not out.with_suffix(".state.pt").exists()
 
 
+@pytest.mark.slow
 def test_actors_of_the_held_out_face_set_are_left_out_of_training(face_set, tmp_path):
     faces = FaceSet.read(face_set)
     folder = tmp_path / "val"
@@ -90,12 +91,14 @@ def test_crops_grow_from_the_start_size():
     assert TrainConfig("simple_cnn_1", input_size=64).crop_size(0) == 64
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_weights(trained, face_set, tmp_path):
     again = tmp_path / "again.safetensors"
     run(face_set, again)
     assert again.read_bytes() == trained[0].read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path, monkeypatch):
     out = tmp_path / "stopped.safetensors"
     judge = Judge.judge
@@ -118,6 +121,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path,
     assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_within_an_epoch_goes_on_there(
     trained, face_set, tmp_path, monkeypatch
 ):
@@ -158,6 +162,7 @@ def test_what_a_stopped_run_left_is_not_overwritten(face_set, tmp_path):
     assert out.with_suffix(".state.pt").read_bytes() == b"hours of work"
 
 
+@pytest.mark.slow
 def test_a_net_that_learnt_nothing_is_called_out(face_set, tmp_path, monkeypatch):
     config = replace(TINY, epochs=1)
     monkeypatch.setattr(trainer, "predict_logits", lambda _, faces, *rest: np.zeros(len(faces)))
@@ -192,12 +197,14 @@ def test_the_face_set_beside_the_checkpoint_is_left_alone(face_set):
     assert face_set.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_crop_rule_and_licence_reach_the_checkpoint(face_set, tmp_path):
     config = replace(TINY, epochs=1, crop_scale=1.3, crop_shift=0.0, licence="CC0-1.0")
     spec = run(face_set, tmp_path / "wide.safetensors", config)
     assert (spec.crop.scale, spec.crop.shift, spec.licence) == (1.3, 0.0, "CC0-1.0")
 
 
+@pytest.mark.slow
 def test_architectures_that_differ_can_be_trained(face_set, tmp_path):
     """VGG has no stochastic depth, and this one has two heads."""
     for name in ("vgg11", "efficientformer_l1"):
@@ -216,6 +223,7 @@ def test_diverging_training_is_named(face_set, tmp_path):
         run(face_set, tmp_path / "x.safetensors", replace(TINY, learning_rate=1e30))
 
 
+@pytest.mark.slow
 def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypatch):
     losses = iter([0.6, 0.5, 0.7, 0.8, 0.4])
 
@@ -232,6 +240,7 @@ def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkey
 
 
 @pytest.mark.parametrize("architecture", list_recipes())
+@pytest.mark.slow
 def test_two_steps_of_each_architecture_predict_videos(
     architecture, face_set, tmp_path, sample_data
 ):
@@ -282,6 +291,7 @@ def test_clips_and_images_are_not_mixed_up(face_set, tmp_path):
         run(face_set, tmp_path / "x.safetensors", recipe("simple_cnn_1", frames_per_clip=4))
 
 
+@pytest.mark.slow
 def test_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "has_fast_half", lambda device: True)
     spec = run(face_set, tmp_path / "mixed.safetensors", replace(TINY, precision="mixed"))
@@ -310,11 +320,13 @@ def test_settings_that_no_run_can_use_are_refused(setting):
         replace(TINY, **setting)
 
 
+@pytest.mark.slow
 def test_the_person_rule_reaches_the_checkpoint(face_set, tmp_path):
     config = replace(TINY, epochs=1, aggregation="soft_maximum")
     assert run(face_set, tmp_path / "soft.safetensors", config).aggregation.frames == "soft_maximum"
 
 
+@pytest.mark.slow
 def test_rates_by_inputs_start_at_one_half_and_learn_otherwise(face_set, tmp_path):
     heads = []
     for rates in ("equal", "by_inputs"):
@@ -330,6 +342,7 @@ def test_splitting_without_actors_warns(face_set, tmp_path):
         run(face_set, tmp_path / "x.safetensors", replace(TINY, epochs=1))
 
 
+@pytest.mark.slow
 def test_averaged_weights_and_blended_fakes(face_set, tmp_path):
     options = {"ema_decay": 0.9, "self_blend_share": 0.25, "augmentation": "strong"}
     plain = run(face_set, tmp_path / "plain.safetensors", replace(TINY, epochs=2))

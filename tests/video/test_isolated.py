@@ -90,6 +90,7 @@ def test_read_frames_replaces_a_process_that_died_while_idle(real_clip, decoders
     assert len(list(decoders.read_frames(real_clip, 2))) == 2
 
 
+@pytest.mark.slow
 def test_read_frames_stops_a_decoder_that_hangs(misbehave):
     start = time.monotonic()
     with pytest.raises(VideoError, match="takes too long to decode"):
@@ -98,6 +99,7 @@ def test_read_frames_stops_a_decoder_that_hangs(misbehave):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep the limit")
+@pytest.mark.slow
 def test_read_frames_bounds_memory(misbehave):
     with pytest.raises(VideoError, match="needs too much memory"):
         list(misbehave(f"numpy.ones({isolated.MEMORY_LIMIT // 8})"))
@@ -154,6 +156,7 @@ def test_read_frames_that_is_closed_leaves_nothing(real_clip, decoders):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.slow
 def test_no_decoder_outlives_its_caller(real_clip):
     code = (
         "import sys, time; from dfdetect.video.isolated import DecoderPool\n"
