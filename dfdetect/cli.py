@@ -45,11 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     verbose = options.pop("verbose")
-    if verbose:
-        logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-        logging.getLogger("dfdetect").setLevel(logging.DEBUG)
     try:
-        with warnings.catch_warnings(), _one_interrupt():
+        with warnings.catch_warnings(), _one_interrupt(), _log_on_terminal(verbose):
             warnings.showwarning = _show_warning
             status = command(**options)
             sys.stdout.flush()
@@ -65,6 +62,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dfdetect: stopped", file=sys.stderr)
         return SIGNALLED + (error.args[0] if error.args else signal.SIGINT)
     return status or 0
+
+
+class _TerminalHandler(logging.Handler):
+    """Shows what the library logs on standard error, above the progress bars."""
+
+    def __init__(self, verbose: bool):
+        super().__init__(logging.DEBUG if verbose else logging.INFO)
+        self.verbose = verbose
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        text = self.format(record) if self.verbose else f"dfdetect: {record.getMessage()}"
+        tqdm.write(_printable(text), file=sys.stderr)
+
+
+@contextmanager
+def _log_on_terminal(verbose: bool) -> Iterator[None]:
+    logger, handler = logging.getLogger("dfdetect"), _TerminalHandler(verbose)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(handler.level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 @contextmanager
@@ -393,15 +418,27 @@ def _index_or_fraction(text: str) -> Path | float:
         return Path(text)
 
 
-def _predict(time_budget: str | None, strict: bool, **options: object) -> int:
+def _predict(
+    out: Path,
+    prior: float,
+    time_budget: str | None,
+    details: Path | None,
+    report: Path | None,
+    strict: bool,
+    **options: object,
+) -> int:
     start = monotonic()
+    from dfdetect.kaggle.submission import summary
     from dfdetect.prediction import predict
     from dfdetect.runtime.budget import parse_duration
 
     if time_budget is not None:  # what loading took is part of it
         time_budget = max(0.1, parse_duration(time_budget) - (monotonic() - start))
-    scores = predict(time_budget=time_budget, **options)
-    unscored = any(score.probability is None for score in scores.values())
+    outputs = {"out": out, "details": details, "report": report}
+    results = predict(prior=prior, time_budget=time_budget, progress=True, **outputs, **options)
+    print(summary(results, prior))
+    print(f"wrote {', '.join(str(file) for file in outputs.values() if file is not None)}")
+    unscored = any(result.probability is None for result in results.values())
     return REASONS_GIVEN if strict and unscored else 0
 
 
@@ -415,7 +452,7 @@ def _evaluate(json: bool, **options: object) -> None:
 def _extract(sources: list[Path], out: Path, **options: object) -> None:
     from dfdetect.data.extract import extract
 
-    done = extract(sources, out, **options)
+    done = extract(sources, out=out, progress=True, **options)
     print(f"{out}: {done['crops'].sum()} crops of {len(done)} videos")
     for status, count in done["status"].value_counts().items():
         print(f"  {count} {status}")
@@ -432,13 +469,13 @@ def _reconstruct(faces: list[Path], out: Path, **options: object) -> None:
 def _compare(**options: object) -> None:
     from dfdetect.evaluation.compare import compare, to_markdown
 
-    print(to_markdown(compare(**options)))
+    print(to_markdown(compare(progress=True, **options)))
 
 
 def _compare_aggregation(**options: object) -> None:
     from dfdetect.evaluation.aggregation_study import compare_aggregations
 
-    print(compare_aggregations(**options).to_string(float_format="{:.3f}".format))
+    print(compare_aggregations(progress=True, **options).to_string(float_format="{:.3f}".format))
 
 
 def _train(
@@ -486,13 +523,13 @@ def _bench(
     from dfdetect.benchmark.bench import bench, report
 
     if plan is None:
-        print(report(bench(paths, frames=frames, device=device, **options), json))
+        print(report(bench(paths, frames=frames, device=device, progress=True, **options), json))
         return
     from dfdetect.benchmark import projection as planning
 
     wanted = planning.parse_plan(*plan)
-    result = bench(paths, frames=frames, device=device, **options)
-    planned = planning.plan(paths, result, *wanted, frames, device)
+    result = bench(paths, frames=frames, device=device, progress=True, **options)
+    planned = planning.plan(paths, result, *wanted, frames, device, progress=True)
     if json:
         print(report({**result, "plan": planned}, json))
     else:

@@ -164,7 +164,7 @@ class Detector:
             status, details = error.status, error.details
         except Exception as error:
             # A run over many files must not lose the others to a fault that nobody foresaw.
-            LOGGER.exception("%s", path)
+            LOGGER.exception("%s: unexpected error", path)
             reason = (str(error).splitlines() or [""])[0]
             status, details = Status.FAILED, f"{type(error).__name__}: {reason}"[:MESSAGE_LENGTH]
         result = VideoResult.without_score(path, name, status, details)

@@ -1,6 +1,7 @@
 """The main job: folders of videos in, submission.csv out."""
 
 import hashlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,12 +37,16 @@ if TYPE_CHECKING:
     from dfdetect.runtime.executor import Executor, MakeWorker
     from dfdetect.video.isolated import DecoderPool
 
-# Seconds from one time that the submission is written to the next.
+# Seconds from one time that the submission is written to the next; more if writing takes long, so
+# that it takes no larger share of the time than this.
 SAVE_EVERY = 5.0
+SAVE_SHARE = 0.05
+LOGGER = logging.getLogger(__name__)
 
 
 def predict(
     paths: str | Path | Iterable[str | Path],
+    *,
     out: str | Path = "submission.csv",
     sample_submission: str | Path | None = None,
     weights: str | Path | None = None,
@@ -52,7 +57,7 @@ def predict(
     time_budget: str | float | None = None,
     report: str | Path | None = None,
     cluster: str | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> dict[str, VideoResult]:
     """Score videos and write a submission that has a row for every one of them.
 
@@ -78,7 +83,7 @@ def predict(
         cluster: Score on the Ray cluster of this address, or `local`, as in
             `dfdetect.runtime.ray_cluster`. All its machines must see the videos under the same
             paths.
-        progress: Show a progress bar and a closing summary.
+        progress: Show progress bars on standard error.
 
     Returns:
         The score of each row, by its name, in the order of the rows. From a cluster, which may
@@ -89,7 +94,7 @@ def predict(
         ArgumentError: There are no videos, or an argument is unusable, or the cluster out of reach.
 
     Example:
-        >>> results = predict(["test_videos"], "submission.csv", details="details.csv")
+        >>> results = predict(["test_videos"], out="submission.csv", details="details.csv")
     """
     start = monotonic()
     out = Path(out)
@@ -119,46 +124,32 @@ def predict(
         budget = None
         if seconds is not None:
             budget = TimeBudget(seconds - (monotonic() - start), len(left), frames)
-        if progress:
-            _say_what_is_kept(journal, len(kept), len(results))
-
-        def finish() -> dict[Path, OSError]:
-            outputs = {out: lambda: write_submission(out, names, results, prior)}
-            if details is not None:
-                outputs[Path(details)] = lambda: write_details(details, results)
-            problems = _write_all(outputs)
-            if progress:
-                print(summary(results, prior))
-                if budget is not None and budget.thinned:
-                    print(
-                        f"for want of time, {budget.thinned} had fewer than {frames} frames sampled"
-                    )
-                if unlisted := len(videos.keys() - set(names)):
-                    print(
-                        f"{unlisted} more videos are not in {sample_submission} and were left out"
-                    )
-                if written := [str(file) for file in outputs if file not in problems]:
-                    print(f"wrote {' and '.join(written)}")
-            return problems
-
+        _log_what_is_kept(journal, len(kept), len(results))
+        outputs = {out: lambda: write_submission(out, names, results, prior)}
+        if details is not None:
+            outputs[Path(details)] = lambda: write_details(details, results)
         rounds = _score_rest(executor, make_worker, left, results, journal, budget, progress)
         try:
             with closing(rounds):
                 for _ in rounds:
                     _write_or_warn(out, names, results, prior)
         except BaseException:
-            for error in finish().values():  # what has stopped the run comes first
+            for error in _write_all(outputs).values():  # what has stopped the run comes first
                 warnings.warn(f"cannot be written: {error}", stacklevel=2)
+            LOGGER.info("%s", summary(results, prior))
             raise
-        if problems := finish():  # the files are as they were last written
+        if problems := _write_all(outputs):  # the files are as they were last written
+            LOGGER.info("%s", summary(results, prior))
             raise next(iter(problems.values()))
+    if budget is not None and budget.thinned:
+        LOGGER.info("for lack of time, %d videos had fewer than %d frames", budget.thinned, frames)
+    if unlisted := len(videos.keys() - set(names)):
+        LOGGER.info("%d more videos are not in %s and were left out", unlisted, sample_submission)
     if report is not None:
         from dfdetect.reporting.html import write_report
 
         title = f"dfdetect with {checkpoint.stem}"
         write_report(report, results, videos, prior, title, budget, progress)
-        if progress:
-            print(f"wrote {report}")
     if not any(result.status == Status.OUT_OF_TIME for result in results.values()):
         journal.close()
     return results
@@ -185,9 +176,9 @@ def _require_outputs(
 def _write_or_warn(
     out: Path, names: Iterable[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the submission; if that fails, hours of work need not, as there is another time."""
+    """Write the submission so far; if that fails, it is written again in some seconds."""
     try:
-        write_submission(out, names, results, prior)
+        write_submission(out, names, results, prior, verify=False)
     except OSError as error:
         warnings.warn(f"cannot write now, trying again: {error}", stacklevel=2)
 
@@ -203,11 +194,14 @@ def _write_all(outputs: Mapping[Path, Callable[[], None]]) -> dict[Path, OSError
     return problems
 
 
-def _say_what_is_kept(journal: Journal, kept: int, count: int) -> None:
+def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
     if kept:
-        print(f"{journal.path}: going on, {kept} of {count} videos are scored already")
+        LOGGER.info("%s: %d of %d videos are scored already", journal.path, kept, count)
     if others := journal.of_others():
-        print(f"{journal.path}: {len(others)} scores of other weights or frames are left alone")
+        LOGGER.info(
+            "%s: %d scores of other weights, frames or versions are kept for their own runs",
+            *(journal.path, len(others)),
+        )
 
 
 class _Task(NamedTuple):
@@ -249,7 +243,7 @@ def _score_rest(
 ) -> Iterator[None]:
     """Score videos and store each result as it arrives.
 
-    Yields once at the start and then every SAVE_EVERY seconds, so that the caller can write the
+    Yields once at the start and then every few seconds, so that the caller can write the
     submission.
     """
     from dfdetect.detector import has_failed
@@ -267,8 +261,9 @@ def _score_rest(
         unit="video",
         disable=not progress,
     )
+    saves = _Saves()
     yield
-    saved = monotonic()
+    saves.done()
     tasks = (
         _Task(name, path.absolute(), None if budget is None else budget.allowance())
         for name, path in videos.items()
@@ -277,9 +272,32 @@ def _score_rest(
     with closing(pairs), bar:
         for _ in pairs:
             bar.update()
-            if monotonic() - saved > SAVE_EVERY:
+            if saves.due():
                 yield
-                saved = monotonic()
+                saves.done()
+
+
+class _Saves:
+    """Says when the submission is to be written, so that writing takes a small share of the time.
+
+    Args:
+        clock: Returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic):
+        self._clock = clock
+        self._begun = clock()
+        self._next = self._begun
+
+    def due(self) -> bool:
+        """Return whether it is time to write; writing begins now if it is."""
+        self._begun = self._clock()
+        return self._begun >= self._next
+
+    def done(self) -> None:
+        """Note that the writing that was due, or the first one, has ended."""
+        now = self._clock()
+        self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 
 
 @contextmanager

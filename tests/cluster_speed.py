@@ -29,7 +29,7 @@ def seconds(videos: Path, out: Path, nodes: int) -> float:
         cluster.add_node(**NODE)
     cluster.wait_for_nodes()
     start = perf_counter()
-    predict(videos, out, cluster=cluster.address)
+    predict(videos, out=out, cluster=cluster.address)
     taken = perf_counter() - start
     cluster.shutdown()
     return taken

@@ -108,7 +108,7 @@ def fuzz_clips(first: int, count: int, progress: bool = True) -> dict[int, Video
         for name, number in names.items():
             Path(folder, name).write_bytes(damaged(clips, number))
         out = Path(folder, "submission.csv")
-        scores = predict(folder, out, frames=2, progress=progress)
+        scores = predict(folder, out=out, frames=2, progress=progress)
         check_submission(out, list(names))
     return {names[name]: score for name, score in scores.items()}
 

@@ -490,7 +490,7 @@ def test_odd_names_get_their_rows(tmp_path, capsys):
     for name in ODD_NAMES:
         (folder / name).write_bytes(b"no video")
     outputs = [tmp_path / name for name in ("s.csv", "d.csv", "r.html")]
-    scores = predict(folder, outputs[0], details=outputs[1], report=outputs[2], frames=1)
+    scores = predict(folder, out=outputs[0], details=outputs[1], report=outputs[2], frames=1)
     check_submission(outputs[0], sorted(ODD_NAMES))
     assert sorted(scores) == sorted(ODD_NAMES)
     for score in scores.values():

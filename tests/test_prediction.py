@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 
 from dfdetect import Detector, Status, VideoResult, predict
 from dfdetect.kaggle import submission
-from dfdetect.kaggle.submission import check_submission
+from dfdetect.kaggle.submission import check_submission, summary
+from dfdetect.prediction import _Saves
 
 
 @pytest.fixture
@@ -28,9 +30,9 @@ def mixed_folder(tmp_path, sample_data, write_clip, numbered_frames):
     return folder
 
 
-def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path, capsys):
+def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path):
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
-    scores = predict([mixed_folder], out, details=details, frames=8, prior=0.4)
+    scores = predict([mixed_folder], out=out, details=details, frames=8, prior=0.4)
     names = ["empty.mp4", "faceless.mp4", "good.mp4", "text.mp4", "truncated.mp4"]
     submission = check_submission(out, names).set_index("filename")["label"]
     table = pd.read_csv(details, index_col="filename")
@@ -45,27 +47,28 @@ def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path, capsys):
         assert pd.isna(table["probability"][name]) == (reasons[name] != "ok")
         expected = 0.4 if reasons[name] != "ok" else scores[name].probability
         assert submission[name] == pytest.approx(expected)
-    printed = capsys.readouterr().out
+    printed = summary(scores, prior=0.4)
     assert "5 videos, 1 scored, 4 without a score (given the prior 0.4)" in printed
     assert "1 x no face found: faceless.mp4" in printed
 
 
-def test_rows_follow_the_sample_submission(sample_data, tmp_path, capsys):
+def test_rows_follow_the_sample_submission(sample_data, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "dfdetect")
     sample = tmp_path / "sample.csv"
     sample.write_text("filename,label\njytrvwlewz.mp4,0\ngone.mp4,0\nehtdtkmmli.mp4,0\n")
     out = tmp_path / "submission.csv"
-    scores = predict([sample_data / "test_videos"], out, sample, frames=4)
+    scores = predict([sample_data / "test_videos"], out=out, sample_submission=sample, frames=4)
     assert list(scores) == ["jytrvwlewz.mp4", "gone.mp4", "ehtdtkmmli.mp4"]
     labels = check_submission(out, list(scores))["label"]
     assert labels[1] == 0.5
     assert scores["gone.mp4"].status == Status.NO_SUCH_VIDEO
-    assert "4 more videos are not in" in capsys.readouterr().out
+    assert "4 more videos are not in" in caplog.text
 
 
 def test_two_runs_give_the_same_file(sample_data, tmp_path):
     files = tmp_path / "first.csv", tmp_path / "second.csv"
     for file in files:
-        predict([sample_data / "test_videos"], file, frames=4, progress=False)
+        predict([sample_data / "test_videos"], out=file, frames=4, progress=False)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -73,7 +76,7 @@ def test_scores_carry_the_names_of_the_rows(tmp_path, real_clip):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         shutil.copy(real_clip, tmp_path / folder / "a.mp4")
-    scores = predict([tmp_path], tmp_path / "out" / "submission.csv", frames=2, progress=False)
+    scores = predict([tmp_path], out=tmp_path / "out" / "submission.csv", frames=2, progress=False)
     assert [score.name for score in scores.values()] == ["x/a.mp4", "y/a.mp4"]
     assert scores["x/a.mp4"].probability == scores["y/a.mp4"].probability
 
@@ -96,7 +99,7 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     monkeypatch.setattr(Detector, "predict", stop_at_the_third)
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     with pytest.raises(KeyboardInterrupt):
-        predict(sample_data / "test_videos", out, frames=2, details=details)
+        predict(sample_data / "test_videos", out=out, frames=2, details=details)
     table = pd.read_csv(details)
     assert table["status"].tolist()[:2] == ["ok"] * 2
     assert table["status"][2] == "not_scored"
@@ -104,7 +107,7 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     assert (pd.read_csv(out)["label"][unscored] == 0.5).all()
 
     monkeypatch.setattr(Detector, "predict", note_and(predict_one, scored := []))
-    predict(sample_data / "test_videos", out, frames=2, details=details)
+    predict(sample_data / "test_videos", out=out, frames=2, details=details)
     # Several threads note them: the rows are in order, they need not be.
     assert sorted(path.name for path in scored) == table["filename"][unscored].tolist()
     assert (pd.read_csv(details)["status"] == "ok").all()
@@ -131,7 +134,7 @@ def test_a_submission_is_there_before_the_first_score(sample_data, tmp_path, mon
 
     monkeypatch.setattr("dfdetect.detector.load_detector", look)
     with pytest.raises(InterruptedError):
-        predict(sample_data / "test_videos", out)
+        predict(sample_data / "test_videos", out=out)
 
 
 @pytest.mark.slow
@@ -155,7 +158,7 @@ def test_a_killed_run_leaves_a_submission_and_is_gone_on_with(sample_data, tmp_p
         file.write('{"name": "half a line')
     subprocess.run(list(map(str, command)), check=True)
     assert not notes.exists()
-    expected = predict(videos, tmp_path / "whole.csv", frames=4)
+    expected = predict(videos, out=tmp_path / "whole.csv", frames=4)
     labels = check_submission(out, names)["label"]
     assert labels.tolist() == pytest.approx([one.probability for one in expected.values()])
 
@@ -178,7 +181,7 @@ def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds
         (folder / f"{number:02}.mp4").symlink_to(clip)
     out = tmp_path / "submission.csv"
     start = time.monotonic()
-    scores = predict(folder, out, time_budget=seconds)
+    scores = predict(folder, out=out, time_budget=seconds)
     assert time.monotonic() - start < seconds
     check_submission(out, [f"{number:02}.mp4" for number in range(40)])
     late = [score for score in scores.values() if score.status != "ok"]
@@ -190,18 +193,18 @@ def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds
 
 def test_durations_that_are_none_are_refused(sample_data, tmp_path):
     with pytest.raises(ValueError, match="'soon' is not a duration"):
-        predict(sample_data, tmp_path / "s.csv", time_budget="soon")
+        predict(sample_data, out=tmp_path / "s.csv", time_budget="soon")
 
 
 def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_path, monkeypatch):
     monkeypatch.setattr("dfdetect.detector.load_detector", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a folder"):
-        predict(sample_data, tmp_path)
+        predict(sample_data, out=tmp_path)
     with pytest.raises(ValueError, match="cannot be written"):
-        predict(sample_data, tmp_path / "file" / "submission.csv")
+        predict(sample_data, out=tmp_path / "file" / "submission.csv")
     with pytest.raises(ValueError, match="files of their own"):
-        predict(sample_data, tmp_path / "s.csv", details=tmp_path / "s.csv")
+        predict(sample_data, out=tmp_path / "s.csv", details=tmp_path / "s.csv")
     video, sample = tmp_path / "a.mp4", tmp_path / "sample.csv"
     video.write_bytes(b"precious")
     sample.write_text("filename,label\na.mp4,0\n")
@@ -211,7 +214,7 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
     (tmp_path / "link.csv").symlink_to(video)
     for other in (tmp_path / "nowhere" / ".." / "a.mp4", tmp_path / "link.csv"):
         with pytest.raises(ValueError, match="is to be read; write to another file"):
-            predict(video, other)
+            predict(video, out=other)
     assert video.read_bytes() == b"precious"
 
 
@@ -221,32 +224,33 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, mo
     out = tmp_path / "submission.csv"
     check_before = out.write_text("filename,label\nold.mp4,0.3\n")
     with pytest.warns(UserWarning, match=r"cannot write now.*No space left on device") as warned:
-        scores = predict(sample_data / "test_videos", out, frames=2, progress=False)
+        scores = predict(sample_data / "test_videos", out=out, frames=2, progress=False)
     assert len(warned) == 3 < check_before
     assert check_submission(out, sorted(scores))["label"].ne(0.5).all()
 
 
 def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
-    sample_data, tmp_path, monkeypatch, capsys
+    sample_data, tmp_path, monkeypatch, caplog
 ):
+    caplog.set_level(logging.INFO, "dfdetect")
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
-    predict(sample_data / "test_videos", out, frames=2)
+    predict(sample_data / "test_videos", out=out, frames=2)
     old = out.read_bytes()
     monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk())
     with (
         pytest.warns(UserWarning, match="cannot write now"),
         pytest.raises(OSError, match=f"No space left on device: '{out}'"),
     ):
-        predict(sample_data / "test_videos", out, frames=3, details=details)
+        predict(sample_data / "test_videos", out=out, frames=3, details=details)
     assert out.read_bytes() == old
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "submission.csv",
         "submission.progress.jsonl",
     ]
-    assert "6 videos, 6 scored\n" in capsys.readouterr().out
+    assert "6 videos, 6 scored\n" in caplog.text
     monkeypatch.undo()
-    predict(sample_data / "test_videos", out, frames=3, details=details)
-    assert "going on, 6 of 6 videos are scored already" in capsys.readouterr().out
+    predict(sample_data / "test_videos", out=out, frames=3, details=details)
+    assert "6 of 6 videos are scored already" in caplog.text
 
 
 def test_a_full_disk_does_not_hide_an_interrupt(sample_data, tmp_path, monkeypatch):
@@ -259,7 +263,7 @@ def test_a_full_disk_does_not_hide_an_interrupt(sample_data, tmp_path, monkeypat
         pytest.warns(UserWarning, match=r"cannot be written: .*No space left on device"),
         pytest.raises(KeyboardInterrupt),
     ):
-        predict(sample_data / "test_videos", tmp_path / "submission.csv", progress=False)
+        predict(sample_data / "test_videos", out=tmp_path / "submission.csv", progress=False)
 
 
 def full_disk(until=10**9):
@@ -278,7 +282,7 @@ def full_disk(until=10**9):
 def test_a_journal_that_cannot_be_written_stops_nothing(sample_data, tmp_path):
     (tmp_path / "submission.progress.jsonl").mkdir()
     with pytest.warns(UserWarning, match=r"progress.jsonl: cannot be written \(Is a directory\)"):
-        scores = predict(sample_data / "test_videos", tmp_path / "submission.csv", frames=2)
+        scores = predict(sample_data / "test_videos", out=tmp_path / "submission.csv", frames=2)
     assert {score.status for score in scores.values()} == {"ok"}
 
 
@@ -294,7 +298,7 @@ def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
     out, details = tmp_path / "s.csv", tmp_path / "d.csv"
     memory = psutil.Process().memory_info().rss
     start = time.monotonic()
-    scores = predict(folder, out, details=details, progress=False)
+    scores = predict(folder, out=out, details=details, progress=False)
     assert time.monotonic() - start < 60
     assert psutil.Process().memory_info().rss - memory < 200 * 2**20
     names = [f"{number:05}.mp4" for number in range(10_000)]
@@ -317,7 +321,37 @@ def test_no_cell_of_the_details_is_a_formula(tmp_path):
     names = ['=HYPERLINK("http:x","y").mp4', "+1.mp4", "-1.mp4", "@x.mp4", "\tx.mp4", "x.mp4"]
     for name in names:
         (folder / name).write_bytes(b"junk")
-    predict(folder, tmp_path / "s.csv", details=tmp_path / "d.csv", progress=False)
+    predict(folder, out=tmp_path / "s.csv", details=tmp_path / "d.csv", progress=False)
     check_submission(tmp_path / "s.csv", sorted(names))
     cells = pd.read_csv(tmp_path / "d.csv")["filename"].tolist()
     assert cells == [name if name == "x.mp4" else f"'{name}" for name in sorted(names)]
+
+
+def test_saves_take_a_small_share_of_the_time():
+    """However long it takes to write the submission of a million videos."""
+    now = 0.0
+    saves = _Saves(lambda: now)
+    written = 0
+    saves.done()
+    while now < 1000:
+        now += 0.5
+        if saves.due():
+            written += 1
+            now += 2.0
+            saves.done()
+    assert 20 <= written <= 25  # 5 % of the time, two seconds each
+
+
+def test_predict_prints_nothing(sample_data, tmp_path, capsys):
+    predict(sample_data / "test_videos" / "ehtdtkmmli.mp4", out=tmp_path / "s.csv", frames=2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_predict_of_two_folders_with_equal_names(tmp_path, real_clip):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(real_clip, tmp_path / folder / "a.mp4")
+    folders = [tmp_path / "x", tmp_path / "y"]
+    results = predict(folders, out=tmp_path / "s.csv", frames=2)
+    assert list(results) == [str(folder / "a.mp4") for folder in folders]
+    assert [result.path for result in results.values()] == [folder / "a.mp4" for folder in folders]

@@ -33,10 +33,11 @@ PROJECTED = (400, 4000)
 
 def bench(
     paths: str | Path | Iterable[str | Path],
+    *,
     weights: str | Path | None = None,
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
-    progress: bool = True,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Time the scoring of videos, and compare it with two references.
 

@@ -48,7 +48,7 @@ def plan(
     nodes: Sequence[int],
     frames: int,
     device: str = "auto",
-    progress: bool = True,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Project the time, disk and memory that scoring and extracting take on some machines.
 
@@ -129,7 +129,7 @@ def _measure(
         for number, path in enumerate(found * rounds):
             (videos / f"{number:06}{path.suffix}").symlink_to(path.absolute())
         start = perf_counter()
-        done = extract([videos], index, frames, device=device, progress=progress)
+        done = extract([videos], out=index, frames=frames, device=device, progress=progress)
         seconds = perf_counter() - start
         written = sum(path.stat().st_size for path in Path(folder).glob("faces*"))
         rate = _write_rate(index) if done["crops"].sum() else float("inf")

@@ -31,7 +31,7 @@ from dfdetect.errors import ArgumentError, InputError
 from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
-from dfdetect.files import printable, require_writable
+from dfdetect.files import require_writable
 from dfdetect.results import Status
 from dfdetect.runtime.executor import Executor
 from dfdetect.video.isolated import CancelledError, DecoderPool
@@ -87,6 +87,7 @@ class ExtractedVideo:
 
 def extract(
     sources: Sequence[str | Path],
+    *,
     out: str | Path,
     frames: int = DEFAULT_FRAMES,
     size: int = CROP_SIZE,
@@ -95,7 +96,7 @@ def extract(
     blend: bool = False,
     device: str = "auto",
     cluster: str | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Make a face set of labelled videos, or continue one.
 
@@ -134,7 +135,7 @@ def extract(
         OSError: The face set cannot be written; what was written before is kept.
 
     Example:
-        >>> extract(["dfdc_train_part_00.zip"], "faces.csv")["status"].value_counts()
+        >>> extract(["dfdc_train_part_00.zip"], out="faces.csv")["status"].value_counts()
         ok    1334
     """
     out = Path(out)
@@ -159,8 +160,9 @@ def extract(
         FaceSetWriter(out, log, CROP_COLUMNS, VIDEO_COLUMNS, str(settings)) as writer,
     ):
         left = {video.name for video in videos if not _is_done(video, writer)}
-        if progress and len(left) < len(videos):
-            tqdm.write(f"{out}: {len(videos) - len(left)} of {len(videos)} videos are done already")
+        if len(left) < len(videos):
+            done = len(videos) - len(left)
+            LOGGER.info("%s: %d of %d videos are done already", out, done, len(videos))
         groups = group_videos(videos, left)
         make_worker = partial(_Extractor, settings)
         results = executor.map(make_worker, groups, on_lost=_lost, failed=_has_failed)
@@ -173,8 +175,8 @@ def extract(
                     read += video.size
                     bar.set_postfix_str(f"{_bytes(read)} of {_bytes(total)}", refresh=False)
                     bar.update()
-                    if progress and one.status != Status.OK:
-                        tqdm.write(printable(f"{video.name}: {one.message}"))
+                    if one.status != Status.OK:
+                        LOGGER.info("%s: %s", video.name, one.message)
     table = pd.DataFrame(list(writer.done.values()), columns=VIDEO_COLUMNS)
     return table.astype({"people": int, "crops": int})
 
@@ -214,7 +216,7 @@ class _Extractor:
             raise
         except Exception as error:
             # A run over many files must not lose the others to a fault that nobody foresaw.
-            LOGGER.exception("%s", video.video.name)
+            LOGGER.exception("%s: unexpected error", video.video.name)
             video.fail(Status.FAILED, f"{type(error).__name__}: {error}")
 
     def _find(self, video: "_TrackedVideo") -> None:

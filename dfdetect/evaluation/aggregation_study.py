@@ -58,7 +58,7 @@ def compare_aggregations(
     index: str | Path,
     weights: str | Path | None = None,
     device: str = "auto",
-    progress: bool = True,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Measure aggregations on the clips of a face set.
 

@@ -4,6 +4,7 @@ The study that this package grew from trained eight detectors on the challenge's
 their accuracies where 80.75 % of it was FAKE: the constant answer FAKE scores 0.8075 there.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from dfdetect.checkpoints.io import read_spec
 from dfdetect.checkpoints.weights import SUFFIX, find_weights
@@ -26,6 +26,7 @@ from dfdetect.training.config import recipe
 from dfdetect.training.pretrained import IMAGENET
 from dfdetect.training.trainer import train
 
+LOGGER = logging.getLogger(__name__)
 STUDY_FAKE_SHARE = 0.8075
 # Accuracy in the study's validation, of those of its detectors for which it is stated.
 STUDY_ACCURACY = {
@@ -52,7 +53,7 @@ def compare(
     val_clips: str | Path | None = None,
     architectures: Sequence[str] | None = None,
     device: str = "auto",
-    progress: bool = True,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Train each architecture by its recipe, unless that is done already, and measure all of them.
 
@@ -95,9 +96,9 @@ def compare(
         sets = [*faces, *clips] if model_info(name).input == "clip" else list(faces)
         if checkpoint.exists():
             _require_trained_on(checkpoint, sets)
-            tqdm.write(f"{name}: {checkpoint} is there, and taken as it is")
+            LOGGER.info("%s: %s exists and is used as it is", name, checkpoint)
         else:
-            tqdm.write(f"{name}: training")
+            LOGGER.info("%s: training", name)
             init = INITIAL.get(name)
             train(
                 recipe(name),
@@ -203,7 +204,7 @@ def _measure(
     spec = read_spec(checkpoint)
     detector = load_detector(checkpoint, device)
     scores = evaluate(
-        val, checkpoint, device=device, fake_share=STUDY_FAKE_SHARE, progress=progress
+        val, weights=checkpoint, device=device, fake_share=STUDY_FAKE_SHARE, progress=progress
     )
     frames = f"{spec.frames_per_clip} x " if spec.frames_per_clip > 1 else ""
     row: dict[str, Any] = {
@@ -224,7 +225,7 @@ def _measure(
     row["study_balance_constant"] = scores["reweighted"]["constant_accuracy"]
     row["study_accuracy"] = STUDY_ACCURACY.get(name)
     if val_clips is not None:
-        clips = evaluate(val_clips, checkpoint, device=device, progress=progress)
+        clips = evaluate(val_clips, weights=checkpoint, device=device, progress=progress)
         row["clips_auc"] = clips.get("auc_within_sources", clips["auc"])
     return row
 

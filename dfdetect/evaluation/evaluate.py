@@ -1,7 +1,7 @@
 """How good a detector is: log loss, AUC and their like, beside what a constant answer scores."""
 
 import json
-import sys
+import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -30,11 +30,12 @@ from dfdetect.evaluation.metrics import (
     reweighted_metrics,
 )
 from dfdetect.evaluation.subgroups import find_subgroups
-from dfdetect.files import atomic_path, printable
+from dfdetect.files import atomic_path
 from dfdetect.results import Status, VideoResult
 from dfdetect.runtime.executor import Executor
 from dfdetect.video.isolated import DecoderPool
 
+LOGGER = logging.getLogger(__name__)
 BATCH = 64
 # Answers that are printed one by one, at most.
 MOST_ITEMS = 50
@@ -46,6 +47,7 @@ SOURCE_COLUMNS = ["n", "fake_fraction", "auc", "log_loss", "balanced_accuracy", 
 
 def evaluate(
     sources: str | Path | Sequence[str | Path],
+    *,
     weights: str | Path | None = None,
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
@@ -54,7 +56,7 @@ def evaluate(
     degrade: str | None = None,
     subgroups: bool = False,
     cluster: str | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Measure a detector on labelled faces or videos.
 
@@ -181,7 +183,7 @@ def _count(labels: np.ndarray) -> dict[str, int]:
 
 
 def score_face_set(
-    detector: Detector, faces: FaceSet, progress: bool = True, degrade: str | None = None
+    detector: Detector, faces: FaceSet, progress: bool = False, degrade: str | None = None
 ) -> pd.DataFrame:
     """Score each video of a face set, or crop that belongs to none.
 
@@ -244,7 +246,7 @@ def _score_tracks(
 
 
 def tabulate(
-    videos: Sequence[LabelledVideo], scores: Iterable[VideoResult], progress: bool = True
+    videos: Sequence[LabelledVideo], scores: Iterable[VideoResult], progress: bool = False
 ) -> pd.DataFrame:
     """Put labelled videos and their scores into a table, as they come.
 
@@ -255,8 +257,8 @@ def tabulate(
     bar = tqdm(scores, "videos", len(videos), unit="video", disable=not progress)
     rows = []
     for video, result in zip(videos, bar, strict=True):
-        if progress and result.status != Status.OK:
-            tqdm.write(printable(f"{video.name}: {result.message}"), file=sys.stderr)
+        if result.status != Status.OK:
+            LOGGER.info("%s: %s", video.name, result.message)
         labels = video.name, video.label, video.group, video.source
         rows.append((*labels, result.probability, result.status.value))
     table = pd.DataFrame(rows, columns=["name", "label", "group", "source", *SCORE_COLUMNS])

@@ -34,7 +34,7 @@ def write_report(
     prior: float,
     detector: str,
     budget: TimeBudget | None = None,
-    progress: bool = True,
+    progress: bool = False,
 ) -> None:
     """Write the page: a summary, a table to sort, and for each video its people.
 

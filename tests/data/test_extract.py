@@ -46,7 +46,7 @@ def videos(tmp_path, sample_data):
 
 
 def run(source, out, **options):
-    return extract([source], out, frames=FRAMES, size=64, progress=False, **options)
+    return extract([source], out=out, frames=FRAMES, size=64, progress=False, **options)
 
 
 def test_extract_writes_track_and_frame_of_each_crop(videos, tmp_path):
@@ -284,7 +284,7 @@ def test_extract_killed_at_any_time_ends_with_the_same_files(tmp_path, sample_da
     metadata = {path.name: {"label": "REAL"} for path in source.glob("*.mp4")}
     (source / "metadata.json").write_text(json.dumps(metadata))
     whole, out = tmp_path / "whole.csv", tmp_path / "killed.csv"
-    extract([source], whole, frames=2, size=64, progress=False)
+    extract([source], out=whole, frames=2, size=64, progress=False)
     command = [sys.executable, "-m", "dfdetect", "extract", str(source), "--out", str(out)]
     command += ["--frames", "2", "--size", "64"]
     log, moments = out.with_suffix(".videos.csv"), random.Random(0)
@@ -337,7 +337,7 @@ def test_extract_tells_equal_names_in_two_sources_apart(videos, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(videos, other)
     out = tmp_path / "faces.csv"
-    done = extract([videos, other], out, frames=2, size=64, progress=False)
+    done = extract([videos, other], out=out, frames=2, size=64, progress=False)
     assert "other/ajqslcypsw.mp4" in done["video"].tolist()
     assert FaceSet.read(out).table["id"].is_unique
 
@@ -347,7 +347,7 @@ def test_extract_on_the_command_line(videos, tmp_path, capsys):
     assert main(["extract", str(videos), "--out", str(out), "--frames", "2"]) == 0
     captured = capsys.readouterr()
     assert "4 crops of 3 videos" in captured.out
-    assert "broken.mp4: not a readable video" in captured.out
+    assert "broken.mp4: not a readable video" in captured.err
     assert "video/s" in captured.err or "s/video" in captured.err
     assert len(pd.read_csv(out)) == 4
     assert main(["extract", str(videos), "--out", "faces.txt"]) == 2
@@ -369,7 +369,7 @@ def test_extract_refuses_another_video_of_the_same_name(videos, tmp_path):
 )
 def test_extract_refuses_unusable_settings(videos, tmp_path, options):
     with pytest.raises(ValueError, match=r"must be"):
-        extract([videos], tmp_path / "x.csv", progress=False, **options)
+        extract([videos], out=tmp_path / "x.csv", progress=False, **options)
 
 
 def test_extract_takes_photographs_as_videos_of_one_frame(tmp_path, real_clip):

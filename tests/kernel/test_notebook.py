@@ -229,7 +229,7 @@ def test_on_kaggle_killed_half_way_and_run_again(machine, notebook, dataset):
     assert 5 <= done < 24
     del fresh.cells[2]
     printed = machine.run(fresh, FRAMES=4)
-    assert f"going on, {done} of 24 videos are scored already" in printed
+    assert f"{done} of 24 videos are scored already" in printed
     assert "installed: nothing" in printed
     assert "24 videos, 24 scored" in printed
     assert not notes.exists()

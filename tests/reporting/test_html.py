@@ -91,10 +91,12 @@ def test_faces_are_cut_where_they_are(real_clip):
 
 def test_predict_writes_the_page(sample_data, tmp_path):
     page = tmp_path / "report.html"
-    predict(sample_data / "test_videos", tmp_path / "s.csv", frames=2, report=page, progress=False)
+    predict(
+        sample_data / "test_videos", out=tmp_path / "s.csv", frames=2, report=page, progress=False
+    )
     assert "6 videos, 6 scored" in page.read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="files of their own"):
-        predict(sample_data, page, report=page)
+        predict(sample_data, out=page, report=page)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")

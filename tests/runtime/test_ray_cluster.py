@@ -117,7 +117,7 @@ def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
     for number in range(20):
         (tmp_path / f"{number:02}.mp4").symlink_to(clips[number % len(clips)])
     (tmp_path / "crash.mp4").symlink_to(clips[0])
-    local = predict(tmp_path, tmp_path / "local.csv", progress=False, frames=4)
+    local = predict(tmp_path, out=tmp_path / "local.csv", progress=False, frames=4)
     make_scorer = prediction._make_scorer
 
     def make_crashing(detector, whole, device, decoders):
@@ -146,7 +146,7 @@ def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
 
     monkeypatch.setattr(Journal, "add", add_and_lose_a_machine)
     out, details = tmp_path / "cluster.csv", tmp_path / "details.csv"
-    predict(tmp_path, out, details=details, cluster=address, progress=False, frames=4)
+    predict(tmp_path, out=out, details=details, cluster=address, progress=False, frames=4)
     assert added == list(local)
     rows = pd.read_csv(details).set_index("filename")
     assert rows.index.tolist() == list(local)
@@ -177,7 +177,7 @@ prediction._make_scorer = make_scorer
 for count in (100, 10_000):
     paths = [f"{{sys.argv[1]}}/{{number}}.mp4" for number in range(count)]
     prediction.find_videos = lambda paths: {{path: prediction.Path(path) for path in paths}}
-    prediction.predict(paths, sys.argv[1] + f"/{{count}}.csv", cluster={address!r}, progress=False)
+    prediction.predict(paths, out=sys.argv[1] + f"/{{count}}.csv", cluster={address!r})
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
     run = subprocess.run(
@@ -192,8 +192,8 @@ for count in (100, 10_000):
 def test_extract_gives_the_same_files_on_a_cluster(address, sample_data, tmp_path):
     source = sample_data / "train_sample_videos"
     options = {"frames": 4, "size": 64, "progress": False}
-    extract([source], tmp_path / "here.csv", **options)
-    extract([source], tmp_path / "there.csv", cluster=address, **options)
+    extract([source], out=tmp_path / "here.csv", **options)
+    extract([source], out=tmp_path / "there.csv", cluster=address, **options)
     for end in (".csv", ".videos.csv", "-00000.tar"):
         here, there = (tmp_path / f"{name}{end}" for name in ("here", "there"))
         assert here.read_bytes() == there.read_bytes()
@@ -213,7 +213,7 @@ def test_evaluate_gives_the_same_figures_on_a_cluster(address, sample_data):
 def test_predict_stops_on_a_cluster_when_the_time_is_out(address, sample_data, tmp_path):
     scores = predict(
         sample_data / "test_videos",
-        tmp_path / "out.csv",
+        out=tmp_path / "out.csv",
         cluster=address,
         time_budget=3.2,
         progress=False,
@@ -259,7 +259,7 @@ def test_predict_keeps_an_old_submission_if_ray_cannot_connect(sample_data, tmp_
     out = tmp_path / "out.csv"
     out.write_text("filename,label\n")
     with pytest.raises(ValueError, match="cluster auto: cannot be reached"):
-        predict(sample_data / "test_videos", out, cluster="auto", progress=False)
+        predict(sample_data / "test_videos", out=out, cluster="auto", progress=False)
     assert out.read_text() == "filename,label\n"
 
 
@@ -287,7 +287,7 @@ def test_predict_keeps_scores_if_disconnecting_fails(
         monkeypatch.setattr(ray, "kill", fail)
         monkeypatch.setattr(Journal, "add", add_and_stop)
         with pytest.raises(stop) if stop else nullcontext():
-            predict(videos, tmp_path / "out.csv", details=tmp_path / "details.csv", **options)
+            predict(videos, out=tmp_path / "out.csv", details=tmp_path / "details.csv", **options)
     finally:
         shutdown()
     assert (pd.read_csv(tmp_path / "details.csv")["status"] == "ok").sum() == (2 if stop else 6)
