@@ -76,3 +76,9 @@ def test_commands_have_the_options_that_documents_give_them(command, options, ca
 def test_shell_blocks_are_complete(path):
     for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
         shlex.split(block, comments=True)  # raises at an open quotation mark
+
+
+def test_architecture_page_names_every_module():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {path.name for path in (REPOSITORY / "dfdetect").rglob("*.py") if path.name[0] != "_"}
+    assert {name for name in modules if not re.search(rf"\b{re.escape(name)}", page)} == set()
