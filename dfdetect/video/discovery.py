@@ -75,7 +75,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
     """
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
-        status = os.stat(parent)
+        status = Path(parent).stat()
         identity = status.st_dev, status.st_ino
         if identity in seen:
             folders.clear()
