@@ -1,4 +1,4 @@
-"""Checkpoints: what they say of a model, reading and writing them, those that are installed.
+"""Checkpoints: their header, reading and writing them, and finding the installed ones by name.
 
 Uses `models`, `scoring` and the crop rule of `faces`.
 """

@@ -1,9 +1,9 @@
 """One .safetensors file holds the weights and all that is needed to use them.
 
 The tensors are the model's state dict (float16 on disk, float32 when loaded). The header's metadata
-has one entry, `dfdetect`: a JSON object with the fields of `ModelSpec` beside `format`, `version`
-and `sha256`, a checksum of the others and of the tensors. Loading runs no code from the file,
-downloads nothing, and is strict: what the file says of itself is checked before memory is taken.
+has one entry, `dfdetect`: a JSON object with the fields of `ModelSpec`, `format`, `version` and
+`sha256`, a checksum of the other entries and of the tensors. Loading runs no code from the file,
+downloads nothing, and is strict: the header is checked before memory is allocated.
 """
 
 import json
@@ -23,17 +23,17 @@ from dfdetect.files import atomic_path
 from dfdetect.models.registry import create_model
 
 METADATA_KEY = "dfdetect"
-# A hundred times that of the default detector.
+# A hundred times the size of the default detector's header.
 MOST_HEADER_BYTES = 4 * 2**20
 FLOAT_TYPES = ("F16", "BF16", "F32")
 
 
 class CheckpointError(InputError):
-    """A file cannot be used as a checkpoint; the message names the file, the fault and the mend."""
+    """A file cannot be used as a checkpoint; the message says why and how to fix it."""
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None:
-    """Write `model` and `spec` to one file, its weights in float16.
+    """Write `model` and `spec` to one file, with the weights in float16.
 
     Raises:
         InputError: A weight is not finite in float16.
@@ -53,7 +53,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None
 
 
 def read_spec(path: str | Path) -> ModelSpec:
-    """Read a checkpoint's header, without its weights and so without its checksum.
+    """Read a checkpoint's header. The weights are not read, so the checksum is not verified.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -69,8 +69,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is truncated, damaged, no checkpoint, of another version, or its
-            tensors are not those of its architecture.
+        CheckpointError: The file is truncated or damaged, is not a checkpoint, has another version,
+            or its tensors do not fit its architecture.
 
     Example:
         >>> model, spec = load_checkpoint(find_weights())
@@ -97,7 +97,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[safe_open]:
-    """A .safetensors file of which nothing but a header of reasonable size was read."""
+    """Open a .safetensors file, after a check that its header is not too large to read."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -106,7 +106,7 @@ def _opened(path: Path) -> Iterator[safe_open]:
         if size > MOST_HEADER_BYTES:
             raise CheckpointError(
                 f"{path}: not a checkpoint: its header would have {size} bytes; "
-                f"{MOST_HEADER_BYTES} are the most"
+                f"at most {MOST_HEADER_BYTES} are allowed"
             )
         with safe_open(path, framework="pt") as file:
             yield file
@@ -121,8 +121,8 @@ def _metadata(path: Path, file: safe_open) -> dict[str, str]:
     metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{path}: a .safetensors file without dfdetect's header; bare weights are taken by "
-            "`dfdetect train --init`, which writes a checkpoint"
+            f"{path}: a .safetensors file without dfdetect's header; to use bare weights, start "
+            "`dfdetect train --init` from them, which writes a checkpoint"
         )
     return metadata
 
@@ -135,7 +135,7 @@ def _parse(path: Path, text: str) -> ModelSpec:
 
 
 def _require_tensors_of(path: Path, spec: ModelSpec, file: safe_open) -> None:
-    """Compare what the header says of the tensors with the architecture, built without memory."""
+    """Compare the tensors in the header with those of the architecture, built without memory."""
     try:
         with torch.device("meta"):
             model = create_model(spec.architecture, **spec.arguments)
@@ -163,7 +163,7 @@ def _require_tensors_of(path: Path, spec: ModelSpec, file: safe_open) -> None:
 
 
 def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:
-    """Of the header's JSON and of the tensors, whatever their order in the file."""
+    """SHA-256 of the header's JSON and of the tensors; independent of their order in the file."""
     digest = sha256(text.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

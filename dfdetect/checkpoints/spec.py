@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model: all that is needed to use the weights."""
+"""The specification that a checkpoint holds: all that is needed to use its weights."""
 
 import json
 import math
@@ -21,7 +21,7 @@ ARGUMENTS = ("drop_rate", "drop_path_rate")
 INPUT_SIZES = range(16, 1025)
 CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
-# Names that files from before have for fields of `Aggregation`.
+# Names that older files have for fields of `Aggregation`.
 RENAMED = {"person": "frames", "video": "tracks"}
 RGB = 3
 WHITE = 255
@@ -33,20 +33,20 @@ class ModelSpec:
 
     Args:
         architecture: A name that `create_model` takes.
-        arguments: Its arguments.
+        arguments: Arguments of `create_model`: `drop_rate`, `drop_path_rate`.
         input_size: Side of the square input, in pixels.
-        mean: Of the RGB channels, for pixels in 0..1; subtracted.
-        std: Of the RGB channels, for pixels in 0..1; divided by.
-        crop: Where crops are cut.
-        frames_per_clip: Consecutive crops of a face that make one input; 1 for an image model.
+        mean: Subtracted from the RGB channels of pixels in 0..1.
+        std: The channels are divided by it then.
+        crop: Which square around a face box is cut out.
+        frames_per_clip: Consecutive crops of a face per input; 1 for an image model.
         positive_class: The class whose logit the model gives; always FAKE.
-        calibration: From raw to calibrated logits.
-        aggregation: From the logits of crops to the probability of a video.
+        calibration: Maps raw logits to calibrated ones.
+        aggregation: Combines the logits of crops into the probability of a video.
         operating_points: Thresholds of the verdicts on a video, or None if they were not fitted.
         mirror: Whether every second frame of a face is shown to the model mirrored, and a single
             crop both ways; for image models.
         training: Data, split, configuration, seed, date.
-        scores: Measured figures, by the name of what they were measured on.
+        scores: Measured figures, by the name of the data that they were measured on.
         licence: Terms for the weights.
     """
 
@@ -68,7 +68,7 @@ class ModelSpec:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of a batch of one: (1, 3, size, size) or (1, time, 3, size, size)."""
+        """Shape of a batch of one: (1, 3, size, size) or (1, time, 3, size, size)."""
         time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
         return (1, *time, RGB, self.input_size, self.input_size)
 
@@ -116,14 +116,14 @@ class ModelSpec:
             raise ArgumentError(f"licence must be a line of text, not {self.licence!r}")
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Make the model's input of uint8 RGB crops.
+        """Turn uint8 RGB crops into the model's input.
 
         Args:
             images: uint8 of shape (batch, 3, input_size, input_size), or of shape
                 (batch, frames_per_clip, 3, input_size, input_size), on any device.
 
         Returns:
-            float32 of the same shape, on the same device; images in channels-last memory order.
+            float32 of the same shape, on the same device; images are in channels-last memory order.
         """
         mean, std = (
             torch.tensor(values, device=images.device).view(RGB, 1, 1)
@@ -133,12 +133,12 @@ class ModelSpec:
         return pixels if pixels.ndim > 4 else pixels.contiguous(memory_format=torch.channels_last)
 
     def to_json(self) -> str:
-        """The header's JSON object."""
+        """Return the header's JSON object as text."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "ModelSpec":
-        """Read the header's JSON object.
+        """Make the specification from the header's JSON object.
 
         Raises:
             ArgumentError: It is not one, or of another format or version, or a value is impossible.
@@ -152,7 +152,7 @@ class ModelSpec:
                 f"it has format version {version!r} and this dfdetect reads {VERSION}: "
                 "install the release of dfdetect that wrote it"
             )
-        values.pop(CHECKSUM_KEY, None)  # of the file, not of the model
+        values.pop(CHECKSUM_KEY, None)  # it belongs to the file, not to the model
         for name, kind in (
             ("crop", CropRule),
             ("calibration", Calibration),
@@ -168,7 +168,7 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a part under today's names; what is no JSON object is refused by who takes it."""
+    """Give the fields of a part their current names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}
 
 

@@ -1,4 +1,4 @@
-"""The weights, and other folders, that are installed with the package."""
+"""Find the checkpoints, and other folders, that come with the package."""
 
 from pathlib import Path
 
@@ -7,15 +7,22 @@ SUFFIX = ".safetensors"
 
 
 def list_weights() -> dict[str, Path]:
-    """The checkpoints that are installed with the package, by name."""
+    """Return the paths of the installed checkpoints by name, sorted by name.
+
+    The wheel brings the default and the small ones; in a clone all are found.
+    """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
 
 def find_weights(weights: str | Path | None = None) -> Path:
-    """Path of a checkpoint: the default one, an installed one by name, or the user's own file.
+    """Return the path of a checkpoint: the default, an installed one by name, or the user's file.
 
     Raises:
-        FileNotFoundError: Neither a file nor an installed name; the message lists the names.
+        FileNotFoundError: `weights` is neither a file nor an installed name.
+
+    Example:
+        >>> find_weights("cnn_lstm").name
+        'cnn_lstm.safetensors'
     """
     installed = list_weights()
     name = DEFAULT_WEIGHTS if weights is None else str(weights)
@@ -30,7 +37,7 @@ def find_weights(weights: str | Path | None = None) -> Path:
 
 
 def package_folder(name: str) -> Path:
-    """`weights` or `kernel`: in the wheel inside the package, in a clone beside it."""
+    """Return the folder `weights` or `kernel`, in the installed package or beside it in a clone."""
     package = Path(__file__).parent.parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name

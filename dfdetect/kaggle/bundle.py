@@ -1,4 +1,4 @@
-"""All that an offline Kaggle notebook needs, in two folders ready for the `kaggle` tool."""
+"""Write what an offline Kaggle notebook needs into two folders, ready for the `kaggle` tool."""
 
 import base64
 import hashlib
@@ -21,8 +21,8 @@ from dfdetect.errors import ArgumentError, DfdetectError, InputError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.data import COMPETITION
 
-# Of the wheels that Kaggle's image lacks: what the name of the file must look like. PyAV's serves
-# Python 3.12 and all later ones; facenet-pytorch 2.6 would ask pip for an old torch.
+# The wheels that Kaggle's image lacks, with a pattern of their file names. PyAV's wheel serves
+# Python 3.12 and later; facenet-pytorch 2.6 would ask pip for an old torch.
 WHEELS = {
     "facenet-pytorch>=2.5.3,<2.6": r"facenet_pytorch-2\.5\.\d+-py3-none-any\.whl",
     "av>=14.2": r"av-[\d.]+-cp312-abi3-manylinux\w*x86_64(\.\w+)*\.whl",
@@ -31,17 +31,17 @@ PIP_PLATFORM = (
     *("--only-binary", ":all:", "--implementation", "cp", "--python-version", "3.12"),
     *("--platform", "manylinux_2_28_x86_64", "--abi", "abi3", "--abi", "none"),
 )
-# What Kaggle unpacks, and what runs code when it is loaded.
+# Suffixes of files that Kaggle unpacks, and of files that may run code when they are loaded.
 ARCHIVES = frozenset(".zip .tar .gz .tgz .bz2 .xz .7z .rar".split())
 PICKLES = frozenset(".pt .pth .pkl .pickle .ckpt .bin .joblib .npy .npz".split())
 MOST_BYTES = 10**9
-# Stands for a user name that is not known yet.
+# Placeholder for a user name that is not known yet.
 ANYONE = "OWNER"
 TITLE_LENGTHS = range(6, 51)
 FILE_LIST = "files.csv"
 DATASET_METADATA = "dataset-metadata.json"
 KERNEL_METADATA = "kernel-metadata.json"
-# What a bundle is made of, and the next one replaces.
+# The files of a bundle, which the next bundle replaces.
 OURS = ("*.whl", "*.safetensors", "*.ipynb", DATASET_METADATA, KERNEL_METADATA, FILE_LIST)
 # Code, and what `package_data` in setup.py names; weights and notebook are beside the wheel.
 PACKAGE_FILES = ("*.py", "py.typed", "reporting/*.html", "runtime/*.yaml")
@@ -58,18 +58,18 @@ def bundle(
 ) -> list[str]:
     """Write `OUT/dataset` and `OUT/kernel`.
 
-    The data set holds wheels of dfdetect and of what Kaggle's image lacks, the weights,
-    `dataset-metadata.json` and `files.csv` with sizes and SHA-256; no sub-folders, which the
-    `kaggle` tool skips. The kernel is the notebook, with a `kernel-metadata.json` that names the
-    data set.
+    The data set holds the wheels of dfdetect and of packages that Kaggle's image lacks, the
+    weights, `dataset-metadata.json` and `files.csv` with sizes and SHA-256. It has no sub-folders,
+    which the `kaggle` tool would skip. The kernel is the notebook, with a `kernel-metadata.json`
+    that names the data set.
 
     Args:
         out: Folder to write to; an earlier bundle there is replaced.
-        owner: A Kaggle user name; `OWNER` to fill it in later.
+        owner: A Kaggle user name; `OWNER` if it is to be filled in later.
         weights: As in `load_detector`.
         wheels: Folder that holds the wheels of facenet-pytorch and PyAV, so that nothing is
             downloaded; without it, pip fetches them.
-        name: Of the data set, and the first word of the notebook's.
+        name: Name of the data set, and first word of the notebook's title.
 
     Returns:
         What to do next, line by line.
@@ -168,7 +168,7 @@ def package_files(package: Path) -> dict[str, bytes]:
 
 
 def check_dataset(folder: str | Path) -> None:
-    """Make sure that Kaggle takes a data set as it is.
+    """Check that Kaggle accepts a data set and leaves its files as they are.
 
     Raises:
         ArgumentError: It has sub-folders, more than 1 GB, archives that Kaggle would unpack, files
@@ -196,22 +196,22 @@ def check_dataset(folder: str | Path) -> None:
 
 
 def _require_ours(folder: Path) -> None:
-    """Nothing but what a bundle is made of may be replaced."""
+    """Refuse a folder that holds anything but the files of a bundle."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
-                raise ArgumentError(f"{path} is no part of a bundle: give another folder")
+                raise ArgumentError(f"{path} is not part of a bundle: give another folder")
     require_writable(folder / FILE_LIST)
 
 
 def _require_names(owner: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{2,49}", owner):
         raise ArgumentError(
-            f"{owner!r} is no Kaggle user name; yours is in the address of your page"
+            f"{owner!r} is not a Kaggle user name; yours is in the address of your page"
         )
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) not in TITLE_LENGTHS:
         raise ArgumentError(
-            f"{name!r}: a data set's name has 6 to 50 small letters, digits and single hyphens"
+            f"{name!r}: a data set's name has 6 to 50 lower-case letters, digits and single hyphens"
         )
 
 
@@ -251,7 +251,7 @@ def _list_files(dataset: Path) -> None:
 
 
 def _write_kernel(kernel: Path, owner: str, name: str) -> str:
-    """Copy the notebook and fill in its metadata; the notebook's id."""
+    """Copy the notebook and fill in its metadata; return the notebook's id."""
     source = package_folder("kernel")
     metadata = json.loads((source / KERNEL_METADATA).read_text())
     metadata["title"] = f"{name} submission"
@@ -289,5 +289,5 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _digest(data: bytes) -> str:
-    """A SHA-256 as wheels have it."""
+    """SHA-256 in the form that a wheel's RECORD needs."""
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

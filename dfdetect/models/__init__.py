@@ -1,1 +1,1 @@
-"""Architectures: networks and nothing else, no files and nothing else of this package."""
+"""Network architectures. They read no files and use nothing else of this package but `errors`."""

@@ -28,7 +28,7 @@ HIDDEN = 128
     recipe={"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
 )
 class CNNLSTM(nn.Module):
-    """A model of clips: consecutive crops of one face.
+    """A model whose input is a clip: consecutive crops of one face.
 
     Args:
         drop_rate: Dropout before the last layer, 0 to 1.
@@ -54,5 +54,5 @@ class CNNLSTM(nn.Module):
         return self.head(self.dropout(states.mean(dim=1)))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer, under the name that timm's models have for it."""
+        """Return the last layer; timm's models have a method of this name too."""
         return self.head

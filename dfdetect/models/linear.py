@@ -1,8 +1,8 @@
 """Linear models on pixels: logistic regression (Cox 1958) and the SVM (Cortes & Vapnik 1995).
 
-A straight line through colours cannot see how sharp a picture is, which is what gives many swapped
-faces away: on raw pixels, at 16 to 64 pixels a side, both stay at an AUC of 0.53 on faces of other
-actors. So the pixels that they see are those of a fixed picture of sharpness.
+A linear function of raw pixels cannot measure sharpness, which gives many swapped faces away: on
+raw pixels, at 16 to 64 pixels a side, both models stay at an AUC of 0.53 on faces of other actors.
+Their input is therefore a fixed map of local sharpness.
 
 | layer | output |
 | --- | --- |
@@ -10,7 +10,8 @@ actors. So the pixels that they see are those of a fixed picture of sharpness.
 | mean over a grid of 16 x 16 | 3 x 16 x 16 |
 | linear | 1 |
 
-769 weights, fitted by `dfdetect.training.linear`; both models are the same network.
+769 weights, fitted by `dfdetect.training.linear`. Both models are the same network; they differ in
+the loss that is minimised.
 """
 
 import torch
@@ -25,7 +26,7 @@ GRID = 16
 @register_model("linear_svm", closed_form=True, recipe={"input_size": 128})
 @register_model("logistic_regression", closed_form=True, recipe={"input_size": 128})
 class LinearModel(nn.Module):
-    """One linear layer on a picture of sharpness.
+    """One linear layer on a map of local sharpness.
 
     Example:
         >>> LinearModel()(torch.zeros(2, 3, 128, 128)).shape
@@ -46,5 +47,5 @@ class LinearModel(nn.Module):
         return self.head(self.features(images))
 
     def get_classifier(self) -> nn.Module:
-        """The only layer, under the name that timm's models have for it."""
+        """Return the only layer; timm's models have a method of this name too."""
         return self.head

@@ -149,7 +149,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that `create_model` takes, sorted, filtered by a shell-style pattern.
+    """Return the names that `create_model` takes and that match a shell-style pattern, sorted.
 
     Example:
         >>> list_models("tf_efficientnet_lite?")[:2]
@@ -160,7 +160,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def list_recipes() -> list[str]:
-    """Names of the architectures that have a recipe of their own, sorted.
+    """Return the names of the architectures that have a recipe of their own, sorted.
 
     Example:
         >>> "xception" in list_recipes(), "resnet18" in list_recipes()

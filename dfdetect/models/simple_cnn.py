@@ -11,8 +11,7 @@ Szegedy, ICML 2015):
 
 353,809 weights.
 
-`simple_cnn_2`, after LeNet-5 (LeCun et al., Proc. IEEE 1998), with ReLU and max pooling as is usual
-today:
+`simple_cnn_2`, after LeNet-5 (LeCun et al., Proc. IEEE 1998), but with ReLU and max pooling:
 
 | layer | channels | side, of 64 |
 | --- | --- | --- |
@@ -64,7 +63,7 @@ class SimpleCNN1(nn.Module):
         return self.classifier(self.pool(self.features(images)))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer, under the name that timm's models have for it."""
+        """Return the last layer; timm's models have a method of this name too."""
         return self.classifier[-1]
 
 
@@ -102,12 +101,12 @@ class SimpleCNN2(nn.Module):
         return self.classifier(self.pool(self.features(images)))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer, under the name that timm's models have for it."""
+        """Return the last layer; timm's models have a method of this name too."""
         return self.classifier[-1]
 
 
 def conv_blocks() -> nn.Sequential:
-    """The convolutions of `simple_cnn_1`; a side of 16 pixels becomes one place."""
+    """Build the convolutions of `simple_cnn_1`; they reduce an image's sides to a sixteenth."""
     layers: list[nn.Module] = []
     for before, after in pairwise((3, *WIDTHS)):
         layers += [

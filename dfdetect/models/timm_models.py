@@ -1,8 +1,8 @@
 """The image models of the timm library, by timm's names, with one output.
 
-Those that this project uses, with the number of their weights at one output and at 1000:
+The models that have a recipe here or in the study, with their numbers of weights:
 
-| name | paper | weights | with 1000 outputs |
+| name | paper | weights with one output | with 1000 |
 | --- | --- | --- | --- |
 | `resnet50` | He et al., "Deep Residual Learning", CVPR 2016 | 23.5 M | 25.6 M |
 | `vgg16` | Simonyan & Zisserman, "Very Deep ... Networks", ICLR 2015 | 134.3 M | 138.4 M |
@@ -56,12 +56,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Names of timm's image models that match a shell-style pattern, sorted."""
+    """Return the names of timm's image models that match a shell-style pattern, sorted."""
     return timm.list_models(pattern)
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """A function that builds timm's model `name`; see `create` for its arguments."""
+    """Return a function that builds timm's model `name` from the other arguments of `create`."""
     return partial(create, name)
 
 
@@ -70,9 +70,9 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
     Args:
         name: One of `names()`; none of them has a tag of pretrained weights.
-        drop_rate: Dropout before the last layer, 0 to 1; matters in training only.
-        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1; matters in training only, and
-            does nothing in architectures without residual blocks.
+        drop_rate: Dropout before the last layer, 0 to 1; has an effect in training only.
+        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1; has an effect in
+            training only, and only in architectures with residual blocks.
     """
     build = partial(timm.create_model, name, pretrained=False, num_classes=1, drop_rate=drop_rate)
     if name.startswith("vgg"):
@@ -91,7 +91,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Weights and biases of a model's last layer, or layers where it has several heads."""
+    """Return the weights and biases of a model's last layer, or of each of its heads."""
     get_classifier: Any = model.get_classifier
     head = get_classifier()
     heads = head if isinstance(head, tuple) else (head,)
@@ -99,17 +99,17 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std that timm's weights were trained with: RGB, for pixels in 0..1."""
+    """Return the mean and std, RGB, for pixels in 0..1, that timm's weights were trained with."""
     pretrained = timm.get_pretrained_cfg(name)
     config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})
     return tuple(config["mean"]), tuple(config["std"])
 
 
 class _Conv(nn.Conv2d):
-    """A convolution that is computed as what it is, a linear layer, where it covers its input.
+    """A convolution that is computed as a linear layer if its kernel covers its whole input.
 
-    timm's VGG has its fully connected layers as convolutions; on a CPU half of the time of the
-    whole network would go into the first of them.
+    timm's VGG writes its fully connected layers as convolutions; on a CPU the first of them would
+    take half of the network's time.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

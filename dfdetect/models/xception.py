@@ -36,7 +36,7 @@ MIDDLE_MODULES = 8
     recipe={"input_size": 96, "epochs": 8, "learning_rate": 1e-3, "precision": "mixed"},
 )
 class Xception(nn.Module):
-    """The whole network.
+    """The whole Xception network.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1; the paper used 0.5 on ImageNet.
@@ -86,7 +86,7 @@ class Xception(nn.Module):
         return self.head(self.dropout(features))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer, under the name that timm's models have for it."""
+        """Return the last layer; timm's models have a method of this name too."""
         return self.head
 
 
@@ -94,16 +94,16 @@ class Module(nn.Module):
     """Separable convolutions with a linear residual connection around them.
 
     Args:
-        channels: Before, between and after the convolutions. Where the first and the last differ,
-            the image is halved and the residual is a 1 x 1 convolution.
-        start: Whether a ReLU comes first; module 2 follows one already.
+        channels: Numbers of channels before, between and after the convolutions. If the first and
+            the last differ, the sides are halved and the residual is a 1 x 1 convolution.
+        start: Whether a ReLU comes first; module 2 needs none, because the stem ends in one.
     """
 
     def __init__(self, channels: tuple[int, ...], start: bool = True):
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
-            # Not in place: the first of them reads what the residual connection reads.
+            # Not in place: the residual connection reads the same input.
             layers += [nn.ReLU(), *_separable(before, after)]
         self.residual: nn.Module = nn.Identity()
         if channels[0] != channels[-1]:
@@ -115,12 +115,12 @@ class Module(nn.Module):
         self.layers = nn.Sequential(*layers[0 if start else 1 :])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (batch, channels, side, side), before and after."""
+        """Map features (batch, channels, side, side) to features of the same layout."""
         return self.layers(features) + self.residual(features)
 
 
 def _separable(before: int, after: int) -> list[nn.Module]:
-    """A depthwise separable convolution; nothing between its two halves, as in the paper."""
+    """Build a depthwise separable convolution, with no ReLU between its halves, as in the paper."""
     return [
         nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False),
         nn.Conv2d(before, after, 1, bias=False),

@@ -1,4 +1,4 @@
-"""The settings of a training run, and those that suit each architecture."""
+"""The settings of a training run, and how an architecture's recipe sets them."""
 
 import math
 from dataclasses import dataclass, field
@@ -125,7 +125,7 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """The settings that suit an architecture, with those given in their place.
+    """Return the settings that suit an architecture, replaced by those that are given.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.

@@ -156,11 +156,11 @@ def test_write_wheel_takes_the_files_that_setup_takes(tmp_path, sample_data):
 @pytest.mark.parametrize(
     ("owner", "name", "message"),
     [
-        ("a", "dfdetect", "'a' is no Kaggle user name"),
-        ("ada lovelace", "dfdetect", "no Kaggle user name"),
-        ("ada", "short", "6 to 50 small letters"),
-        ("ada", "Detector", "6 to 50 small letters"),
-        ("ada", "d" * 51, "6 to 50 small letters"),
+        ("a", "dfdetect", "'a' is not a Kaggle user name"),
+        ("ada lovelace", "dfdetect", "not a Kaggle user name"),
+        ("ada", "short", "6 to 50 lower-case letters"),
+        ("ada", "Detector", "6 to 50 lower-case letters"),
+        ("ada", "d" * 51, "6 to 50 lower-case letters"),
     ],
 )
 def test_names_that_kaggle_refuses(wheels, tmp_path, owner, name, message):
@@ -187,7 +187,7 @@ def test_a_folder_of_somebody_elses_is_not_replaced(wheels, tmp_path):
     precious = tmp_path / "k" / "dataset" / "thesis.txt"
     precious.parent.mkdir(parents=True)
     precious.write_text("years of work")
-    with pytest.raises(ValueError, match=r"thesis\.txt is no part of a bundle"):
+    with pytest.raises(ValueError, match=r"thesis\.txt is not part of a bundle"):
         bundle(tmp_path / "k", wheels=wheels)
     assert precious.read_text() == "years of work"
     with pytest.raises(ValueError, match="cannot be written"):
