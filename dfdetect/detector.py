@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -234,20 +234,24 @@ class Detector:
             looks at clips gives all crops of one clip the same logit.
 
         Raises:
-            ValueError: A sequence is empty, or a crop has another shape or type.
+            ArgumentError: A sequence is empty, or a crop has another shape or type.
 
         Example:
             >>> detector.frame_logits([[first, second], [third]])
             [array([0.7, 1.9]), array([-2.1])]
         """
-        inputs = []
-        for number, clip in enumerate(clips):
-            made = self._make_clips([self._to_input(crop, number) for crop in clip])
-            if not made:
-                raise ArgumentError(f"clip {number}: no crops")
-            inputs.append(made)
-        logits = self._logits([one for made in inputs for one in made])
-        parts = np.split(logits, np.cumsum([len(made) for made in inputs]))
+        counts: list[int] = []
+
+        def make_inputs() -> Iterator[torch.Tensor]:
+            for number, clip in enumerate(clips):
+                made = self._make_clips([self._to_input(crop, number) for crop in clip])
+                if not made:
+                    raise ArgumentError(f"clip {number}: no crops")
+                counts.append(len(made))
+                yield from made
+
+        logits = self._logits(make_inputs())
+        parts = np.split(logits, np.cumsum(counts))
         return [self._by_frame(part, len(clip)) for part, clip in zip(parts, clips, strict=False)]
 
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
@@ -304,15 +308,16 @@ class Detector:
 
     @torch.inference_mode()
     def _logits(
-        self, inputs: Sequence[torch.Tensor], check: Callable[[], None] = lambda: None
+        self, inputs: Iterable[torch.Tensor], check: Callable[[], None] = lambda: None
     ) -> np.ndarray:
-        """Calibrated logits of the model's inputs; float64 of shape (n,)."""
+        """Calibrated logits of the model's inputs, drawn batch by batch; float64 of shape (n,)."""
         logits: list[float] = []
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         batch = max(1, most // self.spec.frames_per_clip)
-        for start in range(0, len(inputs), batch):
+        left = iter(inputs)
+        while part := list(islice(left, batch)):
             check()
-            logits += split_on_oom(self._forward, inputs[start : start + batch])
+            logits += split_on_oom(self._forward, part)
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
             raise DfdetectError("the model gave a logit that is not a finite number")

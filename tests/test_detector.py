@@ -384,3 +384,20 @@ def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_f
     one_face_detector.spec = replace(one_face_detector.spec, operating_points=points)
     assert one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8)).verdict == Verdict.FAKE
     assert one_face_detector.predict(np.zeros((100, 80, 3), np.uint8)).verdict == Verdict.REAL
+
+
+def test_predict_clips_draws_crops_batch_by_batch(one_face_detector, monkeypatch):
+    """A million crops are not held at once, resized, beside those that were given."""
+    made, seen = [], []
+    to_input, forward = Detector._to_input, Detector._forward
+    monkeypatch.setattr(
+        Detector, "_to_input", lambda *arguments: made.append(1) or to_input(*arguments)
+    )
+    monkeypatch.setattr(
+        Detector, "_forward", lambda *arguments: seen.append(len(made)) or forward(*arguments)
+    )
+    crops = [np.full((20, 20, 3), 255 * (number % 2), np.uint8) for number in range(100)]
+    probabilities = one_face_detector.predict_faces(crops)
+    assert seen[0] < 10
+    assert (probabilities[1::2] > 0.9).all()
+    assert (probabilities[::2] < 0.1).all()
