@@ -17,10 +17,10 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; it takes the place of `path` if the block succeeds.
+    """Yield a temporary path in the same folder, which replaces `path` if the block succeeds.
 
-    A killed process leaves the old file, or none, but never half of the new one; so does a full
-    disk, which raises OSError. What is no regular file is not replaced.
+    A killed process or a full disk (OSError) leaves the old file, or none, but never half of the
+    new one. Only regular files are replaced.
 
     Raises:
         ArgumentError: The path is a folder, a device or the like.
@@ -47,7 +47,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def require_writable(path: str | Path) -> None:
-    """Make sure that a file can be written, before hours are spent on its content.
+    """Check that a file can be written, before hours are spent on its content.
 
     Nothing is created: folders that do not exist yet are made when the file is written.
 
@@ -67,7 +67,7 @@ def require_writable(path: str | Path) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse what is no file: the temporary file would take the place of a device."""
+    """Refuse folders and devices, which the temporary file must not replace."""
     if path.is_dir():
         raise ArgumentError(f"{path}: is a folder; give the name of a file in it")
     if path.exists() and not path.is_file():

@@ -1,4 +1,4 @@
-"""The main job: folders of videos in, submission.csv out."""
+"""predict: folders of videos in, results and submission.csv out."""
 
 import hashlib
 import logging
@@ -61,37 +61,38 @@ def predict(
 ) -> dict[str, VideoResult]:
     """Score videos and write a submission that has a row for every one of them.
 
-    A complete submission is there from the start, with the prior for what is not scored yet, and is
-    replaced every few seconds. Beside it, `OUT.progress.jsonl` keeps the scores: if the run is
-    stopped or killed, or its time is out, the next one with the same `out`, weights and frames goes
-    on from there. The file is deleted when all is done.
+    A complete submission exists from the start, with the prior for videos without a score, and is
+    replaced every few seconds. Beside it, `OUT.progress.jsonl` keeps the results: if the run is
+    stopped or killed, or its time is up, the next run with the same `out`, weights and frames
+    continues from there. That file is deleted when every video is done.
 
     Args:
         paths: Videos, and folders that are searched through all their sub-folders; one or many.
         out: The submission to write: `filename,label` with label = P(FAKE).
-        sample_submission: Its names, in its order, become the rows; without it, the videos sorted
-            by name.
+        sample_submission: A submission whose names, in their order, become the rows; without it,
+            the videos sorted by name.
         weights: As in `load_detector`.
         frames: Number of frames sampled from each video.
         device: As in `load_detector`.
-        details: A CSV to write with people, frames, seconds and the reason where there is no score.
+        details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
-        time_budget: Seconds, or as `8h30m`, from this call to its end. Where they are too few,
-            fewer frames are sampled from each video, and in the end some are left unscored.
-        report: An HTML page to write, with each video's people, their faces and curves; the videos
-            are read once more for it, as far as the time allows.
-        cluster: Score on the Ray cluster of this address, or `local`, as in
+        time_budget: Seconds, or text such as `8h30m`, from this call to its end. If the time is too
+            short, fewer frames are sampled from each video, and some videos may get no score.
+        report: An HTML page to write, with the people of each video, their faces and curves; the
+            videos are read a second time for it, as far as the time allows.
+        cluster: Address of a Ray cluster that does the work, or `local`, as in
             `dfdetect.runtime.ray_cluster`. All its machines must see the videos under the same
             paths.
         progress: Show progress bars on standard error.
 
     Returns:
-        The score of each row, by its name, in the order of the rows. From a cluster, which may
-        have scored a million, without boxes and probabilities of frames unless there is a `report`.
+        The result of each row by its name, in the order of the rows. Results from a cluster, which
+        may be a million, have no boxes and no probabilities of frames unless there is a `report`.
 
     Raises:
         FileNotFoundError: A path, the sample submission or the weights do not exist.
-        ArgumentError: There are no videos, or an argument is unusable, or the cluster out of reach.
+        InputError: There are no videos, or the sample submission cannot be used.
+        ArgumentError: An argument cannot be used, or the cluster cannot be reached.
 
     Example:
         >>> results = predict(["test_videos"], out="submission.csv", details="details.csv")

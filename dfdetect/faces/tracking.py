@@ -18,8 +18,8 @@ from dfdetect.faces.geometry import CropRule, interpolate_box, iou
 from dfdetect.results import Box
 from dfdetect.video.reader import Frame
 
-# Images, and the height of the smallest face that is known in them, to boxes of each; as
-# `FaceDetector.detect`.
+# Signature of `FaceDetector.detect`: images and the height of the smallest known face, or None, ->
+# one list of boxes per image.
 Detect = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]
 
 # Frames from one detection frame to the next.
@@ -81,11 +81,11 @@ def track_faces(
 ) -> list[FaceTrack]:
     """Find and follow the faces in a video and cut their crops.
 
-    Someone who is found on a single detection frame, in a video where others are found on more, is
-    taken for a false alarm and left out.
+    A face that is found on a single detection frame, in a video where others are found on more, is
+    a false alarm and left out.
 
     Args:
-        frames: In the order of time; a few are held at once.
+        frames: Frames in the order of time; a few are held in memory at once.
         detect: Detects faces on detection frames, as `FaceDetector.detect`.
         rule: Where crops are cut.
         size: Side of the crops in pixels.
@@ -168,11 +168,12 @@ def _detect_boxes(
     detect: Detect,
     search_stride: int,
 ) -> list[list[Box] | None]:
-    """Boxes on each detection frame: of all sizes where it is searched, or where nobody known is.
+    """Return the boxes found on each detection frame.
 
-    Every second one comes first; one between two that show the same faces in nearly the same places
-    is not looked at unless it is to be searched, and has None. `earlier` are the boxes on all key
-    frames before these.
+    Every `search_stride`-th detection frame is searched for faces of all sizes; the others for
+    faces of about the known sizes, and again for all sizes if nothing was found. Even frames come
+    first. An odd frame whose neighbours show the same faces in nearly the same places is skipped
+    and gets None. `earlier` are the boxes on all detection frames before these.
     """
     first, last = len(earlier), len(earlier) + len(detection_frames) - 1
     boxes = earlier + [None] * len(detection_frames)
@@ -212,7 +213,8 @@ def _all_stay(before: list[Box], after: list[Box]) -> bool:
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
     """Give each box to the track whose last box it overlaps most, else to a new track.
 
-    A detection frame that was not looked at, None, shows those whom the one before showed.
+    `boxes` is None for a detection frame that was skipped: it shows the same faces as the one
+    before.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:

@@ -1,4 +1,4 @@
-"""submission.csv: a row for each video that is asked for, in order, always valid."""
+"""submission.csv: one row for each requested video, in order, and always valid."""
 
 import csv
 from collections import Counter
@@ -20,7 +20,7 @@ class SubmissionError(InputError):
 
 
 def read_sample_submission(path: str | Path) -> list[str]:
-    """Names in a sample submission, in its order.
+    """Return the names in a sample submission, in its order.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -47,12 +47,13 @@ def write_submission(
     *,
     verify: bool = True,
 ) -> None:
-    """Write a submission, whole and valid or not at all.
+    """Write a submission, or leave the file as it was if anything goes wrong.
 
     Args:
         path: The file to write.
         names: The rows, in order.
-        results: By name; where one is missing or has no probability, the row gets the prior.
+        results: The results by name. A row gets the prior if its result is missing or has no
+            probability.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
         verify: Read the file back and check it before it takes the place of an older one.
     """
@@ -81,7 +82,7 @@ def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
 
 
 def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
-    """Read a submission back and make sure that the competition would take it.
+    """Read a submission back and make sure that the competition would accept it.
 
     Returns:
         The table, with columns `filename` and `label`.
@@ -94,7 +95,7 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
         raise SubmissionError(f"{path}: header {','.join(table.columns)}, not {','.join(COLUMNS)}")
     _require_unique(path, table["filename"])
     if table["filename"].tolist() != list(names):
-        raise SubmissionError(f"{path}: its rows are not the {len(names)} names asked for")
+        raise SubmissionError(f"{path}: its rows are not the {len(names)} requested names")
     labels = pd.to_numeric(table["label"], errors="coerce")
     bad = table.loc[~((labels > 0) & (labels < 1)), "filename"]
     if len(bad):
@@ -125,8 +126,8 @@ def _require_unique(path: str | Path, names: pd.Series) -> None:
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    # Names of files are bytes: they need not be UTF-8, and may hold a carriage return, which
-    # readers take for the end of a line unless it is quoted.
+    # File names are bytes: they need not be UTF-8, and may hold a carriage return, which readers
+    # take for the end of a line unless it is quoted.
     odd = table["filename"].str.contains("\r", regex=False).any()
     quoting = csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
     table.to_csv(path, index=False, quoting=quoting, errors="surrogateescape")

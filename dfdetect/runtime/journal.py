@@ -1,4 +1,4 @@
-"""The scores of a run as they come, on disk, so that a run that was stopped can go on."""
+"""The results of a run on disk, one by one, so that a stopped run can be continued."""
 
 import json
 import warnings
@@ -12,7 +12,7 @@ from dfdetect.results import Status, VideoResult
 
 
 class Journal:
-    """A file to which each score is added as a line of JSON.
+    """A file to which each result is added as a line of JSON.
 
     A line belongs to the name, size and modification time of a file, to the settings of a run and
     to this version of dfdetect; other lines are ignored. So is half a line, which a killed process
@@ -21,7 +21,7 @@ class Journal:
 
     Args:
         path: The file.
-        settings: What the scores depend on, such as the weights.
+        settings: What the results depend on, such as the weights.
 
     Example:
         >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
@@ -36,7 +36,7 @@ class Journal:
         self._lock = Lock()
 
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
-        """The scores that are there of these videos, by name."""
+        """Return the results that the file holds of these videos, by name."""
         results = {}
         for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
             entry = _parse(line)
@@ -47,29 +47,29 @@ class Journal:
         return results
 
     def add(self, name: str, video: Path, result: VideoResult) -> None:
-        """Add a score; by any thread."""
+        """Add a result. Several threads may do so."""
         if result.status in (Status.OUT_OF_TIME, Status.FAILED):
             return
         entry = {"name": name, "file": _state(video), "settings": self.settings}
         line = json.dumps({**entry, "result": result.to_dict()})
         try:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
-                # Begun anew, as half a line may be left of a process that was killed.
+                # A killed process may have left half a line.
                 file.write(f"\n{line}\n")
         except OSError as error:  # the scores are in the submission, too
             warnings.warn(
                 f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
-                "next one begins anew",
+                "next one starts from the beginning",
                 stacklevel=2,
             )
 
     def of_others(self) -> list[bytes]:
-        """The lines of runs with other settings."""
+        """Return the lines of runs with other settings."""
         lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
         return [line for line in lines if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
-        """The run has come to its end: delete its lines, and the file with the last of them."""
+        """Delete the lines of this run at its end, and the file if no other lines are left."""
         others = self.of_others()
         with suppress(OSError):  # all is written that is asked for
             if others:
@@ -91,7 +91,7 @@ def _state(video: Path) -> list[int] | None:
 
 
 def _parse(line: bytes) -> dict | None:
-    """What a line says; None if it is damaged."""
+    """Parse a line; None if it is damaged."""
     try:
         entry = json.loads(line)
         parts = {part: entry[part] for part in ("name", "file", "settings")}
