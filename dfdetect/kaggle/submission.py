@@ -95,7 +95,7 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
         raise SubmissionError(f"{path}: header {','.join(table.columns)}, not {','.join(COLUMNS)}")
     _require_unique(path, table["filename"])
     if table["filename"].tolist() != list(names):
-        raise SubmissionError(f"{path}: its rows are not the {len(names)} requested names")
+        raise SubmissionError(f"{path}: its rows are not the {len(names)} names requested")
     labels = pd.to_numeric(table["label"], errors="coerce")
     bad = table.loc[~((labels > 0) & (labels < 1)), "filename"]
     if len(bad):
