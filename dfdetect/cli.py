@@ -15,11 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
+from json import dumps
 from pathlib import Path
 from time import monotonic
 
 from dfdetect import __version__
-from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
+from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import TrainConfig, recipe
 
@@ -172,11 +173,14 @@ def _add_command(
     return parser
 
 
-def _add_detector_options(parser: argparse.ArgumentParser) -> None:
+def _add_detector_options(
+    parser: argparse.ArgumentParser, frames: int | None = DEFAULT_FRAMES
+) -> None:
     parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
-    parser.add_argument(
-        "--frames", type=int, default=DEFAULT_FRAMES, help="frames sampled from each video"
-    )
+    text = "frames sampled from each video"
+    if frames is None:  # so that it is known whether the option is given
+        text += f" (default: {DEFAULT_FRAMES}); not for face sets"
+    parser.add_argument("--frames", type=int, default=frames, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -226,7 +230,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="face sets, which are measured together; or a folder or zip file of videos, labelled "
         "by manifest.csv, metadata.json or folders named real and fake",
     )
-    _add_detector_options(parser)
+    _add_detector_options(parser, frames=None)
     _add_cluster_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -236,7 +240,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--fake-share", type=float, metavar="SHARE", help="also weigh the classes to this balance"
     )
     parser.add_argument(
-        "--degrade", metavar="HOW", help="spoil the crops first: jpeg, half or dark"
+        "--degrade",
+        choices=DEGRADATIONS,
+        help="damage the crops first: JPEG of quality 50, half the size and back, 40 %% darker",
     )
     parser.add_argument(
         "--subgroups", action="store_true", help="measure dark, small and turned faces apart"
@@ -443,10 +449,10 @@ def _predict(
 
 
 def _evaluate(json: bool, **options: object) -> None:
-    from dfdetect.evaluation.evaluate import evaluate, report
+    from dfdetect.evaluation.evaluate import evaluate
 
-    scores = evaluate(progress=True, **options)
-    print(report(scores, as_json=json))
+    result = evaluate(progress=True, **options)
+    print(dumps(result.to_dict()) if json else result)
 
 
 def _extract(sources: list[Path], out: Path, **options: object) -> None:
@@ -520,20 +526,21 @@ def _bench(
     device: str,
     **options: object,
 ) -> None:
-    from dfdetect.benchmark.bench import bench, report
+    from dfdetect.benchmark import projection
+    from dfdetect.benchmark.bench import bench
 
-    if plan is None:
-        print(report(bench(paths, frames=frames, device=device, progress=True, **options), json))
-        return
-    from dfdetect.benchmark import projection as planning
-
-    wanted = planning.parse_plan(*plan)
-    result = bench(paths, frames=frames, device=device, progress=True, **options)
-    planned = planning.plan(paths, result, *wanted, frames, device, progress=True)
+    wanted = None if plan is None else projection.parse_plan(*plan)
+    common = {"frames": frames, "device": device, "progress": True}
+    result = bench(paths, **common, **options)
+    planned = None
+    if wanted is not None:
+        videos, nodes = wanted
+        planned = projection.plan(paths, result, videos=videos, nodes=nodes, **common)
     if json:
-        print(report({**result, "plan": planned}, json))
+        more = {} if planned is None else {"plan": planned.to_dict()}
+        print(dumps(result.to_dict() | more, indent=2))
     else:
-        print(f"{report(result)}\n\n{planning.report(planned)}")
+        print(result if planned is None else f"{result}\n\n{planned}")
 
 
 def _bundle(**options: object) -> None:

@@ -3,3 +3,5 @@
 DEFAULT_FRAMES = 32
 DEFAULT_PRIOR = 0.5
 FRAME_AGGREGATIONS = ("mean_logit", "soft_maximum")
+# Ways to damage crops before they are measured.
+DEGRADATIONS = ("jpeg", "half", "dark")

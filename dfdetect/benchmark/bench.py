@@ -1,8 +1,8 @@
 """How fast videos are scored here, beside two references on the same videos in the same run."""
 
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,6 +31,93 @@ SAME_FACE_IOU = 0.5
 PROJECTED = (400, 4000)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchResult:
+    """How fast videos were scored here, and what two references made of the same videos.
+
+    `str` gives a report to read, `to_dict` what JSON holds.
+
+    Attributes:
+        videos: Number of videos.
+        seconds_per_video: What a video takes when several are worked on at a time.
+        stages: Seconds that a video spends in each stage meanwhile, by name.
+        read_seconds_per_video: What OpenCV takes to read every frame and do nothing with it.
+        reference_seconds_per_video: What the challenge winner's way takes.
+        face_agreement: Share of the reference's faces that are covered with an IoU of at least
+            0.5; None if it found none.
+        probability_difference_mean: Mean difference of P(FAKE) to the reference's, over the videos
+            that both could score; None if there are none.
+        probability_difference_max: The largest difference, or None.
+        peak_memory_mb: Most memory that the process had above what it had with torch loaded; None
+            where the system cannot tell.
+        process_mb: Most memory that the process had, or None.
+    """
+
+    videos: int
+    seconds_per_video: float
+    stages: Mapping[str, float]
+    read_seconds_per_video: float
+    reference_seconds_per_video: float
+    face_agreement: float | None
+    probability_difference_mean: float | None
+    probability_difference_max: float | None
+    peak_memory_mb: float | None
+    process_mb: float | None
+
+    @property
+    def videos_per_second(self) -> float:
+        """How many videos are scored in a second."""
+        return 1 / self.seconds_per_video
+
+    @property
+    def ratio_to_read(self) -> float:
+        """How many times as long as reading every frame."""
+        return self.seconds_per_video / self.read_seconds_per_video
+
+    @property
+    def ratio_to_reference(self) -> float:
+        """How many times as long as the reference."""
+        return self.seconds_per_video / self.reference_seconds_per_video
+
+    def projected_seconds(self, videos: int) -> float:
+        """What so many videos would take on this machine."""
+        return videos * self.seconds_per_video
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures by name, with `projected_seconds_400` and `projected_seconds_4000`."""
+        return {
+            **asdict(self),
+            "videos_per_second": self.videos_per_second,
+            "ratio_to_read": self.ratio_to_read,
+            "ratio_to_reference": self.ratio_to_reference,
+            **{f"projected_seconds_{count}": self.projected_seconds(count) for count in PROJECTED},
+        }
+
+    def __str__(self) -> str:
+        stages = ", ".join(f"{name} {value:.2f}" for name, value in self.stages.items())
+        projections = ", ".join(
+            f"{self.projected_seconds(count) / 60:.1f} min for {count}" for count in PROJECTED
+        )
+        lines = [
+            f"{_count(self.videos, 'video')}, {self.seconds_per_video:.2f} s each "
+            f"({self.videos_per_second:.2f} a second): {projections}",
+            f"seconds a video by stage, several videos at a time: {stages}",
+            f"OpenCV, reading every frame: {self.read_seconds_per_video:.2f} s; "
+            f"dfdetect takes {self.ratio_to_read:.2f} times as long",
+            f"the way of the challenge's winner: {self.reference_seconds_per_video:.2f} s; "
+            f"dfdetect takes {self.ratio_to_reference:.2f} times as long",
+            f"faces found that way that dfdetect covers: {_share(self.face_agreement)}",
+        ]
+        if self.probability_difference_mean is not None:
+            lines.append(
+                f"difference of P(FAKE): {self.probability_difference_mean:.3f} in the mean, "
+                f"{self.probability_difference_max:.3f} at most"
+            )
+        if self.peak_memory_mb is not None:
+            lines.append(f"peak memory above torch: {self.peak_memory_mb:.0f} MB")
+        return "\n".join(lines)
+
+
 def bench(
     paths: str | Path | Iterable[str | Path],
     *,
@@ -38,7 +125,7 @@ def bench(
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
     progress: bool = False,
-) -> dict[str, Any]:
+) -> BenchResult:
     """Time the scoring of videos, and compare it with two references.
 
     `read` is OpenCV reading every frame and doing nothing with it. `reference` goes the way of the
@@ -56,22 +143,12 @@ def bench(
         device: As in `load_detector`.
         progress: Show progress bars.
 
-    Returns:
-        `videos`; `seconds_per_video` and `videos_per_second`; `stages`, the seconds that a video
-        spends in each, several videos being worked on at a time; `read_seconds_per_video` and
-        `reference_seconds_per_video`, with `ratio_to_read` and `ratio_to_reference`;
-        `face_agreement`, the share of the reference's faces that are covered with an IoU of at
-        least 0.5; `probability_difference_mean` and `_max` to the reference; `peak_memory_mb` of
-        the process above what it had with torch loaded, and `process_mb`, all that it had, None
-        where the system cannot tell; and `projected_seconds_400` and `projected_seconds_4000`.
-
     Raises:
         FileNotFoundError: A path or the weights do not exist.
         InputError: There are no videos, or none of them can be scored.
 
     Example:
-        >>> result = bench("videos")
-        >>> print(report(result))
+        >>> print(bench("videos"))
     """
     videos = list(find_videos([paths] if isinstance(paths, str | Path) else paths).values())
     idle = _peak_memory()
@@ -89,48 +166,18 @@ def bench(
     stages = {stage: np.mean([score.timings.get(stage, 0) for score in scores]) for stage in STAGES}
     scores = scores[: len(videos)]
     differences = _probability_differences(scores, followed)
-    return {
-        "videos": len(videos),
-        "seconds_per_video": seconds,
-        "videos_per_second": 1 / seconds,
-        "stages": {stage: float(value) for stage, value in stages.items()},
-        "read_seconds_per_video": read,
-        "reference_seconds_per_video": reference,
-        "ratio_to_read": seconds / read,
-        "ratio_to_reference": seconds / reference,
-        "face_agreement": face_agreement(scores, followed),
-        "probability_difference_mean": float(np.mean(differences)) if differences else None,
-        "probability_difference_max": max(differences, default=None),
-        "peak_memory_mb": peak,
-        "process_mb": whole,
-        **{f"projected_seconds_{count}": count * seconds for count in PROJECTED},
-    }
-
-
-def report(result: dict[str, Any], as_json: bool = False) -> str:
-    """The result of `bench` as JSON or as lines to read."""
-    if as_json:
-        return json.dumps(result, indent=2)
-    stages = ", ".join(f"{name} {value:.2f}" for name, value in result["stages"].items())
-    projections = ", ".join(
-        f"{result[f'projected_seconds_{count}'] / 60:.1f} min for {count}" for count in PROJECTED
+    return BenchResult(
+        videos=len(videos),
+        seconds_per_video=seconds,
+        stages={stage: float(value) for stage, value in stages.items()},
+        read_seconds_per_video=read,
+        reference_seconds_per_video=reference,
+        face_agreement=face_agreement(scores, followed),
+        probability_difference_mean=float(np.mean(differences)) if differences else None,
+        probability_difference_max=max(differences, default=None),
+        peak_memory_mb=peak,
+        process_mb=whole,
     )
-    lines = [
-        f"{_count(result['videos'], 'video')}, {result['seconds_per_video']:.2f} s each "
-        f"({result['videos_per_second']:.2f} a second): {projections}",
-        f"seconds a video by stage, several videos at a time: {stages}",
-        f"OpenCV, reading every frame: {result['read_seconds_per_video']:.2f} s; "
-        f"dfdetect takes {result['ratio_to_read']:.2f} times as long",
-        f"the way of the challenge's winner: {result['reference_seconds_per_video']:.2f} s; "
-        f"dfdetect takes {result['ratio_to_reference']:.2f} times as long",
-        f"faces found that way that dfdetect covers: {_share(result['face_agreement'])}",
-    ]
-    if (mean := result["probability_difference_mean"]) is not None:
-        most = result["probability_difference_max"]
-        lines.append(f"difference of P(FAKE): {mean:.3f} in the mean, {most:.3f} at most")
-    if result["peak_memory_mb"] is not None:
-        lines.append(f"peak memory above torch: {result['peak_memory_mb']:.0f} MB")
-    return "\n".join(lines)
 
 
 def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:

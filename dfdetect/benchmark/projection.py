@@ -1,15 +1,17 @@
 """What a large set of videos would take on many machines, projected from what is measured here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-from dfdetect.benchmark.bench import LEAST_VIDEOS
+from dfdetect.benchmark.bench import LEAST_VIDEOS, BenchResult
 from dfdetect.data.extract import extract
 from dfdetect.data.faceset import FaceSet
 from dfdetect.data.shards import ShardWriter
+from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError
 from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos
@@ -41,22 +43,106 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
     return numbers[0], numbers[1:]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one video takes on this machine.
+
+    Attributes:
+        predict_seconds: To score it, when several are worked on at a time.
+        extract_seconds: To extract its crops, the same way.
+        video_bytes: Size of the file.
+        crop_bytes: Size of its crops and of their rows in the index.
+        write_bytes_per_second: How fast the one writer of a face set writes crops.
+        process_mb: Memory of the process, or None where the system cannot tell.
+    """
+
+    predict_seconds: float
+    extract_seconds: float
+    video_bytes: float
+    crop_bytes: float
+    write_bytes_per_second: float
+    process_mb: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Projection:
+    """What a job would take on some machines.
+
+    Attributes:
+        job: `predict` or `extract`.
+        nodes: Number of machines.
+        hours: The time of all.
+        bound: What takes that long: `compute`, `network` or `writer`.
+        hours_of: The time that each of these needs, by name.
+        disk_gb: Gigabytes written.
+        memory_gb: Gigabytes of memory of each machine, or None where the system cannot tell.
+    """
+
+    job: str
+    nodes: int
+    hours: float
+    bound: str
+    hours_of: Mapping[str, float]
+    disk_gb: float
+    memory_gb: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a large set of videos would take on some machines; `str` gives a table to read.
+
+    Attributes:
+        videos: Number of videos.
+        cores: Cores of this machine.
+        network_bytes_per_second: Assumed into and out of each machine.
+        measured: What one video takes here.
+        projected: One entry for each job and number of machines.
+    """
+
+    videos: int
+    cores: int
+    network_bytes_per_second: float
+    measured: Measured
+    projected: Sequence[Projection]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures by name, of JSON's types."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        measured = self.measured
+        rows = [
+            f"| {row.job} | {row.nodes} | {row.hours:.1f} | {row.bound} | "
+            f"{row.disk_gb:.1f} | {_memory(row.memory_gb)} |"
+            for row in self.projected
+        ]
+        return "\n".join(
+            [
+                f"measured: {measured.predict_seconds:.2f} s a video to predict, "
+                f"{measured.extract_seconds:.2f} s to extract on {self.cores} cores; "
+                f"{measured.video_bytes / 1e6:.2f} MB a video, {measured.crop_bytes / 1e6:.2f} "
+                f"MB of crops from it, written at {measured.write_bytes_per_second / 1e6:.0f} MB/s",
+                f"projected for {self.videos} videos and machines like this one, at "
+                f"{self.network_bytes_per_second * 8 / 1e9:g} Gbit/s each:",
+                "",
+                "| job | machines | hours | bound | GB written | GB of memory each |",
+                "| --- | --- | --- | --- | --- | --- |",
+                *rows,
+            ]
+        )
+
+
 def plan(
     paths: Sequence[str | Path],
-    bench: dict[str, Any],
+    bench: BenchResult,
+    *,
     videos: int,
     nodes: Sequence[int],
-    frames: int,
+    frames: int = DEFAULT_FRAMES,
     device: str = "auto",
     progress: bool = False,
-) -> dict[str, Any]:
+) -> Plan:
     """Project the time, disk and memory that scoring and extracting take on some machines.
-
-    Measured here, on the videos given: seconds a video, bytes of videos and crops, how fast crops
-    are written, memory. Projected: that machines do not slow each other down, so that the work is
-    shared out evenly; that each gets its videos and sends its crops at 1 Gbit/s, and one writes all
-    crops; and that processes, one a core, each hold what this one does. What takes longest is the
-    bound.
 
     Args:
         paths: The videos that `bench` was measured on.
@@ -67,60 +153,45 @@ def plan(
         device: As in `load_detector`.
         progress: Show a progress bar.
 
-    Returns:
-        `measured` and `projected`, for each job and number of machines one entry with `hours` and
-        the `bound` that holds it (`compute`, `network` or `writer`), the `hours_of` each of these,
-        `disk_gb` that is written, and `memory_gb` of each machine.
-
     Example:
-        >>> result = plan(["videos"], bench("videos"), 119_154, [1, 8, 64], frames=32)
-        >>> result["projected"][0]["hours"]
+        >>> result = plan(["videos"], bench("videos"), videos=119_154, nodes=[1, 8, 64])
+        >>> result.projected[0].hours
         41.2
     """
-    measured = _measure(paths, frames, device, progress)
-    measured["predict_seconds"] = bench["seconds_per_video"]
-    measured["process_mb"] = bench["process_mb"]
-    return {
-        "videos": videos,
-        "cores": available_cores(),
-        "network_bytes_per_second": NETWORK,
-        "measured": measured,
-        "projected": [
-            {"job": job, "nodes": count, **_project(measured, job, videos, count)}
+    measured = _measure(paths, bench, frames, device, progress)
+    return project(measured, videos=videos, nodes=nodes, cores=available_cores())
+
+
+def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int) -> Plan:
+    """Project what a large set of videos takes from what one video takes.
+
+    Machines are assumed not to slow each other down, so that the work is shared out evenly. Each
+    gets its videos and sends its crops at 1 Gbit/s, and one of them writes all crops. Processes,
+    one a core, each hold what this one does. What takes longest is the bound.
+
+    Args:
+        measured: What one video takes.
+        videos: Number of videos.
+        nodes: Numbers of machines.
+        cores: Cores of each machine.
+    """
+    return Plan(
+        videos=videos,
+        cores=cores,
+        network_bytes_per_second=NETWORK,
+        measured=measured,
+        projected=[
+            _project(measured, job, videos, count, cores)
             for job in ("predict", "extract")
             for count in nodes
         ],
-    }
-
-
-def report(result: dict[str, Any]) -> str:
-    """The result of `plan` as a Markdown table, with what it rests on."""
-    measured = result["measured"]
-    rows = [
-        f"| {row['job']} | {row['nodes']} | {row['hours']:.1f} | {row['bound']} | "
-        f"{row['disk_gb']:.1f} | {_memory(row['memory_gb'])} |"
-        for row in result["projected"]
-    ]
-    return "\n".join(
-        [
-            f"measured: {measured['predict_seconds']:.2f} s a video to predict, "
-            f"{measured['extract_seconds']:.2f} s to extract on {result['cores']} cores; "
-            f"{measured['video_bytes'] / 1e6:.2f} MB a video, {measured['crop_bytes'] / 1e6:.2f} "
-            f"MB of crops from it, written at {measured['write_bytes_per_second'] / 1e6:.0f} MB/s",
-            f"projected for {result['videos']} videos and machines like this one, at "
-            f"{NETWORK * 8 / 1e9:g} Gbit/s each:",
-            "",
-            "| job | machines | hours | bound | GB written | GB of memory each |",
-            "| --- | --- | --- | --- | --- | --- |",
-            *rows,
-        ]
     )
 
 
 def _measure(
-    paths: Sequence[str | Path], frames: int, device: str, progress: bool
-) -> dict[str, float]:
-    """What extracting takes on this machine, a video."""
+    paths: Sequence[str | Path], bench: BenchResult, frames: int, device: str, progress: bool
+) -> Measured:
+    """Extract crops here, and note what that takes."""
     found = list(find_videos(paths).values())
     rounds = -(-LEAST_VIDEOS * available_cores() // len(found))
     with TemporaryDirectory(prefix="dfdetect-") as folder:
@@ -133,12 +204,14 @@ def _measure(
         seconds = perf_counter() - start
         written = sum(path.stat().st_size for path in Path(folder).glob("faces*"))
         rate = _write_rate(index) if done["crops"].sum() else float("inf")
-    return {
-        "extract_seconds": seconds / len(done),
-        "video_bytes": sum(path.stat().st_size for path in found) / len(found),
-        "crop_bytes": written / len(done),
-        "write_bytes_per_second": rate,
-    }
+    return Measured(
+        predict_seconds=bench.seconds_per_video,
+        extract_seconds=seconds / len(done),
+        video_bytes=sum(path.stat().st_size for path in found) / len(found),
+        crop_bytes=written / len(done),
+        write_bytes_per_second=rate,
+        process_mb=bench.process_mb,
+    )
 
 
 def _write_rate(index: Path) -> float:
@@ -155,24 +228,28 @@ def _write_rate(index: Path) -> float:
     return sum(map(len, crops)) / (perf_counter() - start)
 
 
-def _project(measured: dict[str, Any], job: str, videos: int, nodes: int) -> dict[str, Any]:
-    written = videos * measured["crop_bytes"] if job == "extract" else 0.0
-    read = videos * measured["video_bytes"] / nodes
+def _project(measured: Measured, job: str, videos: int, nodes: int, cores: int) -> Projection:
+    extracts = job == "extract"
+    written = videos * measured.crop_bytes if extracts else 0.0
+    read = videos * measured.video_bytes / nodes
+    seconds_each = measured.extract_seconds if extracts else measured.predict_seconds
     seconds = {
-        "compute": videos * measured[f"{job}_seconds"] / nodes,
+        "compute": videos * seconds_each / nodes,
         # The machine that writes gets the crops of all others.
         "network": max(read, written) / NETWORK,
-        "writer": written / measured["write_bytes_per_second"],
+        "writer": written / measured.write_bytes_per_second,
     }
-    bound = max(seconds, key=seconds.get)
-    process = measured["process_mb"]
-    return {
-        "hours": seconds[bound] / HOUR,
-        "bound": bound,
-        "hours_of": {name: value / HOUR for name, value in seconds.items()},
-        "disk_gb": written / GB,
-        "memory_gb": None if process is None else process * available_cores() / 1024,
-    }
+    bound = max(seconds, key=lambda name: seconds[name])
+    process = measured.process_mb
+    return Projection(
+        job=job,
+        nodes=nodes,
+        hours=seconds[bound] / HOUR,
+        bound=bound,
+        hours_of={name: value / HOUR for name, value in seconds.items()},
+        disk_gb=written / GB,
+        memory_gb=None if process is None else process * cores / 1024,
+    )
 
 
 def _memory(value: float | None) -> str:

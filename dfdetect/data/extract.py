@@ -15,8 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -28,6 +26,7 @@ from dfdetect.data.video_groups import Video, VideoGroup, group_videos, read_vid
 from dfdetect.data.writer import EncodedCrop, FaceSetWriter
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError, InputError
+from dfdetect.faces.crops import encode_jpeg
 from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
@@ -340,9 +339,7 @@ def _generator(name: str, track: int) -> torch.Generator:
 
 
 def _encode(crop: torch.Tensor) -> bytes:
-    pixels = np.ascontiguousarray(crop.permute(1, 2, 0).numpy()[..., ::-1])
-    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return data.tobytes()
+    return encode_jpeg(crop.permute(1, 2, 0).numpy(), JPEG_QUALITY)
 
 
 def _bytes(count: int) -> str:

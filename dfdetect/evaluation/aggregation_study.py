@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.metrics import log_loss
-from tqdm import tqdm
 
 from dfdetect.data.faceset import FaceSet, FaceSetError
-from dfdetect.detector import load_detector
+from dfdetect.detector import Detector, load_detector
+from dfdetect.evaluation.answers import track_logits
 from dfdetect.evaluation.metrics import auc_within, metrics
 from dfdetect.scoring.aggregation import Aggregation
 
+# Every how many frames are seen.
 SPARSER = (4, 2, 1)
+# Share of the frames that is fake in a video that is fake in part, and where that part starts.
 FAKE_SHARE = 0.2
 STARTS = 3
-BATCH = 64
 FEWEST_PAIRS = 20
 
 # People's frame probabilities -> the video's.
@@ -56,7 +57,8 @@ class Scene:
 
 def compare_aggregations(
     index: str | Path,
-    weights: str | Path | None = None,
+    *,
+    weights: str | Path | Detector | None = None,
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
@@ -64,7 +66,7 @@ def compare_aggregations(
 
     Args:
         index: A face set made with `dfdetect extract --blend`.
-        weights: As in `load_detector`.
+        weights: As in `load_detector`; or a detector, which keeps its own device.
         device: As in `load_detector`.
         progress: Show a progress bar.
 
@@ -85,7 +87,8 @@ def compare_aggregations(
         raise FaceSetError(f"{index}: no REAL tracks with a fake of themselves: extract with blend")
     if len(pairs) < FEWEST_PAIRS:
         warnings.warn(f"{index}: {len(pairs)} people are too few to choose by", stacklevel=2)
-    probabilities = _score(faces, weights, device, progress)
+    detector = weights if isinstance(weights, Detector) else load_detector(weights, device)
+    probabilities = _frame_probabilities(detector, faces, progress)
     scenes = make_scenes(pairs, faces, probabilities)
     frames = max(len(one) for scene in scenes for one in scene.people)
     rows = {}
@@ -194,15 +197,14 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
 }
 
 
-def _score(faces: FaceSet, weights: str | Path | None, device: str, progress: bool) -> np.ndarray:
-    detector = load_detector(weights, device)
-    parts = []
-    with tqdm(total=len(faces), desc="faces", unit="crop", disable=not progress) as bar:
-        for start in range(0, len(faces), BATCH):
-            rows = range(start, min(start + BATCH, len(faces)))
-            parts.append(detector.predict_faces([faces.image(row) for row in rows]))
-            bar.update(len(rows))
-    return np.concatenate(parts)
+def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
+    """P(FAKE) of each crop, shape (n,)."""
+    tracks = faces.tracks()
+    probabilities = np.zeros(len(faces))
+    logits = track_logits(detector, faces, tracks, progress=progress)
+    for rows, own in zip(tracks, logits, strict=True):
+        probabilities[rows] = detector.spec.aggregation.probability(own)
+    return probabilities
 
 
 def _measure(aggregate: VideoAggregation, scenes: Sequence[Scene]) -> dict[tuple[str, str], float]:

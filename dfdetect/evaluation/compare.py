@@ -47,6 +47,7 @@ MEASURES = ("auc", "log_loss", "balanced_accuracy")
 
 def compare(
     faces: Sequence[str | Path],
+    *,
     val: str | Path,
     out: str | Path,
     clips: Sequence[str | Path] = (),
@@ -80,7 +81,7 @@ def compare(
         ArgumentError: A checkpoint that is there was trained on other face sets.
 
     Example:
-        >>> compare(["train.csv"], "val.csv", "weights")[["auc", "log_loss"]]
+        >>> compare(["train.csv"], val="val.csv", out="weights")[["auc", "log_loss"]]
     """
     out = Path(out)
     require_writable(out / "comparison.csv")
@@ -201,11 +202,10 @@ def _measure(
     device: str,
     progress: bool,
 ) -> dict[str, Any]:
-    spec = read_spec(checkpoint)
     detector = load_detector(checkpoint, device)
-    scores = evaluate(
-        val, weights=checkpoint, device=device, fake_share=STUDY_FAKE_SHARE, progress=progress
-    )
+    spec = detector.spec
+    result = evaluate(val, weights=detector, fake_share=STUDY_FAKE_SHARE, progress=progress)
+    scores = result.metrics
     frames = f"{spec.frames_per_clip} x " if spec.frames_per_clip > 1 else ""
     row: dict[str, Any] = {
         "detector": name,
@@ -216,17 +216,18 @@ def _measure(
         "training_minutes": _training_minutes(checkpoint),
     }
     for measure in MEASURES:
-        row[measure] = scores[measure]
-        row[f"{measure}_low"], row[f"{measure}_high"] = scores["intervals"][measure]
-    row["calibration_error"] = scores["calibration_error"]
-    row["fake_fraction"] = scores["fake_fraction"]
-    row["constant_log_loss"] = scores["constant_log_loss"]
-    row["study_balance_accuracy"] = scores["reweighted"]["accuracy"]
-    row["study_balance_constant"] = scores["reweighted"]["constant_accuracy"]
+        row[measure] = getattr(scores, measure)
+        row[f"{measure}_low"], row[f"{measure}_high"] = scores.intervals[measure]
+    row["calibration_error"] = scores.calibration_error
+    row["fake_fraction"] = scores.fake_fraction
+    row["constant_log_loss"] = scores.constant_log_loss
+    row["study_balance_accuracy"] = result.reweighted.accuracy
+    row["study_balance_constant"] = result.reweighted.constant_accuracy
     row["study_accuracy"] = STUDY_ACCURACY.get(name)
     if val_clips is not None:
-        clips = evaluate(val_clips, weights=checkpoint, device=device, progress=progress)
-        row["clips_auc"] = clips.get("auc_within_sources", clips["auc"])
+        clips = evaluate(val_clips, weights=detector, progress=progress)
+        within = clips.auc_within_sources
+        row["clips_auc"] = clips.metrics.auc if np.isnan(within) else within
     return row
 
 

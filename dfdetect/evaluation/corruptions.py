@@ -1,14 +1,42 @@
-"""Ways to spoil crops, as compression and dark rooms do."""
+"""Ways to damage crops, as compression, small pictures and dark rooms do."""
 
 from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from dfdetect.defaults import DEGRADATIONS
+from dfdetect.errors import ArgumentError
+from dfdetect.faces.crops import compress_jpeg
+
+JPEG_QUALITY = 50
+BRIGHTNESS = 0.6
+
+
+def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Look up a way to damage crops: a function of RGB uint8 of shape (height, width, 3).
+
+    Args:
+        name: `jpeg`, `half` or `dark`; None for leaving crops as they are.
+
+    Raises:
+        ArgumentError: The name is unknown.
+
+    Example:
+        >>> darker = require_degradation("dark")(crop)
+    """
+    ways = dict(zip(DEGRADATIONS, (_as_jpeg, _at_half_size, _darker), strict=True))
+    if name is not None and name not in ways:
+        raise ArgumentError(f"degrade must be {', '.join(DEGRADATIONS)}, not {name!r}")
+    return _unchanged if name is None else ways[name]
+
+
+def _unchanged(image: np.ndarray) -> np.ndarray:
+    return image
+
 
 def _as_jpeg(image: np.ndarray) -> np.ndarray:
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 50])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    return compress_jpeg(image, JPEG_QUALITY)
 
 
 def _at_half_size(image: np.ndarray) -> np.ndarray:
@@ -18,12 +46,4 @@ def _at_half_size(image: np.ndarray) -> np.ndarray:
 
 
 def _darker(image: np.ndarray) -> np.ndarray:
-    return np.round(0.6 * image).astype(np.uint8)
-
-
-DEGRADATIONS: dict[str | None, Callable[[np.ndarray], np.ndarray]] = {
-    None: lambda image: image,
-    "jpeg": _as_jpeg,
-    "half": _at_half_size,
-    "dark": _darker,
-}
+    return np.round(BRIGHTNESS * image).astype(np.uint8)

@@ -1,81 +1,145 @@
-"""Figures of labels and probabilities: log loss, AUC and their like, and their intervals."""
+"""Figures of labels and probabilities: AUC, false alarms and their like, with intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, roc_auc_score
 
 from dfdetect.errors import ArgumentError
 
 THRESHOLD = 0.5
 CALIBRATION_BINS = 15
 BOOTSTRAP_ROUNDS = 1000
+NAN = float("nan")
+
+# Lower and upper edge.
+Interval = tuple[float, float]
 
 
-def metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Score probabilities of FAKE against labels.
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """How well probabilities of FAKE agree with labels; a figure that needs both classes is NaN.
+
+    Attributes:
+        n: Number of answers.
+        fake_fraction: Share of FAKE.
+        auc: Area under the ROC curve.
+        false_alarm_rate: Share of REAL above 0.5.
+        found_rate: Share of FAKE above 0.5.
+        calibration_error: Expected calibration error (Naeini et al. 2015), 15 bins of equal width.
+        log_loss: Mean negative log likelihood, in nats.
+        constant_log_loss: The log loss of always answering `fake_fraction`.
+        accuracy: Share of right answers at 0.5.
+        constant_accuracy: The accuracy of always answering the commoner class.
+        balanced_accuracy: Mean of the accuracies of REAL and of FAKE; 0.5 for a constant answer.
+        average_precision: Area under the precision-recall curve; `fake_fraction` for a constant
+            answer.
+        eer: Equal error rate: where as many REAL as FAKE are mistaken.
+        tpr_at_1_fpr: Share of FAKE that is found at the threshold that 1 % of REAL exceed.
+        tpr_at_5_fpr: The same where 5 % of REAL exceed it.
+        intervals: 95 % intervals by name, if they were asked for.
+    """
+
+    n: int
+    fake_fraction: float
+    auc: float
+    false_alarm_rate: float
+    found_rate: float
+    calibration_error: float
+    log_loss: float
+    constant_log_loss: float
+    accuracy: float
+    constant_accuracy: float
+    balanced_accuracy: float
+    average_precision: float
+    eer: float
+    tpr_at_1_fpr: float
+    tpr_at_5_fpr: float
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures by name; `intervals` only if there are any."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        intervals = values.pop("intervals")
+        return values | ({"intervals": dict(intervals)} if intervals else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotedMetrics:
+    """Figures in which each class counts one half and, within a class, each source the same.
+
+    Attributes:
+        real_sources: Number of sources with REAL.
+        fake_sources: Number of sources with FAKE.
+        log_loss: As in `Metrics`, like all that has the same name.
+        auc: The same.
+        false_alarm_rate: Mean over the sources of the share of REAL above 0.5.
+        found_rate: Mean over the sources of the share of FAKE above 0.5.
+        balanced_accuracy: The same as in `Metrics`.
+        found_by_kind: `found_rate` of each kind of fake.
+        pairs: Number of scenes that have both REAL and FAKE.
+        pairs_in_order: In what share of the comparisons within a scene FAKE has the higher
+            probability; each scene has one vote.
+        intervals: 95 % intervals over sources, by name, if they were asked for.
+    """
+
+    real_sources: int
+    fake_sources: int
+    log_loss: float
+    auc: float
+    false_alarm_rate: float
+    found_rate: float
+    balanced_accuracy: float
+    found_by_kind: Mapping[str, float]
+    pairs: int
+    pairs_in_order: float
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures by name, `found_KIND` for each kind; `intervals` only if there are any."""
+        values: dict[str, Any] = {}
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name == "found_by_kind":
+                values |= {f"found_{kind}": rate for kind, rate in value.items()}
+            elif one.name != "intervals" or value:
+                values[one.name] = value
+        return values
+
+
+def metrics(
+    labels: np.ndarray, probabilities: np.ndarray, *, groups: np.ndarray | None = None
+) -> Metrics:
+    """Compare probabilities of FAKE with labels.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
-        probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
-
-    Returns:
-        `n`, `fake_fraction`, `log_loss` (nats), `auc` (NaN with one class), `accuracy` and
-        `balanced_accuracy` at 0.5, `calibration_error` (expected, 15 equal bins), and two
-        baselines: `constant_log_loss`, of always answering `fake_fraction`, and
-        `constant_accuracy`, of always answering the commoner class.
+        probabilities: P(FAKE) strictly between 0 and 1, float, shape (n,).
+        groups: The actor or video of each, shape (n,), to give intervals: crops of one actor err
+            together, so whole groups are drawn with replacement (Efron 1979).
 
     Example:
-        >>> metrics(np.array([0, 1]), np.array([0.2, 0.8]))["log_loss"]
+        >>> metrics(np.array([0, 1]), np.array([0.2, 0.8])).log_loss
         0.2231...
     """
-    labels = np.asarray(labels)
-    probabilities = np.asarray(probabilities, dtype=np.float64)
-    answers = probabilities > THRESHOLD
-    share = float(labels.mean())
-    both = 0 < share < 1
-    return {
-        "n": len(labels),
-        "fake_fraction": share,
-        "log_loss": float(log_loss(labels, probabilities, labels=[0, 1])),
-        "auc": float(roc_auc_score(labels, probabilities)) if both else float("nan"),
-        "accuracy": float(accuracy_score(labels, answers)),
-        "balanced_accuracy": (
-            float(balanced_accuracy_score(labels, answers)) if both else float("nan")
-        ),
-        "calibration_error": calibration_error(labels, probabilities),
-        "constant_log_loss": float(log_loss(labels, np.full(len(labels), share), labels=[0, 1])),
-        "constant_accuracy": max(share, 1 - share),
-    }
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    curve = _Curve(labels, probabilities)
+    figures = _figures(curve, np.ones(len(labels)))
+    intervals = {}
+    if groups is not None:
+        names, group_of = np.unique(np.asarray(groups).astype(str), return_inverse=True)
+        intervals = bootstrap_intervals(
+            lambda times: _figures(curve, times[group_of].astype(float)), len(names)
+        )
+        for name in ("fake_fraction", "constant_log_loss", "constant_accuracy"):
+            intervals.pop(name, None)
+    return Metrics(n=len(labels), intervals=intervals, **figures)
 
 
-def auc_within(sources: dict[str, dict[str, float]]) -> float:
-    """Mean AUC of sources, by their number of videos; those with one class do not count.
-
-    Sources differ in camera and codec, and a detector's answers with them: an AUC over all of them
-    together may say no more than that.
-
-    Args:
-        sources: What `metrics` gives for each source.
-
-    Returns:
-        0 to 1, or NaN where no source has both classes.
-
-    Example:
-        >>> auc_within({"a": {"n": 3, "auc": 1.0}, "b": {"n": 1, "auc": 0.5}})
-        0.875
-    """
-    both = [scores for scores in sources.values() if not np.isnan(scores["auc"])]
-    if not both:
-        return float("nan")
-    return float(np.average([one["auc"] for one in both], weights=[one["n"] for one in both]))
-
-
-def reweighted_metrics(
-    labels: np.ndarray, probabilities: np.ndarray, fake_share: float
-) -> dict[str, float]:
-    """What the figures would be where another share of the faces is FAKE.
+def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
+    """The figures as they would be where another share of the faces is FAKE.
 
     Each class is weighted to its share, and the probabilities, which hold where half are FAKE, are
     moved by the new prior (Saerens et al. 2002).
@@ -86,10 +150,10 @@ def reweighted_metrics(
         fake_share: Between 0 and 1.
 
     Raises:
-        ArgumentError: Only one class, or a share out of range.
+        ArgumentError: Only one class occurs, or the share is out of range.
 
     Example:
-        >>> reweighted_metrics(np.array([0, 1]), np.array([0.6, 0.6]), 0.8)["constant_accuracy"]
+        >>> reweighted_metrics(np.array([0, 1]), np.array([0.6, 0.6]), 0.8).constant_accuracy
         0.8
     """
     if not 0 < fake_share < 1 or len(np.unique(labels)) < 2:
@@ -97,65 +161,67 @@ def reweighted_metrics(
     share = np.where(labels == 1, fake_share, 1 - fake_share)
     weights = share / np.bincount(labels)[labels]
     fake, real = probabilities * fake_share, (1 - probabilities) * (1 - fake_share)
-    moved = fake / (fake + real)
-    constant = np.full(len(labels), fake_share)
-    return {
-        "fake_fraction": fake_share,
-        "accuracy": float(accuracy_score(labels, moved > THRESHOLD, sample_weight=weights)),
-        "constant_accuracy": max(fake_share, 1 - fake_share),
-        "log_loss": float(log_loss(labels, moved, sample_weight=weights, labels=[0, 1])),
-        "constant_log_loss": float(log_loss(labels, constant, sample_weight=weights)),
-    }
+    return Metrics(n=len(labels), **_figures(_Curve(labels, fake / (fake + real)), weights))
 
 
-def calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def auc_within(sources: Mapping[str, Metrics]) -> float:
+    """Mean of the AUC of each source, weighted by `n`; sources with one class do not count.
+
+    Sources differ in camera and codec, and a detector's answers with them: an AUC over all of them
+    together may say no more than that.
+
+    Args:
+        sources: The figures of each source.
+
+    Returns:
+        0 to 1, or NaN where no source has both classes.
+
+    Example:
+        >>> auc_within({"page": metrics(labels, probabilities)})
+        0.875
+    """
+    both = [one for one in sources.values() if not np.isnan(one.auc)]
+    if not both:
+        return NAN
+    return float(np.average([one.auc for one in both], weights=[one.n for one in both]))
+
+
+def calibration_error(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> float:
     """Expected calibration error (Naeini et al. 2015) over equal-width bins of P(FAKE), 0 to 1."""
+    weights = np.ones(len(labels)) if weights is None else weights
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=labels - probabilities)
-    return float(np.abs(gaps).sum() / len(labels))
+    gaps = np.bincount(bins, weights=weights * (labels - probabilities))
+    return float(np.abs(gaps).sum() / weights.sum())
 
 
 def bootstrap_intervals(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    groups: np.ndarray,
+    measure: Callable[[np.ndarray], Mapping[str, float]],
+    count: int,
+    *,
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of log loss, AUC and balanced accuracy, drawing whole groups (Efron 1979).
-
-    Crops of one actor err together, so actors (or videos) are drawn with replacement, not crops.
+) -> dict[str, Interval]:
+    """95 % intervals of figures, by drawing groups with replacement (Efron 1979).
 
     Args:
-        labels: 1 for FAKE and 0 for REAL, shape (n,).
-        probabilities: P(FAKE), shape (n,).
-        groups: The actor or video of each, shape (n,).
-        rounds: Number of samples drawn; those with one class only are left out.
+        measure: From how often each group is drawn, int of shape (count,), to figures by name. A
+            figure that is NaN for a draw does not count.
+        count: Number of groups.
+        rounds: Number of draws.
         seed: Of the drawing.
 
     Returns:
-        Lower and upper edge by name; empty where every sample has one class only.
+        Lower and upper edge by name, without figures that are NaN in each draw.
     """
-    measures: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-        "log_loss": lambda y, p: log_loss(y, p, labels=[0, 1]),
-        "auc": roc_auc_score,
-        "balanced_accuracy": lambda y, p: balanced_accuracy_score(y, p > THRESHOLD),
-    }
-    names, codes = np.unique(np.asarray(groups).astype(str), return_inverse=True)
-    rows_of = [np.flatnonzero(codes == code) for code in range(len(names))]
     generator = np.random.default_rng(seed)
-    drawn: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(rounds):
-        sample = generator.integers(len(rows_of), size=len(rows_of))
-        rows = np.concatenate([rows_of[group] for group in sample])
-        if 0 < labels[rows].mean() < 1:
-            for name, measure in measures.items():
-                drawn[name].append(measure(labels[rows], probabilities[rows]))
-    return {
-        name: tuple(float(edge) for edge in np.percentile(values, (2.5, 97.5)))
-        for name, values in drawn.items()
-        if values
-    }
+    drawn = pd.DataFrame(
+        measure(np.bincount(generator.integers(count, size=count), minlength=count))
+        for _ in range(rounds)
+    )
+    edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
+    return {str(name): (float(low), float(high)) for name, (low, high) in edges.items()}
 
 
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
@@ -174,13 +240,8 @@ def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
         >>> vote_weights(np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "a"]))
         array([0.125, 0.125, 0.25 , 0.5  ])
     """
-    labels = np.asarray(labels)
-    keys = np.char.add(labels.astype(str), np.char.add(":", np.asarray(sources).astype(str)))
-    _, codes, sizes = np.unique(keys, return_inverse=True, return_counts=True)
-    weights = 1.0 / sizes[codes]
-    for label in (0, 1):
-        weights[labels == label] /= max(1e-300, weights[labels == label].sum())
-    return weights / weights.sum()
+    names, source_of = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+    return _votes(np.asarray(labels), source_of, np.ones(len(names)))
 
 
 def voted_metrics(
@@ -189,8 +250,10 @@ def voted_metrics(
     sources: np.ndarray,
     kinds: np.ndarray | None = None,
     scenes: np.ndarray | None = None,
-) -> dict[str, float]:
-    """Score probabilities of FAKE where each source has one vote, as in `vote_weights`.
+    *,
+    intervals: bool = False,
+) -> VotedMetrics:
+    """Compare probabilities of FAKE with labels, each source having one vote.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -198,144 +261,137 @@ def voted_metrics(
         sources: Name of the source of each, shape (n,).
         kinds: The kind of each fake (swap, lipsync...), empty where it is not known.
         scenes: Equal for videos of one scene, REAL and FAKE; empty where there are no others.
-
-    Returns:
-        `real_sources` and `fake_sources`, their numbers; `log_loss`; `auc`; `false_alarm_rate` and
-        `found_rate`, the shares of REAL and of FAKE above 0.5; `balanced_accuracy`, which is 0.5
-        for a constant answer; `found_KIND` for each kind; `pairs`, the number of scenes that have
-        both classes; and `pairs_in_order`, in what share of the comparisons within these FAKE has
-        the higher probability, each scene one vote. What cannot be said is NaN.
+        intervals: Also give intervals, for which whole sources are drawn with replacement.
 
     Example:
-        >>> voted_metrics(np.array([0, 1]), np.array([0.2, 0.8]), np.array(["a", "b"]))["auc"]
+        >>> voted_metrics(np.array([0, 1]), np.array([0.2, 0.8]), np.array(["a", "b"])).auc
         1.0
     """
-    return SourceVotes(labels, probabilities, sources, kinds, scenes).metrics()
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
+    names, source_of = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+    nothing = np.full(len(labels), "")
+    kinds = nothing if kinds is None else np.asarray(kinds, dtype=str)
+    scenes = nothing if scenes is None else np.asarray(scenes, dtype=str)
+    real, fake = labels == 0, labels == 1
+    kind_rows = {kind: fake & (kinds == kind) for kind in np.unique(kinds[fake]).tolist() if kind}
+    above = probabilities > THRESHOLD
+    orders, scene_sources = _orders(labels, probabilities, scenes, source_of)
+    curve = _Curve(labels, probabilities)
 
+    def rate(rows: np.ndarray, times: np.ndarray) -> float:
+        return _average(above[rows], _votes(labels[rows], source_of[rows], times))
 
-class SourceVotes:
-    """Labels and probabilities of FAKE, of which each source has one vote.
-
-    Args:
-        labels: As in `voted_metrics`, like all that follows.
-        probabilities: The same.
-        sources: The same.
-        kinds: The same.
-        scenes: The same.
-
-    Example:
-        >>> votes = SourceVotes(labels, probabilities, sources)
-        >>> votes.metrics()["auc"], votes.intervals()["auc"]
-        (0.81, (0.70, 0.90))
-    """
-
-    def __init__(
-        self,
-        labels: np.ndarray,
-        probabilities: np.ndarray,
-        sources: np.ndarray,
-        kinds: np.ndarray | None = None,
-        scenes: np.ndarray | None = None,
-    ):
-        self.labels = np.asarray(labels)
-        self.probabilities = np.asarray(probabilities, dtype=np.float64)
-        self.names, self.source_of = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
-        real, fake = self.labels == 0, self.labels == 1
-        self.parts = {"false_alarm_rate": real, "found_rate": fake}
-        if kinds is not None:
-            for kind in np.unique(kinds[fake & (kinds != "")]).tolist():
-                self.parts[f"found_{kind}"] = fake & (kinds == kind)
-        # Within each part, what one crop or video is of its source.
-        self.shares = {name: self._share_of_source(rows) for name, rows in self.parts.items()}
-        self.orders = None
-        if scenes is not None:
-            first = {scene: row for row, scene in reversed(list(enumerate(scenes.tolist())))}
-            orders = _orders(self.labels, self.probabilities, scenes)
-            self.orders = np.array(list(orders.values()), dtype=np.float64)
-            self.scene_sources = self.source_of[[first[scene] for scene in orders]]
-
-    def metrics(self, times: np.ndarray | None = None) -> dict[str, float]:
-        """The figures that `voted_metrics` names.
-
-        Args:
-            times: How many votes each source has, in the order of `names`; None for one each.
-        """
-        times = np.ones(len(self.names)) if times is None else times
-        rates = {name: self._rate(name, times) for name in self.parts}
-        real, fake = (rates[name] for name in ("false_alarm_rate", "found_rate"))
-        scores = {
-            "real_sources": self._sources_of("false_alarm_rate"),
-            "fake_sources": self._sources_of("found_rate"),
-            **self._figures(times),
-            "false_alarm_rate": real,
-            "found_rate": fake,
-            "balanced_accuracy": (1 - real + fake) / 2,
-            **rates,
+    def measure(times: np.ndarray) -> dict[str, float]:
+        weights = _votes(labels, source_of, times)
+        false_alarms, found = rate(real, times), rate(fake, times)
+        return {
+            "log_loss": weighted_log_loss(labels, probabilities, weights),
+            "auc": curve.figures(weights)["auc"],
+            "false_alarm_rate": false_alarms,
+            "found_rate": found,
+            "balanced_accuracy": (1 - false_alarms + found) / 2,
+            **{f"found_{kind}": rate(rows, times) for kind, rows in kind_rows.items()},
+            "pairs_in_order": _average(orders, times[scene_sources]),
         }
-        if self.orders is not None:
-            scores["pairs"] = len(self.orders)
-            scores["pairs_in_order"] = _average(self.orders, times[self.scene_sources])
-        return scores
 
-    def intervals(
-        self, rounds: int = BOOTSTRAP_ROUNDS, seed: int = 0
-    ) -> dict[str, tuple[float, float]]:
-        """95 % intervals of the figures, drawing whole sources with replacement (Efron 1979).
-
-        Args:
-            rounds: Number of samples drawn; one that lacks what a figure needs does not count.
-            seed: Of the drawing.
-
-        Returns:
-            Lower and upper edge by name; without those that no sample gives.
-        """
-        generator = np.random.default_rng(seed)
-        count = len(self.names)
-        drawn = pd.DataFrame(
-            self.metrics(np.bincount(generator.integers(count, size=count), minlength=count))
-            for _ in range(rounds)
-        ).drop(columns=["real_sources", "fake_sources", "pairs"], errors="ignore")
-        edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
-        return {name: (float(low), float(high)) for name, (low, high) in edges.items()}
-
-    def _share_of_source(self, rows: np.ndarray) -> np.ndarray:
-        """What each row is of its source's part: 1 / size, 0 outside the part."""
-        sizes = np.bincount(self.source_of[rows], minlength=len(self.names))
-        return rows / np.maximum(sizes, 1)[self.source_of]
-
-    def _sources_of(self, name: str) -> int:
-        return len(np.unique(self.source_of[self.parts[name]]))
-
-    def _rate(self, name: str, times: np.ndarray) -> float:
-        above = self.probabilities > THRESHOLD
-        return _average(above, self.shares[name] * times[self.source_of])
-
-    def _figures(self, times: np.ndarray) -> dict[str, float]:
-        """Log loss and AUC, in which each class counts one half."""
-        classes = [self.shares[name] * times[self.source_of] for name in list(self.parts)[:2]]
-        present = [weights / weights.sum() for weights in classes if weights.any()]
-        weights = np.sum(present, axis=0) / len(present)
-        auc = float("nan")
-        if len(present) == 2:
-            auc = float(roc_auc_score(self.labels, self.probabilities, sample_weight=weights))
-        return {"log_loss": weighted_log_loss(self.labels, self.probabilities, weights), "auc": auc}
-
-
-def _average(values: np.ndarray, weights: np.ndarray) -> float:
-    return float(np.average(values, weights=weights)) if weights.any() else float("nan")
+    figures = measure(np.ones(len(names)))
+    by_kind = {kind: figures.pop(f"found_{kind}") for kind in kind_rows}
+    return VotedMetrics(
+        real_sources=len(np.unique(source_of[real])),
+        fake_sources=len(np.unique(source_of[fake])),
+        found_by_kind=by_kind,
+        pairs=len(orders),
+        intervals=bootstrap_intervals(measure, len(names)) if intervals else {},
+        **figures,
+    )
 
 
 def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
     """Log loss in nats, of weights as `vote_weights` gives them."""
-    return float(log_loss(labels, probabilities, sample_weight=weights, labels=[0, 1]))
+    certainty = np.where(labels == 1, probabilities, 1 - probabilities)
+    smallest = np.finfo(np.float64).eps
+    return float(np.average(-np.log(np.clip(certainty, smallest, 1)), weights=weights))
 
 
-def _orders(labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray) -> dict[str, float]:
-    """For each scene of both classes, in what share of its pairs FAKE is above REAL."""
-    orders = {}
-    for scene in np.unique(scenes[scenes != ""]).tolist():
+class _Curve:
+    """Labels and probabilities, sorted once: intervals need their ROC curve a thousand times."""
+
+    def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
+        self.labels = np.asarray(labels)
+        self.probabilities = np.asarray(probabilities, dtype=np.float64)
+        self.order = np.argsort(-self.probabilities, kind="stable")
+        steps = np.diff(self.probabilities[self.order])
+        # The last of those that have the same probability.
+        self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
+
+    def figures(self, weights: np.ndarray) -> dict[str, float]:
+        """The figures that look at all thresholds; NaN without weight on both classes."""
+        names = ("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr")
+        fake = (self.labels == 1)[self.order]
+        ordered = weights[self.order]
+        found = np.cumsum(ordered * fake)[self.ends]
+        alarms = np.cumsum(ordered * ~fake)[self.ends]
+        if not (found[-1] > 0 and alarms[-1] > 0):
+            return dict.fromkeys(names, NAN)
+        tpr = np.append(0, found / found[-1])
+        fpr = np.append(0, alarms / alarms[-1])
+        # Thresholds that only rows without weight exceed have no precision, and no weight either.
+        precision = found / np.maximum(found + alarms, np.finfo(np.float64).tiny)
+        values = (
+            np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2),
+            np.sum(np.diff(tpr) * precision),
+            # Where the rates of both errors cross, between two thresholds if need be.
+            np.interp(0, fpr - (1 - tpr), fpr),
+            *(tpr[np.searchsorted(fpr, rate, side="right") - 1] for rate in (0.01, 0.05)),
+        )
+        return dict(zip(names, map(float, values), strict=True))
+
+
+def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
+    """All figures of `Metrics`, where each row counts as its weight says."""
+    labels, probabilities = curve.labels, curve.probabilities
+    real, fake = labels == 0, labels == 1
+    above = probabilities > THRESHOLD
+    share = float(np.average(labels, weights=weights))
+    false_alarms = _average(above[real], weights[real])
+    found = _average(above[fake], weights[fake])
+    return {
+        "fake_fraction": share,
+        "false_alarm_rate": false_alarms,
+        "found_rate": found,
+        "calibration_error": calibration_error(labels, probabilities, weights),
+        "log_loss": weighted_log_loss(labels, probabilities, weights),
+        "constant_log_loss": weighted_log_loss(labels, np.full(len(labels), share), weights),
+        "accuracy": float(np.average(above == fake, weights=weights)),
+        "constant_accuracy": max(share, 1 - share),
+        "balanced_accuracy": (1 - false_alarms + found) / 2,
+        **curve.figures(weights),
+    }
+
+
+def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Weights as of `vote_weights`, where a source counts as often as `times` says."""
+    _, own, sizes = np.unique(2 * source_of + labels, return_inverse=True, return_counts=True)
+    weights = times[source_of] / sizes[own]
+    totals = np.bincount(labels, weights, minlength=2)
+    if not totals.any():
+        return weights
+    return weights / np.where(totals > 0, totals, 1)[labels] / (totals > 0).sum()
+
+
+def _orders(
+    labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each scene of both classes, in what share of its pairs FAKE is above REAL; its source."""
+    orders, sources = [], []
+    for scene in np.unique(scenes[scenes != ""]):
         rows = scenes == scene
         real, fake = (probabilities[rows & (labels == label)] for label in (0, 1))
         if len(real) and len(fake):
-            orders[scene] = float((fake[:, None] > real[None, :]).mean())
-    return orders
+            orders.append(float((fake[:, None] > real[None, :]).mean()))
+            sources.append(source_of[rows][0])
+    return np.array(orders, dtype=np.float64), np.array(sources, dtype=np.int64)
+
+
+def _average(values: np.ndarray, weights: np.ndarray) -> float:
+    return float(np.average(values, weights=weights)) if weights.any() else NAN

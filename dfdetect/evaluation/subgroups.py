@@ -62,7 +62,7 @@ class FaceAttributeEstimator:
 
 
 def find_subgroups(
-    faces: FaceSet, rows: Sequence[int], progress: bool = False
+    faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
     """Which crops of a face set are in which subgroup.
 

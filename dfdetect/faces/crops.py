@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
@@ -44,6 +45,19 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
 def resize_crop(crop: torch.Tensor, size: int) -> torch.Tensor:
     """Resize a uint8 crop (3, height, width) to (3, size, size), bilinear with antialiasing."""
     return functional.resize(crop, [size, size], antialias=True)
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG of a quality of 1 to 100."""
+    pixels = np.ascontiguousarray(image[..., ::-1])
+    _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()
+
+
+def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG and decode it again."""
+    data = np.frombuffer(encode_jpeg(image, quality), dtype=np.uint8)
+    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def cut_faces(

@@ -8,11 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dfdetect.faces.crops import Strip, cut_faces
+from dfdetect.faces.crops import Strip, cut_faces, encode_jpeg
 from dfdetect.files import atomic_path
 from dfdetect.kaggle.submission import summary
 from dfdetect.results import TrackResult, VideoResult
@@ -132,8 +131,7 @@ def _section(number: int, name: str, result: VideoResult, strips: list[Strip]) -
 
 
 def _picture(time: float, image: np.ndarray) -> str:
-    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    text = base64.b64encode(data.tobytes()).decode()
+    text = base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode()
     return (
         f'<figure><img alt="face at {time:.1f} s" src="data:image/jpeg;base64,{text}">'
         f"{time:.1f} s</figure>"

@@ -3,11 +3,12 @@
 from fractions import Fraction
 
 import av
-import cv2
 import numpy as np
 import torch
 from torch import nn
 from torchvision.transforms import v2
+
+from dfdetect.faces.crops import compress_jpeg, to_tensor
 
 PADDING = 24
 ENCODERS = {"h264": "libx264", "mpeg2video": "mpeg2video"}
@@ -201,10 +202,7 @@ class _TrimPadding(nn.Module):
 
 
 def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
-    pixels = image.permute(1, 2, 0).numpy()
-    _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return torch.from_numpy(decoded[..., ::-1].copy()).permute(2, 0, 1)
+    return to_tensor(compress_jpeg(image.permute(1, 2, 0).numpy(), quality))
 
 
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:

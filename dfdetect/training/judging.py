@@ -71,15 +71,15 @@ class Judge:
         plain, *rest = self._domains()
         scores: dict[str, Any] = {
             CHOOSING: weighted_log_loss(self.labels, probabilities, self.weights),
-            **metrics(self.labels[plain], probabilities[plain]),
-            "uncalibrated_log_loss": metrics(self.labels[plain], uncalibrated[plain])["log_loss"],
+            **metrics(self.labels[plain], probabilities[plain]).to_dict(),
+            "uncalibrated_log_loss": metrics(self.labels[plain], uncalibrated[plain]).log_loss,
         }
         for rows in rest or ([plain] if self.sources[plain].all() else []):
             own = (
                 values[rows] for values in (probabilities, self.sources, self.kinds, self.scenes)
             )
             voted = voted_metrics(self.labels[rows], *own)
-            scores |= {f"sources_{name}": value for name, value in voted.items()}
+            scores |= {f"sources_{name}": value for name, value in voted.to_dict().items()}
         return calibration, scores
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dfdetect.benchmark.bench import bench, face_agreement, report
+from dfdetect.benchmark.bench import BenchResult, bench, face_agreement
 from dfdetect.cli import main
 from dfdetect.results import TrackResult, VideoResult
 
@@ -33,7 +33,7 @@ def face(times, left):
 
 
 @pytest.mark.slow
-def test_all_that_is_promised_is_measured(sample_data, capsys):
+def test_bench_measures_all_that_is_promised(sample_data, capsys):
     clips = [str(path) for path in sorted(sample_data.glob("test_videos/*.mp4"))[:2]]
     assert main(["bench", *clips, "--frames", "4", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -47,27 +47,52 @@ def test_all_that_is_promised_is_measured(sample_data, capsys):
     assert result["face_agreement"] > 0.9
     assert result["probability_difference_mean"] <= result["probability_difference_max"] < 0.2
     assert 0 <= result["peak_memory_mb"] < 3000
-    assert "times as long" in report(result)
+
+
+def test_bench_result_follows_from_what_was_timed():
+    result = BenchResult(
+        videos=2,
+        seconds_per_video=0.5,
+        stages={"decode": 0.1},
+        read_seconds_per_video=0.25,
+        reference_seconds_per_video=2.0,
+        face_agreement=None,
+        probability_difference_mean=None,
+        probability_difference_max=None,
+        peak_memory_mb=None,
+        process_mb=None,
+    )
+    assert (result.videos_per_second, result.ratio_to_read, result.ratio_to_reference) == (
+        2,
+        2,
+        0.25,
+    )
+    assert set(result.to_dict()) >= KEYS
+    assert result.to_dict()["projected_seconds_400"] == 200
+    text = str(result)
+    assert "dfdetect takes 2.00 times as long" in text
+    assert "none found" in text
+    assert "peak memory" not in text
 
 
 @pytest.mark.corpus
-def test_what_is_skipped_and_rounded_costs_nothing(corpus, monkeypatch):
+def test_bench_covers_the_faces_of_the_reference(corpus, monkeypatch):
     """The challenge's clips, two people in one, one in the dark, against every frame looked at."""
     monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)
-    result = bench(corpus / "videos" / "dfdc", progress=False)
-    assert result["face_agreement"] >= 0.99
-    assert result["probability_difference_mean"] <= 0.02
-    assert result["probability_difference_max"] <= 0.1
-    assert result["peak_memory_mb"] < 1500
+    result = bench(corpus / "videos" / "dfdc")
+    assert result.face_agreement >= 0.99
+    assert result.probability_difference_mean <= 0.02
+    assert result.probability_difference_max <= 0.1
+    assert result.peak_memory_mb < 1500
 
 
-def test_videos_that_cannot_be_scored_are_no_benchmark(tmp_path):
+def test_bench_refuses_videos_that_cannot_be_scored(tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(ValueError, match="no video here can be scored"):
-        bench(tmp_path, progress=False)
+        bench(tmp_path)
 
 
-def test_agreement_follows_the_faces_between_the_frames():
+def test_face_agreement_follows_faces_between_frames():
     every = face([0.0, 1.0, 2.0, 3.0], 100)
     assert face_agreement([score(face([0.0, 2.0], 100))], [score(every)]) == 1
     assert face_agreement([score(face([0.0, 2.0], 160))], [score(every)]) == 0
@@ -77,6 +102,6 @@ def test_agreement_follows_the_faces_between_the_frames():
     assert face_agreement([score(every)], [score()]) is None
 
 
-def test_a_face_that_leaves_is_not_covered_any_more():
+def test_face_agreement_ends_where_a_face_leaves():
     brief, long = face([0.0, 1.0], 0), face([0.0, 1.0, 5.0, 6.0], 0)
     assert face_agreement([score(brief)], [score(long)]) == 0.5

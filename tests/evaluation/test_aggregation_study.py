@@ -91,7 +91,7 @@ def test_fewer_frames():
 
 
 def test_a_comparison_has_every_aggregation_and_kind(matched):
-    table = compare_aggregations(matched, progress=False)
+    table = compare_aggregations(matched)
     assert len(table) == 3 * len(AGGREGATIONS)
     assert list(table.columns) == [
         (kind, measure) for kind in ("all", "part", "one of two") for measure in ("auc", "log loss")
@@ -101,4 +101,4 @@ def test_a_comparison_has_every_aggregation_and_kind(matched):
 
 def test_a_face_set_without_matched_fakes_is_refused(face_set):
     with pytest.raises(FaceSetError, match="no REAL tracks with a fake of themselves"):
-        compare_aggregations(face_set, progress=False)
+        compare_aggregations(face_set)

@@ -20,7 +20,7 @@ def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
     names = ("logistic_regression", "linear_svm")
-    table = compare([train], val, out, val_clips=val, architectures=names, progress=False)
+    table = compare([train], val=val, out=out, val_clips=val, architectures=names)
     assert table.index.tolist() == [*names, "default detector"]
     assert (table["auc_low"] <= table["auc"]).all()
     assert (table["auc"] <= table["auc_high"]).all()
@@ -41,11 +41,11 @@ def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
 def test_what_is_trained_already_is_only_measured(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
-    options = {"architectures": ("logistic_regression",), "progress": False}
-    first = compare([train], val, out, **options)
+    options = {"architectures": ("logistic_regression",)}
+    first = compare([train], val=val, out=out, **options)
     checkpoint = out / "logistic_regression.safetensors"
     stamp = checkpoint.stat().st_mtime_ns
-    again = compare([train], val, out, **options)
+    again = compare([train], val=val, out=out, **options)
     assert checkpoint.stat().st_mtime_ns == stamp
     assert again["log_loss"].tolist() == first["log_loss"].tolist()
     assert "min |" in to_markdown(first)
@@ -56,8 +56,8 @@ def test_what_is_trained_already_is_only_measured(sets, tmp_path):
 def test_what_was_measured_before_keeps_its_row(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
-    first = compare([train], val, out, architectures=["linear_svm"], progress=False)
-    both = compare([train], val, out, architectures=["logistic_regression"], progress=False)
+    first = compare([train], val=val, out=out, architectures=["linear_svm"])
+    both = compare([train], val=val, out=out, architectures=["logistic_regression"])
     assert both.index.tolist() == ["logistic_regression", "linear_svm", "default detector"]
     kept = both.loc["linear_svm", ["auc", "log_loss", "input"]]
     assert kept.tolist() == first.loc["linear_svm", ["auc", "log_loss", "input"]].tolist()
@@ -66,7 +66,7 @@ def test_what_was_measured_before_keeps_its_row(sets, tmp_path):
 def test_the_faces_trained_on_are_not_measured_on(sets, tmp_path):
     train, _ = sets
     with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
-        compare([train], train, tmp_path / "weights", progress=False)
+        compare([train], val=train, out=tmp_path / "weights")
     assert not list((tmp_path / "weights").glob("*.safetensors"))
 
 
@@ -74,9 +74,9 @@ def test_the_faces_trained_on_are_not_measured_on(sets, tmp_path):
 def test_checkpoints_of_other_faces_are_refused(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
-    options = {"architectures": ("logistic_regression",), "progress": False}
-    compare([train], val, out, **options)
+    options = {"architectures": ("logistic_regression",)}
+    compare([train], val=val, out=out, **options)
     (tmp_path / "other").symlink_to(tmp_path / "train")
     train.rename(tmp_path / "other.csv")
     with pytest.raises(ValueError, match=r"trained on \['train.csv'\] instead of \['other.csv'\]"):
-        compare([tmp_path / "other.csv"], val, out, **options)
+        compare([tmp_path / "other.csv"], val=val, out=out, **options)

@@ -6,161 +6,182 @@ import pandas as pd
 import pytest
 import torch
 
-from dfdetect import Detector, VideoResult
+from dfdetect import Detector, VideoResult, load_detector
 from dfdetect.cli import main
-from dfdetect.data.faceset import FaceSet
-from dfdetect.evaluation.evaluate import evaluate, report, score_face_set
+from dfdetect.evaluation.evaluate import evaluate
+from dfdetect.scoring.verdict import OperatingPoints
+
+# What outside readers of the JSON rely on.
+PROMISED = {
+    *("n", "fake_fraction", "log_loss", "auc", "average_precision", "eer", "tpr_at_1_fpr"),
+    *("tpr_at_5_fpr", "accuracy", "balanced_accuracy", "constant_log_loss"),
+}
 
 
-def test_face_sets_are_scored_in_order(detector, face_set):
-    faces = FaceSet.read(face_set)
-    table = score_face_set(detector, faces, progress=False)
-    assert table["name"].tolist() == faces.table["id"].tolist()
-    single = detector.predict_faces([faces.image(20)])[0]
-    assert table["probability"][20] == pytest.approx(single, abs=1e-5)
+@pytest.fixture(scope="module")
+def quick():
+    """A detector that takes no time."""
+    return load_detector("logistic_regression", device="cpu")
 
 
-def test_the_crops_of_a_track_count_as_one(detector, face_set):
-    table = pd.read_csv(face_set, dtype=str)
-    table.loc[[0, 2, 4], ["video", "track", "frame"]] = [["a", "0", n] for n in "210"]
-    table.to_csv(face_set, index=False)
-    faces = FaceSet.read(face_set)
-    scored = score_face_set(detector, faces, progress=False)
-    assert len(scored) == 46
-    (expected,) = detector.predict_clips([[faces.image(row) for row in (4, 2, 0)]])
-    assert scored["probability"].iloc[-1] == pytest.approx(expected, abs=1e-5)
-
-
-def test_score_face_set_gives_one_answer_a_video(detector, face_set):
-    table = pd.read_csv(face_set, dtype=str)
-    table[["video", "track", "frame"]] = ""
-    # One video with two tracks, and a fake that was made from it.
-    table.loc[[0, 2, 4, 6, 1], "video"] = "a.mp4"
-    table.loc[[0, 2, 4, 6, 1], "track"] = ["0", "0", "1", "1", "0"]
-    table.loc[[0, 2, 4, 6, 1], "frame"] = list("01010")
-    table.to_csv(face_set, index=False)
-    faces = FaceSet.read(face_set)
-    scored = score_face_set(detector, faces, progress=False).set_index(["name", "label"])
-    assert len(scored) == 45
-    assert scored.loc[("a.mp4", "REAL"), ["videos", "tracks", "crops"]].tolist() == [1, 2, 4]
-    assert scored.loc[("a.mp4", "FAKE"), ["videos", "tracks", "crops"]].tolist() == [1, 1, 1]
-    assert scored["videos"].sum() == 2
-    logits = detector.frame_logits(
-        [[faces.image(row) for row in rows] for rows in ((0, 2), (4, 6))]
-    )
-    aggregation = detector.spec.aggregation
-    expected = aggregation.probability(aggregation.video_logit(logits))
-    assert scored.loc[("a.mp4", "REAL"), "probability"] == pytest.approx(expected, abs=1e-5)
-
-
-def test_evaluate_several_face_sets_together(face_set, tmp_path, capsys):
+@pytest.fixture
+def two_sets(face_set, tmp_path):
+    """Face sets of two sources, with the same names of videos and of scenes in both."""
     table = pd.read_csv(face_set, dtype=str)
     table["source"] = np.where(np.arange(48) < 24, "studio", "street")
     table["kind"] = np.where(table["label"] == "FAKE", "swap", "")
-    # The same names of videos and scenes in both sets; they are not the same videos and scenes.
     table["video"] = [f"{number // 2}.mp4" for number in range(24)] * 2
     table["track"] = table["frame"] = "0"
     table["pair"] = [f"scene{number // 2}" for number in range(24)] * 2
     for name, part in (("one", table[:24]), ("two", table[24:])):
         part.to_csv(tmp_path / f"{name}.csv", index=False)
         (tmp_path / name).symlink_to(face_set.with_suffix(""))
-    together = [tmp_path / "one.csv", tmp_path / "two.csv"]
-    scores = evaluate(together, progress=False)
-    assert (scores["n"], scores["videos"], scores["tracks"], scores["crops"]) == (48, 48, 48, 48)
-    votes = scores["each_source_one_vote"]
-    assert (votes["real_sources"], votes["fake_sources"], votes["pairs"]) == (2, 2, 24)
-    assert votes["found_swap"] == votes["found_rate"]
-    low, high = votes["intervals"]["auc"]
-    assert low <= votes["auc"] <= high
-    text = report(scores)
-    assert "each source one vote" in text
-    assert "pairs_in_order" in text
-    assert main(["evaluate", *map(str, together), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(report(scores, as_json=True))
+    return [tmp_path / "one.csv", tmp_path / "two.csv"]
+
+
+def test_evaluate_several_face_sets_together(two_sets, quick):
+    result = evaluate(two_sets, weights=quick)
+    assert (result.metrics.n, result.tracks, result.crops) == (48, 48, 48)
+    votes = result.each_source_one_vote
+    assert (votes.real_sources, votes.fake_sources, votes.pairs) == (2, 2, 24)
+    assert votes.found_by_kind == {"swap": votes.found_rate}
+    low, high = votes.intervals["auc"]
+    assert low <= votes.auc <= high
+
+
+def test_evaluate_keeps_its_json_contract(two_sets, capsys):
+    options = ["--weights", "logistic_regression", "--fake-share", "0.8075"]
+    assert main(["evaluate", *map(str, two_sets), *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) >= PROMISED
+    assert set(found["frame_level"]) >= PROMISED
+    assert set(found["sources"]) == {"studio", "street"}
+    for source in found["sources"].values():
+        assert set(source) >= PROMISED
+        assert source["label"] == {"REAL": 12, "FAKE": 12}
+    votes = found["each_source_one_vote"]
+    assert {"auc", "false_alarm_rate", "found_rate", "found_swap", "pairs"} <= set(votes)
+    assert {"auc", "false_alarm_rate", "found_rate", "found_swap"} <= set(votes["intervals"])
+    assert set(found["intervals"]) >= PROMISED - {"n", "fake_fraction", "constant_log_loss"}
+    for name, (low, high) in found["intervals"].items():
+        assert low <= found[name] <= high, name
+    assert found["reweighted"]["constant_accuracy"] == 0.8075
+    assert len(found["answers"]) == 48
+
+
+def test_evaluate_takes_a_detector_as_it_is(face_set, quick):
+    assert (
+        evaluate(face_set, weights=quick).to_dict()
+        == evaluate(face_set, weights="logistic_regression", device="cpu").to_dict()
+    )
 
 
 def test_evaluate_takes_one_folder_of_videos_at_a_time(face_set, tmp_path):
     with pytest.raises(ValueError, match="only face sets are measured together"):
-        evaluate([face_set, tmp_path], progress=False)
+        evaluate([face_set, tmp_path])
 
 
-def test_each_source_has_its_figures(face_set, tmp_path):
+def test_evaluate_judges_crops_by_themselves_too(face_set, quick):
+    table = pd.read_csv(face_set, dtype=str)
+    table["video"] = [f"{number % 24}.mp4" for number in range(48)]
+    table["track"], table["frame"] = "0", np.arange(48)
+    table.to_csv(face_set, index=False)
+    result = evaluate(face_set, weights=quick)
+    assert (result.metrics.n, result.frame_level.n) == (24, 48)
+    assert "auc" in result.frame_level.intervals
+    assert "each crop by itself" in str(result)
+
+
+def test_evaluate_gives_each_source_its_figures(face_set, tmp_path, quick):
     table = pd.read_csv(face_set, dtype=str)
     table["source"] = ["studio"] * 12 + ["street"] * 36
     table.to_csv(face_set, index=False)
-    scores = evaluate(face_set, plots=tmp_path / "plots", fake_share=0.8075, progress=False)
-    assert {name: one["n"] for name, one in scores["sources"].items()} == {
-        "studio": 12,
-        "street": 36,
-    }
-    text = report(scores)
-    assert "studio" in text
-    assert "street" in text
-    expected = [scores["sources"][name]["auc"] for name in ("studio", "street")]
-    assert scores["auc_within_sources"] == pytest.approx(np.average(expected, weights=[1, 3]))
-    assert len(scores["items"]) == 48
-    assert scores["items"][0]["name"] == "000"
-    assert scores["items"][0]["source"] == "studio"
-    assert scores["sources"]["studio"]["label"] == {"REAL": 6, "FAKE": 6}
-    assert json.loads(report(scores, as_json=True))["reweighted"]["constant_accuracy"] == 0.8075
+    result = evaluate(face_set, weights=quick, plots=tmp_path / "plots")
+    assert {name: one.n for name, one in result.sources.items()} == {"studio": 12, "street": 36}
+    expected = [result.sources[name].auc for name in ("studio", "street")]
+    assert result.auc_within_sources == pytest.approx(np.average(expected, weights=[1, 3]))
+    assert "studio" in str(result)
     written = pd.read_csv(tmp_path / "plots" / "scores.csv")
     assert written["source"].value_counts()["street"] == 36
 
 
-def test_subgroups_are_measured_apart(face_set):
+def test_evaluate_without_sources_has_no_votes(face_set, quick):
+    found = evaluate(face_set, weights=quick).to_dict()
+    assert found["sources"] == {}
+    assert found["auc_within_sources"] is None
+    assert "each_source_one_vote" not in found
+
+
+def test_evaluate_measures_subgroups(face_set, quick):
     table = pd.read_csv(face_set, dtype=str)
     table["native_px"] = ["80"] * 20 + ["200"] * 28
     table.to_csv(face_set, index=False)
-    scores = evaluate(face_set, subgroups=True, progress=False)
-    assert scores["subgroups"]["small"]["n"] == 20
+    result = evaluate(face_set, weights=quick, subgroups=True)
+    assert result.subgroups["small"].n == 20
     # The crops are no faces.
-    assert scores["subgroups"]["profile"]["n"] == 48
-    assert "other" not in scores["subgroups"]
-    assert "profile" in report(scores)
+    assert result.subgroups["profile"].n == 48
+    assert "other" not in result.subgroups
+    assert "profile" in str(result)
 
 
-@pytest.mark.parametrize("how", ["jpeg", "half", "dark"])
-def test_spoilt_crops_score_otherwise(detector, face_set, how):
-    faces = FaceSet.read(face_set)
-    clean = score_face_set(detector, faces, progress=False)["probability"]
-    spoilt = score_face_set(detector, faces, progress=False, degrade=how)["probability"]
-    assert spoilt.shape == clean.shape
-    assert 0 < np.abs(spoilt - clean).mean() < 0.5
+def test_evaluate_reports_the_thresholds_of_the_checkpoint(face_set, quick):
+    points = OperatingPoints(uncertain=0.0, fake=1.0)
+    spec = type(quick.spec)(**{**vars(quick.spec), "operating_points": points})
+    result = evaluate(face_set, weights=Detector(quick.model, spec, quick.device))
+    assert result.operating_points["uncertain"].false_alarm_rate == 1
+    assert result.operating_points["fake"].found_rate == 0
+    assert result.to_dict()["operating_points"]["fake"]["threshold"] == 1
 
 
-def test_measuring_on_the_faces_trained_on_is_called_out(face_set):
+def test_evaluate_warns_of_the_faces_trained_on(face_set):
     index = face_set.rename(face_set.with_name("train.csv"))
     face_set.with_suffix("").rename(index.with_suffix(""))
     with pytest.warns(UserWarning, match="was trained on a face set of this name"):
-        evaluate(index, progress=False)
+        evaluate(index, weights="logistic_regression")
 
 
-def test_intervals_over_few_actors_are_called_out(face_set):
+def test_evaluate_warns_of_few_actors(face_set, quick):
     table = pd.read_csv(face_set, dtype=str)
     table["actor_group"] = np.arange(len(table)) % 3
     table.to_csv(face_set, index=False)
     with pytest.warns(UserWarning, match="3 actors or videos are too few"):
-        evaluate(face_set, progress=False)
+        evaluate(face_set, weights=quick)
 
 
-def test_an_impossible_balance_is_refused_at_once(face_set):
-    with pytest.raises(ValueError, match="fake share must be strictly between 0 and 1, not 2"):
-        evaluate(face_set, fake_share=2, progress=False)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fake_share": 2}, "fake_share must be strictly between 0 and 1, not 2"),
+        ({"degrade": "wet"}, "degrade must be jpeg, half, dark, not 'wet'"),
+        ({"frames": 8}, "frames are sampled from videos only"),
+        ({"cluster": "local"}, "only videos are scored on a cluster"),
+    ],
+)
+def test_evaluate_refuses_options_before_it_loads_anything(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        evaluate(tmp_path / "none.csv", weights="no-such-weights", **options)
 
 
-def test_unknown_ways_of_spoiling_are_refused(face_set, tmp_path):
-    with pytest.raises(ValueError, match="degrade must be jpeg, half, dark, not 'wet'"):
-        evaluate(face_set, degrade="wet", progress=False)
+@pytest.mark.parametrize("options", [{"degrade": "jpeg"}, {"subgroups": True}])
+def test_evaluate_refuses_what_videos_do_not_have(options, tmp_path):
+    with pytest.raises(ValueError, match="only face sets can be degraded or have subgroups"):
+        evaluate(tmp_path, weights="no-such-weights", **options)
 
 
-def test_videos_without_a_score_count_with_the_prior(tmp_path):
+def test_evaluate_command_offers_ways_to_damage_crops(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "none.csv", "--degrade", "wet"])
+    assert "'jpeg', 'half', 'dark'" in capsys.readouterr().err
+
+
+def test_evaluate_counts_videos_without_a_score_with_the_prior(tmp_path, quick):
     for label in ("real", "fake"):
         (tmp_path / label).mkdir()
         (tmp_path / label / f"{label}.mp4").write_text("no video")
-    scores = evaluate(tmp_path, progress=False)
-    assert scores["without_score"] == scores["n"] == 2
-    assert scores["log_loss"] == pytest.approx(np.log(2))
-    assert "without_score        2" in report(scores)
+    result = evaluate(tmp_path, weights=quick)
+    assert result.without_score == result.metrics.n == 2
+    assert result.metrics.log_loss == pytest.approx(np.log(2))
+    assert "2 without a score" in str(result)
 
 
 def test_evaluate_uses_all_gpus_and_one_decoder_thread_per_video(tmp_path, monkeypatch):
@@ -177,15 +198,25 @@ def test_evaluate_uses_all_gpus_and_one_decoder_thread_per_video(tmp_path, monke
         (tmp_path / label).mkdir()
         for number in range(3):
             (tmp_path / label / f"{label}{number}.mp4").write_text("a video")
-    assert evaluate(tmp_path, progress=False)["n"] == 6
+    assert evaluate(tmp_path).metrics.n == 6
     assert Counter(used) == {(torch.device("cpu"), 1): 2, (others[0], 1): 4}
 
 
+def test_evaluation_result_begins_with_what_a_user_reads_first(face_set, quick):
+    lines = str(evaluate(face_set, weights=quick)).splitlines()
+    assert lines[0].startswith("48 videos or single crops, 50.0% FAKE")
+    titles = ["AUC", "false alarms", "found (FAKE above 0.5)", "calibration error"]
+    for line, title in zip(lines[3:], titles, strict=False):
+        assert line.startswith(title)
+    accuracy = next(line for line in lines if line.startswith("accuracy"))
+    assert accuracy.endswith("0.500")  # the constant answer
+
+
 @pytest.mark.corpus
-def test_the_default_detector_keeps_its_promise(corpus):
-    scores = evaluate(corpus / "dfdc_faces" / "val.csv", progress=False)
-    assert scores["n"] == 2000
-    assert scores["auc"] >= 0.90
-    assert scores["log_loss"] <= 0.40
-    low, high = scores["intervals"]["auc"]
-    assert low < scores["auc"] < high
+def test_evaluate_keeps_the_promise_of_the_default_detector(corpus):
+    result = evaluate(corpus / "dfdc_faces" / "val.csv")
+    assert result.metrics.n == 2000
+    assert result.metrics.auc >= 0.90
+    assert result.metrics.log_loss <= 0.40
+    low, high = result.metrics.intervals["auc"]
+    assert low < result.metrics.auc < high

@@ -1,11 +1,8 @@
-import json
-
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from dfdetect.evaluation.evaluate import report
 from dfdetect.evaluation.metrics import (
-    SourceVotes,
     auc_within,
     bootstrap_intervals,
     calibration_error,
@@ -16,31 +13,32 @@ from dfdetect.evaluation.metrics import (
 )
 
 
-def test_metrics_of_a_small_example():
+def test_metrics_by_hand():
     scores = metrics(np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.6, 0.4, 0.8, 0.9]))
-    assert scores["n"] == 5
-    assert scores["fake_fraction"] == pytest.approx(0.6)
+    assert scores.n == 5
+    assert scores.fake_fraction == pytest.approx(0.6)
     expected = -np.log([0.9, 0.4, 0.4, 0.8, 0.9]).mean()
-    assert scores["log_loss"] == pytest.approx(expected)
-    assert scores["auc"] == pytest.approx(5 / 6)
-    assert scores["accuracy"] == pytest.approx(3 / 5)
-    assert scores["balanced_accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert scores["constant_accuracy"] == pytest.approx(0.6)
-    assert scores["constant_log_loss"] == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
+    assert scores.log_loss == pytest.approx(expected)
+    assert scores.auc == pytest.approx(5 / 6)
+    assert scores.accuracy == pytest.approx(3 / 5)
+    assert scores.balanced_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert scores.constant_accuracy == pytest.approx(0.6)
+    assert scores.constant_log_loss == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.4)))
 
 
-def test_the_studys_balance_makes_accuracy_worthless():
+def test_metrics_of_a_constant_answer_at_the_balance_of_the_study():
     labels = np.repeat([0, 1], [77, 323])
     scores = metrics(labels, np.full(400, 0.8075))
-    assert scores["accuracy"] == scores["constant_accuracy"] == pytest.approx(0.8075)
-    assert scores["balanced_accuracy"] == scores["auc"] == 0.5
-    assert scores["log_loss"] == scores["constant_log_loss"] == pytest.approx(0.4898, abs=1e-4)
+    assert scores.accuracy == scores.constant_accuracy == pytest.approx(0.8075)
+    assert scores.balanced_accuracy == scores.auc == 0.5
+    assert scores.log_loss == scores.constant_log_loss == pytest.approx(0.4898, abs=1e-4)
 
 
-def test_one_class_has_no_auc():
+def test_metrics_of_one_class_have_no_auc():
     scores = metrics(np.ones(4, int), np.array([0.6, 0.7, 0.8, 0.4]))
-    assert np.isnan(scores["auc"])
-    assert json.loads(report({**scores, "intervals": {}}, as_json=True))["auc"] is None
+    assert np.isnan(scores.auc)
+    assert np.isnan(scores.false_alarm_rate)
+    assert scores.found_rate == 0.75
 
 
 def test_calibration_error():
@@ -50,38 +48,85 @@ def test_calibration_error():
     assert calibration_error(np.ones(3), np.full(3, 1.0)) == 0
 
 
-def test_intervals_hold_the_value_and_widen_with_fewer_groups():
+def test_metrics_at_all_thresholds():
+    labels = np.repeat([0, 1], 100)
+    # One REAL of a hundred is as high as FAKE, and two in five FAKE are as low as REAL.
+    probabilities = np.concatenate([[0.9], np.full(99, 0.2), np.full(60, 0.9), np.full(40, 0.2)])
+    scores = metrics(labels, probabilities)
+    assert scores.tpr_at_1_fpr == scores.tpr_at_5_fpr == pytest.approx(0.6)
+    assert scores.average_precision == pytest.approx(0.6 * 60 / 61 + 0.4 * 0.5)
+    # On the line from (0.01, 0.6) to (1, 1), where the false positive rate is the false negative.
+    assert scores.eer == pytest.approx(0.01 + 0.99 * 0.39 / 1.39)
+
+
+def test_metrics_agree_with_scikit_learn():
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 2, 300)
+    probabilities = generator.integers(1, 20, 300) / 20  # many are equal
+    sources = generator.integers(0, 7, 300).astype(str)
+    scores = metrics(labels, probabilities)
+    assert scores.auc == pytest.approx(roc_auc_score(labels, probabilities))
+    assert scores.average_precision == pytest.approx(average_precision_score(labels, probabilities))
+    assert scores.log_loss == pytest.approx(log_loss(labels, probabilities))
+    weights = {"sample_weight": vote_weights(labels, sources)}
+    voted = voted_metrics(labels, probabilities, sources)
+    assert voted.auc == pytest.approx(roc_auc_score(labels, probabilities, **weights))
+    assert voted.log_loss == pytest.approx(log_loss(labels, probabilities, **weights))
+
+
+def test_metrics_eer_of_a_perfect_and_of_a_constant_answer():
+    labels = np.tile([0, 1], 10)
+    assert metrics(labels, np.where(labels == 1, 0.9, 0.1)).eer == 0
+    constant = metrics(labels, np.full(20, 0.7))
+    assert constant.eer == constant.average_precision == 0.5
+    assert constant.tpr_at_5_fpr == 0
+
+
+def test_metrics_intervals_hold_the_value_and_widen_with_fewer_groups():
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 2, 400)
     probabilities = np.clip(0.5 + 0.2 * (labels - 0.5) + generator.normal(0, 0.2, 400), 0.01, 0.99)
-    value = metrics(labels, probabilities)["auc"]
-    many = bootstrap_intervals(labels, probabilities, np.arange(400), rounds=300)["auc"]
-    few = bootstrap_intervals(labels, probabilities, np.arange(400) // 40, rounds=300)["auc"]
-    assert many[0] < value < many[1]
-    assert few[0] < value < few[1]
-    assert 0.02 < many[1] - many[0] < 0.2
-    again = bootstrap_intervals(labels, probabilities, np.arange(400), rounds=300)["auc"]
-    assert again == many
+    many = metrics(labels, probabilities, groups=np.arange(400))
+    few = metrics(labels, probabilities, groups=np.arange(400) // 40)
+    for name in ("auc", "average_precision", "eer", "log_loss", "calibration_error", "found_rate"):
+        low, high = many.intervals[name]
+        assert low < high, name
+    for one in (many, few):
+        low, high = one.intervals["auc"]
+        assert low < one.auc < high
+    low, high = many.intervals["auc"]
+    assert 0.02 < high - low < 0.2
+    assert metrics(labels, probabilities, groups=np.arange(400)) == many
+    assert "intervals" not in metrics(labels, probabilities).to_dict()
 
 
-def test_one_class_has_no_intervals():
-    assert bootstrap_intervals(np.ones(3, int), np.full(3, 0.5), np.arange(3), rounds=10) == {}
+def test_metrics_intervals_of_one_class_leave_out_what_needs_both():
+    scores = metrics(np.ones(3, int), np.array([0.6, 0.4, 0.7]), groups=np.arange(3))
+    assert "found_rate" in scores.intervals
+    assert not {"auc", "eer", "balanced_accuracy", "false_alarm_rate"} & set(scores.intervals)
 
 
-def test_sources_with_one_class_have_no_part_in_the_auc_within():
-    one, none = {"n": 4, "auc": 0.75}, {"n": 9, "auc": float("nan")}
-    assert auc_within({"a": one, "b": none}) == 0.75
+def test_bootstrap_intervals_draw_as_many_groups_as_there_are():
+    low, high = bootstrap_intervals(lambda times: {"drawn": times.sum()}, 7, rounds=20)["drawn"]
+    assert low == high == 7
+
+
+def test_auc_within_leaves_out_sources_with_one_class():
+    labels = np.array([0, 0, 1, 1])
+    one = metrics(labels, np.array([0.1, 0.5, 0.4, 0.9]))
+    none = metrics(np.ones(9, int), np.full(9, 0.5))
+    assert auc_within({"a": one, "b": none}) == one.auc == 0.75
     assert np.isnan(auc_within({"b": none}))
 
 
-def test_reweighting_counts_each_class_by_its_share():
+def test_reweighted_metrics_count_each_class_by_its_share():
     labels = np.array([0, 0, 1, 1, 1, 1])
     sure = np.array([0.01, 0.99, 0.99, 0.99, 0.99, 0.01])
     scores = reweighted_metrics(labels, sure, 0.8)
-    assert scores["accuracy"] == pytest.approx(0.8 * 3 / 4 + 0.2 * 1 / 2)
+    assert scores.accuracy == pytest.approx(0.8 * 3 / 4 + 0.2 * 1 / 2)
     undecided = reweighted_metrics(labels, np.full(6, 0.5), 0.8)
-    assert undecided["accuracy"] == undecided["constant_accuracy"] == pytest.approx(0.8)
-    assert undecided["log_loss"] == pytest.approx(undecided["constant_log_loss"])
+    assert undecided.accuracy == undecided.constant_accuracy == pytest.approx(0.8)
+    assert undecided.log_loss == pytest.approx(undecided.constant_log_loss)
     with pytest.raises(ValueError, match="both classes"):
         reweighted_metrics(np.ones(3, int), np.full(3, 0.5), 0.8)
 
@@ -101,41 +146,43 @@ def test_voted_metrics_by_hand():
     kinds = np.array(["", "", "", "swap", "talking", "talking"])
     scenes = np.array(["s", "s", "", "s", "t", ""])
     scores = voted_metrics(labels, probabilities, sources, kinds, scenes)
-    assert (scores["real_sources"], scores["fake_sources"]) == (2, 2)
-    assert scores["false_alarm_rate"] == 0.25
-    assert scores["found_rate"] == 0.75
-    assert scores["found_swap"] == 1
-    assert scores["found_talking"] == 0.5
-    assert scores["balanced_accuracy"] == 0.75
+    assert (scores.real_sources, scores.fake_sources) == (2, 2)
+    assert scores.false_alarm_rate == 0.25
+    assert scores.found_rate == 0.75
+    assert scores.found_by_kind["swap"] == 1
+    assert scores.found_by_kind["talking"] == 0.5
+    assert scores.balanced_accuracy == 0.75
     # One scene has both classes; 0.6 is above one of two.
-    assert (scores["pairs"], scores["pairs_in_order"]) == (1, 0.5)
+    assert (scores.pairs, scores.pairs_in_order) == (1, 0.5)
     # 0.6 (half of FAKE) is above 3/4 of REAL, 0.9 (a quarter) above all, 0.3 (a quarter) above 3/4.
-    assert scores["auc"] == pytest.approx(0.5 * 0.75 + 0.25 + 0.25 * 0.75)
+    assert scores.auc == pytest.approx(0.5 * 0.75 + 0.25 + 0.25 * 0.75)
 
 
 def test_voted_metrics_of_one_class_say_what_they_can():
     scores = voted_metrics(np.zeros(2, int), np.array([0.2, 0.9]), np.array(["a", "b"]))
-    assert scores["false_alarm_rate"] == 0.5
-    assert np.isnan(scores["auc"])
-    assert np.isnan(scores["found_rate"])
+    assert scores.false_alarm_rate == 0.5
+    assert np.isnan(scores.auc)
+    assert np.isnan(scores.found_rate)
 
 
-def test_source_votes_intervals_draw_whole_sources():
+def test_voted_metrics_intervals_draw_whole_sources():
     labels = np.tile([0, 1], 40)
     sources = np.repeat(list("abcdefgh"), 10)
     # Two sources of eight are wrong throughout.
     wrong = np.isin(sources, ["a", "b"])
     probabilities = np.where((labels == 1) ^ wrong, 0.9, 0.1)
-    votes = SourceVotes(labels, probabilities, sources)
-    assert votes.metrics() == voted_metrics(labels, probabilities, sources)
-    assert votes.metrics()["found_rate"] == pytest.approx(0.75)
-    low, high = votes.intervals(rounds=200)["found_rate"]
+    scores = voted_metrics(labels, probabilities, sources, intervals=True)
+    assert scores.found_rate == pytest.approx(0.75)
+    low, high = scores.intervals["found_rate"]
     assert low <= 0.5
-    assert high == 1
-    assert votes.intervals(rounds=200)["found_rate"] == (low, high)
+    assert high == pytest.approx(1)
+    assert voted_metrics(labels, probabilities, sources, intervals=True) == scores
+    assert voted_metrics(labels, probabilities, sources).intervals == {}
 
 
-def test_source_votes_count_a_source_as_often_as_it_is_drawn():
-    labels = np.array([0, 0, 1, 1])
-    votes = SourceVotes(labels, np.array([0.9, 0.1, 0.9, 0.1]), np.array(["a", "b", "a", "b"]))
-    assert votes.metrics(np.array([3, 1]))["false_alarm_rate"] == 0.75
+def test_voted_metrics_to_dict_names_each_kind():
+    labels, kinds = np.array([0, 1]), np.array(["", "swap"])
+    found = voted_metrics(labels, np.array([0.2, 0.8]), np.array(["a", "b"]), kinds).to_dict()
+    assert found["found_swap"] == 1
+    assert "found_by_kind" not in found
+    assert "intervals" not in found

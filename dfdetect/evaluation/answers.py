@@ -1,0 +1,236 @@
+"""What a detector says of labelled faces and videos: one answer a video, and one a frame."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from dfdetect.data.faceset import FaceSet
+from dfdetect.data.labels import LabelledVideo
+from dfdetect.defaults import DEFAULT_PRIOR
+from dfdetect.detector import Detector, has_failed
+from dfdetect.evaluation.corruptions import require_degradation
+from dfdetect.results import Status, VideoResult
+from dfdetect.runtime.executor import Executor
+from dfdetect.video.isolated import DecoderPool
+
+LOGGER = logging.getLogger(__name__)
+# Tracks that are scored together.
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a detector says of one labelled video, or of a crop that belongs to none.
+
+    Attributes:
+        name: Of the video, or the id of the crop.
+        label: REAL or FAKE.
+        group: The same for videos that show the same actor, as far as is known.
+        source: Where it comes from; empty where that is unknown.
+        kind: The kind of fake (swap, lipsync...); empty where that is unknown.
+        scene: Equal for videos of one scene, REAL and FAKE; empty where there are no others.
+        probability: P(FAKE), or NaN where there is no score.
+        tracks: P(FAKE) of each crop of each track, arrays of shape (crops,).
+        status: `ok`, or why there is no score.
+    """
+
+    name: str
+    label: str
+    group: str
+    source: str
+    kind: str = ""
+    scene: str = ""
+    probability: float
+    tracks: Sequence[np.ndarray] = field(default=(), repr=False)
+    status: Status = Status.OK
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to many labelled videos or crops, as arrays.
+
+    Args:
+        rows: One answer each, at least one.
+
+    Example:
+        >>> answers = score_face_set(detector, FaceSet.read("val.csv"))
+        >>> answers.labels, answers.probabilities
+        (array([1, 0]), array([0.81, 0.13]))
+    """
+
+    rows: Sequence[Answer]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """1 for FAKE, 0 for REAL; int64 of shape (n,)."""
+        return (self.texts("label") == "FAKE").astype(np.int64)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """P(FAKE), float64 of shape (n,); the prior 0.5 where there is no score."""
+        return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
+
+    def texts(self, name: str) -> np.ndarray:
+        """An attribute of each answer, as text of shape (n,)."""
+        return np.array([getattr(row, name) for row in self.rows], dtype=str)
+
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """P(FAKE) of each crop of each track, and to which answer it belongs; shape (crops,)."""
+        parts = [(np.concatenate(row.tracks), n) for n, row in enumerate(self.rows) if row.tracks]
+        counts = [len(part) for part, _ in parts]
+        owners = np.repeat([number for _, number in parts], counts).astype(np.int64)
+        return np.concatenate([np.zeros(0), *(part for part, _ in parts)]), owners
+
+    def table(self) -> pd.DataFrame:
+        """One row an answer: its attributes, and the numbers of its tracks and crops."""
+        rows = []
+        for row in self.rows:
+            values = {name: value for name, value in vars(row).items() if name != "tracks"}
+            numbers = {"tracks": len(row.tracks), "crops": sum(map(len, row.tracks))}
+            rows.append(values | numbers)
+        return pd.DataFrame(rows)
+
+
+def score_face_set(
+    detector: Detector,
+    faces: FaceSet,
+    *,
+    degrade: str | None = None,
+    progress: bool = False,
+) -> Answers:
+    """Score each video of a face set, and each crop that belongs to none.
+
+    Args:
+        detector: Scores the crops, and says how those of a video combine.
+        faces: The crops.
+        degrade: How each crop is damaged first, as in `evaluate`.
+        progress: Show a progress bar.
+
+    Returns:
+        The answers in the order of `faces.videos()`.
+    """
+    videos = faces.videos()
+    tracks = [track for video in videos for track in video]
+    logits = iter(track_logits(detector, faces, tracks, degrade=degrade, progress=progress))
+    aggregation = detector.spec.aggregation
+    names, scenes, kinds = (faces.texts(name) for name in ("video", "pair", "kind"))
+    labels, groups, sources, ids = (
+        *(faces.texts("label"), faces.groups),
+        *(faces.sources, faces.texts("id")),
+    )
+    rows = []
+    for video in videos:
+        first = video[0][0]
+        own = [next(logits) for _ in video]
+        rows.append(
+            Answer(
+                name=str(names[first] or ids[first]),
+                label=str(labels[first]),
+                group=str(groups[first]),
+                source=str(sources[first]),
+                kind=str(kinds[first]),
+                # Scenes of two face sets may be called alike.
+                scene=f"{faces.face_sets[first]}: {scenes[first]}" if scenes[first] else "",
+                probability=float(aggregation.probability(aggregation.video_logit(own))),
+                tracks=[aggregation.probability(track) for track in own],
+            )
+        )
+    return Answers(rows)
+
+
+def track_logits(
+    detector: Detector,
+    faces: FaceSet,
+    tracks: Sequence[Sequence[int]],
+    *,
+    degrade: str | None = None,
+    progress: bool = False,
+) -> list[np.ndarray]:
+    """Score the crops of tracks.
+
+    Args:
+        detector: Scores the crops.
+        faces: The crops.
+        tracks: The rows of each track, in the order of time.
+        degrade: As in `evaluate`.
+        progress: Show a progress bar.
+
+    Returns:
+        The calibrated logits of FAKE of each track, float64 of shape (crops,).
+    """
+    change = require_degradation(degrade)
+    logits = []
+    with tqdm(total=sum(map(len, tracks)), desc="faces", unit="crop", disable=not progress) as bar:
+        for start in range(0, len(tracks), BATCH):
+            clips = [
+                [change(faces.image(row)) for row in track]
+                for track in tracks[start : start + BATCH]
+            ]
+            logits += detector.frame_logits(clips)
+            bar.update(sum(map(len, clips)))
+    return logits
+
+
+def score_videos(
+    detector: Detector,
+    videos: Sequence[LabelledVideo],
+    executor: Executor,
+    *,
+    progress: bool = False,
+) -> Answers:
+    """Score labelled videos by the whole pipeline.
+
+    Args:
+        detector: Scores the videos.
+        videos: The videos.
+        executor: Shares them out.
+        progress: Show a progress bar.
+
+    Returns:
+        The answers in the order of `videos`.
+    """
+    make_worker = partial(_make_scorer, detector)
+    results = executor.map(make_worker, videos, on_lost=_lost, failed=has_failed)
+    rows = []
+    for video, result in tqdm(results, "videos", len(videos), unit="video", disable=not progress):
+        if result.status != Status.OK:
+            LOGGER.info("%s: %s", video.name, result.message)
+        rows.append(
+            Answer(
+                name=video.name,
+                label=video.label,
+                group=video.group,
+                source=video.source,
+                probability=np.nan if result.probability is None else result.probability,
+                tracks=[np.array(track.frame_probabilities) for track in result.tracks],
+                status=result.status,
+            )
+        )
+    return Answers(rows)
+
+
+def _make_scorer(
+    detector: Detector, device: torch.device, decoders: DecoderPool
+) -> Callable[[LabelledVideo], VideoResult]:
+    return partial(_score, detector.replica(device, decoders))
+
+
+def _score(detector: Detector, video: LabelledVideo) -> VideoResult:
+    try:
+        with video.open() as path:
+            return detector.predict(path)
+    except OSError as error:
+        return VideoResult.without_score(video.path, video.name, Status.UNREADABLE_FILE, str(error))
+
+
+def _lost(video: LabelledVideo, why: str) -> VideoResult:
+    return VideoResult.without_score(video.path, video.name, Status.FAILED, why)

@@ -1,0 +1,252 @@
+"""What `evaluate` finds out, and how it is told."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from dfdetect.evaluation.answers import Answers
+from dfdetect.evaluation.metrics import Interval, Metrics, VotedMetrics
+
+# Answers that are printed one by one, at most.
+MOST_ANSWERS = 50
+COLUMN = 24
+# What a figure is called, and what a constant answer scores; None where that is another figure.
+ROWS = {
+    "auc": ("AUC", 0.5),
+    "false_alarm_rate": ("false alarms (REAL above 0.5)", None),
+    "found_rate": ("found (FAKE above 0.5)", None),
+    "calibration_error": ("calibration error", None),
+    "log_loss": ("log loss", "constant_log_loss"),
+    "accuracy": ("accuracy", "constant_accuracy"),
+    "balanced_accuracy": ("balanced accuracy", 0.5),
+    "average_precision": ("average precision", "fake_fraction"),
+    "eer": ("equal error rate", 0.5),
+    "tpr_at_1_fpr": ("found at 1 % false alarms", 0.01),
+    "tpr_at_5_fpr": ("found at 5 % false alarms", 0.05),
+}
+SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate", "log_loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """What a threshold that a checkpoint keeps comes to on these data.
+
+    Attributes:
+        threshold: On P(FAKE).
+        false_alarm_rate: Share of REAL above it, or NaN without any.
+        found_rate: Share of FAKE above it, or NaN without any.
+    """
+
+    threshold: float
+    false_alarm_rate: float
+    found_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """How good a detector is on labelled faces or videos.
+
+    `str` gives a report to read, `to_dict` what JSON holds.
+
+    Attributes:
+        answers: What the detector says of each video, or of each crop that belongs to none.
+        metrics: The figures of the answers, with intervals over actors or videos.
+        frame_level: The figures where each crop of each track is judged by itself.
+        sources: The figures of each source that is known.
+        auc_within_sources: Mean of the AUC of each source, or NaN.
+        each_source_one_vote: The figures where each source counts the same, with intervals over
+            sources; None where fewer than two are known.
+        operating_points: What the thresholds of the checkpoint come to, by name.
+        subgroups: The figures of dark, small and turned faces, if they were asked for.
+        reweighted: The figures at another share of FAKE, if they were asked for.
+
+    Example:
+        >>> result = evaluate("val.csv")
+        >>> result.metrics.auc, result.metrics.intervals["auc"]
+        (0.911, (0.886, 0.932))
+        >>> print(result)
+    """
+
+    answers: Answers
+    metrics: Metrics
+    frame_level: Metrics
+    sources: Mapping[str, Metrics]
+    auc_within_sources: float
+    each_source_one_vote: VotedMetrics | None = None
+    operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
+    subgroups: Mapping[str, Metrics] = field(default_factory=dict)
+    reweighted: Metrics | None = None
+
+    @property
+    def tracks(self) -> int:
+        """Number of tracks."""
+        return sum(len(row.tracks) for row in self.answers.rows)
+
+    @property
+    def crops(self) -> int:
+        """Number of crops of all tracks."""
+        return self.frame_level.n
+
+    @property
+    def without_score(self) -> int:
+        """Number of videos without a score, which count with the prior 0.5."""
+        return sum(math.isnan(row.probability) for row in self.answers.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures by name, of JSON's types; None stands for what cannot be said.
+
+        Returns:
+            The figures of `metrics` with their `intervals`; `tracks`, `crops` and `without_score`;
+            `frame_level`, `sources`, where `label` has the number of each, and so on; and
+            `answers`, each one's name, label, source and probability.
+        """
+        labels = self.answers.texts("label")
+        names = self.answers.texts("source")
+        counts = {
+            source: {
+                label: int(((names == source) & (labels == label)).sum())
+                for label in ("REAL", "FAKE")
+            }
+            for source in self.sources
+        }
+        values = {
+            **self.metrics.to_dict(),
+            "tracks": self.tracks,
+            "crops": self.crops,
+            "without_score": self.without_score,
+            "frame_level": self.frame_level.to_dict(),
+            "sources": {
+                name: one.to_dict() | {"label": counts[name]} for name, one in self.sources.items()
+            },
+            "auc_within_sources": self.auc_within_sources,
+            "operating_points": {name: vars(one) for name, one in self.operating_points.items()},
+            "answers": [
+                {
+                    "name": row.name,
+                    "label": row.label,
+                    "source": row.source,
+                    "probability": row.probability,
+                }
+                for row in self.answers.rows
+            ],
+        }
+        if self.each_source_one_vote is not None:
+            values["each_source_one_vote"] = self.each_source_one_vote.to_dict()
+        if self.subgroups:
+            values["subgroups"] = {name: one.to_dict() for name, one in self.subgroups.items()}
+        if self.reweighted is not None:
+            values["reweighted"] = self.reweighted.to_dict()
+        return _without_nan(values)
+
+    def __str__(self) -> str:
+        parts = [self._head(), self._main_table()]
+        if self.each_source_one_vote is not None:
+            parts.append(_kinds(self.each_source_one_vote))
+        if self.operating_points:
+            parts.append(_operating_points(self.operating_points))
+        if self.reweighted is not None:
+            share = self.reweighted.fake_fraction
+            parts.append(f"where {share:.2%} are FAKE:\n" + _figures(self.reweighted))
+        parts += [_table(part) for part in (self.sources, self.subgroups) if part]
+        if self.sources and len(self.answers) <= MOST_ANSWERS:
+            parts.append(self._answers())
+        return "\n\n".join(parts)
+
+    def _head(self) -> str:
+        text = f"{self.metrics.n} videos or single crops, {self.metrics.fake_fraction:.1%} FAKE"
+        text += f"; {self.tracks} tracks, {self.crops} crops"
+        if self.without_score:
+            text += f"; {self.without_score} without a score, counted with 0.5"
+        return text
+
+    def _main_table(self) -> str:
+        """The figures side by side: of answers, with one vote a source, of crops, of a constant."""
+        columns = {"": self.metrics}
+        if self.each_source_one_vote is not None:
+            columns["each source one vote"] = self.each_source_one_vote
+        if self.crops != self.metrics.n:
+            columns["each crop by itself"] = self.frame_level
+        width = max(len(title) for title, _ in ROWS.values())
+        lines = [
+            " " * width + "".join(f"  {name:{COLUMN}}" for name in columns) + "  constant answer"
+        ]
+        for name, (title, constant) in ROWS.items():
+            cells = [_cell(one, name) for one in columns.values()]
+            if isinstance(constant, str):
+                constant = getattr(self.metrics, constant)
+            last = "" if constant is None else f"{constant:.3f}"
+            lines.append(
+                f"{title:{width}}" + "".join(f"  {one:{COLUMN}}" for one in cells) + f"  {last}"
+            )
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _answers(self) -> str:
+        table = self.answers.table()[["name", "label", "source", "probability"]]
+        table = table.sort_values(["source", "label", "probability"])
+        return table.to_string(float_format="{:.3f}".format, na_rep="", index=False)
+
+
+def _cell(figures: Metrics | VotedMetrics, name: str) -> str:
+    """One figure with its interval, or nothing."""
+    value = getattr(figures, name, math.nan)
+    return _with_interval(value, figures.intervals.get(name))
+
+
+def _with_interval(value: float, interval: Interval | None) -> str:
+    if math.isnan(value):
+        return ""
+    edges = "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+    return f"{value:.3f}{edges}"
+
+
+def _kinds(votes: VotedMetrics) -> str:
+    """What is found of each kind of fake, and how pairs are ordered."""
+    rows = {
+        f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
+    }
+    if votes.pairs:
+        rows[f"{votes.pairs} scenes: FAKE above REAL"] = votes.pairs_in_order, "pairs_in_order"
+    lines = [
+        f"each source one vote ({votes.real_sources} with REAL, {votes.fake_sources} with FAKE; "
+        "intervals over sources, 95 %)"
+    ]
+    lines += [
+        f"{title:32}{_with_interval(value, votes.intervals.get(name))}"
+        for title, (value, name) in rows.items()
+    ]
+    return "\n".join(lines)
+
+
+def _operating_points(points: Mapping[str, OperatingPoint]) -> str:
+    return "\n".join(
+        f"above {one.threshold:.3f} ({name}): {one.false_alarm_rate:.1%} of REAL, "
+        f"{one.found_rate:.1%} of FAKE"
+        for name, one in points.items()
+    )
+
+
+def _figures(figures: Metrics) -> str:
+    width = max(len(title) for title, _ in ROWS.values())
+    lines = [f"{title:{width}}  {_cell(figures, name)}" for name, (title, _) in ROWS.items()]
+    lines.append(f"{'accuracy of a constant answer':{width}}  {figures.constant_accuracy:.3f}")
+    return "\n".join(lines)
+
+
+def _table(parts: Mapping[str, Metrics]) -> str:
+    rows = {
+        name: [getattr(one, column) for column in SOURCE_COLUMNS] for name, one in parts.items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(SOURCE_COLUMNS))
+    return table.to_string(float_format="{:.3f}".format, na_rep="")
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: None stands for it."""
+    if isinstance(value, Mapping):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
