@@ -13,6 +13,7 @@ from dfdetect.cli import main
 from dfdetect.kaggle.submission import check_submission
 
 
+@pytest.mark.slow
 def test_predict_from_any_folder(sample_data, tmp_path):
     command = [sys.executable, "-m", "dfdetect", "predict", str(sample_data / "test_videos")]
     options = ["--frames", "4", "--details", "d.csv"]
@@ -91,6 +92,7 @@ def test_models_lists_weights_and_architectures(capsys):
     assert "resnet" not in architectures
 
 
+@pytest.mark.slow
 def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
     folder, plots = sample_data / "train_sample_videos", tmp_path / "plots"
     assert main(["evaluate", str(folder), "--frames", "4", "--json", "--plots", str(plots)]) == 0
@@ -222,6 +224,7 @@ def test_a_folder_that_takes_no_files_is_said_at_once(sample_data, capsys):
     assert "/proc/s.csv: cannot be written" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_terminal_hears_nothing_of_ffmpeg_unless_asked(sample_data, tmp_path):
     clip = bytearray((sample_data / "test_videos" / "ehtdtkmmli.mp4").read_bytes())
     for place in range(5000, len(clip) - 5000, 500):
