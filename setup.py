@@ -70,8 +70,8 @@ setup(
         "cluster": ["ray>=2.40,<3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
-            *("h5py", "hypothesis", "ipykernel", "mypy>=1.11", "nbclient", "psutil"),
-            *("pytest", "pytest-cov", "ray>=2.40,<3", "ruff"),
+            *("h5py", "hypothesis", "ipykernel", "mypy>=1.11", "nbclient", "nbval"),
+            *("psutil", "pytest", "pytest-cov", "ray>=2.40,<3", "ruff"),
         ],
     },
     entry_points={"console_scripts": ["dfdetect=dfdetect.cli:main"]},
