@@ -155,6 +155,7 @@ class Detector:
                 with watch.measure("classify"):
                     logits = [self._frame_logits(track.crops, check) for track in tracks]
             found = self._video_result(path, name, tracks, logits)
+            LOGGER.debug("%s: %s", path, found.status.sentence)
             return replace(found, frames_sampled=sampled, timings=dict(watch.seconds))
         except CancelledError:
             raise
