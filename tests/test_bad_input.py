@@ -551,7 +551,8 @@ def test_what_may_not_be_read_is_said(real_clip, tmp_path):
         "if os.getuid() == 0: os.setgroups([]); os.setuid(65534)\n"
         "for path in find_videos([sys.argv[1]]).values():\n"
         "    try: print(path.name, len(list(read_frames(path, 1))))\n"
-        "    except VideoError as error: print(error.path.name, error.status)\n"
+        "    except VideoError as error:\n"
+        "        print(error.path.name, error.status.describe(error.details))\n"
     )
     for parent in tmp_path.parents[:3]:
         if parent.owner() == tmp_path.owner() and parent.name.startswith("pytest"):
