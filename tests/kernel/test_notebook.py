@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import venv
-from importlib.metadata import distribution
+from importlib.metadata import distributions
 from pathlib import Path
 
 import nbformat
@@ -115,8 +115,15 @@ def machine(tmp_path, dataset, sample_data):
     """A fresh environment with Kaggle's packages."""
     venv.create(tmp_path / "environment", with_pip=False)
     (packages,) = (tmp_path / "environment").glob("lib/python*/site-packages")
-    brought = {file.parts[0] for name in BROUGHT for file in distribution(name).files}
-    for entry in Path(pd.__file__).parent.parent.iterdir():
+    installed = Path(pd.__file__).parent.parent
+    # Not what an editable install has left in the clone, which is on the path too.
+    brought = {
+        file.parts[0]
+        for name in BROUGHT
+        for found in distributions(name=name, path=[str(installed)])
+        for file in found.files
+    }
+    for entry in installed.iterdir():
         if entry.name not in brought:
             (packages / entry.name).symlink_to(entry)
     return Machine(tmp_path, sample_data)
