@@ -95,7 +95,7 @@ def _log_on_terminal(verbose: bool) -> Iterator[None]:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM stop the command, and no other disturb how it winds up."""
+    """Stop the command at the first Ctrl-C or SIGTERM, and ignore later ones while it saves."""
 
     def stop(number: int, _: object) -> None:
         for one in before:

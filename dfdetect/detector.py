@@ -225,7 +225,7 @@ class Detector:
         return aggregation.probability(logits)
 
     def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Score each crop of sequences of crops, for `spec.aggregation` to combine.
+        """Score every crop of each sequence; `spec.aggregation` can combine the logits.
 
         Args:
             clips: As in `predict_clips`.

@@ -215,7 +215,7 @@ def _measure(
 
 
 def _write_rate(index: Path) -> float:
-    """Bytes a second that the one writer of a face set writes: crops, and their rows."""
+    """Bytes per second at which the writer of a face set writes crops and their rows."""
     faces = FaceSet.read(index)
     crops = [place.read() for place in faces.locations]
     copy = index.with_name("copy.csv")

@@ -289,7 +289,7 @@ def _plan(
 
 @torch.inference_mode()
 def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
-    """Reconstruct an RGB uint8 image at another size; the result has the size that it had."""
+    """Resize an RGB uint8 image, reconstruct it, and return it at its original size."""
     device = next(net.parameters()).device
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     values = torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1

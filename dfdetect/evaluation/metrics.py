@@ -225,7 +225,7 @@ def bootstrap_intervals(
 
 
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Weights by which each class counts one half and, within a class, each source the same.
+    """Return weights that give each class half of the total, and each source an equal part of it.
 
     Sources are very unequal in size; without such weights the largest would decide.
 
@@ -234,7 +234,7 @@ def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
         sources: Name of the source of each, shape (n,).
 
     Returns:
-        float64 of shape (n,), summing to 1. A single class counts as a whole.
+        float64 of shape (n,), summing to 1. A single class has all the weight.
 
     Example:
         >>> vote_weights(np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "a"]))
@@ -307,7 +307,7 @@ def voted_metrics(
 
 
 def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
-    """Log loss in nats, of weights as `vote_weights` gives them."""
+    """Log loss in nats, weighted with the weights of `vote_weights`."""
     certainty = np.where(labels == 1, probabilities, 1 - probabilities)
     smallest = np.finfo(np.float64).eps
     return float(np.average(-np.log(np.clip(certainty, smallest, 1)), weights=weights))

@@ -56,8 +56,11 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 
 def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Encode an RGB uint8 image of shape (height, width, 3) as JPEG and decode it again."""
-    data = np.frombuffer(encode_jpeg(image, quality), dtype=np.uint8)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(
+        np.frombuffer(encode_jpeg(image, quality), dtype=np.uint8), cv2.IMREAD_COLOR
+    )
+    assert decoded is not None  # it was encoded a line above
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def cut_faces(

@@ -49,7 +49,7 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Pairs of a convolution and the batch norm whose input is its output."""
+    """Pairs of a convolution and the batch norm that directly follows it."""
     made: list[tuple[nn.Conv2d, torch.Tensor]] = []
     taken: list[tuple[nn.BatchNorm2d, torch.Tensor]] = []
 

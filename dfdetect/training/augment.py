@@ -78,7 +78,7 @@ class Noise(nn.Module):
     """Add the noise of a sensor in low light, grain by grain.
 
     Args:
-        strongest: Standard deviation at most, in levels of 255.
+        strongest: Largest standard deviation, in grey levels of 0 to 255.
     """
 
     def __init__(self, strongest: float):

@@ -89,7 +89,7 @@ class DecoderPool:
     ) -> Iterator[Frame]:
         """Yield frames of a video, like `dfdetect.video.reader.read_frames`.
 
-        On Windows, where processes do not share open files, the frames are decoded in this process.
+        On Windows, processes cannot share open files, so the caller's process decodes the frames.
 
         Args:
             path: Any video file that FFmpeg reads.

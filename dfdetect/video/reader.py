@@ -72,7 +72,7 @@ class Frame:
     Attributes:
         time: Seconds since the first frame.
         image: RGB uint8 of shape (height, width, 3), upright.
-        number: Of the frame in the video, from 0.
+        number: Index of the frame in the video, from 0.
     """
 
     time: float
@@ -169,7 +169,7 @@ class _Choice:
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Positions among the times, as far as they are there."""
+        """Return the positions in `times` of the wanted frames that the video has."""
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
         positions = np.array(self.indices, dtype=np.int64)
