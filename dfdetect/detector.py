@@ -252,8 +252,8 @@ class Detector:
                 yield from made
 
         logits = self._logits(make_inputs())
-        parts = np.split(logits, np.cumsum(counts))
-        return [self._by_frame(part, len(clip)) for part, clip in zip(parts, clips, strict=False)]
+        parts = np.split(logits, np.cumsum(counts))[: len(clips)]
+        return [self._by_frame(part, len(clip)) for part, clip in zip(parts, clips, strict=True)]
 
     def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
         _require_image(crop, f"crop {number}")

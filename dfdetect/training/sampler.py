@@ -118,7 +118,7 @@ class BalancedSampler(Sampler[list[Item]]):
         roles = self._roles(reals[:made], generator)
         items = [
             Item(int(position), seed, Role.MATCHED if role is Role.RECONSTRUCTED else Role.RECORDED)
-            for position, seed, role in zip(reals, seeds, roles, strict=False)
+            for position, seed, role in zip(reals[:made], seeds[:made], roles, strict=True)
         ]
         fakes = [
             Item(item.position, item.seed, role) for item, role in zip(items, roles, strict=True)

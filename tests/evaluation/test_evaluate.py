@@ -206,7 +206,7 @@ def test_evaluation_result_begins_with_what_a_user_reads_first(face_set, quick):
     lines = str(evaluate(face_set, weights=quick)).splitlines()
     assert lines[0].startswith("48 videos or single crops, 50.0% FAKE")
     titles = ["AUC", "false alarms", "found (FAKE above 0.5)", "calibration error"]
-    for line, title in zip(lines[3:], titles, strict=False):
+    for line, title in zip(lines[3 : 3 + len(titles)], titles, strict=True):
         assert line.startswith(title)
     accuracy = next(line for line in lines if line.startswith("accuracy"))
     assert accuracy.endswith("0.500")  # the constant answer
