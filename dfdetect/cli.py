@@ -251,7 +251,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "extract", _extract, "Make a face set of videos, or go on with one."
+        commands, "extract", _extract, "Make a face set of videos, or continue one."
     )
     parser.add_argument(
         "sources",
@@ -321,7 +321,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--init", metavar="FILE|imagenet", help="weights to start from; random if not given"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--resume", action="store_true", help="go on where a run was stopped")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was stopped")
     for setting in fields(TrainConfig):
         if setting.default is not MISSING:
             flag = "--" + setting.name.replace("_", "-")
@@ -376,7 +376,7 @@ def _add_compare_aggregation(commands: argparse._SubParsersAction) -> None:
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "bench", _bench, "Time the scoring of videos here, beside two references."
+        commands, "bench", _bench, "Time the scoring of videos, and two references for comparison."
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
     _add_detector_options(parser)

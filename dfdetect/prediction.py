@@ -164,7 +164,7 @@ def _not_scored_yet(name: str, path: Path | None) -> VideoResult:
 def _require_outputs(
     outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None]
 ) -> None:
-    """Each output must be a file of its own that can be written and is not to be read."""
+    """Check that all outputs are different files that can be written and are no inputs."""
     files = [Path(os.path.realpath(file)) for file in outputs if file is not None]
     if len(set(files)) < len(files):
         raise ArgumentError(f"{files[0]}: submission, details and report need files of their own")
@@ -296,14 +296,14 @@ class _Saves:
         return self._begun >= self._next
 
     def done(self) -> None:
-        """Note that the writing that was due, or the first one, has ended."""
+        """Record the end of a write, from which the next one is timed."""
         now = self._clock()
         self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 
 
 @contextmanager
 def _kept_if_successful(path: Path, write: Callable[[], None]) -> Iterator[None]:
-    """Write a file that is not there yet; arguments that turn out unusable leave none."""
+    """Write a new file, and delete it if the arguments turn out to be unusable."""
     new = not path.exists()
     if new:
         write()

@@ -1,4 +1,4 @@
-"""How fast videos are scored here, beside two references on the same videos in the same run."""
+"""Time the scoring of videos, and two references on the same videos in the same run."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -289,7 +289,7 @@ def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
 def _probability_differences(
     scores: list[VideoResult], reference: list[VideoResult]
 ) -> list[float]:
-    """Of the videos that both could score."""
+    """Compare the probabilities of the videos that both have scored."""
     pairs = [
         (score.probability, expected.probability)
         for score, expected in zip(scores, reference, strict=True)

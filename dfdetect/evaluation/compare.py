@@ -58,15 +58,15 @@ def compare(
 ) -> pd.DataFrame:
     """Train each architecture by its recipe, unless that is done already, and measure all of them.
 
-    The installed default detector is measured beside them, on whatever it was trained. Writes
+    The installed default detector is measured too, whatever it was trained on. Writes
     `comparison.csv`, `comparison.md` and `comparison.png` beside the checkpoints; detectors that
-    were measured before and are not asked for now keep their rows.
+    were measured before and are not requested now keep their rows.
 
     Args:
         faces: Indexes to train on; a part of their actors chooses the epoch.
         val: Index of other actors, for the final figures alone.
         out: Folder of the checkpoints, `NAME.safetensors`; those that are there are taken as they
-            are, a run that was stopped goes on.
+            are, a run that was stopped continues.
         clips: Indexes with crops in a row (`dfdetect extract`) that clip models are trained on too.
         val_clips: Index of other crops in a row, on which all are measured as well.
         architectures: Which ones; None for `compared_architectures()`.
@@ -158,7 +158,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Balanced accuracy with intervals beside accuracy at the study's balance and the study's."""
+    """Draw balanced accuracies with intervals, and accuracies at the study's class balance."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))[::-1]

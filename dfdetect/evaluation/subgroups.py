@@ -64,7 +64,7 @@ class FaceAttributeEstimator:
 def find_subgroups(
     faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Which crops of a face set are in which subgroup.
+    """Return a mask of the crops in each subgroup of a face set.
 
     Args:
         faces: The face set.

@@ -19,7 +19,7 @@ THRESHOLD = 0.5
 def draw_frame(
     axes: Axes, path: str | Path, result: VideoResult, frames: int = DEFAULT_FRAMES
 ) -> None:
-    """Draw the frame in which the most suspicious person looks most FAKE, with everyone's box.
+    """Draw the most suspicious frame of the most suspicious person, with all boxes in it.
 
     Args:
         axes: Where to draw.

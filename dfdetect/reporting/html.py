@@ -159,7 +159,7 @@ def _curve(track: TrackResult) -> str:
 
 
 def _histogram(probabilities: list[float]) -> str:
-    """How many videos have which probability."""
+    """Count the videos in each range of probabilities."""
     if not probabilities:
         return ""
     counts, edges = np.histogram(probabilities, BINS, (0, 1))

@@ -69,9 +69,9 @@ def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """All that has a video's suffix and is no folder: what is no file gets its row, and a reason.
+    """Yield all paths with a video's suffix, except folders.
 
-    A folder that is reached in several ways, by links, is searched once.
+    A folder that several links lead to is searched once.
     """
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):

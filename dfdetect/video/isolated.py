@@ -71,12 +71,12 @@ class DecoderPool:
 
     @property
     def idle(self) -> "list[DecoderProcess]":
-        """The processes that wait for a video."""
+        """Return the processes that wait for a video."""
         return list(self._processes.idle)
 
     @property
     def busy(self) -> "list[DecoderProcess]":
-        """The processes that read a video."""
+        """Return the processes that are reading a video."""
         return list(self._processes.busy)
 
     def read_frames(

@@ -34,10 +34,10 @@ try:
 except ImportError:  # OpenCV can read most files too, with all frames decoded
     av = None
 
-# Frames are skipped if at least this many I and P frames are left for each one that is asked for.
+# Frames are skipped if at least this many I and P frames are left for each requested one.
 SPARE_FRAMES = 2
 # Of videos with more frames, two minutes at 25 a second, only key frames are decoded if at least
-# SPARE_FRAMES of them are there for each frame that is asked for.
+# SPARE_FRAMES of them are there for each requested frame.
 LONG_VIDEO = 3000
 RGB = 3
 # PyAV's None, in FFmpeg's own terms.
@@ -324,7 +324,7 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
 
 
 def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
-    """Grab every frame, convert those that are asked for; OpenCV turns them upright itself."""
+    """Grab every frame and convert the requested ones; OpenCV turns them upright itself."""
     import cv2  # processes that read videos with PyAV do without
 
     total = sum(1 for _ in _grab(path))
