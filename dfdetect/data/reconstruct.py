@@ -197,11 +197,10 @@ class _Critic:
 
 
 class _Pieces(Dataset):
-    """Pieces of crops, uint8 of shape (3, PIECE, PIECE); row and seed say which."""
+    """Random pieces of crops, uint8 of shape (3, PIECE, PIECE), drawn by torch's generator."""
 
-    def __init__(self, faces: FaceSet, seed: int):
+    def __init__(self, faces: FaceSet):
         self.faces = faces
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -216,7 +215,7 @@ class _Pieces(Dataset):
 def _pieces(faces: FaceSet, steps: int, seed: int) -> Iterator[torch.Tensor]:
     order = torch.Generator().manual_seed(seed)
     sampler = RandomSampler(faces, replacement=True, num_samples=steps * BATCH, generator=order)
-    return iter(DataLoader(_Pieces(faces, seed), BATCH, sampler=sampler))
+    return iter(DataLoader(_Pieces(faces), BATCH, sampler=sampler))
 
 
 def _difference(drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
