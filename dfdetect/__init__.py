@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dfdetect.errors import DfdetectError
     from dfdetect.models.registry import create_model, list_models
     from dfdetect.prediction import predict
-    from dfdetect.results import Status, TrackResult, Verdict, VideoResult, to_dataframe
+    from dfdetect.results import HeatMap, Status, TrackResult, Verdict, VideoResult, to_dataframe
     from dfdetect.video.reader import VideoError, read_frames
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "CheckpointError",
     "Detector",
     "DfdetectError",
+    "HeatMap",
     "Status",
     "TrackResult",
     "Verdict",
@@ -50,7 +51,7 @@ _MODULES = {
     "models.registry": ("create_model", "list_models"),
     "prediction": ("predict",),
     "video.reader": ("VideoError", "read_frames"),
-    "results": ("Status", "TrackResult", "Verdict", "VideoResult", "to_dataframe"),
+    "results": ("HeatMap", "Status", "TrackResult", "Verdict", "VideoResult", "to_dataframe"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = frozenset(module.partition(".")[0] for module in _MODULES)

@@ -1,10 +1,13 @@
 """What a detector says of a video, and of each face that was followed in it."""
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +79,66 @@ class Verdict(str, Enum):
         return self.value
 
 
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Where a detector sees evidence for FAKE in one crop of a face.
+
+    Attributes:
+        time: Seconds since the first frame.
+        crop: What the model saw, RGB uint8 of shape (height, width, 3).
+        values: float32 of shape (rows, columns), 0 to 1, high where the evidence for FAKE is: a
+            grid over the crop, of which each cell covers an equal part.
+
+    Example:
+        >>> heat_map = result.tracks[0].heat_maps[0]
+        >>> heat_map.time, heat_map.crop.shape, heat_map.values.shape
+        (4.2, (160, 160, 3), (5, 5))
+    """
+
+    time: float
+    crop: np.ndarray
+    values: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, HeatMap):
+            return NotImplemented
+        return (
+            self.time == other.time
+            and np.array_equal(self.crop, other.crop)
+            and np.array_equal(self.values, other.values)
+        )
+
+    def __repr__(self) -> str:
+        rows, columns = self.values.shape
+        return f"HeatMap({self.time:.1f} s, {rows} x {columns})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold: the crop as base64 of a PNG, values as lists."""
+        import cv2  # processes that read videos do without
+
+        _, png = cv2.imencode(".png", np.ascontiguousarray(self.crop[..., ::-1]))
+        return {
+            "time": self.time,
+            "crop": b64encode(png.tobytes()).decode("ascii"),
+            "values": self.values.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "HeatMap":
+        """Make the heat map again from what `to_dict` returned.
+
+        Raises:
+            ValueError: The crop is no base64 of an image.
+        """
+        import cv2
+
+        crop = cv2.imdecode(np.frombuffer(b64decode(fields["crop"]), np.uint8), cv2.IMREAD_COLOR)
+        if crop is None:
+            raise ValueError("the crop of a heat map is no image")
+        values = np.array(fields["values"], np.float32)
+        return cls(fields["time"], cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), values)
+
+
 @dataclass(frozen=True, repr=False)
 class TrackResult:
     """One face followed through a video.
@@ -85,25 +148,37 @@ class TrackResult:
         times: Seconds since the first frame, for each sampled frame that shows the face.
         boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels.
         frame_probabilities: P(FAKE) of each of these frames alone.
+        heat_maps: Where the model looks in the most suspicious of these frames, the most
+            suspicious one first; empty unless they were asked for.
     """
 
     probability: float
     times: list[float]
     boxes: list[Box]
     frame_probabilities: list[float]
+    heat_maps: list[HeatMap] = field(default_factory=list)
 
     def __repr__(self) -> str:
         span = f" from {self.times[0]:.1f} to {self.times[-1]:.1f} s" if self.times else ""
         return f"TrackResult(probability={self.probability:.3f}, {len(self.times)} frames{span})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values that JSON can hold."""
-        return asdict(self)
+    def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
+        """Return the fields as plain values that JSON can hold; see `VideoResult.to_dict`."""
+        values = {name: value for name, value in vars(self).items() if name != "heat_maps"}
+        if heat_maps:
+            values["heat_maps"] = [one.to_dict() for one in self.heat_maps]
+        return values
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "TrackResult":
         """Make the result again from what `to_dict` returned."""
-        return cls(**{**fields, "boxes": [tuple(box) for box in fields["boxes"]]})
+        return cls(
+            **{
+                **fields,
+                "boxes": [tuple(box) for box in fields["boxes"]],
+                "heat_maps": [HeatMap.from_dict(one) for one in fields.get("heat_maps", ())],
+            }
+        )
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -121,6 +196,7 @@ class VideoResult:
         message: The status in words, with details.
         tracks: One entry for each person, in the order of appearance.
         frames_sampled: Number of frames that were sampled from the video.
+        warnings: Sentences that say why the probability is to be trusted less than usual.
         timings: Seconds spent, by stage: `detect` (faces), `crop`, `classify`, `wait` (for frames
             to be decoded) and their `total`; `decode` runs beside them in a thread of its own.
 
@@ -137,6 +213,7 @@ class VideoResult:
     message: str = Status.OK.sentence
     tracks: list[TrackResult] = field(default_factory=list)
     frames_sampled: int = 0
+    warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -164,14 +241,21 @@ class VideoResult:
             f"{_count(self.frames_sampled, 'frame')})"
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values that JSON can hold."""
+    def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
+        """Return the fields as plain values that JSON can hold.
+
+        Args:
+            heat_maps: Also return the heat maps of the tracks, with their crops as base64 of PNG
+                images, some 50 KB each. By default they are left out: programs read JSON, and heat
+                maps are pictures for people.
+        """
         return {
             **{name: value for name, value in vars(self).items() if name != "tracks"},
             "path": None if self.path is None else str(self.path),
             "verdict": None if self.verdict is None else self.verdict.value,
             "status": self.status.value,
-            "tracks": [track.to_dict() for track in self.tracks],
+            "tracks": [track.to_dict(heat_maps=heat_maps) for track in self.tracks],
+            "warnings": list(self.warnings),
             "timings": dict(self.timings),
         }
 
@@ -192,6 +276,7 @@ class VideoResult:
                 "verdict": None if verdict is None else Verdict(verdict),
                 "status": Status(fields["status"]),  # type: ignore[call-arg]
                 "tracks": [TrackResult.from_dict(track) for track in fields["tracks"]],
+                "warnings": tuple(fields["warnings"]),
             }
         )
 

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dfdetect import Status, TrackResult, Verdict, VideoResult, to_dataframe
+from dfdetect import HeatMap, Status, TrackResult, Verdict, VideoResult, to_dataframe
 
 TRACK = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
 SCORED = VideoResult(
@@ -13,8 +15,11 @@ SCORED = VideoResult(
     verdict=Verdict.FAKE,
     tracks=[TRACK],
     frames_sampled=32,
+    warnings=("The face is dark.",),
     timings={"total": 1.5},
 )
+CROP = np.random.default_rng(0).integers(0, 255, (16, 12, 3), dtype=np.uint8)
+HEAT_MAP = HeatMap(0.5, CROP, np.array([[0.1, 1.0], [0.0, 1 / 3]], np.float32))
 UNSCORED = VideoResult.without_score(None, "b.mp4", Status.UNREADABLE_VIDEO, "Invalid data")
 
 
@@ -25,6 +30,21 @@ def test_from_dict_restores_what_to_dict_gave_to_json(result):
 
 def test_track_result_from_dict_restores_boxes():
     assert TrackResult.from_dict(json.loads(json.dumps(TRACK.to_dict()))) == TRACK
+
+
+def test_to_dict_has_heat_maps_if_they_are_asked_for():
+    track = replace(TRACK, heat_maps=[HEAT_MAP])
+    result = replace(SCORED, tracks=[track])
+    assert VideoResult.from_dict(json.loads(json.dumps(result.to_dict()))) == SCORED
+    with_maps = json.loads(json.dumps(result.to_dict(heat_maps=True)))
+    assert VideoResult.from_dict(with_maps) == result != SCORED
+    (restored,) = TrackResult.from_dict(with_maps["tracks"][0]).heat_maps
+    assert (restored.crop.dtype, restored.values.dtype) == (np.uint8, np.float32)
+
+
+def test_heat_map_from_dict_refuses_what_is_no_image():
+    with pytest.raises(ValueError, match="no image"):
+        HeatMap.from_dict({**HEAT_MAP.to_dict(), "crop": "aGVsbG8="})
 
 
 def test_from_dict_refuses_an_unknown_status():
@@ -42,6 +62,7 @@ def test_repr_is_one_line():
     assert repr(SCORED) == (
         "VideoResult('a.mp4', probability=0.900, verdict=fake, status=ok, 1 track, 32 frames)"
     )
+    assert repr(HEAT_MAP) == "HeatMap(0.5 s, 2 x 2)"
     assert repr(TRACK) == "TrackResult(probability=0.900, 2 frames from 0.0 to 0.5 s)"
 
 
