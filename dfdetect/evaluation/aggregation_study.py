@@ -21,6 +21,7 @@ from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.detector import Detector, load_detector
 from dfdetect.evaluation.answers import track_logits
 from dfdetect.evaluation.metrics import auc_within, metrics
+from dfdetect.runtime.executor import Executor
 from dfdetect.scoring.aggregation import Aggregation
 
 # Every how many frames are seen.
@@ -201,7 +202,8 @@ def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> 
     """P(FAKE) of each crop, shape (n,)."""
     tracks = faces.tracks()
     probabilities = np.zeros(len(faces))
-    logits = track_logits(detector, faces, tracks, progress=progress)
+    with Executor(detector.device) as executor:
+        logits = track_logits(detector, faces, tracks, executor, progress=progress)
     for rows, own in zip(tracks, logits, strict=True):
         probabilities[rows] = detector.spec.aggregation.probability(own)
     return probabilities

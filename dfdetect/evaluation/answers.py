@@ -1,7 +1,7 @@
 """What a detector says of labelled faces and videos: one answer a video, and one a frame."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,7 +20,7 @@ from dfdetect.runtime.executor import Executor
 from dfdetect.video.isolated import DecoderPool
 
 LOGGER = logging.getLogger(__name__)
-# Tracks that are scored together.
+# Crops that are read and scored together, at least; a track is not divided.
 BATCH = 64
 
 
@@ -59,7 +59,7 @@ class Answers:
         rows: One answer each, at least one.
 
     Example:
-        >>> answers = score_face_set(detector, FaceSet.read("val.csv"))
+        >>> answers = score_face_set(detector, FaceSet.read("val.csv"), Executor("cpu"))
         >>> answers.labels, answers.probabilities
         (array([1, 0]), array([0.81, 0.13]))
     """
@@ -103,6 +103,7 @@ class Answers:
 def score_face_set(
     detector: Detector,
     faces: FaceSet,
+    executor: Executor,
     *,
     degrade: str | None = None,
     progress: bool = False,
@@ -112,6 +113,7 @@ def score_face_set(
     Args:
         detector: Scores the crops, and says how those of a video combine.
         faces: The crops.
+        executor: Shares the crops out to the cores or GPUs of this machine.
         degrade: How each crop is damaged first, as in `evaluate`.
         progress: Show a progress bar.
 
@@ -120,7 +122,9 @@ def score_face_set(
     """
     videos = faces.videos()
     tracks = [track for video in videos for track in video]
-    logits = iter(track_logits(detector, faces, tracks, degrade=degrade, progress=progress))
+    logits = iter(
+        track_logits(detector, faces, tracks, executor, degrade=degrade, progress=progress)
+    )
     aggregation = detector.spec.aggregation
     names, scenes, kinds = (faces.texts(name) for name in ("video", "pair", "kind"))
     labels, groups, sources, ids = (
@@ -151,6 +155,7 @@ def track_logits(
     detector: Detector,
     faces: FaceSet,
     tracks: Sequence[Sequence[int]],
+    executor: Executor,
     *,
     degrade: str | None = None,
     progress: bool = False,
@@ -161,6 +166,7 @@ def track_logits(
         detector: Scores the crops.
         faces: The crops.
         tracks: The rows of each track, in the order of time.
+        executor: Shares the tracks out to the cores or GPUs of this machine.
         degrade: As in `evaluate`.
         progress: Show a progress bar.
 
@@ -168,16 +174,33 @@ def track_logits(
         The calibrated logits of FAKE of each track, float64 of shape (crops,).
     """
     change = require_degradation(degrade)
+
+    def make_worker(
+        device: torch.device, decoders: DecoderPool
+    ) -> Callable[[Sequence[Sequence[int]]], list[np.ndarray]]:
+        replica = detector.replica(device, decoders)
+        return lambda batch: replica.frame_logits(
+            [[change(faces.image(row)) for row in track] for track in batch]
+        )
+
     logits = []
     with tqdm(total=sum(map(len, tracks)), desc="faces", unit="crop", disable=not progress) as bar:
-        for start in range(0, len(tracks), BATCH):
-            clips = [
-                [change(faces.image(row)) for row in track]
-                for track in tracks[start : start + BATCH]
-            ]
-            logits += detector.frame_logits(clips)
-            bar.update(sum(map(len, clips)))
+        for batch, found in executor.map(make_worker, _batches(tracks)):
+            logits += found
+            bar.update(sum(map(len, batch)))
     return logits
+
+
+def _batches(tracks: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Put tracks together until they have enough crops for a batch."""
+    batch: list[Sequence[int]] = []
+    for track in tracks:
+        batch.append(track)
+        if sum(map(len, batch)) >= BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def score_videos(

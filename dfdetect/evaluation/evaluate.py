@@ -56,7 +56,7 @@ def evaluate(
         weights: As in `load_detector`; or a detector, which keeps its own frames and device.
         frames: Number of frames sampled from each video, 32 if not given. The crops of a face set
             are all taken, so it is refused for face sets.
-        device: As in `load_detector`.
+        device: As in `load_detector`; with `cuda`, all GPUs are used.
         plots: Folder for `roc.png`, `reliability.png`, `histogram.png` and `scores.csv`, which has
             a row for each answer.
         fake_share: Also give the figures as they would be if this share were FAKE.
@@ -89,16 +89,14 @@ def evaluate(
     else:
         here = device if cluster is None else "cpu"
         detector = load_detector(weights, here, DEFAULT_FRAMES if frames is None else frames)
-    parts: dict[str, Metrics] = {}
-    if of_videos:
-        with Executor(device if cluster else detector.device, cluster) as executor:
+    with Executor(device if cluster else detector.device, cluster) as executor:
+        if of_videos:
             answers = score_videos(detector, videos, executor, progress=progress)
-    else:
-        faces = FaceSet.join([FaceSet.read(path) for path in paths])
-        _warn_of_training_faces(detector, paths)
-        answers = score_face_set(detector, faces, degrade=degrade, progress=progress)
-        if subgroups:
-            parts = _measure_subgroups(faces, answers, progress)
+        else:
+            faces = FaceSet.join([FaceSet.read(path) for path in paths])
+            _warn_of_training_faces(detector, paths)
+            answers = score_face_set(detector, faces, executor, degrade=degrade, progress=progress)
+    parts = _measure_subgroups(faces, answers, progress) if subgroups else {}
     if plots is not None:
         _write_all(Path(plots), answers)
     groups = answers.texts("group")

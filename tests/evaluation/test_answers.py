@@ -4,6 +4,13 @@ import pytest
 
 from dfdetect.data.faceset import FaceSet
 from dfdetect.evaluation.answers import Answer, Answers, score_face_set
+from dfdetect.runtime.executor import Executor
+
+
+@pytest.fixture
+def executor():
+    with Executor("cpu", workers=2) as executor:
+        yield executor
 
 
 def answer(label, probability, tracks=()):
@@ -26,15 +33,15 @@ def test_answers_frames_know_their_answer():
     assert Answers(rows).table()[["tracks", "crops"]].to_numpy().tolist() == [[0, 0], [2, 3]]
 
 
-def test_score_face_set_keeps_the_order_of_single_crops(detector, face_set):
+def test_score_face_set_keeps_the_order_of_single_crops(detector, face_set, executor):
     faces = FaceSet.read(face_set)
-    answers = score_face_set(detector, faces)
+    answers = score_face_set(detector, faces, executor)
     assert answers.texts("name").tolist() == faces.table["id"].tolist()
     single = detector.predict_faces([faces.image(20)])[0]
     assert answers.probabilities[20] == pytest.approx(single, abs=1e-5)
 
 
-def test_score_face_set_gives_one_answer_a_video(detector, face_set):
+def test_score_face_set_gives_one_answer_a_video(detector, face_set, executor):
     table = pd.read_csv(face_set, dtype=str)
     table[["video", "track", "frame"]] = ""
     # One video with two tracks, the first in reversed order, and a fake that was made from it.
@@ -44,7 +51,7 @@ def test_score_face_set_gives_one_answer_a_video(detector, face_set):
     table.loc[rows, "frame"] = list("10010")
     table.to_csv(face_set, index=False)
     faces = FaceSet.read(face_set)
-    answers = score_face_set(detector, faces)
+    answers = score_face_set(detector, faces, executor)
     assert len(answers) == 45
     real, fake = (
         next(row for row in answers.rows if (row.name, row.label) == ("a.mp4", label))
@@ -59,8 +66,8 @@ def test_score_face_set_gives_one_answer_a_video(detector, face_set):
 
 
 @pytest.mark.parametrize("how", ["jpeg", "half", "dark"])
-def test_score_face_set_of_damaged_crops_differs(detector, face_set, how):
+def test_score_face_set_of_damaged_crops_differs(detector, face_set, executor, how):
     faces = FaceSet.read(face_set).select(np.arange(8))
-    clean = score_face_set(detector, faces).probabilities
-    damaged = score_face_set(detector, faces, degrade=how).probabilities
+    clean = score_face_set(detector, faces, executor).probabilities
+    damaged = score_face_set(detector, faces, executor, degrade=how).probabilities
     assert 0 < np.abs(damaged - clean).mean() < 0.5

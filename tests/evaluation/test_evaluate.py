@@ -202,6 +202,24 @@ def test_evaluate_uses_all_gpus_and_one_decoder_thread_per_video(tmp_path, monke
     assert Counter(used) == {(torch.device("cpu"), 1): 2, (others[0], 1): 4}
 
 
+def test_evaluate_scores_face_sets_on_all_gpus(face_set, quick, monkeypatch):
+    expected = evaluate(face_set, weights=quick).answers.probabilities
+    others = [torch.device("cpu", 0)] * 2  # stand-ins that differ for torch
+    monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
+    monkeypatch.setattr("dfdetect.evaluation.answers.BATCH", 8)
+    used = []
+    frame_logits = Detector.frame_logits
+
+    def note(self, clips):
+        used.append((self.device, len(clips)))
+        return frame_logits(self, clips)
+
+    monkeypatch.setattr(Detector, "frame_logits", note)
+    found = evaluate(face_set, weights=quick).answers.probabilities
+    assert Counter(used) == {(quick.device, 8): 2, (others[0], 8): 4}
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
 def test_evaluation_result_begins_with_what_a_user_reads_first(face_set, quick):
     lines = str(evaluate(face_set, weights=quick)).splitlines()
     assert lines[0].startswith("48 videos or single crops, 50.0% FAKE")
@@ -213,6 +231,7 @@ def test_evaluation_result_begins_with_what_a_user_reads_first(face_set, quick):
 
 
 @pytest.mark.corpus
+@pytest.mark.slow
 def test_evaluate_keeps_the_promise_of_the_default_detector(corpus):
     result = evaluate(corpus / "dfdc_faces" / "val.csv")
     assert result.metrics.n == 2000
