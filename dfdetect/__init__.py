@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from dfdetect.errors import DfdetectError
     from dfdetect.models.registry import create_model, list_models
     from dfdetect.prediction import predict
-    from dfdetect.results import HeatMap, Status, TrackResult, Verdict, VideoResult, to_dataframe
+    from dfdetect.results import (
+        HeatMap,
+        OperatingPoints,
+        Status,
+        TrackResult,
+        Verdict,
+        VideoResult,
+        to_dataframe,
+    )
     from dfdetect.video.reader import VideoError, read_frames
 
 __version__ = "0.1.0"
@@ -28,6 +36,7 @@ __all__ = [
     "Detector",
     "DfdetectError",
     "HeatMap",
+    "OperatingPoints",
     "Status",
     "TrackResult",
     "Verdict",
@@ -51,7 +60,10 @@ _MODULES = {
     "models.registry": ("create_model", "list_models"),
     "prediction": ("predict",),
     "video.reader": ("VideoError", "read_frames"),
-    "results": ("HeatMap", "Status", "TrackResult", "Verdict", "VideoResult", "to_dataframe"),
+    "results": (
+        *("HeatMap", "OperatingPoints", "Status", "TrackResult", "Verdict", "VideoResult"),
+        "to_dataframe",
+    ),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = frozenset(module.partition(".")[0] for module in _MODULES)

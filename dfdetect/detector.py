@@ -26,7 +26,7 @@ from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector, MTCNNDetector
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.fuse import fuse_batch_norms
-from dfdetect.results import Status, TrackResult, VideoResult
+from dfdetect.results import OperatingPoints, Status, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
 from dfdetect.runtime.device import choose_device, half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.executor import Executor, prefetch
@@ -90,6 +90,16 @@ class Detector:
             fallback_face_detector = fallback_face_detector or MTCNNDetector.high_recall(device)
         self.face_detector = face_detector
         self.fallback_face_detector = fallback_face_detector
+
+    @property
+    def operating_points(self) -> OperatingPoints | None:
+        """The thresholds of the verdicts, or None if the checkpoint holds none.
+
+        Example:
+            >>> load_detector("tf_efficientnet_lite2_wild").operating_points
+            OperatingPoints(uncertain=0.761..., fake=0.894...)
+        """
+        return self.spec.operating_points
 
     def replica(self, device: torch.device, decoders: DecoderPool) -> "Detector":
         """Return this detector on another device, or the same one, with decoders of its own.
@@ -336,13 +346,14 @@ class Detector:
     ) -> VideoResult:
         if not tracks:
             return VideoResult.without_score(path, name, Status.NO_FACE)
-        aggregation, points = self.spec.aggregation, self.spec.operating_points
+        aggregation, points = self.spec.aggregation, self.operating_points
         probability = float(aggregation.probability(aggregation.video_logit(logits)))
         return VideoResult(
             path=path,
             name=name,
             probability=probability,
             verdict=None if points is None else points.verdict(probability),
+            operating_points=points,
             tracks=[self._track_result(*pair) for pair in zip(tracks, logits, strict=True)],
         )
 

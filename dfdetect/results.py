@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfdetect.errors import ArgumentError
+
 if TYPE_CHECKING:
     import pandas as pd
 
 # x1, y1, x2, y2 in pixels of the full frame.
 Box = tuple[float, float, float, float]
+# Seconds between moments that are worth a look each.
+APART = 1.0
 # Columns of `to_dataframe` and of details.csv.
 COLUMNS = (
     *("filename", "probability", "verdict", "status", "people", "frames", "seconds"),
@@ -77,6 +81,41 @@ class Verdict(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """The thresholds of the verdicts, on the probability of a video.
+
+    Args:
+        uncertain: The probability that 5 % of REAL videos exceed; above it the verdict is
+            `uncertain`.
+        fake: The probability that 1 % of REAL videos exceed; above it the verdict is `fake`.
+
+    Raises:
+        ArgumentError: They are no probabilities, or in the wrong order.
+    """
+
+    uncertain: float = 0.5
+    fake: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse thresholds that are no probabilities, or in the wrong order."""
+        if not 0 <= self.uncertain <= self.fake <= 1:
+            raise ArgumentError(
+                f"operating points must be probabilities, uncertain not above fake, not {self}"
+            )
+
+    def verdict(self, probability: float) -> Verdict:
+        """The verdict on a video.
+
+        Example:
+            >>> OperatingPoints(uncertain=0.4, fake=0.8).verdict(0.6).value
+            'uncertain'
+        """
+        if probability > self.fake:
+            return Verdict.FAKE
+        return Verdict.UNCERTAIN if probability > self.uncertain else Verdict.REAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +201,26 @@ class TrackResult:
         span = f" from {self.times[0]:.1f} to {self.times[-1]:.1f} s" if self.times else ""
         return f"TrackResult(probability={self.probability:.3f}, {len(self.times)} frames{span})"
 
+    def most_suspicious(self, count: int = 3) -> list[tuple[float, float]]:
+        """Find the moments with the highest P(FAKE), the highest first.
+
+        Args:
+            count: Number of moments, at most: they are at least a second apart.
+
+        Returns:
+            Seconds since the first frame, and P(FAKE) of the frame.
+
+        Example:
+            >>> TrackResult(0.8, [0.0, 0.5, 2.0], [BOX] * 3, [0.7, 0.9, 0.8]).most_suspicious()
+            [(0.5, 0.9), (2.0, 0.8)]
+        """
+        moments: list[tuple[float, float]] = []
+        pairs = zip(self.times, self.frame_probabilities, strict=True)
+        for time, probability in sorted(pairs, key=lambda pair: -pair[1]):
+            if len(moments) < count and all(abs(time - other) >= APART for other, _ in moments):
+                moments.append((time, probability))
+        return moments
+
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
         """Return the fields as plain values that JSON can hold; see `VideoResult.to_dict`."""
         values = {name: value for name, value in vars(self).items() if name != "heat_maps"}
@@ -192,6 +251,7 @@ class VideoResult:
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The probability in a word, or None if there is no score or the detector's
             checkpoint holds no operating points.
+        operating_points: The thresholds of this verdict, or None if there is no verdict.
         status: `Status.OK`, or why there is no score.
         message: The status in words, with details.
         tracks: One entry for each person, in the order of appearance.
@@ -209,6 +269,7 @@ class VideoResult:
     name: str
     probability: float | None = None
     verdict: Verdict | None = None
+    operating_points: OperatingPoints | None = None
     status: Status = Status.OK
     message: str = Status.OK.sentence
     tracks: list[TrackResult] = field(default_factory=list)
@@ -249,10 +310,12 @@ class VideoResult:
                 images, some 50 KB each. By default they are left out: programs read JSON, and heat
                 maps are pictures for people.
         """
+        points = self.operating_points
         return {
             **{name: value for name, value in vars(self).items() if name != "tracks"},
             "path": None if self.path is None else str(self.path),
             "verdict": None if self.verdict is None else self.verdict.value,
+            "operating_points": None if points is None else dict(vars(points)),
             "status": self.status.value,
             "tracks": [track.to_dict(heat_maps=heat_maps) for track in self.tracks],
             "warnings": list(self.warnings),
@@ -268,12 +331,13 @@ class VideoResult:
             >>> VideoResult.from_dict(result.to_dict()) == result
             True
         """
-        path, verdict = fields["path"], fields["verdict"]
+        path, verdict, points = (fields[name] for name in ("path", "verdict", "operating_points"))
         return cls(
             **{
                 **fields,
                 "path": None if path is None else Path(path),
                 "verdict": None if verdict is None else Verdict(verdict),
+                "operating_points": None if points is None else OperatingPoints(**points),
                 "status": Status(fields["status"]),  # type: ignore[call-arg]
                 "tracks": [TrackResult.from_dict(track) for track in fields["tracks"]],
                 "warnings": tuple(fields["warnings"]),

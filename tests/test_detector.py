@@ -11,7 +11,7 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import iou
-from dfdetect.scoring.verdict import OperatingPoints
+from dfdetect.results import OperatingPoints
 from dfdetect.video.reader import Frame, read_frames
 
 
@@ -382,7 +382,9 @@ def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_f
     assert one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8)).verdict is None
     points = OperatingPoints(uncertain=0.4, fake=0.8)
     one_face_detector.spec = replace(one_face_detector.spec, operating_points=points)
-    assert one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8)).verdict == Verdict.FAKE
+    assert one_face_detector.operating_points == points
+    result = one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8))
+    assert (result.verdict, result.operating_points) == (Verdict.FAKE, points)
     assert one_face_detector.predict(np.zeros((100, 80, 3), np.uint8)).verdict == Verdict.REAL
 
 

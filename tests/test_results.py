@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfdetect import HeatMap, Status, TrackResult, Verdict, VideoResult, to_dataframe
+from dfdetect import (
+    HeatMap,
+    OperatingPoints,
+    Status,
+    TrackResult,
+    Verdict,
+    VideoResult,
+    to_dataframe,
+)
 
 TRACK = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
 SCORED = VideoResult(
@@ -13,6 +21,7 @@ SCORED = VideoResult(
     name="a.mp4",
     probability=0.9,
     verdict=Verdict.FAKE,
+    operating_points=OperatingPoints(uncertain=0.6, fake=0.8),
     tracks=[TRACK],
     frames_sampled=32,
     warnings=("The face is dark.",),
@@ -80,3 +89,25 @@ def test_to_dataframe_has_a_row_for_each_video():
     assert table["status"].tolist() == ["ok", "unreadable_video"]
     assert table.loc[0, ["people", "frames", "seconds"]].tolist() == [1, 2, 1.5]
     assert to_dataframe([]).columns.tolist() == table.columns.tolist()
+
+
+@pytest.mark.parametrize(
+    ("probability", "verdict"),
+    [(0.1, Verdict.REAL), (0.4, Verdict.REAL), (0.5, Verdict.UNCERTAIN), (0.81, Verdict.FAKE)],
+)
+def test_verdict_is_above_a_threshold(probability, verdict):
+    assert OperatingPoints(uncertain=0.4, fake=0.8).verdict(probability) is verdict
+
+
+@pytest.mark.parametrize("points", [(0.8, 0.4), (-0.1, 0.5), (0.5, 1.5), (float("nan"), 0.5)])
+def test_operating_points_refuse_impossible_thresholds(points):
+    with pytest.raises(ValueError, match="operating points must be probabilities"):
+        OperatingPoints(*points)
+
+
+def test_most_suspicious_are_moments_apart():
+    times = [0.0, 1.0, 1.5, 2.0, 3.0, 4.0]
+    track = TrackResult(0.8, times, [(0, 0, 9, 9)] * 6, [0.1, 0.8, 0.9, 0.85, 0.7, 0.2])
+    assert track.most_suspicious() == [(1.5, 0.9), (3.0, 0.7), (4.0, 0.2)]
+    assert track.most_suspicious(1) == [(1.5, 0.9)]
+    assert TrackResult(0.8, [], [], []).most_suspicious() == []

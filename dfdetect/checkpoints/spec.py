@@ -10,9 +10,9 @@ import torch
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import FARTHEST, CropRule
 from dfdetect.models.registry import model_info
+from dfdetect.results import OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
-from dfdetect.scoring.verdict import OperatingPoints
 
 CHECKSUM_KEY = "sha256"
 FORMAT = "dfdetect-checkpoint"

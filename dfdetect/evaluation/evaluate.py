@@ -25,8 +25,8 @@ from dfdetect.evaluation.plots import write_plots
 from dfdetect.evaluation.result import EvaluationResult, OperatingPoint
 from dfdetect.evaluation.subgroups import find_subgroups
 from dfdetect.files import atomic_path
+from dfdetect.results import OperatingPoints
 from dfdetect.runtime.executor import Executor
-from dfdetect.scoring.verdict import OperatingPoints
 
 # With fewer actors or videos, an interval over them means little.
 FEWEST_GROUPS = 10

@@ -15,9 +15,10 @@ import numpy as np
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import metrics, vote_weights, voted_metrics, weighted_log_loss
+from dfdetect.results import OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration, fit_calibration
-from dfdetect.scoring.verdict import OperatingPoints, fit_operating_points
+from dfdetect.scoring.verdict import fit_operating_points
 
 CHOOSING = "choosing_loss"
 

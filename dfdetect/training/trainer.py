@@ -24,9 +24,9 @@ from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
 from dfdetect.files import require_writable
 from dfdetect.models.registry import create_model, model_info
+from dfdetect.results import OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
-from dfdetect.scoring.verdict import OperatingPoints
 from dfdetect.training.augment import matching_compression, training_transform
 from dfdetect.training.config import TrainConfig
 from dfdetect.training.dataset import ClipDataset

@@ -9,7 +9,7 @@ import torch
 from dfdetect import Detector, VideoResult, load_detector
 from dfdetect.cli import main
 from dfdetect.evaluation.evaluate import evaluate
-from dfdetect.scoring.verdict import OperatingPoints
+from dfdetect.results import OperatingPoints
 
 # What outside readers of the JSON rely on.
 PROMISED = {

@@ -1,21 +1,6 @@
 import numpy as np
-import pytest
 
-from dfdetect.scoring.verdict import OperatingPoints, Verdict, fit_operating_points
-
-
-@pytest.mark.parametrize(
-    ("probability", "verdict"),
-    [(0.1, Verdict.REAL), (0.4, Verdict.REAL), (0.5, Verdict.UNCERTAIN), (0.81, Verdict.FAKE)],
-)
-def test_verdict_is_above_a_threshold(probability, verdict):
-    assert OperatingPoints(uncertain=0.4, fake=0.8).verdict(probability) is verdict
-
-
-@pytest.mark.parametrize("points", [(0.8, 0.4), (-0.1, 0.5), (0.5, 1.5), (float("nan"), 0.5)])
-def test_operating_points_refuse_impossible_thresholds(points):
-    with pytest.raises(ValueError, match="operating points must be probabilities"):
-        OperatingPoints(*points)
+from dfdetect.scoring.verdict import fit_operating_points
 
 
 def test_fit_operating_points_lets_the_stated_shares_exceed():
