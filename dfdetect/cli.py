@@ -153,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare_aggregation(commands)
     _add_bench(commands)
     _add_bundle(commands)
+    _add_ensemble(commands)
     _add_models(commands)
     return parser
 
@@ -176,7 +177,12 @@ def _add_command(
 def _add_detector_options(
     parser: argparse.ArgumentParser, frames: int | None = DEFAULT_FRAMES
 ) -> None:
-    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        metavar="NAME|FILE",
+        help="installed weights or a file; several answer together, as an ensemble",
+    )
     text = "frames sampled from each video"
     if frames is None:  # so that it is known whether the option is given
         text += f" (default: {DEFAULT_FRAMES}); not for face sets"
@@ -402,9 +408,28 @@ def _add_bundle(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--name", default="dfdetect", help="of the data set")
 
 
+def _add_ensemble(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "ensemble", _ensemble, "Keep several checkpoints that answer together as one."
+    )
+    parser.add_argument(
+        "members", nargs="+", metavar="NAME|FILE", help="two or more installed weights or files"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    parser.add_argument(
+        "--shares",
+        nargs="+",
+        type=float,
+        metavar="NUMBER",
+        help="how much each one counts (default: all the same)",
+    )
+
+
 def _add_models(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "models", _models, "List installed weights and architectures.")
-    parser.add_argument("pattern", nargs="?", default="*", help="such as 'tf_efficientnet*'")
+    parser.add_argument(
+        "pattern", nargs="?", default="*", help="such as 'tf_efficientnet*', or a file"
+    )
 
 
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
@@ -549,20 +574,30 @@ def _bundle(**options: object) -> None:
     print("\n".join(bundle(**options)))
 
 
+def _ensemble(members: list[str], out: Path, shares: list[float] | None) -> None:
+    from dfdetect.checkpoints.io import make_ensemble
+    from dfdetect.checkpoints.weights import find_all_weights
+
+    spec = make_ensemble(find_all_weights(members), out, shares=shares)
+    print(f"{out}: {spec.describe()}")
+
+
 def _models(pattern: str) -> None:
     from dfdetect.checkpoints.io import read_spec
     from dfdetect.checkpoints.weights import DEFAULT_WEIGHTS, list_weights
     from dfdetect.models.registry import list_models, list_recipes
 
+    if Path(pattern).is_file():
+        print(f"{pattern}  ({read_spec(pattern).describe()})")
+        return
     weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, pattern)}
     architectures = list_models(pattern)
     if not weights and not architectures:
         raise ArgumentError(f"no weights and no architectures are called {pattern!r}")
     print("weights:")
     for name, path in weights.items():
-        spec = read_spec(path)
         mark = ", the default" if name == DEFAULT_WEIGHTS else ""
-        print(f"  {name}{mark}  ({spec.architecture}, {spec.input_size} px; {spec.licence})")
+        print(f"  {name}{mark}  ({read_spec(path).describe()})")
     print("architectures (* with a recipe of its own):")
     with_recipe = list_recipes()
     for name in architectures:

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -16,25 +16,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from dfdetect.checkpoints.io import load_checkpoint
-from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.checkpoints.weights import find_weights
+from dfdetect.checkpoints.io import Spec, load_ensemble
+from dfdetect.checkpoints.weights import Weights, find_all_weights
+from dfdetect.classifier import Classifier
 from dfdetect.defaults import DEFAULT_FRAMES
-from dfdetect.errors import ArgumentError, DfdetectError
-from dfdetect.faces.clips import make_clip, windows
+from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector, MTCNNDetector
+from dfdetect.faces.geometry import CropFormat
 from dfdetect.faces.tracking import FaceTrack, track_faces
-from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.results import OperatingPoints, Status, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
-from dfdetect.runtime.device import choose_device, half_type, has_fast_half, split_on_oom
+from dfdetect.runtime.device import choose_device, has_fast_half
 from dfdetect.runtime.executor import Executor, prefetch
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
-# Inputs in a batch; a CPU's caches hold few.
-GPU_BATCH, CPU_BATCH = 64, 8
 # Frames decoded while those before are looked at, if they do not take more memory than this.
 FRAMES_AHEAD = 8
 AHEAD_BYTES = 64 * 2**20
@@ -45,11 +42,14 @@ Item = TypeVar("Item")
 
 
 class Detector:
-    """Scores videos and face crops with one model.
+    """Scores videos and face crops with one model, or with the members of an ensemble.
+
+    Faces are found once for all members, and crops are cut once for all that take the same ones.
 
     Args:
         model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
-        spec: How to feed the model and how to read its logits.
+            That of an ensemble is an `nn.ModuleList` of its members.
+        spec: How to feed the model and how to read its logits: a `ModelSpec` or an `EnsembleSpec`.
         device: Where the model computes; with `cuda`, `predict_videos` uses all GPUs.
         frames: Number of frames sampled from a video.
         decoders: Read the videos; None for a pool of its own, which ends with the detector.
@@ -66,7 +66,7 @@ class Detector:
     def __init__(
         self,
         model: nn.Module,
-        spec: ModelSpec,
+        spec: Spec,
         device: torch.device,
         frames: int = DEFAULT_FRAMES,
         decoders: DecoderPool | None = None,
@@ -78,9 +78,10 @@ class Detector:
         self.device = device
         self.frames = frames
         self.decoders = DecoderPool() if decoders is None else decoders
-        self.half = has_fast_half(device)
-        model = fuse_batch_norms(model.eval(), spec.input_shape)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        models = model if isinstance(model, nn.ModuleList) else [model]
+        self.classifiers = [
+            Classifier(*pair, device) for pair in zip(models, spec.members, strict=True)
+        ]
         self._given = {
             "face_detector": face_detector,
             "fallback_face_detector": fallback_face_detector,
@@ -101,6 +102,12 @@ class Detector:
         """
         return self.spec.operating_points
 
+    @property
+    def model(self) -> nn.Module:
+        """The model, with fused batch norms; an `nn.ModuleList` if there are several."""
+        models = [classifier.model for classifier in self.classifiers]
+        return models[0] if len(models) == 1 else nn.ModuleList(models)
+
     def replica(self, device: torch.device, decoders: DecoderPool) -> "Detector":
         """Return this detector on another device, or the same one, with decoders of its own.
 
@@ -111,7 +118,9 @@ class Detector:
             return Detector(model, self.spec, device, self.frames, decoders, **self._given)
         twin = copy(self)
         twin.decoders = decoders
-        twin.half = has_fast_half(device)  # it may have come here from another machine
+        twin.classifiers = [copy(classifier) for classifier in self.classifiers]
+        for classifier in twin.classifiers:  # they may have come here from another machine
+            classifier.half = has_fast_half(device)
         return twin
 
     def predict(
@@ -163,7 +172,7 @@ class Detector:
                 check()
                 tracks, sampled = self._find_tracks(read, watch, check)
                 with watch.measure("classify"):
-                    logits = [self._frame_logits(track.crops, check) for track in tracks]
+                    logits = self._track_logits(tracks, check)
             found = self._video_result(path, name, tracks, logits)
             LOGGER.debug("%s: %s", path, found.status.sentence)
             return replace(found, frames_sampled=sampled, timings=dict(watch.seconds))
@@ -200,7 +209,8 @@ class Detector:
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
 
-        A model that looks at clips sees each crop as a clip of slightly moved copies.
+        A model that looks at clips sees each crop as a clip of slightly moved copies. All members
+        of an ensemble see the same crops, even if they were trained on differently cut ones.
 
         Args:
             crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
@@ -251,23 +261,33 @@ class Detector:
             >>> detector.frame_logits([[first, second], [third]])
             [array([0.7, 1.9]), array([-2.1])]
         """
-        counts: list[int] = []
+        return self._averaged(
+            classifier.frame_logits(
+                [_to_input(crop, number, classifier.spec.input_size) for crop in clip]
+                for number, clip in enumerate(clips)
+            )
+            for classifier in self.classifiers
+        )
 
-        def make_inputs() -> Iterator[torch.Tensor]:
-            for number, clip in enumerate(clips):
-                made = self._make_clips([self._to_input(crop, number) for crop in clip])
-                if not made:
-                    raise ArgumentError(f"clip {number}: no crops")
-                counts.append(len(made))
-                yield from made
+    def _track_logits(
+        self, tracks: Sequence[FaceTrack], check: Callable[[], None]
+    ) -> list[np.ndarray]:
+        """Calibrated logits of the frames of each track."""
+        return self._averaged(
+            classifier.frame_logits(
+                (track.crops[classifier.spec.crop_format] for track in tracks), check
+            )
+            for classifier in self.classifiers
+        )
 
-        logits = self._logits(make_inputs())
-        parts = np.split(logits, np.cumsum(counts))[: len(clips)]
-        return [self._by_frame(part, len(clip)) for part, clip in zip(parts, clips, strict=True)]
+    def _averaged(self, logits: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
+        """Average the members' logits of each face."""
+        by_face = zip(*logits, strict=True)
+        return [np.average(members, axis=0, weights=self.spec.shares) for members in by_face]
 
-    def _to_input(self, crop: np.ndarray, number: int) -> torch.Tensor:
-        _require_image(crop, f"crop {number}")
-        return resize_crop(to_tensor(crop), self.spec.input_size)
+    @property
+    def _crop_formats(self) -> list[CropFormat]:
+        return [member.crop_format for member in self.spec.members]
 
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
@@ -281,65 +301,11 @@ class Detector:
                 watch.measure("crop", apart_from=("wait", "detect")),
             ):
                 frames = _CheckedFrames(watch.iterate("wait", ahead), check)
-                tracks = track_faces(frames, detect, self.spec.crop, self.spec.input_size)
+                tracks = track_faces(frames, detect, self._crop_formats)
             sampled = frames.count
             if tracks:
                 return tracks, sampled
         return [], sampled
-
-    def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The model's inputs that cover a track's crops."""
-        length = self.spec.frames_per_clip
-        if self.spec.mirror:
-            crops = [*crops, *crops] if len(crops) == 1 else crops
-            return [crop.flip(-1) if number % 2 else crop for number, crop in enumerate(crops)]
-        if len(crops) == 1:
-            return [make_clip(crops, length)]
-        parts = windows(len(crops), length)
-        return [make_clip([crops[position] for position in part], length) for part in parts]
-
-    def _frame_logits(self, crops: Sequence[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Calibrated logits of a track's frames."""
-        return self._by_frame(self._logits(self._make_clips(crops), check), len(crops))
-
-    def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
-        """Logits of the inputs that cover a track -> those of its frames.
-
-        A frame that is in two inputs has the mean of both.
-        """
-        if frames == 1:
-            return logits.mean(keepdims=True)
-        total, times = np.zeros(frames), np.zeros(frames)
-        parts = windows(frames, self.spec.frames_per_clip)
-        for part, logit in zip(parts, logits, strict=True):
-            for position in set(part):
-                total[position] += logit
-                times[position] += 1
-        return total / times
-
-    @torch.inference_mode()
-    def _logits(
-        self, inputs: Iterable[torch.Tensor], check: Callable[[], None] = lambda: None
-    ) -> np.ndarray:
-        """Calibrated logits of the model's inputs, drawn batch by batch; float64 of shape (n,)."""
-        logits: list[float] = []
-        most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        batch = max(1, most // self.spec.frames_per_clip)
-        left = iter(inputs)
-        while part := list(islice(left, batch)):
-            check()
-            logits += split_on_oom(self._forward, part)
-        calibrated = self.spec.calibration.apply(np.array(logits))
-        if not np.isfinite(calibrated).all():
-            raise DfdetectError("the model gave a logit that is not a finite number")
-        return calibrated
-
-    def _forward(self, inputs: Sequence[torch.Tensor]) -> list[float]:
-        images = torch.stack(list(inputs))
-        if self.device.type == "cuda":
-            images = images.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, half_type(self.device), self.half):
-            return self.model(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _video_result(
         self, path: Path | None, name: str, tracks: list[FaceTrack], logits: list[np.ndarray]
@@ -368,13 +334,14 @@ class Detector:
 
 
 def load_detector(
-    weights: str | Path | None = None, device: str = "auto", frames: int = DEFAULT_FRAMES
+    weights: Weights = None, device: str = "auto", frames: int = DEFAULT_FRAMES
 ) -> Detector:
     """Load a detector; nothing is downloaded.
 
     Args:
         weights: Name of installed weights (`dfdetect.list_weights()`), a `.safetensors` file, or
-            None for the default detector.
+            None for the default detector; or several of these, which answer together: the mean of
+            their calibrated logits counts, and the aggregation is that of the first.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
 
@@ -391,7 +358,7 @@ def load_detector(
     if frames < 1:
         raise ArgumentError(f"frames must be at least 1, not {frames}")
     frames = int(frames)  # a numpy integer has no place in JSON
-    model, spec = load_checkpoint(find_weights(weights))
+    model, spec = load_ensemble(find_all_weights(weights))
     return Detector(model, spec, choose_device(device), frames)
 
 
@@ -420,6 +387,11 @@ def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]
     for number, frame in enumerate(frames):
         _require_image(frame.image, f"frame {number}")
     return frames
+
+
+def _to_input(crop: np.ndarray, number: int, size: int) -> torch.Tensor:
+    _require_image(crop, f"crop {number}")
+    return resize_crop(to_tensor(crop), size)
 
 
 def _require_image(image: np.ndarray, name: str) -> None:

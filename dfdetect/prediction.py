@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
-from dfdetect.checkpoints.weights import find_weights
+from dfdetect.checkpoints.weights import Weights, find_all_weights
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.files import require_writable
@@ -49,7 +49,7 @@ def predict(
     *,
     out: str | Path = "submission.csv",
     sample_submission: str | Path | None = None,
-    weights: str | Path | None = None,
+    weights: Weights = None,
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
     details: str | Path | None = None,
@@ -106,9 +106,9 @@ def predict(
     _require_outputs((out, details, report), (*videos.values(), sample_submission))
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     results = {name: _not_scored_yet(name, videos.get(name)) for name in names}
-    checkpoint = find_weights(weights)
+    checkpoints = find_all_weights(weights)
     journal = Journal(
-        out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoint), "frames": frames}
+        out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoints), "frames": frames}
     )
     kept = journal.read({name: videos[name] for name in names if name in videos})
     with _kept_if_successful(out, lambda: write_submission(out, names, results, prior)):
@@ -116,7 +116,7 @@ def predict(
         from dfdetect.detector import load_detector
         from dfdetect.runtime.executor import Executor
 
-        detector = load_detector(checkpoint, device if cluster is None else "cpu", frames)
+        detector = load_detector(checkpoints, device if cluster is None else "cpu", frames)
         executor = Executor(device, cluster)  # last: it is to be closed from here on
     make_worker = partial(_make_scorer, detector, cluster is None or report is not None)
     with executor:
@@ -149,7 +149,7 @@ def predict(
     if report is not None:
         from dfdetect.reporting.html import write_report
 
-        title = f"dfdetect with {checkpoint.stem}"
+        title = f"dfdetect with {', '.join(path.stem for path in checkpoints)}"
         write_report(report, results, videos, prior, title, budget, progress)
     if not any(result.status == Status.OUT_OF_TIME for result in results.values()):
         journal.close()
@@ -315,5 +315,8 @@ def _kept_if_successful(path: Path, write: Callable[[], None]) -> Iterator[None]
         raise
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

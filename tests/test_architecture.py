@@ -11,7 +11,7 @@ PACKAGE = Path(dfdetect.__file__).parent
 # Packages and modules in the order in which data flows; each may use itself and those before it.
 ORDER = (
     *("errors", "files", "defaults", "results"),
-    *("video", "runtime", "faces", "models", "scoring", "checkpoints", "detector"),
+    *("video", "runtime", "faces", "models", "scoring", "checkpoints", "classifier", "detector"),
     *("kaggle", "reporting", "prediction"),
     *("data", "evaluation.metrics", "training", "evaluation", "benchmark"),
     *("cli", "__main__"),

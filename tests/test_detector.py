@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+import dfdetect.detector as detector_module
 from dfdetect import Detector, Status, Verdict, VideoResult, create_model, load_detector
+from dfdetect.checkpoints.ensemble import join_specs
 from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.classifier import Classifier
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
-from dfdetect.faces.geometry import iou
+from dfdetect.faces.geometry import CropRule, iou
 from dfdetect.results import OperatingPoints
 from dfdetect.video.reader import Frame, read_frames
 
@@ -181,14 +184,14 @@ def test_predict_videos_uses_all_gpus(bright_detector, sample_data, three_gpus, 
 def test_predict_videos_retries_on_the_first_gpu(
     bright_detector, real_clip, three_gpus, monkeypatch
 ):
-    logits = Detector._logits
+    logits = Classifier._logits
 
     def fail(self, *arguments):
         if self.device != bright_detector.device:
             raise RuntimeError("CUDA error")
         return logits(self, *arguments)
 
-    monkeypatch.setattr(Detector, "_logits", fail)
+    monkeypatch.setattr(Classifier, "_logits", fail)
     statuses = [score.status for score in bright_detector.predict_videos([real_clip] * 4)]
     assert statuses == ["ok"] * 4
 
@@ -391,15 +394,90 @@ def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_f
 def test_predict_clips_draws_crops_batch_by_batch(one_face_detector, monkeypatch):
     """A million crops are not held at once, resized, beside those that were given."""
     made, seen = [], []
-    to_input, forward = Detector._to_input, Detector._forward
+    resize, forward = detector_module.resize_crop, Classifier._forward
     monkeypatch.setattr(
-        Detector, "_to_input", lambda *arguments: made.append(1) or to_input(*arguments)
+        detector_module, "resize_crop", lambda *rest: made.append(1) or resize(*rest)
     )
     monkeypatch.setattr(
-        Detector, "_forward", lambda *arguments: seen.append(len(made)) or forward(*arguments)
+        Classifier, "_forward", lambda *arguments: seen.append(len(made)) or forward(*arguments)
     )
     crops = [np.full((20, 20, 3), 255 * (number % 2), np.uint8) for number in range(100)]
     probabilities = one_face_detector.predict_faces(crops)
     assert seen[0] < 10
     assert (probabilities[1::2] > 0.9).all()
     assert (probabilities[::2] < 0.1).all()
+
+
+@pytest.fixture
+def two_members():
+    """A model of small crops and one of clips of large, wide ones, with their specifications."""
+    values = {"mean": (0.5, 0.5, 0.5), "std": (0.1, 0.1, 0.1)}
+    image = ModelSpec("test_efficientnet", 32, **values)
+    clip = ModelSpec("cnn_lstm", 48, **values, frames_per_clip=4, crop=CropRule(1.4, 0.0))
+    return (BrightIsFake(), image), (BrighterIsFake(), clip)
+
+
+def join(*members, shares=None):
+    models, specs = zip(*members, strict=True)
+    return Detector(
+        torch.nn.ModuleList(models), join_specs(specs, shares), torch.device("cpu"), frames=16
+    )
+
+
+def logit(probabilities):
+    probabilities = np.array(probabilities)
+    return np.log(probabilities / (1 - probabilities))
+
+
+def test_an_ensemble_averages_the_logits_of_members_that_see_different_crops(
+    two_members, real_clip
+):
+    alone = [
+        Detector(*member, torch.device("cpu"), frames=16).predict(real_clip)
+        for member in two_members
+    ]
+    together = join(*two_members, shares=[3, 1]).predict(real_clip)
+    (first, second), (both,) = [one.tracks[0] for one in alone], together.tracks
+    assert both.boxes == first.boxes
+    expected = 0.75 * logit(first.frame_probabilities) + 0.25 * logit(second.frame_probabilities)
+    assert logit(both.frame_probabilities) == pytest.approx(expected, abs=1e-3)
+    assert together.status == Status.OK
+    assert together.verdict is None
+
+
+def test_an_ensemble_finds_faces_once(two_members, real_clip):
+    looked_at = []
+
+    class Counting:
+        def detect(self, images, smallest=None):
+            looked_at.extend(images)
+            return [[(100, 100, 200, 200)] for _ in images]
+
+    counts = []
+    for members in (two_members[:1], two_members):
+        models, specs = zip(*members, strict=True)
+        model, spec = (models[0], specs[0]) if len(specs) == 1 else (models, join_specs(specs))
+        model = torch.nn.ModuleList(model) if isinstance(model, tuple) else model
+        device = torch.device("cpu")
+        Detector(model, spec, device, frames=16, face_detector=Counting()).predict(real_clip)
+        counts.append(len(looked_at))
+        looked_at.clear()
+    assert counts[0] == counts[1] > 0
+
+
+def test_an_ensemble_of_twins_answers_as_one_of_them(two_members, real_clip):
+    alone = Detector(*two_members[0], torch.device("cpu"), frames=16)
+    together = join(two_members[0], two_members[0])
+    assert together.predict(real_clip).probability == alone.predict(real_clip).probability
+    crops = [np.full((20, 20, 3), level, np.uint8) for level in (100, 130)]
+    assert together.predict_faces(crops) == pytest.approx(alone.predict_faces(crops))
+
+
+def test_load_detector_of_several_weights():
+    names = ["simple_cnn_2", "logistic_regression"]
+    crops = [np.full((64, 64, 3), level, np.uint8) for level in (0, 255)]
+    both, *alone = (load_detector(one, "cpu") for one in (names, *names))
+    mean = np.mean([logit(one.predict_faces(crops)) for one in alone], axis=0)
+    assert logit(both.predict_faces(crops)) == pytest.approx(mean)
+    with pytest.raises(ArgumentError, match="no weights: give at least one"):
+        load_detector([])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dfdetect.checkpoints.weights import Weights
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import ArgumentError, InputError
@@ -121,7 +122,7 @@ class BenchResult:
 def bench(
     paths: str | Path | Iterable[str | Path],
     *,
-    weights: str | Path | None = None,
+    weights: Weights = None,
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
     progress: bool = False,
@@ -196,7 +197,8 @@ class _Reference(Detector):
 
     def __init__(self, detector: Detector):
         super().__init__(detector.model, detector.spec, detector.device, detector.frames)
-        self.half = False
+        for classifier in self.classifiers:
+            classifier.half = False
         self.face_detectors: dict[int, MTCNNDetector] = {}
 
     def predict(self, source: Path) -> VideoResult:
@@ -217,7 +219,7 @@ class _Reference(Detector):
             face_detector.network.to(memory_format=torch.contiguous_format)  # as it is by itself
             self.face_detectors[side] = face_detector
         detect = self.face_detectors[side].detect
-        tracks = track_faces(frames, detect, self.spec.crop, self.spec.input_size, 1, 1)
+        tracks = track_faces(frames, detect, self._crop_formats, 1, 1)
         return tracks, len(frames)
 
 

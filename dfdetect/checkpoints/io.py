@@ -1,13 +1,14 @@
 """One .safetensors file holds the weights and all that is needed to use them.
 
-The tensors are the model's state dict (float16 on disk, float32 when loaded). The header's metadata
-has one entry, `dfdetect`: a JSON object with the fields of `ModelSpec`, `format`, `version` and
+The tensors are the model's state dict (float16 on disk, float32 when loaded); the names of those of
+an ensemble's members begin with `0.`, `1.` and so on. The header's metadata has one entry,
+`dfdetect`: a JSON object with the fields of `ModelSpec` or `EnsembleSpec`, `format`, `version` and
 `sha256`, a checksum of the other entries and of the tensors. Loading runs no code from the file,
 downloads nothing, and is strict: the header is checked before memory is allocated.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -17,23 +18,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from dfdetect.checkpoints.spec import CHECKSUM_KEY, ModelSpec
-from dfdetect.errors import InputError
-from dfdetect.files import atomic_path
+from dfdetect.checkpoints.ensemble import (
+    CHECKSUM_KEY,
+    MEMBER_COUNTS,
+    EnsembleSpec,
+    join_specs,
+    spec_from_json,
+)
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.errors import ArgumentError, InputError
+from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import create_model
 
 METADATA_KEY = "dfdetect"
 # A hundred times the size of the default detector's header.
 MOST_HEADER_BYTES = 4 * 2**20
 FLOAT_TYPES = ("F16", "BF16", "F32")
+Spec = ModelSpec | EnsembleSpec
 
 
 class CheckpointError(InputError):
     """A file cannot be used as a checkpoint; the message says why and how to fix it."""
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None:
+def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec) -> None:
     """Write `model` and `spec` to one file, with the weights in float16.
+
+    The model of an ensemble is an `nn.ModuleList` of its members.
 
     Raises:
         InputError: A weight is not finite in float16.
@@ -52,7 +63,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: ModelSpec) -> None
         save_file(state, temporary, metadata={METADATA_KEY: json.dumps(signed, sort_keys=True)})
 
 
-def read_spec(path: str | Path) -> ModelSpec:
+def read_spec(path: str | Path) -> Spec:
     """Read a checkpoint's header. The weights are not read, so the checksum is not verified.
 
     Raises:
@@ -64,8 +75,10 @@ def read_spec(path: str | Path) -> ModelSpec:
         return _parse(path, _metadata(path, file)[METADATA_KEY])
 
 
-def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     """Rebuild the model of a checkpoint, in float32 on the CPU and in evaluation mode.
+
+    That of an ensemble is an `nn.ModuleList` of its members.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -90,9 +103,70 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, ModelSpec]:
     checksum = said.pop(CHECKSUM_KEY, None)
     if checksum != _checksum(json.dumps(said, sort_keys=True), state):
         raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged; copy it again")
-    model = create_model(spec.architecture, **spec.arguments)
+    model = _build(spec)
     model.load_state_dict(state)
     return model.float().eval(), spec
+
+
+def load_ensemble(
+    paths: Sequence[str | Path], shares: Sequence[float] | None = None
+) -> tuple[nn.Module, Spec]:
+    """Load checkpoints that answer together; a single one by itself, as `load_checkpoint`.
+
+    Args:
+        paths: One or more checkpoints; the members of one that is an ensemble become members.
+        shares: As in `join_specs`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: A file is no usable checkpoint.
+        ArgumentError: There is not one share above 0 for each checkpoint.
+
+    Example:
+        >>> model, spec = load_ensemble([find_weights("cnn_lstm"), find_weights("xception")])
+        >>> [member.architecture for member in spec.members]
+        ['cnn_lstm', 'xception']
+    """
+    loaded = [load_checkpoint(path) for path in paths]
+    if len(loaded) == 1:
+        return loaded[0]
+    models: list[nn.Module] = []
+    for model, _ in loaded:
+        models += model if isinstance(model, nn.ModuleList) else [model]
+    return nn.ModuleList(models), join_specs([spec for _, spec in loaded], shares)
+
+
+def make_ensemble(
+    paths: Sequence[str | Path], out: str | Path, *, shares: Sequence[float] | None = None
+) -> EnsembleSpec:
+    """Keep checkpoints that answer together as one checkpoint.
+
+    It has the aggregation of the first one and no operating points.
+
+    Args:
+        paths: Two or more checkpoints, as in `load_ensemble`.
+        out: The file to write.
+        shares: As in `join_specs`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: A file is no usable checkpoint.
+        ArgumentError: There are fewer than two, `out` is one of them or cannot be written, or there
+            is not one share above 0 for each.
+
+    Example:
+        >>> make_ensemble(["a.safetensors", "b.safetensors"], "both.safetensors").shares
+        (0.5, 0.5)
+    """
+    if len(paths) < MEMBER_COUNTS[0]:
+        raise ArgumentError(f"{out}: an ensemble needs at least {MEMBER_COUNTS[0]} checkpoints")
+    if Path(out).resolve() in {Path(path).resolve() for path in paths}:
+        raise ArgumentError(f"{out}: is a member of the ensemble; write to another file")
+    require_writable(out)
+    model, spec = load_ensemble(paths, shares)
+    assert isinstance(spec, EnsembleSpec)  # there are two or more
+    save_checkpoint(out, model, spec)
+    return spec
 
 
 @contextmanager
@@ -127,18 +201,24 @@ def _metadata(path: Path, file: safe_open) -> dict[str, str]:
     return metadata
 
 
-def _parse(path: Path, text: str) -> ModelSpec:
+def _parse(path: Path, text: str) -> Spec:
     try:
-        return ModelSpec.from_json(text)
+        return spec_from_json(text)
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a usable checkpoint: {error}") from error
 
 
-def _require_tensors_of(path: Path, spec: ModelSpec, file: safe_open) -> None:
+def _build(spec: Spec) -> nn.Module:
+    """Build the model, or the members of the ensemble, with random weights."""
+    models = [create_model(member.architecture, **member.arguments) for member in spec.members]
+    return nn.ModuleList(models) if isinstance(spec, EnsembleSpec) else models[0]
+
+
+def _require_tensors_of(path: Path, spec: Spec, file: safe_open) -> None:
     """Compare the tensors in the header with those of the architecture, built without memory."""
     try:
         with torch.device("meta"):
-            model = create_model(spec.architecture, **spec.arguments)
+            model = _build(spec)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     expected = {
@@ -155,8 +235,9 @@ def _require_tensors_of(path: Path, spec: ModelSpec, file: safe_open) -> None:
     )
     if wrong:
         name = wrong[0]
+        architectures = " and ".join(member.architecture for member in spec.members)
         raise CheckpointError(
-            f"{path}: {len(wrong)} of {len(expected)} tensors do not fit {spec.architecture}; "
+            f"{path}: {len(wrong)} of {len(expected)} tensors do not fit {architectures}; "
             f"first {name!r}: expected {expected.get(name, 'none')}, found "
             f"{found.get(name, 'none')}. The file was written for another architecture."
         )

@@ -2,19 +2,19 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from dfdetect.errors import ArgumentError
-from dfdetect.faces.geometry import FARTHEST, CropRule
+from dfdetect.faces.geometry import FARTHEST, CropFormat, CropRule
 from dfdetect.models.registry import model_info
 from dfdetect.results import OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 
-CHECKSUM_KEY = "sha256"
 FORMAT = "dfdetect-checkpoint"
 VERSION = 2
 ARGUMENTS = ("drop_rate", "drop_path_rate")
@@ -72,6 +72,21 @@ class ModelSpec:
         time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
         return (1, *time, RGB, self.input_size, self.input_size)
 
+    @property
+    def crop_format(self) -> CropFormat:
+        """Which crops the model takes."""
+        return CropFormat(self.crop, self.input_size)
+
+    @property
+    def members(self) -> tuple["ModelSpec", ...]:
+        """The models that answer: this one alone. Of an `EnsembleSpec`, there are several."""
+        return (self,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How much the logits of each member count."""
+        return (1.0,)
+
     def __post_init__(self) -> None:
         """Refuse values that no model of this version can have."""
         if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:
@@ -115,6 +130,10 @@ class ModelSpec:
         if not (isinstance(self.licence, str) and self.licence.isprintable()):
             raise ArgumentError(f"licence must be a line of text, not {self.licence!r}")
 
+    def describe(self) -> str:
+        """Return architecture, size and terms in a line."""
+        return f"{self.architecture}, {self.input_size} px; {self.licence}"
+
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Turn uint8 RGB crops into the model's input.
 
@@ -137,22 +156,14 @@ class ModelSpec:
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "ModelSpec":
-        """Make the specification from the header's JSON object.
+    def from_fields(cls, fields: Mapping[str, Any]) -> "ModelSpec":
+        """Make the specification from the fields of the header's JSON object.
 
         Raises:
-            ArgumentError: It is not one, or of another format or version, or a value is impossible.
+            ArgumentError: A value is impossible.
             TypeError: A field is missing, unknown or of the wrong type.
         """
-        values = json.loads(text, parse_constant=_refuse_constant)
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
-            raise ArgumentError(f"its header does not say {FORMAT!r}")
-        if (version := values.pop("version", None)) != VERSION:
-            raise ArgumentError(
-                f"it has format version {version!r} and this dfdetect reads {VERSION}: "
-                "install the release of dfdetect that wrote it"
-            )
-        values.pop(CHECKSUM_KEY, None)  # it belongs to the file, not to the model
+        values = dict(fields)
         for name, kind in (
             ("crop", CropRule),
             ("calibration", Calibration),
@@ -170,7 +181,3 @@ class ModelSpec:
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
     """Give the fields of a part their current names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ArgumentError(f"its header has {name} for a number")

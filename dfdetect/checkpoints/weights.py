@@ -1,9 +1,14 @@
 """Find the checkpoints, and other folders, that come with the package."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from dfdetect.errors import ArgumentError
 
 DEFAULT_WEIGHTS = "tf_efficientnet_lite2"
 SUFFIX = ".safetensors"
+# One checkpoint, or several that answer together.
+Weights = str | Path | Sequence[str | Path] | None
 
 
 def list_weights() -> dict[str, Path]:
@@ -34,6 +39,24 @@ def find_weights(weights: str | Path | None = None) -> Path:
         f"no weights {name!r}: give a {SUFFIX} file or one of the installed names: "
         f"{', '.join(installed) or 'none'}; larger ones are in the folder weights/ of a clone"
     )
+
+
+def find_all_weights(weights: Weights = None) -> list[Path]:
+    """Return the paths of one checkpoint or several, each as in `find_weights`.
+
+    Raises:
+        ArgumentError: The sequence is empty.
+        FileNotFoundError: One is neither a file nor an installed name.
+
+    Example:
+        >>> [path.name for path in find_all_weights(["cnn_lstm", "xception"])]
+        ['cnn_lstm.safetensors', 'xception.safetensors']
+    """
+    if weights is None or isinstance(weights, str | Path):
+        return [find_weights(weights)]
+    if not weights:
+        raise ArgumentError("no weights: give at least one name or file, or None for the default")
+    return [find_weights(one) for one in weights]
 
 
 def package_folder(name: str) -> Path:

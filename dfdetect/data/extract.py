@@ -28,7 +28,7 @@ from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.faces.crops import encode_jpeg
 from dfdetect.faces.detection import MTCNNDetector
-from dfdetect.faces.geometry import FARTHEST, CropRule
+from dfdetect.faces.geometry import FARTHEST, CropFormat, CropRule
 from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
 from dfdetect.files import require_writable
 from dfdetect.results import Status
@@ -62,6 +62,11 @@ class CropSettings:
     size: int
     crop: CropRule
     blend: bool
+
+    @property
+    def crop_format(self) -> CropFormat:
+        """Rule and size of the crops."""
+        return CropFormat(self.crop, self.size)
 
     def __str__(self) -> str:
         return json.dumps(asdict(self))
@@ -223,9 +228,7 @@ class _Extractor:
         video.fail(Status.NO_FACE)
         for face_detector in self.face_detectors:
             frames = video.frames(num_frames=self.settings.frames)
-            video.tracks = track_faces(
-                frames, face_detector.detect, self.settings.crop, self.settings.size
-            )
+            video.tracks = track_faces(frames, face_detector.detect, [self.settings.crop_format])
             if video.tracks:
                 video.status, video.message = Status.OK, Status.OK.sentence
                 return
@@ -244,7 +247,7 @@ class _Extractor:
             if video.shape != original.shape:
                 return False
             video.tracks = crop_at_tracks(
-                chain([first], frames), original.tracks, self.settings.crop, self.settings.size
+                chain([first], frames), original.tracks, [self.settings.crop_format]
             )
         video.status, video.message = Status.OK, Status.OK.sentence
         return True
@@ -254,7 +257,7 @@ class _Extractor:
         video = tracked.video
         people = [pair for pair in enumerate(tracked.tracks) if pair[1].crops]
         for track, followed in people if tracked.status == Status.OK else ():
-            crops = torch.stack(followed.crops)
+            crops = torch.stack(followed.crops[self.settings.crop_format])
             done += map(EncodedCrop, self._rows(video, track, followed), map(_encode, crops))
             if self.settings.blend and video.label == "REAL":
                 rows = self._rows(video, track, followed, SELF_BLENDED)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dfdetect.checkpoints.weights import Weights
 from dfdetect.data.faceset import FaceSet
 from dfdetect.data.labels import ARCHIVE_SUFFIX, read_labels
 from dfdetect.defaults import DEFAULT_FRAMES
@@ -35,7 +36,7 @@ FEWEST_GROUPS = 10
 def evaluate(
     sources: str | Path | Sequence[str | Path],
     *,
-    weights: str | Path | Detector | None = None,
+    weights: Weights | Detector = None,
     frames: int | None = None,
     device: str = "auto",
     plots: str | Path | None = None,

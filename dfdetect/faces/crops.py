@@ -1,5 +1,6 @@
 """Boxes -> crops: squares that are cut from frames and resized, for models and for people."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from dfdetect.faces.geometry import interpolate_box
+from dfdetect.faces.geometry import CropFormat, CropRule, interpolate_box
 from dfdetect.results import Box, VideoResult
 from dfdetect.video.isolated import DecoderPool
 
@@ -30,11 +31,37 @@ def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -
     Returns:
         RGB uint8 tensor of shape (3, size, size).
     """
+    return resize_crop(_cut(image, square), size)
+
+
+def cut_crops(
+    image: np.ndarray, box: Box, formats: Iterable[CropFormat]
+) -> dict[CropFormat, torch.Tensor]:
+    """Cut the crops of one face that several models take; each square is cut once.
+
+    Args:
+        image: RGB uint8 of shape (height, width, 3).
+        box: The box of the face: x1, y1, x2, y2 in pixels.
+        formats: Which crops are wanted.
+
+    Returns:
+        For each format an RGB uint8 tensor of shape (3, size, size).
+    """
+    squares: dict[CropRule, torch.Tensor] = {}
+    crops = {}
+    for one in formats:
+        if one.rule not in squares:
+            squares[one.rule] = _cut(image, one.rule.square(box))
+        crops[one] = resize_crop(squares[one.rule], one.size)
+    return crops
+
+
+def _cut(image: np.ndarray, square: tuple[float, float, float]) -> torch.Tensor:
     left, top, side = square
     offsets = np.arange(max(1, round(side)))
     rows = np.clip(round(top) + offsets, 0, image.shape[0] - 1)
     columns = np.clip(round(left) + offsets, 0, image.shape[1] - 1)
-    return resize_crop(to_tensor(image[rows[:, None], columns]), size)
+    return to_tensor(image[rows[:, None], columns])
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,18 @@ class CropRule:
         side = self.scale * height
         centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2 + self.shift * height
         return centre_x - side / 2, centre_y - side / 2, side
+
+
+class CropFormat(NamedTuple):
+    """Which crops a model takes.
+
+    Attributes:
+        rule: Which square around a face is cut out.
+        size: Side in pixels that the square is resized to.
+    """
+
+    rule: CropRule
+    size: int
 
 
 def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -> Box | None:

@@ -13,8 +13,8 @@ from itertools import chain
 import numpy as np
 import torch
 
-from dfdetect.faces.crops import cut_crop
-from dfdetect.faces.geometry import CropRule, interpolate_box, iou
+from dfdetect.faces.crops import cut_crops
+from dfdetect.faces.geometry import CropFormat, interpolate_box, iou
 from dfdetect.results import Box
 from dfdetect.video.reader import Frame
 
@@ -47,7 +47,8 @@ class FaceTrack:
         times: Seconds of all sampled frames that show the face.
         numbers: The numbers of these frames in the video, from 0.
         boxes: Its box in each of them: x1, y1, x2, y2 in pixels of the full frame.
-        crops: Its crop in each of them: RGB uint8 tensors of shape (3, size, size).
+        crops: Its crops in all of them, for each format that was asked for: RGB uint8 tensors of
+            shape (3, size, size).
         missed: Detection frames in a row on which it was not found, up to the last one looked at.
     """
 
@@ -55,7 +56,7 @@ class FaceTrack:
     times: list[float] = field(default_factory=list)
     numbers: list[int] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
-    crops: list[torch.Tensor] = field(default_factory=list)
+    crops: dict[CropFormat, list[torch.Tensor]] = field(default_factory=dict)
     missed: int = 0
 
     def box_at(self, time: float) -> Box | None:
@@ -63,19 +64,19 @@ class FaceTrack:
         times, boxes = zip(*self.detections, strict=True)
         return interpolate_box(times, boxes, time)
 
-    def add_frame(self, frame: Frame, box: Box, rule: CropRule, size: int) -> None:
+    def add_frame(self, frame: Frame, box: Box, formats: Sequence[CropFormat]) -> None:
         """Add a frame that shows the face at a box."""
         self.times.append(frame.time)
         self.numbers.append(frame.number)
         self.boxes.append(box)
-        self.crops.append(cut_crop(frame.image, rule.square(box), size))
+        for one, crop in cut_crops(frame.image, box, formats).items():
+            self.crops.setdefault(one, []).append(crop)
 
 
 def track_faces(
     frames: Iterable[Frame],
     detect: Detect,
-    rule: CropRule,
-    size: int,
+    formats: Sequence[CropFormat],
     detection_stride: int = DETECTION_STRIDE,
     search_stride: int = SEARCH_STRIDE,
 ) -> list[FaceTrack]:
@@ -87,8 +88,7 @@ def track_faces(
     Args:
         frames: Frames in the order of time; a few are held in memory at once.
         detect: Detects faces on detection frames, as `FaceDetector.detect`.
-        rule: Where crops are cut.
-        size: Side of the crops in pixels.
+        formats: Which crops are cut.
         detection_stride: Frames from one detection frame to the next; twice as many where faces
             keep still.
         search_stride: Detection frames from one that is searched for faces of all sizes to the
@@ -109,23 +109,22 @@ def track_faces(
         missed = [track for track in tracks if 0 < track.missed <= MAX_MISSED]
         settled = min((track.detections[-1][0] for track in missed), default=run[-1].time)
         waiting += run
-        _add_frames([frame for frame in waiting if frame.time <= settled], tracks, rule, size)
+        _add_frames([frame for frame in waiting if frame.time <= settled], tracks, formats)
         waiting = [frame for frame in waiting if frame.time > settled]
-    _add_frames(waiting, tracks, rule, size)
+    _add_frames(waiting, tracks, formats)
     most = max((len(track.detections) for track in tracks), default=0)
     return [track for track in tracks if len(track.detections) >= min(most, 2)]
 
 
 def crop_at_tracks(
-    frames: Iterable[Frame], others: Sequence[FaceTrack], rule: CropRule, size: int
+    frames: Iterable[Frame], others: Sequence[FaceTrack], formats: Sequence[CropFormat]
 ) -> list[FaceTrack]:
     """Cut crops at the boxes of the tracks of another video of the same scene, as its original.
 
     Args:
         frames: Of the numbers that show these tracks.
         others: The tracks that were followed in the other video.
-        rule: Where crops are cut.
-        size: Side of the crops in pixels.
+        formats: Which crops are cut.
 
     Returns:
         As many tracks, in the same order; one of whom there are no frames has no crops.
@@ -135,7 +134,7 @@ def crop_at_tracks(
     for frame in frames:
         for track, known in zip(tracks, boxes, strict=True):
             if frame.number in known:
-                track.add_frame(frame, known[frame.number], rule, size)
+                track.add_frame(frame, known[frame.number], formats)
     return tracks
 
 
@@ -248,10 +247,12 @@ def _grown(box: Box) -> Box:
     return left - half_width, top - half_height, right + half_width, bottom + half_height
 
 
-def _add_frames(frames: list[Frame], tracks: list[FaceTrack], rule: CropRule, size: int) -> None:
+def _add_frames(
+    frames: list[Frame], tracks: list[FaceTrack], formats: Sequence[CropFormat]
+) -> None:
     """Add everyone's box and crop on the frames between the detection frames that show them."""
     for frame in frames:
         for track in tracks:
             box = track.box_at(frame.time)
             if box is not None:
-                track.add_frame(frame, box, rule, size)
+                track.add_frame(frame, box, formats)

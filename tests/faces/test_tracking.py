@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from dfdetect.faces.detection import MTCNNDetector
-from dfdetect.faces.geometry import CropRule, iou
+from dfdetect.faces.geometry import CropFormat, CropRule, iou
 from dfdetect.faces.tracking import track_faces
 from dfdetect.video.reader import Frame, read_frames
 
-RULE = CropRule()
+SMALL, LARGE = (CropFormat(CropRule(), size) for size in (16, 64))
 
 
 class ScriptedDetector:
@@ -36,7 +36,7 @@ def face_detector():
 
 def test_most_detection_frames_are_shrunk_as_far_as_the_known_faces_allow():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 70 - number)])
-    track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    track_faces(blank_frames(32), face_detector.detect, [SMALL])
     smallest = {number for number, known in face_detector.known.items() if known is None}
     assert smallest == {0, 12, 24}
     assert (face_detector.known[4], face_detector.known[31]) == (48, 36)
@@ -44,7 +44,7 @@ def test_most_detection_frames_are_shrunk_as_far_as_the_known_faces_allow():
 
 def test_everything_is_searched_while_nobody_is_known():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number > 15 else [])
-    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert all(face_detector.known[number] is None for number in range(0, 17, 2))
     assert (track.times[0], track.times[-1]) == (1.6, 3.1)
 
@@ -54,7 +54,7 @@ def test_still_faces_are_looked_for_on_fewer_frames(speed, looked_at):
     face_detector = ScriptedDetector(
         lambda number: [(10 + speed * number, 10, 60 + speed * number, 60)]
     )
-    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert sorted(face_detector.looked_at) == [*looked_at, 31]
     assert track.times == [number / 10 for number in range(32)]
 
@@ -62,7 +62,7 @@ def test_still_faces_are_looked_for_on_fewer_frames(speed, looked_at):
 def test_frames_between_are_looked_at_where_somebody_comes_or_goes():
     always, later = (10, 10, 60, 60), (200, 100, 260, 180)
     face_detector = ScriptedDetector(lambda number: [always, later] if number >= 14 else [always])
-    first, second = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    first, second = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert 14 in face_detector.looked_at
     assert 10 not in face_detector.looked_at
     assert (len(first.times), second.times[0]) == (32, 1.4)
@@ -70,7 +70,7 @@ def test_frames_between_are_looked_at_where_somebody_comes_or_goes():
 
 def test_boxes_between_detection_frames_are_interpolated():
     face_detector = ScriptedDetector(lambda number: [(10 + number, 20, 60 + number, 70)])
-    (track,) = track_faces(blank_frames(20), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(20), face_detector.detect, [SMALL])
     for time, box in zip(track.times, track.boxes, strict=True):
         assert box == pytest.approx((10 + 10 * time, 20, 60 + 10 * time, 70))
 
@@ -79,10 +79,10 @@ def test_two_people_are_two_tracks_even_when_they_move():
     face_detector = ScriptedDetector(
         lambda number: [(200 - number, 50, 260 - number, 120), (10 + number, 50, 70 + number, 120)]
     )
-    first, second = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    first, second = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert first.boxes[-1][0] == pytest.approx(169)
     assert second.boxes[-1][0] == pytest.approx(41)
-    assert len(first.crops) == len(second.crops) == 32
+    assert len(first.crops[SMALL]) == len(second.crops[SMALL]) == 32
 
 
 @pytest.mark.parametrize("missed", [4, 8, 12, 16, 20])
@@ -90,41 +90,41 @@ def test_someone_missed_on_four_detection_frames_stays_one_person(missed):
     face_detector = ScriptedDetector(
         lambda number: [] if number in range(missed, missed + 8) else [(10, 10, 60, 60)]
     )
-    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert track.times == [number / 10 for number in range(32)]
     assert set(range(missed, missed + 8, 2)) <= set(face_detector.looked_at)
 
 
 def test_someone_who_moves_by_a_whole_face_stays_one_person():
     face_detector = ScriptedDetector(lambda number: [(10 + 24 * number, 20, 60 + 24 * number, 80)])
-    (track,) = track_faces(blank_frames(10), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(10), face_detector.detect, [SMALL])
     assert track.boxes[5] == pytest.approx((130, 20, 180, 80))
 
 
 def test_someone_who_leaves_and_comes_late_is_shown_only_then():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if 8 <= number <= 16 else [])
-    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert (track.times[0], track.times[-1]) == (0.8, 1.6)
 
 
 def test_a_single_sighting_beside_others_is_a_false_alarm():
     always, once = (10, 10, 60, 60), (200, 100, 260, 180)
     face_detector = ScriptedDetector(lambda number: [always, once] if number == 12 else [always])
-    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert track.boxes[0] == pytest.approx(always)
 
 
 def test_a_face_in_one_frame_alone_counts():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number == 12 else [])
-    (track,) = track_faces(blank_frames(32), face_detector.detect, RULE, 16)
+    (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert track.times == [1.2]
-    assert len(track.crops) == 1
+    assert len(track.crops[SMALL]) == 1
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 17, 18])
 def test_any_number_of_frames(count):
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)])
-    tracks = track_faces(blank_frames(count), face_detector.detect, RULE, 16)
+    tracks = track_faces(blank_frames(count), face_detector.detect, [SMALL])
     assert [len(track.times) for track in tracks] == ([count] if count else [])
 
 
@@ -141,7 +141,7 @@ def test_few_frames_are_held_at_a_time(monkeypatch):
         assert len(drawn) - number <= 5
         return [(10, 10, 60, 60)]
 
-    (track,) = track_faces(frames(), ScriptedDetector(look).detect, RULE, 16)
+    (track,) = track_faces(frames(), ScriptedDetector(look).detect, [SMALL])
     assert len(track.times) == 40
 
 
@@ -153,7 +153,7 @@ def test_two_people_in_real_footage(face_detector, sample_data):
         Frame(one.time, np.hstack([one.image, other.image]))
         for one, other in zip(left, right, strict=True)
     ]
-    tracks = track_faces(frames, face_detector.detect, RULE, 64)
+    tracks = track_faces(frames, face_detector.detect, [LARGE])
     assert len(tracks) == 2
     centres = sorted((track.boxes[0][0] + track.boxes[0][2]) / 2 for track in tracks)
     assert centres[0] < 640 < centres[1]
@@ -162,7 +162,7 @@ def test_two_people_in_real_footage(face_detector, sample_data):
 
 def test_interpolated_boxes_cover_the_faces(face_detector, real_clip):
     frames = list(read_frames(real_clip, 32))
-    (track,) = track_faces(frames, face_detector.detect, RULE, 64)
+    (track,) = track_faces(frames, face_detector.detect, [LARGE])
     found = face_detector.detect([frame.image for frame in frames])
     overlaps = [iou(box, boxes[0]) for box, boxes in zip(track.boxes, found, strict=True) if boxes]
     assert len(overlaps) >= 28

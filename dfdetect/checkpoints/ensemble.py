@@ -1,0 +1,155 @@
+"""Ensembles: several models whose calibrated logits are averaged."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dfdetect.checkpoints import spec
+from dfdetect.checkpoints.spec import VERSION, ModelSpec
+from dfdetect.errors import ArgumentError
+from dfdetect.results import OperatingPoints
+from dfdetect.scoring.aggregation import Aggregation
+
+CHECKSUM_KEY = "sha256"
+FORMAT = "dfdetect-ensemble"
+MEMBER_COUNTS = range(2, 65)
+
+
+@dataclass(frozen=True)
+class EnsembleSpec:
+    """What a checkpoint says of several models that answer together.
+
+    Each member sees the crops that it was trained on. Its logits are calibrated by its own
+    calibration; then the logits of all members for one frame are averaged (Seferbekov 2020 and
+    others of the Deepfake Detection Challenge average probabilities: logits let the members that
+    are sure count for more). What happens then, from frames to the video, is not the members'
+    affair: the ensemble has one aggregation.
+
+    Args:
+        members: The models, in the order of their weights in the file.
+        shares: How much each member's logits count, above 0; they sum to 1.
+        aggregation: Combines the averaged logits of frames into the probability of a video.
+        operating_points: Thresholds of the verdicts, or None if they were not fitted: those of the
+            members do not hold for their mean.
+        scores: Measured figures, by the name of the data that they were measured on.
+    """
+
+    members: tuple[ModelSpec, ...]
+    shares: tuple[float, ...]
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    operating_points: OperatingPoints | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no ensemble can have."""
+        if len(self.members) not in MEMBER_COUNTS:
+            raise ArgumentError(
+                f"an ensemble needs {MEMBER_COUNTS[0]} to {MEMBER_COUNTS[-1]} members, "
+                f"not {len(self.members)}"
+            )
+        good = len(self.shares) == len(self.members) and all(0 < one <= 1 for one in self.shares)
+        if not good or not np.isclose(sum(self.shares), 1):
+            raise ArgumentError(
+                f"shares must be numbers above 0 that sum to 1, one for each of "
+                f"{len(self.members)} members, not {self.shares}"
+            )
+        if not isinstance(self.scores, dict):
+            raise ArgumentError("scores must be a JSON object")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What the members were trained on: `faces` has the names of all their face sets."""
+        faces = (name for member in self.members for name in member.training.get("faces", ()))
+        return {"faces": list(dict.fromkeys(faces))}
+
+    @property
+    def licence(self) -> str:
+        """The terms of all members."""
+        return "; ".join(dict.fromkeys(member.licence for member in self.members))
+
+    def describe(self) -> str:
+        """Return the members with their shares, and their terms, in a line."""
+        members = " + ".join(
+            f"{share:.2f} {member.architecture}, {member.input_size} px"
+            for share, member in zip(self.shares, self.members, strict=True)
+        )
+        return f"{members}; {self.licence}"
+
+    def to_json(self) -> str:
+        """Return the header's JSON object as text."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "EnsembleSpec":
+        """Make the specification from the fields of the header's JSON object.
+
+        Raises:
+            ArgumentError: A value is impossible.
+            TypeError: A field is missing, unknown or of the wrong type.
+        """
+        values = dict(fields)
+        values["members"] = tuple(ModelSpec.from_fields(member) for member in values["members"])
+        values["shares"] = tuple(float(share) for share in values["shares"])
+        values["aggregation"] = Aggregation(**values["aggregation"])
+        if values["operating_points"] is not None:
+            values["operating_points"] = OperatingPoints(**values["operating_points"])
+        return cls(**values)
+
+
+def join_specs(
+    specs: Sequence[ModelSpec | EnsembleSpec], shares: Sequence[float] | None = None
+) -> EnsembleSpec:
+    """Make the specification of an ensemble, with the aggregation of its first member.
+
+    Args:
+        specs: Those of the members, in their order; the members of an ensemble become members.
+        shares: How much each one counts, numbers above 0 of any sum; None if all count the same.
+
+    Raises:
+        ArgumentError: A share is not above 0, or there is not one for each member.
+    """
+    shares = [1.0] * len(specs) if shares is None else list(shares)
+    if len(shares) != len(specs) or not all(0 < share < np.inf for share in shares):
+        raise ArgumentError(
+            f"shares must be numbers above 0, one for each of {len(specs)} members, not {shares}"
+        )
+    members = [member for spec in specs for member in spec.members]
+    parts = [
+        share / sum(shares) * part
+        for share, spec in zip(shares, specs, strict=True)
+        for part in spec.shares
+    ]
+    return EnsembleSpec(tuple(members), tuple(parts), specs[0].aggregation)
+
+
+def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
+    """Make the specification of a model or an ensemble from the header's JSON object.
+
+    Raises:
+        ArgumentError: It is not one, or of another format or version, or a value is impossible.
+        TypeError: A field is missing, unknown or of the wrong type.
+    """
+    values = json.loads(text, parse_constant=_refuse_constant)
+    kind = KINDS.get(str(values.pop("format", None))) if isinstance(values, dict) else None
+    if kind is None:
+        raise ArgumentError(f"its header does not say {' or '.join(map(repr, KINDS))}")
+    if (version := values.pop("version", None)) != VERSION:
+        raise ArgumentError(
+            f"it has format version {version!r} and this dfdetect reads {VERSION}: "
+            "install the release of dfdetect that wrote it"
+        )
+    values.pop(CHECKSUM_KEY, None)  # it belongs to the file, not to the model
+    return kind.from_fields(values)
+
+
+KINDS: dict[str, type[ModelSpec] | type[EnsembleSpec]] = {
+    spec.FORMAT: ModelSpec,
+    FORMAT: EnsembleSpec,
+}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ArgumentError(f"its header has {name} for a number")

@@ -1,0 +1,117 @@
+"""Classifier: the crops of one face -> calibrated logits of its frames, by one model."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.errors import ArgumentError, DfdetectError
+from dfdetect.faces.clips import make_clip, windows
+from dfdetect.models.fuse import fuse_batch_norms
+from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
+
+# Inputs in a batch; a CPU's caches hold few.
+GPU_BATCH, CPU_BATCH = 64, 8
+
+
+class Classifier:
+    """Scores crops with one model; a detector has one, an ensemble one for each member.
+
+    Args:
+        model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
+        spec: How to feed the model and how to read its logits.
+        device: Where the model computes.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device):
+        self.spec = spec
+        self.device = device
+        self.half = has_fast_half(device)
+        model = fuse_batch_norms(model.eval(), spec.input_shape)
+        self.model = model.to(device, memory_format=torch.channels_last)
+
+    def frame_logits(
+        self,
+        clips: Iterable[Sequence[torch.Tensor]],
+        check: Callable[[], None] = lambda: None,
+    ) -> list[np.ndarray]:
+        """Score every crop of each sequence.
+
+        Args:
+            clips: Sequences of crops of one face each, in the order of time: RGB uint8 tensors of
+                shape (3, input_size, input_size). They are drawn as they are needed.
+            check: Called before each batch; may raise to give up.
+
+        Returns:
+            The calibrated logits of FAKE of each sequence, float64 of shape (crops,). A model that
+            looks at clips gives all crops of one clip the same logit.
+
+        Raises:
+            ArgumentError: A sequence is empty.
+        """
+        inputs: list[int] = []
+        frames: list[int] = []
+
+        def make_inputs() -> Iterator[torch.Tensor]:
+            for number, crops in enumerate(clips):
+                made = self._make_clips(crops)
+                if not made:
+                    raise ArgumentError(f"clip {number}: no crops")
+                inputs.append(len(made))
+                frames.append(len(crops))
+                yield from made
+
+        logits = self._logits(make_inputs(), check)
+        parts = np.split(logits, np.cumsum(inputs))[: len(inputs)]
+        return [self._by_frame(*pair) for pair in zip(parts, frames, strict=True)]
+
+    def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The model's inputs that cover a track's crops."""
+        length = self.spec.frames_per_clip
+        if self.spec.mirror:
+            crops = [*crops, *crops] if len(crops) == 1 else crops
+            return [crop.flip(-1) if number % 2 else crop for number, crop in enumerate(crops)]
+        if len(crops) == 1:
+            return [make_clip(crops, length)]
+        parts = windows(len(crops), length)
+        return [make_clip([crops[position] for position in part], length) for part in parts]
+
+    def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
+        """Logits of the inputs that cover a track -> those of its frames.
+
+        A frame that is in two inputs has the mean of both.
+        """
+        if frames == 1:
+            return logits.mean(keepdims=True)
+        total, times = np.zeros(frames), np.zeros(frames)
+        parts = windows(frames, self.spec.frames_per_clip)
+        for part, logit in zip(parts, logits, strict=True):
+            for position in set(part):
+                total[position] += logit
+                times[position] += 1
+        return total / times
+
+    @torch.inference_mode()
+    def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
+        """Calibrated logits of the model's inputs, drawn batch by batch; float64 of shape (n,)."""
+        logits: list[float] = []
+        most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        batch = max(1, most // self.spec.frames_per_clip)
+        left = iter(inputs)
+        while part := list(islice(left, batch)):
+            check()
+            logits += split_on_oom(self._forward, part)
+        calibrated = self.spec.calibration.apply(np.array(logits))
+        if not np.isfinite(calibrated).all():
+            raise DfdetectError("the model gave a logit that is not a finite number")
+        return calibrated
+
+    def _forward(self, inputs: Sequence[torch.Tensor]) -> list[float]:
+        images = torch.stack(list(inputs))
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, half_type(self.device), self.half):
+            return self.model(self.spec.normalise(images))[:, 0].float().tolist()
