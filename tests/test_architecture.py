@@ -67,6 +67,13 @@ def test_a_module_uses_only_what_stands_above_it(module):
     assert {other for other in own if place_of(other) > place_of(module)} == set()
 
 
+def test_gradio_is_imported_by_the_page_alone_and_only_when_it_is_built():
+    assert {module for module in MODULES if "gradio" in imports_of(module)[1]} == {"reporting.app"}
+    tree = ast.parse(MODULES["reporting.app"].read_text(encoding="utf-8"))
+    at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert "gradio" not in " ".join(map(ast.unparse, at_import))
+
+
 def test_models_know_only_errors_of_the_package():
     models = [module for module in MODULES if module.startswith("models.")]
     used = set().union(*(imports_of(module)[0] for module in models))

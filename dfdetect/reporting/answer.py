@@ -1,0 +1,159 @@
+"""A result -> a piece of HTML for the local page: the verdict first, then each person."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from dfdetect.faces.crops import Strip, encode_jpeg
+from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult
+from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
+
+JPEG_QUALITY = 80
+# Of a curve, in the units of the drawing.
+WIDTH, HEIGHT = 480, 110
+HEADLINES = {
+    Verdict.FAKE: "Fake: a face looks manipulated",
+    Verdict.UNCERTAIN: "Uncertain: too suspicious for real, not enough for fake",
+    Verdict.REAL: "Real: no face looks manipulated",
+}
+CAUTION = (
+    "A score is a hint for a person who looks, never proof. The detector judges faces only: not "
+    "voices, not scenes, and not whether a true video is shown in a false context."
+)
+
+
+def render_answer(result: VideoResult, strips: Sequence[Strip] = ()) -> str:
+    """Render what a detector says of a video.
+
+    Args:
+        result: One without a score is rendered as its reason.
+        strips: Pictures of each person's face, as `dfdetect.faces.crops.cut_faces` returns them;
+            empty while there are none.
+
+    Returns:
+        HTML with all pictures in it. The style sheet `app.css` gives it its looks.
+
+    Example:
+        >>> render_answer(detector.predict("a.mp4"))
+        '<article class="answer real">...
+    """
+    name = f'<p class="file">{escape(result.name)}</p>'
+    if result.probability is None:
+        text = f"<h2>No score</h2><p>{escape(result.message)}</p>"
+        return f'<article class="answer none">{name}{text}</article>'
+    warnings = "".join(f"<li>{escape(warning)}</li>" for warning in result.warnings)
+    people = "".join(
+        _person(number, track, strip)
+        for number, (track, strip) in enumerate(
+            zip(result.tracks, strips or [[]] * len(result.tracks), strict=True), start=1
+        )
+    )
+    return (
+        f'<article class="answer {result.verdict or "none"}">{name}'
+        f"<h2>{_headline(result)}</h2>{_scale(result.probability, result.operating_points)}"
+        f"<p>{_meaning(result)}</p>"
+        f"{f'<ul>{warnings}</ul>' if warnings else ''}"
+        f'<p class="note">{CAUTION}</p>{people}</article>'
+    )
+
+
+def _headline(result: VideoResult) -> str:
+    return "No verdict" if result.verdict is None else HEADLINES[result.verdict]
+
+
+def _meaning(result: VideoResult) -> str:
+    """What the verdict says, in words, with the thresholds."""
+    points = result.operating_points
+    if points is None or result.verdict is None:
+        return (
+            "The detector has no thresholds: it is not known how often a REAL video gets such a "
+            "probability."
+        )
+    rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
+    meaning = {
+        Verdict.FAKE: f"{rare} of the REAL videos exceeded {points.fake:.2f}",
+        Verdict.UNCERTAIN: (
+            f"{usual} of the REAL videos exceeded {points.uncertain:.2f}, and {rare} of them "
+            f"{points.fake:.2f}"
+        ),
+        Verdict.REAL: (
+            f"{100 - 100 * UNCERTAIN_RATE:g} % of the REAL videos stayed at or below "
+            f"{points.uncertain:.2f}, and so do fakes that the detector misses"
+        ),
+    }[result.verdict]
+    return (
+        f"What it means: when the detector was measured on footage that it was not trained on, "
+        f"{meaning}. On other footage, more REAL videos may score high."
+    )
+
+
+def _scale(probability: float, points: OperatingPoints | None) -> str:
+    """A line from 0 to 1 with the video's probability and the thresholds."""
+    marks = "" if points is None else "".join(map(_threshold, (points.uncertain, points.fake)))
+    place = f"{100 * probability:.1f}%"
+    return (
+        f'<p class="probability">P(FAKE) <strong>{probability:.2f}</strong></p>'
+        f'<div class="scale" aria-hidden="true"><span style="width: {place}"></span>{marks}</div>'
+    )
+
+
+def _threshold(value: float) -> str:
+    return f'<i style="left: {100 * value:.1f}%"></i>'
+
+
+def _person(number: int, track: TrackResult, strip: Strip) -> str:
+    pictures = "".join(_picture(time, image) for time, image in strip)
+    return (
+        f"<section><h3>Person {number}: {track.probability:.2f}</h3><p>{_when(track)}</p>"
+        f"{_curve(track)}{f'<div class=faces>{pictures}</div>' if pictures else ''}</section>"
+    )
+
+
+def _when(track: TrackResult) -> str:
+    moments = ", ".join(
+        f"{time:.1f} s ({probability:.2f})" for time, probability in track.most_suspicious()
+    )
+    return (
+        f"Seen from {track.times[0]:.1f} to {track.times[-1]:.1f} s. Most suspicious at {moments}."
+    )
+
+
+def _picture(time: float, image: np.ndarray) -> str:
+    text = base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode()
+    return (
+        f'<figure><img alt="Face at {time:.1f} s" src="data:image/jpeg;base64,{text}">'
+        f"<figcaption>{time:.1f} s</figcaption></figure>"
+    )
+
+
+def _curve(track: TrackResult) -> str:
+    """P(FAKE) over time; nothing for a person who is seen in one frame only."""
+    if len(track.times) < 2:
+        return ""
+    first, last = track.times[0], track.times[-1]
+    points = [
+        (WIDTH * (time - first) / max(last - first, 1e-9), HEIGHT * (1 - probability))
+        for time, probability in zip(track.times, track.frame_probabilities, strict=True)
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
+    labels = "".join(
+        f'<text x="-6" y="{HEIGHT * (1 - value):g}" text-anchor="end" '
+        f'dominant-baseline="middle">{value:g}</text>'
+        for value in (0, 0.5, 1)
+    )
+    ends = (
+        f'<text x="0" y="{HEIGHT + 16}">{first:.1f} s</text>'
+        f'<text x="{WIDTH}" y="{HEIGHT + 16}" text-anchor="end">{last:.1f} s</text>'
+    )
+    text = (
+        f"P(FAKE) from {first:.1f} to {last:.1f} s, between {min(track.frame_probabilities):.2f} "
+        f"and {max(track.frame_probabilities):.2f}"
+    )
+    return (
+        f'<svg viewBox="-30 -8 {WIDTH + 36} {HEIGHT + 28}" role="img" aria-label="{text}">'
+        f'<path class="axes" d="M0,0V{HEIGHT}H{WIDTH}M0,{HEIGHT / 2}H{WIDTH}"/>{labels}{ends}'
+        f'<polyline points="{line}"/>{dots}</svg>'
+    )

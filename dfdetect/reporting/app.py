@@ -1,0 +1,291 @@
+"""The local page: a video or an image is dropped, or a webcam clip recorded, and the verdict shown.
+
+Gradio is optional (`pip install 'dfdetect[app]'`), and no other module uses it. Nothing is fetched
+from the network, neither by this process nor by the browser, and every upload is deleted as soon as
+it has been checked.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from importlib.util import find_spec
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dfdetect.checkpoints.weights import Weights
+from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.detector import Detector, load_detector
+from dfdetect.errors import ArgumentError, DfdetectError
+from dfdetect.faces.crops import cut_faces
+from dfdetect.reporting.answer import render_answer
+from dfdetect.video.isolated import DecoderPool
+from dfdetect.video.reader import Frame
+
+if TYPE_CHECKING:
+    import gradio
+
+LARGEST_UPLOAD = "2 GB"
+# People who may wait for the one whose video is checked.
+QUEUE = 20
+# Seconds after which what is left of an interrupted upload is deleted, and how often that is done.
+LONGEST_KEPT, CLEANED_EVERY = 3600, 60
+# Beside the package in a clone; a wheel has none.
+SAMPLES = Path(__file__).parents[2] / "sample_data" / "train_sample_videos"
+SYSTEM_FONTS = ["system-ui", "sans-serif"]
+LOCAL_NAMES = ["127.0.0.1", "localhost"]
+# The browser itself refuses whatever would come from elsewhere.
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)
+INTRODUCTION = """
+<h1>Was a face in this video manipulated?</h1>
+<p>dfdetect looks for faces that were swapped with another face or re-enacted. The file is checked
+on the computer that runs this page, and deleted right afterwards.</p>
+"""
+WAITING = '<p class="waiting">Drop a video or an image, and the verdict appears here.</p>'
+# A screen reader says what appears in the place of the answer.
+ANNOUNCE = "element.setAttribute('aria-live', 'polite');"
+LOGGER = logging.getLogger(__name__)
+
+
+@contextmanager
+def serve_app(
+    *,
+    weights: Weights = None,
+    device: str = "auto",
+    frames: int = DEFAULT_FRAMES,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+) -> Iterator[str]:
+    """Serve the page while the context lasts.
+
+    Args:
+        weights: As in `load_detector`, and so `device` and `frames`.
+        device: See `weights`.
+        frames: See `weights`.
+        host: The address to listen at. With any but a loopback address, everybody who reaches this
+            machine over the network can use the page; a warning is logged.
+        port: The port to listen at; None for the first free one from 7860.
+
+    Yields:
+        The address of the page.
+
+    Raises:
+        DfdetectError: Gradio is not installed.
+        ArgumentError: The port is taken or the host is not an address of this machine, or as in
+            `load_detector`.
+        FileNotFoundError: There are no such weights.
+
+    Example:
+        >>> with serve_app() as url:
+        ...     input(f"{url}: press Enter to stop")
+    """
+    if find_spec("gradio") is None:
+        raise DfdetectError(
+            "the page needs Gradio: pip install 'dfdetect[app]', in a clone '.[app]'"
+        )
+    if not _is_loopback(host):
+        LOGGER.warning(
+            "%s: everybody who can reach this machine over the network can use the page; it has no "
+            "password and no encryption",
+            host,
+        )
+    detector = load_detector(weights, device, frames)
+    with tempfile.TemporaryDirectory(prefix="dfdetect-") as folder, _environment(folder):
+        page = build_page(detector, _find_samples())
+        try:
+            yield _launch(page, host, port)
+        finally:
+            page.close(verbose=False)
+
+
+def build_page(detector: Detector, samples: Mapping[Path, str]) -> "gradio.Blocks":
+    """Build the page, which `serve_app` serves.
+
+    Args:
+        detector: Checks what is dropped, one file at a time.
+        samples: Videos to offer as examples, and what the buttons for them say.
+    """
+    import gradio
+
+    def check_and_delete(
+        upload: str | None,
+        progress: Callable[..., None] = gradio.Progress(),  # noqa: B008 - Gradio asks for it
+    ) -> Iterator[tuple[str, None]]:
+        if upload is None:  # a recording that was discarded
+            return
+        try:
+            for html in _check(detector, Path(upload), progress):
+                yield html, None
+        finally:
+            _delete(Path(upload))
+
+    def make_check(sample: Path) -> Callable[..., Iterator[str]]:
+        def check(progress: Callable[..., None] = gradio.Progress()) -> Iterator[str]:  # noqa: B008
+            yield from _check(detector, sample, progress)
+
+        return check
+
+    with gradio.Blocks(
+        title="dfdetect", analytics_enabled=False, delete_cache=(CLEANED_EVERY, LONGEST_KEPT)
+    ) as page:
+        gradio.HTML(INTRODUCTION, elem_id="introduction")
+        with gradio.Row():
+            with gradio.Column(scale=2):
+                with gradio.Tab("File"):
+                    # Of any type: a file that is no video gets an answer, too, and is deleted.
+                    file = gradio.File(
+                        label=f"A video or an image, up to {LARGEST_UPLOAD}", height=160
+                    )
+                with gradio.Tab("Webcam"):
+                    # To mirror or mute a clip, Gradio would need the program ffmpeg.
+                    webcam = gradio.Video(
+                        label="A clip from your webcam",
+                        sources=["webcam"],
+                        include_audio=True,
+                        webcam_options=gradio.WebcamOptions(mirror=False),
+                    )
+                with gradio.Row():
+                    buttons = [
+                        gradio.Button(text, size="sm", min_width=150) for text in samples.values()
+                    ]
+            with gradio.Column(scale=3):
+                answer = gradio.HTML(WAITING, elem_id="answer", js_on_load=ANNOUNCE)
+        shared: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "check"}
+        file.upload(check_and_delete, file, [answer, file], show_progress_on=answer, **shared)
+        webcam.stop_recording(
+            check_and_delete, webcam, [answer, webcam], show_progress_on=answer, **shared
+        )
+        for button, sample in zip(buttons, samples, strict=True):
+            button.click(make_check(sample), None, answer, **shared)
+    return page.queue(max_size=QUEUE, default_concurrency_limit=1)
+
+
+def _find_samples() -> dict[Path, str]:
+    """The sample videos, each with its name and label."""
+    try:
+        text = (SAMPLES / "metadata.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    return {SAMPLES / name: f"{name} ({row['label']})" for name, row in json.loads(text).items()}
+
+
+def _check(detector: Detector, path: Path, progress: Callable[..., None]) -> Iterator[str]:
+    """Yield what is known of a file, each time as the whole answer."""
+    with _WatchedDecoders(progress) as decoders:
+        result = detector.replica(detector.device, decoders).predict(path)
+        yield render_answer(result)
+        if result.tracks:
+            progress(None, desc="Cutting out the faces")
+            yield render_answer(result, cut_faces(path, result, decoders))
+
+
+class _WatchedDecoders(DecoderPool):
+    """Shows how far it has come in reading a video.
+
+    Args:
+        progress: Called with (frames read, frames wanted) and `desc`, a text.
+    """
+
+    def __init__(self, progress: Callable[..., None]):
+        super().__init__()
+        self.progress = progress
+
+    def read_frames(
+        self, path: str | Path, num_frames: int = DEFAULT_FRAMES, **options: Any
+    ) -> Iterator[Frame]:
+        for number, frame in enumerate(super().read_frames(path, num_frames, **options), start=1):
+            self.progress((number, num_frames), desc="Looking at frames")
+            yield frame
+
+
+def _delete(upload: Path) -> None:
+    """Delete a file and the folder that Gradio made for it."""
+    upload.unlink(missing_ok=True)
+    with suppress(OSError):  # the same file may have come under another name
+        upload.parent.rmdir()
+
+
+def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
+    """Serve the page in a thread and return its address."""
+    from gradio.themes import Default
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    middleware = [Middleware(_add_policy)]
+    if host in LOCAL_NAMES:  # no other site may reach the page by a name that leads here
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES))
+    try:
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=LARGEST_UPLOAD.replace(" ", "").lower(),
+            theme=Default(primary_hue="blue", font=SYSTEM_FONTS, font_mono=["monospace"]),
+            css_paths=[str(files("dfdetect.reporting").joinpath("app.css"))],
+            app_kwargs={"middleware": middleware},
+            footer_links=[],
+            inline=False,
+            mcp_server=False,
+            prevent_thread_lock=True,
+            pwa=False,
+            quiet=True,
+            run_history=False,
+            share=False,
+            ssr_mode=False,
+        )
+    except OSError as error:
+        place = f"{host}, ports from 7860" if port is None else f"{host}:{port}"
+        raise ArgumentError(f"{place}: cannot listen there; give another host or port") from error
+    return url
+
+
+def _add_policy(app: Callable) -> Callable:
+    """Middleware (ASGI) that sends `POLICY` with every answer."""
+
+    async def call(scope: dict, receive: Callable, send: Callable) -> None:
+        async def send_with_policy(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                header = (b"content-security-policy", POLICY.encode())
+                message["headers"] = [*message.get("headers", []), header]
+            await send(message)
+
+        await app(scope, receive, send_with_policy)
+
+    return call
+
+
+@contextmanager
+def _environment(folder: str) -> Iterator[None]:
+    """Keep what Gradio stores in a folder, and let it neither report its use nor ask a proxy."""
+    known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
+    no_proxy = ",".join(filter(None, known))
+    wanted = {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": folder,
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,79 @@
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import pytest
+
+from dfdetect.cli import main
+from dfdetect.errors import ArgumentError
+from dfdetect.reporting.app import serve_app
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OFFLINE = ("unshare", "--map-root-user", "--net")
+needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio")
+
+
+def can_go_offline():
+    try:
+        return subprocess.run([*OFFLINE, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def test_app_without_gradio_says_how_to_install_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["app"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'dfdetect[app]'" in line
+
+
+@needs_gradio
+@pytest.mark.slow
+def test_serve_app_names_a_port_that_is_taken():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ArgumentError, match=f"127.0.0.1:{port}"), serve_app(port=port):
+            pass
+
+
+@needs_gradio
+@pytest.mark.skipif(find_spec("playwright") is None, reason="needs playwright")
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.parametrize("offline", [False, True])
+def test_in_a_browser_the_page_answers_and_keeps_nothing(offline, sample_data, tmp_path):
+    if offline and not can_go_offline():
+        pytest.skip("needs the right to make a network of its own")
+    good = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    command = [sys.executable, str(Path(__file__).with_name("drive_app.py"))]
+    command += [str(tmp_path), str(good), str(broken)]
+    if offline:
+        command = [*OFFLINE, *command, "--offline"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=400, check=True)
+    seen = json.loads(run.stdout)
+    first, reason, second = seen["answers"]
+    assert "P(FAKE)" in first
+    assert "not a readable video" in reason
+    assert "P(FAKE)" in second
+    assert {
+        url.split("/")[2] for url in seen["requests"] if not url.startswith(("data", "blob"))
+    } == {seen["url"].split("/")[2]}
+    assert "ASKED FOR" not in seen["stderr"]
+    assert "Traceback" not in seen["stderr"]
+    assert seen["faults"] == []
+    assert seen["files_left"] == []
+    assert seen["folders_left"] == []
+    assert seen["status"] == 130
+    for width in (1200, 400):
+        assert seen[f"scroll_{width}"] <= width
+        assert cv2.imread(str(tmp_path / f"{width}.png")).std() > 20
