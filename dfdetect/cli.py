@@ -150,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_extract(commands)
     _add_reconstruct(commands)
     _add_train(commands)
+    _add_convert(commands)
     _add_compare(commands)
     _add_compare_aggregation(commands)
     _add_bench(commands)
@@ -338,6 +339,23 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
             parser.add_argument(flag, type=kind, help=text)
 
 
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "convert", _convert, "Turn a published checkpoint into one that dfdetect reads."
+    )
+    parser.add_argument(
+        "path", type=Path, metavar="FILE", help="as its authors published it: .pth, .h5 and so on"
+    )
+    parser.add_argument(
+        "--from",
+        dest="format",
+        default="auto",
+        metavar="FORMAT",
+        help="whose format it is (docs/checkpoints.md lists them), or auto to recognise it",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+
+
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
         commands, "compare", _compare, "Train all detectors of the study and measure them."
@@ -511,6 +529,16 @@ def _reconstruct(faces: list[Path], out: Path, **options: object) -> None:
     given = {name: value for name, value in options.items() if value is not None}
     table = reconstruct(faces, out, progress=True, **given)
     print(f"{out}: {len(table)} reconstructions; samples in {out.with_suffix('.autoencoders')}")
+
+
+def _convert(out: Path, **options: object) -> None:
+    from dfdetect.checkpoints.converters.convert import convert
+
+    spec = convert(out=out, **options)
+    print(
+        f"{out}: {spec.architecture}, {spec.input_size} px, of the format "
+        f"{spec.training['converted_from']}"
+    )
 
 
 def _compare(**options: object) -> None:

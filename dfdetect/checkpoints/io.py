@@ -1,10 +1,10 @@
 """One .safetensors file holds the weights and all that is needed to use them.
 
-The tensors are the model's state dict (float16 on disk, float32 when loaded); the names of those of
-an ensemble's members begin with `0.`, `1.` and so on. The header's metadata has one entry,
-`dfdetect`: a JSON object with the fields of `ModelSpec` or `EnsembleSpec`, `format`, `version` and
-`sha256`, a checksum of the other entries and of the tensors. Loading runs no code from the file,
-downloads nothing, and is strict: the header is checked before memory is allocated.
+The tensors are the model's state dict (float16 or float32 on disk, float32 when loaded); the names
+of those of an ensemble's members begin with `0.`, `1.` and so on. The header's metadata has one
+entry, `dfdetect`: a JSON object with the fields of `ModelSpec` or `EnsembleSpec`, `format`,
+`version` and `sha256`, a checksum of the other entries and of the tensors. Loading runs no code
+from the file, downloads nothing, and is strict: the header is checked before memory is allocated.
 """
 
 import json
@@ -41,21 +41,25 @@ class CheckpointError(InputError):
     """A file cannot be used as a checkpoint; the message says why and how to fix it."""
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec) -> None:
-    """Write `model` and `spec` to one file, with the weights in float16.
+def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: bool = True) -> None:
+    """Write `model` and `spec` to one file.
 
-    The model of an ensemble is an `nn.ModuleList` of its members.
+    Args:
+        path: The `.safetensors` file.
+        model: The network, or an `nn.ModuleList` of the members of an ensemble.
+        spec: All that is needed to use it.
+        half: Whether the weights are kept in float16, which takes half the room, or as they are.
 
     Raises:
-        InputError: A weight is not finite in float16.
+        InputError: A weight is not finite in the precision of the file.
     """
     state = {}
     for name, tensor in model.state_dict().items():
         stored = tensor.detach().cpu().contiguous()
-        if stored.is_floating_point():
+        if stored.is_floating_point() and half:
             stored = stored.half()
-            if not stored.isfinite().all():
-                raise InputError(f"{path}: weights of {name} are not finite in float16")
+        if not stored.isfinite().all():
+            raise InputError(f"{path}: weights of {name} are not finite in {_name(stored.dtype)}")
         state[name] = stored
     with atomic_path(path) as temporary:
         text = spec.to_json()
@@ -241,6 +245,10 @@ def _require_tensors_of(path: Path, spec: Spec, file: safe_open) -> None:
             f"first {name!r}: expected {expected.get(name, 'none')}, found "
             f"{found.get(name, 'none')}. The file was written for another architecture."
         )
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:

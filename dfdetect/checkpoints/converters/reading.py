@@ -1,0 +1,125 @@
+"""Read the tensors of a published file without running code from it."""
+
+import _codecs
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from dfdetect.checkpoints.io import CheckpointError
+from dfdetect.errors import DfdetectError
+
+SAFETENSORS_SUFFIX = ".safetensors"
+KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+# Where training scripts keep the state dict, beside the epoch, the optimiser and so on.
+WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
+# What `DataParallel` puts before every name.
+PARALLEL = "module."
+# Scores are often saved as numbers of numpy. These make such numbers, and nothing else.
+NUMBERS: list[Any] = [
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    _codecs.encode,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+]
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a file, by their names and without what the training script put around.
+
+    Args:
+        path: A file of `torch.save` (any suffix), a `.safetensors` file, or a Keras file (`.h5`),
+            which needs the package h5py.
+
+    Returns:
+        The tensors, on the CPU, in the precision of the file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It holds no tensors, or would have to be run to be read.
+        DfdetectError: h5py is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.suffix in KERAS_SUFFIXES:
+        return _read_keras(path)
+    if path.suffix == SAFETENSORS_SUFFIX:
+        return _read_safetensors(path)
+    return _without_wrapper(path, _read_torch(path))
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: truncated or damaged ({error}); copy it again") from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        if "Unsupported" not in str(error):
+            raise CheckpointError(f"{path}: not a file of torch ({_first_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: it holds Python objects, such as a whole network, and loading those would "
+            "run code from the file. Open it where you trust it, with the original code, and save "
+            "the weights alone: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: truncated, damaged or no file of torch ({_first_line(error)})"
+        ) from error
+
+
+def _without_wrapper(path: Path, content: Any) -> dict[str, torch.Tensor]:
+    """Find the state dict among what a training script saved, and strip what names share."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not any(map(torch.is_tensor, content.values())):
+        raise CheckpointError(f"{path}: it holds no state dict of tensors")
+    tensors = {
+        str(name): tensor.detach() for name, tensor in content.items() if torch.is_tensor(tensor)
+    }
+    if all(name.startswith(PARALLEL) for name in tensors):
+        tensors = {name.removeprefix(PARALLEL): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _read_keras(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise DfdetectError(
+            f"{path}: reading Keras files needs h5py: pip install 'dfdetect[keras]'"
+        ) from error
+    tensors: dict[str, torch.Tensor] = {}
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            tensors[name] = torch.from_numpy(np.array(item[()]))
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(note)
+    except (OSError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not a Keras file of weights, or damaged ({_first_line(error)})"
+        ) from error
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

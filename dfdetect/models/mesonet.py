@@ -1,0 +1,157 @@
+"""Meso4 and MesoInception4 (Afchar et al., WIFS 2018).
+
+The paper is "MesoNet: a Compact Facial Video Forgery Detection Network". A few convolutions, each
+followed by a ReLU, batch normalisation and max pooling, and two linear layers. Sides are those of
+the paper's input of 256 pixels.
+
+| layer | Meso4 | MesoInception4 | side after pooling |
+| --- | --- | --- | --- |
+| 1 | conv 3 x 3, 8 channels | inception, 11 channels | 128 |
+| 2 | conv 5 x 5, 8 channels | inception, 12 channels | 64 |
+| 3 | conv 5 x 5, 16 channels | the same | 32 |
+| 4 | conv 5 x 5, 16 channels | the same | 8 |
+| | dropout, linear to 16, leaky ReLU, dropout, linear to 1 | the same | |
+
+An inception layer puts four branches side by side: a convolution 1 x 1; and three times a
+convolution 1 x 1 followed by one of 3 x 3 with dilation 1, 2 or 3.
+
+27,977 and 28,615 weights.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from dfdetect.models.registry import register_model
+
+SIDE_AFTER_LAYERS = 8
+HIDDEN = 16
+# Of Keras, in which the authors trained.
+EPSILON = 1e-3
+INCEPTION_1 = (1, 4, 4, 2)
+INCEPTION_2 = (2, 4, 4, 2)
+RECIPE = {"input_size": 256, "epochs": 12, "learning_rate": 1e-3, "drop_rate": 0.5}
+
+
+class _MesoNet(nn.Module):
+    """The part that both networks share: all but their first two layers."""
+
+    def __init__(self, layers: Sequence[nn.Module], channels: int, drop_rate: float):
+        super().__init__()
+        self.layers = nn.Sequential(
+            *layers,
+            *_conv(channels, 16, 5),
+            *_end_of_layer(16, 2),
+            *_conv(16, 16, 5),
+            *_end_of_layer(16, 4),
+            # The side is 8 at 256 pixels already; other sizes of input are brought to it.
+            nn.AdaptiveAvgPool2d(SIDE_AFTER_LAYERS),
+            nn.Flatten(),
+        )
+        self.hidden = nn.Sequential(
+            nn.Dropout(drop_rate),
+            nn.Linear(16 * SIDE_AFTER_LAYERS**2, HIDDEN),
+            nn.LeakyReLU(0.1),
+            nn.Dropout(drop_rate),
+        )
+        self.head = nn.Linear(HIDDEN, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of images (batch, 3, size, size), size 32 or more."""
+        return self.head(self.hidden(self.layers(images)))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer; timm's models have a method of this name too."""
+        return self.head
+
+
+@register_model("meso4", recipe=RECIPE)
+class Meso4(_MesoNet):
+    """The network of four convolutions.
+
+    Args:
+        drop_rate: Dropout before both linear layers, 0 to 1; the paper used 0.5.
+
+    Example:
+        >>> Meso4()(torch.zeros(2, 3, 256, 256)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0):
+        layers = [*_conv(3, 8, 3), *_end_of_layer(8, 2), *_conv(8, 8, 5), *_end_of_layer(8, 2)]
+        super().__init__(layers, 8, drop_rate)
+
+
+@register_model("meso_inception4", recipe=RECIPE)
+class MesoInception4(_MesoNet):
+    """The network whose first two layers are inception layers.
+
+    Args:
+        drop_rate: Dropout before both linear layers, 0 to 1; the paper used 0.5.
+
+    Example:
+        >>> MesoInception4()(torch.zeros(2, 3, 256, 256)).shape
+        torch.Size([2, 1])
+    """
+
+    rectified = True
+
+    def __init__(self, drop_rate: float = 0.0):
+        first, second = sum(INCEPTION_1), sum(INCEPTION_2)
+        layers = [
+            _Inception(3, INCEPTION_1, self.rectified),
+            *_end_of_layer(first, 2),
+            _Inception(first, INCEPTION_2, self.rectified),
+            *_end_of_layer(second, 2),
+        ]
+        super().__init__(layers, second, drop_rate)
+
+
+@register_model("meso_inception4_linear", recipe=RECIPE)
+class MesoInception4Linear(MesoInception4):
+    """MesoInception4 without the ReLUs of its inception layers, as DeepfakeBench has it.
+
+    Example:
+        >>> MesoInception4Linear()(torch.zeros(2, 3, 256, 256)).shape
+        torch.Size([2, 1])
+    """
+
+    rectified = False
+
+
+class _Inception(nn.Module):
+    """Four branches side by side.
+
+    Args:
+        before: Number of channels of the input.
+        widths: Number of channels that each branch gives.
+        rectified: Whether a ReLU follows each convolution.
+    """
+
+    def __init__(self, before: int, widths: Sequence[int], rectified: bool):
+        super().__init__()
+        first, *others = widths
+        branches = [nn.Sequential(*_conv(before, first, 1, rectified=rectified))]
+        for dilation, width in enumerate(others, start=1):
+            narrow = _conv(before, width, 1, rectified=rectified)
+            wide = _conv(width, width, 3, dilation, rectified=rectified)
+            branches.append(nn.Sequential(*narrow, *wide))
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (batch, channels, side, side) to features of the same layout."""
+        return torch.cat([branch(features) for branch in self.branches], dim=1)
+
+
+def _conv(
+    before: int, after: int, side: int, dilation: int = 1, rectified: bool = True
+) -> list[nn.Module]:
+    """Build a convolution that keeps the side, and its ReLU."""
+    padding = dilation * (side // 2)
+    convolution = nn.Conv2d(before, after, side, padding=padding, dilation=dilation)
+    return [convolution, nn.ReLU()] if rectified else [convolution]
+
+
+def _end_of_layer(channels: int, pooling: int) -> list[nn.Module]:
+    return [nn.BatchNorm2d(channels, eps=EPSILON), nn.MaxPool2d(pooling)]

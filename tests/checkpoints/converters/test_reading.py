@@ -1,0 +1,64 @@
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dfdetect import CheckpointError
+from dfdetect.checkpoints.converters.reading import read_tensors
+
+STATE = {"fc.weight": torch.ones(1, 2), "fc.bias": torch.zeros(1)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        OrderedDict(STATE),
+        {"epoch": 3, "state_dict": STATE, "bce_best": 0.2},
+        {"epoch": 3, "state_dict": STATE, "bce_best": np.float64(0.2)},
+        {"model": STATE, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        {"net": {f"module.{name}": tensor for name, tensor in STATE.items()}},
+    ],
+)
+def test_read_tensors_unwraps_what_training_scripts_save(tmp_path, content):
+    path = tmp_path / "published"
+    torch.save(content, path)
+    read = read_tensors(path)
+    assert read.keys() == STATE.keys()
+    assert torch.equal(read["fc.weight"], STATE["fc.weight"])
+
+
+def test_read_tensors_of_safetensors(tmp_path):
+    save_file(STATE, tmp_path / "a.safetensors")
+    assert read_tensors(tmp_path / "a.safetensors").keys() == STATE.keys()
+
+
+def test_read_tensors_refuses_a_whole_network_and_says_the_way_out(tmp_path):
+    path = tmp_path / "whole.p"
+    torch.save(nn.Linear(2, 1), path)
+    with pytest.raises(CheckpointError, match=r"whole\.p.*run code.*state_dict\(\), NEW"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no file of torch", b"PK\3\4 truncated"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".h5"])
+def test_read_tensors_refuses_damaged_files(tmp_path, content, suffix):
+    pytest.importorskip("h5py")
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_tensors(path)
+
+
+def test_read_tensors_refuses_a_file_without_tensors(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match="no state dict"):
+        read_tensors(tmp_path / "a.pth")
+
+
+def test_read_tensors_of_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_tensors(tmp_path / "a.pth")
