@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfdetect.errors import ArgumentError
+from dfdetect.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +57,8 @@ class Status(str, Enum):
     OUT_OF_TIME = "out_of_time", "no time was left for it"
     NOT_SCORED = "not_scored", "interrupted before it was scored"
 
-    def __new__(cls, value: str, sentence: str) -> "Status":
+    # A member is defined by both, and looked up by its value alone.
+    def __new__(cls, value: str, sentence: str = "") -> "Status":
         """Make a member that is equal to its value."""
         member = str.__new__(cls, value)
         member._value_ = value
@@ -167,13 +168,13 @@ class HeatMap:
         """Make the heat map again from what `to_dict` returned.
 
         Raises:
-            ValueError: The crop is no base64 of an image.
+            InputError: The crop is no base64 of an image.
         """
         import cv2
 
         crop = cv2.imdecode(np.frombuffer(b64decode(fields["crop"]), np.uint8), cv2.IMREAD_COLOR)
         if crop is None:
-            raise ValueError("the crop of a heat map is no image")
+            raise InputError("the crop of a heat map is no image")
         values = np.array(fields["values"], np.float32)
         return cls(fields["time"], cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), values)
 
@@ -338,7 +339,7 @@ class VideoResult:
                 "path": None if path is None else Path(path),
                 "verdict": None if verdict is None else Verdict(verdict),
                 "operating_points": None if points is None else OperatingPoints(**points),
-                "status": Status(fields["status"]),  # type: ignore[call-arg]
+                "status": Status(fields["status"]),
                 "tracks": [TrackResult.from_dict(track) for track in fields["tracks"]],
                 "warnings": tuple(fields["warnings"]),
             }
