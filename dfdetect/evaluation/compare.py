@@ -15,11 +15,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dfdetect.checkpoints.io import read_spec
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import SUFFIX, find_weights
 from dfdetect.data.faceset import FaceSet, require_disjoint_actors
 from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import InputError
 from dfdetect.evaluation.evaluate import evaluate
+from dfdetect.evaluation.metrics import reweighted_metrics
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.training.config import recipe
@@ -131,8 +133,8 @@ def compared_architectures() -> list[str]:
 
     That of the default detector is left out: it is measured as it is installed.
     """
-    default = read_spec(find_weights()).architecture
-    others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, default})
+    default = [member.architecture for member in read_spec(find_weights()).members]
+    others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, *default})
     return [*STUDY_ACCURACY, *others]
 
 
@@ -203,15 +205,15 @@ def _measure(
     progress: bool,
 ) -> dict[str, Any]:
     detector = load_detector(checkpoint, device)
-    spec = detector.spec
-    result = evaluate(val, weights=detector, fake_share=STUDY_FAKE_SHARE, progress=progress)
+    result = evaluate(val, weights=detector, progress=progress)
     scores = result.metrics
-    frames = f"{spec.frames_per_clip} x " if spec.frames_per_clip > 1 else ""
+    answers = result.answers
+    reweighted = reweighted_metrics(answers.labels, answers.probabilities, STUDY_FAKE_SHARE)
     row: dict[str, Any] = {
         "detector": name,
         "parameters": sum(weight.numel() for weight in detector.model.parameters()),
         "megabytes": checkpoint.stat().st_size / 1e6,
-        "input": f"{frames}{spec.input_size} px",
+        "input": " and ".join(dict.fromkeys(map(_input, detector.spec.members))),
         "crops_per_second": _speed(detector),
         "training_minutes": _training_minutes(checkpoint),
     }
@@ -221,8 +223,8 @@ def _measure(
     row["calibration_error"] = scores.calibration_error
     row["fake_fraction"] = scores.fake_fraction
     row["constant_log_loss"] = scores.constant_log_loss
-    row["study_balance_accuracy"] = result.reweighted.accuracy
-    row["study_balance_constant"] = result.reweighted.constant_accuracy
+    row["study_balance_accuracy"] = reweighted.accuracy
+    row["study_balance_constant"] = reweighted.constant_accuracy
     row["study_accuracy"] = STUDY_ACCURACY.get(name)
     if val_clips is not None:
         clips = evaluate(val_clips, weights=detector, progress=progress)
@@ -231,9 +233,15 @@ def _measure(
     return row
 
 
+def _input(spec: ModelSpec) -> str:
+    frames = f"{spec.frames_per_clip} x " if spec.frames_per_clip > 1 else ""
+    return f"{frames}{spec.input_size} px"
+
+
 def _speed(detector: Detector) -> float:
     """Crops (or clips of still copies) a second, resizing included."""
-    crops = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
+    crops = list(noise)
     detector.predict_faces(crops[:32])
     start = perf_counter()
     detector.predict_faces(crops)
