@@ -141,10 +141,8 @@ def test_map_that_is_left_ends_its_decoders(real_clip):
         reading.wait(30)
         raise KeyboardInterrupt
 
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         leave()
-    assert time.monotonic() - start < 10
     assert done == []
     assert all(decoders.busy == decoders.idle == [] for decoders in ends)
     assert ends
