@@ -31,7 +31,7 @@ class Classifier:
         self.device = device
         self.half = has_fast_half(device)
         model = fuse_batch_norms(model.eval(), spec.input_shape)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
 
     def frame_logits(
         self,

@@ -159,11 +159,11 @@ def bench(
         raise InputError(f"{videos[0].parent}: no video here can be scored")
     scores, seconds = _time_pipeline(detector, videos, progress)
     whole = _peak_memory()
-    peak = None if idle is None else whole - idle
+    peak = None if idle is None or whole is None else whole - idle
     read = _time_each(videos, _read_all, "read", progress)[1]
     winner = _Reference(detector)
-    winner.predict(videos[0])
-    followed, reference = _time_each(videos, winner.predict, "reference", progress)
+    winner.predict_file(videos[0])
+    followed, reference = _time_each(videos, winner.predict_file, "reference", progress)
     stages = {stage: np.mean([score.timings.get(stage, 0) for score in scores]) for stage in STAGES}
     scores = scores[: len(videos)]
     differences = _probability_differences(scores, followed)
@@ -201,12 +201,12 @@ class _Reference(Detector):
             classifier.half = False
         self.face_detectors: dict[int, MTCNNDetector] = {}
 
-    def predict(self, source: Path) -> VideoResult:
+    def predict_file(self, path: Path) -> VideoResult:
         """Score a video whose frames OpenCV reads."""
         try:
-            return super().predict(_pass_through(source, self.frames))
+            return self.predict(_pass_through(path, self.frames))
         except (ArgumentError, VideoError):  # it gives no frames
-            return VideoResult.without_score(source, source.name, Status.NO_FRAME)
+            return VideoResult.without_score(path, path.name, Status.NO_FRAME)
 
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], *_: object
@@ -279,12 +279,13 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Everyone's box at a time, up to one sampled frame before the first and after the last."""
-    boxes = []
+    boxes: list[Box] = []
     for track in tracks:
         step = max(np.diff(track.times), default=0.0)
         if track.times[0] - step <= time <= track.times[-1] + step:
             moment = min(max(time, track.times[0]), track.times[-1])
-            boxes.append(interpolate_box(track.times, track.boxes, moment))
+            if (box := interpolate_box(track.times, track.boxes, moment)) is not None:
+                boxes.append(box)
     return boxes
 
 
@@ -296,7 +297,7 @@ def _probability_differences(
         (score.probability, expected.probability)
         for score, expected in zip(scores, reference, strict=True)
     ]
-    return [abs(one - other) for one, other in pairs if None not in (one, other)]
+    return [abs(one - other) for one, other in pairs if one is not None and other is not None]
 
 
 def _peak_memory() -> float | None:

@@ -7,7 +7,7 @@ that was stopped continues with the others.
 import json
 import logging
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -296,7 +296,7 @@ class _TrackedVideo:
         """Say why there are no crops."""
         self.status, self.message = status, status.describe(details)
 
-    def frames(self, **wanted: Any) -> Iterator[Frame]:
+    def frames(self, **wanted: Any) -> Generator[Frame, None, None]:
         """Read the video; the first frame sets `shape`."""
         for frame in self.video.read(self.decoders, **wanted):
             self.shape = frame.image.shape

@@ -312,8 +312,8 @@ class FaceSet:
                 held_out |= own & np.isin(self.sources, chosen)
             elif len(known):
                 own &= ~self.unpaired_real
-                chosen = _choose(np.unique(self.groups[own]), fraction, seed)
-                held_out |= own & np.isin(self.groups, chosen)
+                groups = _choose(np.unique(self.groups[own]), fraction, seed)
+                held_out |= own & np.isin(self.groups, groups)
         rest = ~held_out & ~np.isin(self.groups, self.groups[held_out])
         parts = self.select(rest), self.select(held_out)
         for part in parts:

@@ -301,7 +301,7 @@ def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
     """Encode an RGB image as the original is: with a JPEG's own tables, or as PNG."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(place.read())) as original:
-        if original.format != "JPEG":
+        if not isinstance(original, JpegImagePlugin.JpegImageFile):
             Image.fromarray(image).save(buffer, "PNG")
             return buffer.getvalue(), ".png"
         sampling = JpegImagePlugin.get_sampling(original)

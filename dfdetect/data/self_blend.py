@@ -81,11 +81,11 @@ def self_blend(crops: torch.Tensor, generator: torch.Generator | None = None) ->
     changed = _change_look(clip, draw)
     # Either side of the seam may be the one that looks otherwise.
     inner, outer = (changed, clip) if draw.chance() else (clip, changed)
-    inner = _move(inner, draw)
+    moved = _move(inner, draw)
     mask = _mask(crops.shape[-1], draw) * draw.choose(OPACITIES)
     blended = [
         cv2.blendLinear(front, back, mask, 1 - mask)
-        for front, back in zip(inner, outer, strict=True)
+        for front, back in zip(moved, outer, strict=True)
     ]
     return torch.from_numpy(np.stack(blended)).permute(0, 3, 1, 2).reshape(crops.shape)
 
@@ -145,7 +145,7 @@ class _Draw:
         return options[int(torch.randint(len(options), (), generator=self.generator))]
 
 
-def _change_look(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
+def _change_look(clip: np.ndarray, draw: _Draw) -> np.ndarray:
     """Other colours, and other sharpness: blurred by shrinking, or sharpened."""
     contrast = draw.number(*CONTRAST)
     shift = draw.uniform(-CHANNEL_SHIFT, CHANNEL_SHIFT, 3) * 255
@@ -166,7 +166,7 @@ def _change_look(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
         changed.append(
             _shrink_and_enlarge(image, small) if sharpening is None else _sharpen(image, sharpening)
         )
-    return changed
+    return np.stack(changed)
 
 
 def _shrink_and_enlarge(image: np.ndarray, small: int) -> np.ndarray:
@@ -178,7 +178,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
     return cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), 1.5), -amount, 0)
 
 
-def _move(clip: Sequence[np.ndarray], draw: _Draw) -> list[np.ndarray]:
+def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
     """Another size and place, the same in each frame but for the jitter."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)

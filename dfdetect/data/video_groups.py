@@ -68,7 +68,7 @@ def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
     fakes = defaultdict(list)
     originals = []
     for video in videos:
-        original = places.get(video.original)
+        original = None if video.original is None else places.get(video.original)
         # A fake of a fake is not known to show the same scene.
         if original is None or original.original in places:
             originals.append(video)

@@ -5,6 +5,7 @@ entry that is done, such as a video, with the sizes that index and shard had by 
 behind these sizes was being written when a run stopped, and the next run cuts it off.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,8 @@ from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.files import atomic_path, read_table
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # Settings that an entry was made with; then bytes of the index, and number and bytes of the shard.
 LOG_COLUMNS = ["settings", "index_end", "shard", "shard_end"]
@@ -168,7 +167,7 @@ def _lock(log: Path) -> BinaryIO:
         ArgumentError: Another run is writing it.
     """
     file = log.open("rb")
-    if fcntl is not None:
+    if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -107,7 +107,7 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
     needed = {"video", "track", "frame", "manipulation"}
     if not needed <= set(faces.table):
         return []
-    tracks = defaultdict(dict)
+    tracks: dict[tuple[str, str], dict[str, np.ndarray]] = defaultdict(dict)
     for rows in faces.tracks():
         first = faces.table.iloc[rows[0]]
         tracks[first["video"], first["track"]][first["label"]] = np.array(rows)

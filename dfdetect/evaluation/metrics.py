@@ -161,7 +161,8 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
     share = np.where(labels == 1, fake_share, 1 - fake_share)
     weights = share / np.bincount(labels)[labels]
     fake, real = probabilities * fake_share, (1 - probabilities) * (1 - fake_share)
-    return Metrics(n=len(labels), **_figures(_Curve(labels, fake / (fake + real)), weights))
+    figures = _figures(_Curve(labels, fake / (fake + real)), weights)
+    return Metrics(n=len(labels), intervals={}, **figures)
 
 
 def auc_within(sources: Mapping[str, Metrics]) -> float:

@@ -29,7 +29,7 @@ def write_plots(folder: str | Path, labels: np.ndarray, probabilities: np.ndarra
         figure.savefig(folder / "reliability.png")
     figure, axes = _figure()
     classes = [probabilities[labels == 0], probabilities[labels == 1]]
-    axes.hist(classes, np.linspace(0, 1, 21), label=["REAL", "FAKE"])
+    axes.hist(classes, np.linspace(0, 1, 21).tolist(), label=["REAL", "FAKE"])
     axes.set(xlabel="P(FAKE)", ylabel="number")
     axes.legend()
     figure.savefig(folder / "histogram.png")

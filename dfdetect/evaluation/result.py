@@ -164,7 +164,7 @@ class EvaluationResult:
 
     def _main_table(self) -> str:
         """The figures side by side: of answers, with one vote a source, of crops, of a constant."""
-        columns = {"": self.metrics}
+        columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
             columns["each source one vote"] = self.each_source_one_vote
         if self.crops != self.metrics.n:

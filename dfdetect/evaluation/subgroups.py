@@ -51,7 +51,7 @@ class FaceAttributeEstimator:
 
     def estimate(self, crop: np.ndarray) -> FaceAttributes:
         """Look at one crop, RGB uint8 of shape (height, width, 3)."""
-        framed = cv2.copyMakeBorder(crop, *[MARGIN] * 4, cv2.BORDER_REPLICATE)
+        framed = cv2.copyMakeBorder(crop, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REPLICATE)
         with torch.inference_mode():
             _, _, landmarks = self.network.detect(framed, landmarks=True)
         turn = float("nan")

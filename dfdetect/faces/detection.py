@@ -107,15 +107,16 @@ class MTCNNDetector:
         batch = max(1, BATCH_PIXELS // (size[0] * size[1]))
         found: list[list[Box]] = []
         for start in range(0, len(images), batch):
-            stack = np.stack([brighten(image) for image in images[start : start + batch]])
-            for boxes in split_on_oom(self._run_network, stack):
+            bright = [brighten(image) for image in images[start : start + batch]]
+            for boxes in split_on_oom(self._run_network, bright):
                 boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
                 found.append([tuple(box) for box in (boxes * scale).tolist()])
         return found
 
     @torch.inference_mode()
-    def _run_network(self, images: np.ndarray) -> np.ndarray:
-        return self.network.detect(images)[0]
+    def _run_network(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
+        """The boxes in each image, float of shape (faces, 4), or None if there are none."""
+        return self.network.detect(np.stack(images))[0]
 
 
 def brighten(image: np.ndarray) -> np.ndarray:

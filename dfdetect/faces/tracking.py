@@ -197,7 +197,7 @@ def _detect_boxes(
     look_closer(
         number
         for number in numbers
-        if boxes[number] is None and not _all_stay(boxes[number - 1], boxes[number + 1])
+        if boxes[number] is None and not _all_stay(boxes[number - 1] or [], boxes[number + 1] or [])
     )
     return boxes[first:]
 

@@ -60,8 +60,8 @@ def write_submission(
     rows = []
     for name in names:
         result = results.get(name)
-        scored = result is not None and result.probability is not None
-        rows.append((name, result.probability if scored else prior))
+        probability = None if result is None else result.probability
+        rows.append((name, prior if probability is None else probability))
     with atomic_path(path) as temporary:
         _write_csv(temporary, pd.DataFrame(rows, columns=COLUMNS))
         if verify:

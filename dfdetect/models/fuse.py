@@ -43,8 +43,10 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     }
     for convolution, norm in pairs:
         setattr(*homes[convolution], fuse_conv_bn_eval(convolution, norm))
-        with_act = isinstance(norm, BatchNormAct2d)
-        setattr(*homes[norm], nn.Sequential(norm.drop, norm.act) if with_act else nn.Identity())
+        left: nn.Module = nn.Identity()
+        if isinstance(norm, BatchNormAct2d):
+            left = nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
+        setattr(*homes[norm], left)
     return fused if torch.allclose(fused(example), model(example), SAME, SAME) else model
 
 

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -50,7 +50,8 @@ def has_fast_half(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     # Older versions of torch do not have this function.
-    return getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+    read: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return bool(read().get("amx_bf16", False))
 
 
 def half_type(device: torch.device) -> torch.dtype:

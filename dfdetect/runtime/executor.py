@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import cv2
 import torch
@@ -110,21 +110,10 @@ class Executor:
         if self.cluster is None:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)
         else:
-            pairs = self._map_on_cluster(make_worker, items, on_lost or _raise_lost, on_done)
+            start = partial(_make_in_process, make_worker, self.device)
+            pairs = _map_on_cluster(start, items, self.cluster, on_lost or _raise_lost, on_done)
         self._open.callback(pairs.close)
         return pairs
-
-    def _map_on_cluster(
-        self,
-        make_worker: MakeWorker[Item, Result],
-        items: Iterable[Item],
-        on_lost: Callable[[Item, str], Result],
-        on_done: Callable[[Item, Result], None],
-    ) -> Generator[tuple[Item, Result], None, None]:
-        start = partial(_make_in_process, make_worker, self.device)
-        for item, result in map_on_cluster(start, items, self.cluster, on_lost):
-            on_done(item, result)
-            yield item, result
 
     def _map_on_threads(
         self,
@@ -162,11 +151,23 @@ class Executor:
                 yield _result(*pending.popleft())
 
 
+def _map_on_cluster(
+    start: Callable[[], Worker[Item, Result]],
+    items: Iterable[Item],
+    address: str,
+    on_lost: Callable[[Item, str], Result],
+    on_done: Callable[[Item, Result], None],
+) -> Generator[tuple[Item, Result], None, None]:
+    for item, result in map_on_cluster(start, items, address, on_lost):
+        on_done(item, result)
+        yield item, result
+
+
 def _result(item: Item, future: Future[Result]) -> tuple[Item, Result]:
     return item, future.result()
 
 
-def _raise_lost(item: object, message: str) -> None:
+def _raise_lost(item: object, message: str) -> NoReturn:
     raise DfdetectError(f"{item}: {message}")
 
 
@@ -197,7 +198,7 @@ def _compute_on_one_core() -> None:
     cv2.setNumThreads(1)
 
 
-def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
     """Yield items that another thread draws, at most `count` of them ahead.
 
     An exception in drawing an item is raised in its place.
@@ -206,26 +207,26 @@ def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
         >>> list(prefetch(range(3), 2))
         [0, 1, 2]
     """
-    waiting: Queue[tuple[Item | None, BaseException | None] | None] = Queue(count)
+    waiting: Queue[tuple[Item] | BaseException | None] = Queue(count)
     unwanted = Event()
 
     def draw() -> None:
         try:
             for item in items:
-                waiting.put((item, None))
+                waiting.put((item,))
                 if unwanted.is_set():
                     return
         except BaseException as error:  # of whatever kind: the caller's thread raises it
-            waiting.put((None, error))
+            waiting.put(error)
         waiting.put(None)
 
     thread = Thread(target=draw, daemon=True)
     thread.start()
     try:
-        for item, error in iter(waiting.get, None):
-            if error is not None:
-                raise error
-            yield item
+        while (drawn := waiting.get()) is not None:
+            if isinstance(drawn, BaseException):
+                raise drawn
+            yield drawn[0]
     finally:
         unwanted.set()
         while thread.is_alive():  # it may be waiting for room in the queue

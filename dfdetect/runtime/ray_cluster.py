@@ -223,7 +223,7 @@ class ActorPool:
             "max_restarts": -1,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         }
-        kind = self.ray.remote(_Actor).options(**options)
+        kind: Any = self.ray.remote(_Actor).options(**options)
         for _ in range(min(len(cores), gpus * sharing) if gpus else len(cores)):
             self._ping(kind.remote(cores))
 
@@ -235,7 +235,8 @@ class ActorPool:
         """Give a call to an idle actor."""
         actor = self.idle.pop()
         call.attempts += 1
-        ready, result = actor.call.options(num_returns=2).remote(
+        call_method: Any = actor.call
+        ready, result = call_method.options(num_returns=2).remote(
             __version__, [self.start], call.item
         )
         self.busy[ready] = actor, call, result

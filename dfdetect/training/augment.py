@@ -1,6 +1,7 @@
 """Augmentations that mimic what happens to faces between the camera and the detector."""
 
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -207,7 +208,7 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
     """Through a video codec and back; uint8 (n, 3, height, width)."""
-    encoder = av.CodecContext.create(ENCODERS[codec], "w")
+    encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
     encoder.height, encoder.width = images.shape[-2:]
     encoder.pix_fmt = "yuv420p"
     encoder.time_base = Fraction(1, 25)
@@ -216,7 +217,7 @@ def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
         encoder.options = {"crf": str(coarseness), "preset": "ultrafast", "tune": "zerolatency"}
     else:
         encoder.options = {"qmin": str(coarseness), "qmax": str(coarseness)}
-    decoder = av.CodecContext.create(codec, "r")
+    decoder = cast(av.VideoCodecContext, av.CodecContext.create(codec, "r"))
     decoder.thread_count = 1
     packets = []
     for image in images:

@@ -47,7 +47,7 @@ class DistributedContext:
         """This process's share of the cores of this machine, at least 1."""
         return max(1, available_cores() // self.local_world_size)
 
-    def shard(self, items: Sequence | np.ndarray) -> Any:
+    def shard(self, items: Sequence | np.ndarray | torch.Tensor) -> Any:
         """Return this process's part of the items."""
         return items[self.rank :: self.world_size]
 
@@ -141,7 +141,7 @@ class _GlobalBatchMode(TorchFunctionMode):
         self.context = context
         self.size = size
         self.own = len(range(context.rank, size, context.world_size))
-        self.replaced = {
+        self.replaced: dict[Callable, Callable] = {
             functional.batch_norm: self._batch_norm,
             functional.dropout: self._dropout,
             torch.Tensor.bernoulli_: self._bernoulli,

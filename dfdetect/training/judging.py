@@ -46,8 +46,8 @@ class Judge:
         self.sources = faces.sources[first]
         self.kinds, self.scenes = (faces.texts(name)[first] for name in ("kind", "pair"))
         self.weights = np.zeros(len(videos))
-        for rows in self._domains():
-            self.weights[rows] = vote_weights(self.labels[rows], self.sources[rows])
+        for domain in self._domains():
+            self.weights[domain] = vote_weights(self.labels[domain], self.sources[domain])
         self.weights /= self.weights.sum()
         self.aggregation = aggregation
 

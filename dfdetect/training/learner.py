@@ -89,10 +89,16 @@ class Learner:
     def pass_over(
         self, batches: DataLoader, title: str, progress: bool, save: Callable[[], None]
     ) -> float:
-        """Learn from each batch once, or from those that are left of an epoch; the mean loss."""
+        """Learn from each batch once, and return the mean loss of the epoch.
+
+        Args:
+            batches: Those of the epoch that are left: it may have begun in a run that was stopped.
+            title: What the progress bar says.
+            progress: Show a progress bar.
+            save: Called every ten minutes.
+        """
         self.model.train()
         losses = self.losses
-        batches.batch_sampler.start = len(losses)
         bar = tqdm(
             total=len(batches) * self.batch,
             initial=len(losses) * self.batch,

@@ -9,13 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
 from dfdetect.faces.crops import resize_crop
+from dfdetect.models.linear import LinearModel
 from dfdetect.training.dataset import ClipDataset
 
 BATCH = 256
@@ -28,7 +28,7 @@ STRENGTHS = {
 
 
 def linear_features(
-    model: nn.Module, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
+    model: LinearModel, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of each crop and of its mirror image.
 
@@ -50,7 +50,7 @@ def linear_features(
 
 
 def fit_head(
-    model: nn.Module, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
+    model: LinearModel, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
     """Fit the one layer of a `LinearModel`, each class weighing one half.
 

@@ -35,7 +35,7 @@ class Run:
         progress: Whether the main figures of each epoch are written to stderr.
         history: The figures of each epoch, or of each strength of a linear model's penalty.
         best: `weights`, `calibration`, `operating_points`, `scores` and `made_by` of the model with
-            the lowest choosing loss.
+            the lowest choosing loss; empty before the first.
     """
 
     out: Path
@@ -45,7 +45,7 @@ class Run:
     context: DistributedContext
     progress: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
+    best: dict[str, Any] = field(default_factory=dict)
 
     def record(
         self,
@@ -65,7 +65,7 @@ class Run:
             shown = {**made_by, **{name: entry[name] for name in SHOWN if name in entry}}
             line = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
             tqdm.write(line, file=sys.stderr)
-        if self.best is None or scores[CHOOSING] < self.best["scores"][CHOOSING]:
+        if not self.best or scores[CHOOSING] < self.best["scores"][CHOOSING]:
             weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             self.best = {
                 "weights": weights,

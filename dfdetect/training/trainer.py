@@ -23,6 +23,7 @@ from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
 from dfdetect.files import require_writable
+from dfdetect.models.linear import LinearModel
 from dfdetect.models.registry import create_model, model_info
 from dfdetect.results import OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
@@ -139,7 +140,7 @@ def train(
                 standardise_responses(model, _sample(split.train, spec))
             if config.lr_scaling == "by_inputs":
                 start_head_at_zero(model)
-            model.to(torch_device, memory_format=torch.channels_last)
+            model.to(torch_device).to(memory_format=torch.channels_last)
             state = RunState(state_path, description, resume)
             _fit_epochs(run, config, split, weights, state, loading)
         spec = replace(
@@ -215,7 +216,7 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
     if init is not None:
         load_initial_weights(model, find_initial_weights(config.architecture, init))
     size = config.input_size
-    shape = (1, 3, size, size)
+    shape: tuple[int, ...] = (1, 3, size, size)
     if config.frames_per_clip > 1:
         shape = (1, config.frames_per_clip, *shape[1:])
     try:
@@ -297,15 +298,17 @@ def predict_logits(
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
     """Fit a linear model at several strengths of its penalty."""
     how = loading.workers, loading.progress
-    seen, mirrored = linear_features(run.model, split.train, run.spec, *how)
-    unseen, _ = linear_features(run.model, split.held_out, run.spec, *how)
+    model = run.model
+    assert isinstance(model, LinearModel)  # the only architecture with a closed form
+    seen, mirrored = linear_features(model, split.train, run.spec, *how)
+    unseen, _ = linear_features(model, split.held_out, run.spec, *how)
     features, labels = np.concatenate([seen, mirrored]), np.tile(split.train.labels, 2)
     architecture = run.spec.architecture
     for strength in tqdm(STRENGTHS[architecture], architecture, disable=not loading.progress):
         start = perf_counter()
-        made_by = fit_head(run.model, architecture, strength, features, labels)
+        made_by = fit_head(model, architecture, strength, features, labels)
         with torch.inference_mode():
-            logits = run.model.head(torch.from_numpy(unseen))[:, 0].numpy()
+            logits = model.head(torch.from_numpy(unseen))[:, 0].numpy()
         run.record(made_by, {"seconds": perf_counter() - start}, logits)
 
 
@@ -341,7 +344,7 @@ def _fit_epochs(
     state.restore(run, learner)
     save = partial(state.save, run, learner)
     while len(run.history) < config.epochs and run.epochs_since_best() < config.patience:
-        sampler.epoch = len(run.history)
+        sampler.epoch, sampler.start = len(run.history), len(learner.losses)
         dataset.transform = training_transform(config.crop_size(sampler.epoch), config.augmentation)
         title = f"epoch {sampler.epoch + 1}/{config.epochs}"
         start = perf_counter()

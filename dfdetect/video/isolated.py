@@ -20,14 +20,14 @@ from contextlib import suppress
 from math import prod
 from pathlib import Path
 from threading import Lock, Timer
-from typing import Any, BinaryIO, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 import numpy as np
 
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import DfdetectError
 from dfdetect.results import Status
-from dfdetect.video.reader import Frame, VideoError, av, read_frames
+from dfdetect.video.reader import Frame, VideoError, read_frames, show_ffmpeg_warnings
 
 # Seconds that reading a video may take, including the time in which the caller uses its frames.
 TIME_LIMIT = 300.0
@@ -133,8 +133,7 @@ def main(shared: int, verbose: bool) -> None:
     """
     if verbose:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.DEBUG)
-        if av is not None:
-            av.logging.set_level(av.logging.WARNING)
+        show_ffmpeg_warnings()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep what is printed out of the answers
     _limit_memory()
@@ -144,8 +143,8 @@ def main(shared: int, verbose: bool) -> None:
 
 
 def _serve(
-    requests: BinaryIO,
-    out: BinaryIO,
+    requests: IO[bytes],
+    out: IO[bytes],
     slot: "_Slot",
     path: str,
     **wanted: Any,
@@ -195,7 +194,7 @@ class _Slot:
         return self.bytes[:size]
 
 
-def _write_line(out: BinaryIO, values: dict[str, Any]) -> None:
+def _write_line(out: IO[bytes], values: dict[str, Any]) -> None:
     out.write(json.dumps(values).encode() + b"\n")
     out.flush()
 
@@ -229,7 +228,7 @@ class DecoderProcess:
         shared = _new_file()
         self.slot = _Slot(shared)
         verbose = LOGGER.isEnabledFor(logging.DEBUG)
-        self.process = subprocess.Popen(
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-c", code.format(sys.path, shared, verbose)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -240,6 +239,8 @@ class DecoderProcess:
             start_new_session=True,
             pass_fds=[shared],
         )
+        self._requests = cast(IO[bytes], self.process.stdin)
+        self._answers = cast(IO[bytes], self.process.stdout)
         LOGGER.debug("started decoder %d", self.process.pid)
         self.ready = True
         self.cancelled = False
@@ -270,8 +271,8 @@ class DecoderProcess:
         self.process.kill()
         self.process.wait()
         with suppress(BrokenPipeError):  # the buffer may still hold a request
-            self.process.stdin.close()
-        self.process.stdout.close()
+            self._requests.close()
+        self._answers.close()
         os.close(self.slot.file)
 
     def _expire(self) -> None:
@@ -280,10 +281,10 @@ class DecoderProcess:
 
     def _send(self, values: dict[str, Any]) -> None:
         with suppress(BrokenPipeError):  # the process is dead, which `_receive` will notice
-            _write_line(self.process.stdin, values)
+            _write_line(self._requests, values)
 
     def _receive(self, path: str | Path) -> dict[str, Any]:
-        line = self.process.stdout.readline()
+        line = self._answers.readline()
         if not line.endswith(b"\n"):
             self._raise_end(path)
         return json.loads(line)

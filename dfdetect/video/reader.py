@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 try:
     import av
+
+    HAS_AV = True
 except ImportError:  # OpenCV can read most files too, with all frames decoded
-    av = None
+    HAS_AV = False
 
 # Frames are skipped if at least this many I and P frames are left for each requested one.
 SPARE_FRAMES = 2
@@ -44,6 +46,8 @@ RGB = 3
 NO_STAMP = np.iinfo(np.int64).min
 # 8K has half as many.
 MAX_PIXELS = 2**26
+# Which frames the decoder skips: none, those that no other refers to, all but key frames.
+Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
 # What FFmpeg may take a file for: no playlists and no pictures.
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
@@ -120,14 +124,20 @@ def read_frames(
         if path.stat().st_size == 0:
             raise VideoError(path, Status.EMPTY_FILE)
     except OSError as error:
-        raise VideoError(path, Status.UNREADABLE_FILE, error.strerror) from error
+        raise VideoError(path, Status.UNREADABLE_FILE, error.strerror or "") from error
     empty = True
-    found = _read_with_opencv(path, choice) if av is None else _read_with_av(path, choice, threads)
+    found = _read_with_av(path, choice, threads) if HAS_AV else _read_with_opencv(path, choice)
     for frame in found:
         empty = False
         yield frame
     if empty:
         raise VideoError(path, Status.NO_FRAME)
+
+
+def show_ffmpeg_warnings() -> None:
+    """Let FFmpeg print its warnings to stderr."""
+    if HAS_AV:
+        av.logging.set_level(av.logging.WARNING)
 
 
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
@@ -189,13 +199,13 @@ class _Plan:
     timed: bool
     first: int
     unit: Fraction
-    passes: tuple[str, ...]
+    passes: tuple[Skip, ...]
 
 
 def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
     plan = _plan(path, choice)
     pending = plan.stamps
-    attempts = [(skip, threads) for skip in plan.passes]
+    attempts: list[tuple[Skip, int]] = [(skip, threads) for skip in plan.passes]
     if threads != 1:  # at the end of a file that is cut off, PyAV drops what other threads decoded
         attempts.append(("DEFAULT", 1))
     for skip, threads in attempts:
@@ -246,6 +256,8 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
     anchors = np.unique(np.maximum.accumulate(stamps))
     keys = np.unique(stamps[packets["key"]])
     enough = SPARE_FRAMES * choice.num_frames
+    candidates: np.ndarray
+    passes: tuple[Skip, ...]
     if len(order) > LONG_VIDEO and len(keys) >= enough:
         candidates, passes = keys, ("NONKEY", "DEFAULT")
     elif len(order) > len(anchors) >= enough:
@@ -267,12 +279,14 @@ def _open(path: Path) -> "av.container.InputContainer":
     except (av.FFmpegError, OSError) as error:
         if error.errno == errno.ENOMEM:
             raise VideoError(path, Status.DECODER_OUT_OF_MEMORY) from error
-        raise VideoError(path, Status.UNREADABLE_VIDEO, error.strerror) from error
+        raise VideoError(path, Status.UNREADABLE_VIDEO, error.strerror or "") from error
 
 
 def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
     stream = container.streams.best("video")
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+    if not isinstance(stream, av.VideoStream):
+        raise VideoError(path, Status.NO_VIDEO_STREAM)
+    if stream.disposition & av.stream.Disposition.attached_pic:
         raise VideoError(path, Status.NO_VIDEO_STREAM)
     if stream.codec_context is None:
         raise VideoError(path, Status.NO_DECODER)
@@ -292,7 +306,7 @@ def _packets(
 
 
 def _decode(
-    path: Path, skip_frame: str, threads: int, wanted: frozenset[int] | None = None
+    path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
     """Decode forwards, going on after damaged packets; only those with `wanted` stamps, if any."""
     with _open(path) as container:
@@ -317,7 +331,7 @@ def _decode(
 def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
     """Like `to_ndarray`, without copying what lies in a row."""
     plane = frame.reformat(format="rgb24").planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    rows = np.asarray(plane).reshape(frame.height, plane.line_size)
     image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

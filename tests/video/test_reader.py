@@ -84,7 +84,7 @@ def test_rotation_flag_is_honoured(write_clip, reader, monkeypatch):
     path = write_clip([top_is_white] * 10)
     set_rotation(path, degrees=90)
     if reader == "opencv":
-        monkeypatch.setattr("dfdetect.video.reader.av", None)
+        monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     frame = next(read_frames(path, 1))
     assert frame.image.shape == (128, 64, 3)
     # A player turns the picture clockwise: what was at the top is on the right.
@@ -104,7 +104,7 @@ def set_rotation(path, degrees):
 
 def test_opencv_gives_the_same_frames(real_clip, monkeypatch):
     with_av = list(read_frames(real_clip, 64))
-    monkeypatch.setattr("dfdetect.video.reader.av", None)
+    monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     with_opencv = list(read_frames(real_clip, 64))
     assert len(with_av) == len(with_opencv) == 64
     for first, second in zip(with_av, with_opencv, strict=True):
@@ -129,7 +129,7 @@ def test_memory_holds_no_more_than_a_few_frames(write_clip):
 )
 def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason, reader, monkeypatch):
     if reader == "opencv":
-        monkeypatch.setattr("dfdetect.video.reader.av", None)
+        monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     with pytest.raises(VideoError, match=reason) as caught:
@@ -255,7 +255,7 @@ def test_frames_of_certain_numbers(write_clip, numbered_frames, options):
 
 
 def test_frames_of_certain_numbers_by_opencv(write_clip, numbered_frames, monkeypatch):
-    monkeypatch.setattr("dfdetect.video.reader.av", None)
+    monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     frames = read_frames(write_clip(numbered_frames(12)), indices=[3, 11, 40])
     assert [number_of(frame) for frame in frames] == [3, 11]
 
