@@ -151,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reconstruct(commands)
     _add_train(commands)
     _add_convert(commands)
+    _add_calibrate(commands)
     _add_compare(commands)
     _add_compare_aggregation(commands)
     _add_bench(commands)
@@ -354,6 +355,26 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         help="whose format it is (docs/checkpoints.md lists them), or auto to recognise it",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+
+
+def _add_calibrate(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands,
+        "calibrate",
+        _calibrate,
+        "Fit the calibration and the verdicts' thresholds of a detector on other faces.",
+    )
+    parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument(
+        "--faces",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="INDEX.csv",
+        help="face sets of people and sources that the detector was not trained on",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
@@ -584,6 +605,17 @@ def _train(
     print(
         f"{out}: {best}; {scores['n']} faces of held-out actors: log loss "
         f"{scores['log_loss']:.3f}, AUC {scores['auc']:.3f}"
+    )
+
+
+def _calibrate(weights: str, faces: list[Path], out: Path, device: str) -> None:
+    from dfdetect.training.calibrate import calibrate
+
+    spec = calibrate(weights, faces, out, device=device, progress=True)
+    points = spec.operating_points
+    print(
+        f"{out}: calibrated = {spec.calibration.scale:.3f} * logit {spec.calibration.bias:+.3f}; "
+        f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}"
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dfdetect.errors import ArgumentError
+from dfdetect.files import require_writable
 
 DEFAULT_WEIGHTS = "tf_efficientnet_lite2"
 SUFFIX = ".safetensors"
@@ -57,6 +58,19 @@ def find_all_weights(weights: Weights = None) -> list[Path]:
     if not weights:
         raise ArgumentError("no weights: give at least one name or file, or None for the default")
     return [find_weights(one) for one in weights]
+
+
+def require_new_checkpoint(path: Path) -> None:
+    """Refuse a name that no new checkpoint can have, before anything is computed for it.
+
+    Raises:
+        ArgumentError: The file exists, cannot be written, or has another suffix.
+    """
+    if path.suffix != SUFFIX:
+        raise ArgumentError(f"{path}: a checkpoint's name must end in {SUFFIX}")
+    require_writable(path)
+    if path.exists():
+        raise ArgumentError(f"{path}: exists; delete it, or name another file")
 
 
 def package_folder(name: str) -> Path:

@@ -17,12 +17,11 @@ from tqdm import tqdm
 
 from dfdetect.checkpoints.io import save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.checkpoints.weights import SUFFIX
+from dfdetect.checkpoints.weights import require_new_checkpoint
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
-from dfdetect.files import require_writable
 from dfdetect.models.linear import LinearModel
 from dfdetect.models.registry import create_model, model_info
 from dfdetect.results import OperatingPoints
@@ -174,11 +173,7 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
         ArgumentError: The checkpoint exists, cannot be written or has another suffix, or a stopped
             run is neither to be resumed nor deleted.
     """
-    if out.suffix != SUFFIX:
-        raise ArgumentError(f"{out}: a checkpoint's name must end in {SUFFIX}")
-    require_writable(out)
-    if out.exists():
-        raise ArgumentError(f"{out}: exists; delete it to train again, or name another file")
+    require_new_checkpoint(out)
     if state_path.exists() and not resume:
         raise ArgumentError(f"{state_path}: left by a stopped run; resume it, or delete the file")
 

@@ -1,0 +1,81 @@
+"""Calibrate a trained detector anew, on faces of the kind that it will meet."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from dfdetect.checkpoints.io import load_checkpoint, save_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.checkpoints.weights import find_weights, require_new_checkpoint
+from dfdetect.data.faceset import FaceSet
+from dfdetect.errors import ArgumentError
+from dfdetect.runtime.device import choose_device
+from dfdetect.training.judging import Judge
+from dfdetect.training.trainer import predict_logits
+
+
+def calibrate(
+    weights: str | Path,
+    faces: Sequence[str | Path],
+    out: str | Path,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    progress: bool = False,
+) -> ModelSpec:
+    """Fit the calibration and the operating points of a checkpoint, and write it as a new one.
+
+    Both are fitted on whole videos, as at the end of `train`: one half of the weight is that of
+    faces without a known source, the other half that of sources, each of which has one vote in
+    each class. The network stays as it is. The faces must be of people and sources that it was not
+    trained on, otherwise its answers become too certain.
+
+    Args:
+        weights: Installed weights by name, or a file.
+        faces: Indexes of face sets with REAL and FAKE crops.
+        out: The checkpoint to write, ending in `.safetensors`.
+        device: As in `load_detector`.
+        workers: Processes that read crops; 0 to read them in this one.
+        progress: Show a progress bar.
+
+    Returns:
+        The specification that the new checkpoint holds; `scores["calibration_faces"]` has the
+        figures of `dfdetect.training.judging` on the faces.
+
+    Raises:
+        FaceSetError: A face set is unusable, or has one class only.
+        ArgumentError: `out` exists or cannot be written, `weights` are an ensemble, or the device
+            is unknown.
+        CheckpointError: The checkpoint is unusable.
+
+    Example:
+        >>> calibrate("tf_efficientnet_lite2", ["interviews.csv"], "mine.safetensors").calibration
+        Calibration(scale=0.81, bias=-0.4)
+    """
+    out = Path(out)
+    require_new_checkpoint(out)
+    torch_device = choose_device(device)
+    path = find_weights(weights)
+    model, spec = load_checkpoint(path)
+    if not isinstance(spec, ModelSpec):
+        raise ArgumentError(f"{path}: an ensemble: calibrate its members, then join them again")
+    joined = FaceSet.join([FaceSet.read(index) for index in faces])
+    joined.require_both_classes(", ".join(map(str, faces)))
+    joined.require_readable(progress)
+    judge = Judge(joined, spec.frames_per_clip, spec.aggregation)
+    logits = predict_logits(model.to(torch_device), joined, spec, workers, progress)
+    calibration, scores = judge.judge(logits)
+    spec = replace(
+        spec,
+        calibration=calibration,
+        operating_points=judge.operating_points(calibration, logits),
+        scores={**spec.scores, "calibration_faces": scores},
+        training={
+            **spec.training,
+            "calibrated_on": [Path(index).name for index in faces],
+            "calibrated": date.today().isoformat(),
+        },
+    )
+    save_checkpoint(out, model.cpu(), spec)
+    return spec

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from dfdetect import load_detector
+from dfdetect.checkpoints.io import load_checkpoint, make_ensemble
+from dfdetect.checkpoints.weights import find_weights
+from dfdetect.cli import main
+from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.errors import ArgumentError
+from dfdetect.training.calibrate import calibrate
+
+WEIGHTS = "simple_cnn_2"
+
+
+def test_calibrate_changes_the_answers_and_not_the_network(face_set, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    spec = calibrate(WEIGHTS, [face_set], out)
+    before, after = load_detector(WEIGHTS), load_detector(out)
+    assert load_checkpoint(out)[1] == spec
+    assert spec.training["calibrated_on"] == [face_set.name]
+    for name, tensor in before.model.state_dict().items():
+        assert tensor.equal(after.model.state_dict()[name]), name
+    faces = FaceSet.read(face_set)
+    crops = [faces.image(row) for row in range(len(faces))]
+    probabilities = after.predict_faces(crops)
+    assert not np.allclose(probabilities, before.predict_faces(crops))
+    figures = spec.scores["calibration_faces"]
+    assert figures["log_loss"] <= figures["uncalibrated_log_loss"] + 1e-6
+    points = spec.operating_points
+    real = probabilities[faces.labels == 0]
+    assert (real > points.fake).mean() <= (real > points.uncertain).mean() <= 0.1
+
+
+def test_calibrate_refuses_what_it_cannot_use(face_set, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    out.touch()
+    with pytest.raises(ArgumentError, match="exists; delete it"):
+        calibrate(WEIGHTS, [face_set], out)
+    with pytest.raises(ArgumentError, match=r"must end in \.safetensors"):
+        calibrate(WEIGHTS, [face_set], tmp_path / "mine.pt")
+    lines = face_set.read_text().splitlines()
+    real = [line for line in lines[1:] if ",REAL" in line]
+    one_class = face_set.with_name("one_class.csv")
+    one_class.write_text("\n".join([lines[0], *real]))
+    face_set.with_suffix("").rename(one_class.with_suffix(""))
+    with pytest.raises(FaceSetError, match="FAKE"):
+        calibrate(WEIGHTS, [one_class], tmp_path / "other.safetensors")
+
+
+def test_calibrate_command_prints_the_thresholds(face_set, tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    assert main(["calibrate", WEIGHTS, "--faces", str(face_set), "--out", str(out)]) == 0
+    points = load_checkpoint(out)[1].operating_points
+    printed = capsys.readouterr().out
+    assert f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}" in printed
+
+
+def test_calibrate_refuses_an_ensemble(face_set, tmp_path):
+    pair = tmp_path / "pair.safetensors"
+    make_ensemble([find_weights(name) for name in (WEIGHTS, "simple_cnn_1")], pair)
+    with pytest.raises(ArgumentError, match="an ensemble: calibrate its members"):
+        calibrate(pair, [face_set], tmp_path / "mine.safetensors")
