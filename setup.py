@@ -73,8 +73,9 @@ setup(
         "cluster": ["ray>=2.40,<3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
-            *("gradio>=6.31,<7", "h5py", "hypothesis", "ipykernel", "mypy>=1.11", "nbclient"),
-            *("nbval", "playwright", "psutil", "pytest", "pytest-cov", "ray>=2.40,<3", "ruff"),
+            *("gradio>=6.31,<7", "h5py", "hypothesis", "ipykernel", "jsonschema>=4.18"),
+            *("mypy>=1.11", "nbclient", "nbval", "playwright", "psutil", "pytest"),
+            *("pytest-cov", "ray>=2.40,<3", "ruff"),
         ],
     },
     entry_points={"console_scripts": ["dfdetect=dfdetect.cli:main"]},

@@ -209,14 +209,15 @@ class TrackResult:
             count: Number of moments, at most: they are at least a second apart.
 
         Returns:
-            Seconds since the first frame, and P(FAKE) of the frame.
+            Seconds since the first frame, and P(FAKE) of the frame, for each moment.
 
         Example:
             >>> TrackResult(0.8, [0.0, 0.5, 2.0], [BOX] * 3, [0.7, 0.9, 0.8]).most_suspicious()
             [(0.5, 0.9), (2.0, 0.8)]
         """
         moments: list[tuple[float, float]] = []
-        pairs = zip(self.times, self.frame_probabilities, strict=True)
+        # Results from a cluster may have times only.
+        pairs = zip(self.times, self.frame_probabilities, strict=False)
         for time, probability in sorted(pairs, key=lambda pair: -pair[1]):
             if len(moments) < count and all(abs(time - other) >= APART for other, _ in moments):
                 moments.append((time, probability))

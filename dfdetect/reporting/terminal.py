@@ -1,0 +1,203 @@
+"""Results as text for a terminal: a line a video, one video in full, a summary of many.
+
+All functions return text; the command line prints it.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import TextIO
+
+from dfdetect.files import printable
+from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult
+from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
+
+# Select Graphic Rendition codes of ECMA-48.
+VERDICT_COLOURS = {Verdict.FAKE: "1;31", Verdict.UNCERTAIN: "33", Verdict.REAL: "32"}
+WARNING_COLOUR = "33"
+FAINT = "2"
+# Letters in the first column.
+VERDICT_WIDTH = len("no verdict")
+# Videos that the summary names for each reason.
+NAMED = 3
+HINT = "A score is a hint for a person who looks, never proof."
+
+
+def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether text for a stream is to be coloured.
+
+    A variable `NO_COLOR` that is not empty says no (https://no-color.org), else `FORCE_COLOR` says
+    yes, else a terminal that is not `dumb` does.
+
+    Example:
+        >>> wants_colour(sys.stdout)
+        True
+    """
+    if environment.get("NO_COLOR"):
+        return False
+    if environment.get("FORCE_COLOR"):
+        return True
+    return environment.get("TERM") != "dumb" and stream.isatty()
+
+
+def result_line(result: VideoResult, *, colour: bool = False) -> str:
+    """Return verdict, probability, people and name of a video, and a line for each warning.
+
+    Example:
+        >>> print(result_line(detector.predict("a.mp4")))
+        fake        0.951  1 person    a.mp4
+    """
+    name = printable(result.name)
+    if result.probability is None:
+        verdict = _paint(f"{'no score':{VERDICT_WIDTH}}", FAINT, colour)
+        return f"{verdict}  {'':5}  {'':9}  {name}: {printable(result.message)}"
+    if result.verdict is None:
+        verdict = f"{'no verdict':{VERDICT_WIDTH}}"
+    else:
+        code = VERDICT_COLOURS[result.verdict]
+        verdict = _paint(f"{result.verdict.value:{VERDICT_WIDTH}}", code, colour)
+    lines = [f"{verdict}  {result.probability:.3f}  {_people(len(result.tracks)):9}  {name}"]
+    mark = _paint("warning:", WARNING_COLOUR, colour)
+    lines += [f"{'':{VERDICT_WIDTH}}  {mark} {printable(text)}" for text in result.warnings]
+    return "\n".join(lines)
+
+
+def result_details(result: VideoResult) -> str:
+    """Return who is seen when in a video, the most suspicious moments, and what the numbers mean.
+
+    Returns:
+        Several lines that complete `result_line`, or nothing if the video has no score.
+
+    Example:
+        >>> print(result_details(detector.predict("a.mp4")))
+        person 1: P(FAKE) 0.951, seen from 0:00.2 to 0:09.8, in 32 of 32 frames
+          most suspicious moments: 0:03.4 (0.990), 0:05.1 (0.981), 0:07.7 (0.973)
+        ...
+    """
+    if result.probability is None:
+        return ""
+    people = [
+        _person(number, track, result.frames_sampled)
+        for number, track in enumerate(result.tracks, start=1)
+    ]
+    meaning = (
+        "P(FAKE) is the probability, from 0 to 1, that the detector gives to a manipulated face.\n"
+        "The person with the highest P(FAKE) decides for the video."
+    )
+    return "\n".join([*people, "", meaning, verdict_meaning(result.operating_points)])
+
+
+def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
+    """Return how many videos have which verdict, and for each reason how many have no score.
+
+    Args:
+        results: By name, as `predict` returns them.
+        prior: What a submission holds for videos without a score, if one was written.
+
+    Example:
+        >>> print(summary(results))
+        5 videos, 4 scored (2 fake, 2 real), 1 without a score:
+          1 x no face found: e.mp4
+    """
+    without = {
+        name: result.message for name, result in results.items() if result.probability is None
+    }
+    line = f"{_count(len(results), 'video')}, {len(results) - len(without)} scored"
+    verdicts = Counter(result.verdict for result in results.values())
+    if found := [f"{verdicts[one]} {one}" for one in VERDICT_COLOURS if verdicts[one]]:
+        line += f" ({', '.join(found)})"
+    if without:
+        line += f", {len(without)} without a score"
+        line += ":" if prior is None else f" (given the prior {prior:g}):"
+    lines = [line]
+    for reason, count in Counter(without.values()).most_common():
+        names = [name for name, message in without.items() if message == reason]
+        more = ", ..." if count > NAMED else ""
+        lines.append(printable(f"  {count} x {reason}: {', '.join(names[:NAMED])}{more}"))
+    return "\n".join(lines)
+
+
+def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
+    """Return what follows the lines of all videos: one in full, or a summary of many.
+
+    Args:
+        results: As in `summary`.
+        prior: As in `summary`.
+    """
+    if len(results) == 1:
+        (result,) = results.values()
+        return f"\n{details}" if (details := result_details(result)) else summary(results, prior)
+    points = next((one.operating_points for one in results.values() if one.operating_points), None)
+    if all(result.probability is None for result in results.values()):
+        return summary(results, prior)
+    return f"\n{summary(results, prior)}\n{verdict_meaning(points)}"
+
+
+def verdict_meaning(points: OperatingPoints | None) -> str:
+    """Return what the verdicts at these thresholds mean, or that there are none.
+
+    Example:
+        >>> print(verdict_meaning(detector.operating_points))
+        The thresholds were set on REAL videos that the detector was not trained on:
+          fake       P(FAKE) above 0.894, which 1 % of them exceed
+        ...
+    """
+    if points is None:
+        return (
+            "No verdict: the checkpoint holds no thresholds (operating points), so it is not known "
+            f"how often\na REAL video gets such a P(FAKE). {HINT}"
+        )
+    rates = _percent(FAKE_RATE), _percent(UNCERTAIN_RATE)
+    lines = (
+        "The thresholds were set on REAL videos that the detector was not trained on:",
+        f"  fake       P(FAKE) above {points.fake:.3f}, which {rates[0]} of them exceed",
+        f"  uncertain  P(FAKE) above {points.uncertain:.3f}, which {rates[1]} of them exceed",
+        "  real       any lower P(FAKE); this does not show that a video is real",
+        f"On other footage, more REAL videos may exceed them. {HINT}",
+    )
+    return "\n".join(lines)
+
+
+def time_stamp(seconds: float) -> str:
+    """Return a time in a video as players show it, with tenths of a second.
+
+    Example:
+        >>> time_stamp(3.4), time_stamp(3723.44)
+        ('0:03.4', '1:02:03.4')
+    """
+    minutes, tenths = divmod(round(10 * seconds), 600)
+    hours, minutes = divmod(minutes, 60)
+    start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{start}:{tenths // 10:02}.{tenths % 10}"
+
+
+def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
+    """What is known of one person; of an image or a single frame, there are no times."""
+    text = f"person {number}: P(FAKE) {track.probability:.3f}"
+    if frames_sampled <= 1 or not track.times:
+        return text
+    first, last = (time_stamp(track.times[position]) for position in (0, -1))
+    span = f"at {first}" if len(track.times) == 1 else f"from {first} to {last}"
+    moments = ", ".join(
+        f"{time_stamp(time)} ({probability:.3f})" for time, probability in track.most_suspicious()
+    )
+    return (
+        f"{text}, seen {span}, in {len(track.times)} of {_count(frames_sampled, 'frame')}\n"
+        f"  most suspicious moments: {moments}"
+    )
+
+
+def _people(count: int) -> str:
+    return "1 person" if count == 1 else f"{count} people"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:g} %"
+
+
+def _paint(text: str, code: str, colour: bool) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if colour else text

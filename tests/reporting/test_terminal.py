@@ -1,0 +1,149 @@
+import io
+import time
+from pathlib import Path
+
+import pytest
+
+from dfdetect import OperatingPoints, Status, TrackResult, Verdict, VideoResult
+from dfdetect.reporting.json_file import to_json
+from dfdetect.reporting.terminal import (
+    ending,
+    result_details,
+    result_line,
+    summary,
+    time_stamp,
+    verdict_meaning,
+    wants_colour,
+)
+
+POINTS = OperatingPoints(uncertain=0.6, fake=0.8)
+BOX = (1.0, 2.0, 3.0, 4.0)
+SWAPPED = TrackResult(0.9, [1.0, 2.0, 63.44], [BOX] * 3, [0.7, 0.95, 0.9])
+OTHER = TrackResult(0.2, [5.0], [BOX], [0.2])
+FAKE = VideoResult(
+    path=Path("videos/a.mp4"),
+    name="a.mp4",
+    probability=0.9,
+    verdict=Verdict.FAKE,
+    operating_points=POINTS,
+    tracks=[SWAPPED, OTHER],
+    frames_sampled=32,
+)
+NO_VERDICT = VideoResult(
+    path=Path("b.mp4"), name="b.mp4", probability=0.3, tracks=[OTHER], frames_sampled=32
+)
+NO_FACE = VideoResult.without_score(Path("c.mp4"), "c.mp4", Status.NO_FACE)
+GONE = VideoResult.without_score(None, "d.mp4", Status.NO_SUCH_VIDEO)
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "environment", "wanted"),
+    [
+        (Screen(), {}, True),
+        (Screen(), {"TERM": "dumb"}, False),
+        (Screen(), {"NO_COLOR": "1"}, False),
+        (Screen(), {"NO_COLOR": ""}, True),
+        (io.StringIO(), {}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, True),
+        (io.StringIO(), {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_wants_colour_heeds_the_environment(stream, environment, wanted):
+    assert wants_colour(stream, environment) == wanted
+
+
+def test_result_line_has_verdict_probability_people_and_name():
+    assert result_line(FAKE).split() == ["fake", "0.900", "2", "people", "a.mp4"]
+    assert result_line(NO_VERDICT).split() == ["no", "verdict", "0.300", "1", "person", "b.mp4"]
+    assert result_line(NO_FACE).split(None, 2) == ["no", "score", "c.mp4: no face found"]
+    starts = [result_line(one).index(one.name) for one in (FAKE, NO_VERDICT, NO_FACE)]
+    assert len(set(starts)) == 1
+
+
+def test_result_line_colours_the_verdict_alone():
+    assert result_line(FAKE, colour=True).startswith("\x1b[1;31mfake      \x1b[0m  0.900")
+    assert "\x1b" not in result_line(FAKE)
+
+
+def test_result_line_shows_warnings_below():
+    warned = VideoResult(**{**vars(FAKE), "warnings": ("The face is dark.", "Few frames.")})
+    line, *warnings = result_line(warned).splitlines()
+    assert line == result_line(FAKE)
+    assert [text.strip() for text in warnings] == [
+        "warning: The face is dark.",
+        "warning: Few frames.",
+    ]
+
+
+def test_result_line_shields_the_terminal_from_names():
+    named = VideoResult(**{**vars(FAKE), "name": "\x1b[31mred\n.mp4"})
+    assert "\x1b" not in result_line(named)
+    assert len(result_line(named).splitlines()) == 1
+
+
+def test_result_details_say_who_and_when():
+    lines = result_details(FAKE).splitlines()
+    assert lines[0] == ("person 1: P(FAKE) 0.900, seen from 0:01.0 to 1:03.4, in 3 of 32 frames")
+    assert lines[1] == "  most suspicious moments: 0:02.0 (0.950), 1:03.4 (0.900), 0:01.0 (0.700)"
+    assert lines[2] == "person 2: P(FAKE) 0.200, seen at 0:05.0, in 1 of 32 frames"
+    assert result_details(NO_FACE) == ""
+
+
+def test_result_details_of_a_single_frame_have_no_times():
+    image = VideoResult(path=None, name="", probability=0.2, tracks=[OTHER], frames_sampled=1)
+    assert result_details(image).splitlines()[0] == "person 1: P(FAKE) 0.200"
+
+
+def test_verdict_meaning_states_thresholds_and_their_rates():
+    text = verdict_meaning(POINTS)
+    assert "P(FAKE) above 0.800, which 1 % of them exceed" in text
+    assert "P(FAKE) above 0.600, which 5 % of them exceed" in text
+    assert "never proof" in text
+    assert "holds no thresholds" in verdict_meaning(None)
+    assert "0.5" not in verdict_meaning(None)
+
+
+def test_summary_counts_verdicts_and_reasons():
+    results = {one.name: one for one in (FAKE, NO_VERDICT, NO_FACE, GONE)}
+    lines = summary(results).splitlines()
+    assert lines[0] == "4 videos, 2 scored (1 fake), 2 without a score:"
+    assert "  1 x no face found: c.mp4" in lines
+    assert "  1 x no such video: d.mp4" in lines
+    assert "2 without a score (given the prior 0.4):" in summary(results, 0.4)
+    assert summary({"b.mp4": NO_VERDICT}) == "1 video, 1 scored"
+
+
+def test_ending_is_of_one_video_or_of_many():
+    assert ending({"a.mp4": FAKE}).strip() == result_details(FAKE)
+    assert ending({"c.mp4": NO_FACE}) == summary({"c.mp4": NO_FACE})
+    both = {"a.mp4": FAKE, "c.mp4": NO_FACE}
+    assert ending(both).strip() == f"{summary(both)}\n{verdict_meaning(POINTS)}"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00.0"), (3.44, "0:03.4"), (59.96, "1:00.0"), (3723.4, "1:02:03.4")],
+)
+def test_time_stamp_is_as_players_show_it(seconds, text):
+    assert time_stamp(seconds) == text
+
+
+def test_four_hundred_results_take_no_time():
+    """What is printed beside the scoring, as lines and as JSON."""
+    times = [number / 3 for number in range(32)]
+    track = TrackResult(0.9, times, [(100.123456, 2.0, 3.0, 4.0)] * 32, [0.123456789] * 32)
+    results = {
+        str(number): VideoResult(**{**vars(FAKE), "name": f"{number}.mp4", "tracks": [track] * 2})
+        for number in range(400)
+    }
+    start = time.perf_counter()
+    for result in results.values():
+        result_line(result, colour=True)
+        to_json(result)
+    ending(results)
+    assert time.perf_counter() - start < 0.2
