@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
+from functools import partial
 from json import dumps
 from pathlib import Path
 from time import monotonic
@@ -47,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     verbose = options.pop("verbose")
+    level = logging.WARNING if options.get("quiet") else logging.INFO
     try:
-        with warnings.catch_warnings(), _one_interrupt(), _log_on_terminal(verbose):
+        with warnings.catch_warnings(), _one_interrupt(), _log_on_terminal(verbose, level):
             warnings.showwarning = _show_warning
             status = command(**options)
             sys.stdout.flush()
@@ -69,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _TerminalHandler(logging.Handler):
     """Shows what the library logs on standard error, above the progress bars."""
 
-    def __init__(self, verbose: bool):
-        super().__init__(logging.DEBUG if verbose else logging.INFO)
+    def __init__(self, verbose: bool, level: int):
+        super().__init__(logging.DEBUG if verbose else level)
         self.verbose = verbose
         self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
 
@@ -82,8 +84,8 @@ class _TerminalHandler(logging.Handler):
 
 
 @contextmanager
-def _log_on_terminal(verbose: bool) -> Iterator[None]:
-    logger, handler = logging.getLogger("dfdetect"), _TerminalHandler(verbose)
+def _log_on_terminal(verbose: bool, level: int) -> Iterator[None]:
+    logger, handler = logging.getLogger("dfdetect"), _TerminalHandler(verbose, level)
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(handler.level)
@@ -102,7 +104,7 @@ def _one_interrupt() -> Iterator[None]:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
         print(
-            "\ndfdetect: stopping: finished results are saved, which takes a few seconds",
+            "\ndfdetect: stopping: files are completed first, which takes a few seconds",
             file=sys.stderr,
         )
         raise KeyboardInterrupt(number)
@@ -121,6 +123,16 @@ def _one_interrupt() -> Iterator[None]:
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     print(f"dfdetect: warning: {_printable(message)}", file=sys.stderr)
+
+
+def _print_above_bars(text: str) -> None:
+    """Print at once, and above the progress bars if they are on the same terminal."""
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(text)
+    else:
+        print(text, flush=True)
 
 
 def _printable(message: object) -> str:
@@ -143,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="dfdetect", description="Detect face-manipulated videos.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"dfdetect {__version__}")
-    parser.add_argument("--verbose", action="store_true", help=VERBOSE)
+    parser.add_argument("-v", "--verbose", action="store_true", help=VERBOSE)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_evaluate(commands)
@@ -173,13 +185,15 @@ def _add_command(
         formatter_class=_HelpFormatter,
     )
     # Left out when it is not given, so that it does not undo one before the command.
-    parser.add_argument("--verbose", action="store_true", default=argparse.SUPPRESS, help=VERBOSE)
+    parser.add_argument(
+        *("-v", "--verbose"), action="store_true", default=argparse.SUPPRESS, help=VERBOSE
+    )
     parser.set_defaults(command=function)
     return parser
 
 
 def _add_detector_options(
-    parser: argparse.ArgumentParser, frames: int | None = DEFAULT_FRAMES
+    parser: argparse._ActionsContainer, frames: int | None = DEFAULT_FRAMES
 ) -> None:
     parser.add_argument(
         "--weights",
@@ -194,7 +208,7 @@ def _add_detector_options(
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
-def _add_cluster_option(parser: argparse.ArgumentParser) -> None:
+def _add_cluster_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS|local",
@@ -203,29 +217,48 @@ def _add_cluster_option(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
-    parser = _add_command(commands, "predict", _predict, "Score videos, write submission.csv.")
+    parser = _add_command(commands, "predict", _predict, "Score videos.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
-    parser.add_argument("--out", type=Path, default=Path("submission.csv"), help="file to write")
-    parser.add_argument(
-        "--sample-submission", type=Path, metavar="CSV", help="names and order of the rows"
+    detector = parser.add_argument_group("detector")
+    _add_detector_options(detector)
+    shown = parser.add_argument_group("what is printed")
+    shown.add_argument(
+        "--json", action="store_true", help="print a JSON object a video, all of it on one line"
     )
-    _add_detector_options(parser)
-    _add_cluster_option(parser)
-    parser.add_argument(
-        "--details", type=Path, metavar="CSV", help="also write people, frames, reasons, seconds"
+    shown.add_argument(
+        *("-q", "--quiet"),
+        action="store_true",
+        help="print a line a video and warnings only: no progress, no explanation, no summary",
     )
-    parser.add_argument(
-        "--prior", type=float, default=DEFAULT_PRIOR, help="P(FAKE) for videos without a score"
+    written = parser.add_argument_group("files to write, none if not given")
+    written.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.csv|.json|.jsonl",
+        help="a submission (filename,label), or all of the results as JSON; a run that was "
+        "stopped continues from it",
     )
-    parser.add_argument(
-        "--report", type=Path, metavar="HTML", help="also write a page with faces and curves"
+    written.add_argument(
+        "--sample-submission", type=Path, metavar="CSV", help="names and order of the rows of --out"
     )
-    parser.add_argument(
+    written.add_argument(
+        "--prior",
+        type=float,
+        default=DEFAULT_PRIOR,
+        help="P(FAKE) for videos without a score in a submission",
+    )
+    written.add_argument(
+        "--details", type=Path, metavar="CSV", help="verdict, people, frames, reasons, seconds"
+    )
+    written.add_argument("--report", type=Path, metavar="HTML", help="a page with faces and curves")
+    run = parser.add_argument_group("the run")
+    _add_cluster_option(run)
+    run.add_argument(
         "--time-budget",
         metavar="8h30m",
         help="end within this time, with fewer frames a video or fewer videos scored if need be",
     )
-    parser.add_argument(
+    run.add_argument(
         "--strict", action="store_true", help="exit with status 1 if a video has no score"
     )
 
@@ -505,25 +538,39 @@ def _index_or_fraction(text: str) -> Path | float:
 
 
 def _predict(
-    out: Path,
+    out: Path | None,
     prior: float,
     time_budget: str | None,
     details: Path | None,
     report: Path | None,
     strict: bool,
+    json: bool,
+    quiet: bool,
     **options: object,
 ) -> int:
     start = monotonic()
-    from dfdetect.kaggle.submission import summary
-    from dfdetect.prediction import predict
+    from dfdetect.prediction import is_submission, predict
+    from dfdetect.reporting import terminal
+    from dfdetect.reporting.json_file import to_json
     from dfdetect.runtime.budget import parse_duration
 
     if time_budget is not None:  # what loading took is part of it
         time_budget = max(0.1, parse_duration(time_budget) - (monotonic() - start))
+    to_line = partial(terminal.result_line, colour=terminal.wants_colour(sys.stdout))
+    to_text = to_json if json else to_line
     outputs = {"out": out, "details": details, "report": report}
-    results = predict(prior=prior, time_budget=time_budget, progress=True, **outputs, **options)
-    print(summary(results, prior))
-    print(f"wrote {', '.join(str(file) for file in outputs.values() if file is not None)}")
+    results = predict(
+        prior=prior,
+        time_budget=time_budget,
+        on_result=lambda result: _print_above_bars(to_text(result)),
+        progress=not quiet,
+        **outputs,
+        **options,
+    )
+    if not (json or quiet):
+        print(terminal.ending(results, prior if is_submission(out) else None))
+        if files := [str(file) for file in outputs.values() if file is not None]:
+            print(f"wrote {', '.join(files)}")
     unscored = any(result.probability is None for result in results.values())
     return REASONS_GIVEN if strict and unscored else 0
 

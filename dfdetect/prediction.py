@@ -1,10 +1,11 @@
-"""predict: folders of videos in, results and submission.csv out."""
+"""predict: folders of videos in, results out, and in files if they are asked for."""
 
 import hashlib
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,12 +19,9 @@ from dfdetect.checkpoints.weights import Weights, find_all_weights
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.files import require_writable
-from dfdetect.kaggle.submission import (
-    read_sample_submission,
-    summary,
-    write_details,
-    write_submission,
-)
+from dfdetect.kaggle.submission import read_sample_submission, write_details, write_submission
+from dfdetect.reporting.json_file import write_json
+from dfdetect.reporting.terminal import summary
 from dfdetect.results import Status, VideoResult
 from dfdetect.runtime.budget import TimeBudget, parse_duration
 from dfdetect.runtime.journal import Journal
@@ -37,7 +35,9 @@ if TYPE_CHECKING:
     from dfdetect.runtime.executor import Executor, MakeWorker
     from dfdetect.video.isolated import DecoderPool
 
-# Seconds from one time that the submission is written to the next; more if writing takes long, so
+# Of the file that is written as `out`: a submission, or all of the results.
+OUT_SUFFIXES = (".csv", ".json", ".jsonl")
+# Seconds from one time that `out` is written to the next; more if writing takes long, so
 # that it takes no larger share of the time than this.
 SAVE_EVERY = 5.0
 SAVE_SHARE = 0.05
@@ -47,7 +47,7 @@ LOGGER = logging.getLogger(__name__)
 def predict(
     paths: str | Path | Iterable[str | Path],
     *,
-    out: str | Path = "submission.csv",
+    out: str | Path | None = None,
     sample_submission: str | Path | None = None,
     weights: Weights = None,
     frames: int = DEFAULT_FRAMES,
@@ -57,25 +57,29 @@ def predict(
     time_budget: str | float | None = None,
     report: str | Path | None = None,
     cluster: str | None = None,
+    on_result: Callable[[VideoResult], None] = lambda result: None,
     progress: bool = False,
 ) -> dict[str, VideoResult]:
-    """Score videos and write a submission that has a row for every one of them.
+    """Score videos, and write the files that are asked for; nothing is printed.
 
-    A complete submission exists from the start, with the prior for videos without a score, and is
-    replaced every few seconds. Beside it, `OUT.progress.jsonl` keeps the results: if the run is
-    stopped or killed, or its time is up, the next run with the same `out`, weights and frames
-    continues from there. That file is deleted when every video is done.
+    With `out`, a complete file exists from the start, and is replaced every few seconds. Beside it,
+    `OUT.progress.jsonl` keeps the results: if the run is stopped or killed, or its time is up, the
+    next run with the same `out`, weights and frames continues from there. That file is deleted when
+    every video is done. Without `out`, a run that is stopped starts from the beginning.
 
     Args:
         paths: Videos, and folders that are searched through all their sub-folders; one or many.
-        out: The submission to write: `filename,label` with label = P(FAKE).
-        sample_submission: A submission whose names, in their order, become the rows; without it,
-            the videos sorted by name.
+        out: A file to write, which has every video. If it ends in `.csv`, it is a submission:
+            `filename,label` with label = P(FAKE), or the prior for videos without a score. If it
+            ends in `.json`, it is an array of what `VideoResult.to_dict` returns; if in `.jsonl`,
+            it has one such object a line.
+        sample_submission: A submission whose names, in their order, become the rows of `out`;
+            without it, the videos sorted by name.
         weights: As in `load_detector`.
         frames: Number of frames sampled from each video.
         device: As in `load_detector`.
         details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
-        prior: P(FAKE) for videos without a score, strictly between 0 and 1.
+        prior: P(FAKE) for videos without a score in a submission, strictly between 0 and 1.
         time_budget: Seconds, or text such as `8h30m`, from this call to its end. If the time is too
             short, fewer frames are sampled from each video, and some videos may get no score.
         report: An HTML page to write, with the people of each video, their faces and curves; the
@@ -83,11 +87,15 @@ def predict(
         cluster: Address of a Ray cluster that does the work, or `local`, as in
             `dfdetect.runtime.ray_cluster`. All its machines must see the videos under the same
             paths.
+        on_result: Called by the caller's thread with each result as soon as it and those of the
+            videos before it are known, in the order of the rows but for videos without a file and
+            results of an earlier run, which come first.
         progress: Show progress bars on standard error.
 
     Returns:
         The result of each row by its name, in the order of the rows. Results from a cluster, which
-        may be a million, have no boxes and no probabilities of frames unless there is a `report`.
+        may be a million, have no boxes and no probabilities of frames unless there is a `report`,
+        or `out` is JSON.
 
     Raises:
         FileNotFoundError: A path, the sample submission or the weights do not exist.
@@ -98,27 +106,33 @@ def predict(
         >>> results = predict(["test_videos"], out="submission.csv", details="details.csv")
     """
     start = monotonic()
-    out = Path(out)
+    out = None if out is None else Path(out)
     if not 0 < prior < 1:
         raise ArgumentError(f"prior must be strictly between 0 and 1, not {prior}")
     seconds = None if time_budget is None else parse_duration(time_budget)
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
     _require_outputs((out, details, report), (*videos.values(), sample_submission))
+    _require_out(out, sample_submission)
+    asks_for_frames = report is not None or not (out is None or is_submission(out))
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     results = {name: _not_scored_yet(name, videos.get(name)) for name in names}
     checkpoints = find_all_weights(weights)
     journal = Journal(
-        out.with_suffix(".progress.jsonl"), {"weights": _digest(checkpoints), "frames": frames}
+        None if out is None else out.with_suffix(".progress.jsonl"),
+        {"weights": _digest(checkpoints), "frames": frames},
     )
     kept = journal.read({name: videos[name] for name in names if name in videos})
-    with _kept_if_successful(out, lambda: write_submission(out, names, results, prior)):
-        # Loading torch takes seconds; the submission is there before.
+    outputs: dict[Path, Callable[[], None]] = {}
+    if out is not None:
+        outputs[out] = partial(_write_out, out, names, results, prior)
+    with _kept_if_successful(outputs):
+        # Loading torch takes seconds; `out` is there before.
         from dfdetect.detector import load_detector
         from dfdetect.runtime.executor import Executor
 
         detector = load_detector(checkpoints, device if cluster is None else "cpu", frames)
         executor = Executor(device, cluster)  # last: it is to be closed from here on
-    make_worker = partial(_make_scorer, detector, cluster is None or report is not None)
+    make_worker = partial(_make_scorer, detector, cluster is None or asks_for_frames)
     with executor:
         results |= kept
         left = {name: videos[name] for name in names if results[name].status == Status.NOT_SCORED}
@@ -126,21 +140,26 @@ def predict(
         if seconds is not None:
             budget = TimeBudget(seconds - (monotonic() - start), len(left), frames)
         _log_what_is_kept(journal, len(kept), len(results))
-        outputs = {out: lambda: write_submission(out, names, results, prior)}
         if details is not None:
-            outputs[Path(details)] = lambda: write_details(details, results)
-        rounds = _score_rest(executor, make_worker, left, results, journal, budget, progress)
+            outputs[Path(details)] = partial(write_details, details, results)
+        rounds = _score_rest(
+            executor, make_worker, left, results, journal, budget, on_result, progress
+        )
         try:
+            for name in names:
+                if name not in left:
+                    on_result(results[name])
             with closing(rounds):
                 for _ in rounds:
-                    _write_or_warn(out, names, results, prior)
+                    if out is not None:
+                        _write_or_warn(out, names, results, prior)
         except BaseException:
             for error in _write_all(outputs).values():  # what has stopped the run comes first
                 warnings.warn(f"cannot be written: {error}", stacklevel=2)
-            LOGGER.info("%s", summary(results, prior))
+            LOGGER.info("%s", summary(results, prior if is_submission(out) else None))
             raise
         if problems := _write_all(outputs):  # the files are as they were last written
-            LOGGER.info("%s", summary(results, prior))
+            LOGGER.info("%s", summary(results, prior if is_submission(out) else None))
             raise next(iter(problems.values()))
     if budget is not None and budget.thinned:
         LOGGER.info("for lack of time, %d videos had fewer than %d frames", budget.thinned, frames)
@@ -156,6 +175,11 @@ def predict(
     return results
 
 
+def is_submission(out: str | Path | None) -> bool:
+    """Tell whether `predict` writes a submission to `out`."""
+    return out is not None and Path(out).suffix.lower() == OUT_SUFFIXES[0]
+
+
 def _not_scored_yet(name: str, path: Path | None) -> VideoResult:
     status = Status.NO_SUCH_VIDEO if path is None else Status.NOT_SCORED
     return VideoResult.without_score(path, name, status)
@@ -167,19 +191,44 @@ def _require_outputs(
     """Check that all outputs are different files that can be written and are no inputs."""
     files = [Path(os.path.realpath(file)) for file in outputs if file is not None]
     if len(set(files)) < len(files):
-        raise ArgumentError(f"{files[0]}: submission, details and report need files of their own")
+        raise ArgumentError(f"{files[0]}: out, details and report need files of their own")
     if taken := set(files) & {Path(os.path.realpath(file)) for file in inputs if file is not None}:
         raise ArgumentError(f"{taken.pop()}: is to be read; write to another file")
     for file in files:
         require_writable(file)
 
 
-def _write_or_warn(
-    out: Path, names: Iterable[str], results: Mapping[str, VideoResult], prior: float
+def _require_out(out: Path | None, sample_submission: str | Path | None) -> None:
+    if out is None and sample_submission is not None:
+        raise ArgumentError(
+            "sample_submission names the rows of `out`, which is not given: give the file to "
+            "write, such as submission.csv"
+        )
+    if out is not None and out.suffix.lower() not in OUT_SUFFIXES:
+        raise ArgumentError(f"{out}: must end in {', '.join(OUT_SUFFIXES)}")
+
+
+def _write_out(
+    out: Path,
+    names: Sequence[str],
+    results: Mapping[str, VideoResult],
+    prior: float,
+    *,
+    verify: bool = True,
 ) -> None:
-    """Write the submission so far; if that fails, it is written again in some seconds."""
+    """Write all results so far, as the suffix of the file says."""
+    if is_submission(out):
+        write_submission(out, names, results, prior, verify=verify)
+    else:
+        write_json(out, [results[name] for name in names])
+
+
+def _write_or_warn(
+    out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
+) -> None:
+    """Write the results so far; if that fails, they are written again in some seconds."""
     try:
-        write_submission(out, names, results, prior, verify=False)
+        _write_out(out, names, results, prior, verify=False)
     except OSError as error:
         warnings.warn(f"cannot write now, trying again: {error}", stacklevel=2)
 
@@ -240,12 +289,12 @@ def _score_rest(
     results: dict[str, VideoResult],
     journal: Journal,
     budget: TimeBudget | None,
+    on_result: Callable[[VideoResult], None],
     progress: bool,
 ) -> Iterator[None]:
     """Score videos and store each result as it arrives.
 
-    Yields once at the start and then every few seconds, so that the caller can write the
-    submission.
+    Yields once at the start and then every few seconds, so that the caller can write the results.
     """
     from dfdetect.detector import has_failed
 
@@ -261,6 +310,7 @@ def _score_rest(
         desc="videos",
         unit="video",
         disable=not progress,
+        leave=not sys.stderr.isatty(),  # of a terminal, the results alone stay
     )
     saves = _Saves()
     yield
@@ -271,7 +321,8 @@ def _score_rest(
     )
     pairs = executor.map(make_worker, tasks, on_lost=_lost, failed=has_failed, on_done=keep)
     with closing(pairs), bar:
-        for _ in pairs:
+        for task, _ in pairs:
+            on_result(results[task.name])
             bar.update()
             if saves.due():
                 yield
@@ -279,7 +330,7 @@ def _score_rest(
 
 
 class _Saves:
-    """Says when the submission is to be written, so that writing takes a small share of the time.
+    """Says when the results are to be written, so that writing takes a small share of the time.
 
     Args:
         clock: Returns seconds.
@@ -302,15 +353,15 @@ class _Saves:
 
 
 @contextmanager
-def _kept_if_successful(path: Path, write: Callable[[], None]) -> Iterator[None]:
-    """Write a new file, and delete it if the arguments turn out to be unusable."""
-    new = not path.exists()
-    if new:
-        write()
+def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
+    """Write the files that are new, and delete them if the arguments are unusable after all."""
+    new = [path for path in outputs if not path.exists()]
+    for path in new:
+        outputs[path]()
     try:
         yield
     except (DfdetectError, OSError):
-        if new:
+        for path in new:
             path.unlink()
         raise
 

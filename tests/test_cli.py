@@ -6,7 +6,9 @@ import sys
 import tarfile
 import tempfile
 import time
+from pathlib import Path
 
+import jsonschema
 import pytest
 
 from dfdetect.cli import main
@@ -16,13 +18,16 @@ from dfdetect.kaggle.submission import check_submission
 @pytest.mark.slow
 def test_predict_from_any_folder(sample_data, tmp_path):
     command = [sys.executable, "-m", "dfdetect", "predict", str(sample_data / "test_videos")]
-    options = ["--frames", "4", "--details", "d.csv"]
+    options = ["--frames", "4", "--out", "submission.csv", "--details", "d.csv"]
     run = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     names = sorted(path.name for path in (sample_data / "test_videos").iterdir())
     assert len(check_submission(tmp_path / "submission.csv", names)) == 6
     assert (tmp_path / "d.csv").is_file()
+    lines = run.stdout.splitlines()
+    assert [line.split()[-1] for line in lines[:6]] == names
     assert "6 videos, 6 scored" in run.stdout
+    assert lines[-1] == "wrote submission.csv, d.csv"
     assert "6/6" in run.stderr  # the progress bar
     assert "video/s" in run.stderr
 
@@ -36,7 +41,12 @@ def test_predict_from_any_folder(sample_data, tmp_path):
         (["predict", "a.mp4", "--weights", "a.mp4"], "not a checkpoint"),
         (["predict", "a.mp4", "--frames", "0"], "frames must be at least 1"),
         (["predict", "a.mp4", "--device", "abacus"], "unknown device"),
-        (["predict", "a.mp4", "--sample-submission", "none.csv"], "no such sample submission"),
+        (["predict", "a.mp4", "--sample-submission", "n.csv"], "names the rows of `out`"),
+        (
+            ["predict", "a.mp4", "--sample-submission", "n.csv", "--out", "s.csv"],
+            "n.csv: no such sample submission",
+        ),
+        (["predict", "a.mp4", "--out", "s.txt"], "s.txt: must end in .csv, .json, .jsonl"),
         (["evaluate", "none.csv"], "none.csv: no such face set or folder"),
         (["train", "resnet18", "--faces", "none.csv", "--out", "x.safetensors"], "none.csv"),
         (["train", "resnet18", "--faces", "none.csv", "--out", "x.pt"], "must end in .safetensors"),
@@ -50,6 +60,52 @@ def test_unusable_input_is_named_and_ends_with_2(arguments, message, tmp_path, m
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert not (tmp_path / "submission.csv").exists()
+
+
+@pytest.fixture
+def scored(sample_data, tmp_path, monkeypatch, capsys):
+    """A function that scores two frames of a clip in an empty folder and gives (stdout, stderr)."""
+    clip = str(sample_data / "test_videos" / "ehtdtkmmli.mp4")
+    monkeypatch.chdir(tmp_path)
+
+    def score(*options):
+        assert main(["predict", clip, "--frames", "2", *options]) == 0
+        return capsys.readouterr()
+
+    return score
+
+
+def test_predict_of_one_video_shows_the_answer_and_writes_nothing(scored, tmp_path):
+    first, *rest = scored("--weights", "tf_efficientnet_lite2_wild").out.splitlines()
+    verdict, probability, one, person, name = first.split()
+    assert verdict in ("real", "uncertain", "fake")
+    assert 0 < float(probability) < 1
+    assert (one, person, name) == ("1", "person", "ehtdtkmmli.mp4")
+    text = "\n".join(rest)
+    assert f"person 1: P(FAKE) {probability}, seen from 0:0" in text
+    assert "most suspicious moments: 0:0" in text
+    assert "which 1 % of them exceed" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_json_is_all_of_stdout_and_as_the_schema_says(scored):
+    printed = scored("--json", "--out", "r.jsonl").out
+    result = json.loads(printed)
+    schema = Path(__file__).parent.parent / "docs" / "result.schema.json"
+    jsonschema.validate(result, json.loads(schema.read_text(encoding="utf-8")))
+    assert len(result["tracks"][0]["boxes"]) == 2
+    assert printed == Path("r.jsonl").read_text()
+
+
+def test_predict_quiet_prints_the_line_alone(scored):
+    assert len(scored("--quiet").out.splitlines()) == 1
+    assert scored("-q").err == ""
+
+
+def test_predict_colours_if_it_is_asked_to(scored, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert scored("-q", "--weights", "tf_efficientnet_lite2_wild").out.startswith("\x1b[")
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["predict"], ["predict", "x", "--colour", "1"]])
@@ -200,7 +256,7 @@ def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status)
             time.sleep(0.1)
         printed = run.stderr.read().decode()
     assert run.returncode == status
-    assert "stopping: finished results are saved" in printed
+    assert "stopping: files are completed first" in printed
     assert "terminate" not in printed
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 41
     # What was given up has no score, and no reason that blames the file.

@@ -13,8 +13,9 @@ import pytest
 
 from dfdetect import Detector, Status, VideoResult, predict
 from dfdetect.kaggle import submission
-from dfdetect.kaggle.submission import check_submission, summary
+from dfdetect.kaggle.submission import check_submission
 from dfdetect.prediction import _Saves
+from dfdetect.reporting.terminal import summary
 
 
 @pytest.fixture
@@ -201,6 +202,10 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a folder"):
         predict(sample_data, out=tmp_path)
+    with pytest.raises(ValueError, match=r"s.txt: must end in .csv, .json, .jsonl"):
+        predict(sample_data, out=tmp_path / "s.txt")
+    with pytest.raises(ValueError, match="names the rows of `out`, which is not given"):
+        predict(sample_data, sample_submission=tmp_path / "sample.csv")
     with pytest.raises(ValueError, match="cannot be written"):
         predict(sample_data, out=tmp_path / "file" / "submission.csv")
     with pytest.raises(ValueError, match="files of their own"):
@@ -342,9 +347,42 @@ def test_saves_take_a_small_share_of_the_time():
     assert 20 <= written <= 25  # 5 % of the time, two seconds each
 
 
-def test_predict_prints_nothing(sample_data, tmp_path, capsys):
-    predict(sample_data / "test_videos" / "ehtdtkmmli.mp4", out=tmp_path / "s.csv", frames=2)
+def test_predict_prints_and_writes_nothing(sample_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    predict(sample_data / "test_videos" / "ehtdtkmmli.mp4", frames=2)
     assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_hands_over_each_result_once(mixed_folder, tmp_path, monkeypatch):
+    """Also those of an earlier run, and of videos that are not there; and writes them as JSON."""
+    sample, out = tmp_path / "sample.csv", tmp_path / "results.json"
+    sample.write_text("filename\ntext.mp4\ngone.mp4\ngood.mp4\nempty.mp4\n")
+    options = {"out": out, "sample_submission": sample, "frames": 2}
+    seen = []
+
+    def stop_at_the_second(result):
+        seen.append(result.name)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(mixed_folder, on_result=stop_at_the_second, **options)
+    assert seen == ["gone.mp4", "text.mp4"]
+    stopped = [VideoResult.from_dict(one) for one in json.loads(out.read_text())]
+    assert [one.name for one in stopped] == ["text.mp4", "gone.mp4", "good.mp4", "empty.mp4"]
+    kept = sum(one.status not in (Status.NOT_SCORED, Status.NO_SUCH_VIDEO) for one in stopped)
+    assert kept >= 1
+
+    seen = []
+    results = predict(mixed_folder, on_result=seen.append, **options)
+    assert sorted(one.name for one in seen) == sorted(results)
+    assert seen[0].name == "text.mp4"
+    assert {one.name: one for one in seen} == results
+    assert [VideoResult.from_dict(one) for one in json.loads(out.read_text())] == [
+        *results.values()
+    ]
+    assert not list(tmp_path.glob("*.progress.jsonl"))
 
 
 def test_predict_of_two_folders_with_equal_names(tmp_path, real_clip):

@@ -1,7 +1,6 @@
 """submission.csv: one row for each requested video, in order, and always valid."""
 
 import csv
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +8,8 @@ import pandas as pd
 
 from dfdetect.defaults import DEFAULT_PRIOR
 from dfdetect.errors import InputError
-from dfdetect.files import atomic_path, inert, printable, read_table
-from dfdetect.results import Status, VideoResult, to_dataframe
+from dfdetect.files import atomic_path, inert, read_table
+from dfdetect.results import VideoResult, to_dataframe
 
 COLUMNS = ["filename", "label"]
 
@@ -101,22 +100,6 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
     if len(bad):
         raise SubmissionError(f"{path}: the label of {bad.iloc[0]!r} is not strictly in (0, 1)")
     return table.assign(label=labels)
-
-
-def summary(results: Mapping[str, VideoResult], prior: float = DEFAULT_PRIOR) -> str:
-    """Return a line on how many videos were scored, and one for each reason why some were not."""
-    without = {
-        name: result.message for name, result in results.items() if result.status != Status.OK
-    }
-    videos = "1 video" if len(results) == 1 else f"{len(results)} videos"
-    lines = [f"{videos}, {len(results) - len(without)} scored"]
-    if without:
-        lines[0] += f", {len(without)} without a score (given the prior {prior:g}):"
-        for reason, count in Counter(without.values()).most_common():
-            names = [name for name, message in without.items() if message == reason]
-            more = ", ..." if count > len(names[:3]) else ""
-            lines.append(printable(f"  {count} x {reason}: {', '.join(names[:3])}{more}"))
-    return "\n".join(lines)
 
 
 def _require_unique(path: str | Path, names: pd.Series) -> None:

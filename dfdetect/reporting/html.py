@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dfdetect.faces.crops import Strip, cut_faces, encode_jpeg
 from dfdetect.files import atomic_path
-from dfdetect.kaggle.submission import summary
+from dfdetect.reporting.terminal import summary
 from dfdetect.results import TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
 from dfdetect.runtime.executor import Executor

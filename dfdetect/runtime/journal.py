@@ -20,7 +20,7 @@ class Journal:
     later run tries them again.
 
     Args:
-        path: The file.
+        path: The file, or None to keep nothing.
         settings: What the results depend on, such as the weights.
 
     Example:
@@ -30,7 +30,7 @@ class Journal:
         {'a.mp4': VideoResult('a.mp4', probability=0.930, ...)}
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, str | int]):
+    def __init__(self, path: Path | None, settings: Mapping[str, str | int]):
         self.path = path
         self.settings = {**settings, "version": __version__}
         self._lock = Lock()
@@ -38,7 +38,7 @@ class Journal:
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
         """Return the results that the file holds of these videos, by name."""
         results = {}
-        for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
+        for line in self._lines():
             entry = _parse(line)
             if not entry or self._is_stale(entry) or entry["name"] not in videos:
                 continue
@@ -48,7 +48,7 @@ class Journal:
 
     def add(self, name: str, video: Path, result: VideoResult) -> None:
         """Add a result. Several threads may do so."""
-        if result.status in (Status.OUT_OF_TIME, Status.FAILED):
+        if self.path is None or result.status in (Status.OUT_OF_TIME, Status.FAILED):
             return
         entry = {"name": name, "file": _state(video), "settings": self.settings}
         line = json.dumps({**entry, "result": result.to_dict()})
@@ -65,17 +65,23 @@ class Journal:
 
     def of_others(self) -> list[bytes]:
         """Return the lines of runs with other settings."""
-        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
-        return [line for line in lines if (entry := _parse(line)) and self._is_stale(entry)]
+        return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
         """Delete the lines of this run at its end, and the file if no other lines are left."""
+        if self.path is None:
+            return
         others = self.of_others()
         with suppress(OSError):  # all is written that is asked for
             if others:
                 self.path.write_bytes(b"\n".join([*others, b""]))
             else:
                 self.path.unlink(missing_ok=True)
+
+    def _lines(self) -> list[bytes]:
+        if self.path is None or not self.path.is_file():
+            return []
+        return self.path.read_bytes().splitlines()
 
     def _is_stale(self, entry: dict) -> bool:
         return entry["settings"] != self.settings

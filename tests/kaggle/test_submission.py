@@ -8,7 +8,6 @@ from dfdetect.kaggle.submission import (
     SubmissionError,
     check_submission,
     read_sample_submission,
-    summary,
     write_details,
     write_submission,
 )
@@ -65,14 +64,6 @@ def test_details_say_why_there_is_no_score(tmp_path):
     assert table["status"].tolist() == ["ok", "no_face", "no_face", "no_such_video"]
     assert table["message"][3] == "no such video"
     assert table["path"].isna().tolist() == [False, False, False, True]
-
-
-def test_summary_names_each_reason_and_its_videos():
-    text = summary(SCORES, 0.5)
-    assert "4 videos, 1 scored, 3 without a score (given the prior 0.5)" in text
-    assert "2 x no face found: b.mp4, c.mp4" in text
-    assert "1 x no such video: d.mp4" in text
-    assert "without" not in summary({"a.mp4": SCORES["a.mp4"]}, 0.5)
 
 
 @pytest.mark.parametrize(
