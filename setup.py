@@ -59,6 +59,7 @@ setup(
         "pillow>=10",
         "safetensors>=0.4",
         "scikit-learn>=1.2",
+        "scipy>=1.10",
         "timm>=1.0",
         "torch>=2.4",
         "torchvision",

@@ -280,6 +280,18 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--plots", type=Path, metavar="DIR", help="write curves and each score here"
     )
     parser.add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE.md|FILE.csv",
+        help="write the figures of videos, frames, sources and methods, with intervals",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar=("A", "B"),
+        help="measure two detectors, names or files, and test how they differ",
+    )
+    parser.add_argument(
         "--fake-share", type=float, metavar="SHARE", help="also weigh the classes to this balance"
     )
     parser.add_argument(
@@ -575,10 +587,17 @@ def _predict(
     return REASONS_GIVEN if strict and unscored else 0
 
 
-def _evaluate(json: bool, **options: object) -> None:
+def _evaluate(json: bool, compare: list[str] | None, **options: object) -> None:
     from dfdetect.evaluation.evaluate import evaluate
+    from dfdetect.evaluation.paired import compare_detectors
 
-    result = evaluate(progress=True, **options)
+    if compare is None:
+        result = evaluate(progress=True, **options)
+    else:
+        single = ("weights", "plots", "table")
+        if given := [name for name in single if options.pop(name) is not None]:
+            raise ArgumentError(f"--{given[0]} is for one detector: leave it out with --compare")
+        result = compare_detectors(detectors=tuple(compare), progress=True, **options)
     print(dumps(result.to_dict()) if json else result)
 
 

@@ -33,6 +33,7 @@ class Answer:
         label: REAL or FAKE.
         group: The same for videos that show the same actor, as far as is known.
         source: Where it comes from; empty where that is unknown.
+        method: What the fake was made with; empty where that is unknown.
         kind: The kind of fake (swap, lipsync...); empty where that is unknown.
         scene: Equal for videos of one scene, REAL and FAKE; empty where there are no others.
         probability: P(FAKE), or NaN where there is no score.
@@ -44,6 +45,7 @@ class Answer:
     label: str
     group: str
     source: str
+    method: str = ""
     kind: str = ""
     scene: str = ""
     probability: float
@@ -126,7 +128,9 @@ def score_face_set(
         track_logits(detector, faces, tracks, executor, degrade=degrade, progress=progress)
     )
     aggregation = detector.spec.aggregation
-    names, scenes, kinds = (faces.texts(name) for name in ("video", "pair", "kind"))
+    names, scenes, kinds, methods = (
+        faces.texts(name) for name in ("video", "pair", "kind", "method")
+    )
     labels, groups, sources, ids = (
         *(faces.texts("label"), faces.groups),
         *(faces.sources, faces.texts("id")),
@@ -141,6 +145,7 @@ def score_face_set(
                 label=str(labels[first]),
                 group=str(groups[first]),
                 source=str(sources[first]),
+                method=str(methods[first]),
                 kind=str(kinds[first]),
                 # Scenes of two face sets may be called alike.
                 scene=f"{faces.face_sets[first]}: {scenes[first]}" if scenes[first] else "",

@@ -22,6 +22,7 @@ from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import InputError
 from dfdetect.evaluation.evaluate import evaluate
 from dfdetect.evaluation.metrics import reweighted_metrics
+from dfdetect.evaluation.table import markdown
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.training.config import recipe
@@ -155,8 +156,7 @@ def to_markdown(table: pd.DataFrame) -> str:
     }
     if "clips_auc" in table:
         columns["AUC on true sequences"] = _rounded(table["clips_auc"])
-    lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    return markdown(columns)
 
 
 def draw(table: pd.DataFrame) -> Figure:

@@ -25,7 +25,8 @@ from dfdetect.evaluation.metrics import (
 from dfdetect.evaluation.plots import write_plots
 from dfdetect.evaluation.result import EvaluationResult, OperatingPoint
 from dfdetect.evaluation.subgroups import find_subgroups
-from dfdetect.files import atomic_path
+from dfdetect.evaluation.table import require_table_suffix, write_table
+from dfdetect.files import atomic_path, require_writable
 from dfdetect.results import OperatingPoints
 from dfdetect.runtime.executor import Executor
 
@@ -40,6 +41,7 @@ def evaluate(
     frames: int | None = None,
     device: str = "auto",
     plots: str | Path | None = None,
+    table: str | Path | None = None,
     fake_share: float | None = None,
     degrade: str | None = None,
     subgroups: bool = False,
@@ -60,6 +62,8 @@ def evaluate(
         device: As in `load_detector`; with `cuda`, all GPUs are used.
         plots: Folder for `roc.png`, `reliability.png`, `histogram.png` and `scores.csv`, which has
             a row for each answer.
+        table: A file for a table with the figures of all videos, of frames, of each source and of
+            each method, with intervals: Markdown if it ends in `.md`, or `.csv`.
         fake_share: Also give the figures as they would be if this share were FAKE.
         degrade: Damage the crops of a face set first: `jpeg` (quality 50), `half` (half the size
             and back) or `dark` (40 % darker).
@@ -84,6 +88,9 @@ def evaluate(
     _require_consistent(shown, len(paths), of_videos, frames, degrade, subgroups, cluster)
     if fake_share is not None and not 0 < fake_share < 1:
         raise ArgumentError(f"fake_share must be strictly between 0 and 1, not {fake_share}")
+    if table is not None:
+        require_table_suffix(table)
+        require_writable(table)
     videos = read_labels(paths[0]) if of_videos else []
     if isinstance(weights, Detector):
         detector = weights
@@ -109,11 +116,12 @@ def evaluate(
     labels, probabilities = answers.labels, answers.probabilities
     overall = metrics(labels, probabilities, groups=groups)
     by_source = _measure_sources(answers)
-    return EvaluationResult(
+    result = EvaluationResult(
         answers=answers,
         metrics=overall,
         frame_level=_measure_frames(answers, overall),
         sources=by_source,
+        methods=_measure_methods(answers),
         auc_within_sources=auc_within(by_source),
         each_source_one_vote=_measure_votes(answers) if len(by_source) > 1 else None,
         operating_points=_measure_at(detector.spec.operating_points, labels, probabilities),
@@ -122,6 +130,9 @@ def evaluate(
             None if fake_share is None else reweighted_metrics(labels, probabilities, fake_share)
         ),
     )
+    if table is not None:
+        write_table(table, result)
+    return result
 
 
 def _require_consistent(
@@ -170,11 +181,30 @@ def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict
 
 def _measure_sources(answers: Answers) -> dict[str, Metrics]:
     """The figures of each known source."""
-    names, labels, probabilities = answers.texts("source"), answers.labels, answers.probabilities
+    names = answers.texts("source")
     return {
-        name: metrics(labels[names == name], probabilities[names == name])
+        name: _measure_part(answers, names == name)
         for name in np.unique(names[names != ""]).tolist()
     }
+
+
+def _measure_methods(answers: Answers) -> dict[str, Metrics]:
+    """The figures of the fakes of each known method, with all REAL of the same sources."""
+    names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
+    parts = {}
+    for name in np.unique(names[~real & (names != "")]).tolist():
+        fakes = ~real & (names == name)
+        parts[name] = _measure_part(answers, fakes | real & np.isin(sources, sources[fakes]))
+    return parts
+
+
+def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
+    """The figures of some answers, with intervals if they are of enough actors or videos."""
+    groups = answers.texts("group")[rows]
+    enough = len(set(groups.tolist())) >= FEWEST_GROUPS
+    return metrics(
+        answers.labels[rows], answers.probabilities[rows], groups=groups if enough else None
+    )
 
 
 def _measure_votes(answers: Answers) -> VotedMetrics:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ class Metrics:
         log_loss: Mean negative log likelihood, in nats.
         constant_log_loss: The log loss of always answering `fake_fraction`.
         accuracy: Share of right answers at 0.5.
+        best_accuracy: The same at the threshold that gives the most of them. It is chosen on these
+            answers, so new ones will have less.
+        best_threshold: That threshold: FAKE is what reaches it.
         constant_accuracy: The accuracy of always answering the commoner class.
         balanced_accuracy: Mean of the accuracies of REAL and of FAKE; 0.5 for a constant answer.
         average_precision: Area under the precision-recall curve; `fake_fraction` for a constant
@@ -51,6 +55,8 @@ class Metrics:
     log_loss: float
     constant_log_loss: float
     accuracy: float
+    best_accuracy: float
+    best_threshold: float
     constant_accuracy: float
     balanced_accuracy: float
     average_precision: float
@@ -133,7 +139,7 @@ def metrics(
         intervals = bootstrap_intervals(
             lambda times: _figures(curve, times[group_of].astype(float)), len(names)
         )
-        for name in ("fake_fraction", "constant_log_loss", "constant_accuracy"):
+        for name in ("fake_fraction", "constant_log_loss", "constant_accuracy", "best_threshold"):
             intervals.pop(name, None)
     return Metrics(n=len(labels), intervals=intervals, **figures)
 
@@ -216,13 +222,36 @@ def bootstrap_intervals(
     Returns:
         Lower and upper edge by name, without figures that are NaN in each draw.
     """
+    drawn = bootstrap_draws(measure, count, rounds=rounds, seed=seed)
+    edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
+    return {str(name): (float(low), float(high)) for name, (low, high) in edges.items()}
+
+
+def bootstrap_draws(
+    measure: Callable[[np.ndarray], Mapping[str, float]],
+    count: int,
+    *,
+    rounds: int = BOOTSTRAP_ROUNDS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Figures of groups that are drawn with replacement: a row a draw; arguments as above."""
     generator = np.random.default_rng(seed)
-    drawn = pd.DataFrame(
+    return pd.DataFrame(
         measure(np.bincount(generator.integers(count, size=count), minlength=count))
         for _ in range(rounds)
     )
-    edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
-    return {str(name): (float(low), float(high)) for name, (low, high) in edges.items()}
+
+
+def figures_of(
+    labels: np.ndarray, probabilities: np.ndarray
+) -> Callable[[np.ndarray], dict[str, float]]:
+    """Return a function from weights of shape (n,) to the figures of `Metrics` by name.
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
+        probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
+    """
+    return partial(_figures, _Curve(labels, probabilities))
 
 
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
@@ -327,7 +356,10 @@ class _Curve:
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:
         """The figures that look at all thresholds; NaN without weight on both classes."""
-        names = ("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr")
+        names = (
+            *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr"),
+            *("best_accuracy", "best_threshold"),
+        )
         fake = (self.labels == 1)[self.order]
         ordered = weights[self.order]
         found = np.cumsum(ordered * fake)[self.ends]
@@ -338,12 +370,18 @@ class _Curve:
         fpr = np.append(0, alarms / alarms[-1])
         # Thresholds that only rows without weight exceed have no precision, and no weight either.
         precision = found / np.maximum(found + alarms, np.finfo(np.float64).tiny)
+        right = np.append(0, found - alarms) + alarms[-1]
+        best = int(right.argmax())
+        # The first threshold is above everything.
+        threshold = self.probabilities[self.order][self.ends[best - 1]] if best else 1.0
         values = (
             np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2),
             np.sum(np.diff(tpr) * precision),
             # Where the rates of both errors cross, between two thresholds if need be.
             np.interp(0, fpr - (1 - tpr), fpr),
             *(tpr[np.searchsorted(fpr, rate, side="right") - 1] for rate in (0.01, 0.05)),
+            right[best] / (found[-1] + alarms[-1]),
+            threshold,
         )
         return dict(zip(names, map(float, values), strict=True))
 

@@ -21,6 +21,7 @@ ROWS = {
     "calibration_error": ("calibration error", None),
     "log_loss": ("log loss", "constant_log_loss"),
     "accuracy": ("accuracy", "constant_accuracy"),
+    "best_accuracy": ("accuracy at the best threshold", "constant_accuracy"),
     "balanced_accuracy": ("balanced accuracy", 0.5),
     "average_precision": ("average precision", "fake_fraction"),
     "eer": ("equal error rate", 0.5),
@@ -55,7 +56,9 @@ class EvaluationResult:
         answers: What the detector says of each video, or of each crop that belongs to none.
         metrics: The figures of the answers, with intervals over actors or videos.
         frame_level: The figures where each crop of each track is judged by itself.
-        sources: The figures of each source that is known.
+        sources: The figures of each source that is known, with intervals if it has enough groups.
+        methods: The figures of the fakes of each method that is known, with all REAL of the sources
+            that hold these fakes.
         auc_within_sources: Mean of the AUC of each source, or NaN.
         each_source_one_vote: The figures where each source counts the same, with intervals over
             sources; None where fewer than two are known.
@@ -77,6 +80,7 @@ class EvaluationResult:
     auc_within_sources: float
     each_source_one_vote: VotedMetrics | None = None
     operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
+    methods: Mapping[str, Metrics] = field(default_factory=dict)
     subgroups: Mapping[str, Metrics] = field(default_factory=dict)
     reweighted: Metrics | None = None
 
@@ -121,6 +125,7 @@ class EvaluationResult:
             "sources": {
                 name: one.to_dict() | {"label": counts[name]} for name, one in self.sources.items()
             },
+            "methods": {name: one.to_dict() for name, one in self.methods.items()},
             "auc_within_sources": self.auc_within_sources,
             "operating_points": {name: vars(one) for name, one in self.operating_points.items()},
             "answers": [
@@ -139,7 +144,7 @@ class EvaluationResult:
             values["subgroups"] = {name: one.to_dict() for name, one in self.subgroups.items()}
         if self.reweighted is not None:
             values["reweighted"] = self.reweighted.to_dict()
-        return _without_nan(values)
+        return without_nan(values)
 
     def __str__(self) -> str:
         parts = [self._head(), self._main_table()]
@@ -150,7 +155,7 @@ class EvaluationResult:
         if self.reweighted is not None:
             share = self.reweighted.fake_fraction
             parts.append(f"where {share:.2%} are FAKE:\n" + _figures(self.reweighted))
-        parts += [_table(part) for part in (self.sources, self.subgroups) if part]
+        parts += [_table(part) for part in (self.sources, self.methods, self.subgroups) if part]
         if self.sources and len(self.answers) <= MOST_ANSWERS:
             parts.append(self._answers())
         return "\n\n".join(parts)
@@ -243,10 +248,10 @@ def _table(parts: Mapping[str, Metrics]) -> str:
     return table.to_string(float_format="{:.3f}".format, na_rep="")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: None stands for it."""
     if isinstance(value, Mapping):
-        return {name: _without_nan(part) for name, part in value.items()}
+        return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
+        return [without_nan(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -186,3 +186,15 @@ def test_voted_metrics_to_dict_names_each_kind():
     assert found["found_swap"] == 1
     assert "found_by_kind" not in found
     assert "intervals" not in found
+
+
+def test_metrics_at_the_best_threshold():
+    scores = metrics(np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.6, 0.55, 0.8, 0.9]))
+    assert scores.accuracy == pytest.approx(4 / 5)
+    assert scores.best_accuracy == pytest.approx(4 / 5)
+    shifted = metrics(np.array([0, 0, 1, 1]), np.array([0.6, 0.7, 0.8, 0.9]))
+    assert (shifted.accuracy, shifted.best_accuracy) == (0.5, 1.0)
+    assert shifted.best_threshold == 0.8
+    # Where FAKE is below REAL, it is best to call nothing FAKE.
+    wrong = metrics(np.array([0, 0, 1]), np.array([0.6, 0.7, 0.2]))
+    assert (wrong.best_accuracy, wrong.best_threshold) == (pytest.approx(2 / 3), 1.0)

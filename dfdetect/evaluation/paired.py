@@ -1,0 +1,236 @@
+"""Whether two detectors differ on the same videos: paired bootstrap, and DeLong's test."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+from dfdetect.checkpoints.weights import Weights
+from dfdetect.detector import Detector
+from dfdetect.errors import ArgumentError
+from dfdetect.evaluation.answers import Answers
+from dfdetect.evaluation.evaluate import evaluate
+from dfdetect.evaluation.metrics import BOOTSTRAP_ROUNDS, Interval, bootstrap_draws, figures_of
+from dfdetect.evaluation.result import ROWS, EvaluationResult, without_nan
+
+COMPARED = (
+    *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr", "accuracy"),
+    *("best_accuracy", "balanced_accuracy", "log_loss", "calibration_error"),
+)
+# Shares of draws below and above the interval.
+TAILS = (0.025, 0.975)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One figure of two detectors, and how sure it is that it differs.
+
+    Attributes:
+        first: The figure of the first detector.
+        second: That of the second.
+        difference: The second less the first.
+        interval: 95 % interval of the difference; None where it cannot be drawn.
+        p_value: How likely so large a difference, in either direction, is by chance; two-sided.
+            NaN where it cannot be said.
+    """
+
+    first: float
+    second: float
+    difference: float
+    interval: Interval | None
+    p_value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedComparison:
+    """Two detectors on the same videos or crops.
+
+    `str` gives a report to read, `to_dict` what JSON holds.
+
+    Attributes:
+        first: The figures of the first detector.
+        second: Those of the second.
+        differences: By name of the figure, with intervals and p-values by paired bootstrap: whole
+            actors or videos are drawn with replacement, the same ones for both detectors.
+        delong: The AUC by DeLong's test, which takes all answers to be independent.
+        groups: Number of actors or videos that were drawn from.
+    """
+
+    first: EvaluationResult
+    second: EvaluationResult
+    differences: Mapping[str, Difference]
+    delong: Difference
+    groups: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures by name, of JSON's types; None stands for what cannot be said."""
+        return without_nan(
+            {
+                "first": self.first.to_dict(),
+                "second": self.second.to_dict(),
+                "differences": {name: asdict(one) for name, one in self.differences.items()},
+                "delong": asdict(self.delong),
+                "groups": self.groups,
+            }
+        )
+
+    def __str__(self) -> str:
+        width = max(len(title) for title, _ in ROWS.values())
+        lines = [
+            f"{self.first.metrics.n} videos or single crops of {self.groups} actors or videos; "
+            "95 % intervals and two-sided p-values",
+            f"{'':{width}}  {'first':>7}  {'second':>7}  {'second - first':24}  p",
+        ]
+        rows = {ROWS[name][0]: one for name, one in self.differences.items()}
+        rows["AUC, by DeLong's test"] = self.delong
+        for title, one in rows.items():
+            shown = "" if np.isnan(one.difference) else f"{one.difference:+.3f}"
+            if one.interval is not None:
+                shown += f" ({one.interval[0]:+.3f} to {one.interval[1]:+.3f})"
+            p_value = "" if np.isnan(one.p_value) else f"{one.p_value:.3f}"
+            lines.append(
+                f"{title:{width}}  {one.first:7.3f}  {one.second:7.3f}  {shown:24}  {p_value}"
+            )
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def compare_detectors(
+    sources: str | Path | Sequence[str | Path],
+    detectors: tuple[Weights | Detector, Weights | Detector],
+    **options: Any,
+) -> PairedComparison:
+    """Measure two detectors on the same data, and test whether they differ.
+
+    Args:
+        sources: As in `evaluate`.
+        detectors: Two of what `evaluate` takes as `weights`.
+        options: Further arguments of `evaluate`.
+
+    Raises:
+        FileNotFoundError: As in `evaluate`, like the others.
+        ArgumentError: The same.
+        InputError: The same.
+
+    Example:
+        >>> print(compare_detectors("val.csv", ("tf_efficientnet_lite0", "tf_efficientnet_lite2")))
+    """
+    first, second = (evaluate(sources, weights=weights, **options) for weights in detectors)
+    return compare_results(first, second)
+
+
+def compare_results(first: EvaluationResult, second: EvaluationResult) -> PairedComparison:
+    """Test whether two detectors that were measured on the same data differ.
+
+    Raises:
+        ArgumentError: The answers are not to the same videos, in the same order.
+
+    Example:
+        >>> compare_results(evaluate("val.csv"), evaluate("val.csv", weights="xception")).delong
+        Difference(first=0.911, second=0.861, difference=-0.05, interval=(-0.07, -0.03), ...)
+    """
+    answers = first.answers
+    _require_same(answers, second.answers)
+    labels = answers.labels
+    both = answers.probabilities, second.answers.probabilities
+    names, group_of = np.unique(answers.texts("group"), return_inverse=True)
+    return PairedComparison(
+        first=first,
+        second=second,
+        differences=_bootstrap(labels, both, group_of, len(names)),
+        delong=delong_test(labels, *both),
+        groups=len(names),
+    )
+
+
+def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Difference:
+    """Test the difference of two AUCs on the same answers.
+
+    DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver
+    Operating Characteristic Curves", Biometrics 1988; by ranks as in Sun and Xu, "Fast
+    Implementation of DeLong's Algorithm", IEEE Signal Processing Letters 2014.
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
+        first: P(FAKE) by the first detector, shape (n,).
+        second: P(FAKE) by the second.
+
+    Returns:
+        The difference; NaN, without an interval, if one class has fewer than two answers.
+
+    Example:
+        >>> delong_test(labels, first, second).p_value
+        0.021
+    """
+    fake = labels == 1
+    fakes, reals = int(fake.sum()), int((~fake).sum())
+    if min(fakes, reals) < 2:
+        nan = float("nan")
+        return Difference(first=nan, second=nan, difference=nan, interval=None, p_value=nan)
+    # For each FAKE the share of REAL below it, for each REAL the share of FAKE above it.
+    of_fakes, of_reals = [], []
+    for values in (first, second):
+        ranks = rankdata(values)
+        of_fakes.append((ranks[fake] - rankdata(values[fake])) / reals)
+        of_reals.append(1 - (ranks[~fake] - rankdata(values[~fake])) / fakes)
+    areas = [float(one.mean()) for one in of_fakes]
+    covariance = np.cov(of_fakes) / fakes + np.cov(of_reals) / reals
+    difference = areas[1] - areas[0]
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    deviation = float(np.sqrt(max(variance, 0.0)))
+    reach = float(norm.ppf(TAILS[1])) * deviation
+    chance = 2 * norm.sf(abs(difference) / deviation) if deviation > 0 else float(difference == 0)
+    return Difference(
+        first=areas[0],
+        second=areas[1],
+        difference=difference,
+        interval=(difference - reach, difference + reach),
+        p_value=float(chance),
+    )
+
+
+def _bootstrap(
+    labels: np.ndarray,
+    probabilities: tuple[np.ndarray, np.ndarray],
+    group_of: np.ndarray,
+    groups: int,
+) -> dict[str, Difference]:
+    """Test each figure (Efron & Tibshirani 1993, "An Introduction to the Bootstrap")."""
+    measures = [figures_of(labels, one) for one in probabilities]
+
+    def differ(times: np.ndarray) -> dict[str, float]:
+        first, second = (measure(times[group_of].astype(float)) for measure in measures)
+        return {name: second[name] - first[name] for name in COMPARED}
+
+    draws = bootstrap_draws(differ, groups)
+    first, second = (measure(np.ones(len(labels))) for measure in measures)
+    found = {}
+    for name in COMPARED:
+        drawn = draws[name].dropna()
+        edges = drawn.quantile(list(TAILS))
+        found[name] = Difference(
+            first=first[name],
+            second=second[name],
+            difference=second[name] - first[name],
+            interval=(float(edges.iloc[0]), float(edges.iloc[1])) if len(drawn) else None,
+            p_value=_p_value(drawn.to_numpy()),
+        )
+    return found
+
+
+def _p_value(draws: np.ndarray) -> float:
+    """Twice the share of draws on the rarer side of no difference, at most 1."""
+    if not len(draws):
+        return float("nan")
+    rarer = min((draws <= 0).sum(), (draws >= 0).sum())
+    return float(min(1.0, 2 * (rarer + 1) / (BOOTSTRAP_ROUNDS + 1)))
+
+
+def _require_same(first: Answers, second: Answers) -> None:
+    same = len(first) == len(second) and all(
+        (first.texts(name) == second.texts(name)).all() for name in ("name", "label", "group")
+    )
+    if not same:
+        raise ArgumentError("only answers to the same videos can be compared: measure both on one")

@@ -1,0 +1,108 @@
+"""The figures of an evaluation as a table for a paper, in Markdown or CSV."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dfdetect.errors import ArgumentError
+from dfdetect.evaluation.metrics import Metrics
+from dfdetect.evaluation.result import ROWS, EvaluationResult
+from dfdetect.files import atomic_path
+
+# Figures in the order of the columns.
+FIGURES = (
+    *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr", "accuracy"),
+    *("best_accuracy", "balanced_accuracy", "log_loss", "calibration_error"),
+)
+SUFFIXES = (".md", ".csv")
+
+
+def to_table(result: EvaluationResult) -> pd.DataFrame:
+    """The figures of all videos, of all frames, of each source and of each method.
+
+    Returns:
+        One row each. `part` is `videos`, `frames`, `source` or `method`; `name` says which source
+        or method; `n` and `fake_fraction`; then each figure, followed by the edges of its 95 %
+        interval, `FIGURE_low` and `FIGURE_high`, which are missing where there is none.
+
+    Example:
+        >>> to_table(evaluate("val.csv"))[["part", "auc", "auc_low", "auc_high"]]
+    """
+    rows = [("videos", "", result.metrics), ("frames", "", result.frame_level)]
+    rows += [("source", name, one) for name, one in result.sources.items()]
+    rows += [("method", name, one) for name, one in result.methods.items()]
+    return pd.DataFrame([_row(*row) for row in rows])
+
+
+def to_markdown(result: EvaluationResult) -> str:
+    """The table in Markdown: figures with their 95 % intervals, rounded to three places."""
+    table = to_table(result)
+    names = [
+        part if not name else f"{part} {_escaped(name)}"
+        for part, name in zip(table["part"], table["name"], strict=True)
+    ]
+    columns: dict[str, Sequence[str]] = {
+        "": names,
+        "n": [str(count) for count in table["n"]],
+        "FAKE": [f"{share:.1%}" for share in table["fake_fraction"]],
+    }
+    for name in FIGURES:
+        edges = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
+        columns[ROWS[name][0]] = [_cell(*values) for values in edges]
+    return markdown(columns)
+
+
+def markdown(columns: Mapping[str, Iterable[str]]) -> str:
+    """A Markdown table of the cells of each column."""
+    lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def require_table_suffix(path: str | Path) -> None:
+    """Refuse a file that is neither Markdown nor CSV by its name.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if Path(path).suffix not in SUFFIXES:
+        raise ArgumentError(f"{path}: a table is written as {' or '.join(SUFFIXES)}")
+
+
+def write_table(path: str | Path, result: EvaluationResult) -> None:
+    """Write the table, as Markdown to a `.md` and as CSV to a `.csv`.
+
+    Raises:
+        ArgumentError: The file has another suffix.
+        OSError: It cannot be written.
+    """
+    require_table_suffix(path)
+    with atomic_path(path) as temporary:
+        if temporary.suffix == ".csv":
+            to_table(result).to_csv(temporary, index=False, errors="surrogateescape")
+        else:
+            text = to_markdown(result)
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _row(part: str, name: str, figures: Metrics) -> dict[str, str | float]:
+    row: dict[str, str | float] = {
+        "part": part,
+        "name": name,
+        "n": figures.n,
+        "fake_fraction": figures.fake_fraction,
+    }
+    for one in FIGURES:
+        low, high = figures.intervals.get(one, (float("nan"), float("nan")))
+        row |= {one: getattr(figures, one), f"{one}_low": low, f"{one}_high": high}
+    return row
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{value:.3f}" if pd.isna(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
