@@ -1,7 +1,9 @@
 """Classifier: the crops of one face -> calibrated logits of its frames, by one model."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,11 +12,13 @@ from torch import nn
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.clips import make_clip, windows
+from dfdetect.models.activation_maps import activation_maps
 from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
+Item = TypeVar("Item")
 
 
 class Classifier:
@@ -68,6 +72,38 @@ class Classifier:
         parts = np.split(logits, np.cumsum(inputs))[: len(inputs)]
         return [self._by_frame(*pair) for pair in zip(parts, frames, strict=True)]
 
+    def activation_maps(
+        self, crops: Sequence[torch.Tensor], positions: Sequence[int]
+    ) -> np.ndarray | None:
+        """Share the logits of some of a face's crops out among the places of a feature map.
+
+        Args:
+            crops: Of one face, in the order of time, as in `frame_logits`.
+            positions: Which of these crops are wanted, at least one.
+
+        Returns:
+            float32 of shape (positions, rows, columns): above 0 what speaks for FAKE, below 0 for
+            REAL. The sum over a map is the calibrated logit of the crop; for a model that looks at
+            clips, the mean of the sums of a clip's crops is the logit of the clip. A crop that the
+            model sees several times has the mean of its maps. None if the model has no feature map.
+        """
+        inputs, length = self._make_clips(crops), self.spec.frames_per_clip
+        alone = len(crops) == 1
+        parts = [[0] * length for _ in inputs] if alone else windows(len(crops), length)
+        wanted = [
+            number for number, part in enumerate(parts) if not set(positions).isdisjoint(part)
+        ]
+        maps = self._in_batches(self._input_maps, (inputs[number] for number in wanted))
+        by_position: dict[int, list[np.ndarray]] = defaultdict(list)
+        for number, over_time in zip(wanted, maps, strict=True):
+            if over_time is None:
+                return None
+            if self.spec.mirror and number % 2:
+                over_time = over_time[..., ::-1]
+            for position, one in zip(parts[number], over_time, strict=True):
+                by_position[position].append(one)
+        return np.stack([np.mean(by_position[position], axis=0) for position in positions])
+
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The model's inputs that cover a track's crops."""
         length = self.spec.frames_per_clip
@@ -97,21 +133,44 @@ class Classifier:
     @torch.inference_mode()
     def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
         """Calibrated logits of the model's inputs, drawn batch by batch; float64 of shape (n,)."""
-        logits: list[float] = []
-        most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        batch = max(1, most // self.spec.frames_per_clip)
-        left = iter(inputs)
-        while part := list(islice(left, batch)):
-            check()
-            logits += split_on_oom(self._forward, part)
+        logits = list(self._in_batches(self._forward, inputs, check))
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
             raise DfdetectError("the model gave a logit that is not a finite number")
         return calibrated
 
+    def _in_batches(
+        self,
+        function: Callable[[Sequence[torch.Tensor]], Sequence[Item]],
+        inputs: Iterable[torch.Tensor],
+        check: Callable[[], None] = lambda: None,
+    ) -> Iterator[Item]:
+        """What a function that takes many of the model's inputs gives for each of them."""
+        most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        batch = max(1, most // self.spec.frames_per_clip)
+        left = iter(inputs)
+        while part := list(islice(left, batch)):
+            check()
+            yield from split_on_oom(function, part)
+
     def _forward(self, inputs: Sequence[torch.Tensor]) -> list[float]:
+        images = self._upload(inputs)
+        with torch.autocast(self.device.type, half_type(self.device), self.half):
+            return self.model(self.spec.normalise(images))[:, 0].float().tolist()
+
+    def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
+        """The calibrated activation maps of each input, of shape (time, rows, columns), or None."""
+        images = self._upload(inputs)
+        with torch.autocast(self.device.type, half_type(self.device), self.half):
+            maps = activation_maps(self.model, self.spec.normalise(images))
+        if maps is None:
+            return [None] * len(inputs)
+        places = maps.shape[-2] * maps.shape[-1]
+        calibration = self.spec.calibration
+        return list((calibration.scale * maps + calibration.bias / places).cpu().numpy())
+
+    def _upload(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         images = torch.stack(list(inputs))
         if self.device.type == "cuda":
             images = images.pin_memory().to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, half_type(self.device), self.half):
-            return self.model(self.spec.normalise(images))[:, 0].float().tolist()
+        return images

@@ -25,7 +25,8 @@ from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector, MTCNNDetector
 from dfdetect.faces.geometry import CropFormat
 from dfdetect.faces.tracking import FaceTrack, track_faces
-from dfdetect.results import OperatingPoints, Status, TrackResult, VideoResult
+from dfdetect.models.activation_maps import average_maps
+from dfdetect.results import HeatMap, OperatingPoints, Status, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
 from dfdetect.runtime.device import choose_device, has_fast_half
 from dfdetect.runtime.executor import Executor, prefetch
@@ -127,6 +128,7 @@ class Detector:
         self,
         source: str | Path | np.ndarray | Iterable[Frame | np.ndarray],
         *,
+        heat_maps: int = 0,
         allowance: VideoAllowance | None = None,
     ) -> VideoResult:
         """Score a video file, frames in memory, or one image.
@@ -137,10 +139,17 @@ class Detector:
             source: The path of a video, of which `frames` frames are sampled; or all the frames to
                 look at, in the order of time: `Frame`s, or RGB uint8 arrays of shape (height,
                 width, 3), which are taken to be a second apart; or a single such array.
+            heat_maps: Number of heat maps of each track, of its most suspicious frames. Evidence
+                for FAKE is divided by the strongest evidence, for FAKE or REAL, in the heat maps
+                of the video, and evidence for REAL is shown as 0: the map of a face that looks
+                REAL is nearly 0 everywhere. An ensemble shows the mean of the members that take
+                the same crops as its first. A model without a feature map, such as a transformer,
+                has no heat maps.
             allowance: Says how many frames of a file are sampled, and when to give up.
 
         Raises:
-            ArgumentError: There are no frames in memory, or one has another shape or type.
+            ArgumentError: There are no frames in memory, one has another shape or type, or
+                `heat_maps` is below 0.
             CancelledError: The detector's decoders were closed.
 
         Example:
@@ -149,19 +158,22 @@ class Detector:
             >>> detector.predict(np.asarray(PIL.Image.open("face.jpg").convert("RGB"))).probability
             0.31
         """
+        if heat_maps < 0:
+            raise ArgumentError(f"heat_maps must be 0 or more, not {heat_maps}")
         if isinstance(source, str | Path):
             path = Path(source)
             count = self.frames if allowance is None else allowance.frames()
             read = partial(self.decoders.read_frames, path, count)
-            return self._predict(path, path.name, read, allowance)
+            return self._predict(path, path.name, read, heat_maps, allowance)
         frames = _to_frames(source)
-        return self._predict(None, "", lambda: iter(frames), allowance)
+        return self._predict(None, "", lambda: iter(frames), heat_maps, allowance)
 
     def _predict(
         self,
         path: Path | None,
         name: str,
         read: Callable[[], Iterator[Frame]],
+        maps_per_track: int,
         allowance: VideoAllowance | None,
     ) -> VideoResult:
         """Score what `read` gives, which may be read twice."""
@@ -173,7 +185,11 @@ class Detector:
                 tracks, sampled = self._find_tracks(read, watch, check)
                 with watch.measure("classify"):
                     logits = self._track_logits(tracks, check)
-            found = self._video_result(path, name, tracks, logits)
+                heat_maps: list[list[HeatMap]] = [[] for _ in tracks]
+                if maps_per_track:  # without `check`: the scores are there, and must not be lost
+                    with watch.measure("heat_maps"):
+                        heat_maps = self._heat_maps(tracks, logits, maps_per_track)
+            found = self._video_result(path, name, tracks, logits, heat_maps)
             LOGGER.debug("%s: %s", path, found.status.sentence)
             return replace(found, frames_sampled=sampled, timings=dict(watch.seconds))
         except CancelledError:
@@ -191,16 +207,22 @@ class Detector:
         LOGGER.debug("%s: %s", path, result.message)
         return replace(result, timings=dict(watch.seconds))
 
-    def predict_videos(self, paths: Iterable[str | Path]) -> Iterator[VideoResult]:
+    def predict_videos(
+        self, paths: Iterable[str | Path], *, heat_maps: int = 0
+    ) -> Iterator[VideoResult]:
         """Score videos, as many at a time as there are cores but 16 at most, in the order given.
 
         With the device `cuda`, the videos are shared out to all GPUs.
+
+        Args:
+            paths: The files.
+            heat_maps: As in `predict`.
         """
 
         def make_worker(
             device: torch.device, decoders: DecoderPool
         ) -> Callable[[str | Path], VideoResult]:
-            return self.replica(device, decoders).predict
+            return partial(self.replica(device, decoders).predict, heat_maps=heat_maps)
 
         with Executor(self.device) as executor:
             for _, result in executor.map(make_worker, paths, failed=has_failed):
@@ -269,6 +291,86 @@ class Detector:
             for classifier in self.classifiers
         )
 
+    def activation_maps(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+        """Share the logit of every crop out among the places of the model's last feature map.
+
+        Args:
+            clips: As in `predict_clips`.
+
+        Returns:
+            For each sequence float32 of shape (crops, rows, columns), in the model's own low
+            resolution: above 0 what speaks for FAKE, below 0 for REAL. The sum over a map is the
+            crop's calibrated logit, as in `frame_logits`. A model that looks at clips gives each
+            crop a map of its own, and the mean of their sums is the logit of the clip. An ensemble
+            gives the mean of the members that have a feature map.
+
+        Raises:
+            ArgumentError: A sequence is empty, a crop has another shape or type, or the model has
+                no feature map, such as a transformer.
+
+        Example:
+            >>> detector.activation_maps([[first, second], [third]])[0].shape
+            (2, 5, 5)
+        """
+        found = []
+        for number, clip in enumerate(clips):
+            if not len(clip):
+                raise ArgumentError(f"clip {number}: no crops")
+            crops = [
+                [_to_input(crop, number, member.input_size) for crop in clip]
+                for member in self.spec.members
+            ]
+            maps = self._mean_maps(crops, range(len(clip)))
+            if maps is None:
+                raise ArgumentError("the model has no feature map that shows where it looks")
+            found.append(maps)
+        return found
+
+    def _mean_maps(
+        self, crops: Sequence[Sequence[torch.Tensor]], positions: Sequence[int]
+    ) -> np.ndarray | None:
+        """Average the members' maps of some crops of one face.
+
+        Args:
+            crops: Those of the face for each member; none for a member that is left out.
+            positions: Which of them are wanted, at least one.
+        """
+        maps, shares = [], []
+        members = zip(self.classifiers, crops, self.spec.shares, strict=True)
+        for classifier, own, share in members:
+            one = classifier.activation_maps(own, positions) if own else None
+            if one is not None:
+                maps.append(one)
+                shares.append(share)
+        return average_maps(maps, shares) if maps else None
+
+    def _heat_maps(
+        self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], count: int
+    ) -> list[list[HeatMap]]:
+        """Heat maps of the `count` frames of each track whose logits are highest."""
+        first, *_ = self._crop_formats
+        places = [np.argsort(-one, kind="stable")[:count].tolist() for one in logits]
+        maps = []
+        for track, positions in zip(tracks, places, strict=True):
+            crops = [
+                track.crops[one] if one.rule == first.rule else () for one in self._crop_formats
+            ]
+            maps.append(self._mean_maps(crops, positions))
+        if any(one is None for one in maps):  # then all are
+            return [[] for _ in tracks]
+        largest = max((np.abs(one).max() for one in maps), default=0) or 1
+        return [
+            [
+                HeatMap(
+                    time=track.times[position],
+                    crop=track.crops[first][position].permute(1, 2, 0).numpy(),
+                    values=np.clip(one / largest, 0, 1),
+                )
+                for position, one in zip(positions, of_track, strict=True)
+            ]
+            for track, positions, of_track in zip(tracks, places, maps, strict=True)
+        ]
+
     def _track_logits(
         self, tracks: Sequence[FaceTrack], check: Callable[[], None]
     ) -> list[np.ndarray]:
@@ -308,7 +410,12 @@ class Detector:
         return [], sampled
 
     def _video_result(
-        self, path: Path | None, name: str, tracks: list[FaceTrack], logits: list[np.ndarray]
+        self,
+        path: Path | None,
+        name: str,
+        tracks: list[FaceTrack],
+        logits: list[np.ndarray],
+        heat_maps: list[list[HeatMap]],
     ) -> VideoResult:
         if not tracks:
             return VideoResult.without_score(path, name, Status.NO_FACE)
@@ -320,16 +427,21 @@ class Detector:
             probability=probability,
             verdict=None if points is None else points.verdict(probability),
             operating_points=points,
-            tracks=[self._track_result(*pair) for pair in zip(tracks, logits, strict=True)],
+            tracks=[
+                self._track_result(*track) for track in zip(tracks, logits, heat_maps, strict=True)
+            ],
         )
 
-    def _track_result(self, track: FaceTrack, logits: np.ndarray) -> TrackResult:
+    def _track_result(
+        self, track: FaceTrack, logits: np.ndarray, heat_maps: list[HeatMap]
+    ) -> TrackResult:
         aggregation = self.spec.aggregation
         return TrackResult(
             probability=float(aggregation.probability(aggregation.track_logit(logits))),
             times=track.times,
             boxes=track.boxes,
             frame_probabilities=aggregation.probability(logits).tolist(),
+            heat_maps=heat_maps,
         )
 
 

@@ -260,7 +260,8 @@ class VideoResult:
         frames_sampled: Number of frames that were sampled from the video.
         warnings: Sentences that say why the probability is to be trusted less than usual.
         timings: Seconds spent, by stage: `detect` (faces), `crop`, `classify`, `wait` (for frames
-            to be decoded) and their `total`; `decode` runs beside them in a thread of its own.
+            to be decoded), `heat_maps` if they were asked for, and their `total`; `decode` runs
+            beside them in a thread of its own.
 
     Example:
         >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)

@@ -12,9 +12,11 @@ from dfdetect.checkpoints.ensemble import join_specs
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.classifier import Classifier
 from dfdetect.data.faceset import FaceSet
+from dfdetect.data.self_blend import EYES, MOUTH, self_blend
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import CropRule, iou
 from dfdetect.results import OperatingPoints
+from dfdetect.scoring.calibration import Calibration
 from dfdetect.video.reader import Frame, read_frames
 
 
@@ -167,9 +169,9 @@ def test_predict_videos_uses_all_gpus(bright_detector, sample_data, three_gpus, 
     used = []
     predict_one = Detector.predict
 
-    def note(self, path):
+    def note(self, path, **options):
         used.append(self)
-        return predict_one(self, path)
+        return predict_one(self, path, **options)
 
     monkeypatch.setattr(Detector, "predict", note)
     clips = sorted(sample_data.glob("test_videos/*.mp4"))
@@ -481,3 +483,169 @@ def test_load_detector_of_several_weights():
     assert logit(both.predict_faces(crops)) == pytest.approx(mean)
     with pytest.raises(ArgumentError, match="no weights: give at least one"):
         load_detector([])
+
+
+class RedIsFake(torch.nn.Module):
+    """A model whose logit is by how much redder than green the image is, on a map of 4 x 4."""
+
+    def forward(self, images):
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images[..., :2, :, :], 4)
+
+    def forward_head(self, features):
+        red, green = features.mean(dim=(2, 3)).T
+        return (red - green)[:, None]
+
+
+def red_detector(**options):
+    spec = ModelSpec("xception", 32, mean=(0.0,) * 3, std=(0.1,) * 3, **options)
+    face_detector = OneFace((0.0, 0.0, 80.0, 80.0))
+    return Detector(RedIsFake(), spec, torch.device("cpu"), face_detector=face_detector)
+
+
+def coloured(colour, rows=slice(None), columns=slice(None)):
+    """A grey image with a coloured part."""
+    image = np.full((80, 80, 3), 60, np.uint8)
+    image[rows, columns] = colour
+    return image
+
+
+RED, GREEN = (200, 0, 0), (0, 200, 0)
+
+
+def test_predict_has_no_heat_maps_unless_asked():
+    result = red_detector().predict(coloured(RED))
+    assert result.tracks[0].heat_maps == []
+    assert "heat_maps" not in result.timings
+
+
+def test_predict_maps_the_most_suspicious_frames():
+    frames = [coloured(RED, slice(size, None)) for size in (78, 40, 20, 60)]
+    result = red_detector().predict(frames, heat_maps=2)
+    first, second = result.tracks[0].heat_maps
+    assert (first.time, second.time) == (2.0, 1.0)
+    assert (first.crop.shape, first.crop.dtype) == ((32, 32, 3), np.uint8)
+    assert (first.values.shape, first.values.dtype) == ((4, 4), np.float32)
+    assert second.values[2:].sum() > 0.8 * second.values.sum()
+    assert max(first.values.max(), second.values.max()) == 1
+    assert result.timings["heat_maps"] > 0
+    assert len(red_detector().predict(frames, heat_maps=9).tracks[0].heat_maps) == 4
+
+
+def test_heat_maps_are_dark_where_a_face_looks_real():
+    (heat_map,) = red_detector().predict(coloured(GREEN), heat_maps=1).tracks[0].heat_maps
+    assert heat_map.values.max() == 0
+    half = coloured(GREEN)
+    half[40:] = (130, 100, 0)  # little evidence for FAKE beside much for REAL
+    (heat_map,) = red_detector().predict(half, heat_maps=1).tracks[0].heat_maps
+    assert 0 < heat_map.values.max() < 0.2
+    assert np.unravel_index(heat_map.values.argmax(), (4, 4))[0] >= 2
+
+
+def test_heat_maps_of_a_grey_face_are_finite():
+    (heat_map,) = red_detector().predict(coloured((9, 9, 9)), heat_maps=1).tracks[0].heat_maps
+    assert heat_map.values.tolist() == np.zeros((4, 4)).tolist()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_activation_maps_add_up_to_calibrated_logits(mirror):
+    detector = red_detector(mirror=mirror, calibration=Calibration(scale=0.5, bias=-0.3))
+    left = coloured(RED, columns=slice(30))
+    clips = [[left], [left, left, coloured(GREEN)]]
+    maps, logits = detector.activation_maps(clips), detector.frame_logits(clips)
+    for one, expected in zip(maps, logits, strict=True):
+        assert one.sum(axis=(1, 2)) == pytest.approx(expected, abs=1e-4)
+    # Mirrored inputs are mirrored back: the evidence lies where it is in the crop.
+    for one in (maps[0][0], maps[1][0], maps[1][1]):
+        assert (one[:, :1] > 0).all()
+        assert (one[:, 2:] < 0).all()
+
+
+def test_activation_maps_of_a_clip_model():
+    spec = ModelSpec("cnn_lstm", 64, mean=(0.5,) * 3, std=(0.2,) * 3, frames_per_clip=4)
+    torch.manual_seed(0)
+    detector = Detector(create_model("cnn_lstm"), spec, torch.device("cpu"))
+    crops = list(np.random.default_rng(0).integers(0, 255, (8, 64, 64, 3), dtype=np.uint8))
+    (maps,), (logits,) = detector.activation_maps([crops]), detector.frame_logits([crops])
+    assert maps.shape == (8, 4, 4)
+    assert maps[:4].sum(axis=(1, 2)).mean() == pytest.approx(logits[0], abs=1e-4)
+    (alone,), (logit,) = detector.activation_maps([crops[:1]]), detector.frame_logits([crops[:1]])
+    assert alone.sum() == pytest.approx(logit[0], abs=1e-4)
+
+
+def test_activation_maps_of_an_ensemble_are_the_mean_of_its_members():
+    left = coloured(RED, columns=slice(30))
+    first, second = red_detector(), red_detector(calibration=Calibration(scale=0.2))
+    members = [(detector.model, detector.spec) for detector in (first, second)]
+    together = join(*members, (BrightIsFake(), second.spec), shares=[3, 1, 4])
+    (expected,), (other,) = (one.activation_maps([[left]]) for one in (first, second))
+    (maps,) = together.activation_maps([[left]])
+    assert maps == pytest.approx(0.75 * expected + 0.25 * other, abs=1e-4)
+
+
+def test_heat_maps_of_an_ensemble_are_of_members_with_the_same_crops():
+    members = [
+        (red_detector(crop=CropRule(scale)).model, red_detector(crop=CropRule(scale)).spec)
+        for scale in (0.8, 1.4)
+    ]
+    together = join(*members)
+    together.face_detector = OneFace((0.0, 0.0, 80.0, 80.0))
+    image = coloured(RED, slice(50, None))
+    (both,) = together.predict(image, heat_maps=1).tracks[0].heat_maps
+    (alone,) = red_detector().predict(image, heat_maps=1).tracks[0].heat_maps
+    assert both == alone
+
+
+def test_models_without_a_feature_map_have_no_heat_maps(one_face_detector):
+    image = np.full((100, 80, 3), 255, np.uint8)
+    result = one_face_detector.predict(image, heat_maps=1)
+    assert (result.status, result.tracks[0].heat_maps) == (Status.OK, [])
+    with pytest.raises(ArgumentError, match="no feature map"):
+        one_face_detector.activation_maps([[image]])
+
+
+def test_activation_maps_refuses_what_frame_logits_refuses():
+    with pytest.raises(ArgumentError, match="clip 1: no crops"):
+        red_detector().activation_maps([[coloured(RED)], []])
+    with pytest.raises(ArgumentError, match="heat_maps must be 0 or more"):
+        red_detector().predict(coloured(RED), heat_maps=-1)
+
+
+def lower_share(detector, crops, region):
+    """The share of evidence for FAKE in the lower half of crops in which one region is blended.
+
+    Only those count in which the detector notices the blend: their logit rises by 1 or more.
+    """
+    fakes = [
+        self_blend(torch.from_numpy(crop).permute(2, 0, 1), generator, [region])
+        for number, crop in enumerate(crops)
+        for generator in [torch.Generator().manual_seed(number)]
+    ]
+    maps = detector.activation_maps([[fake.permute(1, 2, 0).numpy()] for fake in fakes])
+    before = np.concatenate(detector.frame_logits([[crop] for crop in crops]))
+    noticed = [one for one, logit in zip(maps, before, strict=True) if one.sum() > logit + 1]
+    assert len(noticed) > len(crops) / 4
+    evidence = np.clip(np.concatenate(noticed), 0, None).sum(axis=(0, 2))
+    middle, odd = divmod(len(evidence), 2)
+    lower = evidence[middle + odd :].sum() + odd * evidence[middle] / 2
+    return lower / evidence.sum()
+
+
+def test_heat_maps_of_blended_mouths_lie_in_the_lower_half(detector, sample_data):
+    folder = sample_data / "train_sample_videos"
+    crops = [
+        heat_map.crop
+        for name in ("ajqslcypsw.mp4", "cknyxaqouy.mp4")
+        for heat_map in detector.predict(folder / name, heat_maps=4).tracks[0].heat_maps
+    ]
+    assert lower_share(detector, crops, MOUTH) > 0.5 > lower_share(detector, crops, EYES)
+
+
+@pytest.mark.corpus
+@pytest.mark.slow
+def test_heat_maps_of_blended_mouths_of_unseen_actors(detector, corpus):
+    faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
+    crops = [faces.image(row) for row in np.flatnonzero(faces.labels == 0)[:60]]
+    assert lower_share(detector, crops, MOUTH) > 0.5 > lower_share(detector, crops, EYES)

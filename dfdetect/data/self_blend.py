@@ -59,7 +59,11 @@ EYES = Region(0.50, 0.35, (0.26, 0.40), (0.07, 0.14))
 REGIONS = (FACE, FACE, FACE, FACE, INNER_FACE, INNER_FACE, MOUTH, EYES)
 
 
-def self_blend(crops: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+def self_blend(
+    crops: torch.Tensor,
+    generator: torch.Generator | None = None,
+    regions: Sequence[Region] = REGIONS,
+) -> torch.Tensor:
     """Make a fake of a real face.
 
     All crops of a clip are changed alike, as a swapped face stays swapped, but for a jitter of the
@@ -69,6 +73,7 @@ def self_blend(crops: torch.Tensor, generator: torch.Generator | None = None) ->
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip, with the
             face in the middle, as the crop rule of the challenge's faces has it.
         generator: Of all that is drawn; None for torch's global one.
+        regions: The parts of the face, one of which is drawn and blended.
 
     Returns:
         RGB uint8 of the same shape.
@@ -82,7 +87,7 @@ def self_blend(crops: torch.Tensor, generator: torch.Generator | None = None) ->
     # Either side of the seam may be the one that looks otherwise.
     inner, outer = (changed, clip) if draw.chance() else (clip, changed)
     moved = _move(inner, draw)
-    mask = _mask(crops.shape[-1], draw) * draw.choose(OPACITIES)
+    mask = _mask(crops.shape[-1], draw, regions) * draw.choose(OPACITIES)
     blended = [
         cv2.blendLinear(front, back, mask, 1 - mask)
         for front, back in zip(moved, outer, strict=True)
@@ -191,9 +196,9 @@ def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
     return moved
 
 
-def _mask(size: int, draw: _Draw) -> np.ndarray:
+def _mask(size: int, draw: _Draw, regions: Sequence[Region] = REGIONS) -> np.ndarray:
     """A region with a wavy, soft edge; float32 of shape (size, size), 0 to 1."""
-    region = draw.choose(REGIONS)
+    region = draw.choose(regions)
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     heights = draw.uniform(0, WAVE_HEIGHT, len(WAVES), 1)
     phases = draw.uniform(0, 2 * np.pi, len(WAVES), 1)

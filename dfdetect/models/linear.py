@@ -37,14 +37,18 @@ class LinearModel(nn.Module):
         super().__init__()
         self.head = nn.Linear(3 * GRID**2, 1)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Sharpness (batch, 768) of normalised images (batch, 3, size, size)."""
-        neighbours = avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-        return adaptive_avg_pool2d((images - neighbours).abs(), GRID).flatten(1)
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (batch, 1) of normalised images (batch, 3, size, size)."""
-        return self.head(self.features(images))
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Sharpness (batch, 3, 16, 16) of normalised images."""
+        neighbours = avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+        return adaptive_avg_pool2d((images - neighbours).abs(), GRID)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of sharpness."""
+        return self.head(features.flatten(1))
 
     def get_classifier(self) -> nn.Module:
         """Return the only layer; timm's models have a method of this name too."""

@@ -3,7 +3,8 @@
 Every model has one output. It takes a float32 tensor of RGB crops, normalised with the checkpoint's
 mean and std, of shape (batch, 3, size, size), or of shape (batch, time, 3, size, size) if its input
 is a clip, and returns logits of FAKE of shape (batch, 1). Weights are random until a checkpoint is
-loaded; nothing is downloaded.
+loaded; nothing is downloaded. A model that also has timm's methods `forward_features` and
+`forward_head` can show where it looks (`dfdetect.models.activation_maps`).
 
 To add an architecture, write one file in this folder, with `register_model` above its class.
 """

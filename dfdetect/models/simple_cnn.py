@@ -60,7 +60,15 @@ class SimpleCNN1(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (batch, outputs) of normalised images (batch, 3, size, size)."""
-        return self.classifier(self.pool(self.features(images)))
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (batch, channels, side, side) of normalised images."""
+        return self.features(images)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, outputs) of features."""
+        return self.classifier(self.pool(features))
 
     def get_classifier(self) -> nn.Module:
         """Return the last layer; timm's models have a method of this name too."""
@@ -98,7 +106,15 @@ class SimpleCNN2(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (batch, outputs) of normalised images (batch, 3, size, size)."""
-        return self.classifier(self.pool(self.features(images)))
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (batch, channels, side, side) of normalised images."""
+        return self.features(images)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, outputs) of features."""
+        return self.classifier(self.pool(features))
 
     def get_classifier(self) -> nn.Module:
         """Return the last layer; timm's models have a method of this name too."""

@@ -24,6 +24,7 @@ from itertools import pairwise
 
 import torch
 from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from dfdetect.models.registry import register_model
 
@@ -71,8 +72,6 @@ class Xception(nn.Module):
             nn.ReLU(inplace=True),
             *_separable(1536, 2048),
             nn.ReLU(inplace=True),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
         )
         self.dropout = nn.Dropout(drop_rate)
         self.head = nn.Linear(2048, outputs)
@@ -82,8 +81,15 @@ class Xception(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (batch, outputs) of normalised images (batch, 3, size, size), size 71 or more."""
-        features = self.exit(self.middle(self.entry(self.stem(images))))
-        return self.head(self.dropout(features))
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (batch, 2048, side, side) of normalised images."""
+        return self.exit(self.middle(self.entry(self.stem(images))))
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, outputs) of features."""
+        return self.head(self.dropout(adaptive_avg_pool2d(features, 1).flatten(1)))
 
     def get_classifier(self) -> nn.Module:
         """Return the last layer; timm's models have a method of this name too."""

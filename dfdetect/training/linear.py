@@ -44,7 +44,7 @@ def linear_features(
     ):
         for images, _ in loader:
             for parts, seen in zip(found, (images, images.flip(-1)), strict=True):
-                parts.append(model.features(spec.normalise(seen)).numpy())
+                parts.append(model.forward_features(spec.normalise(seen)).flatten(1).numpy())
             bar.update(len(images))
     return np.concatenate(found[0]), np.concatenate(found[1])
 

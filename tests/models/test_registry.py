@@ -66,9 +66,9 @@ def test_linear_models_see_sharpness():
     model = create_model("logistic_regression")
     flat, sharp = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
     sharp[..., ::2] = 1
-    assert model.features(flat).abs().max() == 0
-    assert model.features(sharp).min() > 0.2
-    assert model.features(sharp[..., :32, :32]).shape == (1, 768)
+    assert model.forward_features(flat).abs().max() == 0
+    assert model.forward_features(sharp).min() > 0.2
+    assert model.forward_features(sharp[..., :32, :32]).shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["xception", "simple_cnn_1", "resnet50", "cnn_lstm"])
