@@ -115,9 +115,14 @@ def numbered_frames() -> Callable[[int], list[np.ndarray]]:
 
 @pytest.fixture
 def face_set(tmp_path: Path) -> Path:
-    """48 crops of 12 actors, some large; the FAKE ones have a checkerboard over them."""
+    """The index of `make_face_set`."""
+    return make_face_set(tmp_path)
+
+
+def make_face_set(parent: Path) -> Path:
+    """Write 48 crops of 12 actors, some large; the FAKE ones have a checkerboard over them."""
     generator = np.random.default_rng(0)
-    folder = tmp_path / "faces"
+    folder = parent / "faces"
     folder.mkdir()
     rows = []
     for number in range(48):
@@ -128,6 +133,6 @@ def face_set(tmp_path: Path) -> Path:
             image[(np.indices((size, size)) // 8).sum(axis=0) % 2 == 0] += 100
         cv2.imwrite(str(folder / f"{number:03}.png"), image)
         rows.append((f"{number:03}", label, f"actor{number // 4}"))
-    index = tmp_path / "faces.csv"
+    index = parent / "faces.csv"
     pd.DataFrame(rows, columns=["id", "label", "actor_group"]).to_csv(index, index=False)
     return index

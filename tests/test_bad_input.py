@@ -240,7 +240,7 @@ def test_wrong_number_of_frames(scorer, tmp_path, small_clip, value, status):
     ],
 )
 def test_codecs_and_pixels(scorer, write_clip, faces, name, codec, pix_fmt):
-    assert status_of(scorer, write_clip(faces, name, codec, pix_fmt=pix_fmt)) == "ok"
+    assert status_of(scorer, write_clip(faces[:8], name, codec, pix_fmt=pix_fmt)) == "ok"
 
 
 def test_interlaced(scorer, write_clip, faces):

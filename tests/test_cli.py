@@ -225,6 +225,7 @@ def test_a_stopped_command_says_so(monkeypatch, capsys):
     assert capsys.readouterr().err == "dfdetect: stopped\n"
 
 
+@pytest.mark.slow
 def test_a_reader_who_has_seen_enough_is_no_error():
     command = [sys.executable, "-m", "dfdetect", "models"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:

@@ -31,6 +31,15 @@ def mixed_folder(tmp_path, sample_data, write_clip, numbered_frames):
     return folder
 
 
+@pytest.fixture
+def two_videos(tmp_path, sample_data):
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for path in sorted((sample_data / "test_videos").glob("*.mp4"))[:2]:
+        shutil.copy(path, folder)
+    return folder
+
+
 def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path):
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     scores = predict([mixed_folder], out=out, details=details, frames=8, prior=0.4)
@@ -66,10 +75,10 @@ def test_rows_follow_the_sample_submission(sample_data, tmp_path, caplog):
     assert "4 more videos are not in" in caplog.text
 
 
-def test_two_runs_give_the_same_file(sample_data, tmp_path):
+def test_two_runs_give_the_same_file(two_videos, tmp_path):
     files = tmp_path / "first.csv", tmp_path / "second.csv"
     for file in files:
-        predict([sample_data / "test_videos"], out=file, frames=4, progress=False)
+        predict([two_videos], out=file, frames=4, progress=False)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
@@ -235,27 +244,28 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, mo
 
 
 def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
-    sample_data, tmp_path, monkeypatch, caplog
+    two_videos, tmp_path, monkeypatch, caplog
 ):
     caplog.set_level(logging.INFO, "dfdetect")
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
-    predict(sample_data / "test_videos", out=out, frames=2)
+    predict(two_videos, out=out, frames=2)
     old = out.read_bytes()
     monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk())
     with (
         pytest.warns(UserWarning, match="cannot write now"),
         pytest.raises(OSError, match=f"No space left on device: '{out}'"),
     ):
-        predict(sample_data / "test_videos", out=out, frames=3, details=details)
+        predict(two_videos, out=out, frames=3, details=details)
     assert out.read_bytes() == old
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "submission.csv",
         "submission.progress.jsonl",
+        "two",
     ]
-    assert "6 videos, 6 scored\n" in caplog.text
+    assert "2 videos, 2 scored\n" in caplog.text
     monkeypatch.undo()
-    predict(sample_data / "test_videos", out=out, frames=3, details=details)
-    assert "6 of 6 videos are scored already" in caplog.text
+    predict(two_videos, out=out, frames=3, details=details)
+    assert "2 of 2 videos are scored already" in caplog.text
 
 
 def test_a_full_disk_does_not_hide_an_interrupt(sample_data, tmp_path, monkeypatch):

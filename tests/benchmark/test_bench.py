@@ -76,6 +76,7 @@ def test_bench_result_follows_from_what_was_timed():
 
 
 @pytest.mark.corpus
+@pytest.mark.slow
 def test_bench_covers_the_faces_of_the_reference(corpus, monkeypatch):
     """The challenge's clips, two people in one, one in the dark, against every frame looked at."""
     monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)

@@ -59,6 +59,7 @@ def test_reconstruct_compresses_as_the_original_is(jpegs, tmp_path, quick):
         assert made.quantization == tables
 
 
+@pytest.mark.slow
 def test_reconstruct_draws_what_it_has_learnt(jpegs):
     faces = FaceSet.read(jpegs)
     real = faces.select(faces.labels == 0)
@@ -71,7 +72,9 @@ def test_reconstruct_draws_what_it_has_learnt(jpegs):
     assert errors[1] < errors[0] / 2
 
 
-@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize(
+    "done", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
 def test_reconstruct_continues_where_it_was_stopped(jpegs, tmp_path, quick, done):
     whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
     reconstruct([jpegs], whole, kinds=KINDS, steps=1)

@@ -25,7 +25,8 @@ from dfdetect.models.xception import Module, Xception
     ],
 )
 def test_parameter_counts(name, parameters):
-    model = create_model(name)
+    with torch.device("meta"):  # numbers without weights
+        model = create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
@@ -82,7 +83,9 @@ def test_normalisation_is_that_of_the_weights():
     assert model_info("xception").mean == model_info("xception").std == (0.5,) * 3
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18", "vgg11"])
+@pytest.mark.parametrize(
+    "name", ["tf_efficientnet_lite0", "resnet18", pytest.param("vgg11", marks=pytest.mark.slow)]
+)
 def test_first_logits_are_small(name):
     torch.manual_seed(0)
     model = create_model(name).eval()

@@ -22,6 +22,7 @@ from dfdetect.training.judging import Judge
 from dfdetect.training.learner import Learner
 from dfdetect.training.split import read_split
 from dfdetect.training.trainer import train
+from tests.conftest import make_face_set
 
 TINY = TrainConfig(
     "test_efficientnet", input_size=32, epochs=6, patience=6, batch_size=8, learning_rate=3e-3
@@ -32,10 +33,11 @@ def run(face_set, out, config=TINY, **options):
     return train(config, [face_set], out, val=0.25, workers=1, progress=False, **options)
 
 
-@pytest.fixture
-def trained(face_set, tmp_path):
-    out = tmp_path / "tiny.safetensors"
-    return out, run(face_set, out)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    out = folder / "tiny.safetensors"
+    return out, run(make_face_set(folder), out)
 
 
 def test_a_visible_difference_is_learnt(trained, face_set):

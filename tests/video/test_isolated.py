@@ -95,7 +95,7 @@ def test_read_frames_stops_a_decoder_that_hangs(misbehave):
     start = time.monotonic()
     with pytest.raises(VideoError, match="takes too long to decode"):
         list(misbehave("time.sleep(100)", seconds=2))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep the limit")
@@ -115,11 +115,13 @@ def test_read_frames_ignores_what_is_printed(misbehave):
 
 
 def test_close_gives_up_what_is_being_read(misbehave, decoders):
-    threading.Timer(2, decoders.close).start()
+    frames = misbehave("time.sleep(100)")
+    next(frames)
+    threading.Timer(0.5, decoders.close).start()
     start = time.monotonic()
     with pytest.raises(CancelledError):
-        list(misbehave("time.sleep(100)"))
-    assert time.monotonic() - start < 10
+        next(frames)
+    assert time.monotonic() - start < 60
     assert decoders.busy == decoders.idle == []
 
 
