@@ -217,8 +217,14 @@ def _add_cluster_option(parser: argparse._ActionsContainer) -> None:
 
 
 def _add_predict(commands: argparse._SubParsersAction) -> None:
-    parser = _add_command(commands, "predict", _predict, "Score videos.")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
+    parser = _add_command(commands, "predict", _predict, "Score videos and images.")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="videos, folders of videos, and images (.jpg, .jpeg, .png, .webp)",
+    )
     detector = parser.add_argument_group("detector")
     _add_detector_options(detector)
     shown = parser.add_argument_group("what is printed")

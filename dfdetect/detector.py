@@ -38,6 +38,9 @@ FRAMES_AHEAD = 8
 AHEAD_BYTES = 64 * 2**20
 # Characters of what an unforeseen error says that a result keeps.
 MESSAGE_LENGTH = 200
+SINGLE_FRAME = (
+    "Only one frame was scored, as of any image: the answer is less certain than that of a video."
+)
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
@@ -131,14 +134,15 @@ class Detector:
         heat_maps: int = 0,
         allowance: VideoAllowance | None = None,
     ) -> VideoResult:
-        """Score a video file, frames in memory, or one image.
+        """Score a video or image file, frames in memory, or one image in memory.
 
         Nothing that is wrong with a file is raised: the `status` of the result says what it is.
 
         Args:
-            source: The path of a video, of which `frames` frames are sampled; or all the frames to
-                look at, in the order of time: `Frame`s, or RGB uint8 arrays of shape (height,
-                width, 3), which are taken to be a second apart; or a single such array.
+            source: The path of a video, of which `frames` frames are sampled, or of an image that
+                `read_frames` takes, which is one frame; or all the frames to look at, in the order
+                of time: `Frame`s, or RGB uint8 arrays of shape (height, width, 3), which are taken
+                to be a second apart; or a single such array.
             heat_maps: Number of heat maps of each track, of its most suspicious frames. Evidence
                 for FAKE is divided by the strongest evidence, for FAKE or REAL, in the heat maps
                 of the video, and evidence for REAL is shown as 0: the map of a face that looks
@@ -191,7 +195,9 @@ class Detector:
                         heat_maps = self._heat_maps(tracks, logits, maps_per_track)
             found = self._video_result(path, name, tracks, logits, heat_maps)
             LOGGER.debug("%s: %s", path, found.status.sentence)
-            return replace(found, frames_sampled=sampled, timings=dict(watch.seconds))
+            warnings = (SINGLE_FRAME,) if sampled == 1 and found.tracks else ()
+            seconds = dict(watch.seconds)
+            return replace(found, frames_sampled=sampled, warnings=warnings, timings=seconds)
         except CancelledError:
             raise
         except OutOfTimeError:

@@ -68,7 +68,8 @@ def predict(
     every video is done. Without `out`, a run that is stopped starts from the beginning.
 
     Args:
-        paths: Videos, and folders that are searched through all their sub-folders; one or many.
+        paths: Videos, images, and folders that are searched for videos through all their
+            sub-folders; one or many.
         out: A file to write, which has every video. If it ends in `.csv`, it is a submission:
             `filename,label` with label = P(FAKE), or the prior for videos without a score. If it
             ends in `.json`, it is an array of what `VideoResult.to_dict` returns; if in `.jsonl`,

@@ -46,6 +46,7 @@ class Status(str, Enum):
     UNREADABLE_FILE = "unreadable_file", "not a readable file"
     EMPTY_FILE = "empty_file", "the file is empty"
     UNREADABLE_VIDEO = "unreadable_video", "not a readable video"
+    UNREADABLE_IMAGE = "unreadable_image", "not a readable image"
     NO_VIDEO_STREAM = "no_video_stream", "the file has no video stream"
     NO_DECODER = "no_decoder", "this FFmpeg has no decoder for its video stream"
     NO_FRAME = "no_frame", "no frame can be decoded"

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from PIL import Image
 
 from dfdetect.cli import main
 from dfdetect.kaggle.submission import check_submission
+from dfdetect.video.reader import read_frames
 
 
 @pytest.mark.slow
@@ -95,6 +97,17 @@ def test_predict_json_is_all_of_stdout_and_as_the_schema_says(scored):
     jsonschema.validate(result, json.loads(schema.read_text(encoding="utf-8")))
     assert len(result["tracks"][0]["boxes"]) == 2
     assert printed == Path("r.jsonl").read_text()
+
+
+def test_predict_of_an_image_warns_of_a_single_frame(real_clip, tmp_path, capsys):
+    image = tmp_path / "face.jpg"
+    (frame,) = read_frames(real_clip, 1)
+    Image.fromarray(frame.image).save(image)
+    assert main(["predict", str(image)]) == 0
+    line, warning, *rest = capsys.readouterr().out.splitlines()
+    assert line.endswith("1 person   face.jpg")
+    assert warning.strip().startswith("warning: Only one frame was scored")
+    assert not any("seen" in text or "moments" in text for text in rest)
 
 
 def test_predict_quiet_prints_the_line_alone(scored):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dfdetect.detector as detector_module
 from dfdetect import Detector, Status, Verdict, VideoResult, create_model, load_detector
@@ -383,6 +384,18 @@ def test_predict_of_a_file_uses_the_face_detector_that_was_given(one_face_detect
     twin = one_face_detector.replica(torch.device("cpu", 0), one_face_detector.decoders)
     assert twin.face_detector is one_face_detector.face_detector
     assert twin.fallback_face_detector is None
+
+
+def test_predict_of_an_image_says_that_it_is_one_frame(one_face_detector, tmp_path):
+    image = np.full((100, 80, 3), 255, np.uint8)
+    Image.fromarray(image).save(tmp_path / "face.png")
+    result = one_face_detector.predict(tmp_path / "face.png")
+    assert (result.name, result.frames_sampled) == ("face.png", 1)
+    (warning,) = result.warnings
+    assert "less certain" in warning
+    in_memory = one_face_detector.predict(image)
+    assert (in_memory.probability, in_memory.warnings) == (result.probability, (warning,))
+    assert one_face_detector.predict([image, image]).warnings == ()
 
 
 def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_face_detector):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dfdetect.errors import InputError
 
+# Images are not looked for in folders, where they may be the covers of videos.
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp"))
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
@@ -17,7 +19,8 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Find the videos in files and folders, and name each one.
 
     Folders are searched through all their sub-folders, those that are linked to as well, for the
-    usual suffixes of videos; a file that is given by itself is taken whatever its suffix. The name
+    usual suffixes of videos; a file that is given by itself is taken whatever its suffix, and so
+    are images. The name
     of a video is its base name; if two are equal, its path below the folder that was given; if
     those are equal too, its path as given. A folder that may not be searched is warned of.
 
@@ -48,7 +51,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     if not below:
         raise InputError(
             f"no videos in {', '.join(map(str, paths))}; looked for "
-            f"{' '.join(sorted(VIDEO_SUFFIXES))}"
+            f"{' '.join(sorted(VIDEO_SUFFIXES))}; images must be given one by one"
         )
     return dict(sorted((name, file) for file, name in _name_each(below).items()))
 

@@ -1,4 +1,4 @@
-"""A video file -> evenly spaced RGB frames with their times, decoded forwards.
+"""A video file -> evenly spaced RGB frames with their times, decoded forwards; an image -> a frame.
 
 The packets are listed first, which costs milliseconds and needs no decoder: their time stamps say
 what the file really holds, whatever its header claims. A packet that is shown before one that
@@ -25,6 +25,7 @@ import numpy as np
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.results import Status
+from dfdetect.video.discovery import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import cv2
@@ -50,11 +51,13 @@ MAX_PIXELS = 2**26
 Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
 # What FFmpeg may take a file for: no playlists and no pictures.
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
+# What Pillow may take an image for.
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
 
 class VideoError(InputError):
-    """No frame of a video file can be read.
+    """No frame of a video or image file can be read.
 
     Attributes:
         path: The file.
@@ -95,17 +98,19 @@ def read_frames(
 
     Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
     are left out. Of videos with more than 3,000 frames, key frames are taken where there are
-    enough: they are near the even spacing, and no other frame is decoded.
+    enough: they are near the even spacing, and no other frame is decoded. An image is one frame, at
+    0 seconds, turned upright as its EXIF data say.
 
     Args:
-        path: Any video file that FFmpeg reads.
+        path: Any video file that FFmpeg reads; or a JPEG, PNG or WebP image, whose name ends in
+            `.jpg`, `.jpeg`, `.png` or `.webp`.
         num_frames: Number of evenly spaced frames, at least 1.
         indices: Numbers of the frames to read instead, from 0, increasing; those that the video
             lacks are left out.
         threads: Number of threads that decode; 0 for as many as there are cores.
 
     Raises:
-        VideoError: The file is missing, empty, no video, or not one frame can be decoded.
+        VideoError: The file is missing, empty, no video or image, or not one frame can be decoded.
         ArgumentError: `num_frames` is below 1.
 
     Example:
@@ -126,7 +131,12 @@ def read_frames(
     except OSError as error:
         raise VideoError(path, Status.UNREADABLE_FILE, error.strerror or "") from error
     empty = True
-    found = _read_with_av(path, choice, threads) if HAS_AV else _read_with_opencv(path, choice)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        found = _read_image(path, choice)
+    elif HAS_AV:
+        found = _read_with_av(path, choice, threads)
+    else:
+        found = _read_with_opencv(path, choice)
     for frame in found:
         empty = False
         yield frame
@@ -200,6 +210,28 @@ class _Plan:
     first: int
     unit: Fraction
     passes: tuple[Skip, ...]
+
+
+def _read_image(path: Path, choice: _Choice) -> Iterator[Frame]:
+    from PIL import Image, ImageOps  # processes that read videos do without
+
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            fits = image.width * image.height <= MAX_PIXELS
+            upright = ImageOps.exif_transpose(image).convert("RGB") if fits else None
+    except Image.DecompressionBombError:
+        upright = None
+    except MemoryError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise VideoError(path, Status.UNREADABLE_IMAGE) from error
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        details = getattr(error, "strerror", None) or str(error)
+        raise VideoError(path, Status.UNREADABLE_IMAGE, details) from error
+    if upright is None:
+        raise VideoError(path, Status.NO_FRAME, "too many pixels")
+    for number in choice.pick(np.zeros(1)).tolist():
+        yield Frame(0.0, np.array(upright), number)
 
 
 def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:

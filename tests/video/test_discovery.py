@@ -21,6 +21,14 @@ def test_a_file_given_by_itself_is_taken_whatever_its_suffix(tmp_path):
     assert list(find_videos([tmp_path / "clip", tmp_path / "folder"])) == ["clip", "other.mp4"]
 
 
+def test_find_videos_takes_images_that_are_named_but_does_not_look_for_them(tmp_path):
+    touch(tmp_path, "a.mp4", "cover.jpg", "face.png")
+    assert list(find_videos([tmp_path, tmp_path / "face.png"])) == ["a.mp4", "face.png"]
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(ValueError, match="images must be given one by one"):
+        find_videos([tmp_path])
+
+
 def test_equal_base_names_are_told_apart_by_their_folder(tmp_path):
     touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
     found = find_videos([tmp_path])

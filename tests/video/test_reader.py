@@ -4,6 +4,7 @@ import tracemalloc
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from dfdetect.video import reader
 from dfdetect.video.reader import VideoError, pick_evenly, read_frames
@@ -268,3 +269,67 @@ def test_a_video_without_the_frames_that_are_asked_for(write_clip, numbered_fram
 def test_read_frames_takes_a_numpy_integer(write_clip, numbered_frames):
     frames = list(read_frames(write_clip(numbered_frames(40)), np.int64(8)))
     assert len(frames) == 8
+
+
+@pytest.mark.parametrize("name", ["face.jpg", "face.JPEG", "face.png", "face.webp"])
+def test_an_image_is_one_upright_frame(tmp_path, name):
+    """A camera that is held on its side notes it: left is up when the picture is shown."""
+    upright = np.zeros((40, 60, 3), np.uint8)
+    upright[:20, :30] = (250, 10, 10)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(upright)).save(tmp_path / name, exif=exif, quality=95)
+    (frame,) = read_frames(tmp_path / name, 8)
+    assert (frame.time, frame.number, frame.image.dtype) == (0.0, 0, np.uint8)
+    assert frame.image.shape == upright.shape
+    assert np.abs(frame.image[5:15, 5:25].mean(axis=(0, 1)) - (250, 10, 10)).max() < 12
+    assert frame.image[25:, 35:].max() < 40
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA"])
+def test_an_image_without_rgb_becomes_rgb(tmp_path, mode):
+    Image.new("RGB", (30, 20), (102, 102, 102)).convert(mode).save(tmp_path / "face.png")
+    (frame,) = read_frames(tmp_path / "face.png")
+    assert frame.image.shape == (20, 30, 3)
+    assert np.abs(frame.image.astype(int) - 102).max() <= 3
+
+
+def test_images_that_cannot_be_read_are_named_with_the_reason(tmp_path, monkeypatch):
+    path = tmp_path / "face.jpg"
+    path.write_bytes(b"no image")
+    with pytest.raises(VideoError, match=r"face.jpg: not a readable image$"):
+        list(read_frames(path))
+    noise = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(VideoError, match=r"face.jpg: not a readable image \(.*truncated"):
+        list(read_frames(path))
+    Image.fromarray(noise).save(path)
+    monkeypatch.setattr(reader, "MAX_PIXELS", 4000)
+    with pytest.raises(VideoError, match=r"face.jpg: no frame can be decoded \(too many pixels\)"):
+        list(read_frames(path))
+
+
+def test_an_image_of_a_format_that_is_not_taken_is_refused(tmp_path):
+    Image.new("RGB", (30, 20)).save(tmp_path / "face.jpg", format="TIFF")
+    with pytest.raises(VideoError, match="not a readable image"):
+        list(read_frames(tmp_path / "face.jpg"))
+
+
+def test_damaged_images_have_a_reason(tmp_path):
+    generator = np.random.default_rng(0)
+    noise = Image.fromarray(generator.integers(0, 255, (30, 40, 3), dtype=np.uint8))
+    found = set()
+    for suffix in (".jpg", ".png", ".webp"):
+        path = tmp_path / f"face{suffix}"
+        noise.save(path)
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        for _ in range(100):
+            changed = data.copy()
+            changed[generator.integers(0, len(data), 3)] = generator.integers(0, 256, 3)
+            path.write_bytes(changed.tobytes())
+            try:
+                found.add(len(list(read_frames(path))))
+            except VideoError as error:
+                found.add(error.status)
+    assert {1, "unreadable_image"} <= found <= {1, "unreadable_image", "no_frame"}
