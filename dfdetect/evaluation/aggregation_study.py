@@ -1,9 +1,10 @@
-"""Ways to turn the scores of frames and people into one for the video, tried on matched clips.
+"""Compare aggregations: ways to combine the probabilities of frames and faces into the video's.
 
-Clips of REAL people and of self-blended fakes made from the same frames (`dfdetect extract
---blend`) are put together to scenes: someone who is fake all the time, someone who is fake for a
-fifth of the time, and two people of whom one is fake. Each is measured against the same people when
-they are REAL, within their source. The aggregations are ours and those of the challenge's winners.
+The data are pairs of a REAL track and a self-blended fake of the same frames (`dfdetect extract
+--blend`). Three kinds of FAKE scenes are composed of them: a person who is fake all the time, a
+person who is fake for a fifth of the time, and two people of whom one is fake. The REAL scenes show
+the same people. The AUC is computed within each source. The aggregations are those of this package
+and of the winners of the Deepfake Detection Challenge.
 """
 
 import warnings
@@ -24,26 +25,26 @@ from dfdetect.evaluation.metrics import auc_within, metrics
 from dfdetect.runtime.executor import Executor
 from dfdetect.scoring.aggregation import Aggregation
 
-# Every how many frames are seen.
+# Each aggregation sees every fourth, every second, and every frame.
 SPARSER = (4, 2, 1)
-# Share of the frames that is fake in a video that is fake in part, and where that part starts.
+# Share of fake frames in a scene that is fake in part, and number of places where that part starts.
 FAKE_SHARE = 0.2
 STARTS = 3
 FEWEST_PAIRS = 20
 
-# People's frame probabilities -> the video's.
+# Takes P(FAKE) of each frame of each person, and returns P(FAKE) of the video.
 VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a detector sees of one video.
+    """The frame probabilities of one composed video.
 
     Attributes:
         kind: `all`, `part` or `one of two`.
-        source: Where the clip comes from.
+        source: The source of the people in it.
         label: 1 for FAKE, 0 for REAL.
-        people: P(FAKE) of each frame of each person.
+        people: For each person, P(FAKE) of each frame, float of shape (frames,).
     """
 
     kind: str
@@ -52,7 +53,7 @@ class Scene:
     people: list[np.ndarray]
 
     def sparser(self, step: int) -> "Scene":
-        """The same with every `step`-th frame."""
+        """Return the same scene with every `step`-th frame only."""
         return replace(self, people=[one[step // 2 :: step] for one in self.people])
 
 
@@ -63,7 +64,7 @@ def compare_aggregations(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure aggregations on the clips of a face set.
+    """Measure all aggregations on the tracks of a face set.
 
     Args:
         index: A face set made with `dfdetect extract --blend`.
@@ -72,8 +73,8 @@ def compare_aggregations(
         progress: Show a progress bar.
 
     Returns:
-        A row for each aggregation and number of frames; for each kind of scene the mean AUC within
-        sources and the log loss, where REAL and FAKE weigh one half each.
+        One row for each aggregation and number of frames. For each kind of scene, the columns are
+        the mean AUC within sources and the log loss, in which REAL and FAKE count one half each.
 
     Raises:
         FaceSetError: The face set has no REAL track with a fake of the same frames.
@@ -103,7 +104,7 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows of REAL tracks and of the fakes of the same frames."""
+    """Return the rows of each REAL track, and the rows of the fake made of the same frames."""
     needed = {"video", "track", "frame", "manipulation"}
     if not needed <= set(faces.table):
         return []
@@ -121,7 +122,7 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
 def make_scenes(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, probabilities: np.ndarray
 ) -> list[Scene]:
-    """Scenes of all three kinds, in both classes."""
+    """Compose scenes of all three kinds, REAL and FAKE; `probabilities` has one value per crop."""
     scenes = []
     by_source = defaultdict(list)
     for real_rows, fake_rows in pairs:
@@ -143,7 +144,7 @@ def make_scenes(
 
 
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
-    """One of our own aggregations."""
+    """Return the function that applies one of this package's aggregations."""
 
     def answer(people: Sequence[np.ndarray]) -> float:
         logits = [np.log(one / (1 - one)) for one in people]
@@ -153,12 +154,12 @@ def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
 
 
 def mean_probability(people: Sequence[np.ndarray]) -> float:
-    """Second place: the mean."""
+    """Second place of the challenge: the mean over all frames."""
     return float(np.concatenate(people).mean())
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """First place: the mean of the sure ones, where they are many."""
+    """First place of the challenge: the mean of the confident frames, if they are numerous."""
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
     if len(fake) > len(every) / 2.5 and len(fake) > 11 * len(every) / 32:
@@ -167,14 +168,14 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 
 
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
-    """Third place: probabilities moved away from one half, weighted by their distance from it."""
+    """Third place: probabilities are moved away from 0.5 and weighted by their distance from it."""
     every = np.concatenate(people) - 0.5
     moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
     return float(np.average(moved, weights=np.abs(every) + 1e-6))
 
 
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Fourth place: the highest mean if it is sure or all agree, the lowest if all are REAL."""
+    """Fourth place: the highest mean if it is clear or all agree, the lowest if all are REAL."""
     means = np.array([one.mean() for one in people])
     if means.max() > 0.9 or means.min() > 0.6:
         return float(means.max())
@@ -199,7 +200,7 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
 
 
 def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
-    """P(FAKE) of each crop, shape (n,)."""
+    """Return P(FAKE) of each crop, float64 of shape (n,)."""
     tracks = faces.tracks()
     probabilities = np.zeros(len(faces))
     with Executor(detector.device) as executor:

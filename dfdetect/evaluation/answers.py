@@ -1,4 +1,4 @@
-"""What a detector says of labelled faces and videos: one answer a video, and one a frame."""
+"""A detector's answers to labelled videos and face sets, for each video and for each crop."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -20,25 +20,26 @@ from dfdetect.runtime.executor import Executor
 from dfdetect.video.isolated import DecoderPool
 
 LOGGER = logging.getLogger(__name__)
-# Crops that are read and scored together, at least; a track is not divided.
+# Minimum number of crops that are read and scored together. A track is never divided.
 BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a detector says of one labelled video, or of a crop that belongs to none.
+    """A detector's answer to one labelled video, or to one crop that belongs to no video.
 
     Attributes:
-        name: Of the video, or the id of the crop.
+        name: The name of the video, or the id of the crop.
         label: REAL or FAKE.
-        group: The same for videos that show the same actor, as far as is known.
-        source: Where it comes from; empty where that is unknown.
-        method: What the fake was made with; empty where that is unknown.
-        kind: The kind of fake (swap, lipsync...); empty where that is unknown.
-        scene: Equal for videos of one scene, REAL and FAKE; empty where there are no others.
-        probability: P(FAKE), or NaN where there is no score.
-        tracks: P(FAKE) of each crop of each track, arrays of shape (crops,).
-        status: `ok`, or why there is no score.
+        group: The actor group. Videos in which the same actor is known to appear have the same one.
+        source: The source of the video; empty if it is unknown.
+        method: The method that made the fake; empty if it is unknown.
+        kind: The kind of fake (swap, lipsync...); empty if it is unknown.
+        scene: Name of the scene. REAL and FAKE videos of the same scene have the same one; empty
+            if no other video shows the scene.
+        probability: P(FAKE), or NaN if the video has no score.
+        tracks: For each track, P(FAKE) of each of its crops, float64 of shape (crops,).
+        status: `ok`, or the reason why the video has no score.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Answers:
     """The answers to many labelled videos or crops, as arrays.
 
     Args:
-        rows: One answer each, at least one.
+        rows: The answers, at least one.
 
     Example:
         >>> answers = score_face_set(detector, FaceSet.read("val.csv"), Executor("cpu"))
@@ -78,22 +79,26 @@ class Answers:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """P(FAKE), float64 of shape (n,); the prior 0.5 where there is no score."""
+        """P(FAKE), float64 of shape (n,); the prior 0.5 for videos without a score."""
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:
-        """An attribute of each answer, as text of shape (n,)."""
+        """Return one attribute of each answer, as text of shape (n,)."""
         return np.array([getattr(row, name) for row in self.rows], dtype=str)
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
-        """P(FAKE) of each crop of each track, and to which answer it belongs; shape (crops,)."""
+        """Return P(FAKE) of every crop, and the index of the answer that the crop belongs to.
+
+        Returns:
+            float64 and int64, both of shape (crops,).
+        """
         parts = [(np.concatenate(row.tracks), n) for n, row in enumerate(self.rows) if row.tracks]
         counts = [len(part) for part, _ in parts]
         owners = np.repeat([number for _, number in parts], counts).astype(np.int64)
         return np.concatenate([np.zeros(0), *(part for part, _ in parts)]), owners
 
     def table(self) -> pd.DataFrame:
-        """One row an answer: its attributes, and the numbers of its tracks and crops."""
+        """Return a table with the attributes and the numbers of tracks and crops of each answer."""
         rows = []
         for row in self.rows:
             values = {name: value for name, value in vars(row).items() if name != "tracks"}
@@ -110,13 +115,13 @@ def score_face_set(
     degrade: str | None = None,
     progress: bool = False,
 ) -> Answers:
-    """Score each video of a face set, and each crop that belongs to none.
+    """Score each video of a face set, and each crop that belongs to no video.
 
     Args:
-        detector: Scores the crops, and says how those of a video combine.
-        faces: The crops.
-        executor: Shares the crops out to the cores or GPUs of this machine.
-        degrade: How each crop is damaged first, as in `evaluate`.
+        detector: Scores the crops; its aggregation combines those of a video.
+        faces: The face set.
+        executor: Distributes the crops over the cores or GPUs of this machine.
+        degrade: How each crop is damaged before it is scored, as in `evaluate`.
         progress: Show a progress bar.
 
     Returns:
@@ -147,7 +152,7 @@ def score_face_set(
                 source=str(sources[first]),
                 method=str(methods[first]),
                 kind=str(kinds[first]),
-                # Scenes of two face sets may be called alike.
+                # Two face sets may use the same name for different scenes.
                 scene=f"{faces.face_sets[first]}: {scenes[first]}" if scenes[first] else "",
                 probability=float(aggregation.probability(aggregation.video_logit(own))),
                 tracks=[aggregation.probability(track) for track in own],
@@ -170,8 +175,8 @@ def track_logits(
     Args:
         detector: Scores the crops.
         faces: The crops.
-        tracks: The rows of each track, in the order of time.
-        executor: Shares the tracks out to the cores or GPUs of this machine.
+        tracks: For each track, the rows of its crops in `faces`, in the order of time.
+        executor: Distributes the tracks over the cores or GPUs of this machine.
         degrade: As in `evaluate`.
         progress: Show a progress bar.
 
@@ -197,7 +202,7 @@ def track_logits(
 
 
 def _batches(tracks: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Put tracks together until they have enough crops for a batch."""
+    """Group the tracks into batches of at least `BATCH` crops; the last one may be smaller."""
     batch: list[Sequence[int]] = []
     for track in tracks:
         batch.append(track)
@@ -215,12 +220,12 @@ def score_videos(
     *,
     progress: bool = False,
 ) -> Answers:
-    """Score labelled videos by the whole pipeline.
+    """Score labelled videos with the whole pipeline.
 
     Args:
         detector: Scores the videos.
         videos: The videos.
-        executor: Shares them out.
+        executor: Distributes the videos over cores, GPUs or a cluster.
         progress: Show a progress bar.
 
     Returns:

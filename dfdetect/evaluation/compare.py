@@ -1,7 +1,7 @@
-"""All detectors on the same faces: trained alike, judged alike, side by side with the study's.
+"""Train and measure all detectors of a published study on the same faces.
 
-The study that this package grew from trained eight detectors on the challenge's data and reported
-their accuracies where 80.75 % of it was FAKE: the constant answer FAKE scores 0.8075 there.
+The study that this package is based on trained eight detectors on the challenge's data. It reported
+their accuracies on data of which 80.75 % was FAKE: always answering FAKE scores 0.8075 there.
 """
 
 import logging
@@ -31,7 +31,7 @@ from dfdetect.training.trainer import train
 
 LOGGER = logging.getLogger(__name__)
 STUDY_FAKE_SHARE = 0.8075
-# Accuracy in the study's validation, of those of its detectors for which it is stated.
+# Validation accuracy that the study states for each of its detectors, if it does.
 STUDY_ACCURACY = {
     "logistic_regression": 0.8333,
     "linear_svm": 0.67,
@@ -41,7 +41,7 @@ STUDY_ACCURACY = {
     "resnet50": 0.70,
     "xception": 0.84,
 }
-# Those that start from the weights of an installed package; the others start from random ones.
+# Initial weights of the architectures that do not start from random ones.
 INITIAL = {"tf_efficientnet_lite0": IMAGENET}
 DEFAULT = "default detector"
 SPEED_CROPS = 256
@@ -59,29 +59,31 @@ def compare(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Train each architecture by its recipe, unless that is done already, and measure all of them.
+    """Train each architecture by its recipe, unless its checkpoint exists, and measure all of them.
 
-    The installed default detector is measured too, whatever it was trained on. Writes
-    `comparison.csv`, `comparison.md` and `comparison.png` beside the checkpoints; detectors that
-    were measured before and are not requested now keep their rows.
+    The installed default detector is measured too, regardless of its training data. The function
+    writes `comparison.csv`, `comparison.md` and `comparison.png` to the folder of the checkpoints.
+    Detectors that were measured before and are not requested now keep their rows.
 
     Args:
-        faces: Indexes to train on; a part of their actors chooses the epoch.
-        val: Index of other actors, for the final figures alone.
-        out: Folder of the checkpoints, `NAME.safetensors`; those that are there are taken as they
-            are, a run that was stopped continues.
-        clips: Indexes with crops in a row (`dfdetect extract`) that clip models are trained on too.
-        val_clips: Index of other crops in a row, on which all are measured as well.
-        architectures: Which ones; None for `compared_architectures()`.
+        faces: Indexes of face sets to train on. Some of their actors are held out to choose the
+            epoch.
+        val: Index of a face set of other actors, on which all detectors are measured.
+        out: Folder of the checkpoints, `NAME.safetensors`. Existing ones are used as they are, and
+            an interrupted training continues.
+        clips: Indexes of face sets that hold tracks (made by `dfdetect extract`), on which the clip
+            models are trained in addition.
+        val_clips: Index of a face set that holds tracks, on which all detectors are measured too.
+        architectures: The architectures; None for `compared_architectures()`.
         device: As in `load_detector`.
         progress: Show progress bars.
 
     Returns:
-        One row a detector; the columns of `comparison.csv`.
+        One row per detector, with the columns of `comparison.csv`.
 
     Raises:
-        FaceSetError: A face set is unusable, or actors to measure on are among those to train on.
-        ArgumentError: A checkpoint that is there was trained on other face sets.
+        FaceSetError: A face set is unusable, or the same actors are in `faces` and in `val`.
+        InputError: An existing checkpoint was trained on other face sets.
 
     Example:
         >>> compare(["train.csv"], val="val.csv", out="weights")[["auc", "log_loss"]]
@@ -130,9 +132,9 @@ def compare(
 
 
 def compared_architectures() -> list[str]:
-    """Architectures with a recipe, the study's first.
+    """Return the architectures that have a recipe, those of the study first.
 
-    That of the default detector is left out: it is measured as it is installed.
+    The architecture of the default detector is left out: the installed detector is measured.
     """
     default = [member.architecture for member in read_spec(find_weights()).members]
     others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, *default})
@@ -140,7 +142,7 @@ def compared_architectures() -> list[str]:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The comparison as a Markdown table, figures with their 95 % intervals."""
+    """Return the comparison as a Markdown table, with 95 % intervals."""
     columns = {
         "detector": table.index,
         "weights": [f"{count / 1e6:.3g} M" for count in table["parameters"]],
@@ -160,7 +162,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw balanced accuracies with intervals, and accuracies at the study's class balance."""
+    """Draw balanced accuracies with intervals, and accuracies at the study's share of FAKE."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))[::-1]
@@ -174,14 +176,16 @@ def draw(table: pd.DataFrame) -> Figure:
     theirs.axvline(STUDY_FAKE_SHARE, color="grey", linestyle=":")
     theirs.set(xlabel=f"accuracy where {STUDY_FAKE_SHARE:.2%} are FAKE")
     theirs.legend()
-    figure.suptitle("Other actors than those trained on (dotted: a constant answer)")
+    figure.suptitle(
+        "Measured on actors who are not in the training data (dotted: a constant answer)"
+    )
     return figure
 
 
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Those to train on together, those to measure on one by one."""
+    """Return the training sets joined into one, and the sets to measure on."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 
@@ -191,7 +195,7 @@ def _require_trained_on(checkpoint: Path, sets: Sequence[str | Path]) -> None:
     found = read_spec(checkpoint).training.get("faces")
     if found != names:
         raise InputError(
-            f"{checkpoint}: is there already, trained on {found} instead of {names}: delete it to "
+            f"{checkpoint}: exists, and was trained on {found} instead of {names}: delete it to "
             "train again, or give another folder"
         )
 
@@ -239,7 +243,7 @@ def _input(spec: ModelSpec) -> str:
 
 
 def _speed(detector: Detector) -> float:
-    """Crops (or clips of still copies) a second, resizing included."""
+    """Return the number of crops (or of clips, for clip models) scored per second."""
     noise = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
     crops = list(noise)
     detector.predict_faces(crops[:32])
@@ -249,7 +253,7 @@ def _speed(detector: Detector) -> float:
 
 
 def _training_minutes(checkpoint: Path) -> float:
-    """Time spent on training, as the history says, or NaN where there is none."""
+    """Return the training time according to the training history, or NaN if there is none."""
     history = checkpoint.with_suffix(".history.csv")
     if not history.is_file():
         return float("nan")

@@ -1,4 +1,4 @@
-"""Ways to damage crops, as compression, small pictures and dark rooms do."""
+"""Ways to damage crops: JPEG compression, low resolution and darkness."""
 
 from collections.abc import Callable
 
@@ -14,10 +14,11 @@ BRIGHTNESS = 0.6
 
 
 def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Look up a way to damage crops: a function of RGB uint8 of shape (height, width, 3).
+    """Return the function that damages a crop, RGB uint8 of shape (height, width, 3).
 
     Args:
-        name: `jpeg`, `half` or `dark`; None for leaving crops as they are.
+        name: `jpeg` (quality 50), `half` (half the size and back) or `dark` (40 % darker); None
+            for a function that returns the crop unchanged.
 
     Raises:
         ArgumentError: The name is unknown.

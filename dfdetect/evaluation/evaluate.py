@@ -30,7 +30,7 @@ from dfdetect.files import atomic_path, require_writable
 from dfdetect.results import OperatingPoints
 from dfdetect.runtime.executor import Executor
 
-# With fewer actors or videos, an interval over them means little.
+# With fewer actors or videos, intervals cannot be trusted.
 FEWEST_GROUPS = 10
 
 
@@ -50,32 +50,32 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a detector on labelled faces or videos.
 
-    The crops of one video have one answer, combined as the detector's aggregation says.
+    Each video gets one probability: the detector's aggregation combines its crops.
 
     Args:
         sources: The index of a face set, or several indexes that are measured together; or a folder
             or zip file of videos as `read_labels` takes it. A video without a score counts with the
             prior 0.5.
         weights: As in `load_detector`; or a detector, which keeps its own frames and device.
-        frames: Number of frames sampled from each video, 32 if not given. The crops of a face set
-            are all taken, so it is refused for face sets.
+        frames: Number of frames sampled from each video; None for 32. Not allowed for face sets, of
+            which all crops are used.
         device: As in `load_detector`; with `cuda`, all GPUs are used.
         plots: Folder for `roc.png`, `reliability.png`, `histogram.png` and `scores.csv`, which has
             a row for each answer.
         table: A file for a table with the figures of all videos, of frames, of each source and of
             each method, with intervals: Markdown if it ends in `.md`, or `.csv`.
-        fake_share: Also give the figures as they would be if this share were FAKE.
-        degrade: Damage the crops of a face set first: `jpeg` (quality 50), `half` (half the size
-            and back) or `dark` (40 % darker).
-        subgroups: Also give the figures of the dark, the small and the turned faces of a face set.
+        fake_share: Also compute the metrics as they would be if this share were FAKE.
+        degrade: Damage the crops of a face set before they are scored: `jpeg` (quality 50), `half`
+            (half the size and back) or `dark` (40 % darker).
+        subgroups: Also compute the metrics of the dark, small and turned faces of a face set.
         cluster: Score videos on the Ray cluster of this address, or on a `local` one, as in
             `dfdetect.runtime.ray_cluster`.
         progress: Show a progress bar on stderr.
 
     Raises:
         FileNotFoundError: The source or the weights do not exist.
-        ArgumentError: Arguments that do not go together, or a value that is unknown or out of
-            range. Nothing was loaded yet.
+        ArgumentError: Two arguments exclude each other, or a value is unknown or out of range.
+            This is checked before anything is loaded.
         InputError: The source is not labelled as it should be.
 
     Example:
@@ -168,7 +168,7 @@ def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
 
 
 def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict[str, Metrics]:
-    """The figures of subgroups, told by the first crop of each video."""
+    """Return the metrics of each subgroup. A video belongs to the subgroups of its first crop."""
     first = [video[0][0] for video in faces.videos()]
     masks = find_subgroups(faces, first, progress=progress)
     labels, probabilities = answers.labels, answers.probabilities
@@ -180,7 +180,7 @@ def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict
 
 
 def _measure_sources(answers: Answers) -> dict[str, Metrics]:
-    """The figures of each known source."""
+    """Return the metrics of each known source."""
     names = answers.texts("source")
     return {
         name: _measure_part(answers, names == name)
@@ -189,7 +189,7 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
-    """The figures of the fakes of each known method, with all REAL of the same sources."""
+    """Return the metrics of the fakes of each known method, with all REAL of their sources."""
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
     for name in np.unique(names[~real & (names != "")]).tolist():
@@ -199,7 +199,7 @@ def _measure_methods(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
-    """The figures of some answers, with intervals if they are of enough actors or videos."""
+    """Return the metrics of some answers, with intervals if they show enough actors or videos."""
     groups = answers.texts("group")[rows]
     enough = len(set(groups.tolist())) >= FEWEST_GROUPS
     return metrics(
@@ -208,7 +208,7 @@ def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
 
 
 def _measure_votes(answers: Answers) -> VotedMetrics:
-    """The figures where each known source has one vote, with intervals."""
+    """Return the metrics, with intervals, in which each known source counts the same."""
     known = answers.texts("source") != ""
     columns = (answers.texts(name)[known] for name in ("source", "kind", "scene"))
     return voted_metrics(
@@ -217,7 +217,7 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 
 
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
-    """The figures of single crops; `overall`, if each answer is of one crop."""
+    """Return the metrics of single crops; these are `overall` if each answer has one crop."""
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):
         return overall

@@ -1,4 +1,4 @@
-"""Figures of labels and probabilities: AUC, false alarms and their like, with intervals."""
+"""Metrics of probabilities against labels: AUC, false alarms and others, with intervals."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -40,10 +40,11 @@ class Metrics:
         balanced_accuracy: Mean of the accuracies of REAL and of FAKE; 0.5 for a constant answer.
         average_precision: Area under the precision-recall curve; `fake_fraction` for a constant
             answer.
-        eer: Equal error rate: where as many REAL as FAKE are mistaken.
-        tpr_at_1_fpr: Share of FAKE that is found at the threshold that 1 % of REAL exceed.
-        tpr_at_5_fpr: The same where 5 % of REAL exceed it.
-        intervals: 95 % intervals by name, if they were asked for.
+        eer: Equal error rate: the share of errors at the threshold at which REAL and FAKE have the
+            same share of errors.
+        tpr_at_1_fpr: Share of FAKE above the threshold that 1 % of REAL exceed.
+        tpr_at_5_fpr: Share of FAKE above the threshold that 5 % of REAL exceed.
+        intervals: 95 % intervals by name, if they were requested.
     """
 
     n: int
@@ -66,7 +67,7 @@ class Metrics:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name; `intervals` only if there are any."""
+        """Return the metrics by name, with `intervals` if there are any."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         intervals = values.pop("intervals")
         return values | ({"intervals": dict(intervals)} if intervals else {})
@@ -74,21 +75,21 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class VotedMetrics:
-    """Figures in which each class counts one half and, within a class, each source the same.
+    """Metrics in which REAL and FAKE count one half each, and all sources of a class the same.
 
     Attributes:
         real_sources: Number of sources with REAL.
         fake_sources: Number of sources with FAKE.
-        log_loss: As in `Metrics`, like all that has the same name.
-        auc: The same.
-        false_alarm_rate: Mean over the sources of the share of REAL above 0.5.
-        found_rate: Mean over the sources of the share of FAKE above 0.5.
-        balanced_accuracy: The same as in `Metrics`.
+        log_loss: As in `Metrics`, with these weights.
+        auc: As in `Metrics`, with these weights.
+        false_alarm_rate: Share of REAL above 0.5, averaged over the sources.
+        found_rate: Share of FAKE above 0.5, averaged over the sources.
+        balanced_accuracy: As in `Metrics`, with these weights.
         found_by_kind: `found_rate` of each kind of fake.
         pairs: Number of scenes that have both REAL and FAKE.
-        pairs_in_order: In what share of the comparisons within a scene FAKE has the higher
-            probability; each scene has one vote.
-        intervals: 95 % intervals over sources, by name, if they were asked for.
+        pairs_in_order: Share of the pairs of a REAL and a FAKE of one scene in which the FAKE has
+            the higher probability, averaged over the scenes.
+        intervals: 95 % intervals over sources, by name, if they were requested.
     """
 
     real_sources: int
@@ -104,7 +105,7 @@ class VotedMetrics:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name, `found_KIND` for each kind; `intervals` only if there are any."""
+        """Return the metrics by name, with `found_KIND` for each kind, and `intervals` if any."""
         values: dict[str, Any] = {}
         for one in fields(self):
             value = getattr(self, one.name)
@@ -123,8 +124,9 @@ def metrics(
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         probabilities: P(FAKE) strictly between 0 and 1, float, shape (n,).
-        groups: The actor or video of each, shape (n,), to give intervals: crops of one actor err
-            together, so whole groups are drawn with replacement (Efron 1979).
+        groups: Name of the actor or video of each item, shape (n,). If given, the result has
+            intervals by bootstrap (Efron 1979). Errors on crops of one actor are not independent;
+            whole groups are therefore drawn.
 
     Example:
         >>> metrics(np.array([0, 1]), np.array([0.2, 0.8])).log_loss
@@ -145,15 +147,15 @@ def metrics(
 
 
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
-    """The figures as they would be where another share of the faces is FAKE.
+    """Return the metrics as they would be if another share of the items were FAKE.
 
-    Each class is weighted to its share, and the probabilities, which hold where half are FAKE, are
-    moved by the new prior (Saerens et al. 2002).
+    The items of each class are weighted to that share. The probabilities, which assume that half of
+    the items are FAKE, are corrected for the new prior (Saerens et al. 2002).
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
-        probabilities: P(FAKE) at even odds, strictly between 0 and 1, shape (n,).
-        fake_share: Between 0 and 1.
+        probabilities: P(FAKE) if half are FAKE, strictly between 0 and 1, shape (n,).
+        fake_share: The share of FAKE, strictly between 0 and 1.
 
     Raises:
         ArgumentError: Only one class occurs, or the share is out of range.
@@ -172,16 +174,16 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 
 
 def auc_within(sources: Mapping[str, Metrics]) -> float:
-    """Mean of the AUC of each source, weighted by `n`; sources with one class do not count.
+    """Return the mean of the AUCs of the sources, weighted by `n`.
 
-    Sources differ in camera and codec, and a detector's answers with them: an AUC over all of them
-    together may say no more than that.
+    Sources differ in camera and codec, and the answers of a detector differ with them. The AUC over
+    all sources together may only show this difference. Sources with one class do not count.
 
     Args:
-        sources: The figures of each source.
+        sources: The metrics of each source.
 
     Returns:
-        0 to 1, or NaN where no source has both classes.
+        0 to 1, or NaN if no source has both classes.
 
     Example:
         >>> auc_within({"page": metrics(labels, probabilities)})
@@ -196,7 +198,7 @@ def auc_within(sources: Mapping[str, Metrics]) -> float:
 def calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """Expected calibration error (Naeini et al. 2015) over equal-width bins of P(FAKE), 0 to 1."""
+    """Return the expected calibration error (Naeini et al. 2015), 0 to 1, over 15 equal bins."""
     weights = np.ones(len(labels)) if weights is None else weights
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=weights * (labels - probabilities))
@@ -210,17 +212,17 @@ def bootstrap_intervals(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """95 % intervals of figures, by drawing groups with replacement (Efron 1979).
+    """Return 95 % intervals of metrics, by drawing groups with replacement (Efron 1979).
 
     Args:
-        measure: From how often each group is drawn, int of shape (count,), to figures by name. A
-            figure that is NaN for a draw does not count.
+        measure: Takes the number of times that each group was drawn, int of shape (count,), and
+            returns metrics by name. A NaN is left out of the interval.
         count: Number of groups.
         rounds: Number of draws.
-        seed: Of the drawing.
+        seed: Seed of the draws.
 
     Returns:
-        Lower and upper edge by name, without figures that are NaN in each draw.
+        Lower and upper edge by name, without metrics that are NaN in every draw.
     """
     drawn = bootstrap_draws(measure, count, rounds=rounds, seed=seed)
     edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
@@ -234,7 +236,7 @@ def bootstrap_draws(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Figures of groups that are drawn with replacement: a row a draw; arguments as above."""
+    """Return the metrics of each draw, one row per draw; arguments as in `bootstrap_intervals`."""
     generator = np.random.default_rng(seed)
     return pd.DataFrame(
         measure(np.bincount(generator.integers(count, size=count), minlength=count))
@@ -245,7 +247,7 @@ def bootstrap_draws(
 def figures_of(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return a function from weights of shape (n,) to the figures of `Metrics` by name.
+    """Return a function that takes weights of shape (n,) and returns the metrics by name.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -283,15 +285,16 @@ def voted_metrics(
     *,
     intervals: bool = False,
 ) -> VotedMetrics:
-    """Compare probabilities of FAKE with labels, each source having one vote.
+    """Compare probabilities of FAKE with labels so that all sources count the same.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
         sources: Name of the source of each, shape (n,).
-        kinds: The kind of each fake (swap, lipsync...), empty where it is not known.
-        scenes: Equal for videos of one scene, REAL and FAKE; empty where there are no others.
-        intervals: Also give intervals, for which whole sources are drawn with replacement.
+        kinds: The kind of each fake (swap, lipsync...), empty if it is unknown; shape (n,).
+        scenes: Name of the scene of each, the same for REAL and FAKE of one scene, empty if it is
+            unknown; shape (n,).
+        intervals: Also compute intervals by bootstrap; whole sources are drawn.
 
     Example:
         >>> voted_metrics(np.array([0, 1]), np.array([0.2, 0.8]), np.array(["a", "b"])).auc
@@ -387,7 +390,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """All figures of `Metrics`, where each row counts as its weight says."""
+    """Return all metrics of `Metrics`, with a weight for each row."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD
@@ -409,7 +412,7 @@ def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
 
 
 def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Weights as of `vote_weights`, where a source counts as often as `times` says."""
+    """Return weights as `vote_weights` does, with each source repeated `times` times."""
     _, own, sizes = np.unique(2 * source_of + labels, return_inverse=True, return_counts=True)
     weights = times[source_of] / sizes[own]
     totals = np.bincount(labels, weights, minlength=2)
@@ -421,7 +424,7 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 def _orders(
     labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each scene of both classes, in what share of its pairs FAKE is above REAL; its source."""
+    """Return, for each scene with both classes, the share of pairs in order, and its source."""
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):
         rows = scenes == scene

@@ -1,4 +1,4 @@
-"""Pictures of how good a detector is: ROC curve, calibration, histogram."""
+"""Plots of how good a detector is: ROC curve, calibration and histogram."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def write_plots(folder: str | Path, labels: np.ndarray, probabilities: np.ndarra
     """Write `histogram.png` and, if both classes occur, `roc.png` and `reliability.png`.
 
     Args:
-        folder: Where to; it is made if it does not exist.
+        folder: Folder for the pictures; it is created if it does not exist.
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         probabilities: P(FAKE), shape (n,).
     """

@@ -1,4 +1,4 @@
-"""What `evaluate` finds out, and how it is told."""
+"""The result of `evaluate`, and the report that is printed of it."""
 
 import math
 from collections.abc import Mapping
@@ -10,10 +10,11 @@ import pandas as pd
 from dfdetect.evaluation.answers import Answers
 from dfdetect.evaluation.metrics import Interval, Metrics, VotedMetrics
 
-# Answers that are printed one by one, at most.
+# Up to this number of answers, each one is printed.
 MOST_ANSWERS = 50
 COLUMN = 24
-# What a figure is called, and what a constant answer scores; None where that is another figure.
+# Title of each metric, and what a constant answer scores: a number or the name of another metric;
+# None if that depends on the constant.
 ROWS = {
     "auc": ("AUC", 0.5),
     "false_alarm_rate": ("false alarms (REAL above 0.5)", None),
@@ -33,12 +34,12 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """What a threshold that a checkpoint keeps comes to on these data.
+    """How one of the checkpoint's thresholds performs on the evaluated data.
 
     Attributes:
-        threshold: On P(FAKE).
-        false_alarm_rate: Share of REAL above it, or NaN without any.
-        found_rate: Share of FAKE above it, or NaN without any.
+        threshold: The threshold, a probability of FAKE.
+        false_alarm_rate: Share of REAL above the threshold; NaN if the data has no REAL.
+        found_rate: Share of FAKE above the threshold; NaN if the data has no FAKE.
     """
 
     threshold: float
@@ -50,21 +51,21 @@ class OperatingPoint:
 class EvaluationResult:
     """How good a detector is on labelled faces or videos.
 
-    `str` gives a report to read, `to_dict` what JSON holds.
+    `str` returns a report to read, `to_dict` the content of the JSON.
 
     Attributes:
-        answers: What the detector says of each video, or of each crop that belongs to none.
-        metrics: The figures of the answers, with intervals over actors or videos.
-        frame_level: The figures where each crop of each track is judged by itself.
-        sources: The figures of each source that is known, with intervals if it has enough groups.
-        methods: The figures of the fakes of each method that is known, with all REAL of the sources
+        answers: The detector's answer to each video, or to each crop that belongs to no video.
+        metrics: Metrics of the answers, with intervals over actors or videos.
+        frame_level: Metrics of single crops: each crop of each track counts by itself.
+        sources: Metrics of each known source, with intervals if it has enough groups.
+        methods: Metrics of the fakes of each known method, together with all REAL of the sources
             that hold these fakes.
-        auc_within_sources: Mean of the AUC of each source, or NaN.
-        each_source_one_vote: The figures where each source counts the same, with intervals over
-            sources; None where fewer than two are known.
-        operating_points: What the thresholds of the checkpoint come to, by name.
-        subgroups: The figures of dark, small and turned faces, if they were asked for.
-        reweighted: The figures at another share of FAKE, if they were asked for.
+        auc_within_sources: Mean of the AUCs of the sources, or NaN.
+        each_source_one_vote: Metrics in which each source counts the same, with intervals over
+            sources; None if fewer than two sources are known.
+        operating_points: How the thresholds of the checkpoint perform, by name.
+        subgroups: Metrics of dark, small and turned faces, if they were requested.
+        reweighted: Metrics at another share of FAKE, if they were requested.
 
     Example:
         >>> result = evaluate("val.csv")
@@ -208,7 +209,7 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """What is found of each kind of fake, and how pairs are ordered."""
+    """Return lines with the share found of each kind of fake, and of pairs that are in order."""
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
     }
@@ -249,7 +250,7 @@ def _table(parts: Mapping[str, Metrics]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """JSON has no NaN: None stands for it."""
+    """Return a value with each NaN replaced by None, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Parts of a face set that are harder than others: dark, small and turned faces."""
+"""Subgroups of a face set that are harder than the rest: dark, small and turned faces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from dfdetect.data.faceset import FaceSet
 
-# Mean level (of 255) below which a crop is dark: one in twenty of the challenge's.
+# A crop whose mean level (of 255) is below this is dark: 5 % of the challenge's crops are.
 DARK = 35
-# Side of the crop in its video, in pixels, below which it is small.
+# A crop whose side in the video was below this number of pixels is small.
 SMALL = 112
-# How far the nose lies beside the middle of the eyes, in distances of the eyes, from which a face
-# is in profile: turned by some 40 degrees.
+# A face is in profile if the tip of the nose is further from the midpoint between the eyes than
+# this share of the distance between the eyes: it is turned by about 40 degrees.
 TURNED = 0.35
-# MTCNN wants to see more than the face.
+# MTCNN needs some background around the face.
 MARGIN = 64
 MIN_FACE = 60
 THRESHOLDS = (0.5, 0.6, 0.6)
@@ -26,12 +26,12 @@ THRESHOLDS = (0.5, 0.6, 0.6)
 
 @dataclass(frozen=True)
 class FaceAttributes:
-    """What can be seen of a crop.
+    """How bright a crop is, and how far its face is turned.
 
     Attributes:
         brightness: Mean level, 0 to 255.
-        turn: Distance of the nose from the middle of the eyes, in distances of the eyes; NaN where
-            MTCNN finds no face.
+        turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
+            distance between the eyes; NaN if MTCNN finds no face.
     """
 
     brightness: float
@@ -39,7 +39,7 @@ class FaceAttributes:
 
 
 class FaceAttributeEstimator:
-    """Tells how dark and how turned faces are.
+    """Measures how bright crops are and how far their faces are turned.
 
     Example:
         >>> FaceAttributeEstimator().estimate(crop)
@@ -50,7 +50,7 @@ class FaceAttributeEstimator:
         self.network = MTCNN(min_face_size=MIN_FACE, thresholds=list(THRESHOLDS), device="cpu")
 
     def estimate(self, crop: np.ndarray) -> FaceAttributes:
-        """Look at one crop, RGB uint8 of shape (height, width, 3)."""
+        """Measure one crop, RGB uint8 of shape (height, width, 3)."""
         framed = cv2.copyMakeBorder(crop, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REPLICATE)
         with torch.inference_mode():
             _, _, landmarks = self.network.detect(framed, landmarks=True)
@@ -68,13 +68,13 @@ def find_subgroups(
 
     Args:
         faces: The face set.
-        rows: The crops to look at.
+        rows: The rows of the crops to look at.
         progress: Show a progress bar.
 
     Returns:
-        Boolean masks over `rows`, by name: `dark`; `profile`, where the face is turned or
-        MTCNN does not find it; `small`, where the index has `native_px`; and `other`, what is in
-        none of them.
+        Boolean masks over `rows`, by name: `dark`; `profile` for faces that are turned or that
+        MTCNN does not find; `small`, if the index has the column `native_px`; and `other` for crops
+        that are in none of these.
     """
     estimator = FaceAttributeEstimator()
     bar = tqdm(rows, "subgroups", unit="crop", disable=not progress)

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as a table for a paper, in Markdown or CSV."""
+"""The metrics of an evaluation as a table for a paper, in Markdown or CSV."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ SUFFIXES = (".md", ".csv")
 
 
 def to_table(result: EvaluationResult) -> pd.DataFrame:
-    """The figures of all videos, of all frames, of each source and of each method.
+    """Return the metrics of all videos, of all frames, of each source and of each method.
 
     Returns:
-        One row each. `part` is `videos`, `frames`, `source` or `method`; `name` says which source
-        or method; `n` and `fake_fraction`; then each figure, followed by the edges of its 95 %
-        interval, `FIGURE_low` and `FIGURE_high`, which are missing where there is none.
+        One row for each of them. The columns are `part` (`videos`, `frames`, `source` or `method`),
+        `name` (of the source or method), `n`, `fake_fraction`, and each metric followed by the
+        edges of its 95 % interval, `METRIC_low` and `METRIC_high`, which may be missing.
 
     Example:
         >>> to_table(evaluate("val.csv"))[["part", "auc", "auc_low", "auc_high"]]
@@ -36,7 +36,7 @@ def to_table(result: EvaluationResult) -> pd.DataFrame:
 
 
 def to_markdown(result: EvaluationResult) -> str:
-    """The table in Markdown: figures with their 95 % intervals, rounded to three places."""
+    """Return the table in Markdown: metrics with their 95 % intervals, rounded to three places."""
     table = to_table(result)
     names = [
         part if not name else f"{part} {_escaped(name)}"
@@ -54,7 +54,7 @@ def to_markdown(result: EvaluationResult) -> str:
 
 
 def markdown(columns: Mapping[str, Iterable[str]]) -> str:
-    """A Markdown table of the cells of each column."""
+    """Return a Markdown table with the given cells in each column."""
     lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
