@@ -2,6 +2,10 @@
 
 DEFAULT_FRAMES = 32
 DEFAULT_PRIOR = 0.5
-FRAME_AGGREGATIONS = ("mean_logit", "soft_maximum")
+FRAME_AGGREGATIONS = (
+    *("mean_logit", "soft_maximum", "mean_probability"),
+    *("confident_majority", "confident_fives", "power_law"),
+)
+TRACK_AGGREGATIONS = ("max", "pooled", "agreement")
 # Ways to damage crops before they are measured.
 DEGRADATIONS = ("jpeg", "half", "dark")

@@ -291,7 +291,7 @@ class Detector:
         """
         return self._averaged(
             classifier.frame_logits(
-                [_to_input(crop, number, classifier.spec.input_size) for crop in clip]
+                [_to_input(crop, number, classifier.spec.crop_format) for crop in clip]
                 for number, clip in enumerate(clips)
             )
             for classifier in self.classifiers
@@ -507,9 +507,9 @@ def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]
     return frames
 
 
-def _to_input(crop: np.ndarray, number: int, size: int) -> torch.Tensor:
+def _to_input(crop: np.ndarray, number: int, wanted: CropFormat) -> torch.Tensor:
     _require_image(crop, f"crop {number}")
-    return resize_crop(to_tensor(crop), size)
+    return resize_crop(to_tensor(crop), wanted.size, wanted.resize)
 
 
 def _require_image(image: np.ndarray, name: str) -> None:

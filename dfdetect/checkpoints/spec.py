@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dfdetect.errors import ArgumentError
-from dfdetect.faces.geometry import FARTHEST, CropFormat, CropRule
+from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule
 from dfdetect.models.registry import model_info
 from dfdetect.results import OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
@@ -24,6 +24,7 @@ POSITIVE_CLASS = "FAKE"
 # Names that older files have for fields of `Aggregation`.
 RENAMED = {"person": "frames", "video": "tracks"}
 RGB = 3
+CHANNELS = ("RGB", "BGR")
 WHITE = 255
 
 
@@ -34,10 +35,12 @@ class ModelSpec:
     Args:
         architecture: A name that `create_model` takes.
         arguments: Arguments of `create_model`: `drop_rate`, `drop_path_rate`.
-        input_size: Side of the square input, in pixels.
-        mean: Subtracted from the RGB channels of pixels in 0..1.
+        input_size: Height of the input in pixels; its width, too, unless `resize` says otherwise.
+        mean: Subtracted from the channels of pixels in 0..1, in the order of `channels`.
         std: The channels are divided by it then.
-        crop: Which square around a face box is cut out.
+        channels: Their order in the model's input, `RGB` or `BGR`.
+        crop: Which part of a frame around a face box is cut out.
+        resize: How it is brought to the input's size.
         frames_per_clip: Consecutive crops of a face per input; 1 for an image model.
         positive_class: The class whose logit the model gives; always FAKE.
         calibration: Maps raw logits to calibrated ones.
@@ -56,6 +59,8 @@ class ModelSpec:
     std: tuple[float, ...]
     arguments: dict[str, float] = field(default_factory=dict)
     crop: CropRule = field(default_factory=CropRule)
+    resize: ResizeRule = field(default_factory=ResizeRule)
+    channels: str = "RGB"
     frames_per_clip: int = 1
     positive_class: str = POSITIVE_CLASS
     calibration: Calibration = field(default_factory=Calibration)
@@ -68,14 +73,14 @@ class ModelSpec:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of a batch of one: (1, 3, size, size) or (1, time, 3, size, size)."""
+        """Shape of a batch of one: (1, 3, height, width) or (1, time, 3, height, width)."""
         time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
-        return (1, *time, RGB, self.input_size, self.input_size)
+        return (1, *time, RGB, self.input_size, self.resize.width(self.input_size))
 
     @property
     def crop_format(self) -> CropFormat:
         """Which crops the model takes."""
-        return CropFormat(self.crop, self.input_size)
+        return CropFormat(self.crop, self.input_size, self.resize)
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
@@ -96,9 +101,10 @@ class ModelSpec:
             )
         if len(self.mean) != RGB or len(self.std) != RGB or min(self.std) <= 0:
             raise ArgumentError("mean and std need three numbers each, std above 0")
-        numbers = (*self.mean, *self.std, self.crop.scale, self.crop.shift)
-        if not all(map(math.isfinite, numbers)):
-            raise ArgumentError("mean, std, crop.scale and crop.shift must be finite")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise ArgumentError("mean and std must be finite")
+        if self.channels not in CHANNELS:
+            raise ArgumentError(f"channels must be one of {CHANNELS}, not {self.channels!r}")
         if type(self.frames_per_clip) is not int or self.frames_per_clip not in CLIP_LENGTHS:
             raise ArgumentError(
                 f"frames_per_clip must be {CLIP_LENGTHS[0]} to {CLIP_LENGTHS[-1]}, "
@@ -113,10 +119,6 @@ class ModelSpec:
         if self.positive_class != POSITIVE_CLASS:
             raise ArgumentError(
                 f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}"
-            )
-        if not (0 < self.crop.scale < FARTHEST and abs(self.crop.shift) < FARTHEST):
-            raise ArgumentError(
-                f"crop.scale must be above 0, and scale and shift below {FARTHEST}, not {self.crop}"
             )
         if type(self.mirror) is not bool or (self.mirror and self.frames_per_clip > 1):
             raise ArgumentError(
@@ -138,8 +140,8 @@ class ModelSpec:
         """Turn uint8 RGB crops into the model's input.
 
         Args:
-            images: uint8 of shape (batch, 3, input_size, input_size), or of shape
-                (batch, frames_per_clip, 3, input_size, input_size), on any device.
+            images: uint8 of shape (batch, 3, height, width), or of shape
+                (batch, frames_per_clip, 3, height, width), on any device.
 
         Returns:
             float32 of the same shape, on the same device; images are in channels-last memory order.
@@ -148,6 +150,7 @@ class ModelSpec:
             torch.tensor(values, device=images.device).view(RGB, 1, 1)
             for values in (self.mean, self.std)
         )
+        images = images.flip(-3) if self.channels == "BGR" else images
         pixels = (images.float() / WHITE - mean) / std
         return pixels if pixels.ndim > 4 else pixels.contiguous(memory_format=torch.channels_last)
 
@@ -166,6 +169,7 @@ class ModelSpec:
         values = dict(fields)
         for name, kind in (
             ("crop", CropRule),
+            ("resize", ResizeRule),
             ("calibration", Calibration),
             ("aggregation", Aggregation),
         ):

@@ -271,7 +271,7 @@ class _Extractor:
         stem = Path(video.name).with_suffix("").as_posix().replace("/", "__")
         for position, number in enumerate(followed.numbers):
             name = "-".join(filter(None, (f"{stem}-{track}-{number:06}", manipulation)))
-            _, _, side = self.settings.crop.square(followed.boxes[position])
+            _, _, _, side = self.settings.crop.rectangle(followed.boxes[position])
             label = "FAKE" if manipulation else video.label
             time = round(followed.times[position], 3)
             values = (

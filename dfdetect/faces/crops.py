@@ -1,4 +1,4 @@
-"""Boxes -> crops: squares that are cut from frames and resized, for models and for people."""
+"""Boxes -> crops: parts that are cut from frames and resized, for models and for people."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,9 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import InterpolationMode, functional
 
-from dfdetect.faces.geometry import CropFormat, CropRule, interpolate_box
+from dfdetect.faces.alignment import align, find_landmarks
+from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule, interpolate_box
 from dfdetect.results import Box, VideoResult
 from dfdetect.video.isolated import DecoderPool
 
@@ -18,6 +19,8 @@ STRIP = 8
 FACE_PIXELS = 112
 # Side of the pictures of faces / height of the box.
 FACE_MARGIN = 1.3
+DEFAULT_RESIZE = ResizeRule()
+PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
 
 def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
@@ -31,13 +34,14 @@ def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -
     Returns:
         RGB uint8 tensor of shape (3, size, size).
     """
-    return resize_crop(_cut(image, square), size)
+    left, top, side = square
+    return resize_crop(to_tensor(_cut(image, (left, top, side, side), "repeat")), size)
 
 
 def cut_crops(
     image: np.ndarray, box: Box, formats: Iterable[CropFormat]
 ) -> dict[CropFormat, torch.Tensor]:
-    """Cut the crops of one face that several models take; each square is cut once.
+    """Cut the crops of one face that several models take; each part is cut once.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -45,23 +49,49 @@ def cut_crops(
         formats: Which crops are wanted.
 
     Returns:
-        For each format an RGB uint8 tensor of shape (3, size, size).
+        For each format an RGB uint8 tensor of shape (3, height, width).
     """
-    squares: dict[CropRule, torch.Tensor] = {}
+    parts: dict[CropRule, torch.Tensor] = {}
+    points: np.ndarray | None = None
     crops = {}
     for one in formats:
-        if one.rule not in squares:
-            squares[one.rule] = _cut(image, one.rule.square(box))
-        crops[one] = resize_crop(squares[one.rule], one.size)
+        if one.rule.template is not None:
+            points = _landmarks(image, box) if points is None else points
+            crops[one] = to_tensor(align(image, points, one))
+            continue
+        if one.rule not in parts:
+            part = _cut(image, one.rule.rectangle(box), one.rule.border)
+            parts[one.rule] = to_tensor(part)
+        crops[one] = resize_crop(parts[one.rule], one.size, one.resize)
     return crops
 
 
-def _cut(image: np.ndarray, square: tuple[float, float, float]) -> torch.Tensor:
-    left, top, side = square
-    offsets = np.arange(max(1, round(side)))
-    rows = np.clip(round(top) + offsets, 0, image.shape[0] - 1)
-    columns = np.clip(round(left) + offsets, 0, image.shape[1] - 1)
-    return to_tensor(image[rows[:, None], columns])
+def _landmarks(image: np.ndarray, box: Box) -> np.ndarray:
+    """The five points of a face, in pixels of the image; shape (5, 2)."""
+    x1, y1, x2, y2 = box
+    side = max(1, round(max(x2 - x1, y2 - y1)))
+    corner = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
+    return find_landmarks(_cut(image, (*corner, side, side), "repeat")) * side + corner
+
+
+def _cut(
+    image: np.ndarray, rectangle: tuple[float, float, float, float], border: str
+) -> np.ndarray:
+    left, top, width, height = rectangle
+    rows = round(top) + np.arange(max(1, round(height)))
+    columns = round(left) + np.arange(max(1, round(width)))
+    inside = [
+        (numbers >= 0) & (numbers < most)
+        for numbers, most in zip((rows, columns), image.shape, strict=False)
+    ]
+    if border == "cut" and all(part.any() for part in inside):
+        rows, columns = rows[inside[0]], columns[inside[1]]
+    near_rows = np.clip(rows, 0, image.shape[0] - 1)
+    near_columns = np.clip(columns, 0, image.shape[1] - 1)
+    part = image[near_rows[:, None], near_columns]
+    if border == "zeros":
+        part[~(inside[0][:, None] & inside[1])] = 0
+    return part
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
@@ -69,9 +99,42 @@ def to_tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
-def resize_crop(crop: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize a uint8 crop (3, height, width) to (3, size, size), bilinear with antialiasing."""
-    return functional.resize(crop, [size, size], antialias=True)
+def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE) -> torch.Tensor:
+    """Resize a crop.
+
+    Args:
+        crop: uint8 of shape (3, height, width).
+        size: Height of the result in pixels.
+        rule: Its width, and how it is reached; by default a square, bilinear with antialiasing.
+
+    Returns:
+        uint8 of shape (3, size, width).
+    """
+    height, width = size, rule.width(size)
+    if rule.fit == "pad":
+        shrink = min(height / crop.shape[1], width / crop.shape[2])
+        inner = [max(1, int(shrink * side)) for side in crop.shape[1:]]
+        return _centred(_resize(crop, inner, rule.interpolation), height, width)
+    return _resize(crop, [height, width], rule.interpolation)
+
+
+def _resize(crop: torch.Tensor, sides: list[int], interpolation: str) -> torch.Tensor:
+    if interpolation in PILLOW:
+        return functional.resize(crop, sides, PILLOW[interpolation], antialias=True)
+    method = cv2.INTER_LINEAR
+    if interpolation == "area_or_cubic":
+        shrinks = max(sides) <= max(crop.shape[1:])
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    image = np.ascontiguousarray(crop.permute(1, 2, 0).numpy())
+    return to_tensor(cv2.resize(image, (sides[1], sides[0]), interpolation=method))
+
+
+def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Put a crop into the middle of black."""
+    result = torch.zeros(3, height, width, dtype=crop.dtype)
+    top, left = (height - crop.shape[1]) // 2, (width - crop.shape[2]) // 2
+    result[:, top : top + crop.shape[1], left : left + crop.shape[2]] = crop
+    return result
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:

@@ -8,22 +8,29 @@ The steps, with the settings that each checkpoint has in its `Aggregation`:
    noise averages out, and unlike a mean of probabilities it lets a few clear frames outweigh many
    undecided ones. `soft_maximum` first smooths over neighbouring frames, then takes
    log(mean(exp(sharpness * z))) / sharpness, which lies between the mean and the maximum: someone
-   who is fake for a while only shows (`dfdetect compare-aggregation` compares them);
-3. the video's logit is that of its most suspicious person: one fake face makes a fake video. People
-   who are seen in few frames, compared with the one most seen, have no say: a face that was found
-   in a picture on the wall for a moment must not speak for a video;
+   who is fake for a while only shows (`dfdetect compare-aggregation` compares them). The others are
+   those of published systems, on probabilities: `mean_probability`; `confident_majority` of the
+   first place of the Deepfake Detection Challenge (Seferbekov 2020), `power_law` of the third
+   (Davletshin et al. 2020), `confident_fives` of the fourth (Shao et al. 2020);
+3. the tracks combine to the video's logit. `max` takes the most suspicious person: one fake face
+   makes a fake video. `pooled` treats the frames of all people as those of one; `agreement` (of the
+   fourth place) lets the most extreme person decide where all agree. People who are seen in few
+   frames, compared with the one most seen, have no say: a face that was found in a picture on the
+   wall for a moment must not speak for a video;
 4. probabilities stay within [floor, 1 - floor], so that no single confident error ruins a log loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dfdetect.defaults import FRAME_AGGREGATIONS
+from dfdetect.defaults import FRAME_AGGREGATIONS, TRACK_AGGREGATIONS
 from dfdetect.errors import ArgumentError
 
 SMALLEST_FLOOR = 1e-6
+# Distance of a probability from 0 and 1 below which its logit is not told apart.
+SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,8 @@ class Aggregation:
     """How calibrated logits combine, and the bound on probabilities.
 
     Args:
-        frames: `mean_logit` or `soft_maximum`, from frames to a track.
-        tracks: `max`, from tracks to the video.
+        frames: One of `FRAME_RULES`, from frames to a track.
+        tracks: One of `TRACK_RULES`, from tracks to the video.
         floor: Lowest probability of either class.
         sharpness: Sharpness of the soft maximum; near 0 it is the mean, near infinity the maximum.
         window: Neighbouring frames that are averaged first, for the soft maximum.
@@ -48,7 +55,7 @@ class Aggregation:
 
     def __post_init__(self) -> None:
         """Refuse ways that this version does not have."""
-        if self.frames not in FRAME_AGGREGATIONS or self.tracks != "max":
+        if self.frames not in FRAME_RULES or self.tracks not in TRACK_RULES:
             raise ArgumentError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
         if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):
             raise ArgumentError(
@@ -67,13 +74,7 @@ class Aggregation:
             >>> aggregation.track_logit(np.array([-3.0, -3.0, -3.0, 3.0]))
             1.62...
         """
-        logits = np.asarray(logits, dtype=np.float64)
-        if self.frames == "mean_logit":
-            return float(logits.mean())
-        kernel = np.ones(min(self.window, len(logits)))
-        covered = np.convolve(np.ones(len(logits)), kernel, "same")
-        smooth = self.sharpness * np.convolve(logits, kernel, "same") / covered
-        return float((np.logaddexp.reduce(smooth) - np.log(len(logits))) / self.sharpness)
+        return FRAME_RULES[self.frames](np.asarray(logits, dtype=np.float64), self)
 
     def video_logit(self, tracks: Sequence[np.ndarray]) -> float:
         """The video's logit from the calibrated logits of the frames of its tracks, at least one.
@@ -84,7 +85,8 @@ class Aggregation:
             -2.0
         """
         least = self.min_track_share * max(map(len, tracks))
-        return max(self.track_logit(track) for track in tracks if len(track) >= least)
+        heard = [np.asarray(track) for track in tracks if len(track) >= least]
+        return TRACK_RULES[self.tracks](heard, self)
 
     def probability(self, logits: np.ndarray | float) -> np.ndarray:
         """P(FAKE) in [floor, 1 - floor], float64, of the shape of `logits`.
@@ -93,6 +95,88 @@ class Aggregation:
             >>> Aggregation(floor=0.01).probability([0.0, 100.0])
             array([0.5 , 0.99])
         """
-        half = np.asarray(logits, dtype=np.float64) / 2
-        # The sigmoid written with tanh does not overflow.
-        return np.clip(0.5 * (1 + np.tanh(half)), self.floor, 1 - self.floor)
+        return np.clip(_sigmoid(logits), self.floor, 1 - self.floor)
+
+
+def _mean_logit(logits: np.ndarray, _: Aggregation) -> float:
+    return float(logits.mean())
+
+
+def _soft_maximum(logits: np.ndarray, aggregation: Aggregation) -> float:
+    sharpness = aggregation.sharpness
+    kernel = np.ones(min(aggregation.window, len(logits)))
+    covered = np.convolve(np.ones(len(logits)), kernel, "same")
+    smooth = sharpness * np.convolve(logits, kernel, "same") / covered
+    return float((np.logaddexp.reduce(smooth) - np.log(len(logits))) / sharpness)
+
+
+def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
+    return _logit(_sigmoid(logits).mean())
+
+
+def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
+    """The mean of the frames that are surely FAKE if they are many, or surely REAL if most are."""
+    values = _sigmoid(logits)
+    fake, real = values[values > 0.8], values[values < 0.2]
+    if len(fake) > len(values) // 2.5 and len(fake) > 11:
+        return _logit(fake.mean())
+    return _logit(real.mean() if len(real) > 0.9 * len(values) else values.mean())
+
+
+def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
+    """The same with other limits, of the mean logits of five frames in a row."""
+    fives = len(logits) // 5 * 5
+    means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
+    values = _sigmoid(means)
+    for sure in (values[values > 0.85], values[values < 0.15]):
+        if len(sure) > 0.7 * len(values):
+            return _logit(sure.mean())
+    return _logit(values.mean())
+
+
+def _power_law(logits: np.ndarray, _: Aggregation) -> float:
+    """Probabilities pushed away from one half, weighted by how far they are from it."""
+    distance = _sigmoid(logits) - 0.5
+    pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)
+    return _logit(np.average(pushed, weights=np.abs(distance) + 1e-4))
+
+
+def _highest(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
+    return max(map(aggregation.track_logit, tracks))
+
+
+def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
+    return aggregation.track_logit(np.concatenate(tracks))
+
+
+def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
+    """The highest person if one is surely FAKE or all are FAKE, the lowest if all are REAL."""
+    values = _sigmoid([aggregation.track_logit(track) for track in tracks])
+    if values.max() > 0.9 or values.min() > 0.6:
+        return _logit(values.max())
+    return _logit(values.min() if values.max() < 0.4 else values.mean())
+
+
+def _sigmoid(logits: np.ndarray | float | Sequence[float]) -> np.ndarray:
+    # Written with tanh, it does not overflow.
+    return 0.5 * (1 + np.tanh(np.asarray(logits, dtype=np.float64) / 2))
+
+
+def _logit(probability: float) -> float:
+    bounded = np.clip(probability, SMALLEST, 1 - SMALLEST)
+    return float(np.log(bounded) - np.log1p(-bounded))
+
+
+FRAME_RULES: dict[str, Callable[[np.ndarray, Aggregation], float]] = dict(
+    zip(
+        FRAME_AGGREGATIONS,
+        (
+            *(_mean_logit, _soft_maximum, _mean_probability),
+            *(_confident_majority, _confident_fives, _power_law),
+        ),
+        strict=True,
+    )
+)
+TRACK_RULES: dict[str, Callable[[Sequence[np.ndarray], Aggregation], float]] = dict(
+    zip(TRACK_AGGREGATIONS, (_highest, _pooled, _agreement), strict=True)
+)

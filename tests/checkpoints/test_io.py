@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from dfdetect import CheckpointError, create_model, find_weights, list_weights
 from dfdetect.checkpoints.io import load_checkpoint, read_spec, save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.faces.geometry import CropRule
+from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 
@@ -27,6 +28,7 @@ SPEC = ModelSpec(
     scores={"somewhere": {"auc": 0.9}},
     licence="test",
 )
+MESO = ModelSpec("meso4", input_size=256, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 DEEP = "a stand-in for a thousand nested lists"
@@ -70,10 +72,38 @@ def test_weights_are_stored_in_half_precision(file):
 
 
 def test_crop_rule():
-    left, top, side = CropRule(scale=0.8, shift=0.1).square((100, 50, 180, 150))
-    assert side == pytest.approx(80)
+    left, top, width, side = CropRule(scale=0.8, shift=0.1).rectangle((100, 50, 180, 150))
+    assert width == side == pytest.approx(80)
     assert left + side / 2 == pytest.approx(140)
     assert top + side / 2 == pytest.approx(110)
+
+
+def test_preprocessing_of_any_kind_comes_back(tmp_path):
+    torch.manual_seed(0)
+    template = tuple((0.1 * number, 0.2) for number in range(5))
+    spec = replace(
+        SPEC,
+        crop=CropRule(1.5, 0.1, width=1.2, border="cut", template=template),
+        resize=ResizeRule(0.75, "pad", "area_or_cubic"),
+        channels="BGR",
+        aggregation=Aggregation("confident_majority", "pooled"),
+    )
+    save_checkpoint(tmp_path / "a.safetensors", create_model(ARCHITECTURE), spec)
+    assert load_checkpoint(tmp_path / "a.safetensors")[1] == spec
+    assert spec.input_shape == (1, 3, 64, 48)
+
+
+def test_weights_can_keep_their_precision(tmp_path):
+    model = create_model("meso4")
+    save_checkpoint(tmp_path / "a.safetensors", model, MESO, half=False)
+    loaded, _ = load_checkpoint(tmp_path / "a.safetensors")
+    assert torch.equal(loaded.head.weight, model.head.weight)
+
+
+def test_normalise_turns_channels():
+    images = torch.tensor([[[[0]], [[51]], [[255]]]], dtype=torch.uint8)
+    spec = replace(SPEC, mean=(0.0, 0.0, 0.0), std=(1.0, 0.5, 1.0), channels="BGR")
+    assert spec.normalise(images)[0, :, 0, 0].tolist() == pytest.approx([1.0, 0.4, 0.0])
 
 
 def test_normalise():
@@ -137,6 +167,12 @@ def test_empty_file(file):
         ({"mean": [1, 2]}, "three numbers"),
         ({"mean": "abc"}, "not a usable checkpoint"),
         ({"crop": {"scale": -1}}, r"crop\.scale"),
+        ({"crop": {"border": "red"}}, r"crop\.border"),
+        ({"crop": {"width": 0}}, r"crop\.width"),
+        ({"crop": {"template": [[0, 1]]}}, r"crop\.template"),
+        ({"resize": {"fit": "bend"}}, r"resize\.fit"),
+        ({"channels": "GRB"}, "channels must be one of"),
+        ({"aggregation": {"tracks": "min"}}, "unknown aggregation"),
         ({"crop": {"scale": float("nan")}}, "NaN for a number"),
         ({"mean": [0, 0, float("inf")]}, "Infinity for a number"),
         ({"crop": {"shift": "below"}}, "not a usable checkpoint"),

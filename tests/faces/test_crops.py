@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 import torch
 
-from dfdetect.faces.crops import cut_crop
+from dfdetect.faces.crops import cut_crop, cut_crops, resize_crop
+from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule
 
 
 def test_crops_show_the_square():
@@ -19,3 +21,52 @@ def test_crops_beyond_the_border_repeat_it():
     image[:, 0] = 250
     crop = cut_crop(image, (-20, 10, 20), 10)
     assert (crop == 250).all()
+
+
+def cut(rule, resize=ResizeRule(), size=20):  # noqa: B008
+    """The crop of a face at the right border of a white image of 50 x 100 pixels."""
+    image = np.full((50, 100, 3), 255, np.uint8)
+    wanted = CropFormat(rule, size, resize)
+    return cut_crops(image, (80, 20, 100, 30), [wanted])[wanted]
+
+
+def test_cut_crops_margins_by_width_and_height():
+    image = np.zeros((50, 100, 3), np.uint8)
+    image[16:30, 35:65] = 255
+    wanted = CropFormat(CropRule(scale=1.4, shift=-0.2, width=1.5), 14, ResizeRule(30 / 14))
+    assert cut_crops(image, (40, 20, 60, 30), [wanted])[wanted].shape == (3, 14, 30)
+    assert (cut_crops(image, (40, 20, 60, 30), [wanted])[wanted] == 255).all()
+
+
+@pytest.mark.parametrize(("border", "black"), [("repeat", 0), ("zeros", 100), ("cut", 0)])
+def test_cut_crops_beyond_the_border(border, black):
+    crop = cut(CropRule(scale=2.0, shift=0.0, width=2.0, border=border))
+    assert crop.shape == (3, 20, 20)
+    assert int((crop[0] < 128).sum()) == pytest.approx(black, abs=10)
+
+
+def test_cut_crops_relative_to_the_longer_side():
+    assert CropRule(1.3, 0.0, longer=True).rectangle((0, 0, 20, 10)) == (-3, -8, 26, 26)
+
+
+def test_resize_crop_pads_with_black():
+    crop = cut(CropRule(scale=1.0, shift=0.0, width=1.0), ResizeRule(fit="pad"))
+    assert crop.shape == (3, 20, 20)
+    assert (crop[:, 5:15] == 255).all()
+    assert (crop[:, :5] == 0).all()
+    assert (crop[:, 15:] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["bilinear", "bicubic", "linear", "area_or_cubic"])
+@pytest.mark.parametrize("side", [10, 40])
+def test_resize_crop_by_each_interpolation(name, side):
+    ramp = torch.linspace(0, 255, side).round().to(torch.uint8).expand(3, side, side)
+    resized = resize_crop(ramp, 20, ResizeRule(interpolation=name))
+    expected = torch.linspace(0, 255, 20)
+    assert torch.allclose(resized[0, 10].float(), expected, atol=10)
+
+
+@pytest.mark.parametrize("fields", [{"fit": "bend"}, {"interpolation": "x"}, {"aspect": 9.0}])
+def test_resize_rules_that_nobody_follows_are_refused(fields):
+    with pytest.raises(ValueError, match=r"resize\."):
+        ResizeRule(**fields)

@@ -68,3 +68,63 @@ def test_smoothing_tells_a_stretch_from_single_frames():
 def test_impossible_soft_maxima_are_refused(setting):
     with pytest.raises(ValueError, match="sharpness and window must be above 0"):
         Aggregation("soft_maximum", **setting)
+
+
+def logits_of(*probabilities):
+    values = np.array(probabilities)
+    return np.log(values / (1 - values))
+
+
+def probability_of(frames, *tracks, rule="max"):
+    aggregation = Aggregation(frames=frames, tracks=rule, floor=1e-6)
+    return float(aggregation.probability(aggregation.video_logit(tracks)))
+
+
+def test_mean_probability():
+    assert probability_of("mean_probability", logits_of(0.2, 0.4, 0.9)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [
+        ([0.9] * 13 + [0.5] * 17, 0.9),  # many are surely FAKE
+        ([0.9] * 12 + [0.1] * 18, 0.42),  # not more than 30 // 2.5
+        ([0.9] * 5, 0.9),
+        ([0.1] * 19 + [0.9], 0.1),  # more than 90 % are surely REAL
+        ([0.1] * 9 + [0.9], 0.18),
+    ],
+)
+def test_confident_majority(probabilities, expected):
+    logits = logits_of(*probabilities)
+    assert probability_of("confident_majority", logits) == pytest.approx(expected)
+
+
+def test_confident_fives_take_the_sure_groups():
+    groups = [logits_of(*[value] * 5) for value in (0.9, 0.9, 0.9, 0.3)]
+    assert probability_of("confident_fives", np.concatenate(groups)) == pytest.approx(0.9)
+    assert probability_of("confident_fives", np.concatenate(groups[2:])) == pytest.approx(0.6)
+    assert probability_of("confident_fives", logits_of(0.7, 0.7)) == pytest.approx(0.7)
+
+
+def test_power_law_pushes_and_weighs():
+    assert probability_of("power_law", logits_of(0.9)) == pytest.approx(0.99)
+    assert probability_of("power_law", logits_of(0.6)) == pytest.approx(0.5 + 0.1**0.65)
+    pushed, weights = [0.99, 0.5 - 0.1**0.65], [0.4 + 1e-4, 0.1 + 1e-4]
+    assert probability_of("power_law", logits_of(0.9, 0.4)) == pytest.approx(
+        np.average(pushed, weights=weights)
+    )
+
+
+def test_pooled_people_are_one():
+    tracks = logits_of(0.9, 0.9, 0.9), logits_of(0.1)
+    assert probability_of("mean_probability", *tracks, rule="pooled") == pytest.approx(0.7)
+    assert probability_of("mean_probability", *tracks) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("people", "expected"),
+    [((0.95, 0.1), 0.95), ((0.7, 0.8), 0.8), ((0.3, 0.1), 0.1), ((0.7, 0.3), 0.5)],
+)
+def test_agreement_of_people(people, expected):
+    tracks = [logits_of(person) for person in people]
+    assert probability_of("mean_logit", *tracks, rule="agreement") == pytest.approx(expected)
