@@ -19,7 +19,8 @@ DOCUMENTS = [
 ]
 README_BYTES = 9_000
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
-CODE = re.compile(r"^```(?:bash)?\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
+# A block of any language, so that the end of one is not taken for the start of another.
+CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:.* )?(?:\S*/)?dfdetect ([a-z]+(?:-[a-z]+)*)(?= |$)(.*)$", re.MULTILINE)
 
 
@@ -28,7 +29,8 @@ def find_commands():
     found = []
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-        for name, rest in COMMAND.findall("\n".join(a or b for a, b in CODE.findall(text))):
+        code = [a or b for kind, a, b in CODE.findall(text) if kind in ("", "bash")]
+        for name, rest in COMMAND.findall("\n".join(code)):
             options = re.findall(r"(?<!\S)--?[a-z][a-z-]*", re.split(r"\s#\s|&&|\||;", rest)[0])
             identity = f"{path.relative_to(REPOSITORY)}: {name} {' '.join(options)}"
             found.append(pytest.param(name, options, id=identity))
