@@ -232,18 +232,17 @@ def _measure_at(
     if points is None:
         return {}
 
-    def share(label: int, threshold: float) -> float:
-        rows = labels == label
-        return float((probabilities[rows] > threshold).mean()) if rows.any() else float("nan")
-
-    return {
-        name: OperatingPoint(
+    def measure(threshold: float) -> OperatingPoint:
+        real, fake = (probabilities[labels == label] > threshold for label in (0, 1))
+        return OperatingPoint(
             threshold=threshold,
-            false_alarm_rate=share(0, threshold),
-            found_rate=share(1, threshold),
+            false_alarms=int(real.sum()),
+            found=int(fake.sum()),
+            false_alarm_rate=float(real.mean()) if len(real) else float("nan"),
+            found_rate=float(fake.mean()) if len(fake) else float("nan"),
         )
-        for name, threshold in (("uncertain", points.uncertain), ("fake", points.fake))
-    }
+
+    return {"uncertain": measure(points.uncertain), "fake": measure(points.fake)}
 
 
 def _write_all(folder: Path, answers: Answers) -> None:

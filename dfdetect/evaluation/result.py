@@ -38,11 +38,15 @@ class OperatingPoint:
 
     Attributes:
         threshold: The threshold, a probability of FAKE.
+        false_alarms: Number of REAL above the threshold.
+        found: Number of FAKE above the threshold.
         false_alarm_rate: Share of REAL above the threshold; NaN if the data has no REAL.
         found_rate: Share of FAKE above the threshold; NaN if the data has no FAKE.
     """
 
     threshold: float
+    false_alarms: int
+    found: int
     false_alarm_rate: float
     found_rate: float
 
@@ -151,8 +155,7 @@ class EvaluationResult:
         parts = [self._head(), self._main_table()]
         if self.each_source_one_vote is not None:
             parts.append(_kinds(self.each_source_one_vote))
-        if self.operating_points:
-            parts.append(_operating_points(self.operating_points))
+        parts.append(self._operating_points())
         if self.reweighted is not None:
             share = self.reweighted.fake_fraction
             parts.append(f"where {share:.2%} are FAKE:\n" + _figures(self.reweighted))
@@ -188,6 +191,16 @@ class EvaluationResult:
                 f"{title:{width}}" + "".join(f"  {one:{COLUMN}}" for one in cells) + f"  {last}"
             )
         return "\n".join(line.rstrip() for line in lines)
+
+    def _operating_points(self) -> str:
+        """How many of the data exceed the thresholds of the verdicts."""
+        fake = int(self.answers.labels.sum())
+        lines = [
+            f"above {one.threshold:.3f} ({name}): "
+            f"{_of(one.false_alarms, len(self.answers) - fake)} REAL, {_of(one.found, fake)} FAKE"
+            for name, one in self.operating_points.items()
+        ]
+        return "\n".join(lines) or "no thresholds of verdicts: the checkpoint holds none"
 
     def _answers(self) -> str:
         table = self.answers.table()[["name", "label", "source", "probability"]]
@@ -226,12 +239,8 @@ def _kinds(votes: VotedMetrics) -> str:
     return "\n".join(lines)
 
 
-def _operating_points(points: Mapping[str, OperatingPoint]) -> str:
-    return "\n".join(
-        f"above {one.threshold:.3f} ({name}): {one.false_alarm_rate:.1%} of REAL, "
-        f"{one.found_rate:.1%} of FAKE"
-        for name, one in points.items()
-    )
+def _of(part: int, whole: int) -> str:
+    return f"{part} of {whole}" + (f" ({part / whole:.1%})" if whole else "")
 
 
 def _figures(figures: Metrics) -> str:

@@ -128,8 +128,10 @@ def test_evaluate_reports_the_thresholds_of_the_checkpoint(face_set, quick):
     points = OperatingPoints(uncertain=0.0, fake=1.0)
     spec = type(quick.spec)(**{**vars(quick.spec), "operating_points": points})
     result = evaluate(face_set, weights=Detector(quick.model, spec, quick.device))
-    assert result.operating_points["uncertain"].false_alarm_rate == 1
-    assert result.operating_points["fake"].found_rate == 0
+    uncertain, fake = (result.operating_points[name] for name in ("uncertain", "fake"))
+    assert (uncertain.false_alarms, uncertain.false_alarm_rate) == (24, 1)
+    assert (fake.found, fake.found_rate) == (0, 0)
+    assert "above 0.000 (uncertain): 24 of 24 (100.0%) REAL, 24 of 24 (100.0%) FAKE" in str(result)
     assert result.to_dict()["operating_points"]["fake"]["threshold"] == 1
 
 
