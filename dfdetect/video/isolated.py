@@ -136,7 +136,7 @@ def main(shared: int, verbose: bool) -> None:
         show_ffmpeg_warnings()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep what is printed out of the answers
-    _limit_memory()
+    limit_memory()
     slot = _Slot(shared)
     while line := sys.stdin.buffer.readline():
         _serve(sys.stdin.buffer, out, slot, **json.loads(line))
@@ -199,7 +199,8 @@ def _write_line(out: IO[bytes], values: dict[str, Any]) -> None:
     out.flush()
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Limit the address space of this process to `MEMORY_LIMIT`, where the system can do so."""
     try:
         import resource
     except ImportError:  # Windows

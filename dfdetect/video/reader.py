@@ -197,18 +197,39 @@ class _Choice:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Which frames to take, by time stamp, or by number where stamps are missing or double.
+class Timeline:
+    """When the frames of a video file are shown.
 
-    `order` has the stamps of all frames as they are shown; `passes` what the decoder skips, first
-    and then, if a wanted frame was missed.
+    Attributes:
+        stamps: The time stamps of all frames in the order in which they are shown, or their numbers
+            if stamps are missing or double; int64 of shape (frames,).
+        timed: Whether these are the file's time stamps.
+        unit: Seconds that a step of one lasts.
     """
 
-    stamps: deque[int]
-    order: np.ndarray
+    stamps: np.ndarray
     timed: bool
-    first: int
     unit: Fraction
+
+    @property
+    def first(self) -> int:
+        """The stamp of the first frame."""
+        return int(self.stamps[0]) if len(self.stamps) else 0
+
+    def seconds(self, stamp: int) -> float:
+        """Seconds from the first frame to the one with a stamp."""
+        return float((stamp - self.first) * self.unit)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which frames to take; `passes` has what the decoder skips, first and then, if one is missed.
+
+    The stamps are those of the timeline.
+    """
+
+    timeline: Timeline
+    stamps: deque[int]
     passes: tuple[Skip, ...]
 
 
@@ -245,7 +266,7 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
             return
         wanted = frozenset(pending) if skip == "NONKEY" else None
         for ordinal, frame in enumerate(_decode(path, skip, threads, wanted)):
-            stamp = frame.pts if plan.timed else ordinal
+            stamp = frame.pts if plan.timeline.timed else ordinal
             if stamp is None or stamp < pending[0]:
                 continue
             if stamp > pending[0] and skip == "NONREF":
@@ -253,8 +274,8 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
             # A frame that is damaged is replaced by the next one.
             while pending and pending[0] <= stamp:
                 pending.popleft()
-            number = int(np.searchsorted(plan.order, stamp))
-            yield Frame(float((stamp - plan.first) * plan.unit), _to_rgb(frame), number)
+            number = int(np.searchsorted(plan.timeline.stamps, stamp))
+            yield Frame(plan.timeline.seconds(stamp), _to_rgb(frame), number)
             if not pending:
                 return
         if skip == "NONKEY" and len(pending) < choice.num_frames:
@@ -262,31 +283,14 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
 
 
 def _plan(path: Path, choice: _Choice) -> _Plan:
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        packets = np.fromiter(
-            (
-                (NO_STAMP if packet.pts is None else packet.pts, packet.is_keyframe)
-                for packet in _packets(container, stream)
-                if not packet.is_discard
-            ),
-            dtype=[("stamp", np.int64), ("key", bool)],
-        )
-        unit = stream.time_base or 1 / rate
-    stamps = packets["stamp"]
-    order = np.unique(stamps)
-    if len(order) < len(stamps) or NO_STAMP in order:
-        order = np.arange(len(stamps))
-        chosen = order[choice.pick(order)]
-        return _Plan(deque(chosen.tolist()), order, False, 0, 1 / rate, ("DEFAULT",))
-    first = int(order[0]) if len(order) else 0
-    if choice.indices is not None:
-        chosen = order[choice.pick(order)]
-        return _Plan(deque(chosen.tolist()), order, True, first, unit, ("DEFAULT",))
+    with open_container(path) as container:
+        packets, timeline = _list_packets(container, video_stream(container, path))
+    order = timeline.stamps
+    if not timeline.timed or choice.indices is not None:
+        return _Plan(timeline, deque(order[choice.pick(order)].tolist()), ("DEFAULT",))
     # What is shown after everything before it in the file is an I or P frame.
-    anchors = np.unique(np.maximum.accumulate(stamps))
-    keys = np.unique(stamps[packets["key"]])
+    anchors = np.unique(np.maximum.accumulate(packets["stamp"]))
+    keys = np.unique(packets["stamp"][packets["key"]])
     enough = SPARE_FRAMES * choice.num_frames
     candidates: np.ndarray
     passes: tuple[Skip, ...]
@@ -297,11 +301,45 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
         candidates, passes = anchors, ("NONREF", "DEFAULT")
     else:
         candidates, passes = order, ("DEFAULT",)
-    chosen = candidates[choice.pick(candidates)]
-    return _Plan(deque(chosen.tolist()), order, True, first, unit, passes)
+    return _Plan(timeline, deque(candidates[choice.pick(candidates)].tolist()), passes)
 
 
-def _open(path: Path) -> "av.container.InputContainer":
+def read_timeline(path: str | Path) -> Timeline:
+    """List when the frames of a video file are shown, which decodes nothing.
+
+    Raises:
+        VideoError: The file is no video.
+    """
+    path = Path(path)
+    with open_container(path) as container:
+        return _list_packets(container, video_stream(container, path))[1]
+
+
+def _list_packets(
+    container: "av.container.InputContainer", stream: "av.VideoStream"
+) -> tuple[np.ndarray, Timeline]:
+    """The stamp of each packet in the order of the file and whether it is a key frame; the rest."""
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    packets = np.fromiter(
+        (
+            (NO_STAMP if packet.pts is None else packet.pts, packet.is_keyframe)
+            for packet in read_packets(container, stream)
+            if not packet.is_discard
+        ),
+        dtype=[("stamp", np.int64), ("key", bool)],
+    )
+    order = np.unique(packets["stamp"])
+    if len(order) < len(packets) or NO_STAMP in order:
+        return packets, Timeline(np.arange(len(packets)), False, 1 / rate)
+    return packets, Timeline(order, True, stream.time_base or 1 / rate)
+
+
+def open_container(path: Path) -> "av.container.InputContainer":
+    """Open a video file, and nothing that it refers to.
+
+    Raises:
+        VideoError: The file is no video, or needs too much memory.
+    """
     name = str(path.absolute())  # a name such as http:x.mp4 is no address
     try:
         try:
@@ -314,7 +352,12 @@ def _open(path: Path) -> "av.container.InputContainer":
         raise VideoError(path, Status.UNREADABLE_VIDEO, error.strerror or "") from error
 
 
-def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
+def video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
+    """Find the stream that a player would show.
+
+    Raises:
+        VideoError: There is none, or no decoder for it.
+    """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
         raise VideoError(path, Status.NO_VIDEO_STREAM)
@@ -325,12 +368,12 @@ def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.V
     return stream
 
 
-def _packets(
-    container: "av.container.InputContainer", stream: "av.VideoStream"
+def read_packets(
+    container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Packets with data; a file that breaks off ends there."""
+    """Yield the packets of streams that hold data; a file that breaks off ends there."""
     try:
-        for packet in container.demux(stream):
+        for packet in container.demux(*streams):
             if packet.size:
                 yield packet
     except (av.FFmpegError, OSError):
@@ -341,13 +384,13 @@ def _decode(
     path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
     """Decode forwards, going on after damaged packets; only those with `wanted` stamps, if any."""
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_container(path) as container:
+        stream = video_stream(container, path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = threads
         stream.codec_context.skip_frame = skip_frame
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        for packet in _packets(container, stream):
+        for packet in read_packets(container, stream):
             if wanted is not None and packet.pts not in wanted:
                 continue
             try:
