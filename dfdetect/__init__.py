@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dfdetect.errors import DfdetectError
     from dfdetect.models.registry import create_model, list_models
     from dfdetect.prediction import predict
+    from dfdetect.reporting.overlay import annotate
     from dfdetect.results import (
         HeatMap,
         OperatingPoints,
@@ -42,6 +43,7 @@ __all__ = [
     "Verdict",
     "VideoError",
     "VideoResult",
+    "annotate",
     "create_model",
     "find_weights",
     "list_models",
@@ -59,6 +61,7 @@ _MODULES = {
     "checkpoints.weights": ("find_weights", "list_weights"),
     "models.registry": ("create_model", "list_models"),
     "prediction": ("predict",),
+    "reporting.overlay": ("annotate",),
     "video.reader": ("VideoError", "read_frames"),
     "results": (
         *("HeatMap", "OperatingPoints", "Status", "TrackResult", "Verdict", "VideoResult"),

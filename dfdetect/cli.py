@@ -257,6 +257,9 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "--details", type=Path, metavar="CSV", help="verdict, people, frames, reasons, seconds"
     )
     written.add_argument("--report", type=Path, metavar="HTML", help="a page with faces and curves")
+    written.add_argument(
+        "--annotate", type=Path, metavar="DIR", help="each video with boxes, curves and its sound"
+    )
     run = parser.add_argument_group("the run")
     _add_cluster_option(run)
     run.add_argument(
@@ -561,6 +564,7 @@ def _predict(
     time_budget: str | None,
     details: Path | None,
     report: Path | None,
+    annotate: Path | None,
     strict: bool,
     json: bool,
     quiet: bool,
@@ -576,7 +580,7 @@ def _predict(
         time_budget = max(0.1, parse_duration(time_budget) - (monotonic() - start))
     to_line = partial(terminal.result_line, colour=terminal.wants_colour(sys.stdout))
     to_text = to_json if json else to_line
-    outputs = {"out": out, "details": details, "report": report}
+    outputs = {"out": out, "details": details, "report": report, "annotate": annotate}
     results = predict(
         prior=prior,
         time_budget=time_budget,

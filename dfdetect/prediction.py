@@ -21,6 +21,7 @@ from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.submission import read_sample_submission, write_details, write_submission
 from dfdetect.reporting.json_file import write_json
+from dfdetect.reporting.overlay import annotate_videos, annotated_paths
 from dfdetect.reporting.terminal import summary
 from dfdetect.results import Status, VideoResult
 from dfdetect.runtime.budget import TimeBudget, parse_duration
@@ -56,6 +57,7 @@ def predict(
     prior: float = DEFAULT_PRIOR,
     time_budget: str | float | None = None,
     report: str | Path | None = None,
+    annotate: str | Path | None = None,
     cluster: str | None = None,
     on_result: Callable[[VideoResult], None] = lambda result: None,
     progress: bool = False,
@@ -85,6 +87,8 @@ def predict(
             short, fewer frames are sampled from each video, and some videos may get no score.
         report: An HTML page to write, with the people of each video, their faces and curves; the
             videos are read a second time for it, as far as the time allows.
+        annotate: A folder for the videos with boxes and curves, as `dfdetect.annotate` writes them,
+            under their names; as far as the time allows.
         cluster: Address of a Ray cluster that does the work, or `local`, as in
             `dfdetect.runtime.ray_cluster`. All its machines must see the videos under the same
             paths.
@@ -95,8 +99,8 @@ def predict(
 
     Returns:
         The result of each row by its name, in the order of the rows. Results from a cluster, which
-        may be a million, have no boxes and no probabilities of frames unless there is a `report`,
-        or `out` is JSON.
+        may be a million, have no boxes and no probabilities of frames unless there is a `report`
+        or `annotate`, or `out` is JSON.
 
     Raises:
         FileNotFoundError: A path, the sample submission or the weights do not exist.
@@ -114,7 +118,9 @@ def predict(
     videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
     _require_outputs((out, details, report), (*videos.values(), sample_submission))
     _require_out(out, sample_submission)
-    asks_for_frames = report is not None or not (out is None or is_submission(out))
+    shows_frames = report is not None or annotate is not None
+    asks_for_frames = shows_frames or not (out is None or is_submission(out))
+    targets = {} if annotate is None else annotated_paths(videos, annotate)
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     results = {name: _not_scored_yet(name, videos.get(name)) for name in names}
     checkpoints = find_all_weights(weights)
@@ -171,6 +177,8 @@ def predict(
 
         title = f"dfdetect with {', '.join(path.stem for path in checkpoints)}"
         write_report(report, results, videos, prior, title, budget, progress)
+    if annotate is not None:
+        annotate_videos(results, videos, targets, budget, progress)
     if not any(result.status == Status.OUT_OF_TIME for result in results.values()):
         journal.close()
     return results

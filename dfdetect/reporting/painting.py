@@ -1,0 +1,316 @@
+"""What is drawn on the frames of an annotated video: boxes, and a panel with curves."""
+
+import json
+import sys
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dfdetect.results import Box, TrackResult, VideoResult
+from dfdetect.video.discovery import IMAGE_SUFFIXES
+from dfdetect.video.isolated import limit_memory
+from dfdetect.video.planes import Planes
+from dfdetect.video.reader import VideoError, read_frames
+from dfdetect.video.rewriting import rewrite_video
+
+# One colour a person, which colour-blind people tell apart (Okabe & Ito 2008); each has a
+# luminance that black text is readable on.
+PERSON_COLOURS = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *((204, 121, 167), (213, 94, 0), (255, 255, 255)),
+)
+# Larger frames are reduced: encoding would take longer than detecting. Narrower ones are enlarged,
+# so that text fits.
+LONGEST_SIDE, NARROWEST = 1280, 480
+# Seconds from a sampled frame within which a face is taken to be where it was.
+NEARBY = 1.0
+# Of the interval between sampled frames, how far the first and the last one reach.
+REACH = 0.55
+# Intervals between sampled frames after which a person's curve is broken.
+BREAK = 2.5
+# Height of letters: a share of the width, in pixels; other lengths are multiples of it.
+LETTER_SHARE, SMALLEST_LETTER, LARGEST_LETTER = 1 / 40, 14, 32
+CHART_TOP, CHART_HEIGHT, CHART_BOTTOM, CHART_SIDE = 2.6, 4.5, 1.9, 2.0
+# Drawn this much larger, then reduced: lines get smooth edges.
+SMOOTH = 2
+IMAGE_QUALITY = 95
+DISCLAIMER = "an estimate, not proof"
+BLACK, WHITE, PANEL = (0, 0, 0), (255, 255, 255), (18, 20, 24)
+LIGHT, GREY, LINE = (205, 208, 214), (155, 159, 167), (80, 84, 92)
+# How much of its colour a curve keeps before its time has come.
+FAINT = 0.35
+
+
+class PersonPath:
+    """Where one person's face is at any time, and P(FAKE) of it.
+
+    Between two sampled frames both are interpolated. Where the track has no sampled frame nearby,
+    nothing is known.
+
+    Args:
+        track: What the detector said of the person.
+        interval: Seconds between the frames that were sampled from the video.
+
+    Example:
+        >>> path = PersonPath(TrackResult(0.8, [1.0, 2.0], [(0, 0, 8, 8)] * 2, [0.7, 0.9]), 1.0)
+        >>> path.at(1.5)
+        ((0.0, 0.0, 8.0, 8.0), 0.8)
+        >>> path.at(9.0) is None
+        True
+    """
+
+    def __init__(self, track: TrackResult, interval: float):
+        self.times = np.array(track.times)
+        self.values = np.column_stack([np.array(track.boxes), track.frame_probabilities])
+        self.reach = min(NEARBY, REACH * interval)
+
+    def at(self, time: float) -> tuple[Box, float] | None:
+        """The box and P(FAKE) at a time in seconds, or None."""
+        after = int(np.searchsorted(self.times, time))
+        near = [place for place in (after - 1, after) if 0 <= place < len(self.times)]
+        first, last = near[0], near[-1]
+        gap = self.times[last] - self.times[first]
+        if 0 < gap <= 2 * NEARBY:
+            share = (time - self.times[first]) / gap
+            values = (1 - share) * self.values[first] + share * self.values[last]
+        else:
+            nearest = min(near, key=lambda place: abs(self.times[place] - time))
+            if abs(self.times[nearest] - time) > self.reach:
+                return None
+            values = self.values[nearest]
+        x1, y1, x2, y2, probability = values.tolist()
+        return (x1, y1, x2, y2), probability
+
+
+class BoxPainter:
+    """Draws boxes, numbers and probabilities of people on frames, and a panel below them.
+
+    The panel says the verdict and shows each person's P(FAKE) over time; what has been played is
+    bright.
+
+    Args:
+        result: What the detector said of the video; with people.
+        width: Of the upright frames, in pixels.
+        height: As well.
+        seconds: From the first frame to the last; 0 for an image, which gets no curves.
+
+    Attributes:
+        frame_size: Width and height that frames are resized to.
+        size: Width and height of the picture, even, with the frame in its top left corner.
+    """
+
+    def __init__(self, result: VideoResult, width: int, height: int, seconds: float):
+        self.scale = min(LONGEST_SIDE / max(width, height), max(1, NARROWEST / width))
+        self.frame_size = max(1, round(width * self.scale)), max(1, round(height * self.scale))
+        wanted = round(self.frame_size[0] * LETTER_SHARE)
+        self.letter = min(LARGEST_LETTER, max(SMALLEST_LETTER, wanted))
+        interval = sampling_interval(result)
+        self.paths = [PersonPath(track, interval) for track in result.tracks]
+        self.colours = [Planes.colour(person_colour(place)) for place in range(len(self.paths))]
+        self.black, self.white = Planes.colour(BLACK), Planes.colour(WHITE)
+        even = [-(-side // 2) * 2 for side in self.frame_size]
+        panels = [
+            Planes.of_rgb(_draw_panel(result, even[0], self.letter, seconds, interval, strength))
+            for strength in (FAINT, 1.0)
+        ]
+        self.faint_panel, self.bright_panel = panels
+        self.top = even[1]
+        self.seconds = seconds
+        self.size = even[0], even[1] + self.bright_panel.frame.height
+        self.label = lru_cache(maxsize=1000)(self._draw_label)
+
+    def draw(self, picture: Planes, time: float) -> None:
+        """Draw on a picture that holds a frame, `time` seconds after the first one."""
+        for place, path in enumerate(self.paths):
+            found = path.at(time)
+            if found is not None:
+                self._draw_person(picture, place, *found)
+        self._draw_panel(picture, time)
+
+    def _draw_person(self, picture: Planes, place: int, box: Box, probability: float) -> None:
+        width, height = self.frame_size
+        limits = (width, height, width, height)
+        left, top, right, bottom = (
+            int(np.clip(round(edge * self.scale), 0, limit))
+            for edge, limit in zip(box, limits, strict=True)
+        )
+        thickness = max(2, self.letter // 10 * 2)
+        # A dark rim keeps the box visible on any background.
+        rim = (left - 2, top - 2, right + 2, bottom + 2)
+        picture.outline(_within(rim, limits), self.black, thickness + 4)
+        picture.outline((left, top, right, bottom), self.colours[place], thickness)
+        label = self.label(place, round(probability, 2))
+        above = top - label.frame.height
+        across = max(0, min(left, width - label.frame.width))
+        picture.paste(label, across, above if above >= 0 else top)
+
+    def _draw_panel(self, picture: Planes, time: float) -> None:
+        picture.paste(self.faint_panel, 0, self.top)
+        if not self.seconds:
+            return
+        left, top, right, bottom = _chart_box(picture.frame.width, self.letter)
+        now = round(left + (right - left) * min(1.0, time / self.seconds))
+        picture.paste(self.bright_panel.left_part(now), 0, self.top)
+        picture.fill((now, self.top + top, now + 2, self.top + bottom), self.white)
+
+    def _draw_label(self, place: int, probability: float) -> Planes:
+        text = f"{place + 1}: {probability:.2f}"
+        font = _font(self.letter, bold=True)
+        width = -(-(round(font.getlength(text)) + self.letter) // 2) * 2
+        image = Image.new("RGB", (width, round(self.letter * 0.7) * 2), person_colour(place))
+        middle = width / 2, image.height / 2
+        ImageDraw.Draw(image).text(middle, text, BLACK, font, anchor="mm")
+        return Planes.of_rgb(np.asarray(image))
+
+
+def person_colour(place: int) -> tuple[int, int, int]:
+    """RGB colour of a person, by the place in the result's tracks; more people share colours."""
+    return PERSON_COLOURS[place % len(PERSON_COLOURS)]
+
+
+def sampling_interval(result: VideoResult) -> float:
+    """Seconds between the frames of a video that show faces; at most the usual ones count."""
+    times = sorted({time for track in result.tracks for time in track.times})
+    return float(np.median(np.diff(times))) if len(times) > 1 else NEARBY
+
+
+def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
+    """Draw on a single image as on a frame of a video.
+
+    Args:
+        image: RGB uint8 of shape (height, width, 3).
+        result: What the detector said of it; with people.
+
+    Returns:
+        RGB uint8, larger than the image by the panel.
+    """
+    import av
+
+    height, width = image.shape[:2]
+    painter = BoxPainter(result, width, height, 0)
+    picture = Planes.of_size(*painter.size)
+    picture.place(av.VideoFrame.from_ndarray(image, format="rgb24"), *painter.frame_size)
+    painter.draw(picture, result.tracks[0].times[0])
+    return picture.frame.to_ndarray(format="rgb24")
+
+
+def main(threads: int) -> None:
+    """Annotate one video or image as a process of its own.
+
+    Standard input holds a JSON object with `path`, `out` and `result`; if the video cannot be read,
+    standard output gets one with `status` and `details`.
+    """
+    request = json.loads(sys.stdin.buffer.read())
+    path, out, result = request["path"], request["out"], VideoResult.from_dict(request["result"])
+    limit_memory()
+    try:
+        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
+            (frame,) = read_frames(path, 1)
+            Image.fromarray(paint_image(frame.image, result)).save(out, quality=IMAGE_QUALITY)
+        else:
+            rewrite_video(path, out, partial(BoxPainter, result), threads)
+    except VideoError as error:
+        print(json.dumps({"status": error.status.value, "details": error.details}))
+
+
+def _within(box: Sequence[int], limits: Sequence[int]) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (
+        min(max(edge, 0), limit) for edge, limit in zip(box, limits, strict=True)
+    )
+    return left, top, right, bottom
+
+
+def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the curves in the panel."""
+    side = round(CHART_SIDE * letter)
+    top = round(CHART_TOP * letter)
+    return side, top, width - side, top + round(CHART_HEIGHT * letter)
+
+
+def _draw_panel(
+    result: VideoResult, width: int, letter: int, seconds: float, interval: float, strength: float
+) -> np.ndarray:
+    """The verdict and the curves, RGB uint8; lines of curves have a strength of 0 to 1."""
+    chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0
+    height = -(-round((CHART_TOP + chart) * letter) // 2) * 2
+    image = Image.new("RGB", (width * SMOOTH, height * SMOOTH), PANEL)
+    draw = ImageDraw.Draw(image)
+    _draw_verdict(draw, result, width * SMOOTH, letter * SMOOTH)
+    if seconds:
+        box = [SMOOTH * edge for edge in _chart_box(width, letter)]
+        _draw_scale(draw, box, letter * SMOOTH, seconds)
+        for place, track in enumerate(result.tracks):
+            colour = tuple(
+                round(strength * one + (1 - strength) * other)
+                for one, other in zip(person_colour(place), PANEL, strict=True)
+            )
+            x, y = _draw_curve(draw, box, letter * SMOOTH, seconds, track, interval, colour)
+            font = _font(round(0.8 * letter * SMOOTH), bold=True)
+            draw.text((x, y), f" {place + 1}", person_colour(place), font, anchor="lm")
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def _draw_verdict(draw: ImageDraw.ImageDraw, result: VideoResult, width: int, letter: int) -> None:
+    probability = f"P(FAKE) {result.probability:.2f}"
+    verdict = probability if result.verdict is None else f"{result.verdict}: {probability}"
+    bold, plain = _font(letter, bold=True), _font(letter, bold=False)
+    room = width - letter - bold.getlength(verdict) - plain.getlength(f"  {DISCLAIMER}")
+    if room < letter:
+        smaller = max(1, int(letter * (width - 2 * letter) / (width - letter - room)))
+        bold, plain = _font(smaller, bold=True), _font(smaller, bold=False)
+    line = CHART_TOP / 2 * letter
+    draw.text((letter / 2, line), verdict, WHITE, bold, anchor="lm")
+    draw.text((width - letter / 2, line), DISCLAIMER, LIGHT, plain, anchor="rm")
+
+
+def _draw_scale(draw: ImageDraw.ImageDraw, box: Sequence[int], letter: int, seconds: float) -> None:
+    left, top, right, bottom = box
+    font = _font(round(0.8 * letter), bold=False)
+    for probability in (0, 0.5, 1):
+        y = bottom - probability * (bottom - top)
+        draw.line((left, y, right, y), LINE, SMOOTH)
+        draw.text((left - letter / 3, y), f"{probability:g}", GREY, font, anchor="rm")
+    line = bottom + 0.9 * letter
+    draw.text((left, line), "P(FAKE) over time", GREY, font, anchor="lm")
+    draw.text((right, line), _clock(seconds), GREY, font, anchor="rm")
+
+
+def _draw_curve(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[int],
+    letter: int,
+    seconds: float,
+    track: TrackResult,
+    interval: float,
+    colour: tuple[int, ...],
+) -> tuple[float, float]:
+    """Draw P(FAKE) of a person and return where the curve ends."""
+    left, top, right, bottom = box
+    points = [
+        (left + (right - left) * time / seconds, bottom - (bottom - top) * probability)
+        for time, probability in zip(track.times, track.frame_probabilities, strict=True)
+    ]
+    gaps = np.diff(track.times)
+    for start, end, gap in zip(points, points[1:], gaps, strict=False):
+        if gap <= BREAK * interval:
+            draw.line((*start, *end), colour, letter // 8)
+    radius = letter // 8
+    for x, y in points:
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour)
+    return points[-1]
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds, as players show them."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02}"
+
+
+@lru_cache
+def _font(height: int, *, bold: bool) -> ImageFont.FreeTypeFont:
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), height)

@@ -1,0 +1,153 @@
+import logging
+import signal
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import dfdetect
+from dfdetect.errors import ArgumentError, DfdetectError
+from dfdetect.reporting import overlay
+from dfdetect.reporting.overlay import annotate, annotate_videos, annotated_paths
+from dfdetect.reporting.painting import PERSON_COLOURS
+from dfdetect.results import Status, TrackResult, VideoResult
+from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
+from dfdetect.video.reader import VideoError, read_frames
+
+BOX = (100.0, 60.0, 200.0, 190.0)
+
+
+def result(name="a.mp4", times=(0.5, 1.0, 1.5)):
+    face = TrackResult(0.8, list(times), [BOX] * len(times), [0.8] * len(times))
+    return VideoResult(path=None, name=name, probability=0.8, tracks=[face])
+
+
+def test_annotate_draws_boxes_and_keeps_frames_and_sound(real_clip, tmp_path):
+    out = tmp_path / "new" / "out.mp4"
+    dfdetect.annotate(real_clip, result(), out)
+    with av.open(str(real_clip)) as before, av.open(str(out)) as after:
+        assert [stream.type for stream in after.streams] == [
+            stream.type for stream in before.streams
+        ]
+        assert after.duration == pytest.approx(before.duration, abs=50_000)
+        assert after.streams.video[0].frames == before.streams.video[0].frames
+    one, other = (next(read_frames(path, indices=[25])).image for path in (real_clip, out))
+    changed = np.abs(one.astype(int) - other[: one.shape[0]]).max(axis=-1) > 60
+    left, top, right, bottom = map(int, BOX)
+    assert changed[top:bottom, left].mean() > 0.9
+    assert changed[bottom - 1, left:right].mean() > 0.9
+    changed[top - 30 : bottom + 4, left - 4 : right + 4] = False
+    assert changed.mean() < 0.01
+    assert np.abs(other[top + 40, left] - PERSON_COLOURS[0]).max() < 60
+
+
+def test_annotate_replaces_a_file_only_by_a_complete_one(real_clip, tmp_path):
+    out = tmp_path / "out.mp4"
+    out.write_text("old")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(real_clip.read_bytes()[:2000])
+    with pytest.raises(VideoError, match=r"broken\.mp4: ") as caught:
+        annotate(broken, result(), out)
+    assert caught.value.status == Status.UNREADABLE_VIDEO
+    assert out.read_text() == "old"
+    annotate(real_clip, result(), out)
+    assert out.stat().st_size > 10_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mp4", "out.mp4"]
+
+
+def test_annotate_needs_a_face_and_a_file_of_its_own(real_clip, tmp_path):
+    nobody = VideoResult.without_score(real_clip, "a.mp4", Status.NO_FACE)
+    with pytest.raises(ArgumentError, match="nothing to annotate: no face found"):
+        annotate(real_clip, nobody, tmp_path / "out.mp4")
+    with pytest.raises(ArgumentError, match="into another file"):
+        annotate(real_clip, result(), real_clip)
+
+
+def test_annotate_ends_when_it_is_told_to(real_clip, tmp_path):
+    def stop():
+        raise OutOfTimeError
+
+    with pytest.raises(OutOfTimeError):
+        annotate(real_clip, result(), tmp_path / "out.mp4", check=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_dies_costs_its_video_alone(real_clip, tmp_path, monkeypatch):
+    code = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
+    monkeypatch.setattr(overlay, "CODE", code)
+    with pytest.raises(VideoError, match="its decoder crashed") as caught:
+        annotate(real_clip, result(), tmp_path / "out.mp4")
+    assert caught.value.status == Status.DECODER_CRASHED
+
+
+def test_an_error_in_the_process_is_one_line(real_clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(overlay, "CODE", "raise OSError('the disk is full')")
+    with pytest.raises(DfdetectError, match="cannot be annotated: OSError: the disk is full"):
+        annotate(real_clip, result(), tmp_path / "out.mp4")
+
+
+def test_annotated_paths_keep_names_apart(tmp_path):
+    names = ["a.mp4", "a.mov", "A.MP4", "b/a.mp4", "/root/c.mp4", "../d.mp4", "d.mp4", "e.jpg"]
+    videos = {name: tmp_path / "videos" / name.strip("./") for name in names}
+    found = annotated_paths(videos, tmp_path / "out")
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in found.values()] == [
+        *("a.mp4", "a.mov.mp4", "A (2).MP4", "b/a.mp4", "root/c.mp4", "d.mp4", "d (2).mp4"),
+        "e.jpg",
+    ]
+
+
+def test_annotated_paths_never_overwrite_a_video(tmp_path):
+    video = tmp_path / "a.mp4"
+    video.touch()
+    with pytest.raises(ArgumentError, match=r"a\.mp4: is to be read; annotate into another"):
+        annotated_paths({"a.mp4": video}, tmp_path)
+    with pytest.raises(ArgumentError, match=r"a\.mp4: is no folder"):
+        annotated_paths({"b.mp4": tmp_path / "b.mp4"}, video)
+
+
+def test_annotate_videos_goes_on_after_bad_ones(real_clip, tmp_path, caplog):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(real_clip.read_bytes()[:2000])
+    videos = {"broken.mp4": broken, "good.mp4": real_clip, "nobody.mp4": real_clip}
+    results = {name: result(name) for name in ("broken.mp4", "good.mp4")}
+    results["nobody.mp4"] = VideoResult.without_score(real_clip, "nobody.mp4", Status.NO_FACE)
+    targets = annotated_paths(videos, tmp_path / "out")
+    with caplog.at_level(logging.INFO, "dfdetect"):
+        written = annotate_videos(results, videos, targets)
+    assert written == {"good.mp4": tmp_path / "out" / "good.mp4"}
+    assert written["good.mp4"].is_file()
+    assert "broken.mp4: not annotated" in caplog.text
+    assert "1 video without a face was not annotated" in caplog.text
+
+
+def test_annotate_videos_without_time_writes_nothing(real_clip, tmp_path, caplog):
+    targets = {"a.mp4": Path(tmp_path / "a.mp4")}
+    budget = TimeBudget(1, 1, 1)
+    assert annotate_videos({"a.mp4": result()}, {"a.mp4": real_clip}, targets, budget) == {}
+    assert "a.mp4: not annotated: no time was left" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_annotates_what_it_scored(sample_data, tmp_path):
+    videos = sample_data / "test_videos"
+    dfdetect.predict(sorted(videos.iterdir())[:2], frames=4, annotate=tmp_path / "annotated")
+    written = sorted(path.name for path in (tmp_path / "annotated").iterdir())
+    assert written == sorted(path.name for path in videos.iterdir())[:2]
+    with pytest.raises(ArgumentError, match="annotate into another folder"):
+        dfdetect.predict(videos, annotate=videos)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_an_image_is_annotated_as_an_image(tmp_path, suffix):
+    image = np.full((240, 480, 3), 90, np.uint8)
+    path, out = tmp_path / f"face{suffix}", tmp_path / f"out{suffix}"
+    Image.fromarray(image).save(path)
+    annotate(path, result(times=(0.0,)), out)
+    drawn = np.asarray(Image.open(out).convert("RGB")).astype(int)
+    assert drawn.shape[1] == 480
+    assert drawn.shape[0] > 240
+    left, top, right, _ = map(int, BOX)
+    assert np.abs(drawn[top + 40, left] - PERSON_COLOURS[0]).max() < 60
+    assert np.abs(drawn[:240, right + 20 :] - 90).max() < 12
