@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 
 from dfdetect import __version__
-from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS
+from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, SPLITS
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import TrainConfig, recipe
 
@@ -216,6 +216,12 @@ def _add_cluster_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _add_split_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--split", choices=SPLITS, help="official split of a data set; all of it if not given"
+    )
+
+
 def _add_predict(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "predict", _predict, "Score videos and images.")
     parser.add_argument(
@@ -278,10 +284,12 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "sources",
         nargs="+",
         type=Path,
-        metavar="INDEX.csv|VIDEO_FOLDER|ZIP",
-        help="face sets, which are measured together; or a folder or zip file of videos, labelled "
-        "by manifest.csv, metadata.json or folders named real and fake",
+        metavar="INDEX.csv|VIDEO_FOLDER|ZIP|JSON",
+        help="face sets, which are measured together; or a data set as its authors pack it; or a "
+        "folder or zip file of videos, labelled by manifest.csv, metadata.json or folders named "
+        "real and fake",
     )
+    _add_split_option(parser)
     _add_detector_options(parser, frames=None)
     _add_cluster_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -322,8 +330,10 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=Path,
         metavar="VIDEO_FOLDER|ZIP",
-        help="labelled by manifest.csv, by metadata.json or by folders named real and fake",
+        help="a data set as its authors pack it, or videos labelled by manifest.csv, by "
+        "metadata.json or by folders named real and fake",
     )
+    _add_split_option(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
     parser.add_argument(
         "--frames", type=int, default=DEFAULT_FRAMES, help="evenly spaced frames of each video"

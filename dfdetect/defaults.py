@@ -7,5 +7,7 @@ FRAME_AGGREGATIONS = (
     *("confident_majority", "confident_fives", "power_law"),
 )
 TRACK_AGGREGATIONS = ("max", "pooled", "agreement")
+# Into which authors split their data sets.
+SPLITS = ("train", "val", "test")
 # Ways to damage crops before they are measured.
 DEGRADATIONS = ("jpeg", "half", "dark")

@@ -40,7 +40,7 @@ CROP_SIZE = 224
 JPEG_QUALITY = 95
 SELF_BLENDED = "self-blended"
 CROP_COLUMNS = [
-    *("id", "label", "actor_group", "source", "manipulation"),
+    *("id", "label", "actor_group", "source", "method"),
     *("video", "track", "frame", "time", "native_px"),
 ]
 VIDEO_COLUMNS = ["video", "label", "source", "status", "people", "crops"]
@@ -93,6 +93,7 @@ def extract(
     sources: Sequence[str | Path],
     *,
     out: str | Path,
+    split: str | None = None,
     frames: int = DEFAULT_FRAMES,
     size: int = CROP_SIZE,
     crop_scale: float = CropRule.scale,
@@ -114,9 +115,10 @@ def extract(
     only the other is fake. A video that cannot be read or shows no face is logged with the reason.
 
     Args:
-        sources: Folders and zip files, labelled as `read_labels` takes them, and indexes of face
-            sets whose pictures show more than the face.
+        sources: Folders and zip files, as `read_dataset` takes them, and indexes of face sets whose
+            pictures show more than the face.
         out: The index to write, ending in `.csv`; the crops go to `NAME-00000.tar` and so on.
+        split: The official split of a data set to take: `train`, `val` or `test`; None for all.
         frames: Number of evenly spaced frames of each video.
         size: Side of the crops in pixels.
         crop_scale: As in `CropRule`.
@@ -156,7 +158,7 @@ def extract(
             f"crop_scale must be greater than 0 and less than {FARTHEST}, and crop_shift between "
             f"-{FARTHEST} and {FARTHEST}; got {crop_scale} and {crop_shift}"
         )
-    videos = read_videos(sources)
+    videos = read_videos(sources, split)
     settings = CropSettings(frames, size, CropRule(crop_scale, crop_shift), blend)
     log = out.with_suffix(".videos.csv")
     with (
@@ -266,16 +268,16 @@ class _Extractor:
         return ExtractedVideo(tracked.status, tracked.message, len(people), done)
 
     def _rows(
-        self, video: Video, track: int, followed: FaceTrack, manipulation: str = ""
+        self, video: Video, track: int, followed: FaceTrack, method: str = ""
     ) -> Iterator[dict[str, Any]]:
         stem = Path(video.name).with_suffix("").as_posix().replace("/", "__")
         for position, number in enumerate(followed.numbers):
-            name = "-".join(filter(None, (f"{stem}-{track}-{number:06}", manipulation)))
+            name = "-".join(filter(None, (f"{stem}-{track}-{number:06}", method)))
             _, _, _, side = self.settings.crop.rectangle(followed.boxes[position])
-            label = "FAKE" if manipulation else video.label
+            label = "FAKE" if method else video.label
             time = round(followed.times[position], 3)
             values = (
-                *(name, label, video.group, video.source, manipulation),
+                *(name, label, video.group, video.source, method or video.method),
                 *(video.name, track, number, time, round(side)),
             )
             yield dict(zip(CROP_COLUMNS, values, strict=True))

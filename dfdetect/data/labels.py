@@ -52,6 +52,8 @@ class LabelledVideo:
         original: Place of the video that a fake was made from, or None if unknown. There may be no
             such video.
         size: Size of the file in bytes.
+        method: What a fake was made with; empty if unknown.
+        split: `train`, `val` or `test`, if the data set has an official split; else empty.
     """
 
     name: str
@@ -62,6 +64,8 @@ class LabelledVideo:
     archive: Path | None = None
     original: Place | None = None
     size: int = 0
+    method: str = ""
+    split: str = ""
 
     @property
     def place(self) -> Place:
@@ -112,6 +116,7 @@ class LabelledPhoto:
     source: str
     image: ImageLocation
     original: None = None
+    method: str = ""
 
     @property
     def place(self) -> ImageLocation:
@@ -163,7 +168,7 @@ def _read_folder(folder: Path) -> list[LabelledVideo]:
     manifest = _read_manifest(folder)
     found = find_videos([folder])
     metadata = {
-        parent: _parse(parent / METADATA, (parent / METADATA).read_bytes())
+        parent: parse_metadata(parent / METADATA, (parent / METADATA).read_bytes())
         for parent in {path.parent for path in found.values()}
         if (parent / METADATA).is_file()
     }
@@ -183,7 +188,7 @@ def _read_archive(archive: Path) -> list[LabelledVideo]:
         with zipfile.ZipFile(archive) as opened:
             sizes = {Path(member.filename): member.file_size for member in opened.infolist()}
             metadata = {
-                path.parent: _parse(f"{archive}: {path}", opened.read(str(path)))
+                path.parent: parse_metadata(f"{archive}: {path}", opened.read(str(path)))
                 for path in sizes
                 if path.name == METADATA
             }
@@ -241,10 +246,15 @@ def _size(path: Path) -> int:
         return 0
 
 
+def find_manifest(folder: Path) -> Path | None:
+    """Return the `manifest.csv` of a folder, in it or in its parent, or None."""
+    places = folder / MANIFEST, folder.parent / MANIFEST
+    return next(filter(Path.is_file, places), None)
+
+
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
     """Return label, group and source by path; empty if there is no manifest."""
-    places = folder / MANIFEST, folder.parent / MANIFEST
-    file = next(filter(Path.is_file, places), None)
+    file = find_manifest(folder)
     if file is None:
         return {}
     table = read_table(file, ("path", "label", "identity", "source"))
@@ -260,8 +270,12 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
     return rows
 
 
-def _parse(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
-    """Return the entries of a `metadata.json` by file name."""
+def parse_metadata(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
+    """Return the entries of a `metadata.json` by file name.
+
+    Raises:
+        InputError: It has another form.
+    """
     try:
         entries = json.loads(text.decode("utf-8"))
         for entry in entries.values():

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from dfdetect.data.labels import LabelledPhoto, LabelledVideo, read_labels, read_photos
+from dfdetect.data.datasets.registry import read_dataset
+from dfdetect.data.labels import LabelledPhoto, LabelledVideo, read_photos
 from dfdetect.errors import InputError
 
 Video: TypeAlias = LabelledVideo | LabelledPhoto
@@ -32,22 +33,22 @@ class VideoGroup:
         return [video for video in (self.original, *self.fakes) if video.name in self.wanted]
 
 
-def read_videos(sources: Sequence[str | Path]) -> list[Video]:
+def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list[Video]:
     """Return all labelled videos and photographs of several sources.
 
     A name that occurs twice is preceded by that of its source.
 
     Args:
-        sources: Folders and zip files, as `read_labels` takes them, and indexes of face sets.
+        sources: Folders and zip files, as `read_dataset` takes them, and indexes of face sets.
+        split: As in `read_dataset`.
 
     Raises:
         FileNotFoundError: A source is missing.
-        InputError: A source is not labelled, or given twice.
+        InputError: A source is not labelled, given twice, or holds crops that are already cut.
     """
     found: dict[str, Video] = {}
     for source in sources:
-        is_index = Path(source).suffix == ".csv"
-        for video in read_photos(source) if is_index else read_labels(source):
+        for video in _read(source, split):
             name = video.name
             if name in found:
                 name = f"{Path(source).stem}/{name}"
@@ -55,6 +56,15 @@ def read_videos(sources: Sequence[str | Path]) -> list[Video]:
                 raise InputError(f"{source}: {name} is in two sources: give each once")
             found[name] = replace(video, name=name)
     return list(found.values())
+
+
+def _read(source: str | Path, split: str | None) -> Sequence[Video]:
+    if Path(source).suffix == ".csv":
+        return read_photos(source)
+    dataset = read_dataset(source, split)
+    if dataset.faces is not None:
+        raise InputError(f"{source}: {dataset.name} comes as face crops that are already cut")
+    return dataset.videos
 
 
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:

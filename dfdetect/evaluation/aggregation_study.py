@@ -105,7 +105,7 @@ def compare_aggregations(
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rows of each REAL track, and the rows of the fake made of the same frames."""
-    needed = {"video", "track", "frame", "manipulation"}
+    needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
         return []
     tracks: dict[tuple[str, str], dict[str, np.ndarray]] = defaultdict(dict)

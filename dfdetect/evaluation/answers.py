@@ -243,6 +243,7 @@ def score_videos(
                 label=video.label,
                 group=video.group,
                 source=video.source,
+                method=video.method,
                 probability=np.nan if result.probability is None else result.probability,
                 tracks=[np.array(track.frame_probabilities) for track in result.tracks],
                 status=result.status,

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from dfdetect.checkpoints.weights import Weights
+from dfdetect.data.datasets.dataset import Dataset
+from dfdetect.data.datasets.registry import read_dataset
 from dfdetect.data.faceset import FaceSet
-from dfdetect.data.labels import ARCHIVE_SUFFIX, read_labels
+from dfdetect.data.labels import ARCHIVE_SUFFIX
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import ArgumentError
@@ -30,6 +32,8 @@ from dfdetect.files import atomic_path, require_writable
 from dfdetect.results import OperatingPoints
 from dfdetect.runtime.executor import Executor
 
+# Of what is no index of a face set: a zip file of videos, or a JSON file of DeepfakeBench.
+DATASET_SUFFIXES = (ARCHIVE_SUFFIX, ".json")
 # With fewer actors or videos, intervals cannot be trusted.
 FEWEST_GROUPS = 10
 
@@ -37,6 +41,7 @@ FEWEST_GROUPS = 10
 def evaluate(
     sources: str | Path | Sequence[str | Path],
     *,
+    split: str | None = None,
     weights: Weights | Detector = None,
     frames: int | None = None,
     device: str = "auto",
@@ -54,8 +59,10 @@ def evaluate(
 
     Args:
         sources: The index of a face set, or several indexes that are measured together; or a folder
-            or zip file of videos as `read_labels` takes it. A video without a score counts with the
-            prior 0.5.
+            of a data set, a zip file or a JSON file of DeepfakeBench, as `read_dataset` takes it. A
+            video without a score counts with the prior 0.5.
+        split: The official split of a data set that is measured, `test`, `val` or `train`; None for
+            all of it.
         weights: As in `load_detector`; or a detector, which keeps its own frames and device.
         frames: Number of frames sampled from each video; None for 32. Not allowed for face sets, of
             which all crops are used.
@@ -84,27 +91,31 @@ def evaluate(
     """
     paths = [Path(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
     shown = ", ".join(map(str, paths))
-    of_videos = any(path.is_dir() or path.suffix == ARCHIVE_SUFFIX for path in paths)
-    _require_consistent(shown, len(paths), of_videos, frames, degrade, subgroups, cluster)
+    dataset = _read_dataset(paths, split)
+    of_videos = dataset is not None and dataset.faces is None
+    _require_consistent(shown, of_videos, frames, degrade, subgroups, cluster)
     if fake_share is not None and not 0 < fake_share < 1:
         raise ArgumentError(f"fake_share must be strictly between 0 and 1, not {fake_share}")
     if table is not None:
         require_table_suffix(table)
         require_writable(table)
-    videos = read_labels(paths[0]) if of_videos else []
     if isinstance(weights, Detector):
         detector = weights
     else:
         here = device if cluster is None else "cpu"
         detector = load_detector(weights, here, DEFAULT_FRAMES if frames is None else frames)
     with Executor(device if cluster else detector.device, cluster) as executor:
-        if of_videos:
-            answers = score_videos(detector, videos, executor, progress=progress)
+        faces = None
+        if dataset is not None and of_videos:
+            answers = score_videos(detector, dataset.videos, executor, progress=progress)
         else:
-            faces = FaceSet.join([FaceSet.read(path) for path in paths])
+            faces = dataset.faces if dataset else None
+            faces = faces or FaceSet.join([FaceSet.read(path) for path in paths])
             _warn_of_training_faces(detector, paths)
             answers = score_face_set(detector, faces, executor, degrade=degrade, progress=progress)
-    parts = _measure_subgroups(faces, answers, progress) if subgroups else {}
+    parts = {}
+    if faces is not None and subgroups:
+        parts = _measure_subgroups(faces, answers, progress)
     if plots is not None:
         _write_all(Path(plots), answers)
     groups = answers.texts("group")
@@ -135,17 +146,26 @@ def evaluate(
     return result
 
 
+def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
+    """The data set that is given, or None if face sets are."""
+    shown = ", ".join(map(str, paths))
+    if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
+        if len(paths) != 1:
+            raise ArgumentError(f"{shown}: only face sets are measured together: give one folder")
+        return read_dataset(paths[0], split)
+    if split is not None:
+        raise ArgumentError(f"{shown}: a face set has no official split: leave out split")
+    return None
+
+
 def _require_consistent(
     shown: str,
-    count: int,
     of_videos: bool,
     frames: int | None,
     degrade: str | None,
     subgroups: bool,
     cluster: str | None,
 ) -> None:
-    if of_videos and count != 1:
-        raise ArgumentError(f"{shown}: only face sets are measured together: give one folder")
     if of_videos and (degrade is not None or subgroups):
         raise ArgumentError(f"{shown}: only face sets can be degraded or have subgroups")
     if not of_videos and cluster is not None:

@@ -80,7 +80,7 @@ def test_extract_blend_adds_a_fake_of_each_real_crop(videos, tmp_path):
     out = tmp_path / "faces.csv"
     run(videos, out, blend=True)
     faces = FaceSet.read(out)
-    blended = faces.table["manipulation"] == "self-blended"
+    blended = faces.table["method"] == "self-blended"
     assert blended.sum() == FRAMES
     assert (faces.table.loc[blended, "label"] == "FAKE").all()
     assert sorted(faces.table.loc[blended, "frame"]) == sorted(

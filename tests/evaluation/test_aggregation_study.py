@@ -23,7 +23,7 @@ def matched(face_set):
     """Two people of one source, ten frames each, REAL and FAKE; eight crops are left out."""
     table = pd.read_csv(face_set, dtype=str).iloc[: 4 * FRAMES]
     table["label"] = np.repeat(["REAL", "FAKE", "REAL", "FAKE"], FRAMES)
-    table["manipulation"] = np.repeat(["", "self-blended", "", "self-blended"], FRAMES)
+    table["method"] = np.repeat(["", "self-blended", "", "self-blended"], FRAMES)
     table["video"] = np.repeat(["a.mp4", "a.mp4", "b.mp4", "b.mp4"], FRAMES)
     table["track"] = "0"
     table["frame"] = np.tile(np.arange(FRAMES), 4)

@@ -166,6 +166,8 @@ def test_evaluate_refuses_options_before_it_loads_anything(options, message, tmp
 
 @pytest.mark.parametrize("options", [{"degrade": "jpeg"}, {"subgroups": True}])
 def test_evaluate_refuses_what_videos_do_not_have(options, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.mp4").touch()
     with pytest.raises(ValueError, match="only face sets can be degraded or have subgroups"):
         evaluate(tmp_path, weights="no-such-weights", **options)
 

@@ -1,0 +1,1 @@
+"""Standard data sets, each recognised by its own layout and read by a module of its own."""

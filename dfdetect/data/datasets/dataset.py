@@ -1,0 +1,184 @@
+"""What is read of a data set, and the register of those that are known by their layout."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import pandas as pd
+
+from dfdetect.data.faceset import GROUP, IMAGE_SUFFIXES, FaceSet, ImageLocation
+from dfdetect.data.labels import LabelledVideo
+from dfdetect.defaults import SPLITS
+from dfdetect.errors import ArgumentError, InputError
+from dfdetect.video.discovery import find_videos
+
+# Methods and missing things that a description names.
+NAMED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What a folder holds of one data set.
+
+    Attributes:
+        name: The name that its authors give it.
+        videos: Its videos, sorted by name.
+        faces: Instead of videos, face crops that are already cut, for data sets that come so.
+        note: What a user should know of its split, or nothing.
+        missing: What belongs to it and is not there, each in a few words.
+    """
+
+    name: str
+    videos: Sequence[LabelledVideo] = ()
+    faces: FaceSet | None = None
+    note: str = ""
+    missing: tuple[str, ...] = ()
+
+    def select(self, split: str) -> "Dataset":
+        """Return one split of it.
+
+        Raises:
+            ArgumentError: There is no split of this name.
+            InputError: Nothing here belongs to it.
+        """
+        if split not in SPLITS:
+            raise ArgumentError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        videos = [video for video in self.videos if video.split == split]
+        faces = None
+        if self.faces is not None:
+            faces = self.faces.select(self.faces.texts("split") == split)
+        if not videos and not faces:
+            raise InputError(
+                f"{self.name}: nothing here belongs to the split {split!r}"
+                f"{self._details()}; add what is missing, or measure all of it without a split"
+            )
+        return replace(self, videos=videos, faces=faces)
+
+    def describe(self) -> str:
+        """Return in a line what was recognised, what is there and what is missing."""
+        if self.faces is None:
+            labels = [video.label for video in self.videos]
+            methods = [video.method for video in self.videos if video.method]
+        else:
+            videos = self.faces.table.drop_duplicates("video")
+            labels = videos["label"].tolist()
+            methods = [method for method in videos["method"] if method]
+        thing = "videos" if self.faces is None else "sequences of face crops"
+        counts = f"{labels.count('REAL')} REAL and {labels.count('FAKE')} FAKE {thing}"
+        by_method = [f"{name} {count}" for name, count in Counter(methods).most_common()]
+        shown = f" ({_shortened(by_method)})" if len(by_method) > 1 else ""
+        return f"{self.name}: {counts}{shown}{self._details()}"
+
+    def _details(self) -> str:
+        missing = f"; missing: {_shortened(self.missing)}" if self.missing else ""
+        return f"{missing}{f'; {self.note}' if self.note else ''}"
+
+
+# Reads a folder, or a file, if it has the layout; else returns None.
+Reader = Callable[[Path], Dataset | None]
+READERS: list[Reader] = []
+
+
+def register_layout(reader: Reader) -> Reader:
+    """Make a function known that reads a data set by its layout.
+
+    Example:
+        >>> @register_layout
+        ... def read_mine(folder: Path) -> Dataset | None:
+        ...     if not (folder / "mine.txt").is_file():
+        ...         return None
+        ...     return Dataset(name="Mine", videos=[...])
+    """
+    READERS.append(reader)
+    return reader
+
+
+class CropSequence(NamedTuple):
+    """The crops of one face in a row, as some data sets have them instead of videos.
+
+    Attributes:
+        video: Its name.
+        label: REAL or FAKE.
+        group: Equal for sequences that show the same person, as far as is known.
+        source: Name of the data set or the part of it.
+        method: What a fake was made with, or nothing.
+        split: `train`, `val`, `test` or nothing.
+        images: The images, in the order of time.
+    """
+
+    video: str
+    label: str
+    group: str
+    source: str
+    method: str
+    split: str
+    images: Sequence[Path]
+
+
+def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
+    """Make a face set of sequences of crops, each the only track of its video."""
+    rows, places = [], []
+    for one in sequences:
+        for number, image in enumerate(one.images):
+            rows.append(
+                {
+                    "id": f"{one.split}:{one.video}:{number}",
+                    "label": one.label,
+                    GROUP: one.group,
+                    "source": one.source,
+                    "method": one.method,
+                    "split": one.split,
+                    "video": f"{one.split}:{one.video}",
+                    "track": 0,
+                    "frame": number,
+                }
+            )
+            places.append(ImageLocation(image))
+    return FaceSet(pd.DataFrame(rows), places)
+
+
+def videos_below(folder: Path) -> list[Path]:
+    """Return the videos in a folder and its sub-folders, sorted; none if there is no folder."""
+    try:
+        return sorted(find_videos([folder]).values())
+    except (FileNotFoundError, InputError):
+        return []
+
+
+def image_sequences(folder: Path) -> dict[Path, list[Path]]:
+    """Return the images, sorted by name, of each folder below one that holds some."""
+    found: dict[Path, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found.setdefault(path.parent, []).append(path)
+    return {parent: sorted(images, key=_by_number) for parent, images in found.items()}
+
+
+def name_below(path: Path, folder: Path) -> str:
+    """The path of a video below the folder of its data set, with `/` on each system."""
+    return path.relative_to(folder).as_posix()
+
+
+def first_folder(folder: Path, *names: str) -> Path | None:
+    """Return the first of some sub-folders that is there, whatever its upper and lower case."""
+    if not folder.is_dir():
+        return None
+    present = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+    return next((present[name.lower()] for name in names if name.lower() in present), None)
+
+
+def first_file(folder: Path, *names: str) -> Path | None:
+    """Return the first of some files, given by their paths below a folder, that is there."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _by_number(path: PurePath) -> tuple[int, str]:
+    """Frames are called 0.png to 100.png, or 000.png, or otherwise."""
+    return (int(path.stem), "") if path.stem.isdecimal() else (0, path.stem)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

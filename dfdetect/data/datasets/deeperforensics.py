@@ -1,0 +1,78 @@
+"""DeeperForensics-1.0: Jiang et al., "DeeperForensics-1.0: A Large-Scale Dataset", CVPR 2020.
+
+```
+manipulated_videos/end_to_end/000_M101.mp4
+lists/splits/test.txt
+original_sequences/youtube/c23/videos/000.mp4 (of FaceForensics++)
+```
+
+A fake is called TARGET_ACTOR. By the authors' word the REAL part is not `source_videos` but the
+targets, the 1,000 videos of FaceForensics++ at c23, which must be put beside the fakes. Each line
+of a split file is the name of a fake; its target is in the same split.
+"""
+
+from pathlib import Path
+
+from dfdetect.data.datasets.dataset import (
+    Dataset,
+    first_file,
+    name_below,
+    register_layout,
+    videos_below,
+)
+from dfdetect.data.labels import LabelledVideo
+from dfdetect.defaults import SPLITS
+
+NAME = "DeeperForensics-1.0"
+TARGETS = Path("original_sequences", "youtube", "c23", "videos")
+LISTS = "lists/splits"
+
+
+@register_layout
+def read_deeperforensics(folder: Path) -> Dataset | None:
+    """Read the fakes, and their targets if they were put beside them."""
+    fakes = folder / "manipulated_videos"
+    if not fakes.is_dir():
+        return None
+    splits = _read_splits(folder)
+    targets = {name.partition("_")[0]: split for name, split in splits.items()}
+    videos = [
+        LabelledVideo(
+            name=name_below(path, folder),
+            path=path,
+            label="FAKE",
+            group=f"FaceForensics++ {path.stem.partition('_')[0]}",
+            source=NAME,
+            original=(None, folder / TARGETS / f"{path.stem.partition('_')[0]}.mp4"),
+            method=path.relative_to(fakes).parts[0],
+            split=splits.get(path.stem, ""),
+        )
+        for path in videos_below(fakes)
+    ]
+    real = [
+        LabelledVideo(
+            name=name_below(path, folder),
+            path=path,
+            label="REAL",
+            group=f"FaceForensics++ {path.stem}",
+            source=NAME,
+            split=targets.get(path.stem, ""),
+        )
+        for path in videos_below(folder / TARGETS)
+    ]
+    missing = []
+    if not real:
+        missing.append(f"the REAL videos: {TARGETS.as_posix()} of FaceForensics++")
+    if not splits:
+        missing.append(f"the split files in {LISTS}")
+    return Dataset(name=NAME, videos=[*real, *videos], missing=tuple(missing))
+
+
+def _read_splits(folder: Path) -> dict[str, str]:
+    """The split of each fake by its name without suffix."""
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        if file := first_file(folder, f"{LISTS}/{split}.txt"):
+            lines = file.read_text(encoding="utf-8").split()
+            splits |= {Path(line).stem: split for line in lines}
+    return splits

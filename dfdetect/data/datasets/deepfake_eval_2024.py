@@ -1,0 +1,60 @@
+"""Deepfake-Eval-2024: Chandra et al., "Deepfake-Eval-2024", 2025; its videos.
+
+```
+video-metadata-publish.csv (Filename, Ground Truth, Finetuning Set and more)
+video-data/NAME.mp4
+```
+
+Videos whose `Ground Truth` is neither real nor fake are left out. The split is the column
+`Finetuning Set`.
+"""
+
+from pathlib import Path
+
+from dfdetect.data.datasets.dataset import Dataset, name_below, register_layout, videos_below
+from dfdetect.data.labels import LabelledVideo
+from dfdetect.defaults import SPLITS
+from dfdetect.errors import InputError
+from dfdetect.files import read_table
+
+NAME = "Deepfake-Eval-2024"
+TABLE = "video-metadata-publish.csv"
+COLUMNS = ("Filename", "Ground Truth", "Finetuning Set")
+LABELS = {"real": "REAL", "fake": "FAKE"}
+
+
+@register_layout
+def read_deepfake_eval_2024(folder: Path) -> Dataset | None:
+    """Read the videos that the table lists."""
+    file = folder / TABLE
+    if not file.is_file():
+        return None
+    table = read_table(file, COLUMNS)
+    if not set(COLUMNS) <= set(table):
+        raise InputError(f"{file}: needs at least the columns {', '.join(COLUMNS)}")
+    places = {path.name: path for path in videos_below(folder)}
+    videos, unknown, absent = [], 0, 0
+    for name, truth, split in table[list(COLUMNS)].astype(str).itertuples(index=False):
+        label = LABELS.get(truth.strip().lower())
+        if label is None:
+            unknown += 1
+        elif name not in places:
+            absent += 1
+        else:
+            split = split.strip().lower()
+            videos.append(
+                LabelledVideo(
+                    name=name_below(places[name], folder),
+                    path=places[name],
+                    label=label,
+                    group=Path(name).stem,
+                    source=NAME,
+                    split=split if split in SPLITS else "",
+                )
+            )
+    return Dataset(
+        name=NAME,
+        videos=videos,
+        note=f"{unknown} videos of unknown truth are left out" if unknown else "",
+        missing=(f"{absent} videos of {TABLE}",) if absent else (),
+    )

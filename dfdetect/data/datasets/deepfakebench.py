@@ -1,0 +1,161 @@
+"""The JSON files of DeepfakeBench, and of DF40, which uses the same.
+
+Yan et al., "DeepfakeBench", NeurIPS 2023; Yan et al., "DF40: Toward Next-Generation Deepfake
+Detection", NeurIPS 2024. A file lists the crops that their preprocessing has cut:
+
+```
+{"Celeb-DF-v2": {"CelebDFv2_real": {"test": {"id0_0000": {
+    "label": "CelebDFv2_real", "frames": ["Celeb-DF-v2/Celeb-real/frames/id0_0000/000.png"]}}}}}
+```
+
+Between the split and the videos there may be the compression (`c23`). The frames are paths below
+the folder of all data sets, which is looked for around the file. DF40's crops may also be given
+as a folder: METHOD/ff and METHOD/cdf, or METHOD/real and METHOD/fake.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dfdetect.data.datasets.dataset import (
+    CropSequence,
+    Dataset,
+    first_folder,
+    image_sequences,
+    name_below,
+    register_layout,
+    to_face_set,
+)
+from dfdetect.defaults import SPLITS
+from dfdetect.errors import InputError
+
+DF40 = "DF40"
+# Where the images may lie, seen from the folder of the JSON file or one above it.
+PLACES = ("", "datasets", "datasets/rgb", "rgb")
+ORIGINALS = {
+    "ff": Path("FaceForensics++", "original_sequences", "youtube", "c23", "frames"),
+    "cdf": Path("Celeb-DF-v2", "Celeb-real", "frames"),
+}
+# Methods of which DF40 has its own REAL images.
+WITH_REAL = frozenset(
+    "collabdiff deepfacelab heygen heygen_new midjourney stargan starganv2 styleclip "
+    "whichfaceisreal".split()
+)
+
+
+@register_layout
+def read_deepfakebench(file: Path) -> Dataset | None:
+    """Read a JSON file, with the images that it lists."""
+    if file.suffix != ".json" or not file.is_file():
+        return None
+    try:
+        (content,) = json.loads(file.read_text(encoding="utf-8")).items()
+        name, by_label = content
+        listed = list(_listed(name, by_label))
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise InputError(f"{file}: not a JSON file of DeepfakeBench ({error})") from error
+    root = _find_root(file, (frame for one in listed for frame in one.images))
+    if root is None:
+        raise InputError(
+            f"{file}: none of its images is there; put the file beside the folders that it names, "
+            f"such as {listed[0].images[0] if listed else 'Celeb-DF-v2'}"
+        )
+    sequences = []
+    for one in listed:
+        images = [root / image for image in one.images if (root / image).is_file()]
+        if images:
+            sequences.append(one._replace(images=images))
+    absent = len(listed) - len(sequences)
+    missing = (f"{absent} of {len(listed)} listed videos",) if absent else ()
+    return Dataset(name=name, faces=to_face_set(sequences), missing=missing)
+
+
+@register_layout
+def read_df40(folder: Path) -> Dataset | None:
+    """Read the folders of crops that DF40 gives out for testing."""
+    methods = [
+        path
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if first_folder(path, "ff", "cdf")
+        or (path.name.lower() in WITH_REAL and first_folder(path, "real", "fake", "heygen_new"))
+    ]
+    if not methods:
+        return None
+    sequences = [one for method in methods for one in _method_sequences(folder, method)]
+    if not sequences:  # the names are a chance: there are no crops
+        return None
+    missing = []
+    for domain, place in ORIGINALS.items():
+        if not any((method / domain).is_dir() for method in methods):
+            continue
+        real = next((up / place for up in (folder, folder.parent) if (up / place).is_dir()), None)
+        if real is None:
+            missing.append(f"the REAL crops of {domain}: {place.as_posix()}")
+            continue
+        for parent, images in image_sequences(real).items():
+            source = f"{DF40} {domain}"
+            name = f"{source} {parent.name}"
+            sequences.append(CropSequence(name, "REAL", name, source, "", "test", images))
+    return Dataset(
+        name=DF40,
+        faces=to_face_set(sequences),
+        note="a folder holds one split: it is taken to be test",
+        missing=tuple(missing),
+    )
+
+
+def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
+    """The sequences that a file lists; their images are paths as they are written there."""
+    for label, by_split in by_label.items():
+        for split, videos in by_split.items():
+            if split not in SPLITS:
+                raise KeyError(f"{split!r} is no split")
+            for video, entry in _videos(videos):
+                real = "real" in str(entry["label"]).lower()
+                frames = [PurePosixPath(frame.replace("\\", "/")) for frame in entry["frames"]]
+                if frames:
+                    yield CropSequence(
+                        video=f"{label}/{video}",
+                        label="REAL" if real else "FAKE",
+                        group=f"{name} {video.split('/')[-1].partition('_')[0]}",
+                        source=name,
+                        method="" if real else label,
+                        split=split,
+                        images=[Path(frame) for frame in frames],
+                    )
+
+
+def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Videos by name, also those that are listed below their compression."""
+    for name, entry in videos.items():
+        if "frames" in entry:
+            yield above + name, entry
+        else:
+            yield from _videos(entry, f"{above}{name}/")
+
+
+def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
+    """The folder below which one of the listed images lies."""
+    roots = [parent / place for parent in file.absolute().parents for place in PLACES]
+    for image in images:
+        for root in roots:
+            if (root / image).is_file():
+                return root
+    return None
+
+
+def _method_sequences(folder: Path, method: Path) -> Iterator[CropSequence]:
+    for parent, images in image_sequences(method).items():
+        parts = [part.lower() for part in parent.relative_to(folder).parts]
+        domain = next((one for one in ORIGINALS if one in parts), method.name)
+        label = "REAL" if "real" in parts and domain == method.name else "FAKE"
+        yield CropSequence(
+            video=name_below(parent, folder),
+            label=label,
+            group=f"{DF40} {domain} {parent.name.partition('_')[0]}",
+            source=f"{DF40} {domain}",
+            method=method.name if label == "FAKE" else "",
+            split="test",
+            images=images,
+        )

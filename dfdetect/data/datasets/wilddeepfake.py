@@ -1,0 +1,62 @@
+"""WildDeepfake: Zi et al., "WildDeepfake: A Challenging Real-World Dataset", ACM MM 2020.
+
+It comes as sequences of face crops of 224 pixels, in archives that are to be unpacked:
+
+```
+fake_test/12/fake/345/0.png
+real_train/7/real/89/0.png
+```
+
+The first number is that of a video of the web, the second that of a sequence cut from it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dfdetect.data.datasets.dataset import (
+    CropSequence,
+    Dataset,
+    image_sequences,
+    name_below,
+    register_layout,
+    to_face_set,
+)
+from dfdetect.errors import InputError
+
+NAME = "WildDeepfake"
+PARTS = {
+    f"{label}_{split}": (label.upper(), split)
+    for label in ("real", "fake")
+    for split in ("train", "test")
+}
+
+
+@register_layout
+def read_wilddeepfake(folder: Path) -> Dataset | None:
+    """Read the unpacked sequences."""
+    present = [part for part in PARTS if (folder / part).is_dir()]
+    if not present:
+        return None
+    sequences = [one for part in present for one in _sequences(folder, part)]
+    if not sequences:
+        raise InputError(
+            f"{folder}: no images in {', '.join(present)}: unpack the .tar.gz files there, each "
+            "in the folder that holds it"
+        )
+    missing = tuple(part for part in PARTS if part not in present)
+    return Dataset(name=NAME, faces=to_face_set(sequences), missing=missing)
+
+
+def _sequences(folder: Path, part: str) -> Iterator[CropSequence]:
+    label, split = PARTS[part]
+    for parent, images in image_sequences(folder / part).items():
+        video = parent.relative_to(folder / part).parts[:1]
+        yield CropSequence(
+            video=name_below(parent, folder),
+            label=label,
+            group="/".join((part, *video)),
+            source=NAME,
+            method="",
+            split=split,
+            images=images,
+        )
