@@ -1,4 +1,4 @@
-"""Time the scoring of videos, and two references on the same videos in the same run."""
+"""Measure the time per video, and compare it with two references on the same videos."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,8 +24,8 @@ from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos
 from dfdetect.video.reader import Frame, VideoError, pick_evenly
 
-# Videos a core that the pipeline is timed on, at least, the same ones again where there are fewer:
-# at the end of a run, cores idle while the last video is finished.
+# Minimum number of videos per core to time; fewer videos are scored repeatedly. In a short run, the
+# cores that wait for the last video at the end would count too much.
 LEAST_VIDEOS = 10
 STAGES = ("decode", "detect", "crop", "classify", "wait")
 SAME_FACE_IOU = 0.5
@@ -34,24 +34,25 @@ PROJECTED = (400, 4000)
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """How fast videos were scored here, and what two references made of the same videos.
+    """The time per video on this machine, and the comparison with two references.
 
-    `str` gives a report to read, `to_dict` what JSON holds.
+    `str` returns a report to read, `to_dict` the content of the JSON.
 
     Attributes:
         videos: Number of videos.
-        seconds_per_video: What a video takes when several are worked on at a time.
-        stages: Seconds that a video spends in each stage meanwhile, by name.
-        read_seconds_per_video: What OpenCV takes to read every frame and do nothing with it.
-        reference_seconds_per_video: What the challenge winner's way takes.
-        face_agreement: Share of the reference's faces that are covered with an IoU of at least
-            0.5; None if it found none.
-        probability_difference_mean: Mean difference of P(FAKE) to the reference's, over the videos
-            that both could score; None if there are none.
-        probability_difference_max: The largest difference, or None.
-        peak_memory_mb: Most memory that the process had above what it had with torch loaded; None
-            where the system cannot tell.
-        process_mb: Most memory that the process had, or None.
+        seconds_per_video: Time per video, with several videos at a time.
+        stages: Seconds that each video spends in each stage meanwhile, by name.
+        read_seconds_per_video: Time per video in which OpenCV reads every frame and does nothing
+            else.
+        reference_seconds_per_video: Time per video of the pipeline of the challenge's winner.
+        face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too,
+            with an IoU of at least 0.5; None if the winner's pipeline found none.
+        probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
+            winner's pipeline, over the videos that both scored; None if there are none.
+        probability_difference_max: The largest of these differences, or None.
+        peak_memory_mb: Peak memory of the process in MB, less its memory after torch was loaded;
+            None if the system does not report it.
+        process_mb: Peak memory of the process in MB, or None.
     """
 
     videos: int
@@ -67,25 +68,25 @@ class BenchResult:
 
     @property
     def videos_per_second(self) -> float:
-        """How many videos are scored in a second."""
+        """Number of videos that are scored per second."""
         return 1 / self.seconds_per_video
 
     @property
     def ratio_to_read(self) -> float:
-        """How many times as long as reading every frame."""
+        """Time per video, divided by the time in which OpenCV reads every frame."""
         return self.seconds_per_video / self.read_seconds_per_video
 
     @property
     def ratio_to_reference(self) -> float:
-        """How many times as long as the reference."""
+        """Time per video, divided by that of the winner's pipeline."""
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
-        """What so many videos would take on this machine."""
+        """Return the seconds that a number of videos would take on this machine."""
         return videos * self.seconds_per_video
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures by name, with `projected_seconds_400` and `projected_seconds_4000`."""
+        """Return all values by name, with `projected_seconds_400` and `projected_seconds_4000`."""
         return {
             **asdict(self),
             "videos_per_second": self.videos_per_second,
@@ -101,17 +102,17 @@ class BenchResult:
         )
         lines = [
             f"{_count(self.videos, 'video')}, {self.seconds_per_video:.2f} s each "
-            f"({self.videos_per_second:.2f} a second): {projections}",
-            f"seconds a video by stage, several videos at a time: {stages}",
+            f"({self.videos_per_second:.2f} per second): {projections}",
+            f"seconds per video by stage, with several videos at a time: {stages}",
             f"OpenCV, reading every frame: {self.read_seconds_per_video:.2f} s; "
             f"dfdetect takes {self.ratio_to_read:.2f} times as long",
-            f"the way of the challenge's winner: {self.reference_seconds_per_video:.2f} s; "
+            f"pipeline of the challenge's winner: {self.reference_seconds_per_video:.2f} s; "
             f"dfdetect takes {self.ratio_to_reference:.2f} times as long",
-            f"faces found that way that dfdetect covers: {_share(self.face_agreement)}",
+            f"faces of the winner's pipeline that dfdetect finds: {_share(self.face_agreement)}",
         ]
         if self.probability_difference_mean is not None:
             lines.append(
-                f"difference of P(FAKE): {self.probability_difference_mean:.3f} in the mean, "
+                f"difference of P(FAKE): {self.probability_difference_mean:.3f} on average, "
                 f"{self.probability_difference_max:.3f} at most"
             )
         if self.peak_memory_mb is not None:
@@ -127,12 +128,12 @@ def bench(
     device: str = "auto",
     progress: bool = False,
 ) -> BenchResult:
-    """Time the scoring of videos, and compare it with two references.
+    """Measure the time per video, and compare it with two references.
 
-    `read` is OpenCV reading every frame and doing nothing with it. `reference` goes the way of the
-    winner of the Deepfake Detection Challenge (Seferbekov 2020): OpenCV passes through the file,
-    MTCNN looks at each sampled frame at half size, one video after another; but with MTCNN's
-    default thresholds, and this classifier, in float32.
+    `read` is OpenCV reading every frame and doing nothing else. `reference` is the face pipeline of
+    the winner of the Deepfake Detection Challenge (Seferbekov 2020): OpenCV reads through the file,
+    and MTCNN looks at each sampled frame at half size, one video after another. It differs from the
+    winner's in using MTCNN's default thresholds and this package's classifier, in float32.
 
     Nothing else should run on the machine, nor in the process before, or `peak_memory_mb` is too
     low.
@@ -182,7 +183,7 @@ def bench(
 
 
 def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:
-    """Share of the reference's faces that others cover, interpolated; None where it has none."""
+    """Return the share of the reference's faces that were found too; None if it has none."""
     covered = [
         any(iou(box, other) >= SAME_FACE_IOU for other in _boxes_at(score.tracks, time))
         for score, expected in zip(scores, reference, strict=True)
@@ -193,7 +194,7 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """The winner's way of finding and scoring faces, with the same model and aggregation."""
+    """The pipeline of the challenge's winner, with this package's model and aggregation."""
 
     def __init__(self, detector: Detector):
         super().__init__(detector.model, detector.spec, detector.device, detector.frames)
@@ -226,7 +227,7 @@ class _Reference(Detector):
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
 ) -> tuple[list[VideoResult], float]:
-    """Scores of the videos, round by round, and seconds a video."""
+    """Return the results of the videos, repeated in rounds, and the seconds per video."""
     rounds = -(-LEAST_VIDEOS * available_cores() // len(videos))
     many = videos * rounds
     start = perf_counter()
@@ -245,7 +246,7 @@ def _time_pipeline(
 def _time_each(
     videos: list[Path], function: Any, title: str, progress: bool
 ) -> tuple[list[Any], float]:
-    """Results for the videos, one after another, and seconds a video."""
+    """Apply a function to one video after another; return the results and the seconds per video."""
     start = perf_counter()
     results = [
         function(video) for video in tqdm(videos, desc=title, unit="video", disable=not progress)
@@ -278,7 +279,7 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 
 
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
-    """Everyone's box at a time, up to one sampled frame before the first and after the last."""
+    """Return each track's box at a time, up to one sampled frame before and after the track."""
     boxes: list[Box] = []
     for track in tracks:
         step = max(np.diff(track.times), default=0.0)
@@ -292,7 +293,7 @@ def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
 def _probability_differences(
     scores: list[VideoResult], reference: list[VideoResult]
 ) -> list[float]:
-    """Compare the probabilities of the videos that both have scored."""
+    """Return the absolute differences of P(FAKE), for the videos that both scored."""
     pairs = [
         (score.probability, expected.probability)
         for score, expected in zip(scores, reference, strict=True)
@@ -301,7 +302,7 @@ def _probability_differences(
 
 
 def _peak_memory() -> float | None:
-    """Most MB that the process has held so far."""
+    """Return the peak memory of this process in MB."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""What a large set of videos would take on many machines, projected from what is measured here."""
+"""Project the time that many machines need for a large set of videos, from measurements here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,17 +16,17 @@ from dfdetect.errors import ArgumentError
 from dfdetect.runtime.device import available_cores
 from dfdetect.video.discovery import find_videos
 
-# Bytes a second into and out of each machine, which cannot be measured on one: 1 Gbit/s.
+# Assumed network speed of each machine in bytes per second: 1 Gbit/s.
 NETWORK = 125e6
 HOUR = 3600.0
 GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Numbers of videos, and of machines, which commas stand between.
+    """Parse a number of videos, and numbers of machines that are separated by commas.
 
     Raises:
-        ArgumentError: They are no numbers from 1.
+        ArgumentError: One of them is not a whole number of at least 1.
 
     Example:
         >>> parse_plan("119154", "1,8,64")
@@ -35,7 +35,9 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
     try:
         numbers = [int(text) for text in (videos, *nodes.split(","))]
     except ValueError as error:
-        raise ArgumentError(f"a plan needs whole numbers, as 119154 1,8,64 ({error})") from error
+        raise ArgumentError(
+            f"a plan needs whole numbers, such as 119154 1,8,64 ({error})"
+        ) from error
     if min(numbers) < 1:
         raise ArgumentError(
             f"a plan needs at least one video and one node, not {videos} and {nodes}"
@@ -45,15 +47,15 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What one video takes on this machine.
+    """Measurements on this machine, per video.
 
     Attributes:
-        predict_seconds: To score it, when several are worked on at a time.
-        extract_seconds: To extract its crops, the same way.
-        video_bytes: Size of the file.
-        crop_bytes: Size of its crops and of their rows in the index.
-        write_bytes_per_second: How fast the one writer of a face set writes crops.
-        process_mb: Memory of the process, or None where the system cannot tell.
+        predict_seconds: Time per video for scoring, with several videos at a time.
+        extract_seconds: Time per video for extracting crops, with several videos at a time.
+        video_bytes: Mean size of a video.
+        crop_bytes: Mean size of a video's crops and of their rows in the index.
+        write_bytes_per_second: Speed at which one process writes crops to a face set.
+        process_mb: Memory of the process in MB, or None if the system does not report it.
     """
 
     predict_seconds: float
@@ -66,16 +68,16 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """What a job would take on some machines.
+    """The projected time, disk and memory of one job on some number of machines.
 
     Attributes:
         job: `predict` or `extract`.
         nodes: Number of machines.
-        hours: The time of all.
-        bound: What takes that long: `compute`, `network` or `writer`.
-        hours_of: The time that each of these needs, by name.
-        disk_gb: Gigabytes written.
-        memory_gb: Gigabytes of memory of each machine, or None where the system cannot tell.
+        hours: Duration of the job.
+        bound: What limits the speed: `compute`, `network` or `writer`.
+        hours_of: The hours that each of these three would need alone, by name.
+        disk_gb: Gigabytes that are written.
+        memory_gb: Gigabytes of memory used on each machine, or None if unknown.
     """
 
     job: str
@@ -89,14 +91,14 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a large set of videos would take on some machines; `str` gives a table to read.
+    """Projections for a large set of videos; `str` returns a table to read.
 
     Attributes:
         videos: Number of videos.
-        cores: Cores of this machine.
-        network_bytes_per_second: Assumed into and out of each machine.
-        measured: What one video takes here.
-        projected: One entry for each job and number of machines.
+        cores: Number of cores of this machine.
+        network_bytes_per_second: Assumed network speed of each machine.
+        measured: The measurements on this machine.
+        projected: One projection for each job and number of machines.
     """
 
     videos: int
@@ -106,7 +108,7 @@ class Plan:
     projected: Sequence[Projection]
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures by name, of JSON's types."""
+        """Return all values by name, as types that JSON has."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -118,10 +120,11 @@ class Plan:
         ]
         return "\n".join(
             [
-                f"measured: {measured.predict_seconds:.2f} s a video to predict, "
+                f"measured: {measured.predict_seconds:.2f} s per video to predict, "
                 f"{measured.extract_seconds:.2f} s to extract on {self.cores} cores; "
-                f"{measured.video_bytes / 1e6:.2f} MB a video, {measured.crop_bytes / 1e6:.2f} "
-                f"MB of crops from it, written at {measured.write_bytes_per_second / 1e6:.0f} MB/s",
+                f"{measured.video_bytes / 1e6:.2f} MB per video, "
+                f"{measured.crop_bytes / 1e6:.2f} MB of crops per video, written at "
+                f"{measured.write_bytes_per_second / 1e6:.0f} MB/s",
                 f"projected for {self.videos} videos and machines like this one, at "
                 f"{self.network_bytes_per_second * 8 / 1e9:g} Gbit/s each:",
                 "",
@@ -142,13 +145,13 @@ def plan(
     device: str = "auto",
     progress: bool = False,
 ) -> Plan:
-    """Project the time, disk and memory that scoring and extracting take on some machines.
+    """Project the time, disk and memory for scoring a large set of videos and extracting its crops.
 
     Args:
         paths: The videos that `bench` was measured on.
-        bench: What it gave.
+        bench: The result of `bench`.
         videos: Number of videos of the large set.
-        nodes: Numbers of machines like this one to plan for.
+        nodes: Numbers of machines, each like this one, to project for.
         frames: Number of frames sampled from each video.
         device: As in `load_detector`.
         progress: Show a progress bar.
@@ -163,17 +166,18 @@ def plan(
 
 
 def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int) -> Plan:
-    """Project what a large set of videos takes from what one video takes.
+    """Project the resources for a large set of videos from measurements per video.
 
-    Machines are assumed not to slow each other down, so that the work is shared out evenly. Each
-    gets its videos and sends its crops at 1 Gbit/s, and one of them writes all crops. Processes,
-    one a core, each hold what this one does. What takes longest is the bound.
+    The projection assumes that the machines do not slow each other down and share the work evenly;
+    that each receives its videos and sends its crops at 1 Gbit/s; that one machine writes all
+    crops; and that each core has a process with the memory of this one. The slowest of computing,
+    network and writing determines the time.
 
     Args:
-        measured: What one video takes.
+        measured: The measurements on this machine.
         videos: Number of videos.
-        nodes: Numbers of machines.
-        cores: Cores of each machine.
+        nodes: Numbers of machines to project for.
+        cores: Number of cores of each machine.
     """
     return Plan(
         videos=videos,
@@ -191,7 +195,7 @@ def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int
 def _measure(
     paths: Sequence[str | Path], bench: BenchResult, frames: int, device: str, progress: bool
 ) -> Measured:
-    """Extract crops here, and note what that takes."""
+    """Extract crops on this machine and measure time, bytes and writing speed."""
     found = list(find_videos(paths).values())
     rounds = -(-LEAST_VIDEOS * available_cores() // len(found))
     with TemporaryDirectory(prefix="dfdetect-") as folder:
@@ -215,7 +219,7 @@ def _measure(
 
 
 def _write_rate(index: Path) -> float:
-    """Bytes per second at which the writer of a face set writes crops and their rows."""
+    """Return how many bytes of crops per second the writer of a face set writes."""
     faces = FaceSet.read(index)
     crops = [place.read() for place in faces.locations]
     copy = index.with_name("copy.csv")
@@ -235,7 +239,7 @@ def _project(measured: Measured, job: str, videos: int, nodes: int, cores: int) 
     seconds_each = measured.extract_seconds if extracts else measured.predict_seconds
     seconds = {
         "compute": videos * seconds_each / nodes,
-        # The machine that writes gets the crops of all others.
+        # One machine receives the crops of all others.
         "network": max(read, written) / NETWORK,
         "writer": written / measured.write_bytes_per_second,
     }

@@ -65,19 +65,20 @@ def bundle(
 
     Args:
         out: Folder to write to; an earlier bundle there is replaced.
-        owner: A Kaggle user name; `OWNER` if it is to be filled in later.
+        owner: A Kaggle user name; the placeholder `OWNER` can be replaced later.
         weights: As in `load_detector`.
         wheels: Folder that holds the wheels of facenet-pytorch and PyAV, so that nothing is
             downloaded; without it, pip fetches them.
         name: Name of the data set, and first word of the notebook's title.
 
     Returns:
-        What to do next, line by line.
+        The next steps for the user, line by line.
 
     Raises:
         FileNotFoundError: The weights, the folder of wheels or a wheel in it do not exist.
-        ArgumentError: A name that Kaggle would refuse, files that do not belong into a data set, or
-            folders that hold something else.
+        ArgumentError: Kaggle would refuse a name, or the output folders hold other files.
+        InputError: A file does not belong into a Kaggle data set.
+        DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
 
     Example:
         >>> for line in bundle("kaggle", "ada"):
@@ -112,15 +113,15 @@ def bundle(
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write a wheel of this package, as it is installed or cloned here, without its weights.
+    """Write a wheel of this package without its weights, from the installed package or the clone.
 
-    It is written by hand because setuptools needs a clone and, for a build, the network.
+    This function does not use setuptools, which needs a clone and, for a build, the network.
 
     Returns:
         The path of the wheel. The same package gives the same bytes.
 
     Raises:
-        DfdetectError: The package's metadata is missing, or is of another version than its code.
+        DfdetectError: The package's metadata is missing, or has another version than its code.
     """
     try:
         installed = distribution("dfdetect")
@@ -130,7 +131,7 @@ def write_wheel(folder: Path) -> Path:
         ) from error
     if installed.version != __version__:
         raise DfdetectError(
-            f"the installed metadata is of dfdetect {installed.version}, the code is "
+            f"the installed metadata is that of dfdetect {installed.version}, but the code is "
             f"{__version__}: run `pip install` again in its clone"
         )
     information = f"dfdetect-{__version__}.dist-info"
@@ -154,10 +155,9 @@ def write_wheel(folder: Path) -> Path:
 
 
 def package_files(package: Path) -> dict[str, bytes]:
-    """Contents of the files that belong to a package, by their paths in a wheel.
+    """Return the contents of the files that belong to a package, by their paths in a wheel.
 
-    As in `setup.py`: folders without `__init__.py` and files of other kinds, such as data or
-    backups beside the code, stay out.
+    As in `setup.py`, folders without `__init__.py` and other files (data, backups) are left out.
     """
     return {
         path.relative_to(package.parent).as_posix(): path.read_bytes()
@@ -168,11 +168,12 @@ def package_files(package: Path) -> dict[str, bytes]:
 
 
 def check_dataset(folder: str | Path) -> None:
-    """Check that Kaggle accepts a data set and leaves its files as they are.
+    """Check that Kaggle accepts a data set and does not change its files.
 
     Raises:
-        ArgumentError: It has sub-folders, more than 1 GB, archives that Kaggle would unpack, files
-            that run code when they are loaded, or a title or name that Kaggle refuses.
+        InputError: It has sub-folders, more than 1 GB, archives that Kaggle would unpack, files
+            that run code when they are loaded, or a title that Kaggle refuses.
+        ArgumentError: Kaggle refuses its name or its owner's name.
     """
     folder = Path(folder)
     size = 0

@@ -1,4 +1,4 @@
-"""Where the competition's data is mounted on Kaggle, in either layout, or beside a local kernel."""
+"""Find the competition's data on Kaggle, which has two layouts, or beside a local notebook."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -36,12 +36,12 @@ def find_data(
 ) -> CompetitionData:
     """Find the competition's data.
 
-    It is looked for where Kaggle mounts it now (`root/competitions/<slug>`) and where it used to be
-    (`root/<slug>`), then in any folder up to three levels below the root (a walk through all of
-    Kaggle's mounts takes minutes), and last in the folders of `elsewhere`.
+    The function looks where Kaggle mounts the data now (`root/competitions/<slug>`), where Kaggle
+    used to mount it (`root/<slug>`), in any folder up to three levels below the root (searching all
+    of Kaggle's mounts would take minutes), and last in the folders of `elsewhere`.
 
     Raises:
-        FileNotFoundError: It is nowhere; the message says what to do.
+        FileNotFoundError: The data is in none of these places; the message says what to do.
 
     Example:
         >>> find_data().test_videos
@@ -66,7 +66,7 @@ def find_data(
 
 
 def _find_weights(root: Path) -> Path | None:
-    """The first checkpoint in a data set, where Kaggle mounts those now and where it used to."""
+    """Return the first checkpoint in an attached data set, in either layout, or None."""
     from dfdetect.checkpoints.io import CheckpointError, read_spec
 
     for mount in ("datasets/*/*", "*"):

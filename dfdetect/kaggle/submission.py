@@ -1,4 +1,4 @@
-"""submission.csv: one row for each requested video, in order, and always valid."""
+"""Write and check `submission.csv`: one row for each requested video, in order."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ COLUMNS = ["filename", "label"]
 
 
 class SubmissionError(InputError):
-    """A submission is not what the competition accepts; the message names the file and the row."""
+    """The competition would refuse a submission; the message names the file and the row."""
 
 
 def read_sample_submission(path: str | Path) -> list[str]:
@@ -23,7 +23,7 @@ def read_sample_submission(path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        SubmissionError: It has no `filename` column, no rows, or a name twice.
+        SubmissionError: The file has no column `filename`, no rows, or a name twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,11 +46,11 @@ def write_submission(
     *,
     verify: bool = True,
 ) -> None:
-    """Write a submission, or leave the file as it was if anything goes wrong.
+    """Write a submission. If anything goes wrong, an existing file stays as it is.
 
     Args:
         path: The file to write.
-        names: The rows, in order.
+        names: The names of the rows, in order.
         results: The results by name. A row gets the prior if its result is missing or has no
             probability.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
@@ -70,8 +70,8 @@ def write_submission(
 def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
     """Write a row for each video, with the columns of `dfdetect.results.to_dataframe`.
 
-    `probability` is empty if the video has no score. Text that a spreadsheet would compute begins
-    with an apostrophe.
+    `probability` is empty if the video has no score. Text that a spreadsheet would take for a
+    formula gets an apostrophe in front.
     """
     table = to_dataframe(results.values())
     for column in ("filename", "message", "path"):
@@ -81,7 +81,7 @@ def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
 
 
 def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
-    """Read a submission back and make sure that the competition would accept it.
+    """Read a submission back and check that the competition would accept it.
 
     Returns:
         The table, with columns `filename` and `label`.

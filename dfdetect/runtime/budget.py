@@ -1,4 +1,4 @@
-"""Deadline of a run, and the number of frames per video with which it is met."""
+"""The deadline of a run, and the number of frames per video that meets it."""
 
 import re
 from threading import Lock
@@ -18,7 +18,7 @@ UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 class OutOfTimeError(DfdetectError):
-    """The time is out: a running video is to be given up."""
+    """The time is over, and running videos must stop."""
 
 
 def parse_duration(text: str | float) -> float:
@@ -54,8 +54,8 @@ class TimeBudget:
     """Divides the remaining time among the remaining videos.
 
     The time to decode a video does not depend on the number of sampled frames; the time for all
-    else is proportional to it. Both are measured as videos are scored, and each new video gets as
-    many frames as fit. Several threads may use one budget.
+    other stages is proportional to it. Both times are measured while videos are scored, and each
+    new video gets as many frames as there is time for. Several threads may use one budget.
 
     Args:
         seconds: Time from now to the end of the run.
@@ -63,7 +63,7 @@ class TimeBudget:
         frames: Number of frames to sample from each video if there is enough time.
 
     Attributes:
-        thinned: Number of videos that were scored with fewer frames.
+        thinned: Number of videos that were scored with fewer frames than that.
 
     Example:
         >>> budget = TimeBudget(3600, videos=400, frames=32)
@@ -85,7 +85,7 @@ class TimeBudget:
         self._lock = Lock()
 
     def check(self) -> None:
-        """Raise `OutOfTimeError` when the time is out."""
+        """Raise `OutOfTimeError` if the time is over."""
         if monotonic() >= self._end:
             raise OutOfTimeError
 
@@ -98,8 +98,8 @@ class TimeBudget:
             running, self._running = self._running, self._running + 1
             if not self._frame:
                 return self._most
-            # Several videos are scored side by side, so that more than one second of work is done
-            # per second. Running videos are half done on average.
+            # Several videos are scored at a time, so that each second does more than one second of
+            # work. On average, running videos are half done.
             half_done = running / 2 * (self._decoding + self._latest * self._frame)
             speed = (self._work + half_done) / (now - self._start)
             affordable = speed * (self._end - now) / max(1, self._left)
@@ -108,11 +108,11 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """Return the next video's part of the time, which can be sent to another process."""
+        """Return the next video's share of the time, which can be sent to another process."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:
-        """Learn the speed from a result, for which `frames` frames were to be sampled."""
+        """Update the measured speed with a result, for which `frames` frames were requested."""
         decoding = result.timings.get("decode", 0.0)
         rest = sum(result.timings.get(stage, 0.0) for stage in PER_FRAME)
         with self._lock:
@@ -127,12 +127,12 @@ class TimeBudget:
 
 
 class VideoAllowance:
-    """One video's part of a time budget, which can be sent to another process.
+    """One video's share of a time budget, which can be sent to another process.
 
     Args:
         frames: Number of frames to sample.
-        seconds: Time after which the video is given up, from now or, in another process, from the
-            arrival there.
+        seconds: Time from now until the video is given up. When the object is sent to another
+            process, the remaining time counts from its arrival.
     """
 
     def __init__(self, frames: int, seconds: float):
@@ -144,7 +144,7 @@ class VideoAllowance:
         return VideoAllowance, (self._frames, self._end - monotonic())
 
     def check(self) -> None:
-        """Raise `OutOfTimeError` when the time is out."""
+        """Raise `OutOfTimeError` if the time is over."""
         if monotonic() >= self._end:
             raise OutOfTimeError
 

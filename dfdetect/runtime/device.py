@@ -1,4 +1,4 @@
-"""Choice of the device to compute on, its number formats and its memory."""
+"""Choose the device to compute on; its number formats and its memory."""
 
 import os
 import warnings
@@ -22,7 +22,7 @@ def choose_device(device: str = "auto") -> torch.device:
     `auto` falls back to the CPU with a warning that gives the reason.
 
     Raises:
-        ArgumentError: The device was asked for by name and does not work.
+        ArgumentError: The device was requested by name and does not work.
     """
     if device == "auto":
         if not torch.cuda.is_available():
@@ -61,7 +61,7 @@ def half_type(device: torch.device) -> torch.dtype:
 
 
 def other_gpus(device: torch.device) -> list[torch.device]:
-    """Return the further GPUs that work if the device is `cuda`, which is the first one."""
+    """Return the other GPUs that work, if the device is `cuda`, which means the first GPU."""
     if device != torch.device("cuda"):
         return []
     others = [torch.device("cuda", number) for number in range(1, torch.cuda.device_count())]
@@ -69,7 +69,7 @@ def other_gpus(device: torch.device) -> list[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """Return the name, for people, of the device and of the GPUs that are used with it.
+    """Return a readable name of the device, and of the other GPUs that are used with it.
 
     Example:
         >>> describe(choose_device("cpu"))
@@ -93,8 +93,8 @@ def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence
     try:
         return list(function(batch))
     except torch.cuda.OutOfMemoryError:
-        pass  # the traceback holds memory until the end of this block
-    if len(batch) == 1:  # other threads may have used the memory
+        pass  # until this block ends, the traceback keeps memory in use
+    if len(batch) == 1:  # perhaps other threads used the memory
         with _ALONE:
             torch.cuda.empty_cache()
             return list(function(batch))

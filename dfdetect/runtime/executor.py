@@ -1,4 +1,4 @@
-"""One function over many items: on the cores of the CPU, on all GPUs, or on a Ray cluster."""
+"""Apply one function to many items: on the cores of the CPU, on all GPUs, or on a Ray cluster."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,7 +18,7 @@ from dfdetect.runtime.device import available_cores, choose_device, other_gpus
 from dfdetect.runtime.ray_cluster import connected, map_on_cluster
 from dfdetect.video.isolated import DecoderPool
 
-# Threads that work side by side; each of them takes memory.
+# Maximum number of threads; each of them takes memory.
 MAX_WORKERS = 16
 
 Item = TypeVar("Item")
@@ -28,13 +28,14 @@ MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Resul
 
 
 class Executor:
-    """Applies a function to many items, side by side, and gives the results in order.
+    """Applies a function to several items at a time, and yields the results in order.
 
-    On the CPU each thread computes on one core: many videos side by side keep all cores busy, while
-    a single video leaves most of them waiting. Decoders, OpenCV and torch release Python's lock.
+    On the CPU, each thread computes on one core. Several videos at a time keep all cores busy,
+    while a single video would leave most of them waiting. Decoders, OpenCV and torch release
+    Python's global lock.
 
-    Leaving the `with` block stops what still runs and ends the decoders; Ctrl-C therefore does not
-    wait for videos.
+    Leaving the `with` block cancels the running items and ends the decoders. Ctrl-C therefore does
+    not wait for videos.
 
     Args:
         device: Where the functions compute: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`. On a
@@ -75,7 +76,7 @@ class Executor:
         self.close()
 
     def close(self) -> None:
-        """Stop what still runs, end the decoders, and disconnect from the cluster."""
+        """Cancel the running items, end the decoders, and disconnect from the cluster."""
         self._open.close()
 
     def map(
@@ -92,20 +93,21 @@ class Executor:
         Few items are drawn ahead of the results, so that memory does not grow with their number.
 
         Args:
-            make_worker: Called with a device and a pool of decoders, returns the function to apply.
+            make_worker: Called with a device and a pool of decoders; returns the function to apply.
                 It is called once per GPU, once for all cores of the CPU, or once per process of a
-                cluster. Several threads use the function at a time. For a cluster, it can be
-                pickled, and so can items and results.
+                cluster. Several threads use the function at a time. For a cluster, `make_worker`,
+                the items and the results must be picklable.
             items: Drawn by the caller's thread. A single item gets all cores of this machine.
-            on_lost: Returns the result of an item that lost each process of a cluster it was given
-                to, from the item and a message. By default, such an item raises DfdetectError.
-            failed: Tells whether a result is a failure. What fails on another GPU than the first is
-                tried on the first.
-            on_done: Called with each item and its result as soon as it is there: on this machine by
-                several threads and in any order, on a cluster by the caller's.
+            on_lost: Called with an item and a message if every process of the cluster that worked
+                on the item was lost; returns the result of the item. By default, DfdetectError is
+                raised.
+            failed: Returns whether a result is a failure. An item that fails on another GPU than
+                the first is tried again on the first.
+            on_done: Called with each item and its result as soon as the result is ready: on this
+                machine by several threads and in any order, on a cluster by the caller's thread.
 
         Raises:
-            Exception: Whatever the function raises, in the place of its result.
+            Exception: Whatever the function raises, instead of its result.
         """
         if self.cluster is None:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)
@@ -135,7 +137,7 @@ class Executor:
             return result
 
         pending: deque[tuple[Item, Future[Result]]] = deque()
-        # The decoders end first: a thread that waits for a frame would not.
+        # The decoders end first, because a thread that waits for a frame would not end.
         with (
             _threads(count, one_core_each=not alone) as threads,
             DecoderPool(threads=0 if alone else 1) as decoders,
@@ -174,13 +176,13 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Make the function of a process in a cluster, which works on one item at a time."""
+    """Make the function in a process of a cluster, which works on one item at a time."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
-    """Run threads for the duration of a block; its end drops what they have not begun."""
+    """Run threads for the duration of a block; at its end, items that wait are dropped."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
     try:
@@ -199,9 +201,9 @@ def _compute_on_one_core() -> None:
 
 
 def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
-    """Yield items that another thread draws, at most `count` of them ahead.
+    """Yield items that another thread draws in advance, at most `count` of them.
 
-    An exception in drawing an item is raised in its place.
+    If drawing an item raises an exception, the exception is raised instead of the item.
 
     Example:
         >>> list(prefetch(range(3), 2))
@@ -216,7 +218,7 @@ def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
                 waiting.put((item,))
                 if unwanted.is_set():
                     return
-        except BaseException as error:  # of whatever kind: the caller's thread raises it
+        except BaseException as error:  # any kind: the caller's thread raises it again
             waiting.put(error)
         waiting.put(None)
 
@@ -229,7 +231,7 @@ def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
             yield drawn[0]
     finally:
         unwanted.set()
-        while thread.is_alive():  # it may be waiting for room in the queue
+        while thread.is_alive():  # it may be waiting for space in the queue
             with suppress(Empty):
                 waiting.get_nowait()
             thread.join(0.01)

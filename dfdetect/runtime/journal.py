@@ -1,4 +1,4 @@
-"""The results of a run on disk, one by one, so that a stopped run can be continued."""
+"""A file with the results of a run, from which an interrupted run continues."""
 
 import json
 import warnings
@@ -14,14 +14,14 @@ from dfdetect.results import Status, VideoResult
 class Journal:
     """A file to which each result is added as a line of JSON.
 
-    A line belongs to the name, size and modification time of a file, to the settings of a run and
-    to this version of dfdetect; other lines are ignored. So is half a line, which a killed process
-    may leave. Videos that there was no time for, or on which the detector failed, are not kept: a
-    later run tries them again.
+    Each line names the video, its size and modification time, the settings of the run and the
+    version of dfdetect. A line is used only if all of these still agree. An incomplete line, which
+    a killed process may leave, is ignored. Results of videos that ran out of time, or on which the
+    detector failed, are not written, so that a later run tries these videos again.
 
     Args:
-        path: The file, or None to keep nothing.
-        settings: What the results depend on, such as the weights.
+        path: The file; None to write nothing.
+        settings: The settings that the results depend on, such as the weights.
 
     Example:
         >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
@@ -36,7 +36,7 @@ class Journal:
         self._lock = Lock()
 
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
-        """Return the results that the file holds of these videos, by name."""
+        """Return the results that the file holds for these videos, by name."""
         results = {}
         for line in self._lines():
             entry = _parse(line)
@@ -47,16 +47,16 @@ class Journal:
         return results
 
     def add(self, name: str, video: Path, result: VideoResult) -> None:
-        """Add a result. Several threads may do so."""
+        """Add a result. Several threads may call this at a time."""
         if self.path is None or result.status in (Status.OUT_OF_TIME, Status.FAILED):
             return
         entry = {"name": name, "file": _state(video), "settings": self.settings}
         line = json.dumps({**entry, "result": result.to_dict()})
         try:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
-                # A killed process may have left half a line.
+                # Begin a new line: a killed process may have left an incomplete one.
                 file.write(f"\n{line}\n")
-        except OSError as error:  # the scores are in the submission, too
+        except OSError as error:  # the submission has the scores, too
             warnings.warn(
                 f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
                 "next one starts from the beginning",
@@ -68,11 +68,11 @@ class Journal:
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
-        """Delete the lines of this run at its end, and the file if no other lines are left."""
+        """Delete the lines of this run, which is complete, and the file if it has no other lines."""
         if self.path is None:
             return
         others = self.of_others()
-        with suppress(OSError):  # all is written that is asked for
+        with suppress(OSError):  # everything that was requested is written
             if others:
                 self.path.write_bytes(b"\n".join([*others, b""]))
             else:
@@ -88,7 +88,7 @@ class Journal:
 
 
 def _state(video: Path) -> list[int] | None:
-    """What changes when a file does: its size and modification time, or None without a file."""
+    """Return the size and modification time of a file, or None if it does not exist."""
     try:
         found = video.stat()
         return [found.st_size, found.st_mtime_ns]
@@ -97,7 +97,7 @@ def _state(video: Path) -> list[int] | None:
 
 
 def _parse(line: bytes) -> dict | None:
-    """Parse a line; None if it is damaged."""
+    """Parse a line; return None if it is damaged."""
     try:
         entry = json.loads(line)
         parts = {part: entry[part] for part in ("name", "file", "settings")}

@@ -1,4 +1,4 @@
-"""One function over many items, on all machines of a Ray cluster (Moritz et al. 2018).
+"""Apply one function to many items on all machines of a Ray cluster (Moritz et al. 2018).
 
 Ray is optional (`pip install 'dfdetect[cluster]'`), and no other module uses it. One process per
 core is started, each with a function of its own, such as a detector; on a machine with GPUs, a few
@@ -59,8 +59,8 @@ def map_on_cluster(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield each item with its result of a function, applied on all machines, in order.
 
-    Files are read where the function runs: all machines must see them under the same paths. If the
-    process or machine that works on an item is lost, the item is given to another one.
+    Files are read where the function runs, so all machines must see them under the same paths. If
+    the process or machine that works on an item is lost, another process gets the item.
 
     Args:
         start: Called once in each process, returns the function to apply. It, the items and the
@@ -69,12 +69,13 @@ def map_on_cluster(
         address: The cluster's address as `ray.init` takes it (`192.168.0.1:6379`, or `auto` on one
             of its machines), or `local` for a cluster of this machine alone, which ends with this
             call.
-        on_lost: Returns the result of an item that lost every process it was given to, from the
-            item and a message.
+        on_lost: Called with an item and a message if every process that worked on the item was
+            lost; returns the result of the item.
 
     Raises:
-        ArgumentError: Ray is not installed, the cluster cannot be reached, has no processors or
-            another version of this package.
+        DfdetectError: Ray is not installed, or the cluster has no processors or another version of
+            this package.
+        ArgumentError: The cluster cannot be reached.
         ConnectionError: The connection to the cluster was lost.
         Exception: What the function raises.
 
@@ -98,12 +99,13 @@ def map_on_cluster(
 
 
 def require_cluster(address: str) -> None:
-    """Check that an address answers within seconds; Ray itself would wait for minutes.
+    """Check that a cluster answers at an address within seconds; Ray itself waits for minutes.
 
     Raises:
-        ArgumentError: Ray is not installed, it is no address, or nobody answers.
+        DfdetectError: Ray is not installed.
+        ArgumentError: The address is malformed, or nothing answers there.
     """
-    # Ray would report its use over the network.
+    # By default, Ray reports its use over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if find_spec("ray") is None:
         raise DfdetectError(
@@ -138,7 +140,7 @@ class _Call:
 def _in_order(
     pool: "ActorPool", items: Iterator[Item], on_lost: Callable[[Item, str], Result]
 ) -> Iterator[tuple[Item, Result]]:
-    given: deque[_Call] = deque()  # in order, from the oldest unfinished one
+    given: deque[_Call] = deque()  # in order, beginning with the oldest unfinished one
     again: deque[_Call] = deque()
     left = map(_Call, items)
     exhausted = False
@@ -171,32 +173,32 @@ def _in_order(
 
 
 class ActorPool:
-    """Ray's actors, and the item that each of them works on."""
+    """The actors (processes) of a Ray cluster, and the item that each of them works on."""
 
     def __init__(self, start: Callable[[], Callable]):
         import ray
 
         self.ray = ray
-        # Actors get this reference within a list, where Ray does not replace it by its content:
-        # each process fetches the content once.
+        # Actors get this reference within a list, in which Ray does not replace it by its content.
+        # So each process fetches the content only once.
         self.start = ray.put(start)
         self.machines: set[str] = set()
         self.idle: list[ActorHandle] = []
-        # By the reference that is ready when the actor is: the actor, its call, and the reference
-        # to the result. An actor that is starting has no call.
+        # For each actor that works or starts: a reference that becomes ready together with it, the
+        # actor, its call, and the reference to the result. An actor that starts has no call.
         self.busy: dict[ObjectRef, tuple[ActorHandle, _Call | None, ObjectRef | None]] = {}
         self.refreshed = -NODE_POLL_SECONDS
 
     @property
     def ahead(self) -> int:
-        """Maximum number of items dispatched from the oldest unfinished one on."""
+        """Maximum number of items dispatched, counted from the oldest unfinished one."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
         """Start actors on new machines.
 
         Raises:
-            ArgumentError: No machine offers a processor.
+            DfdetectError: No machine offers a processor.
         """
         if monotonic() - self.refreshed < NODE_POLL_SECONDS:
             return
@@ -242,7 +244,7 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Wait until actors are ready, or a few seconds; return the calls whose actor was lost."""
+        """Wait a few seconds for actors to become ready; return the calls whose actor was lost."""
         lost: list[_Call] = []
         if not self.busy:
             return lost
@@ -266,7 +268,7 @@ class ActorPool:
         return lost
 
     def shutdown(self) -> None:
-        """End all actors, even those that are working."""
+        """End all actors, including those that are working."""
         for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
             with _errors_logged("an actor cannot be ended"):
                 self.ray.kill(actor)
@@ -276,8 +278,8 @@ class _Actor:
     """Runs in each process of the cluster, and works on one item at a time, on one core.
 
     Args:
-        cores: The cores of the host that belong to its machine: Ray may run several of its machines
-            on one host.
+        cores: The cores of the host that the actor may use: Ray may run several nodes on one host,
+            each with a part of the cores.
     """
 
     def __init__(self, cores: range):
@@ -295,7 +297,7 @@ class _Actor:
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
         """Apply the function to an item; the first call makes the function.
 
-        An error in making it is raised from here, as Ray does not pass on those of a constructor.
+        The function is not made in the constructor, because Ray does not pass on errors from there.
         """
         import ray
 
@@ -319,8 +321,8 @@ def connected(address: str) -> Iterator[None]:
     require_cluster(address)
     alone = address == LOCAL
     if alone or _host_and_port(address)[0] in LOOPBACKS:
-        # Otherwise Ray replaces the loopback address by the machine's outer one, at which nobody
-        # listens. It reads this once, when it is imported.
+        # Without this, Ray replaces the loopback address by the machine's outer address, at which
+        # nothing listens. Ray reads the variable once, when it is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
@@ -347,7 +349,7 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log errors in winding up, which must not hide how the work itself ended."""
+    """Log errors while shutting down: they must not hide how the work itself ended."""
     try:
         yield
     except Exception as error:
