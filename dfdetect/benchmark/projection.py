@@ -128,7 +128,7 @@ class Plan:
                 f"projected for {self.videos} videos and machines like this one, at "
                 f"{self.network_bytes_per_second * 8 / 1e9:g} Gbit/s each:",
                 "",
-                "| job | machines | hours | bound | GB written | GB of memory each |",
+                "| job | machines | hours | limited by | GB written | GB of memory per machine |",
                 "| --- | --- | --- | --- | --- | --- |",
                 *rows,
             ]

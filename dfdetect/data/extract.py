@@ -1,7 +1,7 @@
-"""Videos (folders or zip files) -> a face set with the crops of each person in a row.
+"""Make a face set of labelled videos in folders or zip files: the crops of each person as a track.
 
-The log `NAME.videos.csv` of `dfdetect.data.writer` has one row for each video that is done: a run
-that was stopped continues with the others.
+The log `NAME.videos.csv` (see `dfdetect.data.writer`) has one row for each complete video. An
+interrupted run continues with the other videos.
 """
 
 import json
@@ -49,12 +49,12 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How crops are cut: the same for a whole face set.
+    """How crops are cut; the settings are the same for a whole face set.
 
     Attributes:
         frames: Number of evenly spaced frames of each video.
         size: Side of the crops in pixels.
-        crop: Which part of a frame a crop shows.
+        crop: Which square around a face is cut.
         blend: Whether each person in a REAL video also gets a self-blended fake.
     """
 
@@ -77,10 +77,10 @@ class ExtractedVideo:
     """The crops of a video.
 
     Attributes:
-        status: `Status.OK`, or why there are no crops.
+        status: `Status.OK`, or the reason why there are no crops.
         message: The status in words, with details.
         people: Number of people that were tracked.
-        crops: The crops of all of them.
+        crops: The crops of all people.
     """
 
     status: Status
@@ -188,7 +188,7 @@ def extract(
 
 
 class _Extractor:
-    """Finds faces and cuts crops. Several threads use one extractor, each for another group."""
+    """Finds faces and cuts crops. Several threads may use one extractor, each for another group."""
 
     def __init__(self, settings: CropSettings, device: torch.device, decoders: DecoderPool):
         self.settings = settings
@@ -208,7 +208,7 @@ class _Extractor:
         return done
 
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
-        """Track the people of a video, if possible at the boxes of its original."""
+        """Track the people of a video; if possible, take the boxes from its original."""
         try:
             if original is None or not self._track_at_original(video, original):
                 self._find(video)
@@ -236,7 +236,7 @@ class _Extractor:
                 return
 
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
-        """Cut crops at the boxes of the original, if it shows people and has the same size.
+        """Cut crops at the boxes of the original, if it shows people and has the same frame size.
 
         Returns:
             Whether crops were cut.
@@ -295,7 +295,7 @@ class _TrackedVideo:
     shape: tuple[int, ...] | None = None
 
     def fail(self, status: Status, details: str = "") -> None:
-        """Say why there are no crops."""
+        """Set the reason why there are no crops."""
         self.status, self.message = status, status.describe(details)
 
     def frames(self, **wanted: Any) -> Generator[Frame, None, None]:
@@ -315,10 +315,10 @@ def _entry(video: Video, extracted: ExtractedVideo) -> dict[str, Any]:
 
 
 def _is_done(video: Video, writer: FaceSetWriter) -> bool:
-    """Whether the face set has a video already.
+    """Return whether the face set has a video already.
 
     Raises:
-        InputError: It has another one of the same name.
+        InputError: The face set has another video of the same name.
     """
     entry = writer.done.get(video.name)
     if entry and (entry["label"], entry["source"]) != (video.label, video.source):

@@ -57,7 +57,7 @@ class ShardWriter:
 
     @property
     def end(self) -> tuple[int, int]:
-        """Index of the last shard, and its size in bytes so far."""
+        """Number of the last shard, and its size in bytes so far."""
         return self.number, self._tar.offset
 
     def add(self, name: str, data: bytes) -> tuple[int, int, int]:
@@ -76,7 +76,7 @@ class ShardWriter:
         return self.number, self._tar.offset - padded, len(data)
 
     def flush(self) -> None:
-        """Hand all added files to the operating system, so that they outlive this process."""
+        """Pass all added files to the operating system, so that they outlive this process."""
         self._file.flush()
 
     def close_if_full(self) -> None:

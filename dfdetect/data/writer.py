@@ -1,8 +1,8 @@
-"""The files of a face set that grows, and that a later run continues after any interruption.
+"""Write a face set step by step, so that a later run can continue it after any interruption.
 
-Beside the index `NAME.csv` and the shards `NAME-00000.tar` and so on, a log has one row for each
-entry that is done, such as a video, with the sizes that index and shard had by then. What lies
-behind these sizes was being written when a run stopped, and the next run cuts it off.
+A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. In addition,
+a log has one row for each complete entry, such as a video, with the sizes of index and shard at
+that time. Anything behind these sizes is incomplete, and the next run cuts it off.
 """
 
 import sys
@@ -20,7 +20,7 @@ from dfdetect.files import atomic_path, read_table
 if sys.platform != "win32":
     import fcntl
 
-# Settings that an entry was made with; then bytes of the index, and number and bytes of the shard.
+# The settings of an entry; then the size of the index, and the number and size of the last shard.
 LOG_COLUMNS = ["settings", "index_end", "shard", "shard_end"]
 
 
@@ -29,9 +29,9 @@ class EncodedCrop:
     """A crop as a face set stores it.
 
     Attributes:
-        row: Its row of the index, without the columns of the shards.
+        row: The crop's row of the index, without the columns of the shards.
         data: The encoded image.
-        suffix: Of the image's file name.
+        suffix: Suffix of the image's file name.
     """
 
     row: Mapping[str, Any]
@@ -47,14 +47,14 @@ class FaceSetWriter:
         log: The log to write, or to continue.
         columns: Columns of the index, without those of the shards.
         log_columns: Columns of the log before `LOG_COLUMNS`; the first one identifies an entry.
-        settings: What the crops depend on; the same for the whole face set.
+        settings: The settings that the crops depend on; the same for the whole face set.
 
     Attributes:
-        done: The log's rows by the identity of their entries, as text and without `LOG_COLUMNS`.
+        done: The log's rows as text, without `LOG_COLUMNS`, by their first column.
 
     Raises:
-        InputError: The files hold something else, or were changed since they were written.
-        ArgumentError: They were made with other settings, or another run is writing them.
+        InputError: The files hold something else, or were changed after they were written.
+        ArgumentError: The face set has other settings, or another run is writing it.
 
     Example:
         >>> crop = EncodedCrop({"id": "a-0", "label": "REAL"}, data)
@@ -89,15 +89,15 @@ class FaceSetWriter:
         self.close()
 
     def close(self) -> None:
-        """Make complete tar files of the shards."""
+        """Complete the tar files, and let other runs write the face set."""
         self._shards.close()
         self._lock.close()
 
     def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
-        """Write an entry's crops, then their rows, then that the entry is done.
+        """Write an entry's crops, then their rows, and last its row of the log.
 
         Raises:
-            OSError: The disk is full, or the like; what was written before is kept.
+            OSError: The disk is full, for instance. What was written before is kept.
         """
         try:
             self._write(entry, crops)
@@ -135,7 +135,7 @@ class FaceSetWriter:
                 )
 
     def _restore(self) -> tuple[int, int]:
-        """Keep what is complete and cut off the rest; return where the shards end."""
+        """Keep the complete entries and cut off the rest; return where the shards end."""
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, (*self._entry_columns, "settings"))
         if log.columns.tolist() != self._log_columns:
@@ -191,19 +191,19 @@ def _to_csv(rows: Sequence[Mapping[str, Any]], columns: list[str], header: bool 
 def _require_length(path: Path, size: int) -> None:
     if not path.is_file() or path.stat().st_size < size:
         raise InputError(
-            f"{path}: is missing or shorter than it was: the face set was changed since; delete "
-            "all its files and make it anew, or give another name"
+            f"{path}: is missing or shorter than before, so the face set was changed: delete all "
+            "its files and make it again, or give another name"
         )
 
 
 def _cut_off(path: Path, size: int) -> None:
-    """Keep a file's first bytes, which must be there and end a line."""
+    """Cut a file off after `size` bytes, which must be there and end with a line."""
     _require_length(path, size)
     with path.open("r+b") as file:
         file.seek(max(0, size - 1))
         if size and file.read(1) != b"\n":
             raise InputError(
-                f"{path}: was changed since it was written; delete all files of the face set and "
-                "make it anew, or give another name"
+                f"{path}: was changed after it was written: delete all files of the face set and "
+                "make it again, or give another name"
             )
         file.truncate(size)

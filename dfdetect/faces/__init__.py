@@ -1,4 +1,4 @@
-"""Frames -> tracks: detecting faces, following them, cutting crops, putting these into clips.
+"""Detecting faces in frames, following them as tracks, cutting crops, grouping crops into clips.
 
 Uses `video` and `runtime`.
 """

@@ -1,21 +1,21 @@
-"""A person's crops -> what a model takes: single crops, or clips of several in a row."""
+"""Group the crops of a track into the inputs of a model: single crops, or clips of several."""
 
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import pad
 
-# How far the copies of a still crop are moved at most, as a share of its side: about as much as the
+# Maximum movement of the copies of a single crop, as a share of its side: about as much as the
 # boxes of a face detector jitter.
 JITTER = 0.03
 JITTER_SEED = 0
 
 
 def windows(count: int, length: int) -> list[list[int]]:
-    """Cut `count` crops, in the order of time, into clips of `length` neighbours.
+    """Return the positions of the crops in each clip: `length` neighbours of `count` crops.
 
-    The last clip overlaps the one before it where the number does not divide; where there are too
-    few crops, some are shown twice.
+    If `count` is not a multiple of `length`, the last clip overlaps the one before it. If `count`
+    is less than `length`, some crops are repeated.
 
     Example:
         >>> windows(5, 2)
@@ -35,11 +35,11 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     """Stack the crops of one clip; a single crop becomes a clip of slightly moved copies.
 
     Args:
-        crops: `length` uint8 tensors of shape (3, size, size), or one.
-        length: Crops in a clip; 1 for image models.
+        crops: Either `length` uint8 tensors of shape (3, size, size), or one.
+        length: Number of crops in a clip; 1 for image models.
 
     Returns:
-        uint8 of shape (3, size, size) where `length` is 1, else (length, 3, size, size).
+        uint8 of shape (3, size, size) if `length` is 1, else (length, 3, size, size).
     """
     if length == 1:
         return crops[0]
@@ -54,10 +54,11 @@ def still_clip(
     Args:
         crop: uint8 of shape (3, size, size).
         length: Number of copies.
-        generator: Of the movements; None for the same ones each time.
+        generator: Draws the movements; None for the same movements each time.
 
     Returns:
-        uint8 of shape (length, 3, size, size); what a moved copy lacks repeats its border.
+        uint8 of shape (length, 3, size, size). The border of the crop is repeated where a moved
+        copy would be empty.
     """
     if generator is None:
         generator = torch.Generator().manual_seed(JITTER_SEED)

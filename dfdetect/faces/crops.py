@@ -1,4 +1,4 @@
-"""Boxes -> crops: parts that are cut from frames and resized, for models and for people."""
+"""Cut faces from frames and resize them, for models and for reports."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +13,7 @@ from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule, interpolat
 from dfdetect.results import Box, VideoResult
 from dfdetect.video.isolated import DecoderPool
 
-# Seconds and pictures of one person's face.
+# Times in seconds and pictures of one person's face.
 Strip = list[tuple[float, np.ndarray]]
 STRIP = 8
 FACE_PIXELS = 112
@@ -24,7 +24,7 @@ PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.B
 
 
 def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
-    """Cut a square from an image and resize it; what lies outside repeats the image's border.
+    """Cut a square from an image and resize it. Outside the image, its border is repeated.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -156,13 +156,13 @@ def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 def cut_faces(
     video: str | Path, result: VideoResult, decoders: DecoderPool, count: int = STRIP
 ) -> list[Strip]:
-    """Pictures of each person's face at some moments, evenly spread over a video.
+    """Return pictures of each person's face at evenly spaced moments of a video.
 
     Args:
         video: The file.
-        result: What the detector said of it.
-        decoders: Read the video.
-        count: Number of moments; those that do not show the person are left out.
+        result: The detector's result for the video.
+        decoders: The decoder pool that reads the video.
+        count: Number of moments. Moments that do not show a person are left out for that person.
 
     Returns:
         For each person, seconds since the first frame and an RGB uint8 picture of shape (112, 112,

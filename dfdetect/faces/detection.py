@@ -1,4 +1,4 @@
-"""Frames -> boxes of the faces in them."""
+"""Detect faces in frames."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,16 +13,16 @@ from torch import nn
 from dfdetect.results import Box
 from dfdetect.runtime.device import split_on_oom
 
-# Pixels of shrunk frames that the network sees at a time.
+# Maximum number of pixels of shrunk frames in a batch.
 BATCH_PIXELS = 8 * 2**20
-# Places that may show a face, of which MTCNN's later stages look at so many at a time.
+# Maximum number of candidate faces in a batch of MTCNN's later stages.
 CANDIDATES = 2048
 # Images whose brightest pixels are below this level (of 255) are brightened.
 DARK = 128
 
 
 class FaceDetector(Protocol):
-    """What a face detector can do; `Detector` takes any object that has this method."""
+    """A face detector; `Detector` takes any object that has this method."""
 
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
@@ -31,8 +31,8 @@ class FaceDetector(Protocol):
 
         Args:
             images: RGB uint8 of shape (height, width, 3), any number of any sizes.
-            smallest: Height in pixels of the smallest face that is known to be there, or None. A
-                detector may use it to look for no faces of less than half that height.
+            smallest: Height in pixels of the smallest face that is known to be in the images, or
+                None. A detector may then ignore faces of less than half that height.
 
         Returns:
             The boxes of the faces in each image: x1, y1, x2, y2 in pixels of the image.
@@ -46,8 +46,8 @@ class MTCNNDetector:
     Args:
         device: Where the network runs.
         max_side: Frames are shrunk until their longer side has at most this many pixels.
-        min_face: Height of the smallest face looked for, in pixels of the shrunk frame.
-        thresholds: Confidence that each of the three stages asks for, 0 to 1.
+        min_face: Height of the smallest face to find, in pixels of the shrunk frame.
+        thresholds: Minimum confidence of each of the three stages, 0 to 1.
 
     Example:
         >>> face_detector = MTCNNDetector(torch.device("cpu"))
@@ -72,21 +72,21 @@ class MTCNNDetector:
 
     @classmethod
     def high_recall(cls, device: torch.device) -> "MTCNNDetector":
-        """A detector for dark, small and turned faces: slower, and with more false alarms."""
+        """Return a detector of dark, small and turned faces, which is slower and less precise."""
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7))
 
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect faces in RGB uint8 images of shape (height, width, 3), batching those of one size.
+        """Detect the faces in images; images of the same size are processed together.
 
         Args:
-            images: Any number.
-            smallest: Height in pixels of the smallest face that is known to be there; then the
-                images are shrunk further, until faces of half that height are just found.
+            images: RGB uint8 arrays of shape (height, width, 3), any number of any sizes.
+            smallest: Height in pixels of the smallest face that is known to be in the images. If
+                given, the images are shrunk so far that faces of half that height are just found.
 
         Returns:
-            For each image its boxes, in pixels of the image as given.
+            The boxes in each image: x1, y1, x2, y2 in pixels of the image as given.
         """
         found: list[list[Box]] = []
         for _, same_size in groupby(images, key=np.shape):
@@ -115,15 +115,15 @@ class MTCNNDetector:
 
     @torch.inference_mode()
     def _run_network(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
-        """The boxes in each image, float of shape (faces, 4), or None if there are none."""
+        """Return the boxes in each image, float of shape (faces, 4), or None if there are none."""
         return self.network.detect(np.stack(images))[0]
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Lift the shadows of a dark image, for the face detector only; other images stay as they are.
+    """Brighten a dark image for the face detector; other images are returned unchanged.
 
-    MTCNN misses most faces in the challenge's very dark videos and finds them after this gamma
-    correction, which unlike a stretch does not blow out a face that is lit in a dark room.
+    MTCNN misses most faces in the challenge's very dark videos, and finds them after this gamma
+    correction. Unlike a linear stretch, it does not overexpose a lit face in a dark room.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -135,9 +135,9 @@ def brighten(image: np.ndarray) -> np.ndarray:
 
 
 class _InParts(nn.Module):
-    """A stage of MTCNN that looks at a bounded number of candidates at a time.
+    """A stage of MTCNN that processes a limited number of candidate faces at a time.
 
-    A picture of a stadium has tens of thousands, and would take gigabytes.
+    A picture of a stadium has tens of thousands of candidates, which together would take gigabytes.
     """
 
     def __init__(self, stage: nn.Module):
@@ -150,7 +150,7 @@ class _InParts(nn.Module):
 
 
 def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink an image to (width, height) by the mean over areas, by halves first: much faster."""
+    """Shrink an image to (width, height) by area means; halving it first is much faster."""
     while image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]:
         half = image.shape[1] // 2, image.shape[0] // 2
         image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)

@@ -9,7 +9,7 @@ import numpy as np
 from dfdetect.errors import ArgumentError
 from dfdetect.results import Box
 
-# Heights of the face beyond which a crop rule is a mistake.
+# A crop rule of more heights of the face than this is a mistake.
 FARTHEST = 10
 # What the part of a crop that lies outside the frame shows.
 BORDERS = ("repeat", "zeros", "cut")
@@ -132,7 +132,7 @@ class CropFormat(NamedTuple):
 
 
 def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -> Box | None:
-    """A face's box at a time between those that are known; None before and after them."""
+    """Interpolate a face's box at a time; return None before the first and after the last box."""
     if not times[0] <= time <= times[-1]:
         return None
     x1, y1, x2, y2 = (float(np.interp(time, times, edge)) for edge in np.array(boxes).T)
@@ -140,7 +140,7 @@ def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -
 
 
 def iou(first: Box, second: Box) -> float:
-    """Area of the intersection of two boxes / area of their union, 0 to 1."""
+    """Return the area of the intersection of two boxes / the area of their union, 0 to 1."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     if width <= 0 or height <= 0:

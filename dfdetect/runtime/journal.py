@@ -68,7 +68,7 @@ class Journal:
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
-        """Delete the lines of this run, which is complete, and the file if it has no other lines."""
+        """Delete the lines of this complete run, and the file if it has no other lines."""
         if self.path is None:
             return
         others = self.of_others()

@@ -1,1 +1,1 @@
-"""From the logits of crops to a person's score and the video's probability."""
+"""From the logits of crops to the probabilities of tracks and videos: calibration, aggregation."""

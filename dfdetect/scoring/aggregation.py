@@ -1,23 +1,25 @@
-"""From the logits of single crops to a person's score and the video's probability.
+"""From the logits of single crops to the probabilities of tracks and of the video.
 
-The steps, with the settings that each checkpoint has in its `Aggregation`:
+Each checkpoint has the settings of these steps in its `Aggregation`:
 
-1. a crop's logit z becomes `scale * z + bias` (`Calibration`, fitted on actors held
-   out of training);
-2. the frames that show a person combine to that person's logit. `mean_logit` takes their mean:
-   noise averages out, and unlike a mean of probabilities it lets a few clear frames outweigh many
-   undecided ones. `soft_maximum` first smooths over neighbouring frames, then takes
-   log(mean(exp(sharpness * z))) / sharpness, which lies between the mean and the maximum: someone
-   who is fake for a while only shows (`dfdetect compare-aggregation` compares them). The others are
-   those of published systems, on probabilities: `mean_probability`; `confident_majority` of the
-   first place of the Deepfake Detection Challenge (Seferbekov 2020), `power_law` of the third
-   (Davletshin et al. 2020), `confident_fives` of the fourth (Shao et al. 2020);
-3. the tracks combine to the video's logit. `max` takes the most suspicious person: one fake face
-   makes a fake video. `pooled` treats the frames of all people as those of one; `agreement` (of the
-   fourth place) lets the most extreme person decide where all agree. People who are seen in few
-   frames, compared with the one most seen, have no say: a face that was found in a picture on the
-   wall for a moment must not speak for a video;
-4. probabilities stay within [floor, 1 - floor], so that no single confident error ruins a log loss.
+1. A crop's logit z becomes `scale * z + bias` (`Calibration`, fitted on actors held out of
+   training).
+2. The logits of the frames that show a person are combined into one logit of the track.
+   `mean_logit` is their mean: noise averages out, and a few clear frames outweigh many undecided
+   ones, unlike in a mean of probabilities. `soft_maximum` first averages neighbouring frames, then
+   takes log(mean(exp(sharpness * z))) / sharpness, which lies between the mean and the maximum. A
+   face that is fake for a short time only is then found, too. `dfdetect compare-aggregation`
+   compares the two. The other rules are those of published systems, on probabilities:
+   `mean_probability`; `confident_majority` of the first place of the Deepfake Detection Challenge
+   (Seferbekov 2020), `power_law` of the third place (Davletshin et al. 2020), and `confident_fives`
+   of the fourth place (Shao et al. 2020).
+3. The tracks are combined into the video's logit. `max` takes the most suspicious track: one fake
+   face makes a fake video. `pooled` treats the frames of all people as those of one person.
+   `agreement` (of the fourth place) lets the most extreme person decide if all agree. Tracks of few
+   frames, compared with the longest track, do not count. Otherwise a face that is found for a
+   moment in a picture on the wall could decide for the video.
+4. Probabilities stay within [floor, 1 - floor], so that a single confident error does not dominate
+   a log loss.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,21 +31,22 @@ from dfdetect.defaults import FRAME_AGGREGATIONS, TRACK_AGGREGATIONS
 from dfdetect.errors import ArgumentError
 
 SMALLEST_FLOOR = 1e-6
-# Distance of a probability from 0 and 1 below which its logit is not told apart.
+# Probabilities are clipped to this distance from 0 and 1 before their logit is taken.
 SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How calibrated logits combine, and the bound on probabilities.
+    """How calibrated logits are combined, and the bounds of probabilities.
 
     Args:
-        frames: One of `FRAME_RULES`, from frames to a track.
-        tracks: One of `TRACK_RULES`, from tracks to the video.
+        frames: How the frames of a track are combined: one of `FRAME_RULES`.
+        tracks: How the tracks of a video are combined: one of `TRACK_RULES`.
         floor: Lowest probability of either class.
         sharpness: Sharpness of the soft maximum; near 0 it is the mean, near infinity the maximum.
-        window: Neighbouring frames that are averaged first, for the soft maximum.
-        min_track_share: Frames of a track / frames of the longest one, below which it has no say.
+        window: Number of neighbouring frames that are averaged before the soft maximum.
+        min_track_share: A track does not count if the number of its frames is less than this share
+            of the number of frames of the longest track.
     """
 
     frames: str = "mean_logit"
@@ -54,7 +57,7 @@ class Aggregation:
     min_track_share: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse ways that this version does not have."""
+        """Refuse settings that this version does not have."""
         if self.frames not in FRAME_RULES or self.tracks not in TRACK_RULES:
             raise ArgumentError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
         if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):
@@ -67,7 +70,7 @@ class Aggregation:
             raise ArgumentError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
 
     def track_logit(self, logits: np.ndarray) -> float:
-        """One track's logit from the calibrated logits of its frames, shape (frames,).
+        """Return a track's logit from the calibrated logits of its frames, shape (frames,).
 
         Example:
             >>> aggregation = Aggregation("soft_maximum", sharpness=1.0, window=1)
@@ -77,7 +80,7 @@ class Aggregation:
         return FRAME_RULES[self.frames](np.asarray(logits, dtype=np.float64), self)
 
     def video_logit(self, tracks: Sequence[np.ndarray]) -> float:
-        """The video's logit from the calibrated logits of the frames of its tracks, at least one.
+        """Return the video's logit from the calibrated logits of the frames of each track.
 
         Example:
             >>> aggregation = Aggregation(min_track_share=0.25)
@@ -89,7 +92,7 @@ class Aggregation:
         return TRACK_RULES[self.tracks](heard, self)
 
     def probability(self, logits: np.ndarray | float) -> np.ndarray:
-        """P(FAKE) in [floor, 1 - floor], float64, of the shape of `logits`.
+        """Return P(FAKE) in [floor, 1 - floor], float64 of the same shape as `logits`.
 
         Example:
             >>> Aggregation(floor=0.01).probability([0.0, 100.0])

@@ -1,4 +1,4 @@
-"""Platt scaling: raw logits of crops -> logits that say how sure the detector is."""
+"""Platt scaling: it turns raw logits into logits that say how sure the detector is."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Calibration:
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what would turn FAKE into REAL or lose every score."""
+        """Refuse numbers that would swap FAKE and REAL, or give no finite logits."""
         if not (np.isfinite(self.scale) and np.isfinite(self.bias) and self.scale > 0):
             raise ArgumentError(
                 f"calibration needs a positive scale and finite numbers, not {self}"
@@ -29,19 +29,20 @@ class Calibration:
 def fit_calibration(
     logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
 ) -> Calibration:
-    """Fit Platt scaling by maximum likelihood, each class weighing one half.
+    """Fit Platt scaling by maximum likelihood; REAL and FAKE count one half each.
 
-    The challenge's test videos are half REAL, so the balance of the set at hand must not leak in.
-    Targets are a little off 0 and 1, as in Platt (1999): the fewer crops, the further, so that
-    a few that are told apart perfectly do not make every answer certain.
+    Half of the challenge's test videos are REAL, so the calibration must not depend on the share of
+    FAKE in the data. As in Platt (1999), the targets are not exactly 0 and 1: the fewer items, the
+    larger the distance. Otherwise a few items that are separated perfectly would make every answer
+    certain.
 
     Args:
-        logits: Raw logits of FAKE of crops that the model was not trained on, shape (n,).
+        logits: Raw logits of FAKE of items that the model was not trained on, shape (n,).
         labels: 1 for FAKE, 0 for REAL, shape (n,); both must occur.
-        weights: What each counts within its class, shape (n,); all the same if None.
+        weights: Weight of each item within its class, shape (n,); equal weights if None.
 
     Raises:
-        ArgumentError: Only one class, or the logits do not rank FAKE above REAL.
+        ArgumentError: There is only one class, or the logits do not rank FAKE above REAL.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import, needed in training only
 
@@ -53,7 +54,7 @@ def fit_calibration(
     if counts.min() == 0:
         raise ArgumentError("calibration needs both REAL and FAKE crops")
     certain = (counts + 1) / (counts + 2)
-    # Every crop counts as both classes: as its own nearly fully, as the other with the rest.
+    # Each item counts as both classes: almost fully as its own, with the rest as the other.
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     weights = weights / np.bincount(labels, weights)[labels]
     shares = np.concatenate([certain[labels], 1 - certain[labels]]) * np.tile(weights, 2)

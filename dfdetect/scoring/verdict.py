@@ -10,11 +10,11 @@ FAKE_RATE = 0.01
 
 
 def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> OperatingPoints:
-    """Thresholds that the stated shares of REAL videos exceed.
+    """Return the thresholds that 5 % and 1 % of REAL videos exceed.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
-        weights: What each counts, shape (n,); `vote_weights` gives each source one vote.
+        weights: Weight of each video, shape (n,); with `vote_weights` all sources count the same.
 
     Example:
         >>> fit_operating_points(np.arange(1, 101) / 200, np.ones(100))

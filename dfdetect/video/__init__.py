@@ -1,4 +1,4 @@
-"""Video files: finding them, reading evenly spaced frames, doing so in a process of its own.
+"""Video files: finding them, and decoding evenly spaced frames in separate processes.
 
 Uses no torch.
 """

@@ -1,4 +1,4 @@
-"""Files and folders -> the videos in them, each with a name of its own."""
+"""Find the videos in files and folders, and give each one a unique name."""
 
 import os
 import warnings
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dfdetect.errors import InputError
 
-# Images are not looked for in folders, where they may be the covers of videos.
+# Images in folders are ignored, because they may be the covers of videos.
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp"))
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
@@ -18,14 +18,14 @@ VIDEO_SUFFIXES = frozenset(
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Find the videos in files and folders, and name each one.
 
-    Folders are searched through all their sub-folders, those that are linked to as well, for the
-    usual suffixes of videos; a file that is given by itself is taken whatever its suffix, and so
-    are images. The name
-    of a video is its base name; if two are equal, its path below the folder that was given; if
-    those are equal too, its path as given. A folder that may not be searched is warned of.
+    Folders are searched for files with the usual suffixes of videos, including all sub-folders and
+    linked folders. A file that is given directly is taken whatever its suffix is; it may also be an
+    image. The name of a video is its base name. If two base names are equal, it is the path below
+    the given folder; if these are equal too, the path as given. A folder that cannot be searched
+    causes a warning.
 
     Returns:
-        Path by name, sorted by name.
+        The path of each video by its name, sorted by name.
 
     Raises:
         FileNotFoundError: A path does not exist.
@@ -57,7 +57,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
-    """A name of its own for each file, from its path below the folder that was given."""
+    """Return a unique name for each file, from its path below the given folder."""
     forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
     counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
     names = {
@@ -72,10 +72,7 @@ def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield all paths with a video's suffix, except folders.
-
-    A folder that several links lead to is searched once.
-    """
+    """Yield all files with a video's suffix. A folder that has several links is searched once."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
         status = Path(parent).stat()

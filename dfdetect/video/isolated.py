@@ -1,10 +1,10 @@
-"""Video -> frames, decoded in a process of its own: a hostile file takes down that process only.
+"""Decode videos in separate processes, so that a malicious file cannot harm this one.
 
 FFmpeg is half a million lines of C that read files from strangers. A `DecoderPool` therefore opens
-videos in decoder processes, and keeps each process for the next video. A process that crashes,
-takes too long or needs too much memory costs its video a reason, and another process replaces it.
-Frames come back one by one through shared memory, as plain bytes; nothing is unpickled. What FFmpeg
-prints is discarded.
+videos in decoder processes, and keeps each process for the next video. If a process crashes, takes
+too long or needs too much memory, its video gets a status that says so, and a new process replaces
+it. Frames come back one by one through shared memory, as plain bytes; nothing is unpickled. What
+FFmpeg prints is discarded.
 """
 
 import json
@@ -37,14 +37,14 @@ LOGGER = logging.getLogger(__name__)
 
 
 class CancelledError(DfdetectError):
-    """The pool was closed while it read a video, or before."""
+    """The pool was closed, before or while a video was read."""
 
 
 class DecoderPool:
-    """Decoder processes: one for each video that is being read, kept for the next video.
+    """Reads videos in decoder processes, one per video at a time, which are kept for later videos.
 
     Several threads may use a pool, each for another video. The processes end when the pool is
-    closed or no longer referenced. A pickled pool is unpickled as a new one without processes.
+    closed or no longer referenced. Unpickling a pool gives a new one without processes.
 
     Args:
         threads: Number of threads with which each process decodes; 0 for as many as there are
@@ -71,12 +71,12 @@ class DecoderPool:
 
     @property
     def idle(self) -> "list[DecoderProcess]":
-        """Return the processes that wait for a video."""
+        """The processes that wait for a video."""
         return list(self._processes.idle)
 
     @property
     def busy(self) -> "list[DecoderProcess]":
-        """Return the processes that are reading a video."""
+        """The processes that are reading a video."""
         return list(self._processes.busy)
 
     def read_frames(
@@ -95,7 +95,8 @@ class DecoderPool:
             path: Any video file that FFmpeg reads.
             num_frames: As in `read_frames`.
             indices: As in `read_frames`.
-            seconds: Time limit for reading the video, from the first frame to the last.
+            seconds: Time limit for reading the video, including the time in which the caller uses
+                the frames.
 
         Raises:
             VideoError: As in `read_frames`; or the decoder crashed, took too long or needed too
@@ -149,7 +150,7 @@ def _serve(
     path: str,
     **wanted: Any,
 ) -> None:
-    """Send the frames of a video, each after the caller took the last one, then the end."""
+    """Send the frames of a video and the end; each one waits until the caller took the last one."""
     end: dict[str, Any] = {}
     pending_ack = False
     try:
@@ -165,7 +166,7 @@ def _serve(
         end = {"status": error.status.value, "details": error.details}
     except MemoryError:
         end = {"status": Status.DECODER_OUT_OF_MEMORY.value, "details": ""}
-    except Exception as error:  # of whatever kind: the caller raises it
+    except Exception as error:  # any kind: the caller raises it again
         LOGGER.exception("%s", path)
         end = {"fault": f"{type(error).__name__}: {error}"}
     if pending_ack:
@@ -213,7 +214,7 @@ def limit_memory() -> None:
 
 
 class DecoderProcess:
-    """The caller's end of a decoder process.
+    """A decoder process, as the caller sees it.
 
     Attributes:
         process: The process.
@@ -223,8 +224,8 @@ class DecoderProcess:
     """
 
     def __init__(self) -> None:
-        # It imports from where this process does: `python -m` would also import from the current
-        # folder, which may hold the videos.
+        # The process imports from the same folders as this one. `python -m` would also import from
+        # the current folder, which may hold the videos.
         code = "import sys; sys.path[:] = {!r}; import dfdetect.video.isolated as w; w.main({}, {})"
         shared = _new_file()
         self.slot = _Slot(shared)
@@ -248,7 +249,7 @@ class DecoderProcess:
         self.expired = False
 
     def read(self, path: str | Path, wanted: dict[str, Any], seconds: float) -> Iterator[Frame]:
-        """Yield frames; `wanted` are arguments of `read_frames`, errors are the pool's."""
+        """Yield frames; `wanted` are arguments of `read_frames`. Errors are those of the pool."""
         self.ready = False
         timer = Timer(seconds, self._expire)
         timer.daemon = True
@@ -301,7 +302,7 @@ class DecoderProcess:
 
 
 class _Processes:
-    """The processes of a pool, which a finalizer can end: it must not refer to the pool."""
+    """The processes of a pool. This class does not refer to the pool, whose finalizer uses it."""
 
     def __init__(self) -> None:
         self.idle: list[DecoderProcess] = []
@@ -319,7 +320,7 @@ class _Processes:
         return decoder
 
     def give_back(self, decoder: DecoderProcess) -> None:
-        """Keep a process for the next video, unless its video was not read to the end."""
+        """Keep a process for the next video; end it if its video was not read to the end."""
         with self.lock:
             self.busy.discard(decoder)
             if decoder.ready and not self.ended:
@@ -328,7 +329,7 @@ class _Processes:
         decoder.close()
 
     def end(self) -> None:
-        """Kill all processes; whoever reads from one closes it."""
+        """Kill all processes. A busy one is closed by the thread that reads from it."""
         with self.lock:
             self.ended = True
             idle, self.idle = self.idle, []

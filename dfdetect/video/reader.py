@@ -1,15 +1,16 @@
-"""A video file -> evenly spaced RGB frames with their times, decoded forwards; an image -> a frame.
+"""Read evenly spaced RGB frames of a video file, with their times; an image is one frame.
 
-The packets are listed first, which costs milliseconds and needs no decoder: their time stamps say
-what the file really holds, whatever its header claims. A packet that is shown before one that
-precedes it in the file is a B frame. Where enough other frames are left, those are taken, and the
-decoder skips the frames that no other frame refers to: half of the challenge's videos. Skipping all
-B frames would be faster still, but x264 lets P frames refer to B frames, and what is decoded
-without them is full of blocks. Seeking is no way either: those videos have two key frames in 300.
-Of long videos, which have many, only the key frames that are wanted are decoded.
+First, all packets are listed. This takes milliseconds and needs no decoder, and the time stamps of
+the packets say what the file really holds, whatever its header claims. A packet that is shown
+before a packet that precedes it in the file is a B frame. If there are enough other frames, only
+those are sampled, and the decoder skips all frames that no other frame refers to. This halves the
+work on the challenge's videos. Skipping all B frames would be faster still, but x264 lets P frames
+refer to B frames, and frames that are decoded without them are full of blocks. Seeking does not
+help, because these videos have two key frames in 300 frames. Long videos have many key frames; of
+these videos, only the sampled key frames are decoded.
 
-What a file refers to is not opened: a playlist by the name of a video could name any file or
-address.
+Other files that a file refers to are never opened: a playlist that is named like a video could
+refer to any file or address.
 """
 
 import errno
@@ -37,19 +38,19 @@ try:
 except ImportError:  # OpenCV can read most files too, with all frames decoded
     HAS_AV = False
 
-# Frames are skipped if at least this many I and P frames are left for each requested one.
+# The decoder skips frames if the video has at least this many I and P frames per requested frame.
 SPARE_FRAMES = 2
-# Of videos with more frames, two minutes at 25 a second, only key frames are decoded if at least
-# SPARE_FRAMES of them are there for each requested frame.
+# Videos with more frames than this (two minutes at 25 per second) are long: only their key frames
+# are decoded, if there are at least SPARE_FRAMES of them per requested frame.
 LONG_VIDEO = 3000
 RGB = 3
-# PyAV's None, in FFmpeg's own terms.
+# FFmpeg's number for a missing time stamp, for which PyAV has None.
 NO_STAMP = np.iinfo(np.int64).min
-# 8K has half as many.
+# Maximum number of pixels in a frame: twice as many as in 8K.
 MAX_PIXELS = 2**26
 # Which frames the decoder skips: none, those that no other refers to, all but key frames.
 Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
-# What FFmpeg may take a file for: no playlists and no pictures.
+# The formats that FFmpeg may recognise: no playlists and no pictures.
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
 # What Pillow may take an image for.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -62,7 +63,7 @@ class VideoError(InputError):
     Attributes:
         path: The file.
         status: What is wrong with it.
-        details: What the system or FFmpeg says, or nothing.
+        details: The message of the system or of FFmpeg; may be empty.
     """
 
     def __init__(self, path: str | Path, status: Status, details: str = ""):
@@ -94,20 +95,20 @@ def read_frames(
     indices: Sequence[int] | None = None,
     threads: int = 0,
 ) -> Iterator[Frame]:
-    """Yield evenly spaced frames of a video, or certain ones, in the order of time.
+    """Yield evenly spaced frames of a video, or the frames of given numbers, in the order of time.
 
-    Only one frame is held at a time. A file with fewer frames yields all it has; damaged stretches
-    are left out. Of videos with more than 3,000 frames, key frames are taken where there are
-    enough: they are near the even spacing, and no other frame is decoded. An image is one frame, at
-    0 seconds, turned upright as its EXIF data say.
+    Only one frame is held in memory. A video with fewer frames yields all of them; damaged parts
+    are left out. If a video has more than 3,000 frames and enough key frames, the key frames that
+    are nearest to the even spacing are taken, and no other frame is decoded. An image is one frame
+    at 0 seconds, rotated upright as its EXIF data says.
 
     Args:
         path: Any video file that FFmpeg reads; or a JPEG, PNG or WebP image, whose name ends in
             `.jpg`, `.jpeg`, `.png` or `.webp`.
         num_frames: Number of evenly spaced frames, at least 1.
-        indices: Numbers of the frames to read instead, from 0, increasing; those that the video
-            lacks are left out.
-        threads: Number of threads that decode; 0 for as many as there are cores.
+        indices: If given, numbers of the frames to read instead, from 0, in increasing order.
+            Numbers that the video does not have are left out.
+        threads: Number of decoder threads; 0 for the number of cores.
 
     Raises:
         VideoError: The file is missing, empty, no video or image, or not one frame can be decoded.
@@ -151,17 +152,17 @@ def show_ffmpeg_warnings() -> None:
 
 
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
-    """Positions of `count` different times, or of all where there are fewer, spread evenly.
+    """Return the positions of `count` different times that are spread evenly, or of all times.
 
-    They are spread over the time or, where time stamps have gaps so that two of them would be the
-    same, over the number.
+    They are spread evenly over time. If gaps in the time stamps would make two of them the same,
+    they are spread evenly over the frame numbers instead.
 
     Args:
         times: Sorted, shape (n,), in any unit.
         count: Number of positions, at least 1.
 
     Returns:
-        Increasing int64 positions of shape (min(count, n),), at the middles of equal stretches.
+        Increasing int64 positions of shape (min(count, n),): the middles of equal parts.
 
     Example:
         >>> pick_evenly(np.arange(300), 3)
@@ -183,13 +184,13 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which frames are wanted: so many, evenly spaced, or those of `indices`."""
+    """The requested frames: a number of evenly spaced ones, or those of `indices`."""
 
     num_frames: int
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Return the positions in `times` of the wanted frames that the video has."""
+        """Return the positions in `times` of the requested frames that the video has."""
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
         positions = np.array(self.indices, dtype=np.int64)
@@ -202,9 +203,9 @@ class Timeline:
 
     Attributes:
         stamps: The time stamps of all frames in the order in which they are shown, or their numbers
-            if stamps are missing or double; int64 of shape (frames,).
+            if stamps are missing or occur twice; int64 of shape (frames,).
         timed: Whether these are the file's time stamps.
-        unit: Seconds that a step of one lasts.
+        unit: Seconds per unit of the stamps.
     """
 
     stamps: np.ndarray
@@ -217,15 +218,19 @@ class Timeline:
         return int(self.stamps[0]) if len(self.stamps) else 0
 
     def seconds(self, stamp: int) -> float:
-        """Seconds from the first frame to the one with a stamp."""
+        """Return the seconds from the first frame to the frame of a stamp."""
         return float((stamp - self.first) * self.unit)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which frames to take; `passes` has what the decoder skips, first and then, if one is missed.
+    """Which frames to take, and how to decode them.
 
-    The stamps are those of the timeline.
+    Attributes:
+        timeline: When the frames of the file are shown.
+        stamps: The stamps of the requested frames, from the timeline.
+        passes: What the decoder skips in the first pass, and in a second pass if the first one
+            missed a requested frame.
     """
 
     timeline: Timeline
@@ -259,7 +264,7 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
     plan = _plan(path, choice)
     pending = plan.stamps
     attempts: list[tuple[Skip, int]] = [(skip, threads) for skip in plan.passes]
-    if threads != 1:  # at the end of a file that is cut off, PyAV drops what other threads decoded
+    if threads != 1:  # at the end of a truncated file, PyAV drops the frames of other threads
         attempts.append(("DEFAULT", 1))
     for skip, threads in attempts:
         if not pending:
@@ -271,7 +276,7 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
                 continue
             if stamp > pending[0] and skip == "NONREF":
                 break
-            # A frame that is damaged is replaced by the next one.
+            # The next frame replaces a damaged one.
             while pending and pending[0] <= stamp:
                 pending.popleft()
             number = int(np.searchsorted(plan.timeline.stamps, stamp))
@@ -279,7 +284,7 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
             if not pending:
                 return
         if skip == "NONKEY" and len(pending) < choice.num_frames:
-            return  # damaged, but what is left of hours need not be decoded
+            return  # damaged; decoding all frames of a long video would take too long
 
 
 def _plan(path: Path, choice: _Choice) -> _Plan:
@@ -297,7 +302,7 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
     if len(order) > LONG_VIDEO and len(keys) >= enough:
         candidates, passes = keys, ("NONKEY", "DEFAULT")
     elif len(order) > len(anchors) >= enough:
-        # An encoder may not refer to some P frames either; once one is missed, all are decoded.
+        # Some P frames may be skipped, too; if a requested one is missed, all are decoded.
         candidates, passes = anchors, ("NONREF", "DEFAULT")
     else:
         candidates, passes = order, ("DEFAULT",)
@@ -404,7 +409,7 @@ def _decode(
 
 
 def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
-    """Like `to_ndarray`, without copying what lies in a row."""
+    """Convert a frame as PyAV's `to_ndarray` does, with one copy less."""
     plane = frame.reformat(format="rgb24").planes[0]
     rows = np.asarray(plane).reshape(frame.height, plane.line_size)
     image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)
@@ -413,8 +418,8 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
 
 
 def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
-    """Grab every frame and convert the requested ones; OpenCV turns them upright itself."""
-    import cv2  # processes that read videos with PyAV do without
+    """Grab every frame and convert the requested ones. OpenCV rotates them upright by itself."""
+    import cv2  # processes that read videos with PyAV do not need it
 
     total = sum(1 for _ in _grab(path))
     wanted = set(choice.pick(np.arange(total)).tolist())

@@ -271,7 +271,7 @@ def test_extract_refuses_a_face_set_that_was_changed(videos, tmp_path, suffix):
     run(videos, out)
     changed = out.with_name(f"faces{suffix}")
     changed.write_bytes(changed.read_bytes()[:700])
-    with pytest.raises(ValueError, match=r"faces\S+: is missing or shorter than it was"):
+    with pytest.raises(ValueError, match=r"faces\S+: is missing or shorter than before"):
         run(videos, out)
 
 
