@@ -80,11 +80,13 @@ def result_details(result: VideoResult) -> str:
         _person(number, track, result.frames_sampled)
         for number, track in enumerate(result.tracks, start=1)
     ]
-    meaning = (
-        "P(FAKE) is the probability, from 0 to 1, that the detector gives to a manipulated face.\n"
-        "The person with the highest P(FAKE) decides for the video."
-    )
-    return "\n".join([*people, "", meaning, verdict_meaning(result.operating_points)])
+    meaning = [
+        "P(FAKE) is the probability, from 0 to 1, that the detector gives to a manipulated face."
+    ]
+    # Of some checkpoints, all people decide together.
+    if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
+        meaning.append("The person with the highest P(FAKE) decides for the video.")
+    return "\n".join([*people, "", *meaning, verdict_meaning(result.operating_points)])
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:

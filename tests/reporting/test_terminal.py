@@ -94,6 +94,12 @@ def test_result_details_say_who_and_when():
     assert result_details(NO_FACE) == ""
 
 
+def test_result_details_say_who_decides_only_if_one_person_does():
+    together = VideoResult(**{**vars(FAKE), "probability": 0.7})
+    for result, said in ((FAKE, True), (NO_VERDICT, False), (together, False)):
+        assert ("highest P(FAKE) decides" in result_details(result)) == said
+
+
 def test_result_details_of_a_single_frame_have_no_times():
     image = VideoResult(path=None, name="", probability=0.2, tracks=[OTHER], frames_sampled=1)
     assert result_details(image).splitlines()[0] == "person 1: P(FAKE) 0.200"
