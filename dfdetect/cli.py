@@ -24,7 +24,7 @@ from time import monotonic
 from dfdetect import __version__
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, SPLITS
 from dfdetect.errors import ArgumentError, DfdetectError
-from dfdetect.training.config import TrainConfig, recipe
+from dfdetect.training.config import CHOICES, TrainConfig, recipe
 
 REASONS_GIVEN = 1
 UNUSABLE = 2
@@ -290,7 +290,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "real and fake",
     )
     _add_split_option(parser)
-    _add_detector_options(parser, frames=None)
+    _add_detector_options(parser.add_argument_group("detector"), frames=None)
     _add_cluster_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
@@ -396,12 +396,13 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--resume", action="store_true", help="continue a run that was stopped")
+    settings = parser.add_argument_group("settings")
     for setting in fields(TrainConfig):
         if setting.default is not MISSING:
             flag = "--" + setting.name.replace("_", "-")
             kind = type(setting.default)
             text = f"{setting.metadata['help']} (default: the architecture's, or {setting.default})"
-            parser.add_argument(flag, type=kind, help=text)
+            settings.add_argument(flag, type=kind, choices=CHOICES.get(setting.name), help=text)
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
@@ -490,7 +491,7 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         commands, "bench", _bench, "Time the scoring of videos, and two references for comparison."
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
-    _add_detector_options(parser)
+    _add_detector_options(parser.add_argument_group("detector"))
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--plan",
@@ -539,7 +540,7 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
 
 def _add_app(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "app", _app, "Check videos on a local page in the browser.")
-    _add_detector_options(parser)
+    _add_detector_options(parser.add_argument_group("detector"))
     parser.add_argument(
         "--host",
         default="127.0.0.1",

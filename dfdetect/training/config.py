@@ -65,7 +65,7 @@ class TrainConfig:
         "auto", "float32, mixed (on processors that are fast at it), or auto: mixed on a GPU alone"
     )
     aggregation: str = _setting(
-        "mean_logit", "mean_logit or soft_maximum: from a person's frames to the person"
+        "mean_logit", "how the frames of a person become the answer for the person"
     )
     crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's box of the face")
     crop_shift: float = _setting(0.08, "their centre below the box's / height of the box")
