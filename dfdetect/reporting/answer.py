@@ -1,13 +1,14 @@
 """A result -> a piece of HTML for the local page: the verdict first, then each person."""
 
 import base64
-from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
-from dfdetect.faces.crops import Strip, encode_jpeg
-from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult
+from dfdetect.faces.crops import encode_jpeg
+from dfdetect.reporting.heat_maps import paint_heat_map
+from dfdetect.reporting.terminal import time_stamp
+from dfdetect.results import HeatMap, OperatingPoints, TrackResult, Verdict, VideoResult
 from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 
 JPEG_QUALITY = 80
@@ -23,20 +24,22 @@ CAUTION = (
     "voices, not scenes, and not whether a true video is shown in a false context."
 )
 
+HEAT_MAPS = "Where the detector looks: the redder a place, the more it speaks for FAKE."
 
-def render_answer(result: VideoResult, strips: Sequence[Strip] = ()) -> str:
-    """Render what a detector says of a video.
 
-    Args:
-        result: One without a score is rendered as its reason.
-        strips: Pictures of each person's face, as `dfdetect.faces.crops.cut_faces` returns them;
-            empty while there are none.
+def render_note(text: str) -> str:
+    """Render what is being done, or could not be done."""
+    return f'<p class="note">{escape(text)}</p>'
+
+
+def render_verdict(result: VideoResult) -> str:
+    """Render the verdict on a video, what it means, and warnings; or why there is no score.
 
     Returns:
-        HTML with all pictures in it. The style sheet `app.css` gives it its looks.
+        HTML; the style sheet `app.css` gives it its looks.
 
     Example:
-        >>> render_answer(detector.predict("a.mp4"))
+        >>> render_verdict(detector.predict("a.mp4"))
         '<article class="answer real">...
     """
     name = f'<p class="file">{escape(result.name)}</p>'
@@ -44,19 +47,31 @@ def render_answer(result: VideoResult, strips: Sequence[Strip] = ()) -> str:
         text = f"<h2>No score</h2><p>{escape(result.message)}</p>"
         return f'<article class="answer none">{name}{text}</article>'
     warnings = "".join(f"<li>{escape(warning)}</li>" for warning in result.warnings)
-    people = "".join(
-        _person(number, track, strip)
-        for number, (track, strip) in enumerate(
-            zip(result.tracks, strips or [[]] * len(result.tracks), strict=True), start=1
-        )
-    )
     return (
         f'<article class="answer {result.verdict or "none"}">{name}'
         f"<h2>{_headline(result)}</h2>{_scale(result.probability, result.operating_points)}"
         f"<p>{_meaning(result)}</p>"
         f"{f'<ul>{warnings}</ul>' if warnings else ''}"
-        f'<p class="note">{CAUTION}</p>{people}</article>'
+        f'<p class="note">{CAUTION}</p></article>'
     )
+
+
+def render_people(result: VideoResult) -> str:
+    """Render each person's P(FAKE) over time, and their heat maps if the result has any.
+
+    Returns:
+        HTML with all pictures in it.
+
+    Example:
+        >>> render_people(detector.predict("a.mp4", heat_maps=4))
+        '<article class="answer">...
+    """
+    is_image = result.frames_sampled <= 1
+    people = "".join(
+        _person(number, track, "" if is_image else _when(track))
+        for number, track in enumerate(result.tracks, start=1)
+    )
+    return f'<article class="answer {result.verdict or "none"}">{people}</article>'
 
 
 def _headline(result: VideoResult) -> str:
@@ -103,29 +118,37 @@ def _threshold(value: float) -> str:
     return f'<i style="left: {100 * value:.1f}%"></i>'
 
 
-def _person(number: int, track: TrackResult, strip: Strip) -> str:
-    pictures = "".join(_picture(time, image) for time, image in strip)
+def _person(number: int, track: TrackResult, when: str) -> str:
+    faces = "".join(map(_face, track.heat_maps))
     return (
-        f"<section><h3>Person {number}: {track.probability:.2f}</h3><p>{_when(track)}</p>"
-        f"{_curve(track)}{f'<div class=faces>{pictures}</div>' if pictures else ''}</section>"
+        f"<section><h3>Person {number}: P(FAKE) {track.probability:.2f}</h3>"
+        f"<p>{when}</p>{_curve(track)}"
+        f"{f'<p>{HEAT_MAPS}</p><div class=faces>{faces}</div>' if faces else ''}</section>"
     )
 
 
 def _when(track: TrackResult) -> str:
     moments = ", ".join(
-        f"{time:.1f} s ({probability:.2f})" for time, probability in track.most_suspicious()
+        f"{time_stamp(time)} ({probability:.2f})" for time, probability in track.most_suspicious()
     )
+    first, last = time_stamp(track.times[0]), time_stamp(track.times[-1])
+    seen = f"at {first}" if first == last else f"from {first} to {last}"
+    return f"Seen {seen}. Most suspicious at {moments}."
+
+
+def _face(heat_map: HeatMap) -> str:
+    """A face as it is, and with its heat map."""
+    at = f"at {time_stamp(heat_map.time)}"
     return (
-        f"Seen from {track.times[0]:.1f} to {track.times[-1]:.1f} s. Most suspicious at {moments}."
+        f"<figure>{_picture(heat_map.crop, f'Face {at}')}"
+        f"{_picture(paint_heat_map(heat_map), f'Heat map of the face {at}')}"
+        f"<figcaption>{at}</figcaption></figure>"
     )
 
 
-def _picture(time: float, image: np.ndarray) -> str:
-    text = base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode()
-    return (
-        f'<figure><img alt="Face at {time:.1f} s" src="data:image/jpeg;base64,{text}">'
-        f"<figcaption>{time:.1f} s</figcaption></figure>"
-    )
+def _picture(image: np.ndarray, text: str) -> str:
+    data = base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode()
+    return f'<img alt="{text}" src="data:image/jpeg;base64,{data}">'
 
 
 def _curve(track: TrackResult) -> str:
@@ -145,12 +168,12 @@ def _curve(track: TrackResult) -> str:
         for value in (0, 0.5, 1)
     )
     ends = (
-        f'<text x="0" y="{HEIGHT + 16}">{first:.1f} s</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT + 16}" text-anchor="end">{last:.1f} s</text>'
+        f'<text x="0" y="{HEIGHT + 16}">{time_stamp(first)}</text>'
+        f'<text x="{WIDTH}" y="{HEIGHT + 16}" text-anchor="end">{time_stamp(last)}</text>'
     )
     text = (
-        f"P(FAKE) from {first:.1f} to {last:.1f} s, between {min(track.frame_probabilities):.2f} "
-        f"and {max(track.frame_probabilities):.2f}"
+        f"P(FAKE) from {time_stamp(first)} to {time_stamp(last)}, between "
+        f"{min(track.frame_probabilities):.2f} and {max(track.frame_probabilities):.2f}"
     )
     return (
         f'<svg viewBox="-30 -8 {WIDTH + 36} {HEIGHT + 28}" role="img" aria-label="{text}">'

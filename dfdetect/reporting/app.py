@@ -8,21 +8,25 @@ it has been checked.
 import json
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dfdetect.checkpoints.weights import Weights
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import ArgumentError, DfdetectError
-from dfdetect.faces.crops import cut_faces
-from dfdetect.reporting.answer import render_answer
+from dfdetect.reporting.answer import render_note, render_people, render_verdict
+from dfdetect.reporting.overlay import annotate
+from dfdetect.results import VideoResult
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame
 
@@ -36,6 +40,8 @@ QUEUE = 20
 LONGEST_KEPT, CLEANED_EVERY = 3600, 60
 # Beside the package in a clone; a wheel has none.
 SAMPLES = Path(__file__).parents[2] / "sample_data" / "train_sample_videos"
+# Of each person, at the most suspicious moments.
+HEAT_MAPS = 4
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 LOCAL_NAMES = ["127.0.0.1", "localhost"]
 # The browser itself refuses whatever would come from elsewhere.
@@ -48,9 +54,20 @@ INTRODUCTION = """
 <p>dfdetect looks for faces that were swapped with another face or re-enacted. The file is checked
 on the computer that runs this page, and deleted right afterwards.</p>
 """
-WAITING = '<p class="waiting">Drop a video or an image, and the verdict appears here.</p>'
-# A screen reader says what appears in the place of the answer.
-ANNOUNCE = "element.setAttribute('aria-live', 'polite');"
+WAITING = '<p class="note">Drop a video or an image, and the verdict appears here.</p>'
+# Screen readers are told the verdict, not each frame that has been looked at.
+ANNOUNCE = """
+const spoken = document.createElement("p");
+spoken.setAttribute("role", "status");
+spoken.className = "spoken";
+document.body.append(spoken);
+watch("value", () => {
+  const heading = element.querySelector("h2");
+  if (heading && spoken.textContent !== heading.textContent) {
+    spoken.textContent = heading.textContent;
+  }
+});
+"""
 LOGGER = logging.getLogger(__name__)
 
 
@@ -98,40 +115,26 @@ def serve_app(
         )
     detector = load_detector(weights, device, frames)
     with tempfile.TemporaryDirectory(prefix="dfdetect-") as folder, _environment(folder):
-        page = build_page(detector, _find_samples())
+        page = build_page(detector, _find_samples(), folder)
         try:
             yield _launch(page, host, port)
         finally:
             page.close(verbose=False)
 
 
-def build_page(detector: Detector, samples: Mapping[Path, str]) -> "gradio.Blocks":
+def build_page(
+    detector: Detector, samples: Mapping[Path, str], folder: str | Path
+) -> "gradio.Blocks":
     """Build the page, which `serve_app` serves.
 
     Args:
         detector: Checks what is dropped, one file at a time.
         samples: Videos to offer as examples, and what the buttons for them say.
+        folder: Where annotated videos are kept while they are shown.
     """
     import gradio
 
-    def check_and_delete(
-        upload: str | None,
-        progress: Callable[..., None] = gradio.Progress(),  # noqa: B008 - Gradio asks for it
-    ) -> Iterator[tuple[str, None]]:
-        if upload is None:  # a recording that was discarded
-            return
-        try:
-            for html in _check(detector, Path(upload), progress):
-                yield html, None
-        finally:
-            _delete(Path(upload))
-
-    def make_check(sample: Path) -> Callable[..., Iterator[str]]:
-        def check(progress: Callable[..., None] = gradio.Progress()) -> Iterator[str]:  # noqa: B008
-            yield from _check(detector, sample, progress)
-
-        return check
-
+    drawn = _AnnotatedVideos(folder)
     with gradio.Blocks(
         title="dfdetect", analytics_enabled=False, delete_cache=(CLEANED_EVERY, LONGEST_KEPT)
     ) as page:
@@ -140,9 +143,8 @@ def build_page(detector: Detector, samples: Mapping[Path, str]) -> "gradio.Block
             with gradio.Column(scale=2):
                 with gradio.Tab("File"):
                     # Of any type: a file that is no video gets an answer, too, and is deleted.
-                    file = gradio.File(
-                        label=f"A video or an image, up to {LARGEST_UPLOAD}", height=160
-                    )
+                    label = f"A video or an image, up to {LARGEST_UPLOAD}"
+                    file = gradio.File(label=label, height=160)
                 with gradio.Tab("Webcam"):
                     # To mirror or mute a clip, Gradio would need the program ffmpeg.
                     webcam = gradio.Video(
@@ -156,14 +158,47 @@ def build_page(detector: Detector, samples: Mapping[Path, str]) -> "gradio.Block
                         gradio.Button(text, size="sm", min_width=150) for text in samples.values()
                     ]
             with gradio.Column(scale=3):
-                answer = gradio.HTML(WAITING, elem_id="answer", js_on_load=ANNOUNCE)
-        shared: dict[str, Any] = {"api_visibility": "private", "concurrency_id": "check"}
-        file.upload(check_and_delete, file, [answer, file], show_progress_on=answer, **shared)
-        webcam.stop_recording(
-            check_and_delete, webcam, [answer, webcam], show_progress_on=answer, **shared
-        )
+                verdict = gradio.HTML(WAITING, elem_id="verdict", js_on_load=ANNOUNCE)
+                video = gradio.Video(label="Annotated video", show_label=False, visible=False)
+                people = gradio.HTML(elem_id="people")
+
+        def check(path: Path, request: gradio.Request) -> Iterator[dict]:
+            target = drawn.replace(request.session_hash, path)
+            for step in _check(detector, path, target):
+                shown = gradio.Video(step.video, visible=step.video is not None)
+                yield {verdict: step.verdict, people: step.people, video: shown}
+
+        def check_upload(upload: str | None, request: gradio.Request) -> Iterator[dict]:
+            if upload is None:  # a recording that was discarded
+                return
+            try:
+                yield from check(Path(upload), request)
+                yield {file: None, webcam: None}
+            finally:
+                _delete(Path(upload))
+
+        def make_check(sample: Path) -> Callable[[gradio.Request], Iterator[dict]]:
+            def check_sample(request: gradio.Request) -> Iterator[dict]:
+                yield from check(sample, request)
+
+            return check_sample
+
+        def forget(request: gradio.Request) -> None:
+            drawn.delete(request.session_hash)
+
+        shared: dict[str, Any] = {
+            "api_visibility": "private",
+            "concurrency_id": "check",
+            "outputs": [verdict, video, people, file, webcam],
+            "show_progress": "minimal",
+            "show_progress_on": verdict,
+            "trigger_mode": "multiple",
+        }
+        file.upload(check_upload, file, **shared)
+        webcam.stop_recording(check_upload, webcam, **shared)
         for button, sample in zip(buttons, samples, strict=True):
-            button.click(make_check(sample), None, answer, **shared)
+            button.click(make_check(sample), **shared)
+        page.unload(forget)
     return page.queue(max_size=QUEUE, default_concurrency_limit=1)
 
 
@@ -176,33 +211,73 @@ def _find_samples() -> dict[Path, str]:
     return {SAMPLES / name: f"{name} ({row['label']})" for name, row in json.loads(text).items()}
 
 
-def _check(detector: Detector, path: Path, progress: Callable[..., None]) -> Iterator[str]:
-    """Yield what is known of a file, each time as the whole answer."""
-    with _WatchedDecoders(progress) as decoders:
-        result = detector.replica(detector.device, decoders).predict(path)
-        yield render_answer(result)
-        if result.tracks:
-            progress(None, desc="Cutting out the faces")
-            yield render_answer(result, cut_faces(path, result, decoders))
+class _Step(NamedTuple):
+    """What the page shows at one time: HTML, and an annotated video."""
+
+    verdict: str
+    people: str = ""
+    video: Path | None = None
 
 
-class _WatchedDecoders(DecoderPool):
-    """Shows how far it has come in reading a video.
+def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
+    """Check a file and yield what is known of it so far; the annotated video goes to `target`."""
+    result = yield from _predict(detector, path)
+    verdict, people = render_verdict(result), render_people(result)
+    if result.frames_sampled <= 1 or not result.tracks:  # an image, or nobody to show
+        yield _Step(verdict, people)
+        return
+    yield _Step(verdict + render_note("Drawing the annotated video ..."), people)
+    try:
+        annotate(path, result, target)
+    except (DfdetectError, OSError) as error:  # the verdict stands
+        LOGGER.warning("no annotated video: %s", error)
+        yield _Step(verdict + render_note("The annotated video could not be drawn."), people)
+    else:
+        yield _Step(verdict, people, target)
 
-    Args:
-        progress: Called with (frames read, frames wanted) and `desc`, a text.
-    """
 
-    def __init__(self, progress: Callable[..., None]):
+def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResult]:
+    """Yield how many frames have been looked at, and return the result."""
+    counts: SimpleQueue[int | None] = SimpleQueue()
+    # If nobody waits for the result any more, the decoders are closed first, which ends the job.
+    with ThreadPoolExecutor(1) as thread, _CountingDecoders(counts.put) as decoders:
+        replica = detector.replica(detector.device, decoders)
+        job = thread.submit(replica.predict, path, heat_maps=HEAT_MAPS)
+        job.add_done_callback(lambda _: counts.put(None))
+        for count in iter(counts.get, None):
+            yield _Step(render_note(f"Looking at frame {count} of {detector.frames} ..."))
+        return job.result()
+
+
+class _CountingDecoders(DecoderPool):
+    """Calls a function with the number of frames that have been read of a video, for each one."""
+
+    def __init__(self, on_frame: Callable[[int], None]):
         super().__init__()
-        self.progress = progress
+        self.on_frame = on_frame
 
-    def read_frames(
-        self, path: str | Path, num_frames: int = DEFAULT_FRAMES, **options: Any
-    ) -> Iterator[Frame]:
-        for number, frame in enumerate(super().read_frames(path, num_frames, **options), start=1):
-            self.progress((number, num_frames), desc="Looking at frames")
+    def read_frames(self, path: str | Path, *options: Any, **named: Any) -> Iterator[Frame]:
+        for number, frame in enumerate(super().read_frames(path, *options, **named), start=1):
+            self.on_frame(number)
             yield frame
+
+
+class _AnnotatedVideos:
+    """The annotated video that each open page shows, in a folder of its own."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = folder
+        self.shown: dict[str | None, Path] = {}
+
+    def replace(self, session: str | None, video: Path) -> Path:
+        """Delete the one that a page shows; return where the next one goes."""
+        self.delete(session)
+        self.shown[session] = Path(tempfile.mkdtemp(dir=self.folder))
+        return self.shown[session] / f"{video.stem}-annotated.mp4"
+
+    def delete(self, session: str | None) -> None:
+        if session in self.shown:
+            shutil.rmtree(self.shown.pop(session), ignore_errors=True)
 
 
 def _delete(upload: Path) -> None:

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from time import monotonic, sleep
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -53,15 +54,23 @@ def bring_loopback_up() -> None:
 def upload(page: Page, file: Path) -> str:
     """Upload a file and return the text of the answer, once the page is ready for another one."""
     page.set_input_files("input[type=file]", file)
-    page.wait_for_selector(f"#answer .file:text-is('{file.name}')", timeout=WAIT)
+    page.wait_for_selector(f"#verdict .file:text-is('{file.name}')", timeout=WAIT)
     page.wait_for_selector("input[type=file]", state="attached", timeout=WAIT)
-    return page.inner_text("#answer")
+    return page.inner_text("#verdict")
 
 
 def files_left(folder: Path) -> list[str]:
     """Files in the app's folder that are not empty."""
     found = (file for place in folder.glob("dfdetect-*") for file in place.rglob("*"))
     return [str(file) for file in found if file.is_file() and file.stat().st_size]
+
+
+def wait_until_none_left(folder: Path, seconds: float = 60) -> list[str]:
+    """Wait until the app's folder is empty, and return what is left after some time."""
+    end = monotonic() + seconds
+    while (left := files_left(folder)) and monotonic() < end:
+        sleep(0.5)
+    return left
 
 
 def main(folder: Path, good: Path, broken: Path) -> None:
@@ -88,14 +97,19 @@ def main(folder: Path, good: Path, broken: Path) -> None:
                 page.on("pageerror", lambda error: faults.append(str(error)))
                 page.goto(url)
                 seen["answers"] = [upload(page, file) for file in (good, broken, good)]
-                page.wait_for_selector("#answer .faces img", timeout=WAIT)
+                seen["people"] = page.inner_text("#people")
+                seen["heat_maps"] = page.locator("#people .faces img").count()
+                page.wait_for_function("document.querySelector('video')?.duration", timeout=WAIT)
                 for width in (1200, 400):
                     page.set_viewport_size({"width": width, "height": 900})
                     page.screenshot(path=folder / f"{width}.png", full_page=True)
                     wide = page.evaluate("document.documentElement.scrollWidth")
                     seen[f"scroll_{width}"] = wide
-                seen["files_left"] = files_left(folder)
+                seen["kept_while_shown"] = files_left(folder)
+                page.set_input_files("input[type=file]", good)
+                page.wait_for_selector("#verdict .note:has-text('frame')", timeout=WAIT)
                 browser.close()
+                seen["kept_afterwards"] = wait_until_none_left(folder)
         finally:
             app.send_signal(signal.SIGINT)
             seen["status"] = app.wait(60)

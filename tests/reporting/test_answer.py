@@ -1,10 +1,11 @@
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from dfdetect import OperatingPoints, Status, TrackResult, Verdict, VideoResult
-from dfdetect.reporting.answer import render_answer
+from dfdetect import HeatMap, OperatingPoints, Status, TrackResult, Verdict, VideoResult
+from dfdetect.reporting.answer import render_people, render_verdict
 
 POINTS = OperatingPoints(uncertain=0.4, fake=0.8)
 TRACK = TrackResult(0.9, [0.0, 1.0, 2.0], [(0.0, 0.0, 9.0, 9.0)] * 3, [0.2, 0.9, 0.5])
@@ -36,7 +37,7 @@ class Reader(HTMLParser):
 
 
 def result(**fields):
-    return VideoResult(path=None, name="<clip>.mp4", tracks=[TRACK], **fields)
+    return VideoResult(path=None, name="<clip>.mp4", tracks=[TRACK], frames_sampled=3, **fields)
 
 
 def judged(verdict, probability, **fields):
@@ -51,39 +52,47 @@ def judged(verdict, probability, **fields):
         (Verdict.REAL, 0.1, ["Real", "95 % of the REAL videos stayed at or below 0.40"]),
     ],
 )
-def test_render_answer_explains_the_verdict(verdict, probability, words):
-    answer = Reader(render_answer(judged(verdict, probability)))
+def test_render_verdict_explains_the_verdict(verdict, probability, words):
+    answer = Reader(render_verdict(judged(verdict, probability)))
     assert [word for word in words if word not in answer.text] == []
     assert f"{probability:.2f}" in answer.text
     assert "never proof" in answer.text
     assert "<clip>.mp4" in answer.text
 
 
-def test_render_answer_without_thresholds_gives_no_verdict():
-    answer = Reader(render_answer(result(probability=0.9)))
+def test_render_verdict_without_thresholds_gives_no_verdict():
+    answer = Reader(render_verdict(result(probability=0.9)))
     assert "No verdict" in answer.text
     assert "0.90" in answer.text
 
 
-def test_render_answer_without_score_gives_the_reason():
+def test_render_verdict_without_score_gives_the_reason():
     broken = VideoResult.without_score(None, "<clip>.mp4", Status.UNREADABLE_VIDEO, "is <empty>")
-    answer = Reader(render_answer(broken))
+    answer = Reader(render_verdict(broken))
     assert "not a readable video (is <empty>)" in answer.text
 
 
-def test_render_answer_shows_warnings_and_people():
-    strip = [(time, np.zeros((8, 8, 3), np.uint8)) for time in (0.5, 1.5)]
+def test_render_verdict_shows_warnings():
     found = judged(Verdict.FAKE, 0.9, warnings=("The faces are <small>.",))
-    answer = Reader(render_answer(found, [strip]))
-    assert "The faces are <small>." in answer.text
-    assert "Most suspicious at 1.0 s (0.90), 2.0 s (0.50)" in answer.text
-    assert answer.pictures == [
-        "P(FAKE) from 0.0 to 2.0 s, between 0.20 and 0.90",
-        *("Face at 0.5 s", "Face at 1.5 s"),
+    assert "The faces are <small>." in Reader(render_verdict(found)).text
+
+
+def test_render_people_shows_moments_curve_and_heat_maps():
+    heat_map = HeatMap(1.0, np.zeros((8, 8, 3), np.uint8), np.ones((2, 2), np.float32))
+    track = replace(TRACK, heat_maps=[heat_map])
+    people = Reader(render_people(replace(judged(Verdict.FAKE, 0.9), tracks=[track])))
+    assert "Seen from 0:00.0 to 0:02.0" in people.text
+    assert "Most suspicious at 0:01.0 (0.90), 0:02.0 (0.50)" in people.text
+    assert people.pictures == [
+        "P(FAKE) from 0:00.0 to 0:02.0, between 0.20 and 0.90",
+        *("Face at 0:01.0", "Heat map of the face at 0:01.0"),
     ]
 
 
-def test_render_answer_draws_no_curve_of_one_frame():
+def test_render_people_of_an_image_has_no_times():
     track = TrackResult(0.9, [0.0], [(0.0, 0.0, 9.0, 9.0)], [0.9])
-    image = VideoResult(path=None, name="a.jpg", probability=0.9, tracks=[track])
-    assert "<svg" not in render_answer(image)
+    image = VideoResult(path=None, name="a.jpg", probability=0.9, tracks=[track], frames_sampled=1)
+    html = render_people(image)
+    assert "Person 1: P(FAKE) 0.90" in Reader(html).text
+    assert "<svg" not in html
+    assert "0:00" not in html

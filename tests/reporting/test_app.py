@@ -1,8 +1,11 @@
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,6 +47,33 @@ def test_serve_app_names_a_port_that_is_taken():
 
 
 @needs_gradio
+@pytest.mark.slow
+def test_serve_app_serves_this_machine_only_and_leaves_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("no_proxy", "example.org")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with serve_app(device="cpu") as url:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        assert len(list(tmp_path.iterdir())) == 1
+        for host, status in ((f"127.0.0.1:{port}", 200), (f"elsewhere.example:{port}", 400)):
+            connection = HTTPConnection("127.0.0.1", port)
+            connection.request("GET", "/", headers={"Host": host})
+            answer = connection.getresponse()
+            assert answer.status == status
+            if status == 200:
+                assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    assert list(tmp_path.iterdir()) == []
+    assert os.environ["no_proxy"] == "example.org"
+
+
+@needs_gradio
+@pytest.mark.parametrize(("host", "warns"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_serve_app_warns_of_a_page_that_others_can_use(host, warns, caplog):
+    with pytest.raises(ArgumentError, match="frames"), serve_app(host=host, frames=0):
+        pass
+    assert ("no password" in caplog.text) == warns
+
+
+@needs_gradio
 @pytest.mark.skipif(find_spec("playwright") is None, reason="needs playwright")
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
 @pytest.mark.browser
@@ -59,7 +89,7 @@ def test_in_a_browser_the_page_answers_and_keeps_nothing(offline, sample_data, t
     command += [str(tmp_path), str(good), str(broken)]
     if offline:
         command = [*OFFLINE, *command, "--offline"]
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=400, check=True)
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=900, check=True)
     seen = json.loads(run.stdout)
     first, reason, second = seen["answers"]
     assert "P(FAKE)" in first
@@ -71,7 +101,10 @@ def test_in_a_browser_the_page_answers_and_keeps_nothing(offline, sample_data, t
     assert "ASKED FOR" not in seen["stderr"]
     assert "Traceback" not in seen["stderr"]
     assert seen["faults"] == []
-    assert seen["files_left"] == []
+    assert "Person 1: P(FAKE)" in seen["people"]
+    assert seen["heat_maps"] >= 2
+    assert [Path(file).name for file in seen["kept_while_shown"]] == [f"{good.stem}-annotated.mp4"]
+    assert seen["kept_afterwards"] == [], "of an upload whose page was closed"
     assert seen["folders_left"] == []
     assert seen["status"] == 130
     for width in (1200, 400):
