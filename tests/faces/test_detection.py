@@ -15,7 +15,7 @@ def face_detector():
 
 @pytest.fixture(scope="module")
 def face(sample_data):
-    frame = next(read_frames(sample_data / "train_sample_videos" / "ajqslcypsw.mp4", 1))
+    frame = next(read_frames(sample_data / "test_videos" / "gpsxfxrjrr.mp4", 1))
     return frame.image
 
 
