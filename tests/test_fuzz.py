@@ -24,8 +24,8 @@ MUTATIONS = st.lists(
     min_size=1,
     max_size=5,
 )
-# Cases of `fuzz.py clips`, one a status. In the first, FFmpeg asks for gigabytes. They depend on the
-# bytes of the sample videos: where these change, look for others.
+# Cases of `fuzz.py clips`, one a status. In the first, FFmpeg asks for gigabytes.
+# They depend on the bytes of the sample videos: where these change, look for others.
 FOUND = {
     58730: Status.DECODER_OUT_OF_MEMORY,
     431: Status.NO_DECODER,
