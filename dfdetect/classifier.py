@@ -15,6 +15,7 @@ from dfdetect.faces.clips import make_clip, windows
 from dfdetect.models.activation_maps import activation_maps
 from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
+from dfdetect.runtime.engines import EngineNetwork
 
 # Inputs in a batch; a CPU's caches hold few.
 GPU_BATCH, CPU_BATCH = 64, 8
@@ -28,14 +29,19 @@ class Classifier:
         model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
         spec: How to feed the model and how to read its logits.
         device: Where the model computes.
+        engine: What computes it on a CPU, as in `choose_engine`.
     """
 
-    def __init__(self, model: nn.Module, spec: ModelSpec, device: torch.device):
+    def __init__(
+        self, model: nn.Module, spec: ModelSpec, device: torch.device, engine: str = "torch"
+    ):
         self.spec = spec
         self.device = device
         self.half = has_fast_half(device)
         model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        example = torch.zeros(spec.input_shape, device=device)
+        self.network = EngineNetwork(self.model, example, (0,), engine, self.half)
 
     def frame_logits(
         self,
@@ -156,7 +162,7 @@ class Classifier:
     def _forward(self, inputs: Sequence[torch.Tensor]) -> list[float]:
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):
-            return self.model(self.spec.normalise(images))[:, 0].float().tolist()
+            return self.network(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
         """The calibrated activation maps of each input, of shape (time, rows, columns), or None."""

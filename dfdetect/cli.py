@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 
 from dfdetect import __version__
-from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, SPLITS
+from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, ENGINES, SPLITS
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import CHOICES, TrainConfig, recipe
 
@@ -208,6 +208,15 @@ def _add_detector_options(
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
+def _add_engine_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="what computes the networks on a CPU (default: the fastest that is installed)",
+    )
+
+
 def _add_cluster_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--cluster",
@@ -233,6 +242,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     )
     detector = parser.add_argument_group("detector")
     _add_detector_options(detector)
+    _add_engine_option(detector)
     shown = parser.add_argument_group("what is printed")
     shown.add_argument(
         "--json", action="store_true", help="print a JSON object a video, all of it on one line"
@@ -491,7 +501,9 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         commands, "bench", _bench, "Time the scoring of videos, and two references for comparison."
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
-    _add_detector_options(parser.add_argument_group("detector"))
+    detector = parser.add_argument_group("detector")
+    _add_detector_options(detector)
+    _add_engine_option(detector)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--plan",
@@ -712,6 +724,7 @@ def _bench(
     plan: list[str] | None,
     frames: int,
     device: str,
+    engine: str,
     **options: object,
 ) -> None:
     from dfdetect.benchmark import projection
@@ -719,7 +732,7 @@ def _bench(
 
     wanted = None if plan is None else projection.parse_plan(*plan)
     common = {"frames": frames, "device": device, "progress": True}
-    result = bench(paths, **common, **options)
+    result = bench(paths, engine=engine, **common, **options)
     planned = None
     if wanted is not None:
         videos, nodes = wanted

@@ -11,3 +11,5 @@ TRACK_AGGREGATIONS = ("max", "pooled", "agreement")
 SPLITS = ("train", "val", "test")
 # Ways to damage crops before they are measured.
 DEGRADATIONS = ("jpeg", "half", "dark")
+# What computes the networks; `auto` is the fastest one that is installed.
+ENGINES = ("auto", "torch", "openvino", "onnxruntime")

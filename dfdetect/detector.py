@@ -29,6 +29,7 @@ from dfdetect.models.activation_maps import average_maps
 from dfdetect.results import HeatMap, OperatingPoints, Status, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
 from dfdetect.runtime.device import choose_device, has_fast_half
+from dfdetect.runtime.engines import AUTO
 from dfdetect.runtime.executor import Executor, prefetch
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
@@ -60,6 +61,7 @@ class Detector:
         face_detector: Finds the faces; None for MTCNN.
         fallback_face_detector: Searches once more where no face was found; None for none, or for a
             more sensitive MTCNN if `face_detector` is None, too.
+        engine: What computes the networks on a CPU, as in `load_detector`.
 
     Example:
         >>> detector = load_detector()
@@ -77,6 +79,7 @@ class Detector:
         *,
         face_detector: FaceDetector | None = None,
         fallback_face_detector: FaceDetector | None = None,
+        engine: str = AUTO,
     ):
         self.spec = spec
         self.device = device
@@ -84,15 +87,17 @@ class Detector:
         self.decoders = DecoderPool() if decoders is None else decoders
         models = model if isinstance(model, nn.ModuleList) else [model]
         self.classifiers = [
-            Classifier(*pair, device) for pair in zip(models, spec.members, strict=True)
+            Classifier(*pair, device, engine) for pair in zip(models, spec.members, strict=True)
         ]
         self._given = {
             "face_detector": face_detector,
             "fallback_face_detector": fallback_face_detector,
+            "engine": engine,
         }
         if face_detector is None:
-            face_detector = MTCNNDetector(device)
-            fallback_face_detector = fallback_face_detector or MTCNNDetector.high_recall(device)
+            face_detector = MTCNNDetector(device, engine=engine)
+            fallback = MTCNNDetector.high_recall(device, engine)
+            fallback_face_detector = fallback_face_detector or fallback
         self.face_detector = face_detector
         self.fallback_face_detector = fallback_face_detector
 
@@ -323,7 +328,7 @@ class Detector:
             if not len(clip):
                 raise ArgumentError(f"clip {number}: no crops")
             crops = [
-                [_to_input(crop, number, member.input_size) for crop in clip]
+                [_to_input(crop, number, member.crop_format) for crop in clip]
                 for member in self.spec.members
             ]
             maps = self._mean_maps(crops, range(len(clip)))
@@ -452,7 +457,10 @@ class Detector:
 
 
 def load_detector(
-    weights: Weights = None, device: str = "auto", frames: int = DEFAULT_FRAMES
+    weights: Weights = None,
+    device: str = "auto",
+    frames: int = DEFAULT_FRAMES,
+    engine: str = AUTO,
 ) -> Detector:
     """Load a detector; nothing is downloaded.
 
@@ -462,11 +470,14 @@ def load_detector(
             their calibrated logits counts, and the aggregation is that of the first.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
+        engine: What computes the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or `auto`
+            for the fastest of them that is installed. Their answers are the same except for
+            rounding.
 
     Raises:
         FileNotFoundError: There are no such weights.
         CheckpointError: The file is no usable checkpoint.
-        ArgumentError: The device does not work, or `frames` is below 1.
+        ArgumentError: The device or the engine does not work, or `frames` is below 1.
 
     Example:
         >>> detector = load_detector(device="cpu")
@@ -477,7 +488,7 @@ def load_detector(
         raise ArgumentError(f"frames must be at least 1, not {frames}")
     frames = int(frames)  # a numpy integer has no place in JSON
     model, spec = load_ensemble(find_all_weights(weights))
-    return Detector(model, spec, choose_device(device), frames)
+    return Detector(model, spec, choose_device(device), frames, engine=engine)
 
 
 def has_failed(result: VideoResult) -> bool:

@@ -53,6 +53,7 @@ def predict(
     weights: Weights = None,
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
+    engine: str = "auto",
     details: str | Path | None = None,
     prior: float = DEFAULT_PRIOR,
     time_budget: str | float | None = None,
@@ -81,6 +82,7 @@ def predict(
         weights: As in `load_detector`.
         frames: Number of frames sampled from each video.
         device: As in `load_detector`.
+        engine: As in `load_detector`.
         details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
         prior: P(FAKE) for videos without a score in a submission, strictly between 0 and 1.
         time_budget: Seconds, or text such as `8h30m`, from this call to its end. If the time is too
@@ -137,7 +139,7 @@ def predict(
         from dfdetect.detector import load_detector
         from dfdetect.runtime.executor import Executor
 
-        detector = load_detector(checkpoints, device if cluster is None else "cpu", frames)
+        detector = load_detector(checkpoints, device if cluster is None else "cpu", frames, engine)
         executor = Executor(device, cluster)  # last: it is to be closed from here on
     make_worker = partial(_make_scorer, detector, cluster is None or asks_for_frames)
     with executor:

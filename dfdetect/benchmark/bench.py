@@ -1,7 +1,8 @@
 """Measure the time per video, and compare it with two references on the same videos."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,15 +14,18 @@ import torch
 from tqdm import tqdm
 
 from dfdetect.checkpoints.weights import Weights
-from dfdetect.defaults import DEFAULT_FRAMES
+from dfdetect.defaults import DEFAULT_FRAMES, ENGINES
 from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.faces.geometry import interpolate_box, iou
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.results import Box, Status, TrackResult, VideoResult
-from dfdetect.runtime.device import available_cores
+from dfdetect.runtime.device import available_cores, choose_device
+from dfdetect.runtime.engines import AUTO, TORCH, choose_engine, is_installed
+from dfdetect.runtime.executor import Executor
 from dfdetect.video.discovery import find_videos
+from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame, VideoError, pick_evenly
 
 # Minimum number of videos per core to time; fewer videos are scored repeatedly. In a short run, the
@@ -42,6 +46,10 @@ class BenchResult:
         videos: Number of videos.
         seconds_per_video: Time per video, with several videos at a time.
         stages: Seconds that each video spends in each stage meanwhile, by name.
+        engine: What computed the networks.
+        engines: Time per video with each engine that is installed, by name.
+        decode_seconds_per_video: Time per video for decoding its sampled frames alone, with several
+            videos at a time: nothing else that is done to them makes this shorter.
         read_seconds_per_video: Time per video in which OpenCV reads every frame and does nothing
             else.
         reference_seconds_per_video: Time per video of the pipeline of the challenge's winner.
@@ -58,6 +66,9 @@ class BenchResult:
     videos: int
     seconds_per_video: float
     stages: Mapping[str, float]
+    engine: str
+    engines: Mapping[str, float]
+    decode_seconds_per_video: float
     read_seconds_per_video: float
     reference_seconds_per_video: float
     face_agreement: float | None
@@ -100,10 +111,13 @@ class BenchResult:
         projections = ", ".join(
             f"{self.projected_seconds(count) / 60:.1f} min for {count}" for count in PROJECTED
         )
+        engines = ", ".join(f"{name} {value:.2f}" for name, value in self.engines.items())
         lines = [
             f"{_count(self.videos, 'video')}, {self.seconds_per_video:.2f} s each "
             f"({self.videos_per_second:.2f} per second): {projections}",
             f"seconds per video by stage, with several videos at a time: {stages}",
+            f"decoding alone: {self.decode_seconds_per_video:.2f} s",
+            f"seconds per video by engine ({self.engine} is used): {engines}",
             f"OpenCV, reading every frame: {self.read_seconds_per_video:.2f} s; "
             f"dfdetect takes {self.ratio_to_read:.2f} times as long",
             f"pipeline of the challenge's winner: {self.reference_seconds_per_video:.2f} s; "
@@ -126,6 +140,7 @@ def bench(
     weights: Weights = None,
     frames: int = DEFAULT_FRAMES,
     device: str = "auto",
+    engine: str = AUTO,
     progress: bool = False,
 ) -> BenchResult:
     """Measure the time per video, and compare it with two references.
@@ -143,6 +158,8 @@ def bench(
         weights: As in `load_detector`.
         frames: Number of frames sampled from each video.
         device: As in `load_detector`.
+        engine: As in `load_detector`; with `auto`, the other engines that are installed are timed
+            too.
         progress: Show progress bars.
 
     Raises:
@@ -154,13 +171,17 @@ def bench(
     """
     videos = list(find_videos([paths] if isinstance(paths, str | Path) else paths).values())
     idle = _peak_memory()
-    detector = load_detector(weights, device, frames)
-    # The first run chooses and compiles kernels.
-    if not any(detector.predict(video).tracks for video in videos):
-        raise InputError(f"{videos[0].parent}: no video here can be scored")
+    detector = _warm_detector(weights, device, frames, engine, videos)
     scores, seconds = _time_pipeline(detector, videos, progress)
     whole = _peak_memory()
     peak = None if idle is None or whole is None else whole - idle
+    decode = _time_decoding(detector, videos)
+    used = choose_engine(engine, detector.device)
+    engines = {used: seconds}
+    for other in ENGINES[1:] if engine == AUTO else ():
+        if other != used and is_installed(other) and detector.device.type == "cpu":
+            twin = _warm_detector(weights, device, frames, other, videos)
+            engines[other] = _time_pipeline(twin, videos, progress)[1]
     read = _time_each(videos, _read_all, "read", progress)[1]
     winner = _Reference(detector)
     winner.predict_file(videos[0])
@@ -172,6 +193,9 @@ def bench(
         videos=len(videos),
         seconds_per_video=seconds,
         stages={stage: float(value) for stage, value in stages.items()},
+        engine=used,
+        engines=engines,
+        decode_seconds_per_video=decode,
         read_seconds_per_video=read,
         reference_seconds_per_video=reference,
         face_agreement=face_agreement(scores, followed),
@@ -197,7 +221,9 @@ class _Reference(Detector):
     """The pipeline of the challenge's winner, with this package's model and aggregation."""
 
     def __init__(self, detector: Detector):
-        super().__init__(detector.model, detector.spec, detector.device, detector.frames)
+        super().__init__(
+            detector.model, detector.spec, detector.device, detector.frames, engine=TORCH
+        )
         for classifier in self.classifiers:
             classifier.half = False
         self.face_detectors: dict[int, MTCNNDetector] = {}
@@ -224,18 +250,52 @@ class _Reference(Detector):
         return tracks, len(frames)
 
 
+def _warm_detector(
+    weights: Weights, device: str, frames: int, engine: str, videos: Sequence[Path]
+) -> Detector:
+    """A detector that has scored the videos once: that chooses and compiles kernels."""
+    chosen = choose_engine(engine, choose_device(device))
+    detector = load_detector(weights, device, frames, chosen)
+    if not any(detector.predict(video).tracks for video in videos):
+        raise InputError(f"{videos[0].parent}: no video here can be scored")
+    return detector
+
+
+def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
+    """Seconds a video for decoding its sampled frames, several videos at a time."""
+    many = _in_rounds(videos)
+
+    def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
+        def decode(path: Path) -> int:
+            with suppress(VideoError):
+                return sum(1 for _ in decoders.read_frames(path, detector.frames))
+            return 0
+
+        return decode
+
+    start = perf_counter()
+    with Executor(detector.device) as executor:
+        for _ in executor.map(make_worker, many):
+            pass
+    return (perf_counter() - start) / len(many)
+
+
+def _in_rounds(videos: Sequence[Path]) -> list[Path]:
+    """The videos as often as it takes to time them well."""
+    return list(videos) * -(-LEAST_VIDEOS * available_cores() // len(videos))
+
+
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
 ) -> tuple[list[VideoResult], float]:
     """Return the results of the videos, repeated in rounds, and the seconds per video."""
-    rounds = -(-LEAST_VIDEOS * available_cores() // len(videos))
-    many = videos * rounds
+    many = _in_rounds(videos)
     start = perf_counter()
     scores = list(
         tqdm(
             detector.predict_videos(many),
             total=len(many),
-            desc=f"dfdetect, {_count(rounds, 'round')}",
+            desc=f"dfdetect, {_count(len(many) // len(videos), 'round')}",
             unit="video",
             disable=not progress,
         )

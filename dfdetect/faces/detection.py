@@ -12,6 +12,7 @@ from torch import nn
 
 from dfdetect.results import Box
 from dfdetect.runtime.device import split_on_oom
+from dfdetect.runtime.engines import EngineNetwork
 
 # Maximum number of pixels of shrunk frames in a batch.
 BATCH_PIXELS = 8 * 2**20
@@ -48,6 +49,7 @@ class MTCNNDetector:
         max_side: Frames are shrunk until their longer side has at most this many pixels.
         min_face: Height of the smallest face to find, in pixels of the shrunk frame.
         thresholds: Minimum confidence of each of the three stages, 0 to 1.
+        engine: What computes its networks on a CPU, as in `choose_engine`.
 
     Example:
         >>> face_detector = MTCNNDetector(torch.device("cpu"))
@@ -61,19 +63,23 @@ class MTCNNDetector:
         max_side: int = 960,
         min_face: int = 24,
         thresholds: tuple[float, float, float] = (0.6, 0.7, 0.9),
+        engine: str = "torch",
     ):
         self.max_side = max_side
         self.min_face = min_face
         self.network = MTCNN(
             keep_all=True, min_face_size=min_face, thresholds=list(thresholds), device=device
         ).to(memory_format=torch.channels_last)
-        self.network.rnet = _InParts(self.network.rnet)
-        self.network.onet = _InParts(self.network.onet)
+        stages = (("pnet", 64, (0, 2, 3)), ("rnet", 24, (0,)), ("onet", 48, (0,)))
+        for name, side, varying in stages:
+            example = torch.zeros(1, 3, side, side, device=device)
+            stage = EngineNetwork(getattr(self.network, name), example, varying, engine)
+            setattr(self.network, name, stage if name == "pnet" else _InParts(stage))
 
     @classmethod
-    def high_recall(cls, device: torch.device) -> "MTCNNDetector":
+    def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
         """Return a detector of dark, small and turned faces, which is slower and less precise."""
-        return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7))
+        return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7), engine=engine)
 
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None

@@ -41,6 +41,8 @@ def test_bench_measures_all_that_is_promised(sample_data, capsys):
     assert result["videos"] == 2
     assert set(result["stages"]) == {"decode", "detect", "crop", "classify", "wait"}
     assert min(result["stages"].values()) >= 0
+    assert 0 < result["decode_seconds_per_video"] < result["seconds_per_video"]
+    assert result["engines"][result["engine"]] == result["seconds_per_video"]
     ratio = result["seconds_per_video"] / result["reference_seconds_per_video"]
     assert result["ratio_to_reference"] == pytest.approx(ratio)
     assert result["projected_seconds_400"] == pytest.approx(400 * result["seconds_per_video"])
@@ -54,6 +56,9 @@ def test_bench_result_follows_from_what_was_timed():
         videos=2,
         seconds_per_video=0.5,
         stages={"decode": 0.1},
+        engine="torch",
+        engines={"torch": 0.5},
+        decode_seconds_per_video=0.1,
         read_seconds_per_video=0.25,
         reference_seconds_per_video=2.0,
         face_agreement=None,
@@ -70,6 +75,7 @@ def test_bench_result_follows_from_what_was_timed():
     assert set(result.to_dict()) >= KEYS
     assert result.to_dict()["projected_seconds_400"] == 200
     text = str(result)
+    assert "by engine (torch is used): torch 0.50" in text
     assert "dfdetect takes 2.00 times as long" in text
     assert "none found" in text
     assert "peak memory" not in text

@@ -77,13 +77,13 @@ def test_candidates_are_looked_at_in_parts(real_clip, monkeypatch):
     expected = face_detector.detect(images)
     assert all(expected)
     sizes = []
-    forward = type(face_detector.network.rnet.stage).forward
+    forward = type(face_detector.network.rnet.stage.network).forward
 
     def note(self, candidates):
         sizes.append(len(candidates))
         return forward(self, candidates)
 
-    monkeypatch.setattr(type(face_detector.network.rnet.stage), "forward", note)
+    monkeypatch.setattr(type(face_detector.network.rnet.stage.network), "forward", note)
     monkeypatch.setattr("dfdetect.faces.detection.CANDIDATES", 3)
     for found, boxes in zip(face_detector.detect(images), expected, strict=True):
         assert np.allclose(found, boxes, atol=0.01)

@@ -1,0 +1,245 @@
+"""Engines: programs that compute a network on a CPU, torch among them.
+
+The others are optional: `pip install 'dfdetect[fast]'` brings OpenVINO, which takes half the time
+of torch for the classifiers here, with the same answers except for rounding; ONNX Runtime lies
+between the two. On a GPU torch computes.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock, local
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfdetect.defaults import ENGINES
+from dfdetect.errors import ArgumentError
+from dfdetect.runtime.device import available_cores
+
+AUTO, TORCH = ENGINES[:2]
+# The fastest comes first.
+PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"], "torch": ["torch"]}
+# Absolute and relative difference of answers that still count as the same.
+SAME = 1e-3
+SAME_IN_BFLOAT16 = 5e-2
+# Compiling takes seconds. With `auto`, torch computes what a few videos need.
+PAYS_AFTER = 40
+# Kernels for so many input sizes are kept: the face detector sees images of many sizes.
+KEPT_KERNELS = 256
+LOGGER = logging.getLogger(__name__)
+
+Compute = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def choose_engine(engine: str, device: torch.device) -> str:
+    """Turn `auto`, or the name of an engine, into the name of an engine that is installed.
+
+    Args:
+        engine: `torch`, `openvino`, `onnxruntime` or `auto`: the fastest of these that is there.
+        device: Where the networks compute.
+
+    Raises:
+        ArgumentError: The engine is unknown or not installed, or the device is no CPU.
+
+    Example:
+        >>> choose_engine("torch", torch.device("cpu"))
+        'torch'
+    """
+    if engine not in ENGINES:
+        raise ArgumentError(f"unknown engine {engine!r}: use {', '.join(ENGINES)}")
+    if engine == AUTO:
+        usable = [name for name in PACKAGES if is_installed(name) and device.type == "cpu"]
+        return usable[0] if usable else TORCH
+    if engine == TORCH:
+        return TORCH
+    if device.type != "cpu":
+        raise ArgumentError(f"the engine {engine!r} computes on CPUs only, not on {device}")
+    if missing := _missing(engine):
+        raise ArgumentError(
+            f"the engine {engine!r} is not installed: pip install {' '.join(missing)}"
+        )
+    return engine
+
+
+class EngineNetwork(nn.Module):
+    """A network that an engine computes, to be used in the place of the network.
+
+    It is compiled when it is needed, and again in each process that it is sent to. The engine's
+    answers to one input are compared with torch's first. If they differ, or if the engine cannot
+    compile the network, torch goes on, and a warning says so.
+
+    Args:
+        network: In evaluation mode, on the CPU. It takes one float32 tensor, and returns one or a
+            tuple of several.
+        example: An input.
+        varying: Dimensions of the input whose size varies.
+        engine: As in `choose_engine`.
+        bfloat16: Whether the engine may compute in bfloat16.
+
+    Example:
+        >>> network = EngineNetwork(model, torch.zeros(1, 3, 160, 160), (0,), "openvino")
+        >>> network(torch.zeros(8, 3, 160, 160)).shape
+        torch.Size([8, 1])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        example: torch.Tensor,
+        varying: tuple[int, ...],
+        engine: str,
+        bfloat16: bool = False,
+    ):
+        super().__init__()
+        self.network = network
+        self.example = example
+        self.varying = varying
+        self.engine = choose_engine(engine, example.device)
+        self.in_bfloat16 = bfloat16
+        self.calls_left = PAYS_AFTER if engine == AUTO else 0
+        self._start()
+
+    def _start(self) -> None:
+        self.lock = Lock()
+        self.compute: Compute | None = None
+        self.usable = self.engine != TORCH
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what cannot be sent to another process."""
+        return {
+            name: value for name, value in vars(self).items() if name not in ("lock", "compute")
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._start()
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        """Compute the network's answer."""
+        if not self._ready():
+            return self.network(inputs)
+        assert self.compute is not None
+        values = self.compute(inputs.detach().float().contiguous().numpy())
+        outputs = tuple(torch.from_numpy(value) for value in values)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _ready(self) -> bool:
+        """Whether the engine computes; compiles the network if it is time to."""
+        if self.compute is not None or not self.usable:
+            return self.compute is not None
+        with self.lock:
+            if self.compute is None and self.usable:
+                self.calls_left -= 1
+                if self.calls_left < 0:
+                    self._compile()
+        return self.compute is not None
+
+    def _compile(self) -> None:
+        network = deepcopy(self.network).to(memory_format=torch.contiguous_format)
+        try:
+            with torch.autocast("cpu", enabled=False), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the converters' notes on constant shapes
+                compute = COMPILERS[self.engine](
+                    network, self.example, self.varying, self.in_bfloat16
+                )
+                problem = self._difference(compute)
+        except Exception as error:
+            # Whatever an engine raises, torch can compute the network.
+            LOGGER.debug("the engine %s failed", self.engine, exc_info=True)
+            problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        if problem:
+            self.usable = False
+            warnings.warn(
+                f"the engine {self.engine} is not used, torch computes: {problem}", stacklevel=2
+            )
+        else:
+            self.compute = compute
+
+    def _difference(self, compute: Compute) -> str:
+        """Say how the engine's answers differ from torch's; nothing if they are the same."""
+        expected = self.network(self.example)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        limit = SAME_IN_BFLOAT16 if self.in_bfloat16 else SAME
+        found = compute(self.example.contiguous().numpy())
+        if all(
+            np.allclose(one, other.float().numpy(), limit, limit)
+            for one, other in zip(found, expected, strict=True)
+        ):
+            return ""
+        return "its answers differ from torch's"
+
+
+def is_installed(engine: str) -> bool:
+    """Whether the packages of an engine are there."""
+    return not _missing(engine)
+
+
+def _missing(engine: str) -> list[str]:
+    return [name for name in PACKAGES[engine] if find_spec(name) is None]
+
+
+def _compile_openvino(
+    network: nn.Module, example: torch.Tensor, varying: tuple[int, ...], bfloat16: bool
+) -> Compute:
+    import openvino
+
+    model = openvino.convert_model(network, example_input=example)
+    shape = [-1 if number in varying else size for number, size in enumerate(example.shape)]
+    model.reshape({model.inputs[0]: openvino.PartialShape(shape)})
+    cores = available_cores()
+    compiled = openvino.Core().compile_model(
+        model,
+        "CPU",
+        {
+            # One input is computed on one core: other videos keep the other cores busy.
+            "NUM_STREAMS": cores,
+            "INFERENCE_NUM_THREADS": cores,
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+            "ENABLE_CPU_PINNING": False,
+            "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
+        },
+    )
+    of_thread = local()  # a request serves one thread
+
+    def compute(values: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(of_thread, "request"):
+            of_thread.request = compiled.create_infer_request()
+        found = of_thread.request.infer([values], share_inputs=True)
+        return [found[output] for output in compiled.outputs]
+
+    return compute
+
+
+def _compile_onnxruntime(
+    network: nn.Module, example: torch.Tensor, varying: tuple[int, ...], _: bool
+) -> Compute:
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "network.onnx")
+        torch.onnx.export(
+            network,
+            (example,),
+            str(file),
+            input_names=["input"],
+            dynamic_axes={"input": {number: f"size_{number}" for number in varying}},
+            dynamo=False,
+        )
+        model = file.read_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda values: session.run(None, {"input": values})
+
+
+COMPILERS: dict[str, Callable[..., Compute]] = {
+    "openvino": _compile_openvino,
+    "onnxruntime": _compile_onnxruntime,
+}

@@ -1,0 +1,137 @@
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dfdetect import load_detector
+from dfdetect.errors import ArgumentError
+from dfdetect.runtime import engines
+from dfdetect.runtime.engines import PAYS_AFTER, EngineNetwork, choose_engine, is_installed
+
+CPU = torch.device("cpu")
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.skipif(not is_installed(name), reason="not installed"))
+    for name in ("openvino", "onnxruntime")
+]
+
+
+class TwoAnswers(nn.Module):
+    """A convolution of images of any size, and its square."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, images):
+        answer = self.layer(images)
+        return answer, answer * answer
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return TwoAnswers().eval().to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@torch.inference_mode()
+def test_engine_network_answers_as_torch_does(network, engine):
+    fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0, 2, 3), engine)
+    for shape in ((1, 3, 16, 16), (5, 3, 24, 40), (2, 3, 8, 9)):
+        images = torch.randn(shape).to(memory_format=torch.channels_last)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it would say that torch computes
+            answers = fast(images)
+        for one, other in zip(answers, network(images), strict=True):
+            torch.testing.assert_close(one, other)
+    assert fast.compute is not None
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@torch.inference_mode()
+def test_engine_network_can_be_sent_to_another_process(network, engine):
+    fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), engine)
+    images = torch.randn(2, 3, 16, 16)
+    expected = fast(images)[0]
+    twin = pickle.loads(pickle.dumps(fast))
+    assert twin.compute is None
+    torch.testing.assert_close(twin(images)[0], expected)
+    assert twin.compute is not None
+
+
+@torch.inference_mode()
+def test_engine_network_compiles_when_it_pays(network, monkeypatch):
+    compiled = []
+    monkeypatch.setitem(engines.PACKAGES, "openvino", ["torch"])
+
+    def compile_network(network, *_):
+        compiled.append(network)
+        return lambda values: [one.numpy() for one in network(torch.from_numpy(values))]
+
+    monkeypatch.setitem(engines.COMPILERS, "openvino", compile_network)
+    fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), "auto")
+    for _ in range(PAYS_AFTER):
+        fast(torch.zeros(1, 3, 16, 16))
+    assert not compiled
+    for _ in range(3):
+        fast(torch.zeros(1, 3, 16, 16))
+    assert len(compiled) == 1
+
+
+def wrong(network, *_):
+    return lambda values: [one.numpy() + 1 for one in network(torch.from_numpy(values))]
+
+
+def failing(*_):
+    raise RuntimeError("no such operation\nand more")
+
+
+@pytest.mark.parametrize(
+    ("compile_network", "problem"),
+    [(wrong, "its answers differ from torch's"), (failing, "RuntimeError: no such operation$")],
+)
+@torch.inference_mode()
+def test_engine_network_goes_on_with_torch(network, compile_network, problem, monkeypatch):
+    monkeypatch.setitem(engines.PACKAGES, "openvino", ["torch"])
+    monkeypatch.setitem(engines.COMPILERS, "openvino", compile_network)
+    fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), "openvino")
+    images = torch.randn(2, 3, 16, 16)
+    with pytest.warns(UserWarning, match=problem):
+        answers = fast(images)
+    torch.testing.assert_close(answers[0], network(images)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        fast(images)
+
+
+def test_choose_engine_takes_the_first_that_is_installed(monkeypatch):
+    monkeypatch.setitem(engines.PACKAGES, "openvino", ["no_such_package"])
+    monkeypatch.setitem(engines.PACKAGES, "onnxruntime", ["torch"])
+    assert choose_engine("auto", CPU) == "onnxruntime"
+    monkeypatch.setitem(engines.PACKAGES, "onnxruntime", ["torch", "no_such_package"])
+    assert choose_engine("auto", CPU) == "torch"
+    assert choose_engine("auto", torch.device("cuda")) == "torch"
+
+
+def test_choose_engine_refuses_what_it_cannot_use(monkeypatch):
+    with pytest.raises(ArgumentError, match="unknown engine 'tensorrt': use auto, torch"):
+        choose_engine("tensorrt", CPU)
+    monkeypatch.setitem(engines.PACKAGES, "openvino", ["no_such_package"])
+    with pytest.raises(ArgumentError, match="not installed: pip install no_such_package"):
+        choose_engine("openvino", CPU)
+    with pytest.raises(ArgumentError, match="on CPUs only, not on cuda"):
+        choose_engine("onnxruntime", torch.device("cuda"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", OTHERS)
+def test_detector_with_another_engine_gives_the_same_result(engine, sample_data):
+    video = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    plain, fast = (load_detector(None, "cpu", 8, one).predict(video) for one in ("torch", engine))
+    assert fast.probability == pytest.approx(plain.probability, abs=1e-4)
+    for one, other in zip(fast.tracks, plain.tracks, strict=True):
+        assert one.times == other.times
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=0.5)
