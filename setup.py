@@ -73,19 +73,13 @@ setup(
         "keras": ["h5py"],
         # Another engine for the networks: half the time on a CPU.
         "fast": ["openvino>=2025.0"],
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "cluster": ["ray>=2.40,<3"],
         "docs": ["mkdocs>=1.6,<2", "mkdocstrings[python]>=1.0"],
         "test": [
             *("gradio>=6.31,<7", "h5py", "hypothesis", "ipykernel", "jsonschema>=4.18"),
-            *(
-                "mypy>=1.11",
-                "nbclient",
-                "nbval",
-                "openvino>=2025.0",
-                "playwright",
-                "psutil",
-                "pytest",
-            ),
+            *("mypy>=1.11", "nbclient", "nbval", "onnx", "onnxruntime", "onnxscript"),
+            *("openvino>=2025.0", "playwright", "psutil", "pytest"),
             *("pytest-cov", "ray>=2.40,<3", "ruff"),
         ],
     },

@@ -169,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     _add_bundle(commands)
     _add_ensemble(commands)
+    _add_export(commands)
     _add_models(commands)
     _add_app(commands)
     return parser
@@ -543,6 +544,14 @@ def _add_ensemble(commands: argparse._SubParsersAction) -> None:
     )
 
 
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands, "export", _export, "Write a detector as an ONNX file for other programs."
+    )
+    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.onnx")
+
+
 def _add_models(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "models", _models, "List installed weights and architectures.")
     parser.add_argument(
@@ -766,6 +775,12 @@ def _app(no_browser: bool, **options: object) -> None:
         if not no_browser:
             webbrowser.open(url)
         threading.Event().wait()
+
+
+def _export(**options: object) -> None:
+    from dfdetect.checkpoints.export import export_onnx
+
+    print(export_onnx(**options))
 
 
 def _models(pattern: str) -> None:

@@ -1,0 +1,184 @@
+"""A checkpoint as an ONNX file, for programs that run without torch or Python.
+
+The graph takes what a face detector cuts out and gives what can be averaged over frames, so that
+nothing between the two can be forgotten:
+
+- input `crops`: uint8 RGB of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
+  for a model of clips. The batch may have any size; the crops must already be cut and resized.
+- in the graph: normalisation, channel order, the model, calibration.
+- output `logits`: float32 of shape (batch, 1); P(FAKE) is the sigmoid.
+
+The file's metadata has `dfdetect`, the JSON object of the checkpoint's header, with the crop rule,
+mean, std, calibration and aggregation; and `input` and `output`, which say the above in words.
+"""
+
+import warnings
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from dfdetect.checkpoints.ensemble import EnsembleSpec
+from dfdetect.checkpoints.io import load_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.checkpoints.weights import find_weights
+from dfdetect.errors import ArgumentError, DfdetectError
+from dfdetect.files import atomic_path, require_writable
+
+SUFFIX = ".onnx"
+OPSET = 18
+# Largest difference of a logit from torch's that still counts as the same.
+TOLERANCE = 1e-4
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+# Batches that the file is tried with; the graph is traced with another size.
+TRIED_BATCHES = (1, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportResult:
+    """What was exported.
+
+    Attributes:
+        path: The file.
+        opset: Version of the ONNX operators.
+        input_shape: Of `crops`; `batch` stands for any number.
+        difference: Largest difference of a logit from torch's, on made-up crops.
+    """
+
+    path: Path
+    opset: int
+    input_shape: tuple[str | int, ...]
+    difference: float
+
+    def __str__(self) -> str:
+        shape = " x ".join(map(str, self.input_shape))
+        return (
+            f"{self.path}: opset {self.opset}, uint8 RGB crops {shape} -> calibrated logits; "
+            f"differs from torch by {self.difference:.1e} at most"
+        )
+
+
+class CropsToLogits(nn.Module):
+    """Normalisation, model and calibration in one.
+
+    Args:
+        model: As `load_checkpoint` gives it.
+        spec: Its specification.
+    """
+
+    def __init__(self, model: nn.Module, spec: ModelSpec):
+        super().__init__()
+        self.model = model
+        self.spec = spec
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        """uint8 RGB crops of shape (batch, 3, height, width), or clips of them -> logits."""
+        calibration = self.spec.calibration
+        return calibration.scale * self.model(self.spec.normalise(crops)) + calibration.bias
+
+
+def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> ExportResult:
+    """Write a checkpoint as an ONNX file, and compare its answers with torch's.
+
+    Args:
+        weights: As in `find_weights`.
+        out: The file to write, ending in `.onnx`.
+
+    Raises:
+        FileNotFoundError: There are no such weights.
+        CheckpointError: The file is no usable checkpoint.
+        ArgumentError: `out` has another suffix or cannot be written, or the checkpoint is an
+            ensemble.
+        DfdetectError: A package is missing, the model has an operator that ONNX lacks, or the file
+            answers differently.
+
+    Example:
+        >>> print(export_onnx("tf_efficientnet_lite0", out="lite0.onnx"))
+        lite0.onnx: opset 18, uint8 RGB crops batch x 3 x 160 x 160 -> calibrated logits; ...
+    """
+    out = Path(out)
+    if out.suffix != SUFFIX:
+        raise ArgumentError(f"{out}: the name must end in {SUFFIX}")
+    require_writable(out)
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise DfdetectError(
+            f"export needs {missing[0]}: pip install 'dfdetect[onnx]', in a clone '.[onnx]'"
+        )
+    model, spec = load_checkpoint(find_weights(weights))
+    if isinstance(spec, EnsembleSpec):
+        raise ArgumentError(
+            f"{weights}: an ensemble, whose members take crops of their own: export them one by one"
+        )
+    network = CropsToLogits(model, spec).eval()
+    with atomic_path(out) as temporary:
+        _write(network, spec, temporary)
+        difference = _compare(network, spec, temporary)
+        if not difference <= TOLERANCE:
+            raise DfdetectError(
+                f"{out}: not written: its logits would differ from torch's by {difference:.1e}, "
+                f"more than {TOLERANCE:.0e}"
+            )
+    return ExportResult(
+        path=out,
+        opset=OPSET,
+        input_shape=("batch", *spec.input_shape[1:]),
+        difference=difference,
+    )
+
+
+def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
+    import onnx
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about its own exporter
+            program = torch.onnx.export(
+                network,
+                (_made_up_crops(spec, 2),),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["crops"],
+                output_names=["logits"],
+                dynamic_shapes={"crops": {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise DfdetectError(f"{spec.architecture}: cannot be exported ({reason})") from error
+    assert program is not None
+    graph = program.model_proto
+    shape = ", ".join(map(str, spec.input_shape[1:]))
+    for key, value in {
+        "dfdetect": spec.to_json(),
+        "input": f"crops: uint8 RGB (batch, {shape}), cut by the crop rule and resized, 0 to 255",
+        "output": "logits: float32 (batch, 1), calibrated; P(FAKE) is the sigmoid",
+    }.items():
+        entry = graph.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(graph, path)
+
+
+@torch.inference_mode()
+def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
+    """The largest difference of a logit from torch's."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = []
+    for batch in TRIED_BATCHES:
+        crops = _made_up_crops(spec, batch)
+        (found,) = session.run(None, {"crops": crops.numpy()})
+        differences.append(np.abs(found - network(crops).numpy()).max())
+    return float(max(differences))
+
+
+def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
+    """Crops of smooth noise, which are nearer to pictures than noise of single pixels is."""
+    generator = torch.Generator().manual_seed(batch)
+    shape = (batch, *spec.input_shape[1:])
+    coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)
+    smooth = nn.functional.interpolate(coarse, size=shape[-2:], mode="bilinear")
+    return (255 * smooth).to(torch.uint8).reshape(shape)
