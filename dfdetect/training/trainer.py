@@ -8,6 +8,7 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from dfdetect.checkpoints.io import save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.checkpoints.weights import require_new_checkpoint
+from dfdetect.checkpoints.weights import SUFFIX, require_new_checkpoint
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.crops import resize_crop
@@ -69,8 +70,8 @@ def train(
     `dfdetect.training.judging` says; the epoch with the lowest `choosing_loss` is kept and its
     logits are calibrated there (Platt scaling). Linear models are fitted at several strengths of
     their penalty instead; the best one is kept in the same way. `OUT.state.pt` holds all that
-    resuming needs and is deleted at the end; `OUT.history.csv` and `OUT.history.png` have the
-    figures of each epoch.
+    resuming needs, and `OUT.best.safetensors` is the checkpoint of the best epoch so far; both are
+    deleted at the end. `OUT.history.csv` and `OUT.history.png` have the figures of each epoch.
 
     If `torchrun` starts several processes, they share each batch and learn from it what one process
     would: the losses are the same except for rounding, and a run may be resumed with another number
@@ -142,17 +143,7 @@ def train(
             model.to(torch_device).to(memory_format=torch.channels_last)
             state = RunState(state_path, description, resume)
             _fit_epochs(run, config, split, weights, state, loading)
-        spec = replace(
-            spec,
-            calibration=Calibration(**run.best["calibration"]),
-            operating_points=OperatingPoints(**run.best["operating_points"]),
-            scores={"held_out_actors": run.best["scores"]},
-            training={
-                **description,
-                "best": run.best["made_by"],
-                "date": date.today().isoformat(),
-            },
-        )
+        spec = _best_spec(run, description)
         if context.is_first:
             _finish(run, spec, state_path)
     return spec
@@ -178,8 +169,29 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
         raise ArgumentError(f"{state_path}: left by a stopped run; resume it, or delete the file")
 
 
+def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
+    """Return what the checkpoint of the best model so far says."""
+    assert run.best is not None
+    return replace(
+        run.spec,
+        calibration=Calibration(**run.best["calibration"]),
+        operating_points=OperatingPoints(**run.best["operating_points"]),
+        scores={"held_out_actors": run.best["scores"]},
+        training={
+            **description,
+            "best": run.best["made_by"],
+            "date": date.today().isoformat(),
+        },
+    )
+
+
+def _best_path(out: Path) -> Path:
+    """Return where the checkpoint of the best epoch so far is kept while a run goes on."""
+    return out.with_suffix(f".best{SUFFIX}")
+
+
 def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
-    """Write the checkpoint, and delete the state that a stopped run would continue from."""
+    """Write the checkpoint, and delete what was kept while the run went on."""
     scores = run.best["scores"]
     if scores["log_loss"] >= scores["constant_log_loss"]:
         warnings.warn(
@@ -189,7 +201,8 @@ def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
         )
     run.model.load_state_dict(run.best["weights"])
     save_checkpoint(run.out, run.model, spec)
-    state_path.unlink(missing_ok=True)
+    for path in (state_path, _best_path(run.out)):
+        path.unlink(missing_ok=True)
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
@@ -350,3 +363,5 @@ def _fit_epochs(
         logits = predict_logits(model, split.held_out, run.spec, *how)
         run.record({"epoch": sampler.epoch + 1}, notes, logits, model)
         save()
+        if run.context.is_first and run.epochs_since_best() == 0:
+            save_checkpoint(_best_path(run.out), model, _best_spec(run, state.description))

@@ -117,10 +117,14 @@ def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path,
         run(face_set, out)
     assert out.with_suffix(".state.pt").exists()
     assert not out.exists()
+    best = load_checkpoint(tmp_path / "stopped.best.safetensors")[1]
+    assert best.training["best"] == {"epoch": 1}
+    assert best.scores["held_out_actors"]["n"] == 12
     monkeypatch.setattr(Judge, "judge", judge)
     run(face_set, out, resume=True)
     assert out.read_bytes() == trained[0].read_bytes()
     assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 6
+    assert not list(tmp_path.glob("*.best.*"))
 
 
 @pytest.mark.slow
