@@ -68,8 +68,7 @@ def render_people(result: VideoResult) -> str:
     """
     is_image = result.frames_sampled <= 1
     people = "".join(
-        _person(number, track, "" if is_image else _when(track))
-        for number, track in enumerate(result.tracks, start=1)
+        _person(number, track, is_image) for number, track in enumerate(result.tracks, start=1)
     )
     return f'<article class="answer {result.verdict or "none"}">{people}</article>'
 
@@ -118,11 +117,11 @@ def _threshold(value: float) -> str:
     return f'<i style="left: {100 * value:.1f}%"></i>'
 
 
-def _person(number: int, track: TrackResult, when: str) -> str:
-    faces = "".join(map(_face, track.heat_maps))
+def _person(number: int, track: TrackResult, is_image: bool) -> str:
+    when = "" if is_image else f"<p>{_when(track)}</p>{_curve(track)}"
+    faces = "".join(_face(heat_map, is_image) for heat_map in track.heat_maps)
     return (
-        f"<section><h3>Person {number}: P(FAKE) {track.probability:.2f}</h3>"
-        f"<p>{when}</p>{_curve(track)}"
+        f"<section><h3>Person {number}: P(FAKE) {track.probability:.2f}</h3>{when}"
         f"{f'<p>{HEAT_MAPS}</p><div class=faces>{faces}</div>' if faces else ''}</section>"
     )
 
@@ -136,12 +135,12 @@ def _when(track: TrackResult) -> str:
     return f"Seen {seen}. Most suspicious at {moments}."
 
 
-def _face(heat_map: HeatMap) -> str:
+def _face(heat_map: HeatMap, is_image: bool) -> str:
     """A face as it is, and with its heat map."""
-    at = f"at {time_stamp(heat_map.time)}"
+    at = "" if is_image else f" at {time_stamp(heat_map.time)}"
     return (
-        f"<figure>{_picture(heat_map.crop, f'Face {at}')}"
-        f"{_picture(paint_heat_map(heat_map), f'Heat map of the face {at}')}"
+        f"<figure>{_picture(heat_map.crop, f'Face{at}')}"
+        f"{_picture(paint_heat_map(heat_map), f'Heat map of the face{at}')}"
         f"<figcaption>{at}</figcaption></figure>"
     )
 

@@ -55,6 +55,9 @@ INTRODUCTION = """
 on the computer that runs this page, and deleted right afterwards.</p>
 """
 WAITING = '<p class="note">Drop a video or an image, and the verdict appears here.</p>'
+SAMPLES_NOTE = (
+    '<p class="note">Or try a sample. Its label is in brackets; the detector misses some fakes.</p>'
+)
 # Screen readers are told the verdict, not each frame that has been looked at.
 ANNOUNCE = """
 const spoken = document.createElement("p");
@@ -63,9 +66,8 @@ spoken.className = "spoken";
 document.body.append(spoken);
 watch("value", () => {
   const heading = element.querySelector("h2");
-  if (heading && spoken.textContent !== heading.textContent) {
-    spoken.textContent = heading.textContent;
-  }
+  const text = heading ? heading.textContent : "Checking the file";
+  if (spoken.textContent !== text) spoken.textContent = text;
 });
 """
 LOGGER = logging.getLogger(__name__)
@@ -153,6 +155,7 @@ def build_page(
                         include_audio=True,
                         webcam_options=gradio.WebcamOptions(mirror=False),
                     )
+                gradio.HTML(SAMPLES_NOTE, visible=bool(samples))
                 with gradio.Row():
                     buttons = [
                         gradio.Button(text, size="sm", min_width=150) for text in samples.values()
@@ -161,6 +164,13 @@ def build_page(
                 verdict = gradio.HTML(WAITING, elem_id="verdict", js_on_load=ANNOUNCE)
                 video = gradio.Video(label="Annotated video", show_label=False, visible=False)
                 people = gradio.HTML(elem_id="people")
+
+        def wait() -> dict:
+            return {
+                verdict: render_note("Waiting until the file can be checked ..."),
+                people: "",
+                video: gradio.Video(None, visible=False),
+            }
 
         def check(path: Path, request: gradio.Request) -> Iterator[dict]:
             target = drawn.replace(request.session_hash, path)
@@ -190,14 +200,13 @@ def build_page(
             "api_visibility": "private",
             "concurrency_id": "check",
             "outputs": [verdict, video, people, file, webcam],
-            "show_progress": "minimal",
-            "show_progress_on": verdict,
-            "trigger_mode": "multiple",
+            "show_progress": "hidden",
         }
-        file.upload(check_upload, file, **shared)
-        webcam.stop_recording(check_upload, webcam, **shared)
+        at_once = {**shared, "concurrency_id": None, "queue": False, "trigger_mode": "multiple"}
+        file.upload(wait, **at_once).then(check_upload, file, **shared)
+        webcam.stop_recording(wait, **at_once).then(check_upload, webcam, **shared)
         for button, sample in zip(buttons, samples, strict=True):
-            button.click(make_check(sample), **shared)
+            button.click(wait, **at_once).then(make_check(sample), **shared)
         page.unload(forget)
     return page.queue(max_size=QUEUE, default_concurrency_limit=1)
 

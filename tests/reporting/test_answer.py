@@ -90,9 +90,11 @@ def test_render_people_shows_moments_curve_and_heat_maps():
 
 
 def test_render_people_of_an_image_has_no_times():
-    track = TrackResult(0.9, [0.0], [(0.0, 0.0, 9.0, 9.0)], [0.9])
+    heat_map = HeatMap(0.0, np.zeros((8, 8, 3), np.uint8), np.ones((2, 2), np.float32))
+    track = TrackResult(0.9, [0.0], [(0.0, 0.0, 9.0, 9.0)], [0.9], [heat_map])
     image = VideoResult(path=None, name="a.jpg", probability=0.9, tracks=[track], frames_sampled=1)
     html = render_people(image)
     assert "Person 1: P(FAKE) 0.90" in Reader(html).text
+    assert Reader(html).pictures == ["Face", "Heat map of the face"]
     assert "<svg" not in html
     assert "0:00" not in html
