@@ -640,6 +640,8 @@ def _evaluate(json: bool, compare: list[str] | None, **options: object) -> None:
         if given := [name for name in single if options.pop(name) is not None]:
             raise ArgumentError(f"--{given[0]} is for one detector: leave it out with --compare")
         result = compare_detectors(detectors=tuple(compare), progress=True, **options)
+        if not json:
+            print(f"first: {compare[0]}; second: {compare[1]}")
     print(dumps(result.to_dict()) if json else result)
 
 

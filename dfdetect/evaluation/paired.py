@@ -91,6 +91,7 @@ class PairedComparison:
             if one.interval is not None:
                 shown += f" ({one.interval[0]:+.3f} to {one.interval[1]:+.3f})"
             p_value = "" if np.isnan(one.p_value) else f"{one.p_value:.3f}"
+            p_value = "< 0.001" if p_value == "0.000" else p_value
             lines.append(
                 f"{title:{width}}  {one.first:7.3f}  {one.second:7.3f}  {shown:24}  {p_value}"
             )

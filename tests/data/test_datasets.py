@@ -8,6 +8,7 @@ import pytest
 
 from dfdetect.cli import main
 from dfdetect.data.datasets.registry import read_dataset
+from dfdetect.data.video_groups import group_videos, read_videos
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.evaluation.evaluate import evaluate
 
@@ -324,6 +325,14 @@ def test_evaluate_command_says_what_it_recognised(tmp_path, capsys):
     assert main(["evaluate", str(file), *options]) == 0
     line = "recognised Celeb-DF-v2: 1 REAL and 1 FAKE sequences of face crops; missing: "
     assert line in capsys.readouterr().err
+
+
+def test_read_videos_takes_one_split_for_extract(faceforensics):
+    videos = read_videos([faceforensics], "train")
+    assert Counter(video.label for video in videos) == {"REAL": 4, "FAKE": 12}
+    # A fake is extracted at the boxes of its original.
+    groups = group_videos(videos, {video.name for video in videos})
+    assert sorted(len(group.fakes) for group in groups) == [3, 3, 3, 3]
 
 
 def test_extract_refuses_crops_that_are_already_cut(tmp_path, capsys):
