@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import torch
 
     from dfdetect.detector import Detector
+    from dfdetect.reporting.heat_maps import HeatMapStore
     from dfdetect.runtime.budget import VideoAllowance
     from dfdetect.runtime.executor import Executor, MakeWorker
     from dfdetect.video.isolated import DecoderPool
@@ -42,6 +43,8 @@ OUT_SUFFIXES = (".csv", ".json", ".jsonl")
 # that it takes no larger share of the time than this.
 SAVE_EVERY = 5.0
 SAVE_SHARE = 0.05
+# Of each person, in the report.
+HEAT_MAPS = 3
 LOGGER = logging.getLogger(__name__)
 
 
@@ -141,7 +144,10 @@ def predict(
 
         detector = load_detector(checkpoints, device if cluster is None else "cpu", frames, engine)
         executor = Executor(device, cluster)  # last: it is to be closed from here on
-    make_worker = partial(_make_scorer, detector, cluster is None or asks_for_frames)
+    heat_maps = None if report is None else _open_heat_maps()
+    maps_per_track = 0 if report is None else HEAT_MAPS
+    whole = cluster is None or asks_for_frames
+    make_worker = partial(_make_scorer, detector, whole, maps_per_track)
     with executor:
         results |= kept
         left = {name: videos[name] for name in names if results[name].status == Status.NOT_SCORED}
@@ -152,7 +158,7 @@ def predict(
         if details is not None:
             outputs[Path(details)] = partial(write_details, details, results)
         rounds = _score_rest(
-            executor, make_worker, left, results, journal, budget, on_result, progress
+            executor, make_worker, left, results, journal, heat_maps, budget, on_result, progress
         )
         try:
             for name in names:
@@ -178,7 +184,8 @@ def predict(
         from dfdetect.reporting.html import write_report
 
         title = f"dfdetect with {', '.join(path.stem for path in checkpoints)}"
-        write_report(report, results, videos, prior, title, budget, progress)
+        shown_prior = prior if is_submission(out) else None
+        write_report(report, results, videos, shown_prior, title, budget, progress, heat_maps)
     if annotate is not None:
         annotate_videos(results, videos, targets, budget, progress)
     if not any(result.status == Status.OUT_OF_TIME for result in results.values()):
@@ -273,14 +280,24 @@ class _Task(NamedTuple):
     allowance: "VideoAllowance | None"
 
 
+def _open_heat_maps() -> "HeatMapStore":
+    from dfdetect.reporting.heat_maps import HeatMapStore
+
+    return HeatMapStore()
+
+
 def _make_scorer(
-    detector: "Detector", whole: bool, device: "torch.device", decoders: "DecoderPool"
+    detector: "Detector",
+    whole: bool,
+    heat_maps: int,
+    device: "torch.device",
+    decoders: "DecoderPool",
 ) -> Callable[[_Task], VideoResult]:
     """Make what scores one video; whole results, or without the details of frames."""
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:
-        result = replica.predict(task.path, allowance=task.allowance)
+        result = replica.predict(task.path, heat_maps=heat_maps, allowance=task.allowance)
         if whole:
             return result
         tracks = [replace(track, boxes=[], frame_probabilities=[]) for track in result.tracks]
@@ -299,6 +316,7 @@ def _score_rest(
     videos: Mapping[str, Path],
     results: dict[str, VideoResult],
     journal: Journal,
+    heat_maps: "HeatMapStore | None",
     budget: TimeBudget | None,
     on_result: Callable[[VideoResult], None],
     progress: bool,
@@ -312,6 +330,8 @@ def _score_rest(
     def keep(task: _Task, result: VideoResult) -> None:
         if budget is not None:
             budget.record(result, task.allowance.frames())
+        if heat_maps is not None:
+            result = heat_maps.take(task.name, result)
         results[task.name] = replace(result, name=task.name)
         journal.add(task.name, task.path, results[task.name])
 

@@ -1,145 +1,292 @@
-"""Scores -> one HTML page that needs nothing else: no network, no other file."""
+"""Scores -> one HTML page that needs nothing else: no network, no other file.
+
+Its links to moments of the videos lead to where these were when the page was written.
+"""
 
 import base64
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from dfdetect.faces.crops import Strip, cut_faces, encode_jpeg
 from dfdetect.files import atomic_path
-from dfdetect.reporting.terminal import summary
-from dfdetect.results import TrackResult, VideoResult
+from dfdetect.reporting.heat_maps import HeatMapPicture, HeatMapStore, picture_heat_maps
+from dfdetect.reporting.terminal import summary, time_stamp
+from dfdetect.results import OperatingPoints, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
 from dfdetect.runtime.executor import Executor
+from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError
 
 JPEG_QUALITY = 80
 BINS = 20
 # Of curves and histogram, in the units of the drawing.
-WIDTH, HEIGHT = 480, 120
+WIDTH, HEIGHT = 480, 110
+# Where the template goes on after the videos.
+VIDEOS = "$videos"
 
 
 def write_report(
     path: str | Path,
     results: Mapping[str, VideoResult],
     videos: Mapping[str, Path],
-    prior: float,
+    prior: float | None,
     detector: str,
     budget: TimeBudget | None = None,
     progress: bool = False,
+    heat_maps: HeatMapStore | None = None,
 ) -> None:
-    """Write the page: a summary, a table to sort, and for each video its people.
+    """Write the page: a summary, a table to sort and search, and for each video its people.
 
     Every video with people is read once more, for pictures of their faces. One that cannot be read
-    any more, or for which no time is left, is shown without them.
+    any more, or for which no time is left, is shown without them. Memory holds a few videos at a
+    time, however many there are.
 
     Args:
         path: The file to write.
         results: By name, as `predict` returns them.
         videos: The files, by name.
-        prior: What videos without a score were given.
+        prior: What a submission holds for videos without a score, if one was written.
         detector: What to call the detector that scored them.
         budget: The time for it.
         progress: Show a progress bar.
+        heat_maps: Holds the heat maps of the results, if these do not.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
     """
     ranked = sorted(results.items(), key=lambda pair: -(pair[1].probability or 0))
     seen = [(name, result) for name, result in ranked if result.tracks]
-    shown = [(result, videos[name]) for name, result in seen if name in videos]
+    head, tail = _page(ranked, prior, detector)
+    folder = Path(path).absolute().parent
+    # Names of files need not be UTF-8.
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as page,
+        closing(_strips(seen, videos, budget, progress)) as strips,
+    ):
+        page.write(head)
+        for number, ((name, result), faces) in enumerate(zip(seen, strips, strict=True)):
+            maps = None if heat_maps is None else heat_maps.get(name)
+            link = _link(videos[name], folder) if name in videos else ""
+            page.write(_section(number, name, result, faces, maps, link))
+        page.write(tail)
 
-    def cut(decoders: DecoderPool, pair: tuple[VideoResult, Path]) -> list[Strip]:
-        result, video = pair
+
+def _page(
+    ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
+) -> tuple[str, str]:
+    """The page before and after the videos."""
+    template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
+    head, tail = template.split(VIDEOS)
+    results = [result for _, result in ranked]
+    points = next((result.operating_points for result in results if result.operating_points), None)
+    numbers = iter(range(len(ranked)))
+    rows = [_row(name, result, next(numbers) if result.tracks else None) for name, result in ranked]
+    text = Template(head).substitute(
+        title=escape(_count(len(ranked), "video")),
+        summary=escape(summary(dict(ranked), prior)).replace("\n", "<br>"),
+        detector=escape(detector),
+        meaning=_meaning(points),
+        histogram=_histogram([one.probability for one in results if one.probability], points),
+        rows="\n".join(rows),
+    )
+    return text, tail
+
+
+def _strips(
+    seen: Sequence[tuple[str, VideoResult]],
+    videos: Mapping[str, Path],
+    budget: TimeBudget | None,
+    progress: bool,
+) -> Generator[list[Strip], None, None]:
+    """Pictures of the people of each video, in the order given."""
+
+    def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
+        name, result = pair
         try:
             if budget is not None:
                 budget.check()
-            return cut_faces(video, result, decoders)
+            if name in videos:
+                return cut_faces(videos[name], result, decoders)
         except (OutOfTimeError, VideoError):
-            return [[] for _ in result.tracks]
+            pass
+        return [[] for _ in result.tracks]
 
-    bar = tqdm(total=len(shown), desc="report", unit="video", disable=not progress)
-    sections = []
+    def make_worker(
+        _: torch.device, decoders: DecoderPool
+    ) -> Callable[[tuple[str, VideoResult]], list[Strip]]:
+        return partial(cut, decoders)
+
+    bar = tqdm(total=len(seen), desc="report", unit="video", disable=not progress)
     with Executor("cpu") as executor, bar:
-        strips = executor.map(lambda device, decoders: partial(cut, decoders), shown)
-        for number, (name, result) in enumerate(seen):
-            faces = next(strips)[1] if name in videos else [[] for _ in result.tracks]
-            sections.append(_section(number, name, result, faces))
-            bar.update(name in videos)
-    anchors = {name: number for number, (name, _) in enumerate(seen)}
-    page = Template(files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8"))
-    text = page.substitute(
-        title=escape(f"{len(results)} videos"),
-        summary=escape(summary(results, prior)).replace("\n", "<br>"),
-        detector=escape(detector),
-        histogram=_histogram([result.probability for _, result in seen]),
-        rows="\n".join(_row(name, result, anchors.get(name)) for name, result in ranked),
-        videos="\n".join(sections),
+        for _, strips in executor.map(make_worker, seen):
+            yield strips
+            bar.update()
+
+
+def _meaning(points: OperatingPoints | None) -> str:
+    """What the verdicts mean at these thresholds."""
+    if points is None:
+        return (
+            "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
+            "is not known how often a REAL video gets such a P(FAKE).</p>"
+        )
+    rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
+    return (
+        "<p>The thresholds were set on REAL videos that the detector was not trained on. On other "
+        "footage, more REAL videos may exceed them.</p><dl>"
+        f'<dt class="fake">fake</dt><dd>P(FAKE) above {points.fake:.3f}, which {rare} of these '
+        f'videos exceed</dd><dt class="uncertain">uncertain</dt><dd>P(FAKE) above '
+        f"{points.uncertain:.3f}, which {usual} of them exceed</dd>"
+        '<dt class="real">real</dt><dd>any lower P(FAKE); this does not show that a video is real: '
+        "fakes that the detector misses are here too</dd></dl>"
     )
-    with atomic_path(path) as temporary:
-        # Names of files need not be UTF-8.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _row(name: str, result: VideoResult, anchor: int | None) -> str:
     label = escape(name) if anchor is None else f'<a href="#video{anchor}">{escape(name)}</a>'
+    verdict = _verdict(result)
     if result.probability is None:
         probability = '<td class="number" data-value="-1"></td>'
     else:
-        bar = f'<span class="bar" style="{_bar_style(result.probability)}"></span>'
-        text = f"{bar}{result.probability:.3f}"
-        probability = f'<td class="number" data-value="{result.probability}">{text}</td>'
-    return (
-        f'<tr><td class="name">{label}</td>{probability}'
-        f'<td class="number">{len(result.tracks)}</td>'
-        f'<td class="number">{result.frames_with_faces}</td>'
-        f'<td class="number">{result.timings.get("total", 0):.2f}</td>'
-        f"<td>{escape(result.message)}</td></tr>"
-    )
-
-
-def _bar_style(probability: float) -> str:
-    return f"width: {4 * probability:.2f}em; background: {_colour(probability)}"
-
-
-def _colour(probability: float) -> str:
-    return "var(--fake)" if probability > 0.5 else "var(--real)"
-
-
-def _section(number: int, name: str, result: VideoResult, strips: list[Strip]) -> str:
-    people = []
-    if not any(strips):
-        people.append("<p>No pictures: no time was left, or the video could not be read again.</p>")
-    for person, (track, strip) in enumerate(zip(result.tracks, strips, strict=True), start=1):
-        pictures = "".join(_picture(time, image) for time, image in strip)
-        people.append(
-            f"<p>Person {person}: P(FAKE) {track.probability:.3f}, seen from "
-            f"{track.times[0]:.1f} to {track.times[-1]:.1f} s</p>"
-            f'<div class="faces">{pictures}</div>{_curve(track)}'
+        width = f"width: {100 * result.probability:.0f}%"
+        probability = (
+            f'<td class="number" data-value="{result.probability}">{result.probability:.3f}'
+            f'<span class="bar" aria-hidden="true"><span style="{width}"></span></span></td>'
         )
+    notes = _count(len(result.warnings), "warning") if result.warnings else ""
+    if result.probability is None:
+        notes = result.message
+    section = "" if anchor is None else f' data-section="video{anchor}"'
     return (
-        f'<section id="video{number}"><h2>{escape(name)}: {result.probability:.3f}</h2>'
-        f"{''.join(people)}</section>"
+        f'<tr class="{_css_class(result)}" data-verdict="{verdict}"{section}>'
+        f'<th scope="row">{label}</th><td class="verdict">{verdict}</td>{probability}'
+        f'<td class="number more">{len(result.tracks)}</td>'
+        f'<td class="number more">{result.frames_with_faces}</td>'
+        f'<td class="number more">{result.timings.get("total", 0):.2f}</td>'
+        f"<td>{escape(notes)}</td></tr>"
     )
 
 
-def _picture(time: float, image: np.ndarray) -> str:
-    text = base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode()
-    return (
-        f'<figure><img alt="face at {time:.1f} s" src="data:image/jpeg;base64,{text}">'
-        f"{time:.1f} s</figure>"
+def _verdict(result: VideoResult) -> str:
+    if result.probability is None:
+        return "no score"
+    return "no verdict" if result.verdict is None else result.verdict.value
+
+
+def _css_class(result: VideoResult) -> str:
+    return "none" if result.verdict is None else result.verdict.value
+
+
+def _link(video: Path, folder: Path) -> str:
+    """The path from the page to a video as a URL, or nothing if there is no such path."""
+    try:
+        relative = os.path.relpath(video.absolute(), folder)
+    except ValueError:  # on another drive of Windows
+        return ""
+    # A name such as a:b is no address.
+    return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
+
+
+def _section(
+    number: int,
+    name: str,
+    result: VideoResult,
+    strips: Sequence[Strip],
+    heat_maps: Sequence[Sequence[HeatMapPicture]] | None,
+    link: str,
+) -> str:
+    if heat_maps is None:
+        heat_maps = picture_heat_maps(result)
+    parts = [
+        f'<section id="video{number}" class="{_css_class(result)}">'
+        f"<h2>{escape(name)}</h2>"
+        f'<p><strong class="verdict">{_verdict(result)}</strong>: '
+        f"P(FAKE) {result.probability:.3f}</p>"
+    ]
+    if result.warnings:
+        items = "".join(f"<li>{escape(warning)}</li>" for warning in result.warnings)
+        parts.append(f'<ul class="warnings" aria-label="warnings">{items}</ul>')
+    if not any(strips):
+        parts.append("<p>No pictures: no time was left, or the video could not be read again.</p>")
+    people = zip(result.tracks, strips, heat_maps, strict=True)
+    for person, (track, strip, maps) in enumerate(people, start=1):
+        parts.append(f"<h3>Person {person}: P(FAKE) {track.probability:.3f}</h3>")
+        if result.frames_sampled > 1:
+            parts.append(_moments(track, result.frames_sampled, link))
+        parts += [_faces(person, strip, link), _curve(track), _heat_maps(person, maps, link)]
+    return "".join((*parts, "</section>\n"))
+
+
+def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
+    """From when to when a person is seen, and where to look."""
+    first, last = (time_stamp(track.times[place]) for place in (0, -1))
+    moments = ", ".join(
+        f"{_moment(time, link)} ({probability:.3f})"
+        for time, probability in track.most_suspicious()
     )
+    return (
+        f"<p>Seen from {first} to {last}, in {len(track.times)} of {frames_sampled} frames. "
+        f"Most suspicious moments: {moments}.</p>"
+    )
+
+
+def _moment(time: float, link: str) -> str:
+    """A time stamp, which leads to this moment of the video."""
+    stamp = time_stamp(time)
+    if not link:
+        return stamp
+    return f'<a href="{link}#t={time:.2f}" aria-label="play the video at {stamp}">{stamp}</a>'
+
+
+def _faces(person: int, strip: Strip, link: str) -> str:
+    pictures = "".join(
+        _picture(encode_jpeg(image, JPEG_QUALITY), f"person {person} at {time_stamp(time)}")
+        + f"<figcaption>{_moment(time, link)}</figcaption></figure>"
+        for time, image in strip
+    )
+    return f'<div class="faces">{pictures}</div>' if pictures else ""
+
+
+def _heat_maps(person: int, maps: Sequence[HeatMapPicture], link: str) -> str:
+    if not maps:
+        return ""
+    pictures = "".join(
+        _picture(
+            one.jpeg, f"heat map of person {person} at {time_stamp(one.time)}, {one.description}"
+        )
+        + f"<figcaption>{_moment(one.time, link)}</figcaption></figure>"
+        for one in maps
+    )
+    return (
+        '<p class="note">Where the detector sees evidence for FAKE in the most suspicious frames: '
+        'none <span class="heat" aria-hidden="true"></span> strong</p>'
+        f'<div class="faces">{pictures}</div>'
+    )
+
+
+def _picture(jpeg: bytes, alt: str) -> str:
+    """A picture in a figure that is still open."""
+    source = base64.b64encode(jpeg).decode()
+    return f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{source}">'
 
 
 def _curve(track: TrackResult) -> str:
-    """P(FAKE) over time."""
+    """P(FAKE) over time; nothing for a person who is seen on one frame only."""
+    if len(track.times) < 2:
+        return ""
     first, last = track.times[0], track.times[-1]
     length = max(last - first, 1e-9)
     points = [
@@ -148,46 +295,52 @@ def _curve(track: TrackResult) -> str:
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
-    scale = "".join(_label(-4, HEIGHT * (1 - p), f"{p:g}", "end") for p in (0, 0.5, 1))
+    scale = "".join(_label(-6, HEIGHT * (1 - p), f"{p:g}", "end") for p in (0, 0.5, 1))
+    ends = _label(0, HEIGHT + 14, time_stamp(first), "start")
+    ends += _label(WIDTH, HEIGHT + 14, time_stamp(last), "end")
+    lowest, highest = min(track.frame_probabilities), max(track.frame_probabilities)
     return _drawing(
-        f'{scale}<line x1="0" y1="{HEIGHT / 2}" x2="{WIDTH}" y2="{HEIGHT / 2}" '
-        'stroke="currentColor" stroke-dasharray="4" opacity=".4"/>'
-        f'<g fill="{_colour(track.probability)}" stroke="{_colour(track.probability)}">'
-        f'<polyline points="{line}" fill="none" stroke-width="2"/>{dots}</g>',
-        f"P(FAKE) from {first:.1f} to {last:.1f} s; the dashed line is one half",
+        f'<path class="line" d="M0,{HEIGHT / 2}H{WIDTH}"/>{scale}{ends}'
+        f'<polyline points="{line}"/>{dots}',
+        f"P(FAKE) over time, from {time_stamp(first)} to {time_stamp(last)}, between {lowest:.2f} "
+        f"and {highest:.2f}",
+        "P(FAKE) of single frames over time",
     )
 
 
-def _histogram(probabilities: list[float]) -> str:
-    """Count the videos in each range of probabilities."""
-    if not probabilities:
+def _histogram(probabilities: Sequence[float], points: OperatingPoints | None) -> str:
+    """Count the videos in each range of probabilities; nothing for a single video."""
+    if len(probabilities) < 2:
         return ""
     counts, edges = np.histogram(probabilities, BINS, (0, 1))
     step, highest = WIDTH / BINS, counts.max()
     bars = "".join(
         f'<rect x="{edge * WIDTH + 1:.1f}" y="{HEIGHT * (1 - count / highest):.1f}" '
-        f'width="{step - 2:.1f}" height="{HEIGHT * count / highest:.1f}" '
-        f'fill="{_colour(edge + 0.5 / BINS)}"/>'
+        f'width="{step - 2:.1f}" height="{HEIGHT * count / highest:.1f}"/>'
         for count, edge in zip(counts, edges[:-1], strict=True)
     )
     scale = "".join(_label(WIDTH * p, HEIGHT + 14, f"{p:g}", "middle") for p in (0, 0.5, 1))
-    return _drawing(bars + scale, f"P(FAKE) from 0 to 1; the highest bar is {_videos(highest)}")
+    thresholds = () if points is None else (points.uncertain, points.fake)
+    lines = "".join(f'<path class="line" d="M{WIDTH * one:.1f},0V{HEIGHT}"/>' for one in thresholds)
+    text = f"How many videos got which P(FAKE); the highest bar is {_count(highest, 'video')}"
+    if lines:
+        text += "; the dashed lines are the thresholds of uncertain and fake"
+    return _drawing(bars + scale + lines, text, text)
 
 
-def _videos(count: int) -> str:
-    return f"{count} video" if count == 1 else f"{count} videos"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _label(x: float, y: float, text: str, anchor: str) -> str:
     return (
-        f'<text x="{x:g}" y="{y:g}" font-size="11" fill="currentColor" text-anchor="{anchor}" '
-        f'dominant-baseline="middle">{text}</text>'
+        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" dominant-baseline="middle">{text}</text>'
     )
 
 
-def _drawing(content: str, title: str) -> str:
+def _drawing(content: str, description: str, caption: str) -> str:
     return (
-        f'<svg class="chart" viewBox="-26 -8 {WIDTH + 34} {HEIGHT + 30}" role="img" '
-        f'aria-label="{title}"><path d="M0,0V{HEIGHT}H{WIDTH}" fill="none" stroke="currentColor" '
-        f'opacity=".4"/>{content}</svg><p class="note">{title}</p>'
+        f'<figure class="chart"><svg viewBox="-34 -8 {WIDTH + 42} {HEIGHT + 32}" role="img" '
+        f'aria-label="{description}"><path class="axes" d="M0,0V{HEIGHT}H{WIDTH}"/>{content}</svg>'
+        f"<figcaption>{caption}</figcaption></figure>"
     )
