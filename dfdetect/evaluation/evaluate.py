@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dfdetect.checkpoints.weights import Weights
-from dfdetect.data.datasets.dataset import Dataset
+from dfdetect.data.datasets.dataset import Dataset, sample_frames
 from dfdetect.data.datasets.registry import read_dataset
 from dfdetect.data.faceset import FaceSet
 from dfdetect.data.labels import ARCHIVE_SUFFIX
@@ -93,7 +93,11 @@ def evaluate(
     shown = ", ".join(map(str, paths))
     dataset = _read_dataset(paths, split)
     of_videos = dataset is not None and dataset.faces is None
-    _require_consistent(shown, of_videos, frames, degrade, subgroups, cluster)
+    if dataset is None and frames is not None:
+        raise ArgumentError(
+            f"{shown}: frames are sampled from videos only; of a face set all crops are taken"
+        )
+    _require_consistent(shown, of_videos, degrade, subgroups, cluster)
     if fake_share is not None and not 0 < fake_share < 1:
         raise ArgumentError(f"fake_share must be strictly between 0 and 1, not {fake_share}")
     if table is not None:
@@ -109,8 +113,10 @@ def evaluate(
         if dataset is not None and of_videos:
             answers = score_videos(detector, dataset.videos, executor, progress=progress)
         else:
-            faces = dataset.faces if dataset else None
-            faces = faces or FaceSet.join([FaceSet.read(path) for path in paths])
+            if dataset is not None and dataset.faces is not None:
+                faces = sample_frames(dataset.faces, detector.frames)
+            else:
+                faces = FaceSet.join([FaceSet.read(path) for path in paths])
             _warn_of_training_faces(detector, paths)
             answers = score_face_set(detector, faces, executor, degrade=degrade, progress=progress)
     parts = {}
@@ -161,7 +167,6 @@ def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
 def _require_consistent(
     shown: str,
     of_videos: bool,
-    frames: int | None,
     degrade: str | None,
     subgroups: bool,
     cluster: str | None,
@@ -170,10 +175,6 @@ def _require_consistent(
         raise ArgumentError(f"{shown}: only face sets can be degraded or have subgroups")
     if not of_videos and cluster is not None:
         raise ArgumentError(f"{shown}: only videos are scored on a cluster, not face sets")
-    if not of_videos and frames is not None:
-        raise ArgumentError(
-            f"{shown}: frames are sampled from videos only; of a face set all crops are taken"
-        )
     require_degradation(degrade)
 
 

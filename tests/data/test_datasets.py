@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dfdetect.cli import main
+from dfdetect.data.datasets.dataset import sample_frames
 from dfdetect.data.datasets.registry import read_dataset
 from dfdetect.data.video_groups import group_videos, read_videos
 from dfdetect.errors import ArgumentError, InputError
@@ -317,6 +318,17 @@ def test_evaluate_measures_sequences_of_crops(tmp_path):
     result = evaluate(write_benchmark(tmp_path), split="test", weights="logistic_regression")
     assert (result.metrics.n, result.frame_level.n) == (2, 5)
     assert list(result.methods) == ["CelebDFv2_fake"]
+
+
+def test_evaluate_samples_frames_of_sequences_evenly(tmp_path):
+    make(
+        tmp_path,
+        *(f"{part}/1/x/1/{n}.png" for part in ("real_test", "fake_test") for n in range(9)),
+    )
+    faces = sample_frames(read_dataset(tmp_path).faces, 3)
+    assert faces.table.groupby("video")["frame"].apply(list).tolist() == [[1, 4, 7]] * 2
+    result = evaluate(tmp_path, frames=3, weights="logistic_regression")
+    assert (result.metrics.n, result.frame_level.n) == (2, 6)
 
 
 def test_evaluate_command_says_what_it_recognised(tmp_path, capsys):

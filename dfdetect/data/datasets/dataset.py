@@ -1,11 +1,13 @@
 """What is read of a data set, and the register of those that are known by their layout."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dfdetect.data.faceset import GROUP, IMAGE_SUFFIXES, FaceSet, ImageLocation
@@ -13,6 +15,7 @@ from dfdetect.data.labels import LabelledVideo
 from dfdetect.defaults import SPLITS
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.video.discovery import find_videos
+from dfdetect.video.reader import pick_evenly
 
 # Methods and missing things that a description names.
 NAMED = 8
@@ -139,6 +142,18 @@ def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
     return FaceSet(pd.DataFrame(rows), places)
 
 
+def sample_frames(faces: FaceSet, count: int) -> FaceSet:
+    """Keep at most so many crops of each track, evenly spaced, as benchmarks do.
+
+    Args:
+        faces: The crops.
+        count: How many, at least 1.
+    """
+    tracks = [np.array(track) for track in faces.tracks()]
+    kept = [track[pick_evenly(np.arange(len(track)), count)] for track in tracks]
+    return faces.select(np.sort(np.concatenate(kept)))
+
+
 def videos_below(folder: Path) -> list[Path]:
     """Return the videos in a folder and its sub-folders, sorted; none if there is no folder."""
     try:
@@ -150,10 +165,12 @@ def videos_below(folder: Path) -> list[Path]:
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
     """Return the images, sorted by name, of each folder below one that holds some."""
     found: dict[Path, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            found.setdefault(path.parent, []).append(path)
-    return {parent: sorted(images, key=_by_number) for parent, images in found.items()}
+    for parent, folders, names in os.walk(folder):  # of millions of images
+        folders.sort()
+        images = [Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        if images:
+            found[Path(parent)] = sorted(images, key=_by_number)
+    return found
 
 
 def name_below(path: Path, folder: Path) -> str:
