@@ -622,7 +622,8 @@ def _predict(
         **options,
     )
     if not (json or quiet):
-        print(terminal.ending(results, prior if is_submission(out) else None))
+        if text := terminal.ending(results, prior if is_submission(out) else None):
+            print(text)
         if files := [str(file) for file in outputs.values() if file is not None]:
             print(f"wrote {', '.join(files)}")
     unscored = any(result.probability is None for result in results.values())

@@ -120,15 +120,23 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return what follows the lines of all videos: one in full, or a summary of many.
+    """Return what follows the lines of all videos: one in full, or a summary of many, or nothing.
 
     Args:
         results: As in `summary`.
         prior: As in `summary`.
+
+    Example:
+        >>> print(ending(predict("videos")))
+        <BLANKLINE>
+        5 videos, 4 scored (2 fake, 2 real), 1 without a score:
+        ...
     """
     if len(results) == 1:
         (result,) = results.values()
-        return f"\n{details}" if (details := result_details(result)) else summary(results, prior)
+        if result.probability is None:  # its line says why
+            return "" if prior is None else summary(results, prior)
+        return f"\n{result_details(result)}"
     points = next((one.operating_points for one in results.values() if one.operating_points), None)
     if all(result.probability is None for result in results.values()):
         return summary(results, prior)

@@ -126,7 +126,8 @@ def test_summary_counts_verdicts_and_reasons():
 
 def test_ending_is_of_one_video_or_of_many():
     assert ending({"a.mp4": FAKE}).strip() == result_details(FAKE)
-    assert ending({"c.mp4": NO_FACE}) == summary({"c.mp4": NO_FACE})
+    assert ending({"c.mp4": NO_FACE}) == ""
+    assert "given the prior 0.5" in ending({"c.mp4": NO_FACE}, 0.5)
     both = {"a.mp4": FAKE, "c.mp4": NO_FACE}
     assert ending(both).strip() == f"{summary(both)}\n{verdict_meaning(POINTS)}"
 
