@@ -293,7 +293,7 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
     order = timeline.stamps
     if not timeline.timed or choice.indices is not None:
         return _Plan(timeline, deque(order[choice.pick(order)].tolist()), ("DEFAULT",))
-    # What is shown after everything before it in the file is an I or P frame.
+    # A frame that is shown after all frames before it in the file is an I or P frame.
     anchors = np.unique(np.maximum.accumulate(packets["stamp"]))
     keys = np.unique(packets["stamp"][packets["key"]])
     enough = SPARE_FRAMES * choice.num_frames
@@ -345,7 +345,7 @@ def open_container(path: Path) -> "av.container.InputContainer":
     Raises:
         VideoError: The file is no video, or needs too much memory.
     """
-    name = str(path.absolute())  # a name such as http:x.mp4 is no address
+    name = str(path.absolute())  # otherwise FFmpeg takes a name such as http:x.mp4 for an address
     try:
         try:
             return av.open(name, options=OPEN_OPTIONS)
@@ -376,7 +376,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the packets of streams that hold data; a file that breaks off ends there."""
+    """Yield the packets of streams that hold data; a truncated file ends where it breaks off."""
     try:
         for packet in container.demux(*streams):
             if packet.size:
@@ -388,7 +388,7 @@ def read_packets(
 def _decode(
     path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
-    """Decode forwards, going on after damaged packets; only those with `wanted` stamps, if any."""
+    """Decode in order, without damaged packets; with `wanted`, only packets of these stamps."""
     with open_container(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
