@@ -20,6 +20,7 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from dfdetect import __version__
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, ENGINES, SPLITS
@@ -600,7 +601,7 @@ def _predict(
     strict: bool,
     json: bool,
     quiet: bool,
-    **options: object,
+    **options: Any,
 ) -> int:
     start = monotonic()
     from dfdetect.prediction import is_submission, predict
@@ -608,14 +609,20 @@ def _predict(
     from dfdetect.reporting.json_file import to_json
     from dfdetect.runtime.budget import parse_duration
 
-    if time_budget is not None:  # what loading took is part of it
-        time_budget = max(0.1, parse_duration(time_budget) - (monotonic() - start))
+    seconds = None
+    if time_budget is not None:  # the time for loading is part of it
+        seconds = max(0.1, parse_duration(time_budget) - (monotonic() - start))
     to_line = partial(terminal.result_line, colour=terminal.wants_colour(sys.stdout))
     to_text = to_json if json else to_line
-    outputs = {"out": out, "details": details, "report": report, "annotate": annotate}
+    outputs: dict[str, Any] = {
+        "out": out,
+        "details": details,
+        "report": report,
+        "annotate": annotate,
+    }
     results = predict(
         prior=prior,
-        time_budget=time_budget,
+        time_budget=seconds,
         on_result=lambda result: _print_above_bars(to_text(result)),
         progress=not quiet,
         **outputs,
@@ -630,23 +637,26 @@ def _predict(
     return REASONS_GIVEN if strict and unscored else 0
 
 
-def _evaluate(json: bool, compare: list[str] | None, **options: object) -> None:
+def _evaluate(json: bool, compare: list[str] | None, **options: Any) -> None:
     from dfdetect.evaluation.evaluate import evaluate
-    from dfdetect.evaluation.paired import compare_detectors
+    from dfdetect.evaluation.paired import PairedComparison, compare_detectors
+    from dfdetect.evaluation.result import EvaluationResult
 
+    result: EvaluationResult | PairedComparison
     if compare is None:
         result = evaluate(progress=True, **options)
     else:
         single = ("weights", "plots", "table")
         if given := [name for name in single if options.pop(name) is not None]:
             raise ArgumentError(f"--{given[0]} is for one detector: leave it out with --compare")
-        result = compare_detectors(detectors=tuple(compare), progress=True, **options)
+        first, second = compare
+        result = compare_detectors(detectors=(first, second), progress=True, **options)
         if not json:
-            print(f"first: {compare[0]}; second: {compare[1]}")
+            print(f"first: {first}; second: {second}")
     print(dumps(result.to_dict()) if json else result)
 
 
-def _extract(sources: list[Path], out: Path, **options: object) -> None:
+def _extract(sources: list[Path], out: Path, **options: Any) -> None:
     from dfdetect.data.extract import extract
 
     done = extract(sources, out=out, progress=True, **options)
@@ -655,7 +665,7 @@ def _extract(sources: list[Path], out: Path, **options: object) -> None:
         print(f"  {count} {status}")
 
 
-def _reconstruct(faces: list[Path], out: Path, **options: object) -> None:
+def _reconstruct(faces: list[Path], out: Path, **options: Any) -> None:
     from dfdetect.data.reconstruct import reconstruct
 
     given = {name: value for name, value in options.items() if value is not None}
@@ -663,7 +673,7 @@ def _reconstruct(faces: list[Path], out: Path, **options: object) -> None:
     print(f"{out}: {len(table)} reconstructions; samples in {out.with_suffix('.autoencoders')}")
 
 
-def _convert(out: Path, **options: object) -> None:
+def _convert(out: Path, **options: Any) -> None:
     from dfdetect.checkpoints.converters.convert import convert
 
     spec = convert(out=out, **options)
@@ -673,13 +683,13 @@ def _convert(out: Path, **options: object) -> None:
     )
 
 
-def _compare(**options: object) -> None:
+def _compare(**options: Any) -> None:
     from dfdetect.evaluation.compare import compare, to_markdown
 
     print(to_markdown(compare(progress=True, **options)))
 
 
-def _compare_aggregation(**options: object) -> None:
+def _compare_aggregation(**options: Any) -> None:
     from dfdetect.evaluation.aggregation_study import compare_aggregations
 
     print(compare_aggregations(progress=True, **options).to_string(float_format="{:.3f}".format))
@@ -692,7 +702,7 @@ def _train(
     init: str | None,
     device: str,
     resume: bool,
-    **settings: object,
+    **settings: Any,
 ) -> None:
     from dfdetect.training.trainer import train
 
@@ -723,11 +733,9 @@ def _calibrate(weights: str, faces: list[Path], out: Path, device: str) -> None:
     from dfdetect.training.calibrate import calibrate
 
     spec = calibrate(weights, faces, out, device=device, progress=True)
-    points = spec.operating_points
-    print(
-        f"{out}: calibrated = {spec.calibration.scale:.3f} * logit {spec.calibration.bias:+.3f}; "
-        f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}"
-    )
+    print(f"{out}: calibrated = {spec.calibration.scale:.3f} * logit {spec.calibration.bias:+.3f}")
+    if (points := spec.operating_points) is not None:
+        print(f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}")
 
 
 def _bench(
@@ -737,13 +745,13 @@ def _bench(
     frames: int,
     device: str,
     engine: str,
-    **options: object,
+    **options: Any,
 ) -> None:
     from dfdetect.benchmark import projection
     from dfdetect.benchmark.bench import bench
 
     wanted = None if plan is None else projection.parse_plan(*plan)
-    common = {"frames": frames, "device": device, "progress": True}
+    common: dict[str, Any] = {"frames": frames, "device": device, "progress": True}
     result = bench(paths, engine=engine, **common, **options)
     planned = None
     if wanted is not None:
@@ -756,7 +764,7 @@ def _bench(
         print(result if planned is None else f"{result}\n\n{planned}")
 
 
-def _bundle(**options: object) -> None:
+def _bundle(**options: Any) -> None:
     from dfdetect.kaggle.bundle import bundle
 
     print("\n".join(bundle(**options)))
@@ -770,7 +778,7 @@ def _ensemble(members: list[str], out: Path, shares: list[float] | None) -> None
     print(f"{out}: {spec.describe()}")
 
 
-def _app(no_browser: bool, **options: object) -> None:
+def _app(no_browser: bool, **options: Any) -> None:
     from dfdetect.reporting.app import serve_app
 
     with serve_app(**options) as url:
@@ -780,7 +788,7 @@ def _app(no_browser: bool, **options: object) -> None:
         threading.Event().wait()
 
 
-def _export(**options: object) -> None:
+def _export(**options: Any) -> None:
     from dfdetect.checkpoints.export import export_onnx
 
     print(export_onnx(**options))

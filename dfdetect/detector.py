@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import copy, deepcopy
 from dataclasses import replace
@@ -89,7 +89,7 @@ class Detector:
         self.classifiers = [
             Classifier(*pair, device, engine) for pair in zip(models, spec.members, strict=True)
         ]
-        self._given = {
+        self._given: dict[str, Any] = {
             "face_detector": face_detector,
             "fallback_face_detector": fallback_face_detector,
             "engine": engine,
@@ -361,13 +361,14 @@ class Detector:
         """Heat maps of the `count` frames of each track whose logits are highest."""
         first, *_ = self._crop_formats
         places = [np.argsort(-one, kind="stable")[:count].tolist() for one in logits]
-        maps = []
+        found = []
         for track, positions in zip(tracks, places, strict=True):
             crops = [
                 track.crops[one] if one.rule == first.rule else () for one in self._crop_formats
             ]
-            maps.append(self._mean_maps(crops, positions))
-        if any(one is None for one in maps):  # then all are
+            found.append(self._mean_maps(crops, positions))
+        maps = [one for one in found if one is not None]
+        if len(maps) < len(found):  # then there are none
             return [[] for _ in tracks]
         largest = max((np.abs(one).max() for one in maps), default=0) or 1
         return [
@@ -496,7 +497,7 @@ def has_failed(result: VideoResult) -> bool:
     return result.status == Status.FAILED
 
 
-def _decode_ahead(frames: Iterator[Frame]) -> Iterator[Frame]:
+def _decode_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
     for first in frames:
         room = max(1, min(FRAMES_AHEAD, AHEAD_BYTES // first.image.nbytes))
         with closing(prefetch(chain([first], frames), room)) as ahead:

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -320,7 +320,7 @@ def _score_rest(
     budget: TimeBudget | None,
     on_result: Callable[[VideoResult], None],
     progress: bool,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Score videos and store each result as it arrives.
 
     Yields once at the start and then every few seconds, so that the caller can write the results.
@@ -328,7 +328,7 @@ def _score_rest(
     from dfdetect.detector import has_failed
 
     def keep(task: _Task, result: VideoResult) -> None:
-        if budget is not None:
+        if budget is not None and task.allowance is not None:
             budget.record(result, task.allowance.frames())
         if heat_maps is not None:
             result = heat_maps.take(task.name, result)

@@ -42,7 +42,7 @@ def corpus() -> Path:
 
 @pytest.fixture(scope="session")
 def detector() -> Detector:
-    return load_detector(device="cpu")
+    return load_detector(device="cpu", frames=12)
 
 
 @pytest.fixture

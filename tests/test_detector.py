@@ -103,15 +103,15 @@ def test_a_score_says_who_where_when_and_how_much(detector, real_clip):
     assert 0 < score.probability < 1
     (face,) = score.tracks
     assert score.probability == face.probability
-    assert len(face.times) == len(face.boxes) == len(face.frame_probabilities) == 32
+    assert len(face.times) == len(face.boxes) == len(face.frame_probabilities) == detector.frames
     assert face.times == sorted(face.times)
-    middle = face.boxes[16]
+    middle = face.boxes[len(face.boxes) // 2]
     assert iou(middle, (365, 80, 560, 340)) > 0.5
     assert set(score.timings) == {"decode", "detect", "crop", "classify", "wait", "total"}
     stages = [score.timings[stage] for stage in ("detect", "crop", "classify", "wait")]
     assert min(stages) > 0
     assert 0 < score.timings["decode"] < score.timings["total"]
-    assert sum(stages) == pytest.approx(score.timings["total"], rel=0.2)
+    assert score.timings["total"] / 2 < sum(stages) < score.timings["total"]
 
 
 def test_the_same_clip_gives_the_same_score(detector, real_clip):

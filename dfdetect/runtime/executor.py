@@ -87,7 +87,7 @@ class Executor:
         on_lost: Callable[[Item, str], Result] | None = None,
         failed: Callable[[Result], bool] = lambda result: False,
         on_done: Callable[[Item, Result], None] = lambda item, result: None,
-    ) -> Iterator[tuple[Item, Result]]:
+    ) -> Generator[tuple[Item, Result], None, None]:
         """Yield each item with its result, in the order of the items.
 
         Few items are drawn ahead of the results, so that memory does not grow with their number.

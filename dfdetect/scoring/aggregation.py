@@ -91,7 +91,7 @@ class Aggregation:
         heard = [np.asarray(track) for track in tracks if len(track) >= least]
         return TRACK_RULES[self.tracks](heard, self)
 
-    def probability(self, logits: np.ndarray | float) -> np.ndarray:
+    def probability(self, logits: np.ndarray | float | Sequence[float]) -> np.ndarray:
         """Return P(FAKE) in [floor, 1 - floor], float64 of the same shape as `logits`.
 
         Example:
