@@ -1,6 +1,7 @@
 """Detector: video(s) -> VideoResult, the pipeline that ties decoding, faces, model and scoring."""
 
 import logging
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -294,6 +295,12 @@ class Detector:
             >>> detector.frame_logits([[first, second], [third]])
             [array([0.7, 1.9]), array([-2.1])]
         """
+        if len({member.crop for member in self.spec.members}) > 1:
+            warnings.warn(
+                "the members of the ensemble were trained on crops that are cut differently; all "
+                "of them see these crops as they are, so their answers are worse than for videos",
+                stacklevel=2,
+            )
         return self._averaged(
             classifier.frame_logits(
                 [_to_input(crop, number, classifier.spec.crop_format) for crop in clip]

@@ -490,6 +490,12 @@ def test_an_ensemble_of_twins_answers_as_one_of_them(two_members, real_clip):
     assert together.predict_faces(crops) == pytest.approx(alone.predict_faces(crops))
 
 
+def test_an_ensemble_warns_of_crops_that_are_cut_for_one_member_only(two_members):
+    crops = [np.full((20, 20, 3), 130, np.uint8)]
+    with pytest.warns(UserWarning, match="crops that are cut differently"):
+        join(*two_members).predict_faces(crops)
+
+
 def test_load_detector_of_several_weights():
     names = ["simple_cnn_2", "logistic_regression"]
     crops = [np.full((64, 64, 3), level, np.uint8) for level in (0, 255)]

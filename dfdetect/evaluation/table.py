@@ -7,14 +7,22 @@ import pandas as pd
 
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import Metrics
-from dfdetect.evaluation.result import ROWS, EvaluationResult
+from dfdetect.evaluation.result import EvaluationResult
 from dfdetect.files import atomic_path
 
-# Figures in the order of the columns.
-FIGURES = (
-    *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr", "accuracy"),
-    *("best_accuracy", "balanced_accuracy", "log_loss", "calibration_error"),
-)
+# Figures in the order of the columns, and what papers call them.
+FIGURES = {
+    "auc": "AUC",
+    "average_precision": "AP",
+    "eer": "EER",
+    "tpr_at_1_fpr": "TPR at 1 % FPR",
+    "tpr_at_5_fpr": "TPR at 5 % FPR",
+    "accuracy": "accuracy at 0.5",
+    "best_accuracy": "accuracy at the best threshold",
+    "balanced_accuracy": "balanced accuracy",
+    "log_loss": "log loss",
+    "calibration_error": "ECE",
+}
 SUFFIXES = (".md", ".csv")
 
 
@@ -47,9 +55,9 @@ def to_markdown(result: EvaluationResult) -> str:
         "n": [str(count) for count in table["n"]],
         "FAKE": [f"{share:.1%}" for share in table["fake_fraction"]],
     }
-    for name in FIGURES:
+    for name, title in FIGURES.items():
         edges = table[[name, f"{name}_low", f"{name}_high"]].itertuples(index=False)
-        columns[ROWS[name][0]] = [_cell(*values) for values in edges]
+        columns[title] = [_cell(*values) for values in edges]
     return markdown(columns)
 
 

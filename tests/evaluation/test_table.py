@@ -46,7 +46,7 @@ def test_to_markdown_is_one_table(by_method):
     cells = [line.replace("\\|", "").count("|") for line in lines]
     assert len(lines) == 2 + 6
     assert set(cells) == {len(FIGURES) + 4}
-    assert lines[0].startswith("|  | n | FAKE | AUC | average precision")
+    assert lines[0].startswith("|  | n | FAKE | AUC | AP | EER | TPR at 1 % FPR")
     assert "method swap\\|a" in lines[-1]
 
 
