@@ -265,7 +265,9 @@ def test_two_steps_of_each_architecture_predict_videos(
     assert len(check_submission(submission, names)) == len(names)
 
 
-@pytest.mark.parametrize("architecture", ["linear_svm", "logistic_regression"])
+@pytest.mark.parametrize(
+    "architecture", [pytest.param("linear_svm", marks=pytest.mark.slow), "logistic_regression"]
+)
 def test_linear_models_learn_and_are_kept_as_tensors(architecture, face_set, tmp_path):
     out = tmp_path / "linear.safetensors"
     spec = run(face_set, out, recipe(architecture))

@@ -236,6 +236,7 @@ def test_a_wanted_frame_that_the_decoder_skips_is_found_by_decoding_all(real_cli
 
 
 @pytest.mark.corpus
+@pytest.mark.slow
 def test_challenge_clips_give_all_frames(corpus):
     for path in sorted((corpus / "videos" / "dfdc").rglob("*.mp4")):
         frames = [(frame.time, frame.image.shape) for frame in read_frames(path, 32)]
