@@ -289,6 +289,13 @@ def test_read_deepfake_eval_2024(tmp_path):
     assert set(by_name(read_dataset(tmp_path, "test"))) == {"a.mp4", "b.mp4"}
 
 
+def test_read_dataset_names_a_folder_whose_list_is_damaged(tmp_path):
+    make(tmp_path, "Celeb-synthesis/id0_id1_0000.mp4")
+    (tmp_path / "List_of_testing_videos.txt").write_bytes(b"1 \xff\xfe")
+    with pytest.raises(InputError, match="a list of its videos is not text"):
+        read_dataset(tmp_path)
+
+
 def test_read_dataset_prefers_a_manifest(faceforensics):
     path = "original_sequences/youtube/c23/videos/000.mp4"
     for other in faceforensics.rglob("*.mp4"):

@@ -36,7 +36,11 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     source = Path(source)
     own = source.is_dir() and find_manifest(source) is not None
     for reader in () if own else _readers():
-        if (found := reader(source)) is not None:
+        try:
+            found = reader(source)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{source}: a list of its videos is not text ({error})") from error
+        if found is not None:
             if not found.videos and not found.faces:
                 raise InputError(f"{source}: has the layout of {found.name}, but holds nothing")
             chosen = found if split is None else found.select(split)
