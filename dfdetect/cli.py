@@ -167,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_calibrate(commands)
     _add_compare(commands)
     _add_compare_aggregation(commands)
+    _add_compare_conditions(commands)
     _add_bench(commands)
     _add_bundle(commands)
     _add_ensemble(commands)
@@ -329,7 +330,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="damage the crops first: JPEG of quality 50, half the size and back, 40 %% darker",
     )
     parser.add_argument(
-        "--subgroups", action="store_true", help="measure dark, small and turned faces apart"
+        "--subgroups",
+        action="store_true",
+        help="measure small, dark, blurred and turned faces apart",
     )
 
 
@@ -493,6 +496,27 @@ def _add_compare_aggregation(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "index", type=Path, metavar="INDEX.csv", help="made with `dfdetect extract --blend`"
+    )
+    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands,
+        "compare-conditions",
+        _compare_conditions,
+        "Measure a detector on small, dark, blurred, compressed and turned faces, and few frames.",
+    )
+    parser.add_argument(
+        "sources", nargs="+", type=Path, metavar="INDEX.csv", help="face sets, measured together"
+    )
+    parser.add_argument(
+        "--crops",
+        type=int,
+        default=200,
+        metavar="N",
+        help="good crops to damage at most",
     )
     parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -693,6 +717,13 @@ def _compare_aggregation(**options: Any) -> None:
     from dfdetect.evaluation.aggregation_study import compare_aggregations
 
     print(compare_aggregations(progress=True, **options).to_string(float_format="{:.3f}".format))
+
+
+def _compare_conditions(**options: Any) -> None:
+    from dfdetect.evaluation.conditions_study import compare_conditions
+
+    table = compare_conditions(progress=True, **options)
+    print(table.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
 
 
 def _train(

@@ -22,6 +22,7 @@ from dfdetect.checkpoints.weights import Weights, find_all_weights
 from dfdetect.classifier import Classifier
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError
+from dfdetect.faces.attributes import ATTRIBUTE_FORMAT, measure_face
 from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector, MTCNNDetector
 from dfdetect.faces.geometry import CropFormat
@@ -32,6 +33,7 @@ from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
 from dfdetect.runtime.device import choose_device, has_fast_half
 from dfdetect.runtime.engines import AUTO
 from dfdetect.runtime.executor import Executor, prefetch
+from dfdetect.scoring.reliability import find_warnings
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
@@ -40,9 +42,8 @@ FRAMES_AHEAD = 8
 AHEAD_BYTES = 64 * 2**20
 # Characters of what an unforeseen error says that a result keeps.
 MESSAGE_LENGTH = 200
-SINGLE_FRAME = (
-    "Only one frame was scored, as of any image: the answer is less certain than that of a video."
-)
+# Crops of a face that are looked at for warnings.
+LOOKS = 4
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
@@ -195,13 +196,13 @@ class Detector:
                 tracks, sampled = self._find_tracks(read, watch, check)
                 with watch.measure("classify"):
                     logits = self._track_logits(tracks, check)
+                    warnings = self._find_warnings(tracks, logits)
                 heat_maps: list[list[HeatMap]] = [[] for _ in tracks]
                 if maps_per_track:  # without `check`: the scores are there, and must not be lost
                     with watch.measure("heat_maps"):
                         heat_maps = self._heat_maps(tracks, logits, maps_per_track)
             found = self._video_result(path, name, tracks, logits, heat_maps)
             LOGGER.debug("%s: %s", path, found.status.sentence)
-            warnings = (SINGLE_FRAME,) if sampled == 1 and found.tracks else ()
             seconds = dict(watch.seconds)
             return replace(found, frames_sampled=sampled, warnings=warnings, timings=seconds)
         except CancelledError:
@@ -422,7 +423,8 @@ class Detector:
                 watch.measure("crop", apart_from=("wait", "detect")),
             ):
                 frames = _CheckedFrames(watch.iterate("wait", ahead), check)
-                tracks = track_faces(frames, detect, self._crop_formats)
+                formats = list(dict.fromkeys([*self._crop_formats, ATTRIBUTE_FORMAT]))
+                tracks = track_faces(frames, detect, formats)
             sampled = frames.count
             if tracks:
                 return tracks, sampled
@@ -449,6 +451,22 @@ class Detector:
             tracks=[
                 self._track_result(*track) for track in zip(tracks, logits, heat_maps, strict=True)
             ],
+        )
+
+    def _find_warnings(
+        self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray]
+    ) -> tuple[str, ...]:
+        """Say why the score of the most suspicious face is less reliable than usual."""
+        if not tracks:
+            return ()
+        scores = [self.spec.aggregation.track_logit(one) for one in logits]
+        track = tracks[int(np.argmax(scores))]
+        crops = track.crops[ATTRIBUTE_FORMAT]
+        places = np.unique(np.linspace(0, len(crops) - 1, LOOKS).round().astype(int))
+        return find_warnings(
+            [bottom - top for _, top, _, bottom in track.boxes],
+            [measure_face(crops[place].permute(1, 2, 0).numpy()) for place in places],
+            len(track.times),
         )
 
     def _track_result(

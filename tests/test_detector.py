@@ -387,15 +387,34 @@ def test_predict_of_a_file_uses_the_face_detector_that_was_given(one_face_detect
 
 
 def test_predict_of_an_image_says_that_it_is_one_frame(one_face_detector, tmp_path):
-    image = np.full((100, 80, 3), 255, np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (100, 80, 3), dtype=np.uint8)
+    one_face_detector.face_detector.box = (0.0, 0.0, 80.0, 100.0)
     Image.fromarray(image).save(tmp_path / "face.png")
     result = one_face_detector.predict(tmp_path / "face.png")
     assert (result.name, result.frames_sampled) == ("face.png", 1)
-    (warning,) = result.warnings
-    assert "less certain" in warning
+    warning = result.warnings[-1]
+    assert warning.startswith("Only one frame")
     in_memory = one_face_detector.predict(image)
-    assert (in_memory.probability, in_memory.warnings) == (result.probability, (warning,))
-    assert one_face_detector.predict([image, image]).warnings == ()
+    assert (in_memory.probability, in_memory.warnings) == (result.probability, result.warnings)
+    assert warning not in one_face_detector.predict([image] * 32).warnings
+
+
+def test_predict_warns_of_the_most_suspicious_face(one_face_detector):
+    grain = np.random.default_rng(0).integers(0, 60, (200, 400, 3), dtype=np.uint8)
+    dark, bright = (0.0, 0.0, 160.0, 200.0), (220.0, 0.0, 400.0, 200.0)
+    image = grain // 3
+    image[:, 200:] = grain[:, 200:] + 150
+
+    class TwoFaces:
+        def detect(self, images, smallest=None):
+            return [[dark, bright] for _ in images]
+
+    one_face_detector.face_detector = TwoFaces()
+    result = one_face_detector.predict([image] * 8)
+    assert len(result.tracks) == 2
+    assert not any("dark" in warning for warning in result.warnings)
+    one_face_detector.face_detector = OneFace(dark)
+    assert any("dark" in one for one in one_face_detector.predict([image] * 8).warnings)
 
 
 def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_face_detector):

