@@ -86,20 +86,21 @@ def _meaning(result: VideoResult) -> str:
             "probability."
         )
     rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
-    meaning = {
-        Verdict.FAKE: f"{rare} of the REAL videos exceeded {points.fake:.2f}",
+    shares = {
+        Verdict.FAKE: f"{rare} of these exceed {points.fake:.2f}. On other footage, more may.",
         Verdict.UNCERTAIN: (
-            f"{usual} of the REAL videos exceeded {points.uncertain:.2f}, and {rare} of them "
-            f"{points.fake:.2f}"
+            f"{usual} of these exceed {points.uncertain:.2f}, and {rare} exceed {points.fake:.2f}. "
+            "On other footage, more may."
         ),
         Verdict.REAL: (
-            f"{100 - 100 * UNCERTAIN_RATE:g} % of the REAL videos stayed at or below "
-            f"{points.uncertain:.2f}, and so do fakes that the detector misses"
+            f"{100 - 100 * UNCERTAIN_RATE:g} % of these stay at or below {points.uncertain:.2f}. "
+            "This does not show that the video is real: fakes that the detector misses score as "
+            "low."
         ),
     }[result.verdict]
     return (
-        f"What it means: when the detector was measured on footage that it was not trained on, "
-        f"{meaning}. On other footage, more REAL videos may score high."
+        "What it means: the thresholds were set on REAL videos that the detector was not trained "
+        f"on; {shares}"
     )
 
 

@@ -47,9 +47,9 @@ def judged(verdict, probability, **fields):
 @pytest.mark.parametrize(
     ("verdict", "probability", "words"),
     [
-        (Verdict.FAKE, 0.9, ["Fake", "1 % of the REAL videos exceeded 0.80"]),
-        (Verdict.UNCERTAIN, 0.6, ["Uncertain", "5 % of the REAL videos exceeded 0.40"]),
-        (Verdict.REAL, 0.1, ["Real", "95 % of the REAL videos stayed at or below 0.40"]),
+        (Verdict.FAKE, 0.9, ["Fake", "1 % of these exceed 0.80"]),
+        (Verdict.UNCERTAIN, 0.6, ["Uncertain", "5 % of these exceed 0.40"]),
+        (Verdict.REAL, 0.1, ["Real", "95 % of these stay at or below 0.40"]),
     ],
 )
 def test_render_verdict_explains_the_verdict(verdict, probability, words):
