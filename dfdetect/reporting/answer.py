@@ -6,14 +6,13 @@ from html import escape
 import numpy as np
 
 from dfdetect.faces.crops import encode_jpeg
-from dfdetect.reporting.heat_maps import paint_heat_map
+from dfdetect.reporting.charts import curve_chart
+from dfdetect.reporting.heat_maps import describe_heat_map, paint_heat_map
 from dfdetect.reporting.terminal import time_stamp
 from dfdetect.results import HeatMap, OperatingPoints, TrackResult, Verdict, VideoResult
 from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 
 JPEG_QUALITY = 80
-# Of a curve, in the units of the drawing.
-WIDTH, HEIGHT = 480, 110
 HEADLINES = {
     Verdict.FAKE: "Fake: a face looks manipulated",
     Verdict.UNCERTAIN: "Uncertain: too suspicious for real, not enough for fake",
@@ -24,7 +23,7 @@ CAUTION = (
     "voices, not scenes, and not whether a true video is shown in a false context."
 )
 
-HEAT_MAPS = "Where the detector looks: the redder a place, the more it speaks for FAKE."
+HEAT_MAPS = "Where the detector sees evidence for FAKE: the redder, the stronger."
 
 
 def render_note(text: str) -> str:
@@ -119,7 +118,7 @@ def _threshold(value: float) -> str:
 
 
 def _person(number: int, track: TrackResult, is_image: bool) -> str:
-    when = "" if is_image else f"<p>{_when(track)}</p>{_curve(track)}"
+    when = "" if is_image else f"<p>{_when(track)}</p>{curve_chart(track)}"
     faces = "".join(_face(heat_map, is_image) for heat_map in track.heat_maps)
     return (
         f"<section><h3>Person {number}: P(FAKE) {track.probability:.2f}</h3>{when}"
@@ -138,45 +137,15 @@ def _when(track: TrackResult) -> str:
 
 def _face(heat_map: HeatMap, is_image: bool) -> str:
     """A face as it is, and with its heat map."""
-    at = "" if is_image else f" at {time_stamp(heat_map.time)}"
+    at = "" if is_image else f"At {time_stamp(heat_map.time)}: "
+    where = describe_heat_map(heat_map)
     return (
-        f"<figure>{_picture(heat_map.crop, f'Face{at}')}"
-        f"{_picture(paint_heat_map(heat_map), f'Heat map of the face{at}')}"
-        f"<figcaption>{at}</figcaption></figure>"
+        f"<figure>{_picture(heat_map.crop, 'Face')}"
+        f"{_picture(paint_heat_map(heat_map), 'Its heat map')}"
+        f"<figcaption>{at}{where}</figcaption></figure>"
     )
 
 
 def _picture(image: np.ndarray, text: str) -> str:
     data = base64.b64encode(encode_jpeg(image, JPEG_QUALITY)).decode()
     return f'<img alt="{text}" src="data:image/jpeg;base64,{data}">'
-
-
-def _curve(track: TrackResult) -> str:
-    """P(FAKE) over time; nothing for a person who is seen in one frame only."""
-    if len(track.times) < 2:
-        return ""
-    first, last = track.times[0], track.times[-1]
-    points = [
-        (WIDTH * (time - first) / max(last - first, 1e-9), HEIGHT * (1 - probability))
-        for time, probability in zip(track.times, track.frame_probabilities, strict=True)
-    ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
-    labels = "".join(
-        f'<text x="-6" y="{HEIGHT * (1 - value):g}" text-anchor="end" '
-        f'dominant-baseline="middle">{value:g}</text>'
-        for value in (0, 0.5, 1)
-    )
-    ends = (
-        f'<text x="0" y="{HEIGHT + 16}">{time_stamp(first)}</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT + 16}" text-anchor="end">{time_stamp(last)}</text>'
-    )
-    text = (
-        f"P(FAKE) from {time_stamp(first)} to {time_stamp(last)}, between "
-        f"{min(track.frame_probabilities):.2f} and {max(track.frame_probabilities):.2f}"
-    )
-    return (
-        f'<svg viewBox="-30 -8 {WIDTH + 36} {HEIGHT + 28}" role="img" aria-label="{text}">'
-        f'<path class="axes" d="M0,0V{HEIGHT}H{WIDTH}M0,{HEIGHT / 2}H{WIDTH}"/>{labels}{ends}'
-        f'<polyline points="{line}"/>{dots}</svg>'
-    )

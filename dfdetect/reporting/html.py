@@ -14,12 +14,12 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
 from dfdetect.faces.crops import Strip, cut_faces, encode_jpeg
 from dfdetect.files import atomic_path
+from dfdetect.reporting.charts import curve_chart, histogram_chart
 from dfdetect.reporting.heat_maps import HeatMapPicture, HeatMapStore, picture_heat_maps
 from dfdetect.reporting.terminal import summary, time_stamp
 from dfdetect.results import OperatingPoints, TrackResult, VideoResult
@@ -30,9 +30,6 @@ from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError
 
 JPEG_QUALITY = 80
-BINS = 20
-# Of curves and histogram, in the units of the drawing.
-WIDTH, HEIGHT = 480, 110
 # Where the template goes on after the videos.
 VIDEOS = "$videos"
 
@@ -99,7 +96,7 @@ def _page(
         summary=escape(summary(dict(ranked), prior)).replace("\n", "<br>"),
         detector=escape(detector),
         meaning=_meaning(points),
-        histogram=_histogram([one.probability for one in results if one.probability], points),
+        histogram=histogram_chart([one.probability for one in results if one.probability], points),
         rows="\n".join(rows),
     )
     return text, tail
@@ -226,7 +223,7 @@ def _section(
         parts.append(f"<h3>Person {person}: P(FAKE) {track.probability:.3f}</h3>")
         if result.frames_sampled > 1:
             parts.append(_moments(track, result.frames_sampled, link))
-        parts += [_faces(person, strip, link), _curve(track), _heat_maps(person, maps, link)]
+        parts += [_faces(person, strip, link), curve_chart(track), _heat_maps(person, maps, link)]
     return "".join((*parts, "</section>\n"))
 
 
@@ -283,64 +280,5 @@ def _picture(jpeg: bytes, alt: str) -> str:
     return f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{source}">'
 
 
-def _curve(track: TrackResult) -> str:
-    """P(FAKE) over time; nothing for a person who is seen on one frame only."""
-    if len(track.times) < 2:
-        return ""
-    first, last = track.times[0], track.times[-1]
-    length = max(last - first, 1e-9)
-    points = [
-        (WIDTH * (time - first) / length, HEIGHT * (1 - probability))
-        for time, probability in zip(track.times, track.frame_probabilities, strict=True)
-    ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
-    scale = "".join(_label(-6, HEIGHT * (1 - p), f"{p:g}", "end") for p in (0, 0.5, 1))
-    ends = _label(0, HEIGHT + 14, time_stamp(first), "start")
-    ends += _label(WIDTH, HEIGHT + 14, time_stamp(last), "end")
-    lowest, highest = min(track.frame_probabilities), max(track.frame_probabilities)
-    return _drawing(
-        f'<path class="line" d="M0,{HEIGHT / 2}H{WIDTH}"/>{scale}{ends}'
-        f'<polyline points="{line}"/>{dots}',
-        f"P(FAKE) over time, from {time_stamp(first)} to {time_stamp(last)}, between {lowest:.2f} "
-        f"and {highest:.2f}",
-        "P(FAKE) of single frames over time",
-    )
-
-
-def _histogram(probabilities: Sequence[float], points: OperatingPoints | None) -> str:
-    """Count the videos in each range of probabilities; nothing for a single video."""
-    if len(probabilities) < 2:
-        return ""
-    counts, edges = np.histogram(probabilities, BINS, (0, 1))
-    step, highest = WIDTH / BINS, counts.max()
-    bars = "".join(
-        f'<rect x="{edge * WIDTH + 1:.1f}" y="{HEIGHT * (1 - count / highest):.1f}" '
-        f'width="{step - 2:.1f}" height="{HEIGHT * count / highest:.1f}"/>'
-        for count, edge in zip(counts, edges[:-1], strict=True)
-    )
-    scale = "".join(_label(WIDTH * p, HEIGHT + 14, f"{p:g}", "middle") for p in (0, 0.5, 1))
-    thresholds = () if points is None else (points.uncertain, points.fake)
-    lines = "".join(f'<path class="line" d="M{WIDTH * one:.1f},0V{HEIGHT}"/>' for one in thresholds)
-    text = f"How many videos got which P(FAKE); the highest bar is {_count(highest, 'video')}"
-    if lines:
-        text += "; the dashed lines are the thresholds of uncertain and fake"
-    return _drawing(bars + scale + lines, text, text)
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _label(x: float, y: float, text: str, anchor: str) -> str:
-    return (
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" dominant-baseline="middle">{text}</text>'
-    )
-
-
-def _drawing(content: str, description: str, caption: str) -> str:
-    return (
-        f'<figure class="chart"><svg viewBox="-34 -8 {WIDTH + 42} {HEIGHT + 32}" role="img" '
-        f'aria-label="{description}"><path class="axes" d="M0,0V{HEIGHT}H{WIDTH}"/>{content}</svg>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )

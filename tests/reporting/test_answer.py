@@ -83,9 +83,11 @@ def test_render_people_shows_moments_curve_and_heat_maps():
     people = Reader(render_people(replace(judged(Verdict.FAKE, 0.9), tracks=[track])))
     assert "Seen from 0:00.0 to 0:02.0" in people.text
     assert "Most suspicious at 0:01.0 (0.90), 0:02.0 (0.50)" in people.text
+    assert "At 0:01.0: strongest in the central middle" in people.text
     assert people.pictures == [
-        "P(FAKE) from 0:00.0 to 0:02.0, between 0.20 and 0.90",
-        *("Face at 0:01.0", "Heat map of the face at 0:01.0"),
+        "P(FAKE) over time, from 0:00.0 to 0:02.0, between 0.20 and 0.90",
+        "Face",
+        "Its heat map",
     ]
 
 
@@ -95,6 +97,6 @@ def test_render_people_of_an_image_has_no_times():
     image = VideoResult(path=None, name="a.jpg", probability=0.9, tracks=[track], frames_sampled=1)
     html = render_people(image)
     assert "Person 1: P(FAKE) 0.90" in Reader(html).text
-    assert Reader(html).pictures == ["Face", "Heat map of the face"]
+    assert Reader(html).pictures == ["Face", "Its heat map"]
     assert "<svg" not in html
     assert "0:00" not in html

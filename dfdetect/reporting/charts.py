@@ -1,0 +1,81 @@
+"""Results -> charts as SVG within HTML; a style sheet gives their parts colours."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dfdetect.reporting.terminal import time_stamp
+from dfdetect.results import OperatingPoints, TrackResult
+
+BINS = 20
+# Of curves and histogram, in the units of the drawing.
+WIDTH, HEIGHT = 480, 110
+
+
+def curve_chart(track: TrackResult) -> str:
+    """Draw P(FAKE) of a person over time; nothing for one who is seen on one frame only.
+
+    Example:
+        >>> curve_chart(result.tracks[0])
+        '<figure class="chart"><svg viewBox=...
+    """
+    if len(track.times) < 2:
+        return ""
+    first, last = track.times[0], track.times[-1]
+    length = max(last - first, 1e-9)
+    points = [
+        (WIDTH * (time - first) / length, HEIGHT * (1 - probability))
+        for time, probability in zip(track.times, track.frame_probabilities, strict=True)
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in points)
+    scale = "".join(_label(-6, HEIGHT * (1 - p), f"{p:g}", "end") for p in (0, 0.5, 1))
+    ends = _label(0, HEIGHT + 14, time_stamp(first), "start")
+    ends += _label(WIDTH, HEIGHT + 14, time_stamp(last), "end")
+    lowest, highest = min(track.frame_probabilities), max(track.frame_probabilities)
+    return _drawing(
+        f'<path class="line" d="M0,{HEIGHT / 2}H{WIDTH}"/>{scale}{ends}'
+        f'<polyline points="{line}"/>{dots}',
+        f"P(FAKE) over time, from {time_stamp(first)} to {time_stamp(last)}, between {lowest:.2f} "
+        f"and {highest:.2f}",
+        "P(FAKE) of single frames over time",
+    )
+
+
+def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | None) -> str:
+    """Count the videos in each range of probabilities; nothing for a single video.
+
+    Args:
+        probabilities: P(FAKE) of each video.
+        points: The thresholds to mark, if there are any.
+    """
+    if len(probabilities) < 2:
+        return ""
+    counts, edges = np.histogram(probabilities, BINS, (0, 1))
+    step, highest = WIDTH / BINS, counts.max()
+    bars = "".join(
+        f'<rect x="{edge * WIDTH + 1:.1f}" y="{HEIGHT * (1 - count / highest):.1f}" '
+        f'width="{step - 2:.1f}" height="{HEIGHT * count / highest:.1f}"/>'
+        for count, edge in zip(counts, edges[:-1], strict=True)
+    )
+    scale = "".join(_label(WIDTH * p, HEIGHT + 14, f"{p:g}", "middle") for p in (0, 0.5, 1))
+    thresholds = () if points is None else (points.uncertain, points.fake)
+    lines = "".join(f'<path class="line" d="M{WIDTH * one:.1f},0V{HEIGHT}"/>' for one in thresholds)
+    text = f"How many videos got which P(FAKE); the highest bar stands for {highest}"
+    if lines:
+        text += "; the dashed lines are the thresholds of uncertain and fake"
+    return _drawing(bars + scale + lines, text, text)
+
+
+def _label(x: float, y: float, text: str, anchor: str) -> str:
+    return (
+        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" dominant-baseline="middle">{text}</text>'
+    )
+
+
+def _drawing(content: str, description: str, caption: str) -> str:
+    return (
+        f'<figure class="chart"><svg viewBox="-34 -8 {WIDTH + 42} {HEIGHT + 32}" role="img" '
+        f'aria-label="{description}"><path class="axes" d="M0,0V{HEIGHT}H{WIDTH}"/>{content}</svg>'
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
