@@ -1,6 +1,6 @@
 """Command line: arguments only; each command calls one public function with the same keywords.
 
-Each command imports what it runs, so that `--help` need not wait for torch.
+Modules are imported by the commands that need them, so that `--help` does not wait for torch.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from dfdetect.training.config import CHOICES, TrainConfig, recipe
 REASONS_GIVEN = 1
 UNUSABLE = 2
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
-# Of a process that a signal ended: this and the signal's number.
+# The exit status of a process that a signal stopped is this plus the number of the signal.
 SIGNALLED = 128
 
 
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     function.
 
     Returns:
-        0 when every video got a score or a stated reason, 1 if `--strict` was given and one has no
-        score, 2 for unusable arguments, input or output, 130 when stopped by Ctrl-C, 143 by
-        SIGTERM.
+        0 if every video has a score or a stated reason; 1 if `--strict` was given and a video has
+        no score; 2 for unusable arguments, input or output; 130 if stopped by Ctrl-C, 143 if
+        stopped by SIGTERM.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             status = command(**options)
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (DfdetectError, OSError) as error:
@@ -116,7 +116,7 @@ def _one_interrupt() -> Iterator[None]:
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    finally:  # after an interrupt, no other is heard to the end of the process
+    finally:  # after an interrupt, later ones are ignored until the process ends
         for one, handler in before.items():
             if signal.getsignal(one) is stop:
                 signal.signal(one, handler)
@@ -137,14 +137,14 @@ def _print_above_bars(text: str) -> None:
 
 
 def _printable(message: object) -> str:
-    """A message without what names of files could do to a terminal."""
+    """Return a message in which control characters of file names are escaped."""
     from dfdetect.files import printable
 
     return "\n".join(map(printable, str(message).splitlines()))
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but for options that are off."""
+    """Shows default values, except for options that are off by default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         off = action.default is None or action.default is False
@@ -187,7 +187,7 @@ def _add_command(
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
-    # Left out when it is not given, so that it does not undo one before the command.
+    # SUPPRESS keeps a --verbose that was given before the command.
     parser.add_argument(
         *("-v", "--verbose"), action="store_true", default=argparse.SUPPRESS, help=VERBOSE
     )
@@ -205,7 +205,7 @@ def _add_detector_options(
         help="installed weights or a file; several answer together, as an ensemble",
     )
     text = "frames sampled from each video"
-    if frames is None:  # so that it is known whether the option is given
+    if frames is None:  # None tells whether the option was given
         text += f" (default: {DEFAULT_FRAMES}); not for face sets"
     parser.add_argument("--frames", type=int, default=frames, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -216,7 +216,7 @@ def _add_engine_option(parser: argparse._ActionsContainer) -> None:
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="what computes the networks on a CPU (default: the fastest that is installed)",
+        help="library that computes the networks on a CPU (default: the fastest installed one)",
     )
 
 
@@ -224,13 +224,13 @@ def _add_cluster_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS|local",
-        help="work on the Ray cluster of this address, or on a local one",
+        help="address of a Ray cluster that does the work; `local` starts one on this machine",
     )
 
 
 def _add_split_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--split", choices=SPLITS, help="official split of a data set; all of it if not given"
+        "--split", choices=SPLITS, help="official split of a data set to use; default: all videos"
     )
 
 
@@ -248,43 +248,57 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     _add_engine_option(detector)
     shown = parser.add_argument_group("what is printed")
     shown.add_argument(
-        "--json", action="store_true", help="print a JSON object a video, all of it on one line"
+        "--json", action="store_true", help="print one JSON object per video, each on one line"
     )
     shown.add_argument(
         *("-q", "--quiet"),
         action="store_true",
-        help="print a line a video and warnings only: no progress, no explanation, no summary",
+        help="print only one line per video and warnings: no progress, explanation or summary",
     )
-    written = parser.add_argument_group("files to write, none if not given")
+    written = parser.add_argument_group("files to write (by default none)")
     written.add_argument(
         "--out",
         type=Path,
         metavar="FILE.csv|.json|.jsonl",
-        help="a submission (filename,label), or all of the results as JSON; a run that was "
-        "stopped continues from it",
+        help="a submission (filename,label), or the full results as JSON; the same command "
+        "continues an interrupted run",
     )
     written.add_argument(
-        "--sample-submission", type=Path, metavar="CSV", help="names and order of the rows of --out"
+        "--sample-submission",
+        type=Path,
+        metavar="CSV",
+        help="file that gives the names and the order of the rows of --out",
     )
     written.add_argument(
         "--prior",
         type=float,
         default=DEFAULT_PRIOR,
-        help="P(FAKE) for videos without a score in a submission",
+        help="P(FAKE) that a submission has for videos without a score",
     )
     written.add_argument(
-        "--details", type=Path, metavar="CSV", help="verdict, people, frames, reasons, seconds"
+        "--details",
+        type=Path,
+        metavar="CSV",
+        help="a table: verdict, people, frames, status and seconds of each video",
     )
-    written.add_argument("--report", type=Path, metavar="HTML", help="a page with faces and curves")
     written.add_argument(
-        "--annotate", type=Path, metavar="DIR", help="each video with boxes, curves and its sound"
+        "--report",
+        type=Path,
+        metavar="HTML",
+        help="a page with the faces and their probabilities over time",
+    )
+    written.add_argument(
+        "--annotate",
+        type=Path,
+        metavar="DIR",
+        help="a copy of each video with boxes, curves and sound",
     )
     run = parser.add_argument_group("the run")
     _add_cluster_option(run)
     run.add_argument(
         "--time-budget",
         metavar="8h30m",
-        help="end within this time, with fewer frames a video or fewer videos scored if need be",
+        help="end within this time; if necessary, sample fewer frames or skip videos",
     )
     run.add_argument(
         "--strict", action="store_true", help="exit with status 1 if a video has no score"
@@ -298,8 +312,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=Path,
         metavar="INDEX.csv|VIDEO_FOLDER|ZIP|JSON",
-        help="face sets, which are measured together; or a data set as its authors pack it; or a "
-        "folder or zip file of videos, labelled by manifest.csv, metadata.json or folders named "
+        help="one or more face sets, measured together; or a data set in its authors' layout; or "
+        "a folder or zip file of videos, labelled by manifest.csv, metadata.json or folders named "
         "real and fake",
     )
     _add_split_option(parser)
@@ -307,51 +321,54 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_cluster_option(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--plots", type=Path, metavar="DIR", help="write curves and each score here"
+        "--plots", type=Path, metavar="DIR", help="folder for curves and a table of all scores"
     )
     parser.add_argument(
         "--table",
         type=Path,
         metavar="FILE.md|FILE.csv",
-        help="write the figures of videos, frames, sources and methods, with intervals",
+        help="file for the metrics of videos, frames, sources and methods, with intervals",
     )
     parser.add_argument(
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        help="measure two detectors, names or files, and test how they differ",
+        help="measure two detectors (names or files) and test whether they differ",
     )
     parser.add_argument(
-        "--fake-share", type=float, metavar="SHARE", help="also weigh the classes to this balance"
+        "--fake-share",
+        type=float,
+        metavar="SHARE",
+        help="also compute metrics for this share of FAKE",
     )
     parser.add_argument(
         "--degrade",
         choices=DEGRADATIONS,
-        help="damage the crops first: JPEG of quality 50, half the size and back, 40 %% darker",
+        help="first damage the crops: JPEG at quality 50, half the size and back, or 40 %% darker",
     )
     parser.add_argument(
         "--subgroups",
         action="store_true",
-        help="measure small, dark, blurred and turned faces apart",
+        help="also measure small, dark, blurred and turned faces separately",
     )
 
 
 def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "extract", _extract, "Make a face set of videos, or continue one."
+        commands, "extract", _extract, "Make a face set of labelled videos, or continue one."
     )
     parser.add_argument(
         "sources",
         nargs="+",
         type=Path,
         metavar="VIDEO_FOLDER|ZIP",
-        help="a data set as its authors pack it, or videos labelled by manifest.csv, by "
-        "metadata.json or by folders named real and fake",
+        help="a data set in its authors' layout, or videos labelled by manifest.csv, "
+        "metadata.json or folders named real and fake",
     )
     _add_split_option(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
     parser.add_argument(
-        "--frames", type=int, default=DEFAULT_FRAMES, help="evenly spaced frames of each video"
+        "--frames", type=int, default=DEFAULT_FRAMES, help="frames sampled from each video"
     )
     parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
     for name in ("crop_scale", "crop_shift"):
@@ -360,7 +377,9 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
         text = setting.metadata["help"]
         parser.add_argument(flag, type=float, default=setting.default, help=text)
     parser.add_argument(
-        "--blend", action="store_true", help="also make a self-blended fake of each REAL person"
+        "--blend",
+        action="store_true",
+        help="also make a self-blended fake of each person in a REAL video",
     )
     _add_cluster_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -371,30 +390,32 @@ def _add_reconstruct(commands: argparse._SubParsersAction) -> None:
         commands,
         "reconstruct",
         _reconstruct,
-        "Train autoencoders on REAL crops, and write a face set of fakes that they make of these.",
+        "Train autoencoders on REAL crops, and write a face set of their reconstructions (FAKE).",
     )
     parser.add_argument(
         "faces", nargs="+", type=Path, metavar="INDEX.csv", help="face sets with REAL crops"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
-    parser.add_argument("--kinds", nargs="+", metavar="NAME", help="autoencoders; all if not given")
-    parser.add_argument("--steps", type=int, help="steps that each autoencoder is trained for")
+    parser.add_argument(
+        "--kinds", nargs="+", metavar="NAME", help="autoencoders to use; default: all"
+    )
+    parser.add_argument("--steps", type=int, help="training steps of each autoencoder")
     parser.add_argument("--copies", type=int, default=1, help="reconstructions of each crop")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "train", _train, "Train a detector on face sets.")
-    parser.add_argument("architecture", help="see `dfdetect models`")
+    parser.add_argument("architecture", help="a name that `dfdetect models` lists")
     parser.add_argument(
         "--faces",
         nargs="+",
         required=True,
         type=_index_and_weights,
         metavar="INDEX.csv[=WEIGHT]",
-        help="face sets to train on, and how much of each batch each one gets (default: 1); "
-        "REAL:FAKE in place of WEIGHT gives each class its own",
+        help="face sets to train on; WEIGHT (default: 1) is a face set's relative share of each "
+        "batch; REAL:FAKE instead of WEIGHT sets the two classes apart",
     )
     parser.add_argument(
         "--val",
@@ -402,15 +423,15 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         type=_index_or_fraction,
         default=[0.1],
         metavar="INDEX.csv|SHARE",
-        help="face sets of other actors and sources to choose the epoch by, and the share of "
-        "actors or sources of --faces to hold out for it; one or several",
+        help="what chooses the best epoch: face sets of other actors and sources, or the share "
+        "of actors or sources of --faces to hold out; one or several",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument(
-        "--init", metavar="FILE|imagenet", help="weights to start from; random if not given"
+        "--init", metavar="FILE|imagenet", help="weights to start from; default: random ones"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--resume", action="store_true", help="continue a run that was stopped")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
     settings = parser.add_argument_group("settings")
     for setting in fields(TrainConfig):
         if setting.default is not MISSING:
@@ -425,14 +446,14 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         commands, "convert", _convert, "Turn a published checkpoint into one that dfdetect reads."
     )
     parser.add_argument(
-        "path", type=Path, metavar="FILE", help="as its authors published it: .pth, .h5 and so on"
+        "path", type=Path, metavar="FILE", help="the published file: .pth, .h5 and so on"
     )
     parser.add_argument(
         "--from",
         dest="format",
         default="auto",
         metavar="FORMAT",
-        help="whose format it is (docs/checkpoints.md lists them), or auto to recognise it",
+        help="format of the file (docs/checkpoints.md lists them), or auto to recognise it",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
 
@@ -442,7 +463,7 @@ def _add_calibrate(commands: argparse._SubParsersAction) -> None:
         commands,
         "calibrate",
         _calibrate,
-        "Fit the calibration and the verdicts' thresholds of a detector on other faces.",
+        "Fit the calibration and the verdict thresholds of a detector on new faces.",
     )
     parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument(
@@ -462,10 +483,15 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         commands, "compare", _compare, "Train all detectors of the study and measure them."
     )
     parser.add_argument(
-        "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help="to train on"
+        "--faces",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="INDEX.csv",
+        help="face sets to train on",
     )
     parser.add_argument(
-        "--val", required=True, type=Path, metavar="INDEX.csv", help="for the final figures only"
+        "--val", required=True, type=Path, metavar="INDEX.csv", help="face set to measure on"
     )
     parser.add_argument(
         "--clips",
@@ -473,16 +499,19 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         default=[],
         type=Path,
         metavar="INDEX.csv",
-        help="faces in a row, from `dfdetect extract`, for models of clips",
+        help="face sets that hold tracks, made by `dfdetect extract`, for clip models",
     )
     parser.add_argument(
-        "--val-clips", type=Path, metavar="INDEX.csv", help="other faces in a row, to measure on"
+        "--val-clips",
+        type=Path,
+        metavar="INDEX.csv",
+        help="face set that holds tracks, to measure on",
     )
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="of checkpoints and tables"
+        "--out", required=True, type=Path, metavar="DIR", help="folder for checkpoints and tables"
     )
     parser.add_argument(
-        "--architectures", nargs="+", metavar="NAME", help="which ones; all if not given"
+        "--architectures", nargs="+", metavar="NAME", help="architectures to train; default: all"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
@@ -492,10 +521,10 @@ def _add_compare_aggregation(commands: argparse._SubParsersAction) -> None:
         commands,
         "compare-aggregation",
         _compare_aggregation,
-        "Compare ways to combine frames and people, on matched clips.",
+        "Compare ways to combine the probabilities of frames and people into one.",
     )
     parser.add_argument(
-        "index", type=Path, metavar="INDEX.csv", help="made with `dfdetect extract --blend`"
+        "index", type=Path, metavar="INDEX.csv", help="face set made by `dfdetect extract --blend`"
     )
     parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -516,7 +545,7 @@ def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="good crops to damage at most",
+        help="maximum number of good crops to damage",
     )
     parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -524,7 +553,7 @@ def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "bench", _bench, "Time the scoring of videos, and two references for comparison."
+        commands, "bench", _bench, "Measure the time per video, and compare it with two references."
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
     detector = parser.add_argument_group("detector")
@@ -535,7 +564,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         "--plan",
         nargs=2,
         metavar=("VIDEOS", "NODES"),
-        help="project what so many videos take on so many machines like this one; NODES as 1,8,64",
+        help="project time, disk and memory for VIDEOS videos on NODES machines, such as 1,8,64, "
+        "like this one",
     )
 
 
@@ -547,14 +577,20 @@ def _add_bundle(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--owner", default="OWNER", metavar="NAME", help="your Kaggle user name")
     parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument(
-        "--wheels", type=Path, metavar="DIR", help="wheels of facenet-pytorch and PyAV; no download"
+        "--wheels",
+        type=Path,
+        metavar="DIR",
+        help="folder with wheels of facenet-pytorch and PyAV, instead of a download",
     )
-    parser.add_argument("--name", default="dfdetect", help="of the data set")
+    parser.add_argument("--name", default="dfdetect", help="name of the data set")
 
 
 def _add_ensemble(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "ensemble", _ensemble, "Keep several checkpoints that answer together as one."
+        commands,
+        "ensemble",
+        _ensemble,
+        "Write one checkpoint that combines several as an ensemble.",
     )
     parser.add_argument(
         "members", nargs="+", metavar="NAME|FILE", help="two or more installed weights or files"
@@ -565,7 +601,7 @@ def _add_ensemble(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=float,
         metavar="NUMBER",
-        help="how much each one counts (default: all the same)",
+        help="weight of each member (default: equal weights)",
     )
 
 
@@ -580,7 +616,10 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 def _add_models(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(commands, "models", _models, "List installed weights and architectures.")
     parser.add_argument(
-        "pattern", nargs="?", default="*", help="such as 'tf_efficientnet*', or a file"
+        "pattern",
+        nargs="?",
+        default="*",
+        help="names to list, such as 'tf_efficientnet*', or a file",
     )
 
 
@@ -590,21 +629,21 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at; with another one, others can use the page over the network",
+        help="address to listen at; any other than 127.0.0.1 opens the page to the network",
     )
     parser.add_argument(
-        "--port", type=int, help="port to listen at (default: the first free one from 7860)"
+        "--port", type=int, help="port to listen at (default: the first free one from 7860 on)"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
 
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
-    """An index, and the weights of its REAL and of its FAKE crops."""
+    """Parse INDEX.csv[=WEIGHT]: the index, and the weights of its REAL and of its FAKE crops."""
     index, _, weights = text.rpartition("=")
     real, separator, fake = weights.partition(":")
     try:
         return Path(index), (float(real), float(fake if separator else real))
-    except ValueError:  # the name of a file may hold the sign too
+    except ValueError:  # the equals sign is part of the file name
         return Path(text), (1.0, 1.0)
 
 
@@ -750,7 +789,7 @@ def _train(
         weights=weights,
         progress=True,
     )
-    if os.environ.get("RANK", "0") != "0":  # of several processes, the first one tells
+    if os.environ.get("RANK", "0") != "0":  # only the first of several processes prints
         return
     scores = spec.scores["held_out_actors"]
     best = " ".join(f"{name} {value}" for name, value in spec.training["best"].items())
