@@ -9,10 +9,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePosixPath
-from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -133,7 +131,7 @@ def annotate_videos(
 ) -> dict[str, Path]:
     """Annotate many videos, as many at a time as there are cores.
 
-    One that shows no face, cannot be annotated, or has no time left is logged and left out.
+    One that has no score, cannot be annotated, or has no time left is logged and left out.
 
     Args:
         results: What the detector said, by name.
@@ -148,20 +146,24 @@ def annotate_videos(
     from dfdetect.runtime.executor import Executor  # loads torch, which takes seconds
 
     names = [name for name in results if results[name].tracks and name in targets]
-    stopped = Event()
     written: dict[str, Path] = {}
 
-    def check() -> None:
-        if stopped.is_set():
-            raise CancelledError
-        if budget is not None:
-            budget.check()
-
-    def write(name: str, threads: int) -> str:
+    def write(decoders: DecoderPool, name: str) -> str:
         """Annotate a video and return what was wrong, or nothing."""
+
+        def check() -> None:
+            if decoders.closed:  # the executor ends
+                raise CancelledError
+            if budget is not None:
+                budget.check()
+
         try:
             check()
-            annotate(videos[name], results[name], targets[name], threads=threads, check=check)
+            annotate(
+                *(videos[name], results[name], targets[name]),
+                threads=decoders.threads,
+                check=check,
+            )
         except OutOfTimeError:
             return "no time was left"
         except (DfdetectError, OSError) as error:
@@ -169,13 +171,10 @@ def annotate_videos(
         return ""
 
     def make_worker(_: "torch.device", decoders: DecoderPool) -> Callable[[str], str]:
-        return partial(write, threads=decoders.threads)
+        return partial(write, decoders)
 
     bar = tqdm(total=len(names), desc="annotated", unit="video", disable=not progress)
-    with ExitStack() as stack:
-        executor = stack.enter_context(Executor("cpu"))
-        stack.callback(stopped.set)  # before the executor waits for what still runs
-        stack.enter_context(bar)
+    with Executor("cpu") as executor, bar:
         for name, problem in executor.map(make_worker, names):
             if problem:
                 LOGGER.warning("%s: not annotated: %s", name, problem)
@@ -189,8 +188,8 @@ def annotate_videos(
 def _log_the_rest(results: Mapping[str, VideoResult], targets: Iterable[str]) -> None:
     rest = sum(not results[name].tracks for name in targets if name in results)
     if rest:
-        which = "1 video without a face was" if rest == 1 else f"{rest} videos without a face were"
-        LOGGER.info("%s not annotated", which)
+        noun = "video" if rest == 1 else "videos"
+        LOGGER.info("%d %s without a score, so not annotated", rest, noun)
 
 
 def _run(

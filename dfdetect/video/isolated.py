@@ -79,6 +79,11 @@ class DecoderPool:
         """The processes that are reading a video."""
         return list(self._processes.busy)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the pool was closed."""
+        return self._processes.ended
+
     def read_frames(
         self,
         path: str | Path,

@@ -119,7 +119,7 @@ def test_annotate_videos_goes_on_after_bad_ones(real_clip, tmp_path, caplog):
     assert written == {"good.mp4": tmp_path / "out" / "good.mp4"}
     assert written["good.mp4"].is_file()
     assert "broken.mp4: not annotated" in caplog.text
-    assert "1 video without a face was not annotated" in caplog.text
+    assert "1 video without a score, so not annotated" in caplog.text
 
 
 def test_annotate_videos_without_time_writes_nothing(real_clip, tmp_path, caplog):

@@ -206,3 +206,10 @@ def test_decoder_pool_takes_numpy_integers(real_clip):
         assert len(list(decoders.read_frames(real_clip, np.int64(3)))) == 3
         chosen = decoders.read_frames(real_clip, indices=np.array([2, 5]))
         assert [frame.number for frame in chosen] == [2, 5]
+
+
+def test_closed_tells_whether_the_pool_was_closed():
+    decoders = DecoderPool()
+    assert not decoders.closed
+    decoders.close()
+    assert decoders.closed
