@@ -54,6 +54,25 @@ def test_errors_page_explains_every_status():
     assert rows == [(status.value, status.sentence) for status in Status]
 
 
+def test_contributing_names_files_and_what_they_hold():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("## Where to change what")[1].split("\n## ")[0]
+    named = re.findall(r"`([\w/]+\.(?:py|html|json|md)|\w+/)`(?: \(((?:`\w+`(?:, )?)+))?", table)
+    assert len(named) > 20
+    for name, identifiers in named:
+        path = next(
+            (
+                base / name
+                for base in (REPOSITORY / "dfdetect", REPOSITORY)
+                if (base / name).exists()
+            ),
+            None,
+        )
+        assert path is not None, name
+        for identifier in re.findall(r"\w+", identifiers):
+            assert re.search(rf"\b{identifier}\b", path.read_text(encoding="utf-8")), identifier
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_links_lead_to_files_and_headings(path):
     for target, anchor in LINK.findall(path.read_text(encoding="utf-8")):

@@ -1,1 +1,1 @@
-"""How fast a detector is here, and what that means for many videos on many machines."""
+"""Measure the speed of a detector, and project it to many videos on many machines."""

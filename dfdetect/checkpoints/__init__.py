@@ -1,4 +1,4 @@
-"""Checkpoints: their header, reading and writing them, and finding the installed ones by name.
+"""Checkpoints: their header, reading and writing them, finding installed ones by name.
 
 Uses `models`, `scoring` and the crop rule of `faces`.
 """

@@ -1,4 +1,4 @@
-"""Labelled data: the layouts of data sets, face sets on disk, and making them of videos.
+"""Labelled data: the layouts of data sets, face sets on disk, and the extraction of face sets.
 
-Uses all that detection does, and no `training`.
+May use every package that detection uses, but not `training`.
 """

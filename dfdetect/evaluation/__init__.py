@@ -1,1 +1,1 @@
-"""How good a detector is: figures, subgroups, ways to aggregate, the study of architectures."""
+"""Measure how good detectors are: metrics, subgroups, aggregations, the study of architectures."""

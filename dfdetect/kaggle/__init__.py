@@ -1,1 +1,1 @@
-"""The competition: where its data is, its submissions, and the bundle to upload."""
+"""The Kaggle competition: its data, its submissions, and the bundle to upload."""

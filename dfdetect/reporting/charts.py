@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 480, 110
 
 
 def curve_chart(track: TrackResult) -> str:
-    """Draw P(FAKE) of a person over time; nothing for one who is seen on one frame only.
+    """Draw P(FAKE) of a person over time; return an empty text if only one frame shows the person.
 
     Example:
         >>> curve_chart(result.tracks[0])

@@ -94,7 +94,10 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Which third of a side most evidence is in: its centre is seldom far from the middle."""
+    """Return the third (0, 1 or 2) of a side that holds the evidence, from its centre (0 to 1).
+
+    The middle third is narrow, because the centre is seldom far from the middle.
+    """
     return int(share > 0.42) + int(share > 0.58)
 
 

@@ -1,1 +1,1 @@
-"""What computes, and for how long: devices, threads, a Ray cluster, time budget and journal."""
+"""Devices, threads, Ray clusters, time budgets and the journal of a run."""

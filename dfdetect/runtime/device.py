@@ -104,7 +104,7 @@ def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use, at most that of the machine."""
+    """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

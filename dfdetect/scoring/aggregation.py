@@ -118,7 +118,7 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
-    """The mean of the frames that are surely FAKE if they are many, or surely REAL if most are."""
+    """The mean of the confident FAKE frames if there are many, or of the REAL ones if most are."""
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
     if len(fake) > len(values) // 2.5 and len(fake) > 11:
@@ -127,7 +127,7 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
-    """The same with other limits, of the mean logits of five frames in a row."""
+    """The mean of the confident groups of five frames, if most groups are confident."""
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
     values = _sigmoid(means)
@@ -153,7 +153,7 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
-    """The highest person if one is surely FAKE or all are FAKE, the lowest if all are REAL."""
+    """The highest track if one is clearly FAKE or all are FAKE; the lowest if all are REAL."""
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:
         return _logit(values.max())

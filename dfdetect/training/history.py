@@ -1,4 +1,4 @@
-"""The figures of each epoch of a training run, as a table and as a picture."""
+"""Write the metrics of each epoch of a training run, as a table and as a picture."""
 
 from pathlib import Path
 from typing import Any

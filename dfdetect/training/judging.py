@@ -1,10 +1,10 @@
-"""How good a model in training is on faces held out of it, and the one number that chooses.
+"""Judge a model during training on held-out faces, by one number that chooses the best epoch.
 
-People meet two kinds of footage: the challenge's, and everything else. So one half of the number is
-the log loss of held-out faces without a known source (the challenge's, split by actor), and the
-other half is that of held-out sources, where each source has one vote in each class. Both are of
-calibrated answers, one for each video, combined as the checkpoint says. (Where frames combine by
-their mean, calibrating the answer of a video is the same as calibrating each frame.)
+Users have two kinds of footage: that of the challenge, and everything else. One half of the number
+is therefore the log loss of held-out faces without a known source (those of the challenge, split by
+actor). The other half is the log loss of held-out sources, which all count the same. Both are
+computed from one calibrated answer per video, aggregated as the checkpoint says. (If the
+aggregation is a mean, calibrating a video's answer is the same as calibrating each frame.)
 """
 
 from collections import defaultdict

@@ -171,7 +171,7 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Decode forwards, going on after damaged packets."""
+    """Decode in order, without damaged packets."""
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
         if sound is not None and packet.stream is other:
@@ -188,7 +188,7 @@ def _decode(
 
 
 class _Sound:
-    """The sound of a video on its way into another file.
+    """Copies the sound of a video to another file.
 
     Attributes:
         source: The stream that a player would play, or None.

@@ -83,7 +83,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _without_wrapper(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    """Find the state dict among what a training script saved, and strip what names share."""
+    """Return the state dict that a training script saved, without a prefix that all names share."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -127,7 +127,7 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
 
 
 def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Videos by name, also those that are listed below their compression."""
+    """Yield the videos by name. Some data sets list them under the name of their compression."""
     for name, entry in videos.items():
         if "frames" in entry:
             yield above + name, entry
