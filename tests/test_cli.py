@@ -78,7 +78,7 @@ def scored(sample_data, tmp_path, monkeypatch, capsys):
 
 
 def test_predict_of_one_video_shows_the_answer_and_writes_nothing(scored, tmp_path):
-    first, *rest = scored("--weights", "tf_efficientnet_lite2_wild").out.splitlines()
+    first, *rest = scored().out.splitlines()
     verdict, probability, one, person, name = first.split()
     assert verdict in ("real", "uncertain", "fake")
     assert 0 < float(probability) < 1
@@ -118,7 +118,7 @@ def test_predict_quiet_prints_the_line_alone(scored):
 def test_predict_colours_if_it_is_asked_to(scored, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert scored("-q", "--weights", "tf_efficientnet_lite2_wild").out.startswith("\x1b[")
+    assert scored("-q").out.startswith("\x1b[")
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["predict"], ["predict", "x", "--colour", "1"]])
@@ -154,7 +154,7 @@ def test_models_lists_weights_and_architectures(capsys):
     assert main(["models", "tf_efficientnet_lite*"]) == 0
     printed = capsys.readouterr().out
     weights, architectures = printed.split("architectures")
-    assert "tf_efficientnet_lite2, the default  (tf_efficientnet_lite2, 160 px" in weights
+    assert "tf_efficientnet_lite2_wild, the default  (tf_efficientnet_lite2, 160 px" in weights
     assert "xception" not in weights
     assert "tf_efficientnet_lite2 *\n" in architectures
     assert "tf_efficientnet_lite4\n" in architectures

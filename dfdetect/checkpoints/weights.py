@@ -6,7 +6,7 @@ from pathlib import Path
 from dfdetect.errors import ArgumentError
 from dfdetect.files import require_writable
 
-DEFAULT_WEIGHTS = "tf_efficientnet_lite2"
+DEFAULT_WEIGHTS = "tf_efficientnet_lite2_wild"
 SUFFIX = ".safetensors"
 # One checkpoint, or several that answer together.
 Weights = str | Path | Sequence[str | Path] | None

@@ -40,17 +40,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
     # The default detector's: long and strong, to hold up on faces and footage of other sources.
     "tf_efficientnet_lite2": {
-        "epochs": 8,
-        "patience": 8,
-        "learning_rate": 5e-4,
+        "epochs": 5,
+        "patience": 5,
+        "epoch_crops": 20_000,
+        "start_size": 128,
+        "learning_rate": 3e-4,
         "weight_decay": 0.05,
         "drop_rate": 0.3,
         "drop_path_rate": 0.15,
         "augmentation": "strong",
-        "self_blend_share": 0.45,
+        "self_blend_share": 0.12,
+        "reconstruction_share": 0.2,
+        "pair_share": 0.5,
         "min_pair_difference": 4.0,
         "ema_decay": 0.999,
-        "aggregation": "soft_maximum",
     },
 }
 

@@ -278,7 +278,7 @@ def test_weights_that_overflow_are_not_written(tmp_path):
 
 
 def test_installed_weights_are_found_by_name(file):
-    assert find_weights() == find_weights("tf_efficientnet_lite2")
+    assert find_weights() == find_weights("tf_efficientnet_lite2_wild")
     assert find_weights(file) == find_weights(str(file)) == file
     assert set(list_weights().values()) >= {find_weights()}
 

@@ -197,9 +197,8 @@ def test_on_kaggle(machine, notebook, dataset, at, competition):
     printed = machine.run(notebook, FRAMES=4)
     for wheel in dataset.glob("*.whl"):
         assert wheel.name in printed
-    assert (
-        f"weights: {machine.root / 'input' / at / 'tf_efficientnet_lite2.safetensors'}" in printed
-    )
+    weights = machine.root / "input" / at / "tf_efficientnet_lite2_wild.safetensors"
+    assert f"weights: {weights}" in printed
     assert "6 videos, 6 scored" in printed
     assert "4 videos, 4 scored" in printed
     assert (machine.working / "report.html").stat().st_size > 10_000
