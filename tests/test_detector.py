@@ -264,6 +264,11 @@ def test_crops_of_another_kind_are_refused(detector, crop):
         detector.predict_faces([crop])
 
 
+def test_load_detector_takes_a_numpy_integer():
+    detector = load_detector("logistic_regression", device="cpu", frames=np.int64(8))
+    assert type(detector.frames) is int  # JSON takes no other
+
+
 @pytest.mark.parametrize(("name", "value"), [("frames", 0), ("device", "abacus")])
 def test_unusable_arguments(name, value):
     with pytest.raises(ValueError, match=name):

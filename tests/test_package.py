@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.metadata import distribution
 
 import pytest
 
@@ -35,3 +36,9 @@ def test_nothing_slow_is_loaded_before_it_is_needed(code):
     loaded = run.stdout.split("loaded:")[1].split()
     assert "dfdetect" in loaded
     assert SLOW.isdisjoint(loaded)
+
+
+def test_the_metadata_names_the_terms_of_code_and_weights():
+    metadata = distribution("dfdetect").metadata
+    assert metadata["License-Expression"] == "Apache-2.0 AND LicenseRef-dfdetect-weights"
+    assert set(metadata.get_all("License-File")) == {"LICENSE", "weights/LICENSE"}

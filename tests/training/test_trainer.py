@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 
 import cv2
@@ -18,6 +19,7 @@ from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.training import learner, trainer
 from dfdetect.training.config import TrainConfig, recipe
+from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.judging import Judge
 from dfdetect.training.learner import Learner
 from dfdetect.training.split import read_split
@@ -163,6 +165,8 @@ def test_resuming_another_configuration_is_refused(face_set, tmp_path):
 def test_what_a_stopped_run_left_is_not_overwritten(face_set, tmp_path):
     out = tmp_path / "model.safetensors"
     out.with_suffix(".state.pt").write_bytes(b"hours of work")
+    # That is said before the images are read, which takes long.
+    (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="resume it, or delete"):
         run(face_set, out)
     assert out.with_suffix(".state.pt").read_bytes() == b"hours of work"
@@ -174,6 +178,14 @@ def test_a_net_that_learnt_nothing_is_called_out(face_set, tmp_path, monkeypatch
     monkeypatch.setattr(trainer, "predict_logits", lambda _, faces, *rest: np.zeros(len(faces)))
     with pytest.warns(UserWarning, match="no better on held-out actors than a constant"):
         run(face_set, tmp_path / "lazy.safetensors", config)
+
+
+def test_a_linear_model_is_fitted_by_one_process(face_set, tmp_path, monkeypatch):
+    two = nullcontext((DistributedContext(0, 2, 2), torch.device("cpu")))
+    monkeypatch.setattr(trainer, "init_distributed", lambda device: two)
+    (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="is fitted by one process: start it without torchrun"):
+        run(face_set, tmp_path / "x.safetensors", recipe("linear_svm"))
 
 
 def test_val_of_the_same_actors_is_refused(face_set, tmp_path):
