@@ -133,8 +133,13 @@ class ModelSpec:
             raise ArgumentError(f"licence must be a line of text, not {self.licence!r}")
 
     def describe(self) -> str:
-        """Return architecture, size and terms in a line."""
-        return f"{self.architecture}, {self.input_size} px; {self.licence}"
+        """Return architecture, size, crop, aggregation and terms in a line."""
+        width = self.resize.width(self.input_size)
+        sides = "" if width == self.input_size else f" x {width}"
+        return (
+            f"{self.architecture}, {self.input_size}{sides} px, {self.crop.describe()}, "
+            f"{self.aggregation.frames}; {self.licence}"
+        )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """Turn uint8 RGB crops into the model's input.

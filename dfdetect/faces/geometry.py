@@ -84,6 +84,20 @@ class CropRule:
         centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2 + self.shift * unit
         return centre_x - width / 2, centre_y - height / 2, width, height
 
+    def describe(self) -> str:
+        """Return the rule in a few words.
+
+        Example:
+            >>> CropRule(scale=1.5, width=1.2).describe()
+            'crop 1.2 x 1.5 of the box'
+        """
+        if self.template is not None:
+            return "crop aligned by five points"
+        if self.width is not None:
+            return f"crop {self.width:.3g} x {self.scale:.3g} of the box"
+        side = "longer side" if self.longer else "height"
+        return f"square crop {self.scale:.3g} of the box's {side}"
+
 
 @dataclass(frozen=True)
 class ResizeRule:

@@ -31,7 +31,6 @@ HIDDEN = 16
 EPSILON = 1e-3
 INCEPTION_1 = (1, 4, 4, 2)
 INCEPTION_2 = (2, 4, 4, 2)
-RECIPE = {"input_size": 256, "epochs": 12, "learning_rate": 1e-3, "drop_rate": 0.5}
 
 
 class _MesoNet(nn.Module):
@@ -66,7 +65,7 @@ class _MesoNet(nn.Module):
         return self.head
 
 
-@register_model("meso4", recipe=RECIPE)
+@register_model("meso4")
 class Meso4(_MesoNet):
     """The network of four convolutions.
 
@@ -83,7 +82,7 @@ class Meso4(_MesoNet):
         super().__init__(layers, 8, drop_rate)
 
 
-@register_model("meso_inception4", recipe=RECIPE)
+@register_model("meso_inception4")
 class MesoInception4(_MesoNet):
     """The network whose first two layers are inception layers.
 
@@ -108,7 +107,7 @@ class MesoInception4(_MesoNet):
         super().__init__(layers, second, drop_rate)
 
 
-@register_model("meso_inception4_linear", recipe=RECIPE)
+@register_model("meso_inception4_linear")
 class MesoInception4Linear(MesoInception4):
     """MesoInception4 without the ReLUs of its inception layers, as DeepfakeBench has it.
 

@@ -34,7 +34,7 @@ __all__ = [
     "register_model",
 ]
 
-Network = TypeVar("Network", bound=type[nn.Module])
+Network = TypeVar("Network", bound=Callable[..., nn.Module])
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ def test_preprocessing_of_any_kind_comes_back(tmp_path):
     save_checkpoint(tmp_path / "a.safetensors", create_model(ARCHITECTURE), spec)
     assert load_checkpoint(tmp_path / "a.safetensors")[1] == spec
     assert spec.input_shape == (1, 3, 64, 48)
+    assert spec.describe() == (
+        "test_efficientnet, 64 x 48 px, crop aligned by five points, confident_majority; test"
+    )
 
 
 def test_weights_can_keep_their_precision(tmp_path):

@@ -1,0 +1,53 @@
+"""FaceForensics++ (Roessler et al., ICCV 2019): Xception.
+
+Read in https://github.com/ondyari/FaceForensics at commit b952e41. The published files hold whole
+networks, which cannot be read without running code; their state dicts can. Names begin with
+`model.`; the head may stand behind a dropout. Faces are dlib's boxes, squares of 1.3 times the
+longer side.
+"""
+
+from dfdetect.checkpoints.converters.names import xception_name
+from dfdetect.checkpoints.converters.registry import (
+    FLOOR,
+    HALF,
+    Format,
+    Shapes,
+    register_format,
+)
+from dfdetect.checkpoints.converters.tensors import State, Tensors, one_logit
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.faces.geometry import CropRule
+from dfdetect.scoring.aggregation import Aggregation
+
+HEADS = ("model.last_linear", "model.last_linear.1")
+
+
+def recognises(shapes: Shapes) -> bool:
+    """Whether this is Xception with two classes, below `model.`."""
+    heads = [shapes.get(f"{head}.weight", (0,))[0] for head in HEADS]
+    return "model.block12.skip.weight" in shapes and 2 in heads
+
+
+def read(tensors: Tensors) -> tuple[ModelSpec, State]:
+    """Give the tensors this package's names and fold the two classes."""
+    place = next(head for head in HEADS if f"{head}.weight" in tensors.left)
+    head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
+    known = {f"head.{part}": tensor for part, tensor in head.items()}
+    spec = ModelSpec(
+        "xception",
+        input_size=299,
+        mean=HALF,
+        std=HALF,
+        # Dlib's boxes are tighter than MTCNN's: 0.8 times as high, and a little lower.
+        crop=CropRule(scale=1.3 * CropRule.scale, shift=CropRule.shift),
+        aggregation=Aggregation("mean_probability", floor=FLOOR),
+        training={"converted_from": "faceforensics"},
+        licence="FaceForensics terms of use, research only",
+    )
+    state = tensors.take_model("xception", lambda name: f"model.{xception_name(name)}", known)
+    return spec, state
+
+
+register_format(
+    Format("faceforensics", "FaceForensics++: a state dict of Xception", recognises, read)
+)

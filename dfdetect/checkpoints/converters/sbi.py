@@ -1,0 +1,42 @@
+"""Self-blended images (Shiohara & Yamasaki, CVPR 2022): EfficientNet-B4.
+
+Read in https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe; for research only. Files
+(`.tar`) hold `model`, `optimizer` and `epoch`. Faces are RetinaFace's boxes with an eighth more on
+each side.
+"""
+
+from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
+from dfdetect.checkpoints.converters.registry import FLOOR, Format, Shapes, register_format
+from dfdetect.checkpoints.converters.tensors import State, Tensors, one_logit
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.faces.geometry import CropRule, ResizeRule
+from dfdetect.scoring.aggregation import Aggregation
+
+ARCHITECTURE = "efficientnet_b4_fixed"
+MARGIN = 1 / 8
+
+
+def recognises(shapes: Shapes) -> bool:
+    """Whether this is EfficientNet-B4 with two classes, below `net.`."""
+    return efficientnet_variant(shapes, "net.") == 4 and shapes.get("net._fc.weight", (0,))[0] == 2
+
+
+def read(tensors: Tensors) -> tuple[ModelSpec, State]:
+    """Give the tensors timm's names and fold the two classes."""
+    head = one_logit(tensors.take("net._fc.weight"), tensors.take("net._fc.bias"))
+    known = {f"network.classifier.{part}": tensor for part, tensor in head.items()}
+    spec = ModelSpec(
+        ARCHITECTURE,
+        input_size=380,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        crop=CropRule(1 + 2 * MARGIN, 0.0, width=1 + 2 * MARGIN, border="cut"),
+        resize=ResizeRule(interpolation="linear"),
+        aggregation=Aggregation("mean_probability", floor=FLOOR),
+        training={"converted_from": "sbi"},
+        licence="academic, non-commercial",
+    )
+    return spec, tensors.take_model(ARCHITECTURE, efficientnet_names(4, "net."), known)
+
+
+register_format(Format("sbi", "self-blended images: EfficientNet-B4", recognises, read))

@@ -1,0 +1,69 @@
+"""The first place of the Deepfake Detection Challenge: DeepFakeClassifier (Seferbekov 2020).
+
+Read in https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290, MIT. Files have no
+suffix; they hold `epoch`, `state_dict` and `bce_best`. `encoder.` has timm's names, its own
+classifier is not used. Faces are MTCNN's boxes with a third more on each side.
+"""
+
+from dfdetect.checkpoints.converters.names import WIDTHS
+from dfdetect.checkpoints.converters.registry import (
+    FLOOR,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Format,
+    Shapes,
+    register_format,
+)
+from dfdetect.checkpoints.converters.tensors import State, Tensors
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.faces.geometry import CropRule, ResizeRule
+from dfdetect.scoring.aggregation import Aggregation
+
+MARGIN = 1 / 3
+UNUSED = ("encoder.classifier.weight", "encoder.classifier.bias", "srm_conv.weight")
+
+
+def recognises(shapes: Shapes) -> bool:
+    """Whether there is an encoder of timm and one of the heads."""
+    width = shapes.get("fc.weight", (0, 0))[-1]
+    return "encoder.conv_stem.weight" in shapes and width in list(WIDTHS.values())[2:]
+
+
+def read(tensors: Tensors) -> tuple[ModelSpec, State]:
+    """Put the head in place of timm's."""
+    shapes = tensors.shapes
+    width = shapes["fc.weight"][1]
+    variant = next(one for one, size in WIDTHS.items() if size == width and one >= 2)
+    kind = "plain"
+    if "srm_conv.weight" in shapes:
+        kind = "srm"
+    elif "avg_pool.conv.weight" in shapes:
+        kind = "gwap"
+    plain = kind == "plain"
+    architecture = f"tf_efficientnet_b{variant}" if plain else f"efficientnet_b{variant}_{kind}"
+    head = "classifier" if plain else "network.classifier"
+    known = {f"{head}.{part}": tensors.take(f"fc.{part}") for part in ("weight", "bias")}
+    if kind == "srm":
+        known["noise_filters"] = tensors.take("srm_conv.weight")
+    tensors.drop(*UNUSED)
+
+    def source(name: str) -> str:
+        if name.startswith("score."):
+            return name.replace("score.", "avg_pool.conv.")
+        return f"encoder.{name.removeprefix('network.')}"
+
+    spec = ModelSpec(
+        architecture,
+        input_size=380,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        crop=CropRule(1 + 2 * MARGIN, 0.0, width=1 + 2 * MARGIN, border="cut"),
+        resize=ResizeRule(fit="pad", interpolation="area_or_cubic"),
+        aggregation=Aggregation("confident_majority", "pooled", floor=FLOOR),
+        training={"converted_from": "selimsef"},
+        licence="MIT",
+    )
+    return spec, tensors.take_model(architecture, source, known)
+
+
+register_format(Format("selimsef", "first place of the DFDC: DeepFakeClassifier", recognises, read))

@@ -1,0 +1,223 @@
+"""EfficientNets (Tan & Le, ICML 2019) with the paddings and heads of published detectors.
+
+The networks are timm's, with its names for their tensors. What differs:
+
+| name | difference |
+| --- | --- |
+| `efficientnet_b0_fixed` to `_b7_fixed` | paddings of efficientnet_pytorch, from 0.7 on |
+| `efficientnet_b2_gwap` to `_b7_gwap` | global weighted average pooling (Qiu 2018) |
+| `efficientnet_b2_srm` to `_b7_srm` | filters for noise before the first layer (Zhou et al. 2018) |
+| `efficientnet_b4_attention` | attention after a block (Bonettini et al. 2020) |
+
+TensorFlow pads a convolution with stride 2 by a pixel more on one side or on both, depending on the
+size of its input; timm's `tf_` networks do so, too. The package efficientnet_pytorch pads as if the
+image had the size that the network was designed for, whatever it has.
+"""
+
+from collections.abc import Callable
+from math import ceil
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.nn.functional import conv2d, pad
+
+from dfdetect.models.registry import register_model
+from dfdetect.models.timm_models import HEAD_STD
+
+# Side of the images that each network was designed for, in pixels.
+DESIGNED_FOR = {0: 224, 1: 240, 2: 260, 3: 300, 4: 380, 5: 456, 6: 528, 7: 600}
+# Of the block whose features the attention looks at: the last one of the third stage.
+ATTENTION_STAGE = 2
+
+
+class FixedPaddingConv2d(nn.Conv2d):
+    """A convolution that is padded as for an image of a fixed size.
+
+    Args:
+        convolution: Whose weight it has.
+        size: Side in pixels of the image that the padding fits.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, size: int):
+        stride, kernel = convolution.stride[0], convolution.kernel_size[0]
+        super().__init__(
+            convolution.in_channels,
+            convolution.out_channels,
+            kernel,
+            stride=stride,
+            groups=convolution.groups,
+            bias=convolution.bias is not None,
+        )
+        self.weight = convolution.weight
+        total = max(0, (ceil(size / stride) - 1) * stride + kernel - size)
+        self.sides = (total // 2, total - total // 2) * 2
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images (batch, channels, height, width) to features of half the height and width."""
+        return super().forward(pad(images, self.sides))
+
+
+class EfficientNet(nn.Module):
+    """One of timm's `tf_efficientnet_b0` to `b7`, and parts that can be put around it.
+
+    Args:
+        variant: 0 to 7.
+        drop_rate: Dropout before the last layer, 0 to 1.
+        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1.
+
+    Example:
+        >>> EfficientNet(0)(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 1])
+    """
+
+    network: Any
+
+    def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.network = timm.create_model(
+            f"tf_efficientnet_b{variant}",
+            pretrained=False,
+            num_classes=1,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+        # timm draws the head from U(-1, 1) when it has one output: logits of +-30.
+        head: nn.Linear = self.network.classifier
+        nn.init.normal_(head.weight, std=HEAD_STD)
+        nn.init.zeros_(head.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of normalised images (batch, 3, height, width)."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (batch, channels, height / 32, width / 32) of normalised images."""
+        return self.network.forward_features(images)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of features."""
+        return self.network.forward_head(features)
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer; timm's models have a method of this name too."""
+        return self.network.classifier
+
+    def strided(self) -> list[tuple[nn.Module, str]]:
+        """Return where the convolutions with stride 2 are, first the first: module and name."""
+        places = [(self.network, "conv_stem")]
+        places += [(stage[0], "conv_dw") for stage in self.network.blocks]
+        return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
+
+    def fix_paddings(self, size: int) -> None:
+        """Pad every convolution with stride 2 as for images of `size` pixels a side."""
+        for home, name in self.strided():
+            setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
+            size = ceil(size / 2)
+
+
+class FixedEfficientNet(EfficientNet):
+    """An EfficientNet with the paddings of efficientnet_pytorch, from version 0.7 on."""
+
+    def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__(variant, drop_rate, drop_path_rate)
+        self.fix_paddings(DESIGNED_FOR[variant])
+
+
+class WeightedPoolingEfficientNet(EfficientNet):
+    """An EfficientNet whose features are averaged with weights that it learns.
+
+    "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level
+    Classification", Qiu 2018: a place counts exp(sigmoid(score)), its score is linear in its
+    features.
+    """
+
+    def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__(variant, drop_rate, drop_path_rate)
+        self.score = nn.Conv2d(self.network.num_features, 1, 1)
+        self.dropout = nn.Dropout(drop_rate)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of features."""
+        weights = self.score(features).sigmoid().exp()
+        weights = weights / weights.sum(dim=(2, 3), keepdim=True)
+        pooled = (weights * features).sum(dim=(2, 3))
+        return self.network.classifier(self.dropout(pooled))
+
+
+class NoiseEfficientNet(EfficientNet):
+    """An EfficientNet that sees the noise of an image, by filters that are not trained."""
+
+    def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__(variant, drop_rate, drop_path_rate)
+        self.noise_filters: torch.Tensor
+        self.register_buffer("noise_filters", noise_filters().expand(3, 3, 5, 5).clone())
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of the noise of normalised images (batch, 3, height, width)."""
+        return super().forward_features(conv2d(images, self.noise_filters, padding=2))
+
+
+@register_model("efficientnet_b4_attention")
+class AttentionEfficientNet(FixedEfficientNet):
+    """EfficientNet-B4 with an attention map after its tenth block.
+
+    "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. The
+    map is a sigmoid of a linear combination of the features at a place.
+
+    Example:
+        >>> AttentionEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__(4, drop_rate, drop_path_rate)
+        channels = self.network.feature_info[ATTENTION_STAGE]["num_chs"]
+        self.attention = nn.Conv2d(channels, 1, 1)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of normalised images, weighted by the attention map on the way."""
+        network = self.network
+        features = network.bn1(network.conv_stem(images))
+        for number, stage in enumerate(network.blocks):
+            features = stage(features)
+            if number == ATTENTION_STAGE:
+                features = features * self.attention(features).sigmoid()
+        return network.bn2(network.conv_head(features))
+
+
+def noise_filters() -> torch.Tensor:
+    """Return three filters of 5 x 5 that leave the noise of an image, of shape (3, 1, 5, 5).
+
+    Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018: second
+    differences along a row, in both directions, and in both directions over more pixels.
+    """
+    line = torch.tensor([1.0, -2.0, 1.0])
+    row, square = torch.zeros(5, 5), torch.zeros(5, 5)
+    row[2, 1:4] = line / 2
+    square[1:4, 1:4] = -torch.outer(line, line) / 4
+    wide = torch.tensor(
+        [
+            [-1.0, 2.0, -2.0, 2.0, -1.0],
+            [2.0, -6.0, 8.0, -6.0, 2.0],
+            [-2.0, 8.0, -12.0, 8.0, -2.0],
+            [2.0, -6.0, 8.0, -6.0, 2.0],
+            [-1.0, 2.0, -2.0, 2.0, -1.0],
+        ]
+    )
+    return torch.stack([row, square, wide / 12])[:, None]
+
+
+def _register(name: str, kind: Callable[..., EfficientNet], variant: int) -> None:
+    def build(drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> EfficientNet:
+        return kind(variant, drop_rate, drop_path_rate)
+
+    register_model(f"efficientnet_b{variant}_{name}")(build)
+
+
+for _variant in DESIGNED_FOR:
+    _register("fixed", FixedEfficientNet, _variant)
+    if _variant >= 2:
+        _register("gwap", WeightedPoolingEfficientNet, _variant)
+        _register("srm", NoiseEfficientNet, _variant)

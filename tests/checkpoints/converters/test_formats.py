@@ -1,0 +1,149 @@
+"""Each format, by files with the names and shapes that the original networks save.
+
+`tests/checkpoints/formats` lists the tensors of each network, a line per module: `batch_norm 64`
+stands for the five tensors of a batch norm of 64 channels.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dfdetect import CheckpointError, create_model, load_detector
+from dfdetect.checkpoints.converters.convert import convert
+from dfdetect.checkpoints.converters.registry import choose_format, formats
+from dfdetect.checkpoints.converters.tensors import Tensors
+from dfdetect.checkpoints.io import load_checkpoint
+
+LISTS = Path(__file__).parent.parent / "formats"
+# For each list: the format, the architecture here and the input's height.
+NETWORKS = {
+    "faceforensics": ("faceforensics", "xception", 299),
+    "faceforensics_dropout": ("faceforensics", "xception", 299),
+    "ispl_efficientnetautoattb4": ("ispl", "efficientnet_b4_attention", 224),
+    "ispl_efficientnetautoattb4st": ("ispl", "efficientnet_b4_attention", 224),
+    "ispl_efficientnetb4": ("ispl", "efficientnet_b4_fixed", 224),
+    "ispl_efficientnetb4st": ("ispl", "efficientnet_b4_fixed", 224),
+    "ispl_xception": ("ispl", "xception", 224),
+    "sbi": ("sbi", "efficientnet_b4_fixed", 380),
+    "selimsef_b2_gwap": ("selimsef", "efficientnet_b2_gwap", 380),
+    "selimsef_b2_srm": ("selimsef", "efficientnet_b2_srm", 380),
+    "selimsef_b7": ("selimsef", "tf_efficientnet_b7", 380),
+}
+# What the training scripts put around the state dict.
+WRAPPERS = {
+    "sbi": lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 99},
+    "selimsef": lambda state: {"epoch": 36, "state_dict": state, "bce_best": np.float64(0.2)},
+}
+NORM = ("weight", "bias", "running_mean", "running_var")
+ONE = "selimsef_b2_gwap"
+
+
+def read_list(name):
+    """The names and shapes of the tensors in a list."""
+    shapes = {}
+    table = pd.read_csv(LISTS / f"{name}.csv", keep_default_na=False)
+    for module, tensors in table.itertuples(index=False):
+        prefix = f"{module}." if module else ""
+        if tensors.startswith("batch_norm "):
+            channels = (int(tensors.split()[1]),)
+            shapes |= {f"{prefix}{part}": channels for part in NORM}
+            shapes[f"{prefix}num_batches_tracked"] = ()
+            continue
+        for tensor in tensors.split(";"):
+            part, _, sides = tensor.partition(" ")
+            shapes[f"{prefix}{part}"] = tuple(map(int, sides.split("x"))) if sides else ()
+    return shapes
+
+
+def make_state(name):
+    """Random weights, such that features neither vanish nor explode."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for tensor, shape in read_list(name).items():
+        if tensor.endswith("num_batches_tracked"):
+            state[tensor] = torch.zeros((), dtype=torch.int64)
+        elif tensor.endswith("running_var"):
+            state[tensor] = torch.ones(shape)
+        else:
+            width = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 400
+            state[tensor] = torch.randn(shape, generator=generator) / width**0.5
+    return state
+
+
+def write(path, name, state):
+    wrap = WRAPPERS.get(NETWORKS[name][0], lambda one: one)
+    torch.save(wrap(state), path)
+    return path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_tensor_of_a_format_finds_its_place(name, tmp_path):
+    format_name, architecture, height = NETWORKS[name]
+    shapes = {one.removeprefix("module."): shape for one, shape in read_list(name).items()}
+    chosen = choose_format(tmp_path, shapes)
+    assert chosen is formats()[format_name]
+    # On this device, tensors have a shape and take no memory.
+    state = {one: torch.empty(shape, device="meta") for one, shape in shapes.items()}
+    spec, made = chosen.read(Tensors(tmp_path / "published.pth", state))
+    assert (spec.architecture, spec.input_size) == (architecture, height)
+    with torch.device("meta"):
+        expected = create_model(architecture).state_dict()
+    assert {one: tensor.shape for one, tensor in made.items()} == {
+        one: tensor.shape for one, tensor in expected.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=() if one == ONE else pytest.mark.slow) for one in NETWORKS],
+)
+def test_convert_writes_a_checkpoint_of_each_format(name, tmp_path):
+    format_name, architecture, _ = NETWORKS[name]
+    path = write(tmp_path / "published.pth", name, make_state(name))
+    out = tmp_path / "converted.safetensors"
+    spec = convert(path, out)
+    assert (spec.training["converted_from"], spec.architecture) == (format_name, architecture)
+    model, loaded = load_checkpoint(out)
+    assert loaded == spec
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_every_list_is_tested():
+    assert {path.stem for path in LISTS.glob("*.csv")} == set(NETWORKS)
+
+
+def test_converted_checkpoints_predict(tmp_path):
+    path = write(tmp_path / "published.pth", ONE, make_state(ONE))
+    convert(path, tmp_path / "b2.safetensors", format="selimsef")
+    detector = load_detector(tmp_path / "b2.safetensors", device="cpu")
+    generator = np.random.default_rng(0)
+    crops = generator.integers(0, 255, (2, 90, 80, 3), dtype=np.uint8)
+    probabilities = detector.predict_faces(crops)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+
+
+def test_a_file_of_another_format_is_named(tmp_path):
+    path = write(tmp_path / "published.pth", ONE, make_state(ONE))
+    with pytest.raises(CheckpointError, match="not in the format ispl, but in selimsef"):
+        convert(path, tmp_path / "a.safetensors", format="ispl")
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.blocks.3.0.bn1.running_mean", "encoder.conv_head.weight"]
+)
+def test_a_missing_tensor_is_named(name, tmp_path):
+    state = make_state(ONE)
+    del state[f"module.{name}"]
+    path = write(tmp_path / "published.pth", ONE, state)
+    with pytest.raises(CheckpointError, match=f"the tensors {name} missing"):
+        convert(path, tmp_path / "a.safetensors")
+
+
+def test_a_tensor_too_many_is_named(tmp_path):
+    state = make_state(ONE) | {"module.extra.weight": torch.zeros(2)}
+    path = write(tmp_path / "published.pth", ONE, state)
+    with pytest.raises(CheckpointError, match=r"no place for the tensors extra\.weight"):
+        convert(path, tmp_path / "a.safetensors")
