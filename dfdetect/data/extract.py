@@ -107,9 +107,9 @@ def extract(
 
     Videos are read directly from zip files, without unpacking all of them. If `metadata.json` names
     the original of a fake, and the original is there and has the same size, the crops of the fake
-    are cut at the boxes of its original: pairs are aligned, and faces are detected once. As many
-    videos are processed side by side as there are cores. A run that is killed loses only the videos
-    in progress; the same command continues it and ends with the same files, byte for byte.
+    are cut at the boxes of its original: pairs are aligned, and faces are detected once. Each core
+    processes one video at a time. A run that is killed loses only the videos in progress; the same
+    command continues it and ends with the same files, byte for byte.
 
     Every person in a video gets the label of the video, which is wrong for one of two people if
     only the other is fake. A video that cannot be read or shows no face is logged with the reason.

@@ -46,7 +46,7 @@ class LabelledVideo:
         path: The file; for a video in a zip file, the name of the member.
         label: REAL or FAKE.
         group: Identity of the person if known, else the name of the original of a fake, else the
-            video's own name: videos of the same person have the same group, as far as is known.
+            video's own name: videos that are known to show the same person have the same group.
         source: Where the video comes from: as in the manifest, else the folder that holds it.
         archive: The zip file that holds the video, or None.
         original: Place of the video that a fake was made from, or None if unknown. There may be no
@@ -84,7 +84,7 @@ class LabelledVideo:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Give a path to read the video from, for a block; a member of a zip file is copied.
+        """Return a context that yields a path of the video; a video in a zip file is copied for it.
 
         Raises:
             OSError: The file, or its place in the archive, cannot be read.

@@ -72,7 +72,7 @@ def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
 
     Args:
         videos: All videos.
-        wanted: Names of those whose crops are wanted; groups without any are left out.
+        wanted: Names of the videos whose crops are wanted; a group without any is left out.
     """
     places = {video.place: video for video in videos}
     fakes = defaultdict(list)

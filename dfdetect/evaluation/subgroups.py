@@ -54,7 +54,7 @@ def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
     Returns:
         Boolean masks over the crops: `small`, `dark`, `blurred` and `turned`, as in
-        `dfdetect.scoring.reliability`, and `other`, what is in none of them.
+        `dfdetect.scoring.reliability`, and `other` for those in none of them.
     """
     masks = {
         "small": attributes["height"] <= SMALL,

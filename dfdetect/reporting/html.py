@@ -46,19 +46,20 @@ def write_report(
 ) -> None:
     """Write the page: a summary, a table to sort and search, and for each video its people.
 
-    Every video with people is read once more, for pictures of their faces. One that cannot be read
-    any more, or for which no time is left, is shown without them. Memory holds a few videos at a
-    time, however many there are.
+    Each video with people is read again to get pictures of their faces. A video that can no longer
+    be read, or for which no time is left, is shown without pictures. Only a few videos are in
+    memory at a time.
 
     Args:
         path: The file to write.
-        results: By name, as `predict` returns them.
-        videos: The files, by name.
-        prior: What a submission holds for videos without a score, if one was written.
-        detector: What to call the detector that scored them.
-        budget: The time for it.
+        results: The results by name, as `predict` returns them.
+        videos: The video files by name.
+        prior: P(FAKE) that the submission has for videos without a score; None if no submission
+            was written.
+        detector: Name of the detector, as the page shows it.
+        budget: The time within which the page must be written.
         progress: Show a progress bar.
-        heat_maps: Holds the heat maps of the results, if these do not.
+        heat_maps: Where the heat maps are kept if the results do not have them.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")

@@ -25,7 +25,7 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process, as one of those that train together.
+    """The place of this process among those that train together.
 
     Attributes:
         rank: Number of this process, from 0.

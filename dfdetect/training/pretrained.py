@@ -132,7 +132,7 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> torch.Tensor:
-    """Change a layer so that its output is standardised, and give that output."""
+    """Change a layer so that its output is standardised, and return that output."""
     units = output.transpose(0, 1).flatten(1)
     mean, std = units.mean(dim=1), units.std(dim=1).clamp(min=SMALLEST_STD)
     layer.weight /= std.view(-1, *[1] * (layer.weight.ndim - 1))

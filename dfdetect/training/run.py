@@ -1,4 +1,4 @@
-"""A training on its way: its history, the best of it, and the file that it continues from."""
+"""The state of a training: its history, the best model so far, and the file to resume from."""
 
 import logging
 import sys
@@ -29,7 +29,7 @@ SHOWN = (
 
 @dataclass
 class Run:
-    """A training on its way: what was tried, and the best of it.
+    """A running training: the history of its epochs, and the best model so far.
 
     Attributes:
         progress: Whether the main figures of each epoch are written to stderr.
