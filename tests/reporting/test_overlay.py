@@ -1,5 +1,7 @@
 import logging
+import shutil
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import av
@@ -151,3 +153,32 @@ def test_an_image_is_annotated_as_an_image(tmp_path, suffix):
     left, top, right, _ = map(int, BOX)
     assert np.abs(drawn[top + 40, left] - PERSON_COLOURS[0]).max() < 60
     assert np.abs(drawn[:240, right + 20 :] - 90).max() < 12
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+@pytest.mark.skipif(find_spec("playwright") is None, reason="needs playwright")
+@pytest.mark.browser
+def test_a_browser_plays_the_video_and_jumps_in_it(real_clip, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    out = tmp_path / "out.mp4"
+    annotate(real_clip, result(), out)
+    play_and_jump = """async () => {
+      const video = document.querySelector("video");
+      video.muted = true;
+      await video.play();
+      const jumped = new Promise(resolve => video.onseeked = resolve);
+      video.currentTime = 1;
+      await jumped;
+      return [video.error, Math.round(video.duration), video.currentTime >= 1];
+    }"""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        tab = browser.new_page()
+        tab.goto(out.as_uri())
+        with av.open(str(real_clip)) as container:
+            seconds = round(container.duration / 1e6)
+        assert tab.evaluate(play_and_jump) == [None, seconds, True]
+        browser.close()
