@@ -130,7 +130,9 @@ def test_predict_writes_the_page(sample_data, tmp_path):
     predict(
         sample_data / "test_videos", out=tmp_path / "s.csv", frames=2, report=page, progress=False
     )
-    assert "6 videos, 6 scored" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "6 videos, 6 scored" in text
+    assert text.count("heat map of person 1") == 6 * 2  # of the two frames of each
     with pytest.raises(ValueError, match="files of their own"):
         predict(sample_data, out=page, report=page)
 
