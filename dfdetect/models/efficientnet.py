@@ -5,13 +5,16 @@ The networks are timm's, with its names for their tensors. What differs:
 | name | difference |
 | --- | --- |
 | `efficientnet_b0_fixed` to `_b7_fixed` | paddings of efficientnet_pytorch, from 0.7 on |
+| `efficientnet_b0_fixed06` to `_b7_fixed06` | paddings of efficientnet_pytorch, before 0.7 |
 | `efficientnet_b2_gwap` to `_b7_gwap` | global weighted average pooling (Qiu 2018) |
 | `efficientnet_b2_srm` to `_b7_srm` | filters for noise before the first layer (Zhou et al. 2018) |
 | `efficientnet_b4_attention` | attention after a block (Bonettini et al. 2020) |
+| `efficientnet_b4_unpadded_stem` | no padding before the first layer |
 
 TensorFlow pads a convolution with stride 2 by a pixel more on one side or on both, depending on the
 size of its input; timm's `tf_` networks do so, too. The package efficientnet_pytorch pads as if the
-image had the size that the network was designed for, whatever it has.
+image had the size that the network was designed for, whatever it has. Before version 0.7, each
+layer was padded as if its own input had that size.
 """
 
 from collections.abc import Callable
@@ -110,19 +113,33 @@ class EfficientNet(nn.Module):
         places += [(stage[0], "conv_dw") for stage in self.network.blocks]
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
 
-    def fix_paddings(self, size: int) -> None:
-        """Pad every convolution with stride 2 as for images of `size` pixels a side."""
+    def fix_paddings(self, size: int, layer_by_layer: bool = True) -> None:
+        """Pad every convolution with stride 2 as for images of a fixed size.
+
+        Args:
+            size: Side of the images in pixels.
+            layer_by_layer: Whether each layer is padded for what the one before gives, or for
+                inputs of `size`.
+        """
         for home, name in self.strided():
             setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
-            size = ceil(size / 2)
+            size = ceil(size / 2) if layer_by_layer else size
 
 
 class FixedEfficientNet(EfficientNet):
     """An EfficientNet with the paddings of efficientnet_pytorch, from version 0.7 on."""
 
+    layer_by_layer = True
+
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
         super().__init__(variant, drop_rate, drop_path_rate)
-        self.fix_paddings(DESIGNED_FOR[variant])
+        self.fix_paddings(DESIGNED_FOR[variant], self.layer_by_layer)
+
+
+class Fixed06EfficientNet(FixedEfficientNet):
+    """An EfficientNet with the paddings of efficientnet_pytorch before version 0.7."""
+
+    layer_by_layer = False
 
 
 class WeightedPoolingEfficientNet(EfficientNet):
@@ -187,6 +204,21 @@ class AttentionEfficientNet(FixedEfficientNet):
         return network.bn2(network.conv_head(features))
 
 
+@register_model("efficientnet_b4_unpadded_stem")
+class UnpaddedStemEfficientNet(FixedEfficientNet):
+    """EfficientNet-B4 of DeepfakeBench (Yan et al. 2023): the first layer has no padding.
+
+    Example:
+        >>> UnpaddedStemEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__(4, drop_rate, drop_path_rate)
+        stem = self.network.conv_stem
+        self.network.conv_stem = nn.Conv2d(3, stem.out_channels, 3, stride=2, bias=False)
+
+
 def noise_filters() -> torch.Tensor:
     """Return three filters of 5 x 5 that leave the noise of an image, of shape (3, 1, 5, 5).
 
@@ -218,6 +250,7 @@ def _register(name: str, kind: Callable[..., EfficientNet], variant: int) -> Non
 
 for _variant in DESIGNED_FOR:
     _register("fixed", FixedEfficientNet, _variant)
+    _register("fixed06", Fixed06EfficientNet, _variant)
     if _variant >= 2:
         _register("gwap", WeightedPoolingEfficientNet, _variant)
         _register("srm", NoiseEfficientNet, _variant)

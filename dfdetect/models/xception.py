@@ -42,16 +42,17 @@ class Xception(nn.Module):
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1; the paper used 0.5 on ImageNet.
         outputs: Number of logits.
+        inputs: Number of channels of the images.
 
     Example:
         >>> Xception()(torch.zeros(2, 3, 96, 96)).shape
         torch.Size([2, 1])
     """
 
-    def __init__(self, drop_rate: float = 0.0, outputs: int = 1):
+    def __init__(self, drop_rate: float = 0.0, outputs: int = 1, inputs: int = 3):
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 32, 3, stride=2, bias=False),
+            nn.Conv2d(inputs, 32, 3, stride=2, bias=False),
             nn.BatchNorm2d(32),
             nn.ReLU(inplace=True),
             nn.Conv2d(32, 64, 3, bias=False),

@@ -20,6 +20,12 @@ from dfdetect.checkpoints.io import load_checkpoint
 LISTS = Path(__file__).parent.parent / "formats"
 # For each list: the format, the architecture here and the input's height.
 NETWORKS = {
+    "deepfakebench_efficientnetb4": ("deepfakebench", "efficientnet_b4_unpadded_stem", 256),
+    "deepfakebench_meso4": ("deepfakebench", "meso4", 256),
+    "deepfakebench_meso4inception": ("deepfakebench", "meso_inception4_linear", 256),
+    "deepfakebench_spsl": ("deepfakebench", "xception_phase", 256),
+    "deepfakebench_ucf": ("deepfakebench", "xception_ucf", 256),
+    "deepfakebench_xception": ("deepfakebench", "xception", 256),
     "faceforensics": ("faceforensics", "xception", 299),
     "faceforensics_dropout": ("faceforensics", "xception", 299),
     "ispl_efficientnetautoattb4": ("ispl", "efficientnet_b4_attention", 224),
@@ -27,18 +33,25 @@ NETWORKS = {
     "ispl_efficientnetb4": ("ispl", "efficientnet_b4_fixed", 224),
     "ispl_efficientnetb4st": ("ispl", "efficientnet_b4_fixed", 224),
     "ispl_xception": ("ispl", "xception", 224),
+    "robustforensics_b0": ("robustforensics", "efficientnet_b0_fixed06", 299),
+    "robustforensics_b1": ("robustforensics", "efficientnet_b1_fixed06", 299),
+    "robustforensics_b3": ("robustforensics", "efficientnet_b3_fixed06", 299),
+    "robustforensics_resnet34": ("robustforensics", "resnet34", 256),
+    "robustforensics_xception": ("robustforensics", "xception", 299),
     "sbi": ("sbi", "efficientnet_b4_fixed", 380),
     "selimsef_b2_gwap": ("selimsef", "efficientnet_b2_gwap", 380),
     "selimsef_b2_srm": ("selimsef", "efficientnet_b2_srm", 380),
     "selimsef_b7": ("selimsef", "tf_efficientnet_b7", 380),
 }
+SMALL = ("deepfakebench_meso4", "deepfakebench_meso4inception", "robustforensics_b0")
 # What the training scripts put around the state dict.
 WRAPPERS = {
+    "robustforensics": lambda state: {"step": 1, "state_dict": state, "optimizer": {}},
     "sbi": lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 99},
     "selimsef": lambda state: {"epoch": 36, "state_dict": state, "bce_best": np.float64(0.2)},
 }
 NORM = ("weight", "bias", "running_mean", "running_var")
-ONE = "selimsef_b2_gwap"
+ONE = "robustforensics_b0"
 
 
 def read_list(name):
@@ -98,7 +111,7 @@ def test_every_tensor_of_a_format_finds_its_place(name, tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(one, marks=() if one == ONE else pytest.mark.slow) for one in NETWORKS],
+    [pytest.param(one, marks=() if one in SMALL else pytest.mark.slow) for one in NETWORKS],
 )
 def test_convert_writes_a_checkpoint_of_each_format(name, tmp_path):
     format_name, architecture, _ = NETWORKS[name]
@@ -117,8 +130,8 @@ def test_every_list_is_tested():
 
 def test_converted_checkpoints_predict(tmp_path):
     path = write(tmp_path / "published.pth", ONE, make_state(ONE))
-    convert(path, tmp_path / "b2.safetensors", format="selimsef")
-    detector = load_detector(tmp_path / "b2.safetensors", device="cpu")
+    convert(path, tmp_path / "b0.safetensors", format="robustforensics")
+    detector = load_detector(tmp_path / "b0.safetensors", device="cpu")
     generator = np.random.default_rng(0)
     crops = generator.integers(0, 255, (2, 90, 80, 3), dtype=np.uint8)
     probabilities = detector.predict_faces(crops)
@@ -127,13 +140,11 @@ def test_converted_checkpoints_predict(tmp_path):
 
 def test_a_file_of_another_format_is_named(tmp_path):
     path = write(tmp_path / "published.pth", ONE, make_state(ONE))
-    with pytest.raises(CheckpointError, match="not in the format ispl, but in selimsef"):
-        convert(path, tmp_path / "a.safetensors", format="ispl")
+    with pytest.raises(CheckpointError, match="not in the format sbi, but in robustforensics"):
+        convert(path, tmp_path / "a.safetensors", format="sbi")
 
 
-@pytest.mark.parametrize(
-    "name", ["encoder.blocks.3.0.bn1.running_mean", "encoder.conv_head.weight"]
-)
+@pytest.mark.parametrize("name", ["_blocks.3._bn1.running_mean", "_conv_stem.weight"])
 def test_a_missing_tensor_is_named(name, tmp_path):
     state = make_state(ONE)
     del state[f"module.{name}"]
@@ -147,3 +158,9 @@ def test_a_tensor_too_many_is_named(tmp_path):
     path = write(tmp_path / "published.pth", ONE, state)
     with pytest.raises(CheckpointError, match=r"no place for the tensors extra\.weight"):
         convert(path, tmp_path / "a.safetensors")
+
+
+def test_unsupported_networks_of_a_format_are_named(tmp_path):
+    torch.save({"backbone_srm.conv1.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "srm.pth")
+    with pytest.raises(CheckpointError, match="SRM of DeepfakeBench is not supported"):
+        convert(tmp_path / "srm.pth", tmp_path / "a.safetensors")

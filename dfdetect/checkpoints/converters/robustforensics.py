@@ -1,0 +1,88 @@
+"""The networks for images of RobustForensics, the fourth place of the DFDC (Shao et al. 2020).
+
+Read in https://github.com/Siyu-C/RobustForensics at commit 344a355, MIT. Files (`.pth.tar`) hold
+`step`, `state_dict` and `optimizer`: EfficientNet-B0, B1 and B3 of efficientnet_pytorch, a
+ResNet-34 and an Xception that sees BGR. Its SlowFast networks for videos are not supported. Faces
+are squares of 1.3 times the longer side of RetinaFace's boxes, equally large in all frames.
+"""
+
+from dfdetect.checkpoints.converters.names import (
+    efficientnet_names,
+    efficientnet_variant,
+    xception_name,
+)
+from dfdetect.checkpoints.converters.registry import (
+    FLOOR,
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Format,
+    Shapes,
+    register_format,
+)
+from dfdetect.checkpoints.converters.tensors import State, Tensors, one_logit
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.faces.geometry import CropRule, ResizeRule
+from dfdetect.scoring.aggregation import Aggregation
+
+XCEPTION_HEAD, RESNET_HEAD, EFFICIENTNET_HEAD = "model.fc", "fc", "_fc"
+
+
+def recognises(shapes: Shapes) -> bool:
+    """Whether this is one of the three kinds of networks, with two classes."""
+    return _head(shapes) is not None
+
+
+def read(tensors: Tensors) -> tuple[ModelSpec, State]:
+    """Tell which network it is, and fold its two classes."""
+    shapes = tensors.shapes
+    place = _head(shapes)
+    head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
+    mean, std, size, channels = IMAGENET_MEAN, IMAGENET_STD, 299, "RGB"
+    if place == XCEPTION_HEAD:
+        architecture, ours, channels, mean, std = "xception", "head", "BGR", HALF, HALF
+    elif place == RESNET_HEAD:
+        architecture, ours, size = "resnet34", "fc", 256
+    else:
+        variant = efficientnet_variant(shapes) or 0
+        architecture, ours = f"efficientnet_b{variant}_fixed06", "network.classifier"
+        rename = efficientnet_names(variant)
+
+    def source(name: str) -> str:
+        if place == XCEPTION_HEAD:
+            return f"model.{xception_name(name)}"
+        return name if place == RESNET_HEAD else rename(name)
+
+    spec = ModelSpec(
+        architecture,
+        input_size=size,
+        mean=mean,
+        std=std,
+        channels=channels,
+        crop=CropRule(scale=1.3, shift=0.0, longer=True),
+        resize=ResizeRule(interpolation="linear"),
+        aggregation=Aggregation("confident_fives", "agreement", floor=FLOOR),
+        training={"converted_from": "robustforensics"},
+        licence="MIT",
+    )
+    known = {f"{ours}.{part}": tensor for part, tensor in head.items()}
+    return spec, tensors.take_model(architecture, source, known)
+
+
+def _head(shapes: Shapes) -> str | None:
+    """The name of the last layer if it has two outputs and the network is known."""
+
+    def two(place: str) -> bool:
+        return shapes.get(f"{place}.weight", (0,))[0] == 2
+
+    if "model.block12.skip.weight" in shapes and two(XCEPTION_HEAD):
+        return XCEPTION_HEAD
+    if "layer4.2.conv2.weight" in shapes and "layer4.2.conv3.weight" not in shapes:
+        return RESNET_HEAD if two(RESNET_HEAD) else None
+    found = efficientnet_variant(shapes) is not None and two(EFFICIENTNET_HEAD)
+    return EFFICIENTNET_HEAD if found else None
+
+
+register_format(
+    Format("robustforensics", "fourth place of the DFDC: its networks for images", recognises, read)
+)
