@@ -1,8 +1,9 @@
 """When a detector is less reliable than usual: limits that were measured, and a sentence for each.
 
 The limits hold for the default detector. Beyond each of them, its balanced accuracy is lower than
-elsewhere, and the 95 % interval of the difference lies below 0. `dfdetect compare-conditions`
-measures them again, and the page Experiments has the figures, also of what makes no difference.
+elsewhere; for damaged crops the 95 % interval of the difference lies below 0.
+`dfdetect compare-conditions` measures them again, and the page Experiments has the figures, also of
+what makes no difference.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,10 @@ import numpy as np
 from dfdetect.faces.attributes import FaceAttributes
 
 # Height of the face's box, in pixels of the frame.
-SMALL = 50.0
+SMALL = 70.0
 # See `FaceAttributes` for these three.
 DARK = 30.0
-BLURRED = 0.045
+BLURRED = 0.05
 TURNED = 0.5
 
 
