@@ -110,7 +110,7 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
             if split not in SPLITS:
-                raise KeyError(f"{split!r} is no split")
+                raise InputError(f"{split!r} is no split")
             for video, entry in _videos(videos):
                 real = "real" in str(entry["label"]).lower()
                 frames = [PurePosixPath(frame.replace("\\", "/")) for frame in entry["frames"]]
