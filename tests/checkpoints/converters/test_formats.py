@@ -42,6 +42,9 @@ NETWORKS = {
     "selimsef_b2_gwap": ("selimsef", "efficientnet_b2_gwap", 380),
     "selimsef_b2_srm": ("selimsef", "efficientnet_b2_srm", 380),
     "selimsef_b7": ("selimsef", "tf_efficientnet_b7", 380),
+    "wsdan_efficientnet": ("wsdan", "wsdan_efficientnet_b3", 300),
+    "wsdan_plain": ("wsdan", "xception", 299),
+    "wsdan_xception": ("wsdan", "wsdan_xception", 320),
 }
 SMALL = ("deepfakebench_meso4", "deepfakebench_meso4inception", "robustforensics_b0")
 # What the training scripts put around the state dict.
@@ -49,6 +52,7 @@ WRAPPERS = {
     "robustforensics": lambda state: {"step": 1, "state_dict": state, "optimizer": {}},
     "sbi": lambda state: {"model": state, "optimizer": {"state": {}}, "epoch": 99},
     "selimsef": lambda state: {"epoch": 36, "state_dict": state, "bce_best": np.float64(0.2)},
+    "wsdan": lambda state: {"state_dict": state, "feature_center": torch.zeros(2, 8)},
 }
 NORM = ("weight", "bias", "running_mean", "running_var")
 ONE = "robustforensics_b0"

@@ -1,0 +1,98 @@
+"""WS-DAN: features pooled by several attention maps (Hu et al. 2019).
+
+"See Better Before Looking Closer: Weakly Supervised Data Augmentation Network for Fine-Grained
+Visual Classification", arXiv:1901.09891. Each of eight attention maps gives the mean of the
+features that it weighs (bilinear attention pooling); all of these, scaled by a square root and to
+length 100, go into a linear layer without a bias. The second place of the Deepfake Detection
+Challenge used it.
+
+| name | network |
+| --- | --- |
+| `wsdan_xception` | Xception (Chollet, CVPR 2017) |
+| `wsdan_efficientnet_b3` | EfficientNet-B3 (Tan & Le, ICML 2019) |
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from dfdetect.models.efficientnet import Fixed06EfficientNet
+from dfdetect.models.registry import register_model
+from dfdetect.models.xception import Xception
+
+MAPS = 8
+EPSILON = 1e-12
+LENGTH = 100.0
+
+
+class WSDAN(nn.Module):
+    """Bilinear attention pooling of a network's features, and a linear layer.
+
+    Args:
+        network: Has a method `forward_features`; its own last layer is taken away.
+        channels: Number of its features.
+        drop_rate: Dropout of whole pairs of a map and a feature, 0 to 1.
+    """
+
+    network: Any
+
+    def __init__(self, network: Any, channels: int, drop_rate: float):
+        super().__init__()
+        self.network = network
+        self.attention = nn.Sequential(
+            nn.Conv2d(channels, MAPS, 1, bias=False), nn.BatchNorm2d(MAPS, eps=1e-3), nn.ReLU()
+        )
+        self.dropout = nn.Dropout(drop_rate)
+        self.head = nn.Linear(MAPS * channels, 1, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of normalised images (batch, 3, size, size)."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features (batch, channels, side, side) of normalised images."""
+        return self.network.forward_features(images)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of features."""
+        places = features.shape[-2] * features.shape[-1]
+        pooled = torch.einsum("bmhw,bchw->bmc", self.attention(features), features) / places
+        pooled = self.dropout(pooled).flatten(1)
+        rooted = pooled.sign() * (pooled.abs() + EPSILON).sqrt()
+        return self.head(LENGTH * normalize(rooted, dim=-1))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer; timm's models have a method of this name too."""
+        return self.head
+
+
+@register_model("wsdan_xception")
+class XceptionWSDAN(WSDAN):
+    """WS-DAN of Xception.
+
+    Example:
+        >>> XceptionWSDAN()(torch.zeros(2, 3, 96, 96)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0):
+        network = Xception()
+        del network.head
+        super().__init__(network, 2048, drop_rate)
+
+
+@register_model("wsdan_efficientnet_b3")
+class EfficientNetWSDAN(WSDAN):
+    """WS-DAN of EfficientNet-B3.
+
+    Example:
+        >>> EfficientNetWSDAN()(torch.zeros(2, 3, 96, 96)).shape
+        torch.Size([2, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0):
+        network = Fixed06EfficientNet(3)
+        del network.network.classifier
+        super().__init__(network, network.network.num_features, drop_rate)
