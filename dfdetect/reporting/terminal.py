@@ -81,7 +81,8 @@ def result_details(result: VideoResult) -> str:
         for number, track in enumerate(result.tracks, start=1)
     ]
     meaning = [
-        "P(FAKE) is the probability, from 0 to 1, that the detector gives to a manipulated face."
+        "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks manipulated to "
+        "the detector.\nIt is not the chance that the video is fake."
     ]
     # Of some checkpoints, all people decide together.
     if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
