@@ -77,9 +77,7 @@ def _read_torch(path: Path) -> Any:
             "the weights alone: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: truncated, damaged or no file of torch ({_first_line(error)})"
-        ) from error
+        raise CheckpointError(f"{path}: truncated, damaged or not saved by torch") from error
 
 
 def _without_wrapper(path: Path, content: Any) -> dict[str, torch.Tensor]:

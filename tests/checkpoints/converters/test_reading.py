@@ -53,6 +53,12 @@ def test_read_tensors_refuses_damaged_files(tmp_path, content, suffix):
         read_tensors(path)
 
 
+def test_read_tensors_shows_no_code_of_the_unpickler(tmp_path):
+    (tmp_path / "a.pth").write_text("hello\n")
+    with pytest.raises(CheckpointError, match=r"not saved by torch$"):
+        read_tensors(tmp_path / "a.pth")
+
+
 def test_read_tensors_refuses_a_file_without_tensors(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="no state dict"):
