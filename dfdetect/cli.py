@@ -147,7 +147,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows default values, except for options that are off by default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        off = action.default is None or action.default is False
+        off = action.default is None or action.default is False or action.default == []
         return action.help if off else super()._get_help_string(action)
 
 
@@ -159,21 +159,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help=VERBOSE)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_predict(commands)
+    _add_app(commands)
     _add_evaluate(commands)
     _add_extract(commands)
     _add_reconstruct(commands)
     _add_train(commands)
+    _add_ensemble(commands)
     _add_convert(commands)
     _add_calibrate(commands)
+    _add_export(commands)
+    _add_models(commands)
+    _add_bench(commands)
+    _add_bundle(commands)
     _add_compare(commands)
     _add_compare_aggregation(commands)
     _add_compare_conditions(commands)
-    _add_bench(commands)
-    _add_bundle(commands)
-    _add_ensemble(commands)
-    _add_export(commands)
-    _add_models(commands)
-    _add_app(commands)
     return parser
 
 
@@ -202,7 +202,8 @@ def _add_detector_options(
         "--weights",
         nargs="+",
         metavar="NAME|FILE",
-        help="installed weights or a file; several answer together, as an ensemble",
+        help="installed weights or files; several answer together, as an ensemble; if not given, "
+        "the default that `dfdetect models` shows",
     )
     text = "frames sampled from each video"
     if frames is None:  # None tells whether the option was given
@@ -216,7 +217,7 @@ def _add_engine_option(parser: argparse._ActionsContainer) -> None:
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="library that computes the networks on a CPU (default: the fastest installed one)",
+        help="library that computes the networks on a CPU; auto: the fastest installed one",
     )
 
 
@@ -618,8 +619,9 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "pattern",
         nargs="?",
-        default="*",
-        help="names to list, such as 'tf_efficientnet*', or a file",
+        metavar="PATTERN|FILE",
+        help="names to list, such as 'tf_efficientnet*', or a checkpoint to describe; if not "
+        "given, all weights, and the architectures with a recipe of their own",
     )
 
 
@@ -864,16 +866,17 @@ def _export(**options: Any) -> None:
     print(export_onnx(**options))
 
 
-def _models(pattern: str) -> None:
+def _models(pattern: str | None) -> None:
     from dfdetect.checkpoints.io import read_spec
     from dfdetect.checkpoints.weights import DEFAULT_WEIGHTS, list_weights
     from dfdetect.models.registry import list_models, list_recipes
 
-    if Path(pattern).is_file():
+    if pattern is not None and Path(pattern).is_file():
         print(f"{pattern}  ({read_spec(pattern).describe()})")
         return
-    weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, pattern)}
-    architectures = list_models(pattern)
+    wanted = pattern or "*"
+    weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, wanted)}
+    architectures, with_recipe = list_models(wanted), list_recipes()
     if not weights and not architectures:
         raise ArgumentError(f"no weights and no architectures are called {pattern!r}")
     print("weights:")
@@ -881,6 +884,10 @@ def _models(pattern: str) -> None:
         mark = ", the default" if name == DEFAULT_WEIGHTS else ""
         print(f"  {name}{mark}  ({read_spec(path).describe()})")
     print("architectures (* with a recipe of its own):")
-    with_recipe = list_recipes()
-    for name in architectures:
+    # All thousand of timm would push the weights off the screen.
+    shown = architectures if pattern else [one for one in architectures if one in with_recipe]
+    for name in shown:
         print(f"  {name}{' *' if name in with_recipe else ''}")
+    if not pattern:
+        rest = len(architectures) - len(shown)
+        print(f"  and {rest} more, listed by name: dfdetect models 'resnet*', or '*' for all")

@@ -161,6 +161,15 @@ def test_models_lists_weights_and_architectures(capsys):
     assert "resnet" not in architectures
 
 
+def test_models_without_a_pattern_fits_on_a_screen(capsys):
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert "  xception  (xception" in printed
+    assert "  simple_cnn_1 *\n" in printed
+    assert "more, listed by name: dfdetect models 'resnet*'" in printed
+    assert len(printed.splitlines()) < 50
+
+
 @pytest.mark.slow
 def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
     folder, plots = sample_data / "train_sample_videos", tmp_path / "plots"
