@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
+import dfdetect
 from dfdetect.cli import main
 from dfdetect.results import Status
 
@@ -97,6 +99,20 @@ def test_commands_have_the_options_that_documents_give_them(command, options, ca
 def test_shell_blocks_are_complete(path):
     for block in re.findall(r"^```bash\n(.*?)^```", path.read_text(encoding="utf-8"), re.M | re.S):
         shlex.split(block, comments=True)  # raises at an open quotation mark
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [README, REPOSITORY / "docs" / "prediction.md"], ids=str)
+def test_python_blocks_run(path, sample_data, real_clip, tmp_path, monkeypatch):
+    (tmp_path / "sample_data").symlink_to(sample_data)
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(real_clip, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    blocks = [text for kind, text, _ in CODE.findall(path.read_text()) if kind == "python"]
+    assert blocks
+    names = {"detector": dfdetect.load_detector(device="cpu")}
+    for block in blocks:
+        exec(block, names)
 
 
 def test_architecture_page_names_every_module():
