@@ -223,7 +223,7 @@ def _require_out(out: Path | None, sample_submission: str | Path | None) -> None
             "write, such as submission.csv"
         )
     if out is not None and out.suffix.lower() not in OUT_SUFFIXES:
-        raise ArgumentError(f"{out}: must end in {', '.join(OUT_SUFFIXES)}")
+        raise ArgumentError(f"{out}: must end in {' or '.join(OUT_SUFFIXES)}")
 
 
 def _write_out(

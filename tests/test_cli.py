@@ -48,7 +48,7 @@ def test_predict_from_any_folder(sample_data, tmp_path):
             ["predict", "a.mp4", "--sample-submission", "n.csv", "--out", "s.csv"],
             "n.csv: no such sample submission",
         ),
-        (["predict", "a.mp4", "--out", "s.txt"], "s.txt: must end in .csv, .json, .jsonl"),
+        (["predict", "a.mp4", "--out", "s.txt"], "s.txt: must end in .csv or .json"),
         (["evaluate", "none.csv"], "none.csv: no such face set or folder"),
         (["train", "resnet18", "--faces", "none.csv", "--out", "x.safetensors"], "none.csv"),
         (["train", "resnet18", "--faces", "none.csv", "--out", "x.pt"], "must end in .safetensors"),

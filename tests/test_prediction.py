@@ -211,7 +211,7 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a folder"):
         predict(sample_data, out=tmp_path)
-    with pytest.raises(ValueError, match=r"s.txt: must end in .csv, .json, .jsonl"):
+    with pytest.raises(ValueError, match=r"s.txt: must end in .csv or .json or .jsonl"):
         predict(sample_data, out=tmp_path / "s.txt")
     with pytest.raises(ValueError, match="names the rows of `out`, which is not given"):
         predict(sample_data, sample_submission=tmp_path / "sample.csv")

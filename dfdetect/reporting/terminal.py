@@ -81,8 +81,8 @@ def result_details(result: VideoResult) -> str:
         for number, track in enumerate(result.tracks, start=1)
     ]
     meaning = [
-        "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks manipulated to "
-        "the detector.\nIt is not the chance that the video is fake."
+        "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks\n"
+        "manipulated to the detector. It is not the chance that the video is fake."
     ]
     # Of some checkpoints, all people decide together.
     if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
@@ -155,8 +155,8 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
     """
     if points is None:
         return (
-            "No verdict: the checkpoint holds no thresholds (operating points), so it is not known "
-            f"how often\na REAL video gets such a P(FAKE). {HINT}"
+            "No verdict: the checkpoint holds no thresholds (operating points), so it is not\n"
+            f"known how often a REAL video gets such a P(FAKE).\n{HINT}"
         )
     rates = _percent(FAKE_RATE), _percent(UNCERTAIN_RATE)
     lines = (
@@ -164,7 +164,8 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
         f"  fake       P(FAKE) above {points.fake:.3f}, which {rates[0]} of them exceed",
         f"  uncertain  P(FAKE) above {points.uncertain:.3f}, which {rates[1]} of them exceed",
         "  real       any lower P(FAKE); this does not show that a video is real",
-        f"On other footage, more REAL videos may exceed them. {HINT}",
+        "On other footage, more REAL videos may exceed them.",
+        HINT,
     )
     return "\n".join(lines)
 
