@@ -58,7 +58,7 @@ def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path):
         expected = 0.4 if reasons[name] != "ok" else scores[name].probability
         assert submission[name] == pytest.approx(expected)
     printed = summary(scores, prior=0.4)
-    assert "5 videos, 1 scored, 4 without a score (given the prior 0.4)" in printed
+    assert "5 videos, 1 scored (1 real), 4 without a score (given the prior 0.4)" in printed
     assert "1 x no face found: faceless.mp4" in printed
 
 
@@ -262,7 +262,7 @@ def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
         "submission.progress.jsonl",
         "two",
     ]
-    assert "2 videos, 2 scored\n" in caplog.text
+    assert "2 videos, 2 scored (2 real)\n" in caplog.text
     monkeypatch.undo()
     predict(two_videos, out=out, frames=3, details=details)
     assert "2 of 2 videos are scored already" in caplog.text
