@@ -16,7 +16,7 @@ JPEG_QUALITY = 80
 HEADLINES = {
     Verdict.FAKE: "Fake: a face looks manipulated",
     Verdict.UNCERTAIN: "Uncertain: too suspicious for real, not enough for fake",
-    Verdict.REAL: "Real: no face looks manipulated",
+    Verdict.REAL: "Real: no sign of manipulation was found",
 }
 CAUTION = (
     "A score is a hint for a person who looks, never proof. The detector judges faces only: not "

@@ -13,7 +13,7 @@ from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult
 from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 
 # Select Graphic Rendition codes of ECMA-48.
-VERDICT_COLOURS = {Verdict.FAKE: "1;31", Verdict.UNCERTAIN: "33", Verdict.REAL: "32"}
+VERDICT_COLOURS = {Verdict.FAKE: "1;31", Verdict.UNCERTAIN: "33", Verdict.REAL: "36"}
 WARNING_COLOUR = "33"
 FAINT = "2"
 # Letters in the first column.
