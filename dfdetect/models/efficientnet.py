@@ -10,6 +10,7 @@ The networks are timm's, with its names for their tensors. What differs:
 | `efficientnet_b2_srm` to `_b7_srm` | filters for noise before the first layer (Zhou et al. 2018) |
 | `efficientnet_b4_attention` | attention after a block (Bonettini et al. 2020) |
 | `efficientnet_b4_unpadded_stem` | no padding before the first layer |
+| `efficientnet_b7_sequence` | looks at seven frames (Davletshin et al. 2020) |
 
 TensorFlow pads a convolution with stride 2 by a pixel more on one side or on both, depending on the
 size of its input; timm's `tf_` networks do so, too. The package efficientnet_pytorch pads as if the
@@ -33,6 +34,7 @@ from dfdetect.models.timm_models import HEAD_STD
 DESIGNED_FOR = {0: 224, 1: 240, 2: 260, 3: 300, 4: 380, 5: 456, 6: 528, 7: 600}
 # Of the block whose features the attention looks at: the last one of the third stage.
 ATTENTION_STAGE = 2
+CLIP_LENGTH = 7
 
 
 class FixedPaddingConv2d(nn.Conv2d):
@@ -217,6 +219,50 @@ class UnpaddedStemEfficientNet(FixedEfficientNet):
         super().__init__(4, drop_rate, drop_path_rate)
         stem = self.network.conv_stem
         self.network.conv_stem = nn.Conv2d(3, stem.out_channels, 3, stride=2, bias=False)
+
+
+class TimeConv(nn.Module):
+    """A convolution over three frames in a row, in place of one of 1 x 1.
+
+    Args:
+        convolution: The one of 1 x 1 that it replaces.
+        length: Frames in a clip.
+    """
+
+    def __init__(self, convolution: nn.Conv2d, length: int):
+        super().__init__()
+        channels = convolution.in_channels, convolution.out_channels
+        self.conv = nn.Conv3d(*channels, (3, 1, 1), padding=(1, 0, 0), bias=False)
+        self.length = length
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features (batch * length, channels, height, width) to others of that layout."""
+        clips = features.unflatten(0, (-1, self.length)).transpose(1, 2)
+        return self.conv(clips).transpose(1, 2).flatten(0, 1)
+
+
+@register_model("efficientnet_b7_sequence", input="clip")
+class SequenceEfficientNet(Fixed06EfficientNet):
+    """EfficientNet-B7 whose blocks also look at the frame before and the frame after.
+
+    Of the third place of the Deepfake Detection Challenge (Davletshin et al. 2020). Its answer is
+    the mean of the logits of the frames.
+
+    Example:
+        >>> SequenceEfficientNet()(torch.zeros(1, 7, 3, 64, 64)).shape
+        torch.Size([1, 1])
+    """
+
+    def __init__(self, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__(7, drop_rate, drop_path_rate)
+        for stage in self.network.blocks[1:]:
+            for block in stage:
+                block.conv_pw = TimeConv(block.conv_pw, CLIP_LENGTH)
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of normalised clips (batch, 7, 3, height, width)."""
+        logits = super().forward(clips.flatten(0, 1))
+        return logits.unflatten(0, clips.shape[:2]).mean(dim=1)
 
 
 def noise_filters() -> torch.Tensor:

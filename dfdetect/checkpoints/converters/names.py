@@ -26,6 +26,7 @@ FIRST_STAGE = {
 }
 LATER_STAGES = {
     "conv_pw": "_expand_conv",
+    "conv_pw.conv": "_expand_conv.conv",
     "bn1": "_bn0",
     "conv_dw": "_depthwise_conv",
     "bn2": "_bn1",

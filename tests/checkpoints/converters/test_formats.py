@@ -26,13 +26,17 @@ NETWORKS = {
     "deepfakebench_spsl": ("deepfakebench", "xception_phase", 256),
     "deepfakebench_ucf": ("deepfakebench", "xception_ucf", 256),
     "deepfakebench_xception": ("deepfakebench", "xception", 256),
+    "effort": ("effort", "vit_large_patch14_clip_quickgelu_224", 224),
     "faceforensics": ("faceforensics", "xception", 299),
     "faceforensics_dropout": ("faceforensics", "xception", 299),
+    "gend": ("gend", "clip_large_normalised", 224),
     "ispl_efficientnetautoattb4": ("ispl", "efficientnet_b4_attention", 224),
     "ispl_efficientnetautoattb4st": ("ispl", "efficientnet_b4_attention", 224),
     "ispl_efficientnetb4": ("ispl", "efficientnet_b4_fixed", 224),
     "ispl_efficientnetb4st": ("ispl", "efficientnet_b4_fixed", 224),
     "ispl_xception": ("ispl", "xception", 224),
+    "ntechlab_b7": ("ntechlab", "efficientnet_b7_fixed06", 224),
+    "ntechlab_sequence": ("ntechlab", "efficientnet_b7_sequence", 224),
     "robustforensics_b0": ("robustforensics", "efficientnet_b0_fixed06", 299),
     "robustforensics_b1": ("robustforensics", "efficientnet_b1_fixed06", 299),
     "robustforensics_b3": ("robustforensics", "efficientnet_b3_fixed06", 299),
@@ -87,6 +91,8 @@ def make_state(name):
         else:
             width = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 400
             state[tensor] = torch.randn(shape, generator=generator) / width**0.5
+    if name.startswith("ntechlab"):
+        state = {tensor: value.half() for tensor, value in state.items()}
     return state
 
 

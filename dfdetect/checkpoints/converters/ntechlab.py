@@ -1,0 +1,64 @@
+"""The third place of the Deepfake Detection Challenge (NTech-Lab: Davletshin et al. 2020).
+
+Read in https://github.com/NTech-Lab/deepfake-detection-challenge at commit 52095ce, Apache-2.0,
+with efficientnet_pytorch 0.6.3. Files are state dicts in half precision: two EfficientNet-B7 for
+frames and one for sequences of seven. Faces are boxes with a quarter more on each side, of which
+the middle is shown to the networks; one of the two that look at frames (`large_crop` in the path
+of its file) sees all of it.
+"""
+
+from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
+from dfdetect.checkpoints.converters.registry import (
+    FLOOR,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Format,
+    Shapes,
+    register_format,
+)
+from dfdetect.checkpoints.converters.tensors import State, Tensors
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.faces.geometry import CropRule, ResizeRule
+from dfdetect.models.efficientnet import CLIP_LENGTH
+from dfdetect.scoring.aggregation import Aggregation
+
+HEIGHT, WIDTH = 224, 192
+GROWN = 1.5
+# Width / height of MTCNN's boxes: the networks' crops are relative to the width alone.
+BOX_ASPECT = 0.8
+
+
+def recognises(shapes: Shapes) -> bool:
+    """Whether this is EfficientNet-B7 with one output and no prefix."""
+    return efficientnet_variant(shapes) == 7 and shapes.get("_fc.weight", (0,))[0] == 1
+
+
+def read(tensors: Tensors) -> tuple[ModelSpec, State]:
+    """Tell frames from sequences, and give the tensors timm's names."""
+    sequences = any(name.endswith("_expand_conv.conv.weight") for name in tensors.left)
+    architecture = "efficientnet_b7_sequence" if sequences else "efficientnet_b7_fixed06"
+    large = any("large_crop" in part for part in tensors.path.parts)
+    # Boxes grown to 1.5 times are resized until their width is this, then the middle is cut out.
+    resized = WIDTH if large else HEIGHT
+    crop = CropRule(
+        scale=GROWN * HEIGHT / resized * BOX_ASPECT,
+        shift=0.0,
+        width=GROWN * WIDTH / resized,
+        border="cut",
+    )
+    spec = ModelSpec(
+        architecture,
+        input_size=HEIGHT,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        crop=crop,
+        resize=ResizeRule(WIDTH / HEIGHT, interpolation="linear"),
+        frames_per_clip=CLIP_LENGTH if sequences else 1,
+        aggregation=Aggregation("power_law", "pooled", floor=FLOOR),
+        training={"converted_from": "ntechlab"},
+        licence="Apache-2.0",
+    )
+    return spec, tensors.take_model(architecture, efficientnet_names(7), {})
+
+
+register_format(Format("ntechlab", "third place of the DFDC: EfficientNet-B7", recognises, read))

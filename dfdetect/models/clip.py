@@ -1,0 +1,47 @@
+"""CLIP's image encoder (Radford et al., ICML 2021), ViT-L/14 of timm, on a sphere.
+
+`vit_large_patch14_clip_quickgelu_224` of timm is the encoder with a linear layer. GenD (Yermakov et
+al. 2025) scales its features to length 1 first.
+"""
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.nn.functional import normalize
+
+from dfdetect.models.registry import register_model
+from dfdetect.models.timm_models import HEAD_STD
+
+ENCODER = "vit_large_patch14_clip_quickgelu_224"
+
+
+@register_model("clip_large_normalised")
+class NormalisedCLIP(nn.Module):
+    """CLIP ViT-L/14 whose features are scaled to length 1, and a linear layer.
+
+    Args:
+        drop_rate: Dropout before the linear layer, 0 to 1.
+        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1.
+    """
+
+    encoder: Any
+
+    def __init__(self, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.encoder = timm.create_model(
+            ENCODER, pretrained=False, num_classes=0, drop_path_rate=drop_path_rate
+        )
+        self.dropout = nn.Dropout(drop_rate)
+        self.head = nn.Linear(self.encoder.num_features, 1)
+        nn.init.normal_(self.head.weight, std=HEAD_STD)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, 1) of normalised images (batch, 3, 224, 224)."""
+        return self.head(self.dropout(normalize(self.encoder(images), dim=1)))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer; timm's models have a method of this name too."""
+        return self.head
