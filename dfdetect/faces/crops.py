@@ -82,7 +82,7 @@ def _cut(
     columns = round(left) + np.arange(max(1, round(width)))
     inside = [
         (numbers >= 0) & (numbers < most)
-        for numbers, most in zip((rows, columns), image.shape, strict=False)
+        for numbers, most in zip((rows, columns), image.shape[:2], strict=True)
     ]
     if border == "cut" and all(part.any() for part in inside):
         rows, columns = rows[inside[0]], columns[inside[1]]
