@@ -42,7 +42,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tf_efficientnet_lite2": {
         "epochs": 5,
         "patience": 5,
-        "epoch_crops": 20_000,
         "start_size": 128,
         "learning_rate": 3e-4,
         "weight_decay": 0.05,
