@@ -1,4 +1,4 @@
-"""Classifier: the crops of one face -> calibrated logits of its frames, by one model."""
+"""Classifier: turns the crops of one face into calibrated logits of its frames, with one model."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
 
-# Inputs in a batch; a CPU's caches hold few.
+# Inputs in a batch. On a CPU, larger batches would not fit into its caches.
 GPU_BATCH, CPU_BATCH = 64, 8
 Item = TypeVar("Item")
 
@@ -27,9 +27,9 @@ class Classifier:
 
     Args:
         model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
-        spec: How to feed the model and how to read its logits.
-        device: Where the model computes.
-        engine: What computes it on a CPU, as in `choose_engine`.
+        spec: How the input is normalised and how the logits are calibrated.
+        device: The device that the model computes on.
+        engine: The engine that computes the model on a CPU, as in `choose_engine`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Classifier:
 
         Args:
             clips: Sequences of crops of one face each, in the order of time: RGB uint8 tensors of
-                shape (3, input_size, input_size). They are drawn as they are needed.
+                shape (3, input_size, input_size). They are read as they are needed.
             check: Called before each batch; may raise to give up.
 
         Returns:
@@ -81,17 +81,18 @@ class Classifier:
     def activation_maps(
         self, crops: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Share the logits of some of a face's crops out among the places of a feature map.
+        """Divide the logits of some crops of a face among the places of a feature map.
 
         Args:
-            crops: Of one face, in the order of time, as in `frame_logits`.
-            positions: Which of these crops are wanted, at least one.
+            crops: Crops of one face, in the order of time, as in `frame_logits`.
+            positions: Positions of the crops whose maps are wanted, at least one.
 
         Returns:
-            float32 of shape (positions, rows, columns): above 0 what speaks for FAKE, below 0 for
-            REAL. The sum over a map is the calibrated logit of the crop; for a model that looks at
-            clips, the mean of the sums of a clip's crops is the logit of the clip. A crop that the
-            model sees several times has the mean of its maps. None if the model has no feature map.
+            float32 of shape (positions, rows, columns): evidence for FAKE is above 0, evidence for
+            REAL below 0. The sum over a map is the calibrated logit of the crop; for a model that
+            looks at clips, the mean of the sums of a clip's crops is the logit of the clip. A crop
+            that the model sees several times gets the mean of its maps. None if the model has no
+            feature map.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -111,7 +112,7 @@ class Classifier:
         return np.stack([np.mean(by_position[position], axis=0) for position in positions])
 
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The model's inputs that cover a track's crops."""
+        """Return the inputs of the model that cover the crops of a track."""
         length = self.spec.frames_per_clip
         if self.spec.mirror:
             crops = [*crops, *crops] if len(crops) == 1 else crops
@@ -122,9 +123,9 @@ class Classifier:
         return [make_clip([crops[position] for position in part], length) for part in parts]
 
     def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
-        """Logits of the inputs that cover a track -> those of its frames.
+        """Turn the logits of the inputs that cover a track into the logits of its frames.
 
-        A frame that is in two inputs has the mean of both.
+        A frame that is in two inputs gets the mean of both.
         """
         if frames == 1:
             return logits.mean(keepdims=True)
@@ -138,7 +139,7 @@ class Classifier:
 
     @torch.inference_mode()
     def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Calibrated logits of the model's inputs, drawn batch by batch; float64 of shape (n,)."""
+        """Return the calibrated logits of inputs, computed in batches; float64 of shape (n,)."""
         logits = list(self._in_batches(self._forward, inputs, check))
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
@@ -151,7 +152,7 @@ class Classifier:
         inputs: Iterable[torch.Tensor],
         check: Callable[[], None] = lambda: None,
     ) -> Iterator[Item]:
-        """What a function that takes many of the model's inputs gives for each of them."""
+        """Call a function with batches of inputs, and return its results for each input."""
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         batch = max(1, most // self.spec.frames_per_clip)
         left = iter(inputs)
@@ -165,7 +166,7 @@ class Classifier:
             return self.network(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
-        """The calibrated activation maps of each input, of shape (time, rows, columns), or None."""
+        """Return each input's calibrated activation maps, shape (time, rows, columns), or None."""
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):
             maps = activation_maps(self.model, self.spec.normalise(images))

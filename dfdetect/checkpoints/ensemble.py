@@ -20,20 +20,20 @@ MEMBER_COUNTS = range(2, 65)
 
 @dataclass(frozen=True)
 class EnsembleSpec:
-    """What a checkpoint says of several models that answer together.
+    """The specification of several models that answer together.
 
-    Each member sees the crops that it was trained on. Its logits are calibrated by its own
-    calibration; then the logits of all members for one frame are averaged (Seferbekov 2020 and
-    others of the Deepfake Detection Challenge average probabilities: logits let the members that
-    are sure count for more). What happens then, from frames to the video, is not the members'
-    affair: the ensemble has one aggregation.
+    Each member gets crops of the kind that it was trained on. Its logits are calibrated by its own
+    calibration; then the logits of all members for one frame are averaged. (Seferbekov 2020 and
+    others in the Deepfake Detection Challenge average probabilities. In a mean of logits, members
+    that are sure count for more.) The ensemble has one aggregation, which turns the averaged logits
+    of the frames into the probability of the video; the members' own aggregations are not used.
 
     Args:
         members: The models, in the order of their weights in the file.
         shares: How much each member's logits count, above 0; they sum to 1.
         aggregation: Combines the averaged logits of frames into the probability of a video.
-        operating_points: Thresholds of the verdicts, or None if they were not fitted: those of the
-            members do not hold for their mean.
+        operating_points: Thresholds of the verdicts, or None if they were not fitted. The
+            thresholds of the members do not hold for their mean.
         scores: Measured figures, by the name of the data that they were measured on.
     """
 
@@ -61,17 +61,17 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """What the members were trained on: `faces` has the names of all their face sets."""
+        """Return what the members were trained on: `faces` has the names of all their face sets."""
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
 
     @property
     def licence(self) -> str:
-        """The terms of all members."""
+        """Return the licences of all members."""
         return "; ".join(dict.fromkeys(member.licence for member in self.members))
 
     def describe(self) -> str:
-        """Return the members with their shares, and their terms, in a line."""
+        """Return one line with the members, their shares and their licences."""
         members = " + ".join(
             f"{share:.2f} {member.architecture}, {member.input_size} px"
             for share, member in zip(self.shares, self.members, strict=True)
@@ -102,10 +102,11 @@ class EnsembleSpec:
 def join_specs(
     specs: Sequence[ModelSpec | EnsembleSpec], shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Make the specification of an ensemble, with the aggregation of its first member.
+    """Make the specification of an ensemble, which gets the aggregation of its first member.
 
     Args:
-        specs: Those of the members, in their order; the members of an ensemble become members.
+        specs: Specifications of the members, in order. An ensemble among them is replaced by its
+            own members.
         shares: How much each one counts, numbers above 0 of any sum; None if all count the same.
 
     Raises:
@@ -129,7 +130,7 @@ def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
     """Make the specification of a model or an ensemble from the header's JSON object.
 
     Raises:
-        ArgumentError: It is not one, or of another format or version, or a value is impossible.
+        ArgumentError: The object has another format or version, or a value is impossible.
         TypeError: A field is missing, unknown or of the wrong type.
     """
     values = json.loads(text, parse_constant=_refuse_constant)

@@ -1,8 +1,8 @@
-"""Where a network looks: how much each place of its last feature map speaks for FAKE.
+"""Activation maps: how much each place of a network's last feature map speaks for FAKE.
 
-A place's evidence is its features times the gradient of the logit by them, summed over channels
+The evidence of a place is the sum, over channels, of its features times the logit's gradient
 (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations", 2020).
-One rule serves all networks:
+The same rule is used for all networks:
 
 - a mean over the image and a linear layer (EfficientNet, ResNet, Xception): it gives exactly the
   class activation map of Zhou et al. (CVPR 2016), and so does Grad-CAM (Selvaraju et al., ICCV
@@ -12,9 +12,9 @@ One rule serves all networks:
   are not averaged over the image first, because each place has weights of its own;
 - a linear layer on features (`linear_svm`, `logistic_regression`): it is weights times features.
 
-These are a few lines of torch. The packages grad-cam and captum do not serve: they cut off what
-speaks for REAL and stretch each map by itself, so that maps cannot be compared, and they hook into
-the model, which threads share here.
+The rule takes a few lines of torch. The packages grad-cam and captum cannot be used. They discard
+the evidence for REAL and scale each map by itself, so that maps cannot be compared. They also
+install hooks in the model, which several threads share here.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,23 +30,23 @@ Part = Callable[[torch.Tensor], torch.Tensor]
 
 
 def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
-    """Share a model's logits out among the places of its last feature map.
+    """Divide a model's logits among the places of its last feature map.
 
-    What belongs to no place, such as a bias, is spread evenly over all of them. Batch norms may
+    Parts of the logit that belong to no place, such as a bias, are spread evenly. Batch norms may
     have been fused into convolutions. Under autocast, the features are computed in half precision
     and the maps in float32.
 
     Args:
-        model: In evaluation mode. It has `forward_features`, which gives a feature map of shape
-            (batch, channels, rows, columns), or (batch, time, channels, rows, columns) for clips,
-            and `forward_head`, which gives the logits of that map, shape (batch, 1).
-        inputs: What the model takes: normalised crops or clips, on its device.
+        model: A model in evaluation mode. It has `forward_features`, which gives a feature map of
+            shape (batch, channels, rows, columns), or (batch, time, channels, rows, columns) for
+            clips, and `forward_head`, which gives the logits of that map, shape (batch, 1).
+        inputs: Normalised crops or clips, as the model takes them, on its device.
 
     Returns:
         float32 of shape (batch, time, rows, columns), where time is 1 for models of single crops:
-        above 0 what speaks for FAKE, below 0 for REAL. The sum over the places of a map is the
-        logit of a crop; the mean over time of these sums is the logit of a clip. None if the model
-        has no feature map, like transformers, or one of a single place.
+        evidence for FAKE is above 0, evidence for REAL below 0. The sum over the places of a map is
+        the logit of a crop; the mean over time of these sums is the logit of a clip. None if the
+        model has no feature map (transformers have none), or its map has a single place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -79,7 +79,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 
 
 def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
-    """Average the maps of several models for the same crops, on the finest grid among them.
+    """Average several models' maps of the same crops, on the finest grid among the maps.
 
     Args:
         maps: float32 of shape (crops, rows, columns), for each model.
@@ -100,11 +100,11 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """The layers up to the last feature map, and those after it; None if there is no such map."""
-    if isinstance(model, VGG):  # its last pooling leaves one place of a crop of 48 pixels
+    """Split a model after its last feature map; return None if there is no such map."""
+    if isinstance(model, VGG):  # the last pooling reduces a crop of 48 pixels to one place
         *layers, pool = model.features
         return nn.Sequential(*layers), lambda features: model.forward_head(pool(features))
-    # timm calls a layout that is not (batch, channels, rows, columns) by its name.
+    # timm's models name their layout if it is not (batch, channels, rows, columns).
     if not hasattr(model, "forward_features") or getattr(model, "output_fmt", "NCHW") != "NCHW":
         return None
     return model.forward_features, model.forward_head

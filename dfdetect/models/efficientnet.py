@@ -1,21 +1,22 @@
 """EfficientNets (Tan & Le, ICML 2019) with the paddings and heads of published detectors.
 
-The networks are timm's, with its names for their tensors. What differs:
+The networks and the names of their tensors are timm's. The table says how the
+variants here differ from timm's:
 
 | name | difference |
 | --- | --- |
-| `efficientnet_b0_fixed` to `_b7_fixed` | paddings of efficientnet_pytorch, from 0.7 on |
+| `efficientnet_b0_fixed` to `_b7_fixed` | paddings of efficientnet_pytorch 0.7 and later |
 | `efficientnet_b0_fixed06` to `_b7_fixed06` | paddings of efficientnet_pytorch, before 0.7 |
 | `efficientnet_b2_gwap` to `_b7_gwap` | global weighted average pooling (Qiu 2018) |
-| `efficientnet_b2_srm` to `_b7_srm` | filters for noise before the first layer (Zhou et al. 2018) |
+| `efficientnet_b2_srm` to `_b7_srm` | noise filters before the first layer (Zhou et al. 2018) |
 | `efficientnet_b4_attention` | attention after a block (Bonettini et al. 2020) |
 | `efficientnet_b4_unpadded_stem` | no padding before the first layer |
 | `efficientnet_b7_sequence` | looks at seven frames (Davletshin et al. 2020) |
 
-TensorFlow pads a convolution with stride 2 by a pixel more on one side or on both, depending on the
-size of its input; timm's `tf_` networks do so, too. The package efficientnet_pytorch pads as if the
-image had the size that the network was designed for, whatever it has. Before version 0.7, each
-layer was padded as if its own input had that size.
+TensorFlow pads a convolution with stride 2 on one side or on both, depending on the size of its
+input; timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the size of the
+image: it pads as if the image had the size that the network was designed for. Before version 0.7,
+it padded each layer as if the input of that layer had this size.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from dfdetect.models.timm_models import HEAD_STD
 
 # Side of the images that each network was designed for, in pixels.
 DESIGNED_FOR = {0: 224, 1: 240, 2: 260, 3: 300, 4: 380, 5: 456, 6: 528, 7: 600}
-# Of the block whose features the attention looks at: the last one of the third stage.
+# Stage, from 0, whose last block's features get the attention map.
 ATTENTION_STAGE = 2
 CLIP_LENGTH = 7
 
@@ -41,8 +42,8 @@ class FixedPaddingConv2d(nn.Conv2d):
     """A convolution that is padded as for an image of a fixed size.
 
     Args:
-        convolution: Whose weight it has.
-        size: Side in pixels of the image that the padding fits.
+        convolution: The convolution whose weight and stride are used.
+        size: Side in pixels of the images that the padding is computed for.
     """
 
     def __init__(self, convolution: nn.Conv2d, size: int):
@@ -65,7 +66,7 @@ class FixedPaddingConv2d(nn.Conv2d):
 
 
 class EfficientNet(nn.Module):
-    """One of timm's `tf_efficientnet_b0` to `b7`, and parts that can be put around it.
+    """One of timm's `tf_efficientnet_b0` to `b7`, split into features and head.
 
     Args:
         variant: 0 to 7.
@@ -94,15 +95,15 @@ class EfficientNet(nn.Module):
         nn.init.zeros_(head.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of normalised images (batch, 3, height, width)."""
+        """Return logits (batch, 1) of normalised images (batch, 3, height, width)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (batch, channels, height / 32, width / 32) of normalised images."""
+        """Return features (batch, channels, height / 32, width / 32) of normalised images."""
         return self.network.forward_features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of features."""
+        """Return logits (batch, 1) of features."""
         return self.network.forward_head(features)
 
     def get_classifier(self) -> nn.Module:
@@ -110,7 +111,7 @@ class EfficientNet(nn.Module):
         return self.network.classifier
 
     def strided(self) -> list[tuple[nn.Module, str]]:
-        """Return where the convolutions with stride 2 are, first the first: module and name."""
+        """Return the modules that hold the convolutions with stride 2, and the names in them."""
         places = [(self.network, "conv_stem")]
         places += [(stage[0], "conv_dw") for stage in self.network.blocks]
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
@@ -120,8 +121,8 @@ class EfficientNet(nn.Module):
 
         Args:
             size: Side of the images in pixels.
-            layer_by_layer: Whether each layer is padded for what the one before gives, or for
-                inputs of `size`.
+            layer_by_layer: Whether the input size of each layer follows from the layers before it;
+                if not, each layer is padded for an input of `size`.
         """
         for home, name in self.strided():
             setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
@@ -129,7 +130,7 @@ class EfficientNet(nn.Module):
 
 
 class FixedEfficientNet(EfficientNet):
-    """An EfficientNet with the paddings of efficientnet_pytorch, from version 0.7 on."""
+    """An EfficientNet with the paddings of efficientnet_pytorch 0.7 and later."""
 
     layer_by_layer = True
 
@@ -148,8 +149,8 @@ class WeightedPoolingEfficientNet(EfficientNet):
     """An EfficientNet whose features are averaged with weights that it learns.
 
     "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level
-    Classification", Qiu 2018: a place counts exp(sigmoid(score)), its score is linear in its
-    features.
+    Classification", Qiu 2018. The weight of a place is exp(sigmoid(score)), and its score is a
+    linear function of its features.
     """
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
@@ -158,7 +159,7 @@ class WeightedPoolingEfficientNet(EfficientNet):
         self.dropout = nn.Dropout(drop_rate)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of features."""
+        """Return logits (batch, 1) of features."""
         weights = self.score(features).sigmoid().exp()
         weights = weights / weights.sum(dim=(2, 3), keepdim=True)
         pooled = (weights * features).sum(dim=(2, 3))
@@ -166,7 +167,7 @@ class WeightedPoolingEfficientNet(EfficientNet):
 
 
 class NoiseEfficientNet(EfficientNet):
-    """An EfficientNet that sees the noise of an image, by filters that are not trained."""
+    """An EfficientNet whose input is the noise of an image; fixed filters extract this noise."""
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
         super().__init__(variant, drop_rate, drop_path_rate)
@@ -174,7 +175,7 @@ class NoiseEfficientNet(EfficientNet):
         self.register_buffer("noise_filters", noise_filters().expand(3, 3, 5, 5).clone())
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of the noise of normalised images (batch, 3, height, width)."""
+        """Return features of the noise of normalised images (batch, 3, height, width)."""
         return super().forward_features(conv2d(images, self.noise_filters, padding=2))
 
 
@@ -183,7 +184,7 @@ class AttentionEfficientNet(FixedEfficientNet):
     """EfficientNet-B4 with an attention map after its tenth block.
 
     "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. The
-    map is a sigmoid of a linear combination of the features at a place.
+    map at a place is the sigmoid of a linear combination of the features there.
 
     Example:
         >>> AttentionEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
@@ -196,7 +197,7 @@ class AttentionEfficientNet(FixedEfficientNet):
         self.attention = nn.Conv2d(channels, 1, 1)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of normalised images, weighted by the attention map on the way."""
+        """Return features of normalised images; the attention map weights a middle block's."""
         network = self.network
         features = network.bn1(network.conv_stem(images))
         for number, stage in enumerate(network.blocks):
@@ -208,7 +209,7 @@ class AttentionEfficientNet(FixedEfficientNet):
 
 @register_model("efficientnet_b4_unpadded_stem")
 class UnpaddedStemEfficientNet(FixedEfficientNet):
-    """EfficientNet-B4 of DeepfakeBench (Yan et al. 2023): the first layer has no padding.
+    """The EfficientNet-B4 of DeepfakeBench (Yan et al. 2023), whose first layer has no padding.
 
     Example:
         >>> UnpaddedStemEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
@@ -266,10 +267,11 @@ class SequenceEfficientNet(Fixed06EfficientNet):
 
 
 def noise_filters() -> torch.Tensor:
-    """Return three filters of 5 x 5 that leave the noise of an image, of shape (3, 1, 5, 5).
+    """Return three filters of 5 x 5 pixels that extract noise from an image, shape (3, 1, 5, 5).
 
-    Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018: second
-    differences along a row, in both directions, and in both directions over more pixels.
+    Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The
+    filters compute second differences along a row, along rows and columns, and along rows and
+    columns over more pixels.
     """
     line = torch.tensor([1.0, -2.0, 1.0])
     row, square = torch.zeros(5, 5), torch.zeros(5, 5)

@@ -1,8 +1,8 @@
 """Meso4 and MesoInception4 (Afchar et al., WIFS 2018).
 
-The paper is "MesoNet: a Compact Facial Video Forgery Detection Network". A few convolutions, each
-followed by a ReLU, batch normalisation and max pooling, and two linear layers. Sides are those of
-the paper's input of 256 pixels.
+The paper is "MesoNet: a Compact Facial Video Forgery Detection Network". The networks have four
+convolutional layers, each followed by a ReLU, batch normalisation and max pooling, and two linear
+layers. The table gives the side of the features for the paper's input of 256 by 256 pixels.
 
 | layer | Meso4 | MesoInception4 | side after pooling |
 | --- | --- | --- | --- |
@@ -12,10 +12,10 @@ the paper's input of 256 pixels.
 | 4 | conv 5 x 5, 16 channels | the same | 8 |
 | | dropout, linear to 16, leaky ReLU, dropout, linear to 1 | the same | |
 
-An inception layer puts four branches side by side: a convolution 1 x 1; and three times a
-convolution 1 x 1 followed by one of 3 x 3 with dilation 1, 2 or 3.
+An inception layer joins the outputs of four branches. The first branch is a 1 x 1 convolution. The
+other three are a 1 x 1 convolution followed by a 3 x 3 convolution with dilation 1, 2 or 3.
 
-27,977 and 28,615 weights.
+Meso4 has 27,977 weights and MesoInception4 has 28,615.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from dfdetect.models.registry import register_model
 
 SIDE_AFTER_LAYERS = 8
 HIDDEN = 16
-# Of Keras, in which the authors trained.
+# Default of Keras, which the authors used.
 EPSILON = 1e-3
 INCEPTION_1 = (1, 4, 4, 2)
 INCEPTION_2 = (2, 4, 4, 2)
@@ -44,7 +44,7 @@ class _MesoNet(nn.Module):
             *_end_of_layer(16, 2),
             *_conv(16, 16, 5),
             *_end_of_layer(16, 4),
-            # The side is 8 at 256 pixels already; other sizes of input are brought to it.
+            # The side is 8 for inputs of 256 pixels; features of other inputs are resized to it.
             nn.AdaptiveAvgPool2d(SIDE_AFTER_LAYERS),
             nn.Flatten(),
         )
@@ -57,7 +57,7 @@ class _MesoNet(nn.Module):
         self.head = nn.Linear(HIDDEN, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of images (batch, 3, size, size), size 32 or more."""
+        """Return logits (batch, 1) of images (batch, 3, size, size), with a size of 32 or more."""
         return self.head(self.hidden(self.layers(images)))
 
     def get_classifier(self) -> nn.Module:
@@ -120,11 +120,11 @@ class MesoInception4Linear(MesoInception4):
 
 
 class _Inception(nn.Module):
-    """Four branches side by side.
+    """A layer of four branches, whose outputs are concatenated.
 
     Args:
         before: Number of channels of the input.
-        widths: Number of channels that each branch gives.
+        widths: Number of output channels of each branch.
         rectified: Whether a ReLU follows each convolution.
     """
 
@@ -146,7 +146,7 @@ class _Inception(nn.Module):
 def _conv(
     before: int, after: int, side: int, dilation: int = 1, rectified: bool = True
 ) -> list[nn.Module]:
-    """Build a convolution that keeps the side, and its ReLU."""
+    """Build a convolution that keeps the side of its input, and a ReLU if `rectified` is set."""
     padding = dilation * (side // 2)
     convolution = nn.Conv2d(before, after, side, padding=padding, dilation=dilation)
     return [convolution, nn.ReLU()] if rectified else [convolution]

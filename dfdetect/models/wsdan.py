@@ -1,10 +1,10 @@
 """WS-DAN: features pooled by several attention maps (Hu et al. 2019).
 
 "See Better Before Looking Closer: Weakly Supervised Data Augmentation Network for Fine-Grained
-Visual Classification", arXiv:1901.09891. Each of eight attention maps gives the mean of the
-features that it weighs (bilinear attention pooling); all of these, scaled by a square root and to
-length 100, go into a linear layer without a bias. The second place of the Deepfake Detection
-Challenge used it.
+Visual Classification", arXiv:1901.09891. Each of eight attention maps gives a mean of the
+features, weighted by the map (bilinear attention pooling). The square roots of all these means,
+scaled to length 100, go into a linear layer without a bias. The authors who came second in the
+Deepfake Detection Challenge used this network.
 
 | name | network |
 | --- | --- |
@@ -28,12 +28,12 @@ LENGTH = 100.0
 
 
 class WSDAN(nn.Module):
-    """Bilinear attention pooling of a network's features, and a linear layer.
+    """A network with bilinear attention pooling of its features and a linear layer.
 
     Args:
-        network: Has a method `forward_features`; its own last layer is taken away.
-        channels: Number of its features.
-        drop_rate: Dropout of whole pairs of a map and a feature, 0 to 1.
+        network: A network with a method `forward_features`; its own last layer is removed.
+        channels: Number of the network's features.
+        drop_rate: Dropout of the pooled features, one for each pair of map and feature, 0 to 1.
     """
 
     network: Any
@@ -48,15 +48,15 @@ class WSDAN(nn.Module):
         self.head = nn.Linear(MAPS * channels, 1, bias=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of normalised images (batch, 3, size, size)."""
+        """Return logits (batch, 1) of normalised images (batch, 3, size, size)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (batch, channels, side, side) of normalised images."""
+        """Return features (batch, channels, side, side) of normalised images."""
         return self.network.forward_features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of features."""
+        """Return logits (batch, 1) of features."""
         places = features.shape[-2] * features.shape[-1]
         pooled = torch.einsum("bmhw,bchw->bmc", self.attention(features), features) / places
         pooled = self.dropout(pooled).flatten(1)

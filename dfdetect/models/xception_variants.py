@@ -11,11 +11,11 @@ UCF_CHANNELS = 512
 
 @register_model("xception_phase")
 class PhaseXception(Xception):
-    """Xception that also sees the phase spectrum of an image: SPSL.
+    """SPSL: an Xception that also gets the phase spectrum of an image.
 
     "Spatial-Phase Shallow Learning: Rethinking Face Forgery Detection in Frequency Domain", Liu et
-    al., CVPR 2021, as DeepfakeBench has it: the fourth channel is the grey image, drawn again from
-    its phases alone.
+    al., CVPR 2021, as DeepfakeBench implements it. The fourth channel is the grey image, rebuilt
+    from the phases of its spectrum alone.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -29,17 +29,17 @@ class PhaseXception(Xception):
         super().__init__(drop_rate, inputs=4)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (batch, 2048, side, side) of normalised images (batch, 3, size, size)."""
+        """Return features (batch, 2048, side, side) of normalised images (batch, 3, size, size)."""
         return super().forward_features(torch.cat([images, phase_image(images)], dim=1))
 
 
 @register_model("xception_ucf")
 class UCFXception(Xception):
-    """Xception with the head for what all manipulations share: UCF.
+    """UCF: an Xception whose head uses the features that all manipulations have in common.
 
     "UCF: Uncovering Common Features for Generalizable Deepfake Detection", Yan et al., ICCV 2023.
-    This is what predicts; the second encoder and the decoder, which separate what the
-    manipulations share from what they do not, are left out.
+    This class is the part that predicts. The second encoder and the decoder are left out:
+    training uses them to separate the common features from those of one manipulation.
 
     Args:
         drop_rate: Dropout before the hidden layer of the head, 0 to 1.
@@ -66,18 +66,18 @@ class UCFXception(Xception):
         self.head = nn.Linear(UCF_CHANNELS, 1)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (batch, 256, side, side) of normalised images, size 71 or more."""
+        """Return features (batch, 256, side, side) of normalised images of size 71 or more."""
         flow = self.middle(self.entry(self.stem(images)))
         # The ReLU at the end of Xception is left out.
         return self.shared(self.narrow(self.exit[:-1](flow)))
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of features."""
+        """Return logits (batch, 1) of features."""
         return self.head(self.hidden(self.dropout(features.mean(dim=(2, 3)))))
 
 
 def phase_image(images: torch.Tensor) -> torch.Tensor:
-    """Draw grey images again from the phases of their spectrum, all amplitudes being one.
+    """Rebuild grey images from the phases of their spectrum, with all amplitudes set to one.
 
     Args:
         images: float of shape (batch, channels, height, width).

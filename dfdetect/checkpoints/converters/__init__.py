@@ -1,5 +1,5 @@
-"""Published checkpoints: one module a format, and what all formats need.
+"""Conversion of published checkpoints: one module for each format, and what all formats need.
 
-`reading` reads a file, `registry` knows the formats and recognises a file's, `tensors` accounts for
-every tensor, `convert` writes the checkpoint.
+`reading` reads a file. `registry` lists the formats and recognises the format of a file. `tensors`
+makes sure that every tensor is used. `convert` writes the checkpoint.
 """

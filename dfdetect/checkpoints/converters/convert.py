@@ -20,12 +20,12 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
     Nothing in the file is run. Its weights keep their precision.
 
     Args:
-        path: The file: of `torch.save`, `.safetensors`, or `.h5` of Keras.
+        path: The published file: made by `torch.save`, a `.safetensors` file, or a `.h5` of Keras.
         out: The `.safetensors` file to write.
         format: One of `formats()`, or `auto` to recognise it by the tensors.
 
     Returns:
-        What the new checkpoint says of its model.
+        The specification that the new checkpoint holds.
 
     Raises:
         FileNotFoundError: There is no such file.

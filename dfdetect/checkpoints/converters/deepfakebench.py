@@ -1,9 +1,9 @@
 """DeepfakeBench (Yan et al., NeurIPS 2023): Xception, CORE, EfficientNet-B4, Meso4, SPSL, UCF.
 
-Read in https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf, CC BY-NC 4.0. Files are state
-dicts. CORE (Ni et al. 2022) differs from Xception in training only, so both are read as Xception.
-The two branches of SRM are recognised, and not supported. Faces are aligned by five points in a
-picture of 256, with a margin of 30 %.
+The format was read from https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC BY-NC
+4.0). The files are state dicts. CORE (Ni et al. 2022) differs from Xception in training only, so
+both are read as Xception. SRM, which has two branches, is recognised but not supported. Faces are
+aligned by five points in a picture of 256 by 256 pixels, with a margin of 30 %.
 """
 
 import torch
@@ -27,8 +27,8 @@ from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.models.mesonet import EPSILON
 from dfdetect.scoring.aggregation import Aggregation
 
-# Of the eyes, the nose and the corners of the mouth, in pixels of a picture of 96 by 112, which
-# stands in the middle of one of 112 and has a margin of 15 % on each side.
+# Places of the eyes, the nose and the corners of the mouth in a picture of 96 by 112 pixels. That
+# picture is the middle of one of 112 by 112 pixels, which gets a margin of 15 % on each side.
 POINTS = (
     *((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366)),
     *((33.5493, 92.3655), (62.7299, 92.2041)),
@@ -36,7 +36,7 @@ POINTS = (
 TEMPLATE = tuple((((x + 8) / 112 + 0.15) / 1.3, (y / 112 + 0.15) / 1.3) for x, y in POINTS)
 MESO_NORMS = ("weight", "bias", "running_mean", "running_var")
 TORCH_EPSILON = 1e-5
-# For each layer of the Meso networks its convolutions and its batch norm there, and here.
+# For each layer of the Meso networks: names of its convolutions and batch norm there, and here.
 MESO4 = (
     ({"layers.0": "conv1"}, "layers.2", "bn1"),
     ({"layers.4": "conv2"}, "layers.6", "bn1"),
@@ -67,12 +67,12 @@ UCF_PLACES = {
     "shared.": "block_sha.conv2d.",
     "hidden.0.": "head_sha.mlp.0.",
 }
-# What UCF needs in training only.
+# Parts of UCF that only training needs.
 UCF_TRAINING = ("encoder_c.", "con_gan.", "head_spe.", "block_spe.", "encoder_f.last_linear.")
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Whether a network stands below one of the prefixes of the benchmark."""
+    """Return whether the names of a network begin with one of the prefixes of the benchmark."""
     return bool(
         {
             "backbone.block12.skip.weight",
@@ -86,7 +86,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Tell which of the networks it is, and fold its two classes."""
+    """Find out which of the networks the file holds, and turn its two classes into one logit."""
     names = tensors.left.keys()
     if "backbone_srm.conv1.weight" in names:
         raise CheckpointError(f"{tensors.path}: the network SRM of DeepfakeBench is not supported")

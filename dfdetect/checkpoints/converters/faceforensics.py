@@ -1,9 +1,9 @@
 """FaceForensics++ (Roessler et al., ICCV 2019): Xception.
 
-Read in https://github.com/ondyari/FaceForensics at commit b952e41. The published files hold whole
-networks, which cannot be read without running code; their state dicts can. Names begin with
-`model.`; the head may stand behind a dropout. Faces are dlib's boxes, squares of 1.3 times the
-longer side.
+The format was read from https://github.com/ondyari/FaceForensics at commit b952e41. The published
+files hold whole networks, which cannot be read without running code; the state dicts of these
+networks can be read. Names begin with `model.`, and a dropout may precede the head. Crops are
+squares with 1.3 times the longer side of the boxes that dlib finds.
 """
 
 from dfdetect.checkpoints.converters.names import xception_name
@@ -23,13 +23,13 @@ HEADS = ("model.last_linear", "model.last_linear.1")
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Whether this is Xception with two classes, below `model.`."""
+    """Return whether the file holds Xception with two classes and names that begin with `model`."""
     heads = [shapes.get(f"{head}.weight", (0,))[0] for head in HEADS]
     return "model.block12.skip.weight" in shapes and 2 in heads
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Give the tensors this package's names and fold the two classes."""
+    """Give the tensors the names of this package, and turn the two classes into one logit."""
     place = next(head for head in HEADS if f"{head}.weight" in tensors.left)
     head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
     known = {f"head.{part}": tensor for part, tensor in head.items()}

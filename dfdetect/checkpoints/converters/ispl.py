@@ -1,9 +1,10 @@
-"""ISPL's networks (Bonettini et al., ICPR 2020): EfficientNetB4, AutoAttB4, their ST kin, Xception.
+"""ISPL's networks (Bonettini et al., ICPR 2020): EfficientNet-B4 (with attention or not), Xception.
 
-Read in https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411, GPL-3.0. Names begin with
-`efficientnet.` or `xception.`, after `feat_ext.` in networks with Siamese training (ST), whose head
-is a batch norm and a linear layer. Faces are BlazeFace's boxes with a margin of 20 %, made square;
-the crop rule here gives about the same with MTCNN's boxes.
+The format was read from https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411 (licence
+GPL-3.0). Names begin with `efficientnet.` or `xception.`. Networks with Siamese training (ST) have
+`feat_ext.` before that, and their head is a batch norm and a linear layer. The authors cut
+BlazeFace's boxes with a margin of 20 %, made square; the crop rule here gives about the same crops
+from MTCNN's boxes.
 """
 
 import torch
@@ -28,7 +29,7 @@ HEADS = ("classifier.weight", "classifier.1.weight", "xception.last_linear.weigh
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Whether there is one of the two networks and a head with one output."""
+    """Return whether the file holds one of the two networks and a head with one output."""
     names = {name.removeprefix(SIAMESE) for name in shapes}
     network = {"efficientnet._conv_stem.weight", "xception.conv1.weight"} & names
     return bool(network) and any(shapes.get(head, (0,))[0] == 1 for head in HEADS)
@@ -74,7 +75,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
 
 
 def _folded(tensors: Tensors) -> State:
-    """The linear layer that does what a batch norm and a linear layer do."""
+    """Return one linear layer that replaces a batch norm and the linear layer after it."""
     names = ("weight", "bias", "running_mean", "running_var")
     gain, shift, mean, variance = (tensors.take(f"classifier.0.{name}") for name in names)
     tensors.drop("classifier.0.num_batches_tracked")

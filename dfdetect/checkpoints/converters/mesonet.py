@@ -1,8 +1,8 @@
 """MesoNet's own files: Keras weights of Meso4 and MesoInception4 (Afchar et al. 2018).
 
-Read in https://github.com/DariusAf/MesoNet at commit 2144d56, Apache-2.0. Layers are numbered in
-the order in which they were made; kernels are (height, width, in, out); the last layer's sigmoid is
-P(REAL).
+The format was read from https://github.com/DariusAf/MesoNet at commit 2144d56 (licence Apache-2.0).
+Layers are numbered in the order in which they were made. Kernels have the shape (height, width, in,
+out). The sigmoid of the last layer is P(REAL).
 """
 
 import re
@@ -27,7 +27,7 @@ KERAS_NAMES = {
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Whether these are the layers of one of the two networks."""
+    """Return whether the file holds the layers of one of the two networks."""
     layers = {name.partition("/")[0] for name in shapes}
     count = {kind: sum(_kind(layer) == kind for layer in layers) for kind in KINDS}
     return (
@@ -39,7 +39,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Give the layers the names that they have here, and turn P(REAL) into a logit of FAKE."""
+    """Give the layers the names of this package, and turn P(REAL) into a logit of FAKE."""
     layers = {name.partition("/")[0] for name in tensors.left}
     ordered = {
         kind: sorted((one for one in layers if _kind(one) == kind), key=_number) for kind in KINDS
@@ -82,7 +82,7 @@ def _number(layer: str) -> int:
 
 
 def _places(architecture: str) -> list[str]:
-    """The names of the convolutions here, in the order in which Keras made them."""
+    """Return the names of the convolutions here, in the order in which Keras made them."""
     if architecture == "meso4":
         return [f"layers.{number}" for number in (0, 4, 8, 12)]
     inception = [
@@ -99,7 +99,7 @@ def _norms(architecture: str) -> list[str]:
 
 
 def _channels_first(kernel: torch.Tensor) -> torch.Tensor:
-    """Weights (out, channel, row, column) of a kernel (row, column, channel; out), flat."""
+    """Turn a flat kernel (row, column, channel, out) into weights (out, channel, row, column)."""
     side = SIDE_AFTER_LAYERS
     return kernel.T.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).flatten(1)
 

@@ -1,11 +1,11 @@
-"""From the names of tensors in this package to those of published networks."""
+"""Translate the names of tensors in this package into the names in published networks."""
 
 from collections.abc import Callable
 from math import ceil
 
 from dfdetect.checkpoints.converters.registry import Shapes
 
-# Blocks of each stage of EfficientNet-B0, and how many times as many the others have.
+# Number of blocks in each stage of EfficientNet-B0, and the factor for each larger variant.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 DEPTHS = {0: 1.0, 1: 1.1, 2: 1.2, 3: 1.4, 4: 1.8, 5: 2.2, 6: 2.6, 7: 3.1}
 WIDTHS = {0: 1280, 1: 1280, 2: 1408, 3: 1536, 4: 1792, 5: 2048, 6: 2304, 7: 2560}
@@ -49,11 +49,11 @@ XCEPTION = {
 
 
 def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
-    """Return which EfficientNet of efficientnet_pytorch a file holds, 0 to 7, or None.
+    """Return which variant of efficientnet_pytorch's EfficientNet a file holds, 0 to 7, or None.
 
     Args:
         shapes: Names and shapes of the tensors.
-        prefix: What stands before the names of the network.
+        prefix: The prefix of the network's names in the file.
     """
     width = shapes.get(f"{prefix}_conv_head.weight", (0,))[0]
     blocks = {
@@ -70,11 +70,11 @@ def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
 
 
 def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
-    """Return a function from timm's names of tensors to those of efficientnet_pytorch.
+    """Return a function that turns timm's names of tensors into those of efficientnet_pytorch.
 
     Args:
         variant: 0 to 7.
-        prefix: What stands before the names there.
+        prefix: The prefix of the names in the file.
 
     Example:
         >>> efficientnet_names(4, "net.")("network.blocks.1.0.conv_dw.weight")

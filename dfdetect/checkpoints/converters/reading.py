@@ -16,11 +16,11 @@ from dfdetect.errors import DfdetectError
 
 SAFETENSORS_SUFFIX = ".safetensors"
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
-# Where training scripts keep the state dict, beside the epoch, the optimiser and so on.
+# Keys under which training scripts save the state dict, beside the epoch, the optimiser and so on.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
-# What `DataParallel` puts before every name.
+# The prefix that `DataParallel` puts before every name.
 PARALLEL = "module."
-# Scores are often saved as numbers of numpy. These make such numbers, and nothing else.
+# Scores are often saved as numpy numbers. These functions build such numbers and do nothing else.
 NUMBERS: list[Any] = [
     np.dtype,
     np.dtypes.Float32DType,
@@ -33,7 +33,7 @@ NUMBERS: list[Any] = [
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a file, by their names and without what the training script put around.
+    """Read the tensors of a file by name, and leave out what the training script saved beside them.
 
     Args:
         path: A file of `torch.save` (any suffix), a `.safetensors` file, or a Keras file (`.h5`),
@@ -44,7 +44,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: It holds no tensors, or would have to be run to be read.
+        CheckpointError: The file holds no tensors, or reading it would run code from it.
         DfdetectError: h5py is not installed.
     """
     path = Path(path)
@@ -81,7 +81,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _without_wrapper(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    """Return the state dict that a training script saved, without a prefix that all names share."""
+    """Return the state dict that a training script saved; remove `DataParallel`'s prefix."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -16,7 +16,7 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.errors import ArgumentError
 
 AUTO = "auto"
-# Lowest probability of a converted checkpoint: small enough to change no score that can be read.
+# Lowest probability of a converted checkpoint: too small to change a score at the shown precision.
 FLOOR = 1e-6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -28,10 +28,10 @@ class Format:
     """How the authors of a published detector keep their weights.
 
     Attributes:
-        name: For `convert` and the command line.
+        name: The name that `convert` and the command line take.
         description: One line that says whose weights these are.
-        recognises: Whether tensors of these names and shapes are in this format.
-        read: Takes the tensors; gives the specification and the state dict of its architecture.
+        recognises: Takes names and shapes of tensors; returns whether they are in this format.
+        read: Takes the tensors; returns the specification and the state dict of its architecture.
     """
 
     name: str
@@ -69,16 +69,16 @@ def formats() -> Mapping[str, Format]:
 
 
 def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
-    """Recognise the format of a file, or check that it has the one that is named.
+    """Recognise the format of a file, or check that the file has the named format.
 
     Args:
-        path: The file, for messages.
+        path: The file, which messages name.
         shapes: Names and shapes of its tensors.
-        name: A format, or `auto`.
+        name: The name of a format, or `auto`.
 
     Raises:
         ArgumentError: There is no such format.
-        CheckpointError: The file is in another format, or in none that is known.
+        CheckpointError: The file is in another format, or its format is unknown.
     """
     known = formats()
     if name != AUTO and name not in known:

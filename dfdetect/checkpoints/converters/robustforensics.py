@@ -1,9 +1,10 @@
-"""The networks for images of RobustForensics, the fourth place of the DFDC (Shao et al. 2020).
+"""The image networks of RobustForensics, which came fourth in the DFDC (Shao et al. 2020).
 
-Read in https://github.com/Siyu-C/RobustForensics at commit 344a355, MIT. Files (`.pth.tar`) hold
-`step`, `state_dict` and `optimizer`: EfficientNet-B0, B1 and B3 of efficientnet_pytorch, a
-ResNet-34 and an Xception that sees BGR. Its SlowFast networks for videos are not supported. Faces
-are squares of 1.3 times the longer side of RetinaFace's boxes, equally large in all frames.
+The format was read from https://github.com/Siyu-C/RobustForensics at commit 344a355 (licence MIT).
+Files (`.pth.tar`) hold `step`, `state_dict` and `optimizer`. The networks are EfficientNet-B0, B1
+and B3 of efficientnet_pytorch, a ResNet-34, and an Xception that takes BGR images. The SlowFast
+networks for videos are not supported. Crops are squares with 1.3 times the longer side of
+RetinaFace's boxes, equally large in all frames.
 """
 
 from dfdetect.checkpoints.converters.names import (
@@ -29,12 +30,12 @@ XCEPTION_HEAD, RESNET_HEAD, EFFICIENTNET_HEAD = "model.fc", "fc", "_fc"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Whether this is one of the three kinds of networks, with two classes."""
+    """Return whether the file holds one of the three kinds of networks, with two classes."""
     return _head(shapes) is not None
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Tell which network it is, and fold its two classes."""
+    """Find out which network the file holds, and turn its two classes into one logit."""
     shapes = tensors.shapes
     place = _head(shapes)
     head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
@@ -70,7 +71,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
 
 
 def _head(shapes: Shapes) -> str | None:
-    """The name of the last layer if it has two outputs and the network is known."""
+    """Return the name of the last layer if it has two outputs and the network is known."""
 
     def two(place: str) -> bool:
         return shapes.get(f"{place}.weight", (0,))[0] == 2

@@ -1,8 +1,9 @@
-"""The first place of the Deepfake Detection Challenge: DeepFakeClassifier (Seferbekov 2020).
+"""DeepFakeClassifier, which won the Deepfake Detection Challenge (Seferbekov 2020).
 
-Read in https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290, MIT. Files have no
-suffix; they hold `epoch`, `state_dict` and `bce_best`. `encoder.` has timm's names, its own
-classifier is not used. Faces are MTCNN's boxes with a third more on each side.
+The format was read from https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290
+(licence MIT). Files have no suffix and hold `epoch`, `state_dict` and `bce_best`. The names below
+`encoder.` are timm's; the encoder's own classifier is not used. Crops are MTCNN's boxes with a
+margin of one third on each side.
 """
 
 from dfdetect.checkpoints.converters.names import WIDTHS
@@ -24,13 +25,13 @@ UNUSED = ("encoder.classifier.weight", "encoder.classifier.bias", "srm_conv.weig
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Whether there is an encoder of timm and one of the heads."""
+    """Return whether the file holds an encoder of timm and one of the heads."""
     width = shapes.get("fc.weight", (0, 0))[-1]
     return "encoder.conv_stem.weight" in shapes and width in list(WIDTHS.values())[2:]
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Put the head in place of timm's."""
+    """Put the head of the file in the place of timm's head."""
     shapes = tensors.shapes
     width = shapes["fc.weight"][1]
     variant = next(one for one, size in WIDTHS.items() if size == width and one >= 2)

@@ -1,4 +1,4 @@
-"""The tensors of a published file, each of which must find its place in a model."""
+"""The tensors of a published file, all of which must be used by a model or dropped on purpose."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from dfdetect.checkpoints.io import CheckpointError
 from dfdetect.models.registry import create_model
 
-# Names that a message lists before it says how many there are.
+# Number of names that a message lists; it counts the others.
 NAMES_SHOWN = 4
 COUNTER = "num_batches_tracked"
 State = dict[str, torch.Tensor]
@@ -18,8 +18,8 @@ class Tensors:
     """The tensors of a file by name; each is taken once.
 
     Args:
-        path: The file, for messages.
-        tensors: Its tensors, by the names that they have there.
+        path: The file, which messages name.
+        tensors: Its tensors, by their names in the file.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor]):
@@ -28,14 +28,14 @@ class Tensors:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the tensors that were not taken yet."""
+        """Return names and shapes of the tensors that were not taken yet."""
         return {name: tuple(tensor.shape) for name, tensor in self.left.items()}
 
     def take(self, name: str) -> torch.Tensor:
-        """Take a tensor, in float32 if its numbers are real.
+        """Take a tensor; return it in float32 if its numbers are floating-point.
 
         Raises:
-            CheckpointError: It is not there, or was taken already.
+            CheckpointError: The tensor is missing, or was taken already.
         """
         if name not in self.left:
             raise CheckpointError(f"{self.path}: the tensor {name!r} is missing")
@@ -43,23 +43,23 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Leave out tensors that the network does not use when it predicts, if they are there."""
+        """Drop tensors that only training uses, if the file has them."""
         for name in names:
             self.left.pop(name, None)
 
     def drop_below(self, *prefixes: str) -> None:
-        """Leave out all tensors whose names begin in a way that training alone uses."""
+        """Drop all tensors whose names begin with a prefix of parts that only training uses."""
         self.drop(*(name for name in self.left if name.startswith(prefixes)))
 
     def take_model(
         self, architecture: str, source: Callable[[str], str], known: Mapping[str, torch.Tensor]
     ) -> State:
-        """Take the tensors of an architecture, until none is left.
+        """Take the tensors of an architecture; none may be left over.
 
         Args:
             architecture: A name that `create_model` takes.
-            source: From the name of a tensor in the architecture to its name in the file.
-            known: Tensors of the architecture that were made of others in the file.
+            source: Turns the name of a tensor in the architecture into its name in the file.
+            known: Tensors of the architecture that were computed from other tensors of the file.
 
         Returns:
             The state dict of the architecture.
@@ -102,7 +102,7 @@ class Tensors:
 
 
 def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
-    """Fold the linear layer of two classes, REAL and FAKE, into one that gives the logit of FAKE.
+    """Turn the linear layer of two classes, REAL and FAKE, into one that gives the logit of FAKE.
 
     softmax(z)[1] is sigmoid(z[1] - z[0]), so nothing is lost.
 
@@ -125,10 +125,10 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
     """Change the weight of a batch norm so that another epsilon gives the same output.
 
     Args:
-        state: Has `prefix` + `weight` and `prefix` + `running_var`.
-        prefix: Of the batch norm, with its dot.
-        epsilon: What the original network adds to the variance.
-        wanted: What the network here adds to it.
+        state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.
+        prefix: The prefix of the batch norm's names, with the dot.
+        epsilon: The number that the original network adds to the variance.
+        wanted: The number that the network here adds to the variance.
     """
     variance = state[f"{prefix}running_var"].double()
     ratio = ((variance + wanted) / (variance + epsilon)).sqrt()
@@ -137,7 +137,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
 
 
 def _listed(names: list[str]) -> str:
-    """The first names, how many others there are, and the verb that goes with them."""
+    """Return the first names, the number of others, and the verb in the singular or plural."""
     shown = ", ".join(names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"the tensors {shown}" + (f" and {more} others" if more > 0 else "")

@@ -7,9 +7,9 @@ YouTube-real/00000.mp4
 List_of_testing_videos.txt
 ```
 
-A fake is called TARGET_SOURCE_NUMBER: it was made from TARGET_NUMBER. The videos may lie in a
-folder `videos` below each of the three. Each line of the list is `1 PATH` for REAL and `0 PATH` for
-FAKE; the other videos are for training.
+A fake is called TARGET_SOURCE_NUMBER, and was made from the video TARGET_NUMBER. Each of the three
+folders may hold the videos in a sub-folder `videos`. Each line of the list is `1 PATH` for REAL and
+`0 PATH` for FAKE; the other videos are for training.
 """
 
 from pathlib import Path
@@ -25,13 +25,13 @@ from dfdetect.data.labels import LabelledVideo
 
 TEST_LIST = "List_of_testing_videos.txt"
 PARTS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
-# Videos in the test list of each version, by which they are told apart.
+# Number of videos in the test list of each version; it tells the versions apart.
 VERSIONS = {100: "Celeb-DF-v1", 518: "Celeb-DF-v2"}
 
 
 @register_layout
 def read_celebdf(folder: Path) -> Dataset | None:
-    """Read either version as its authors pack it."""
+    """Read either version in the layout in which its authors publish it."""
     parts = {part: first_folder(folder, part) for part in PARTS}
     if parts["Celeb-synthesis"] is None:
         return None
@@ -76,7 +76,7 @@ def _video(
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """A video by its part and its name, whatever lies between and however the part is written."""
+    """Return the part and the name of a video, without folders between them and in one spelling."""
     return path.parts[0].lower(), path.name
 
 

@@ -1,4 +1,4 @@
-"""What is read of a data set, and the register of those that are known by their layout."""
+"""`Dataset`, which holds the videos of a data set, and the register of known layouts."""
 
 import os
 from collections import Counter
@@ -17,20 +17,20 @@ from dfdetect.errors import ArgumentError, InputError
 from dfdetect.video.discovery import find_videos
 from dfdetect.video.reader import pick_evenly
 
-# Methods and missing things that a description names.
+# Largest number of methods, and of missing things, that a description names.
 NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a folder holds of one data set.
+    """The part of a data set that a folder holds.
 
     Attributes:
         name: The name that its authors give it.
         videos: Its videos, sorted by name.
-        faces: Instead of videos, face crops that are already cut, for data sets that come so.
-        note: What a user should know of its split, or nothing.
-        missing: What belongs to it and is not there, each in a few words.
+        faces: The face crops, for data sets that are published as crops instead of videos.
+        note: What a user should know about the split, or an empty text.
+        missing: Parts of the data set that the folder lacks, each in a few words.
     """
 
     name: str
@@ -40,11 +40,11 @@ class Dataset:
     missing: tuple[str, ...] = ()
 
     def select(self, split: str) -> "Dataset":
-        """Return one split of it.
+        """Return one split of the data set.
 
         Raises:
             ArgumentError: There is no split of this name.
-            InputError: Nothing here belongs to it.
+            InputError: Nothing here belongs to the split.
         """
         if split not in SPLITS:
             raise ArgumentError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
@@ -60,7 +60,7 @@ class Dataset:
         return replace(self, videos=videos, faces=faces)
 
     def describe(self) -> str:
-        """Return in a line what was recognised, what is there and what is missing."""
+        """Return one line that says what was recognised, what is there and what is missing."""
         if self.faces is None:
             labels = [video.label for video in self.videos]
             methods = [video.method for video in self.videos if video.method]
@@ -79,13 +79,13 @@ class Dataset:
         return f"{missing}{f'; {self.note}' if self.note else ''}"
 
 
-# Reads a folder, or a file, if it has the layout; else returns None.
+# A function that reads a folder or file if it has the layout, and returns None otherwise.
 Reader = Callable[[Path], Dataset | None]
 READERS: list[Reader] = []
 
 
 def register_layout(reader: Reader) -> Reader:
-    """Make a function known that reads a data set by its layout.
+    """Register a function that reads data sets of one layout.
 
     Example:
         >>> @register_layout
@@ -99,15 +99,15 @@ def register_layout(reader: Reader) -> Reader:
 
 
 class CropSequence(NamedTuple):
-    """The crops of one face in a row, as some data sets have them instead of videos.
+    """Consecutive crops of one face, which some data sets hold instead of videos.
 
     Attributes:
-        video: Its name.
+        video: The name of the video or sequence.
         label: REAL or FAKE.
         group: Equal for sequences that show the same person, as far as is known.
         source: Name of the data set or the part of it.
-        method: What a fake was made with, or nothing.
-        split: `train`, `val`, `test` or nothing.
+        method: The method that made a fake, or an empty text.
+        split: `train`, `val`, `test` or an empty text.
         images: The images, in the order of time.
     """
 
@@ -121,7 +121,7 @@ class CropSequence(NamedTuple):
 
 
 def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
-    """Make a face set of sequences of crops, each the only track of its video."""
+    """Make a face set of sequences of crops; each sequence is the only track of its video."""
     rows, places = [], []
     for one in sequences:
         for number, image in enumerate(one.images):
@@ -143,11 +143,11 @@ def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
 
 
 def sample_frames(faces: FaceSet, count: int) -> FaceSet:
-    """Keep at most so many crops of each track, evenly spaced, as benchmarks do.
+    """Keep at most `count` crops of each track, evenly spaced, as benchmarks do.
 
     Args:
         faces: The crops.
-        count: How many, at least 1.
+        count: Largest number of crops of a track, at least 1.
     """
     tracks = [np.array(track) for track in faces.tracks()]
     kept = [track[pick_evenly(np.arange(len(track)), count)] for track in tracks]
@@ -163,9 +163,9 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
-    """Return the images, sorted by name, of each folder below one that holds some."""
+    """Return each folder below `folder` that holds images, with its images sorted by name."""
     found: dict[Path, list[Path]] = {}
-    for parent, folders, names in os.walk(folder):  # of millions of images
+    for parent, folders, names in os.walk(folder):  # there may be millions of images
         folders.sort()
         images = [Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
         if images:
@@ -174,12 +174,12 @@ def image_sequences(folder: Path) -> dict[Path, list[Path]]:
 
 
 def name_below(path: Path, folder: Path) -> str:
-    """The path of a video below the folder of its data set, with `/` on each system."""
+    """Return the path of a video below the folder of its data set, with `/` on all systems."""
     return path.relative_to(folder).as_posix()
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """Return the first of some sub-folders that is there, whatever its upper and lower case."""
+    """Return the first of some sub-folders that exists; upper and lower case count as the same."""
     if not folder.is_dir():
         return None
     present = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
@@ -187,12 +187,12 @@ def first_folder(folder: Path, *names: str) -> Path | None:
 
 
 def first_file(folder: Path, *names: str) -> Path | None:
-    """Return the first of some files, given by their paths below a folder, that is there."""
+    """Return the first of some files that exists, given their paths below a folder."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _by_number(path: PurePath) -> tuple[int, str]:
-    """Frames are called 0.png to 100.png, or 000.png, or otherwise."""
+    """Return a sorting key, which sorts by number those frames whose names are numbers."""
     return (int(path.stem), "") if path.stem.isdecimal() else (0, path.stem)
 
 

@@ -6,8 +6,9 @@ lists/splits/test.txt
 original_sequences/youtube/c23/videos/000.mp4 (of FaceForensics++)
 ```
 
-A fake is called TARGET_ACTOR. By the authors' word the REAL part is not `source_videos` but the
-targets, the 1,000 videos of FaceForensics++ at c23, which must be put beside the fakes. Each line
+A fake is called TARGET_ACTOR. The authors say that the REAL videos are not those of
+`source_videos`, but the targets: the 1,000 videos of FaceForensics++ at c23. The user must put
+them beside the fakes. Each line
 of a split file is the name of a fake; its target is in the same split.
 """
 
@@ -30,7 +31,7 @@ LISTS = "lists/splits"
 
 @register_layout
 def read_deeperforensics(folder: Path) -> Dataset | None:
-    """Read the fakes, and their targets if they were put beside them."""
+    """Read the fakes, and their targets if these lie beside the fakes."""
     fakes = folder / "manipulated_videos"
     if not fakes.is_dir():
         return None
@@ -69,7 +70,7 @@ def read_deeperforensics(folder: Path) -> Dataset | None:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """The split of each fake by its name without suffix."""
+    """Return the split of each fake, by its name without suffix."""
     splits: dict[str, str] = {}
     for split in SPLITS:
         if file := first_file(folder, f"{LISTS}/{split}.txt"):

@@ -1,12 +1,12 @@
-"""Deepfake-Eval-2024: Chandra et al., "Deepfake-Eval-2024", 2025; its videos.
+"""The videos of Deepfake-Eval-2024: Chandra et al., "Deepfake-Eval-2024", 2025.
 
 ```
 video-metadata-publish.csv (Filename, Ground Truth, Finetuning Set and more)
 video-data/NAME.mp4
 ```
 
-Videos whose `Ground Truth` is neither real nor fake are left out. The split is the column
-`Finetuning Set`.
+Videos whose `Ground Truth` is neither real nor fake are left out. The column
+`Finetuning Set` gives the split.
 """
 
 from pathlib import Path

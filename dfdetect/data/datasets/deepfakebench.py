@@ -1,4 +1,4 @@
-"""The JSON files of DeepfakeBench, and of DF40, which uses the same.
+"""The JSON files of DeepfakeBench and of DF40, which have the same layout.
 
 Yan et al., "DeepfakeBench", NeurIPS 2023; Yan et al., "DF40: Toward Next-Generation Deepfake
 Detection", NeurIPS 2024. A file lists the crops that their preprocessing has cut:
@@ -8,9 +8,9 @@ Detection", NeurIPS 2024. A file lists the crops that their preprocessing has cu
     "label": "CelebDFv2_real", "frames": ["Celeb-DF-v2/Celeb-real/frames/id0_0000/000.png"]}}}}}
 ```
 
-Between the split and the videos there may be the compression (`c23`). The frames are paths below
-the folder of all data sets, which is looked for around the file. DF40's crops may also be given
-as a folder: METHOD/ff and METHOD/cdf, or METHOD/real and METHOD/fake.
+The compression (`c23`) may stand between the split and the videos. The frames are paths below the
+folder of all data sets, which is searched for near the file. The crops of DF40 may also be a
+folder, with METHOD/ff and METHOD/cdf, or METHOD/real and METHOD/fake.
 """
 
 import json
@@ -31,13 +31,13 @@ from dfdetect.defaults import SPLITS
 from dfdetect.errors import InputError
 
 DF40 = "DF40"
-# Where the images may lie, seen from the folder of the JSON file or one above it.
+# Folders that may hold the images, below the folder of the JSON file or one above it.
 PLACES = ("", "datasets", "datasets/rgb", "rgb")
 ORIGINALS = {
     "ff": Path("FaceForensics++", "original_sequences", "youtube", "c23", "frames"),
     "cdf": Path("Celeb-DF-v2", "Celeb-real", "frames"),
 }
-# Methods of which DF40 has its own REAL images.
+# Methods for which DF40 has REAL images of their own.
 WITH_REAL = frozenset(
     "collabdiff deepfacelab heygen heygen_new midjourney stargan starganv2 styleclip "
     "whichfaceisreal".split()
@@ -46,7 +46,7 @@ WITH_REAL = frozenset(
 
 @register_layout
 def read_deepfakebench(file: Path) -> Dataset | None:
-    """Read a JSON file, with the images that it lists."""
+    """Read a JSON file and the images that it lists."""
     if file.suffix != ".json" or not file.is_file():
         return None
     try:
@@ -73,7 +73,7 @@ def read_deepfakebench(file: Path) -> Dataset | None:
 
 @register_layout
 def read_df40(folder: Path) -> Dataset | None:
-    """Read the folders of crops that DF40 gives out for testing."""
+    """Read the folders of crops that DF40 publishes for testing."""
     methods = [
         path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
@@ -83,7 +83,7 @@ def read_df40(folder: Path) -> Dataset | None:
     if not methods:
         return None
     sequences = [one for method in methods for one in _method_sequences(folder, method)]
-    if not sequences:  # the names are a chance: there are no crops
+    if not sequences:  # the folder has such names by chance: it holds no crops
         return None
     missing = []
     for domain, place in ORIGINALS.items():
@@ -106,7 +106,7 @@ def read_df40(folder: Path) -> Dataset | None:
 
 
 def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
-    """The sequences that a file lists; their images are paths as they are written there."""
+    """Return the sequences that a file lists; the paths of images are as the file writes them."""
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
             if split not in SPLITS:
@@ -136,7 +136,7 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
-    """The folder below which one of the listed images lies."""
+    """Return the folder below which one of the listed images lies."""
     roots = [parent / place for parent in file.absolute().parents for place in PLACES]
     for image in images:
         for root in roots:

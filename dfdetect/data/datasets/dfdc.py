@@ -5,7 +5,7 @@ train/dfdc_train_part_0/metadata.json and NAME.mp4, for parts 0 to 49; train/ ma
 test/labels.csv and NAME.mp4; test/ may be left out, and the videos may lie in videos/
 ```
 
-and of the preview:
+The preview has this layout:
 
 ```
 dataset.json
@@ -30,7 +30,7 @@ LABELS_TABLE, PREVIEW_INDEX = "labels.csv", "dataset.json"
 
 @register_layout
 def read_challenge(folder: Path) -> Dataset | None:
-    """Read the training parts, the test set or both."""
+    """Read the training parts of the challenge, its test set or both."""
     parts = sorted({*folder.glob("dfdc_train_part_*"), *folder.glob("train/dfdc_train_part_*")})
     parts = [part for part in parts if part.is_dir()]
     test = next((one for one in (folder, folder / "test") if (one / LABELS_TABLE).is_file()), None)

@@ -1,4 +1,4 @@
-"""FaceForensics++ and DeepFakeDetection (DFD), which lie in one tree.
+"""FaceForensics++ and DeepFakeDetection (DFD), which share one folder tree.
 
 Roessler et al., "FaceForensics++: Learning to Detect Manipulated Facial Images", ICCV 2019; Dufour
 and Gully, "Contributing Data to Deepfake Detection Research", Google AI Blog 2019.
@@ -11,8 +11,9 @@ manipulated_sequences/DeepFakeDetection/c23/videos/01_02__exit_phone_room__YVGY8
 splits/test.json or test.json
 ```
 
-A fake is called TARGET_SOURCE: its scene is the target's, its face the source's. The split files
-are lists of pairs of videos; both and the fakes between them belong to the split.
+A fake is called TARGET_SOURCE: it shows the scene of the target with the face of the source. The
+split files list pairs of videos. Both videos of a pair, and the fakes made from them, belong to the
+split.
 """
 
 import json
@@ -32,7 +33,7 @@ from dfdetect.errors import InputError
 
 NAME = "FaceForensics++"
 DFD = "DeepFakeDetection"
-# The four that papers report; others, such as FaceShifter, are read if they are there.
+# The four methods that papers report. Others, such as FaceShifter, are read if they are there.
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c0", "c23", "c40")
 ORIGINALS, MANIPULATED = "original_sequences", "manipulated_sequences"
@@ -42,7 +43,7 @@ ORIGINALS, MANIPULATED = "original_sequences", "manipulated_sequences"
 def read_faceforensics(folder: Path) -> Dataset | None:
     """Read the tree that the authors' download script makes."""
     originals_only = (folder / ORIGINALS).is_dir() and not (folder / "manipulated_videos").is_dir()
-    if not originals_only and not (folder / MANIPULATED).is_dir():  # else it is DeeperForensics
+    if not originals_only and not (folder / MANIPULATED).is_dir():  # this is DeeperForensics
         return None
     splits = _read_splits(folder)
     pairs = {one: other for pair in splits for one, other in (pair.split("_"),)}
@@ -112,7 +113,7 @@ def _dfd_video(folder: Path, path: Path, compression: str) -> LabelledVideo:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """The split of each pair of videos, given both ways round as `000_003` and `003_000`."""
+    """Return the split of each pair of videos, in both orders: `000_003` and `003_000`."""
     splits: dict[str, str] = {}
     for split in SPLITS:
         file = first_file(folder, f"splits/{split}.json", f"{split}.json")

@@ -61,7 +61,7 @@ def read_fakeavceleb(folder: Path) -> Dataset | None:
 
 
 def _read_methods(file: Path) -> dict[str, str]:
-    """The method of each video by its path; the last column, which has no name, is its folder."""
+    """Return each video's method by path; the unnamed last column of the table is the folder."""
     if not file.is_file():
         return {}
     table = read_table(file, ("method", "path"))

@@ -1,4 +1,4 @@
-"""Labelled data of any layout that is known: those of standard data sets, or a user's own."""
+"""Read labelled data in any known layout: that of a standard data set, or a user's own."""
 
 import logging
 import pkgutil
@@ -16,18 +16,19 @@ LOGGER = logging.getLogger(__name__)
 def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     """Return the labelled videos, or face crops, of a data set.
 
-    A `manifest.csv` comes first. Then the layouts of the modules of this folder are tried, and last
-    those of `read_labels`, which has no splits. What was recognised is logged in one line.
+    A `manifest.csv` is used if there is one. Otherwise the layouts of the modules in this folder
+    are tried, and then those of `read_labels`, which have no splits. One line of the log says what
+    was recognised.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
-        split: `train`, `val` or `test`, as its authors split it; None for all of it.
+        split: `train`, `val` or `test`, as the authors split the data set; None for all of it.
 
     Raises:
         FileNotFoundError: There is no such folder or file.
         ArgumentError: The split is none of these.
-        InputError: Nothing is there, one has no label, a file of labels has another layout, or
-            nothing belongs to the split.
+        InputError: There are no videos, a video has no label, a file of labels has an unknown
+            layout, or nothing belongs to the split.
 
     Example:
         >>> read_dataset("Celeb-DF-v2", split="test").describe()
@@ -53,7 +54,7 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
 
 @cache
 def _readers() -> tuple[Reader, ...]:
-    """Those of each module of this folder, which registers them when it is imported."""
+    """Return the functions that the modules of this folder register when they are imported."""
     package = import_module("dfdetect.data.datasets")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)

@@ -1,13 +1,13 @@
 """WildDeepfake: Zi et al., "WildDeepfake: A Challenging Real-World Dataset", ACM MM 2020.
 
-It comes as sequences of face crops of 224 pixels, in archives that are to be unpacked:
+The data set consists of sequences of face crops of 224 pixels. Unpack its archives first:
 
 ```
 fake_test/12/fake/345/0.png
 real_train/7/real/89/0.png
 ```
 
-The first number is that of a video of the web, the second that of a sequence cut from it.
+The first number names a video from the web, the second a sequence that was cut from it.
 """
 
 from collections.abc import Iterator
