@@ -1,8 +1,8 @@
 """Labelled face crops on disk: an index `NAME.csv` beside `NAME.tar`, shards, or a folder `NAME/`.
 
 The index has at least the columns `id` and `label` (REAL or FAKE); the images are `<id>.jpg` or
-`<id>.png`. Where it has the columns `shard`, `offset` and `size`, they say in which file
-`NAME-<shard>.tar` each image lies, and where in it: nobody wants to search through large sets.
+`<id>.png`. In a large face set, the columns `shard`, `offset` and `size` give the file
+`NAME-<shard>.tar` that holds each image, and its place in this file.
 
 An `actor_group` column says which crops show people who look alike: splits keep a group on one
 side, because a model that has seen a face knows more about it than about a stranger's.
@@ -31,12 +31,12 @@ from dfdetect.runtime.device import available_cores
 LABELS = ("REAL", "FAKE")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
-# The columns that put the crops of one face in one video into a row.
+# The columns that together name one face in one video.
 TRACK = ("video", "track", "frame")
 TEXT_COLUMNS = ("id", "label", GROUP, "source", "method", "kind", "pair", "original")
-# What the column `kind` says of crops that `dfdetect reconstruct` has made.
+# The value of the column `kind` for crops that `dfdetect reconstruct` has made.
 RECONSTRUCTION = "reconstruction"
-# Mean difference at the border of a crop and its original, above which they are not aligned.
+# A crop and its original are not aligned if their mean difference at the border is larger.
 ALIGNED_BORDER = 6.0
 MOST_PIXELS = 8192
 MOST_IMAGE_BYTES = 64 * 2**20
@@ -48,7 +48,7 @@ class FaceSetError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class ImageLocation:
-    """Where the bytes of one image lie: a whole file, or a stretch of a tar file."""
+    """The place of one image's bytes: a whole file, or a part of a tar file."""
 
     path: Path
     offset: int = 0
@@ -65,8 +65,8 @@ class FaceSet:
     """An index of labelled crops and the places of their images.
 
     Args:
-        table: Columns `id`, `label` and any more; one row a crop.
-        locations: One `ImageLocation` a row, in the same order.
+        table: The index, with one row for each crop and at least the columns `id` and `label`.
+        locations: One `ImageLocation` for each row, in the same order.
 
     Example:
         >>> faces = FaceSet.read("train.csv")
@@ -131,43 +131,43 @@ class FaceSet:
 
     @property
     def labels(self) -> np.ndarray:
-        """1 for FAKE, 0 for REAL; int64 of shape (n,)."""
+        """Return the label of each crop, 1 for FAKE and 0 for REAL; int64 of shape (n,)."""
         return (self.table["label"] == "FAKE").to_numpy(dtype=np.int64)
 
     @property
     def sources(self) -> np.ndarray:
-        """Where each crop comes from, or empty strings where the index does not say."""
+        """Return the source of each crop, or an empty string where the index has none."""
         return self.texts("source")
 
     def texts(self, column: str) -> np.ndarray:
-        """A column as text of shape (n,), with empty strings where the index does not say."""
+        """Return a column as text of shape (n,), with empty strings where the index has none."""
         if column not in self.table:
             return np.full(len(self), "")
         return self.table[column].fillna("").to_numpy(dtype=str)
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Which of the joined face sets each crop comes from, from 0; int64 of shape (n,)."""
+        """Return the number, from 0, of the joined face set of each crop; int64 of shape (n,)."""
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
         return self.table["face_set"].to_numpy(dtype=np.int64)
 
     @property
     def unpaired_real(self) -> np.ndarray:
-        """Which crops are REAL ones of a source that has no FAKE crops; bool of shape (n,)."""
+        """Return which crops are REAL and of a source without FAKE crops; bool of shape (n,)."""
         recorded = (self.labels == 1) & ~self.reconstructed
         return (self.labels == 0) & ~np.isin(self.sources, self.sources[recorded])
 
     @property
     def reconstructed(self) -> np.ndarray:
-        """Which crops are reconstructions of REAL ones; bool of shape (n,)."""
+        """Return which crops are reconstructions of REAL ones; bool of shape (n,)."""
         return self.texts("kind") == RECONSTRUCTION
 
     def partners(self) -> dict[int, np.ndarray]:
-        """Rows of REAL crops that FAKE ones can be compared with, by the row of the FAKE one.
+        """Return the rows of the REAL crops that each FAKE crop can be compared with, by its row.
 
-        These are the crop that the column `original` names or, where the column `pair` has the same
-        value for both, those of the same scene whose `frame` is nearest.
+        The partner is the crop that the column `original` names. Otherwise the partners are the
+        crops with the same value in the column `pair` (the same scene) and the nearest `frame`.
         """
         found = {}
         labels, sets = self.labels, self.face_sets
@@ -193,47 +193,47 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """A number for the file that holds each crop, 0 for files of their own; int64 (n,)."""
+        """Return the number of the shard that holds each crop, 0 if there is none; int64 (n,)."""
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
 
     @property
     def groups(self) -> np.ndarray:
-        """The actor group of each crop, or its id where the index has no such column."""
+        """Return the actor group of each crop, or its id if the index has no such column."""
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
 
     def image(self, row: int) -> np.ndarray:
-        """Decode one crop: RGB uint8 of shape (height, width, 3).
+        """Decode one crop; return RGB uint8 of shape (height, width, 3).
 
         Raises:
-            FaceSetError: The file is no image.
+            FaceSetError: The file is not an image.
         """
         return decode_image(self.locations[row], self.table["id"][row])
 
     def select(self, rows: np.ndarray) -> "FaceSet":
-        """The crops of a boolean mask or of row numbers."""
+        """Return a face set of the crops that a boolean mask or row numbers select."""
         rows = np.arange(len(self))[rows]
         return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
 
     def tracks(self) -> list[list[int]]:
-        """Rows that show one face of one video, in the order of their frames.
+        """Return the rows of each track (one face of one video), in the order of the frames.
 
-        A crop of which the index does not say to what track it belongs is a track by itself.
+        A crop without a track in the index is a track by itself.
         """
         if not set(TRACK) <= set(self.table):
             return [[row] for row in range(len(self))]
         known = self.table[list(TRACK)].notna().all(axis=1)
         tracks = [[row] for row in np.flatnonzero(~known).tolist()]
-        # A fake that is made of a track has that one's number.
+        # A fake that was made from a track has the number of that track.
         names = [self.face_sets[known], "video", "track", "label"]
         for _, track in self.table[known].groupby(names, sort=False):
             tracks.append(track.sort_values("frame").index.tolist())
         return tracks
 
     def videos(self) -> list[list[list[int]]]:
-        """The tracks of each video, each track as the rows of its crops.
+        """Return the tracks of each video, each track as the rows of its crops.
 
-        A crop of which the index names no video stands for itself.
+        A crop without a video in the index counts as a video with one track.
 
         Example:
             >>> faces.videos()  # one video with two tracks, and a single crop
@@ -243,15 +243,15 @@ class FaceSet:
         videos: dict[tuple[object, ...], list[list[int]]] = {}
         for track in self.tracks():
             first = track[0]
-            # A fake that is made of a video has that one's name.
+            # A fake that was made from a video has the name of that video.
             key = (sets[first], names[first], labels[first]) if names[first] else (first,)
             videos.setdefault(key, []).append(track)
         return list(videos.values())
 
     def clips(self, length: int) -> list[list[int]]:
-        """Rows that make one input of a model: `length` neighbours of a track, or one row.
+        """Return the rows of each input of a model: `length` neighbouring crops of a track.
 
-        One row stands for itself, with `length` 1 or where it is the only one of its track.
+        An input has a single row if `length` is 1, or if its track has only one crop.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -262,12 +262,13 @@ class FaceSet:
         return clips
 
     def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
-        """Leave out FAKE crops in which next to nothing was altered.
+        """Leave out FAKE crops that hardly differ from their originals.
 
         Args:
-            min_pair_difference: Least `pair_diff`, where the index has that column: how much the
-                crop differs from the same place in its original (0 to 255). Crops that are not
-                aligned with it (`pair_border` above 6) are kept, as their difference says nothing.
+            min_pair_difference: Lowest value of the column `pair_diff`, if the index has it. This
+                is the difference (0 to 255) between a crop and the same place in its original.
+                Crops that are not aligned with their original (`pair_border` above 6) are kept,
+                because their difference says nothing.
         """
         if not {"pair_diff", "pair_border"} <= set(self.table):
             return self
@@ -276,10 +277,10 @@ class FaceSet:
         return self.select(~(alike & aligned & (self.table["label"] == "FAKE")).to_numpy())
 
     def require_readable(self, progress: bool = False) -> None:
-        """Decode every image, so that a damaged one is found before hours are spent on the others.
+        """Decode every image, to find damaged images before hours of training.
 
         Raises:
-            FaceSetError: An image cannot be decoded; the message names the first.
+            FaceSetError: An image cannot be decoded; the message names the first such image.
         """
         # OpenCV lets other threads run while it decodes.
         with ThreadPoolExecutor(available_cores()) as pool:
@@ -288,13 +289,14 @@ class FaceSet:
             deque(bar, maxlen=0)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
-        """Split by source or by actor group: the rest, and about `fraction` of these.
+        """Split by source or actor group; return the rest and the part of about `fraction`.
 
-        A model that has seen a source, or a face, knows more about it than about a stranger's. Each
-        of the joined face sets is split by itself: by source if its FAKE crops are of several
-        sources, and else by actor group. Face sets without FAKE crops stay with the rest, and so
-        do, in those that are split by group, sources without any: there is nothing to judge by
-        them. Crops of actors who are held out, but of another source, are left out of both sides.
+        A model knows more about sources and faces that it has seen than about others. Each of the
+        joined face sets is therefore split by itself: by source if its FAKE crops have several
+        sources, and otherwise by actor group. Face sets without FAKE crops stay in the rest,
+        because they cannot be used for judging. In face sets that are split by actor group, sources
+        without FAKE crops stay in the rest, too. Crops of held-out actors that belong to a source
+        which is not held out are left out of both sides.
 
         Raises:
             FaceSetError: Either side would lack a class, or the fraction is not in (0, 1).
@@ -330,16 +332,16 @@ class FaceSet:
 
 
 def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """About `fraction` of some names, at least one if there are any."""
+    """Return about `fraction` of some names, and at least one if there are any."""
     count = max(1, round(fraction * len(names)))
     return np.random.default_rng(seed).permutation(names)[:count]
 
 
 def decode_image(place: ImageLocation, name: str) -> np.ndarray:
-    """Decode the image at a place: RGB uint8 of shape (height, width, 3).
+    """Decode the image at a place; return RGB uint8 of shape (height, width, 3).
 
     Raises:
-        FaceSetError: It is no image; the message has its name.
+        FaceSetError: The file is not an image; the message has its name.
     """
     data = place.read()
     image = None
@@ -354,7 +356,7 @@ def decode_image(place: ImageLocation, name: str) -> np.ndarray:
 
 
 def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> None:
-    """Raise FaceSetError if an actor group or an id is on both sides, or that cannot be told."""
+    """Raise FaceSetError if both sides share an actor group or an id, or might share one."""
     if (GROUP in train.table) != (GROUP in held_out.table):
         raise FaceSetError(
             f"{name}: only one side has a column {GROUP!r}, so nobody can tell whether they share "
@@ -398,7 +400,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
     folder, archive = index.with_suffix(""), index.with_suffix(".tar")
     if archive.is_file():
         try:
-            # Images are read from their place in the file, so it must not be compressed.
+            # Images are read from their place in the archive, so it must not be compressed.
             with tarfile.open(archive, "r:") as tar:
                 images = {}
                 for member in tar:
@@ -421,7 +423,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """The places that an index gives."""
+    """Return the places of the images that an index gives."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()
@@ -443,7 +445,7 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 
 
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
-    """Refuse an archive that was made by mistake or to do harm, although nothing is unpacked."""
+    """Refuse an archive with members that no face set needs, although nothing is unpacked."""
     name = PurePosixPath(member.name)
     fault = None
     if name.is_absolute() or ".." in name.parts:
@@ -461,7 +463,7 @@ def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Whether an image may be decoded; its header says what memory that takes."""
+    """Return whether an image is small enough to be decoded, judging by its header."""
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

@@ -1,12 +1,13 @@
-"""Fakes of today's kind from real faces alone: reconstructions by small autoencoders.
+"""Make fakes from real faces alone: reconstructions by small autoencoders.
 
-An autoencoder draws a face again from the little that it keeps of it, as the generators of talking
-heads and of re-enactment do. What it makes of a REAL crop is the same face in the same pose and
-light, stored with the same compression, so that nothing but the synthesis tells the two apart:
-Rajan et al., "Aligned Datasets Improve Detection of Latent Diffusion-Generated Images", ICLR 2025;
-Guillaro et al., "A Bias-Free Training Paradigm for More General AI-generated Image Detection", CVPR
-2025. Those use the autoencoders of large diffusion models; the ones here are trained within
-minutes, on the REAL crops of the face sets themselves.
+An autoencoder compresses a face and synthesises it again, as the generators of talking heads and of
+re-enactment do. The reconstruction of a REAL crop shows the same face in the same pose and light,
+and is stored with the same compression, so that only the synthesis tells the two apart.
+The method is that of Rajan et al., "Aligned Datasets Improve Detection of Latent
+Diffusion-Generated Images", ICLR 2025; and Guillaro et al., "A Bias-Free Training Paradigm for More
+General AI-generated Image Detection", CVPR 2025. They use the autoencoders of large diffusion
+models; the autoencoders here are trained within minutes, on the REAL crops of the face sets
+themselves.
 """
 
 import io
@@ -50,13 +51,13 @@ AUTOENCODERS: dict[str, AutoencoderSpec] = {
 STEPS = 600
 BATCH = 8
 PIECE = 96
-# Sides, in pixels, that a crop is brought to before a piece of it is learnt, or it is drawn again.
+# Sides, in pixels, to which a crop is resized before pieces are cut, or before reconstruction.
 SIDES = (96, 224)
 DRAWN_SIDES = range(96, 225, 8)
 LEARNING_RATE = 2e-3
 GRADIENT_WEIGHT = 1.0
 ADVERSARIAL_WEIGHT = 0.03
-# Share of the steps before the discriminator has a say.
+# Share of the steps that are done before the discriminator is used.
 ADVERSARIAL_START = 0.4
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 SAMPLES = 8
@@ -76,20 +77,21 @@ def reconstruct(
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Train autoencoders on REAL crops, and write a face set of what they make of these.
+    """Train autoencoders on REAL crops, and write a face set of their reconstructions.
 
     The autoencoders are kept in the folder `OUT.autoencoders/`, with a picture of samples of all of
     them, `samples.png`. The same command continues a run that was stopped.
 
     Args:
-        faces: Indexes of face sets; of each, the REAL crops are used.
-        out: Index of the face set to write. Each row has `original`, the id of the REAL crop;
-            `method`, which autoencoder drew it; `kind`, `reconstruction`; `side`, the pixels that
-            it was drawn at; and what the original's row says of source, actor and track.
-        kinds: Names of autoencoders, of `AUTOENCODERS`. Of each crop, one of them at random makes
-            the reconstruction.
-        steps: Steps that each autoencoder is trained for.
-        copies: Reconstructions of each crop, each by another autoencoder.
+        faces: Indexes of face sets, whose REAL crops are used.
+        out: Index of the face set to write. Each row has the columns `original` (id of the REAL
+            crop), `method` (name of the autoencoder), `kind` (always `reconstruction`), `side`
+            (side in pixels at which the crop was reconstructed), and the original's source, actor
+            and track.
+        kinds: Names of autoencoders in `AUTOENCODERS`. Each crop is reconstructed by one of them,
+            chosen at random.
+        steps: Number of steps that each autoencoder is trained for.
+        copies: Number of reconstructions of each crop, each by a different autoencoder.
         device: As in `load_detector`.
         seed: Seed of the autoencoders' weights and of all random draws.
         progress: Show progress bars.
@@ -99,7 +101,8 @@ def reconstruct(
 
     Raises:
         FaceSetError: A face set is unusable, or has no REAL crops.
-        ArgumentError: Unknown autoencoders, or numbers out of range; or `out` holds something else.
+        ArgumentError: An autoencoder is unknown, a number is out of range, or `out` holds something
+            else.
 
     Example:
         >>> reconstruct(["train.csv"], "reconstructions.csv", steps=200)["label"].unique()
@@ -149,9 +152,9 @@ def train_autoencoder(
 ) -> Autoencoder:
     """Train an autoencoder on pieces of crops, at random scales.
 
-    The loss is the mean absolute difference of pixels and of their differences to the right and
-    downwards; where the specification asks for it, a patch discriminator is added (hinge loss, Lim
-    & Ye 2017) after two fifths of the steps.
+    The loss is the mean absolute error of the pixels, and of the differences between neighbouring
+    pixels. If the specification asks for it, the loss of a patch discriminator (hinge loss, Lim
+    & Ye 2017) is added after two fifths of the steps.
 
     Returns:
         The autoencoder, in evaluation mode, on the device.
@@ -187,7 +190,7 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Learn to tell both apart; the loss of the one who drew."""
+        """Train the discriminator to tell both apart; return the loss of the autoencoder."""
         real, fake = self.net(images), self.net(drawn.detach())
         loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
         self.optimizer.zero_grad()
@@ -246,7 +249,7 @@ def _trained(
     device: torch.device,
     progress: bool,
 ) -> Autoencoder:
-    """The autoencoder of an earlier run if there is one, else a new one."""
+    """Return the autoencoder that an earlier run trained, or train a new one."""
     spec = AUTOENCODERS[kind]
     description = json.dumps({**asdict(spec), "steps": steps, "seed": seed, "crops": len(faces)})
     if path.is_file():
@@ -279,7 +282,7 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
 def _plan(
     faces: FaceSet, kinds: Sequence[str], copies: int, seed: int
 ) -> Iterator[tuple[int, str, int, int]]:
-    """Row, autoencoder, side and interpolation of each reconstruction."""
+    """Return row, autoencoder, side and interpolation of each reconstruction."""
     draw = np.random.default_rng(seed)
     for row in range(len(faces)):
         for kind in draw.permutation(kinds)[:copies].tolist():
@@ -298,7 +301,7 @@ def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) ->
 
 
 def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
-    """Encode an RGB image as the original is: with a JPEG's own tables, or as PNG."""
+    """Encode an RGB image like its original: as a JPEG with the same tables, or as a PNG."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(place.read())) as original:
         if not isinstance(original, JpegImagePlugin.JpegImageFile):
@@ -330,7 +333,7 @@ def _describe(faces: FaceSet, row: int, kind: str, side: int) -> dict[str, Any]:
 
 
 def _draw_samples(nets: dict[str, Autoencoder], faces: FaceSet, path: Path) -> None:
-    """A picture: crops in the first row, and below what each autoencoder makes of them."""
+    """Draw a picture with crops in the first row, and each autoencoder's reconstructions below."""
     rows = np.linspace(0, len(faces) - 1, min(SAMPLES, len(faces))).astype(int).tolist()
     images = [faces.image(row) for row in rows]
     lines = {"original": images} | {

@@ -1,13 +1,13 @@
-"""Fakes made from real faces alone: self-blended images.
+"""Make fakes from real faces alone: self-blended images.
 
-Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR 2022: a face is blended
-into itself under a soft mask, after its colours, its sharpness, its size and its place were changed
-a little. What every face swap leaves is left, a seam and two sides that do not quite match, and
-nothing that is peculiar to one method, camera or person.
+Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR 2022: a copy of a
+face, with slightly changed colours, sharpness, size and place, is blended into the face under a
+soft mask. The result has the traces that every face swap leaves, a seam and two sides that do not
+quite match, and no trace that is peculiar to one method, camera or person.
 
-The paper puts the mask around landmarks. The crop rule of the challenge's faces already brings the
-eyes, the nose and the mouth to the same places, give or take a tenth of the side, so masks are
-drawn around those places, wider and narrower ones: a missed landmark cannot spoil a fake.
+The paper puts the mask around landmarks. In crops by the rule of the challenge's faces, the eyes,
+the nose and the mouth are always at about the same places, within a tenth of the side. Masks of
+various widths are therefore drawn around these places, and no landmark can be missed.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-# Ranges of what is drawn for each face; lengths as shares of the crop's side.
+# Ranges of the random values of each face; lengths are shares of the crop's side.
 BRIGHTNESS = CONTRAST = (0.9, 1.1)
 CHANNEL_SHIFT = 0.05
 SATURATION = (0.8, 1.2)
@@ -32,10 +32,10 @@ CORNERS = 64
 WAVES = np.arange(2, 6)
 WAVE_HEIGHT = 0.08
 SOFTNESS = (0.01, 0.06)
-# How much of the blended face is seen; most often all.
+# Opacities of the blended face, which is most often fully opaque.
 OPACITIES = (0.5, 0.75, 1.0, 1.0, 1.0)
-# Of fakes with a reconstruction in them: how many are the reconstruction as a whole, in how many of
-# the others its look is changed too, and how many REAL crops are shrunk as it was.
+# Share of fakes that are the reconstruction as a whole; share of the other fakes in which the look
+# of the reconstruction is changed; share of REAL crops that are shrunk like the reconstruction.
 WHOLE = 0.4
 CHANGED = 0.4
 SHRUNK_ALIKE = 0.5
@@ -43,7 +43,7 @@ Option = TypeVar("Option")
 
 
 class Region(NamedTuple):
-    """A part of the face: where its middle lies, and how far it reaches from there."""
+    """A part of the face: its middle, and the ranges of its half width and half height."""
 
     x: float
     y: float
@@ -66,14 +66,14 @@ def self_blend(
 ) -> torch.Tensor:
     """Make a fake of a real face.
 
-    All crops of a clip are changed alike, as a swapped face stays swapped, but for a jitter of the
-    blended face of some tenths of a percent from frame to frame.
+    All crops of a clip are changed in the same way, because a swapped face stays the same. The
+    blended face only jitters from frame to frame, by some tenths of a percent.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip, with the
             face in the middle, as the crop rule of the challenge's faces has it.
-        generator: Of all that is drawn; None for torch's global one.
-        regions: The parts of the face, one of which is drawn and blended.
+        generator: The generator of all random values; None for torch's global one.
+        regions: Parts of the face; one of them is chosen at random and blended.
 
     Returns:
         RGB uint8 of the same shape.
@@ -84,7 +84,7 @@ def self_blend(
     draw = _Draw(generator)
     clip = crops.reshape(-1, *crops.shape[-3:]).permute(0, 2, 3, 1).contiguous().numpy()
     changed = _change_look(clip, draw)
-    # Either side of the seam may be the one that looks otherwise.
+    # The look may be changed inside the seam or outside of it.
     inner, outer = (changed, clip) if draw.chance() else (clip, changed)
     moved = _move(inner, draw)
     mask = _mask(crops.shape[-1], draw, regions) * draw.choose(OPACITIES)
@@ -105,14 +105,14 @@ def blend_reconstruction(
 
     The reconstruction is the whole fake, or is blended into the real face under the masks of
     self-blending, sometimes after its look was changed. In half of the cases the real face is
-    shrunk to the side that the reconstruction was drawn at, and enlarged again, so that a lack of
-    sharpness alone does not tell them apart.
+    shrunk to the side at which the reconstruction was made, and enlarged again, so that a lack of
+    sharpness does not give the reconstruction away.
 
     Args:
         real: RGB uint8 of shape (3, size, size).
-        reconstruction: RGB uint8 of shape (3, size, size), in the same place.
-        side: Pixels that the reconstruction was drawn at.
-        generator: Of all that is drawn; None for torch's global one.
+        reconstruction: RGB uint8 of shape (3, size, size), aligned with the real face.
+        side: Side in pixels at which the reconstruction was made.
+        generator: The generator of all random values; None for torch's global one.
 
     Returns:
         The real face and the fake, RGB uint8 of shape (3, size, size).
@@ -132,7 +132,7 @@ def blend_reconstruction(
 
 
 class _Draw:
-    """Random numbers of one generator."""
+    """Draws random numbers from one generator."""
 
     def __init__(self, generator: torch.Generator | None):
         self.generator = generator
@@ -151,7 +151,7 @@ class _Draw:
 
 
 def _change_look(clip: np.ndarray, draw: _Draw) -> np.ndarray:
-    """Other colours, and other sharpness: blurred by shrinking, or sharpened."""
+    """Change the colours and the sharpness: blur by shrinking, or sharpen."""
     contrast = draw.number(*CONTRAST)
     shift = draw.uniform(-CHANNEL_SHIFT, CHANNEL_SHIFT, 3) * 255
     levels = np.arange(256)[:, None] * draw.number(*BRIGHTNESS)
@@ -184,7 +184,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
-    """Another size and place, the same in each frame but for the jitter."""
+    """Change size and place, by the same amount in each frame except for the jitter."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)
     jitter = draw.uniform(-JITTER, JITTER, len(clip), 2) * (len(clip) > 1)
@@ -197,7 +197,7 @@ def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
 
 
 def _mask(size: int, draw: _Draw, regions: Sequence[Region] = REGIONS) -> np.ndarray:
-    """A region with a wavy, soft edge; float32 of shape (size, size), 0 to 1."""
+    """Draw a region with a wavy, soft edge; return float32 of shape (size, size), 0 to 1."""
     region = draw.choose(regions)
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     heights = draw.uniform(0, WAVE_HEIGHT, len(WAVES), 1)

@@ -1,11 +1,11 @@
-"""On which faces a detector is less reliable: the measurements behind the warnings of a result.
+"""Measure on which faces a detector is less reliable; warnings of results rest on these figures.
 
-Three kinds of comparison, each with an interval of the difference in balanced accuracy:
+There are three kinds of comparison, each with an interval of the difference in balanced accuracy:
 
 - *damaged*: copies of good crops that were made smaller, darker or blurrier, or were compressed,
   against the good crops themselves;
-- *natural*: crops of which a property lies in a range, against all others;
-- *frames*: tracks of which only a few frames are looked at, against the same tracks as a whole.
+- *natural*: crops with a property in a certain range, against all other crops;
+- *frames*: a few frames of each track, against all frames of the same tracks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,8 +29,8 @@ from dfdetect.faces.crops import compress_jpeg
 from dfdetect.faces.geometry import CropRule
 from dfdetect.runtime.executor import Executor
 
-# How good crops are damaged, and how much. A height is that of the face's box, in pixels; the width
-# of a blur is a share of the crop's side.
+# Kinds and levels of damage to good crops. A height is the height of the face's box in pixels; the
+# width of a blur is a share of the crop's side.
 Damage = Callable[[np.ndarray, Any], np.ndarray]
 DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
     "height": (lambda crop, height: shrink(crop, CropRule().scale * height), (100, 70, 50, 35)),
@@ -38,7 +38,7 @@ DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
     "blur": (blur, (0.007, 0.014, 0.022)),
     "jpeg": (compress_jpeg, (40, 20, 10, 5)),
 }
-# Edges of the ranges of natural crops.
+# Edges of the ranges into which natural crops are divided.
 RANGES: dict[str, tuple[float, ...]] = {
     "height": (0, 70, 100, 120, 140, 170, 200, 280, np.inf),
     "brightness": (0, 30, 50, 70, 90, 120, np.inf),
@@ -64,7 +64,7 @@ class _Answers:
         return _Answers(self.labels[rows], self.probabilities[rows], self.groups[rows])
 
     def balanced_accuracy(self, weights: np.ndarray) -> float:
-        """The mean of the shares of REAL and of FAKE that are recognised; NaN without one class."""
+        """Return the mean of the shares of REAL and FAKE that are recognised; NaN without both."""
         right = (self.probabilities > THRESHOLD) == (self.labels == 1)
         totals, found = (
             np.bincount(self.labels, one, minlength=2) for one in (weights, weights * right)
@@ -87,18 +87,18 @@ def compare_conditions(
 
     Args:
         sources: Indexes of face sets, which are measured together.
-        crops: So many good crops are damaged at most, half of them FAKE; 0 for none.
-        weights: As in `load_detector`; or a detector, which keeps its own device.
+        crops: Largest number of good crops that are damaged, half of them FAKE; 0 for none.
+        weights: As in `load_detector`, or a detector, which keeps its own device.
         device: As in `load_detector`.
         progress: Show a progress bar.
 
     Returns:
         A row for each comparison: `comparison` (damaged, natural or frames), `condition`, `level`
-        (for natural crops, from where to where), `n` (crops or tracks), `sharpness` (the median of
+        (for natural crops, the range), `n` (crops or tracks), `sharpness` (the median of
         damaged crops), `auc`, `false_alarm_rate`, `found_rate`, `balanced_accuracy`, its
-        `difference` from what it is compared with, and the edges `low` and `high` of the 95 %
-        interval of that, by drawing whole actors or videos. Ranges with fewer than 15 crops of a
-        class are left out.
+        `difference` from the other side of the comparison, and the edges `low` and `high` of the
+        95 % interval of this difference (bootstrap over whole actors or videos). Ranges with fewer
+        than 15 crops of a class are left out.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.
@@ -151,7 +151,7 @@ def _damaged(
         for start in range(0, len(rows), BATCH):
             images = [damage(faces.image(row), level) for row in rows[start : start + BATCH]]
             logits += detector.frame_logits([[image] for image in images])
-        # The last batch is enough for a median.
+        # The median of the last batch is precise enough.
         sharpness = [measure_crop(image).sharpness for image in images]
         part = everything[rows].with_probabilities(aggregation.probability(np.concatenate(logits)))
         row = _row("damaged", name, f"{level:g}", part, everything[rows])
@@ -197,7 +197,7 @@ def _fewer_frames(
 def _row(
     comparison: str, condition: str, level: str, part: _Answers, others: _Answers
 ) -> dict[str, Any]:
-    """The figures of some crops, and how they differ from those of others."""
+    """Return the figures of some crops, and their difference from the figures of others."""
     names, group_of = np.unique(np.concatenate([part.groups, others.groups]), return_inverse=True)
     own, theirs = group_of[: len(part.groups)], group_of[len(part.groups) :]
 

@@ -1,4 +1,4 @@
-"""Whether two detectors differ on the same videos: paired bootstrap, and DeLong's test."""
+"""Tests of whether two detectors differ on the same videos: paired bootstrap and DeLong's test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,21 +20,21 @@ COMPARED = (
     *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr", "accuracy"),
     *("best_accuracy", "balanced_accuracy", "log_loss", "calibration_error"),
 )
-# Shares of draws below and above the interval.
+# Quantiles of the draws at which the interval begins and ends.
 TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One figure of two detectors, and how sure it is that it differs.
+    """One figure of two detectors, and a test of whether it differs.
 
     Attributes:
         first: The figure of the first detector.
-        second: That of the second.
-        difference: The second less the first.
-        interval: 95 % interval of the difference; None where it cannot be drawn.
-        p_value: How likely so large a difference, in either direction, is by chance; two-sided.
-            NaN where it cannot be said.
+        second: The figure of the second detector.
+        difference: The second figure minus the first.
+        interval: 95 % interval of the difference; None where it cannot be computed.
+        p_value: Probability of a difference at least as large, in either direction, by chance
+            alone. NaN where it cannot be computed.
     """
 
     first: float
@@ -48,15 +48,16 @@ class Difference:
 class PairedComparison:
     """Two detectors on the same videos or crops.
 
-    `str` gives a report to read, `to_dict` what JSON holds.
+    `str` returns a report for people, `to_dict` the content of the JSON file.
 
     Attributes:
         first: The figures of the first detector.
-        second: Those of the second.
-        differences: By name of the figure, with intervals and p-values by paired bootstrap: whole
-            actors or videos are drawn with replacement, the same ones for both detectors.
-        delong: The AUC by DeLong's test, which takes all answers to be independent.
-        groups: Number of actors or videos that were drawn from.
+        second: The figures of the second detector.
+        differences: The difference of each figure, by name, with interval and p-value by paired
+            bootstrap: whole actors or videos are drawn with replacement, the same ones for both
+            detectors.
+        delong: The difference of the AUC by DeLong's test, which assumes independent answers.
+        groups: Number of actors or videos from which the bootstrap draws.
     """
 
     first: EvaluationResult
@@ -66,7 +67,7 @@ class PairedComparison:
     groups: int
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures by name, of JSON's types; None stands for what cannot be said."""
+        """Return all figures by name, in JSON's types; None if a value cannot be computed."""
         return without_nan(
             {
                 "first": self.first.to_dict(),
@@ -107,13 +108,13 @@ def compare_detectors(
 
     Args:
         sources: As in `evaluate`.
-        detectors: Two of what `evaluate` takes as `weights`.
+        detectors: Two detectors, each in a form that `evaluate` takes as `weights`.
         options: Further arguments of `evaluate`.
 
     Raises:
-        FileNotFoundError: As in `evaluate`, like the others.
-        ArgumentError: The same.
-        InputError: The same.
+        FileNotFoundError: As in `evaluate`.
+        ArgumentError: As in `evaluate`.
+        InputError: As in `evaluate`.
 
     Example:
         >>> print(compare_detectors("val.csv", ("tf_efficientnet_lite0", "tf_efficientnet_lite2")))
@@ -150,8 +151,8 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
     """Test the difference of two AUCs on the same answers.
 
     DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver
-    Operating Characteristic Curves", Biometrics 1988; by ranks as in Sun and Xu, "Fast
-    Implementation of DeLong's Algorithm", IEEE Signal Processing Letters 2014.
+    Operating Characteristic Curves", Biometrics 1988. It is computed by ranks, as in Sun and Xu,
+    "Fast Implementation of DeLong's Algorithm", IEEE Signal Processing Letters 2014.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -170,7 +171,7 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
     if min(fakes, reals) < 2:
         nan = float("nan")
         return Difference(first=nan, second=nan, difference=nan, interval=None, p_value=nan)
-    # For each FAKE the share of REAL below it, for each REAL the share of FAKE above it.
+    # For each FAKE, the share of REAL below it; for each REAL, the share of FAKE above it.
     of_fakes, of_reals = [], []
     for values in (first, second):
         ranks = rankdata(values)
@@ -222,7 +223,7 @@ def _bootstrap(
 
 
 def _p_value(draws: np.ndarray) -> float:
-    """Twice the share of draws on the rarer side of no difference, at most 1."""
+    """Return twice the share of draws above zero or below zero, whichever is smaller; at most 1."""
     if not len(draws):
         return float("nan")
     rarer = min((draws <= 0).sum(), (draws >= 0).sum())

@@ -1,4 +1,4 @@
-"""How well a face can be seen: how bright, how sharp and how far turned it is."""
+"""Measure how well a face can be seen: its brightness, its sharpness and its turn."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ import numpy as np
 from dfdetect.faces.alignment import find_landmarks
 from dfdetect.faces.geometry import CropFormat, CropRule
 
-# Of the crops that are measured.
+# Format of the crops that are measured.
 ATTRIBUTE_FORMAT = CropFormat(CropRule(), 160)
-# Pixels that are added around such a crop, which is tighter than what finds the landmarks wants.
+# Pixels added around such a crop, because the network that finds landmarks needs a wider crop.
 BORDER = 10
 
 
@@ -19,11 +19,13 @@ class FaceAttributes:
     """How well a face can be seen.
 
     Attributes:
-        brightness: Mean level, 0 to 255.
-        sharpness: Mean of the absolute Laplacian of the grey crop / standard deviation of its
-            levels: about 0.1, less where the picture is blurred, whatever its contrast.
-        turn: Horizontal distance of the nose from the midpoint between the eyes / distance between
-            the eyes: 0 from the front, 0.35 if the face is turned by about 40 degrees.
+        brightness: Mean grey level, 0 to 255.
+        sharpness: Mean of the absolute Laplacian of the grey crop, divided by the standard
+            deviation of its levels. It is about 0.1, and less for blurred pictures; contrast does
+            not change it.
+        turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
+            distance between the eyes. It is 0 for a face seen from the front, and 0.35 for one
+            turned by about 40 degrees.
     """
 
     brightness: float
@@ -32,7 +34,7 @@ class FaceAttributes:
 
 
 def measure_face(crop: np.ndarray) -> FaceAttributes:
-    """Measure how well the face in a crop can be seen; takes 3 ms on a CPU.
+    """Measure how well the face in a crop can be seen. This takes 3 ms on a CPU.
 
     Args:
         crop: RGB uint8 of shape (160, 160, 3), cut by the default rule (`ATTRIBUTE_FORMAT`).

@@ -1,9 +1,10 @@
-"""Frames -> tracks: faces followed from frame to frame, with a crop for a model on each.
+"""Track faces from frame to frame, and cut a crop for each model on each frame.
 
-Detection costs much, so it is done on downscaled copies of some frames, the detection frames, and
-most of those are shrunk further, as far as the faces that are known by then allow. Boxes on
-neighbouring detection frames that overlap are one track, as in the IoU tracker of Bochinski et al.
-(2017); boxes on the frames between are interpolated. Crops come from the full frames.
+Detection is slow. It is therefore done only on some frames, the detection frames, and on downscaled
+copies of these. Most detection frames are shrunk further, as far as the size of the known faces
+allows. Overlapping boxes on neighbouring detection frames form one track, as in the IoU tracker of
+Bochinski et al. (2017); boxes on the frames between are interpolated. Crops are cut from the full
+frames.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,23 +19,23 @@ from dfdetect.faces.geometry import CropFormat, interpolate_box, iou
 from dfdetect.results import Box
 from dfdetect.video.reader import Frame
 
-# Signature of `FaceDetector.detect`: images and the height of the smallest known face, or None, ->
-# one list of boxes per image.
+# Signature of `FaceDetector.detect`: takes images and the height of the smallest known face, or
+# None; returns one list of boxes per image.
 Detect = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]
 
-# Frames from one detection frame to the next.
+# Number of frames from one detection frame to the next.
 DETECTION_STRIDE = 2
-# Detection frames from one that is searched for faces of all sizes to the next.
+# Number of detection frames from one search for faces of all sizes to the next.
 SEARCH_STRIDE = 6
-# Frames held at a time, if they do not take more memory than this.
+# Largest number of frames in memory at a time, and the most bytes that they may take.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
-# Detection frames in a row on which a track may be missed: those between two searches.
+# Consecutive detection frames on which a face may be missed: those between two searches.
 MAX_MISSED = SEARCH_STRIDE - 1
-# Overlap of a face's boxes on two detection frames between which it is not looked at.
+# If the boxes of a face on two detection frames overlap more, the frame between them is skipped.
 STILL_IOU = 0.7
-# Overlap of two boxes, each grown to twice its size, that are one track: one who moves by a whole
-# face from detection frame to detection frame still is.
+# Two boxes are one track if they overlap more, each grown to twice its size: a face may move by its
+# own width from one detection frame to the next.
 SAME_TRACK_IOU = 0.33
 
 
@@ -43,13 +44,14 @@ class FaceTrack:
     """One face followed through a video.
 
     Attributes:
-        detections: Times in seconds and boxes where the face was found.
-        times: Seconds of all sampled frames that show the face.
+        detections: Times in seconds at which the face was detected, with its boxes.
+        times: Times in seconds of all sampled frames that show the face.
         numbers: The numbers of these frames in the video, from 0.
-        boxes: Its box in each of them: x1, y1, x2, y2 in pixels of the full frame.
-        crops: Its crops in all of them, for each format that was asked for: RGB uint8 tensors of
-            shape (3, size, size).
-        missed: Detection frames in a row on which it was not found, up to the last one looked at.
+        boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels of the full
+            frame.
+        crops: The crops of the face in all these frames, for each requested format: RGB uint8
+            tensors of shape (3, size, size).
+        missed: Number of latest detection frames, in a row, on which the face was not found.
     """
 
     detections: list[tuple[float, Box]] = field(default_factory=list)
@@ -60,7 +62,7 @@ class FaceTrack:
     missed: int = 0
 
     def box_at(self, time: float) -> Box | None:
-        """The box at a time, interpolated between detection frames; None before and after them."""
+        """Return the box at a time, interpolated between detections; None outside of them."""
         times, boxes = zip(*self.detections, strict=True)
         return interpolate_box(times, boxes, time)
 
@@ -82,18 +84,18 @@ def track_faces(
 ) -> list[FaceTrack]:
     """Find and follow the faces in a video and cut their crops.
 
-    A face that is found on a single detection frame, in a video where others are found on more, is
-    a false alarm and left out.
+    A face that is found on a single detection frame is left out as a false alarm if the video has
+    other faces that are found on more.
 
     Args:
         frames: Frames in the order of time; a few are held in memory at once.
         detect: Detects faces on detection frames, as `FaceDetector.detect`.
-        formats: Which crops are cut.
-        detection_stride: Frames from one detection frame to the next; twice as many where faces
-            keep still.
-        search_stride: Detection frames from one that is searched for faces of all sizes to the
-            next; on the others, only faces at least half as high as the smallest one known are sure
-            to be found, unless there are none.
+        formats: The formats of the crops to cut.
+        detection_stride: Number of frames from one detection frame to the next; it is doubled where
+            faces keep still.
+        search_stride: Number of detection frames from one search for faces of all sizes to the
+            next. On the other detection frames, faces are sure to be found only if they are at
+            least half as high as the smallest known face, or if no face is known.
 
     Returns:
         The tracks, in the order of their first appearance.
@@ -105,7 +107,7 @@ def track_faces(
         found += _detect_boxes(detection_frames, found, tracks, detect, search_stride)
         for frame, boxes in zip(detection_frames, found[-len(detection_frames) :], strict=True):
             _assign(boxes, frame.time, tracks)
-        # Frames since somebody was missed are kept until they are found again or given up.
+        # Frames since a face was missed are kept until it is found again or given up.
         missed = [track for track in tracks if 0 < track.missed <= MAX_MISSED]
         settled = min((track.detections[-1][0] for track in missed), default=run[-1].time)
         waiting += run
@@ -119,15 +121,15 @@ def track_faces(
 def crop_at_tracks(
     frames: Iterable[Frame], others: Sequence[FaceTrack], formats: Sequence[CropFormat]
 ) -> list[FaceTrack]:
-    """Cut crops at the boxes of the tracks of another video of the same scene, as its original.
+    """Cut crops at the boxes of another video's tracks; both videos show the same scene.
 
     Args:
-        frames: Of the numbers that show these tracks.
-        others: The tracks that were followed in the other video.
-        formats: Which crops are cut.
+        frames: The frames whose numbers occur in these tracks.
+        others: The tracks of the other video.
+        formats: The formats of the crops to cut.
 
     Returns:
-        As many tracks, in the same order; one of whom there are no frames has no crops.
+        As many tracks, in the same order. A track without any of the frames has no crops.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -141,9 +143,9 @@ def crop_at_tracks(
 def _runs(
     frames: Iterable[Frame], detection_stride: int
 ) -> Iterator[tuple[list[Frame], list[Frame]]]:
-    """Runs of frames that fit into memory, each with its detection frames.
+    """Yield runs of frames that fit into memory, each with its detection frames.
 
-    A run ends with a detection frame, so that boxes can be interpolated between those.
+    A run ends with a detection frame, so that boxes can be interpolated between detection frames.
     """
     run: list[Frame] = []
     detection_frames: list[Frame] = []
@@ -203,14 +205,14 @@ def _detect_boxes(
 
 
 def _all_stay(before: list[Box], after: list[Box]) -> bool:
-    """Whether two detection frames show the same faces, at least one, in nearly the same places."""
+    """Return whether two detection frames show the same faces (one or more) in the same places."""
     return 0 < len(before) == len(after) and all(
         any(iou(one, other) >= STILL_IOU for other in after) for one in before
     )
 
 
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
-    """Give each box to the track whose last box it overlaps most, else to a new track.
+    """Add each box to the track whose last box it overlaps most, or to a new track.
 
     `boxes` is None for a detection frame that was skipped: it shows the same faces as the one
     before.
@@ -241,7 +243,7 @@ def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> No
 
 
 def _grown(box: Box) -> Box:
-    """The box of twice the width and height about the same centre."""
+    """Return a box of twice the width and height with the same centre."""
     left, top, right, bottom = box
     half_width, half_height = (right - left) / 2, (bottom - top) / 2
     return left - half_width, top - half_height, right + half_width, bottom + half_height
@@ -250,7 +252,7 @@ def _grown(box: Box) -> Box:
 def _add_frames(
     frames: list[Frame], tracks: list[FaceTrack], formats: Sequence[CropFormat]
 ) -> None:
-    """Add everyone's box and crop on the frames between the detection frames that show them."""
+    """Add the box and crop of each face on the frames between its detection frames."""
     for frame in frames:
         for track in tracks:
             box = track.box_at(frame.time)
