@@ -1,4 +1,4 @@
-"""A result -> a piece of HTML for the local page: the verdict first, then each person."""
+"""Render a result as HTML for the local page: first the verdict, then each person."""
 
 import base64
 from html import escape
@@ -27,15 +27,15 @@ HEAT_MAPS = "Where the detector sees evidence for FAKE: the redder, the stronger
 
 
 def render_note(text: str) -> str:
-    """Render what is being done, or could not be done."""
+    """Render a note that says what is being done, or what could not be done."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def render_verdict(result: VideoResult) -> str:
-    """Render the verdict on a video, what it means, and warnings; or why there is no score.
+    """Render the verdict on a video, its meaning and the warnings; or why there is no score.
 
     Returns:
-        HTML; the style sheet `app.css` gives it its looks.
+        HTML, for the style sheet `app.css`.
 
     Example:
         >>> render_verdict(detector.predict("a.mp4"))
@@ -59,7 +59,7 @@ def render_people(result: VideoResult) -> str:
     """Render each person's P(FAKE) over time, and their heat maps if the result has any.
 
     Returns:
-        HTML with all pictures in it.
+        HTML with embedded pictures.
 
     Example:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))
@@ -77,7 +77,7 @@ def _headline(result: VideoResult) -> str:
 
 
 def _meaning(result: VideoResult) -> str:
-    """What the verdict says, in words, with the thresholds."""
+    """Return the meaning of the verdict in words, with the thresholds."""
     points = result.operating_points
     if points is None or result.verdict is None:
         return (
@@ -104,7 +104,7 @@ def _meaning(result: VideoResult) -> str:
 
 
 def _scale(probability: float, points: OperatingPoints | None) -> str:
-    """A line from 0 to 1 with the video's probability and the thresholds."""
+    """Return a scale from 0 to 1 that shows the video's probability and the thresholds."""
     marks = "" if points is None else "".join(map(_threshold, (points.uncertain, points.fake)))
     place = f"{100 * probability:.1f}%"
     return (
@@ -136,7 +136,7 @@ def _when(track: TrackResult) -> str:
 
 
 def _face(heat_map: HeatMap, is_image: bool) -> str:
-    """A face as it is, and with its heat map."""
+    """Return a picture of a face beside the same picture with its heat map."""
     at = "" if is_image else f"At {time_stamp(heat_map.time)}: "
     where = describe_heat_map(heat_map)
     return (

@@ -1,4 +1,4 @@
-"""The local page: a video or an image is dropped, or a webcam clip recorded, and the verdict shown.
+"""The local page, which shows the verdict on a video, an image or a clip from the webcam.
 
 Gradio is optional (`pip install 'dfdetect[app]'`), and no other module uses it. Nothing is fetched
 from the network, neither by this process nor by the browser, and every upload is deleted as soon as
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
     import gradio
 
 LARGEST_UPLOAD = "2 GB"
-# People who may wait for the one whose video is checked.
+# Number of people who may wait while the video of another one is checked.
 QUEUE = 20
-# Seconds after which what is left of an interrupted upload is deleted, and how often that is done.
+# Seconds after which the rest of an interrupted upload is deleted, and seconds between cleanings.
 LONGEST_KEPT, CLEANED_EVERY = 3600, 60
-# Beside the package in a clone; a wheel has none.
+# The sample videos lie beside the package in a clone; a wheel does not contain them.
 SAMPLES = Path(__file__).parents[2] / "sample_data" / "train_sample_videos"
-# Of each person, at the most suspicious moments.
+# Heat maps of each person, at the most suspicious moments.
 HEAT_MAPS = 4
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 LOCAL_NAMES = ["127.0.0.1", "localhost"]
-# The browser itself refuses whatever would come from elsewhere.
+# With this policy, the browser refuses everything that comes from another server.
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
@@ -58,7 +58,7 @@ WAITING = '<p class="note">Drop a video or an image, and the verdict appears her
 SAMPLES_NOTE = (
     '<p class="note">Or try a sample. Its label is in brackets; the detector misses some fakes.</p>'
 )
-# Screen readers are told the verdict, not each frame that has been looked at.
+# Screen readers announce the verdict, but not the number of each frame.
 ANNOUNCE = """
 const spoken = document.createElement("p");
 spoken.setAttribute("role", "status");
@@ -82,14 +82,14 @@ def serve_app(
     host: str = "127.0.0.1",
     port: int | None = None,
 ) -> Iterator[str]:
-    """Serve the page while the context lasts.
+    """Serve the page until the context ends.
 
     Args:
-        weights: As in `load_detector`, and so `device` and `frames`.
-        device: See `weights`.
-        frames: See `weights`.
-        host: The address to listen at. With any but a loopback address, everybody who reaches this
-            machine over the network can use the page; a warning is logged.
+        weights: As in `load_detector`.
+        device: As in `load_detector`.
+        frames: As in `load_detector`.
+        host: The address to listen at. Unless it is a loopback address, everybody who reaches this
+            machine over the network can use the page, and a warning is logged.
         port: The port to listen at; None for the first free one from 7860.
 
     Yields:
@@ -97,8 +97,8 @@ def serve_app(
 
     Raises:
         DfdetectError: Gradio is not installed.
-        ArgumentError: The port is taken or the host is not an address of this machine, or as in
-            `load_detector`.
+        ArgumentError: The port is taken, the host is not an address of this machine, or
+            `load_detector` refuses an argument.
         FileNotFoundError: There are no such weights.
 
     Example:
@@ -130,9 +130,9 @@ def build_page(
     """Build the page, which `serve_app` serves.
 
     Args:
-        detector: Checks what is dropped, one file at a time.
-        samples: Videos to offer as examples, and what the buttons for them say.
-        folder: Where annotated videos are kept while they are shown.
+        detector: The detector that checks the files, one at a time.
+        samples: Videos to offer as examples, each with the text of its button.
+        folder: The folder that holds annotated videos while they are shown.
     """
     import gradio
 
@@ -144,7 +144,7 @@ def build_page(
         with gradio.Row():
             with gradio.Column(scale=2):
                 with gradio.Tab("File"):
-                    # Of any type: a file that is no video gets an answer, too, and is deleted.
+                    # All types are accepted, so that a file that is no video is answered and deleted.
                     label = f"A video or an image, up to {LARGEST_UPLOAD}"
                     file = gradio.File(label=label, height=160)
                 with gradio.Tab("Webcam"):
@@ -212,7 +212,7 @@ def build_page(
 
 
 def _find_samples() -> dict[Path, str]:
-    """The sample videos, each with its name and label."""
+    """Return the sample videos, each with its name and label."""
     try:
         text = (SAMPLES / "metadata.json").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -221,7 +221,7 @@ def _find_samples() -> dict[Path, str]:
 
 
 class _Step(NamedTuple):
-    """What the page shows at one time: HTML, and an annotated video."""
+    """The contents of the page at one time: HTML and an annotated video."""
 
     verdict: str
     people: str = ""
@@ -229,16 +229,16 @@ class _Step(NamedTuple):
 
 
 def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
-    """Check a file and yield what is known of it so far; the annotated video goes to `target`."""
+    """Check a file, yield what is known so far, and write the annotated video to `target`."""
     result = yield from _predict(detector, path)
     verdict, people = render_verdict(result), render_people(result)
-    if result.frames_sampled <= 1 or not result.tracks:  # an image, or nobody to show
+    if result.frames_sampled <= 1 or not result.tracks:  # an image, or no face in the video
         yield _Step(verdict, people)
         return
     yield _Step(verdict + render_note("Drawing the annotated video ..."), people)
     try:
         annotate(path, result, target)
-    except (DfdetectError, OSError) as error:  # the verdict stands
+    except (DfdetectError, OSError) as error:  # the verdict is shown all the same
         LOGGER.warning("no annotated video: %s", error)
         yield _Step(verdict + render_note("The annotated video could not be drawn."), people)
     else:
@@ -248,7 +248,7 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
 def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResult]:
     """Yield how many frames have been looked at, and return the result."""
     counts: SimpleQueue[int | None] = SimpleQueue()
-    # If nobody waits for the result any more, the decoders are closed first, which ends the job.
+    # If nobody waits for the result any longer, closing the decoders first ends the job.
     with ThreadPoolExecutor(1) as thread, _CountingDecoders(counts.put) as decoders:
         replica = detector.replica(detector.device, decoders)
         job = thread.submit(replica.predict, path, heat_maps=HEAT_MAPS)
@@ -259,7 +259,7 @@ def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResu
 
 
 class _CountingDecoders(DecoderPool):
-    """Calls a function with the number of frames that have been read of a video, for each one."""
+    """Decoders that call a function at each frame, with the number of frames read so far."""
 
     def __init__(self, on_frame: Callable[[int], None]):
         super().__init__()
@@ -272,14 +272,14 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated video that each open page shows, in a folder of its own."""
+    """The annotated videos that open pages show, each in a folder of its own."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the one that a page shows; return where the next one goes."""
+        """Delete the video that a page shows, and return the path for its next one."""
         self.delete(session)
         self.shown[session] = Path(tempfile.mkdtemp(dir=self.folder))
         return self.shown[session] / f"{video.stem}-annotated.mp4"
@@ -292,7 +292,7 @@ class _AnnotatedVideos:
 def _delete(upload: Path) -> None:
     """Delete a file and the folder that Gradio made for it."""
     upload.unlink(missing_ok=True)
-    with suppress(OSError):  # the same file may have come under another name
+    with suppress(OSError):  # the same file may have been uploaded under another name
         upload.parent.rmdir()
 
 
@@ -303,7 +303,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     middleware = [Middleware(_add_policy)]
-    if host in LOCAL_NAMES:  # no other site may reach the page by a name that leads here
+    if host in LOCAL_NAMES:  # other sites get no access by a name that leads here
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES))
     try:
         _, url, _ = page.launch(
@@ -330,7 +330,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
 
 
 def _add_policy(app: Callable) -> Callable:
-    """Middleware (ASGI) that sends `POLICY` with every answer."""
+    """Return ASGI middleware that sends `POLICY` with every answer."""
 
     async def call(scope: dict, receive: Callable, send: Callable) -> None:
         async def send_with_policy(message: dict) -> None:
@@ -346,7 +346,7 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Keep what Gradio stores in a folder, and let it neither report its use nor ask a proxy."""
+    """Make Gradio store its files in a folder, send no usage reports, and ignore proxies."""
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))
     wanted = {

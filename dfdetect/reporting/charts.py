@@ -1,4 +1,4 @@
-"""Results -> charts as SVG within HTML; a style sheet gives their parts colours."""
+"""Draw charts of results as SVG within HTML; a style sheet sets the colours of their parts."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dfdetect.reporting.terminal import time_stamp
 from dfdetect.results import OperatingPoints, TrackResult
 
 BINS = 20
-# Of curves and histogram, in the units of the drawing.
+# Sizes of curves and histogram, in the units of the drawing.
 WIDTH, HEIGHT = 480, 110
 
 
@@ -43,7 +43,7 @@ def curve_chart(track: TrackResult) -> str:
 
 
 def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | None) -> str:
-    """Count the videos in each range of probabilities; nothing for a single video.
+    """Draw the number of videos in each range of probabilities; nothing for a single video.
 
     Args:
         probabilities: P(FAKE) of each video.

@@ -1,4 +1,4 @@
-"""Pictures of results: the frame that says most, and each person's score over time."""
+"""Pictures of results: the most suspicious frame, and each person's score over time."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ def draw_frame(
     """Draw the most suspicious frame of the most suspicious person, with all boxes in it.
 
     Args:
-        axes: Where to draw.
+        axes: The axes to draw in.
         path: The video.
-        result: What the detector said of it; with at least one face.
+        result: The detector's result for the video, with at least one face.
         frames: Number of frames that the detector sampled.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Heat maps -> pictures that people can read."""
+"""Turn heat maps into pictures that people can read."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import numpy as np
 from dfdetect.faces.crops import encode_jpeg
 from dfdetect.results import HeatMap, VideoResult
 
-# What is laid over the grey face, RGB, and how much of the face the strongest evidence hides.
+# RGB colour of the evidence over the grey face, and its opacity where the evidence is strongest.
 COLOUR = (255, 40, 0)
 STRENGTH = 0.7
 JPEG_QUALITY = 80
@@ -22,8 +22,8 @@ JPEG_QUALITY = 80
 def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
     """Draw a heat map over the face that it explains.
 
-    The face is grey, so that its own colours cannot be taken for heat, and the redder a place, the
-    stronger the evidence for FAKE is there.
+    The face is grey, so that its own colours cannot be mistaken for evidence. The redder a place
+    is, the stronger is its evidence for FAKE.
 
     Returns:
         RGB uint8, as large as the crop.
@@ -74,7 +74,7 @@ def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
 
 
 def describe_heat_map(heat_map: HeatMap) -> str:
-    """Say in words where in the picture most of the evidence is.
+    """Return a description, in words, of the place with most of the evidence.
 
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))
@@ -94,7 +94,7 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return the third (0, 1 or 2) of a side that holds the evidence, from its centre (0 to 1).
+    """Return the third (0, 1 or 2) of a side in which the centre of the evidence (0 to 1) lies.
 
     The middle third is narrow, because the centre is seldom far from the middle.
     """
@@ -102,7 +102,7 @@ def _third(share: float) -> int:
 
 
 class HeatMapStore:
-    """Painted heat maps of many videos, in a temporary file: memory does not grow with them.
+    """Painted heat maps of many videos, in a temporary file instead of in memory.
 
     Several threads may add to a store.
 

@@ -1,6 +1,6 @@
-"""Scores -> one HTML page that needs nothing else: no network, no other file.
+"""Write results as one HTML page that needs no network and no other file.
 
-Its links to moments of the videos lead to where these were when the page was written.
+The links to moments of the videos use the paths that the videos had when the page was written.
 """
 
 import base64
@@ -30,7 +30,7 @@ from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError
 
 JPEG_QUALITY = 80
-# Where the template goes on after the videos.
+# The place of the videos in the template.
 VIDEOS = "$videos"
 
 
@@ -44,7 +44,7 @@ def write_report(
     progress: bool = False,
     heat_maps: HeatMapStore | None = None,
 ) -> None:
-    """Write the page: a summary, a table to sort and search, and for each video its people.
+    """Write the page: a summary, a table to sort and search, and the people in each video.
 
     Each video with people is read again to get pictures of their faces. A video that can no longer
     be read, or for which no time is left, is shown without pictures. Only a few videos are in
@@ -56,10 +56,10 @@ def write_report(
         videos: The video files by name.
         prior: P(FAKE) that the submission has for videos without a score; None if no submission
             was written.
-        detector: Name of the detector, as the page shows it.
+        detector: The name of the detector that the page shows.
         budget: The time within which the page must be written.
         progress: Show a progress bar.
-        heat_maps: Where the heat maps are kept if the results do not have them.
+        heat_maps: The store of the heat maps, if the results do not hold them.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
@@ -85,7 +85,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """The page before and after the videos."""
+    """Return the parts of the page before and after the videos."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]
@@ -109,7 +109,7 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Pictures of the people of each video, in the order given."""
+    """Yield pictures of the people in each video, in the given order of videos."""
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
         name, result = pair
@@ -135,7 +135,7 @@ def _strips(
 
 
 def _meaning(points: OperatingPoints | None) -> str:
-    """What the verdicts mean at these thresholds."""
+    """Return the meaning of the verdicts at these thresholds."""
     if points is None:
         return (
             "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
@@ -189,12 +189,12 @@ def _css_class(result: VideoResult) -> str:
 
 
 def _link(video: Path, folder: Path) -> str:
-    """The path from the page to a video as a URL, or nothing if there is no such path."""
+    """Return the path from the page to a video as a URL, or nothing if there is no such path."""
     try:
         relative = os.path.relpath(video.absolute(), folder)
-    except ValueError:  # on another drive of Windows
+    except ValueError:  # the video is on another drive of Windows
         return ""
-    # A name such as a:b is no address.
+    # A name such as a:b must not be read as a URL with a scheme.
     return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
@@ -229,7 +229,7 @@ def _section(
 
 
 def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
-    """From when to when a person is seen, and where to look."""
+    """Return when a person is seen, and the most suspicious moments."""
     first, last = (time_stamp(track.times[place]) for place in (0, -1))
     moments = ", ".join(
         f"{_moment(time, link)} ({probability:.3f})"
@@ -242,7 +242,7 @@ def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
 
 
 def _moment(time: float, link: str) -> str:
-    """A time stamp, which leads to this moment of the video."""
+    """Return a time stamp that links to this moment of the video."""
     stamp = time_stamp(time)
     if not link:
         return stamp
@@ -276,7 +276,7 @@ def _heat_maps(person: int, maps: Sequence[HeatMapPicture], link: str) -> str:
 
 
 def _picture(jpeg: bytes, alt: str) -> str:
-    """A picture in a figure that is still open."""
+    """Return the beginning of a figure, with a picture and without the closing tag."""
     source = base64.b64encode(jpeg).decode()
     return f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{source}">'
 

@@ -1,4 +1,4 @@
-"""Results as JSON; `docs/result.schema.json` describes an object."""
+"""Write results as JSON; `docs/result.schema.json` describes the object of a result."""
 
 import json
 from collections.abc import Iterable
@@ -22,7 +22,8 @@ def write_json(path: str | Path, results: Iterable[VideoResult]) -> None:
     """Write results, or leave the file as it was if anything goes wrong.
 
     Args:
-        path: The file to write: an array if it ends in `.json`, else an object a line.
+        path: The file to write. It gets an array if its name ends in `.json`, and otherwise one
+            object on each line.
         results: In the order in which they are written.
     """
     lines = [to_json(result) for result in results]

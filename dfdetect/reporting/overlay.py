@@ -1,4 +1,4 @@
-"""Annotated videos: the video again with boxes, P(FAKE) over time and its sound.
+"""Annotated videos: copies of the videos with boxes, curves of P(FAKE) and the sound.
 
 Each video is decoded and encoded in a process of its own, because a hostile file may crash it.
 """
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 SUFFIX = ".mp4"
 KEPT_SUFFIXES = frozenset((SUFFIX, *IMAGE_SUFFIXES))
-# Seconds from one look at whether to stop to the next.
+# Seconds from one check for a reason to stop to the next.
 LOOK_EVERY = 0.2
-# Seconds that a video may take: these, and as many for each second that it lasts.
+# Seconds that a video may take: a fixed number, and a number for each second of the video.
 TIME_LIMIT, TIME_LIMIT_PER_SECOND = 300.0, 20.0
-# The process imports from where this one does, as decoder processes do.
+# The process imports modules from the same places as this one; decoder processes do so, too.
 CODE = "import sys; sys.path[:] = {!r}; import dfdetect.reporting.painting as p; p.main({})"
 LOGGER = logging.getLogger(__name__)
 
@@ -46,26 +46,26 @@ def annotate(
     threads: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a video or image again with what a detector said of it.
+    """Write a copy of a video or image that shows the result of a detector.
 
     Each person has a box with a number and P(FAKE) at this time; a panel below shows the verdict
-    and the curves. Between the sampled frames both are interpolated; there is no box where a person
-    was not seen on a sampled frame nearby. Frames keep their times; frames larger than 1280 pixels
-    are reduced to that, and those narrower than 480 enlarged. The file is an MP4 file with H.264
-    and AAC, which browsers play; of an image, an image without curves. An existing file is replaced
-    once the new one is complete.
+    and the curves. Boxes and P(FAKE) are interpolated between the sampled frames; a person who was
+    not seen on a sampled frame nearby has no box. Frames keep their times. Frames with a side of
+    more than 1280 pixels are reduced to this size, and those narrower than 480 pixels are enlarged.
+    A video becomes an MP4 file with H.264 and AAC, which browsers play; an image becomes an image
+    without curves. An existing file is replaced once the new one is complete.
 
     Args:
         path: The video or image.
-        result: What `Detector.predict` said of it; with at least one face.
-        out: The file to write, with the suffix `.mp4`; of an image, `.jpg`, `.png` or `.webp`.
+        result: The result of `Detector.predict` for it, with at least one face.
+        out: The file to write, with the suffix `.mp4` (for images `.jpg`, `.png` or `.webp`).
         threads: Number of threads, both to decode and to encode; 0 for as many as there are cores.
-        check: Called several times a second; what it raises ends the work.
+        check: A function that is called several times a second, and may raise to end the work.
 
     Raises:
         VideoError: The video cannot be read.
         ArgumentError: The result has no faces, or `out` cannot be written.
-        OSError: The disk is full, or the like.
+        OSError: The file cannot be written, for example because the disk is full.
 
     Example:
         >>> result = dfdetect.load_detector().predict("clip.mov")
@@ -86,11 +86,11 @@ def annotate(
 
 
 def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str, Path]:
-    """Where the annotated video of each video goes.
+    """Return the path of the annotated video of each video.
 
-    Names are kept, with `.mp4` after the suffixes of other videos, and so are the folders in them.
-    What would lead out of the folder is left out; if two files would be one, the second gets a
-    number.
+    Names keep their folders; `.mp4` is appended to names with other suffixes. Parts of a name that
+    would lead out of the folder are left out. If two videos would get the same path, a number is
+    added to the second.
 
     Raises:
         ArgumentError: The folder cannot be written to, or a video would be overwritten.
@@ -131,13 +131,13 @@ def annotate_videos(
 ) -> dict[str, Path]:
     """Annotate many videos, as many at a time as there are cores.
 
-    One that has no score, cannot be annotated, or has no time left is logged and left out.
+    A video is logged and left out if it has no score, cannot be annotated, or has no time left.
 
     Args:
-        results: What the detector said, by name.
+        results: The results of the detector, by name.
         videos: The files, by name.
-        targets: What `annotated_paths` returned.
-        budget: The time for it.
+        targets: The paths that `annotated_paths` returned.
+        budget: The time within which the videos must be written.
         progress: Show a progress bar.
 
     Returns:
@@ -149,7 +149,7 @@ def annotate_videos(
     written: dict[str, Path] = {}
 
     def write(decoders: DecoderPool, name: str) -> str:
-        """Annotate a video and return what was wrong, or nothing."""
+        """Annotate a video; return an error message, or nothing if it succeeded."""
 
         def check() -> None:
             if decoders.closed:  # the executor ends
@@ -206,7 +206,7 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,  # Ctrl-C goes to the caller only, who ends the process
+        start_new_session=True,  # Ctrl-C reaches only the caller, which ends the process
     )
     end = monotonic() + seconds
     unsent: bytes | None = json.dumps(request).encode()

@@ -1,4 +1,4 @@
-"""What is drawn on the frames of an annotated video: boxes, and a panel with curves."""
+"""Draw on the frames of an annotated video: boxes, and a panel with curves."""
 
 import json
 import sys
@@ -17,8 +17,8 @@ from dfdetect.video.planes import Planes
 from dfdetect.video.reader import VideoError, read_frames
 from dfdetect.video.rewriting import rewrite_video
 
-# One colour a person, which colour-blind people tell apart (Okabe & Ito 2008); each has a
-# luminance that black text is readable on.
+# One colour for each person. Colour-blind people can tell them apart (Okabe & Ito 2008), and each
+# is light enough for black text.
 PERSON_COLOURS = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
     *((204, 121, 167), (213, 94, 0), (255, 255, 255)),
@@ -26,33 +26,33 @@ PERSON_COLOURS = (
 # Larger frames are reduced: encoding would take longer than detecting. Narrower ones are enlarged,
 # so that text fits.
 LONGEST_SIDE, NARROWEST = 1280, 480
-# Seconds from a sampled frame within which a face is taken to be where it was.
+# Seconds from a sampled frame within which a face is assumed to stay in its place.
 NEARBY = 1.0
-# Of the interval between sampled frames, how far the first and the last one reach.
+# Time for which the first and the last sampled frame count, as a share of the interval.
 REACH = 0.55
-# Intervals between sampled frames after which a person's curve is broken.
+# Number of intervals between sampled frames after which a person's curve is broken.
 BREAK = 2.5
-# Height of letters: a share of the width, in pixels; other lengths are multiples of it.
+# Height of letters: a share of the width, with limits in pixels. Other lengths are multiples of it.
 LETTER_SHARE, SMALLEST_LETTER, LARGEST_LETTER = 1 / 40, 14, 32
 CHART_TOP, CHART_HEIGHT, CHART_BOTTOM, CHART_SIDE = 2.6, 4.5, 1.9, 2.0
-# Drawn this much larger, then reduced: lines get smooth edges.
+# The panel is drawn larger by this factor and then reduced, which gives lines smooth edges.
 SMOOTH = 2
 IMAGE_QUALITY = 95
 DISCLAIMER = "an estimate, not proof"
 BLACK, WHITE, PANEL = (0, 0, 0), (255, 255, 255), (18, 20, 24)
 LIGHT, GREY, LINE = (205, 208, 214), (155, 159, 167), (80, 84, 92)
-# How much of its colour a curve keeps before its time has come.
+# Strength of a curve's colour after the current time.
 FAINT = 0.35
 
 
 class PersonPath:
-    """Where one person's face is at any time, and P(FAKE) of it.
+    """The box and P(FAKE) of one person at any time.
 
-    Between two sampled frames both are interpolated. Where the track has no sampled frame nearby,
-    nothing is known.
+    Both are interpolated between two sampled frames. They are unknown at times without a sampled
+    frame of the track nearby.
 
     Args:
-        track: What the detector said of the person.
+        track: The detector's result for the person.
         interval: Seconds between the frames that were sampled from the video.
 
     Example:
@@ -69,7 +69,7 @@ class PersonPath:
         self.reach = min(NEARBY, REACH * interval)
 
     def at(self, time: float) -> tuple[Box, float] | None:
-        """The box and P(FAKE) at a time in seconds, or None."""
+        """Return the box and P(FAKE) at a time in seconds, or None if they are unknown."""
         after = int(np.searchsorted(self.times, time))
         near = [place for place in (after - 1, after) if 0 <= place < len(self.times)]
         first, last = near[0], near[-1]
@@ -89,14 +89,14 @@ class PersonPath:
 class BoxPainter:
     """Draws boxes, numbers and probabilities of people on frames, and a panel below them.
 
-    The panel says the verdict and shows each person's P(FAKE) over time; what has been played is
-    bright.
+    The panel shows the verdict and each person's P(FAKE) over time. The part of a curve up to the
+    current time is bright.
 
     Args:
-        result: What the detector said of the video; with people.
-        width: Of the upright frames, in pixels.
-        height: As well.
-        seconds: From the first frame to the last; 0 for an image, which gets no curves.
+        result: The detector's result for the video, with at least one person.
+        width: Width of the upright frames in pixels.
+        height: Height of the upright frames in pixels.
+        seconds: Seconds from the first frame to the last; 0 for an image, which gets no curves.
 
     Attributes:
         frame_size: Width and height that frames are resized to.
@@ -168,12 +168,12 @@ class BoxPainter:
 
 
 def person_colour(place: int) -> tuple[int, int, int]:
-    """RGB colour of a person, by the place in the result's tracks; more people share colours."""
+    """Return the RGB colour of a person, by position in the result; colours repeat."""
     return PERSON_COLOURS[place % len(PERSON_COLOURS)]
 
 
 def sampling_interval(result: VideoResult) -> float:
-    """Seconds between the frames of a video that show faces; at most the usual ones count."""
+    """Return the median number of seconds between sampled frames that show faces."""
     times = sorted({time for track in result.tracks for time in track.times})
     return float(np.median(np.diff(times))) if len(times) > 1 else NEARBY
 
@@ -183,7 +183,7 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
-        result: What the detector said of it; with people.
+        result: The detector's result for the image, with at least one person.
 
     Returns:
         RGB uint8, larger than the image by the panel.
@@ -199,7 +199,7 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
 
 
 def main(threads: int) -> None:
-    """Annotate one video or image as a process of its own.
+    """Annotate one video or image; this is the main function of a separate process.
 
     Standard input holds a JSON object with `path`, `out` and `result`; if the video cannot be read,
     standard output gets one with `status` and `details`.
@@ -225,7 +225,7 @@ def _within(box: Sequence[int], limits: Sequence[int]) -> tuple[int, int, int, i
 
 
 def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the curves in the panel."""
+    """Return left, top, right and bottom of the curves in the panel."""
     side = round(CHART_SIDE * letter)
     top = round(CHART_TOP * letter)
     return side, top, width - side, top + round(CHART_HEIGHT * letter)
@@ -234,7 +234,7 @@ def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
 def _draw_panel(
     result: VideoResult, width: int, letter: int, seconds: float, interval: float, strength: float
 ) -> np.ndarray:
-    """The verdict and the curves, RGB uint8; lines of curves have a strength of 0 to 1."""
+    """Draw the verdict and the curves, with lines of a strength of 0 to 1; return RGB uint8."""
     chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0
     height = -(-round((CHART_TOP + chart) * letter) // 2) * 2
     image = Image.new("RGB", (width * SMOOTH, height * SMOOTH), PANEL)
@@ -305,7 +305,7 @@ def _draw_curve(
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds, as players show them."""
+    """Return a time in minutes and seconds, as players show it."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02}"
 

@@ -1,4 +1,4 @@
-"""Results as text for a terminal: a line a video, one video in full, a summary of many.
+"""Results as text for a terminal: a line for each video, details of one, a summary of many.
 
 All functions return text; the command line prints it.
 """
@@ -16,18 +16,18 @@ from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 VERDICT_COLOURS = {Verdict.FAKE: "1;31", Verdict.UNCERTAIN: "33", Verdict.REAL: "36"}
 WARNING_COLOUR = "33"
 FAINT = "2"
-# Letters in the first column.
+# Number of letters in the first column.
 VERDICT_WIDTH = len("no verdict")
-# Videos that the summary names for each reason.
+# Number of videos that the summary names for each reason.
 NAMED = 3
 HINT = "A score is a hint for a person who looks, never proof."
 
 
 def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether text for a stream is to be coloured.
+    """Return whether text for a stream is to be coloured.
 
-    A variable `NO_COLOR` that is not empty says no (https://no-color.org), else `FORCE_COLOR` says
-    yes, else a terminal that is not `dumb` does.
+    If the variable `NO_COLOR` is not empty (https://no-color.org), text is not coloured. Otherwise
+    it is if `FORCE_COLOR` is not empty, or if the stream is a terminal that is not `dumb`.
 
     Example:
         >>> wants_colour(sys.stdout)
@@ -63,7 +63,7 @@ def result_line(result: VideoResult, *, colour: bool = False) -> str:
 
 
 def result_details(result: VideoResult) -> str:
-    """Return who is seen when in a video, the most suspicious moments, and what the numbers mean.
+    """Return when each person is seen, the most suspicious moments, and what the numbers mean.
 
     Returns:
         Several lines that complete `result_line`, or nothing if the video has no score.
@@ -84,18 +84,18 @@ def result_details(result: VideoResult) -> str:
         "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks\n"
         "manipulated to the detector. It is not the chance that the video is fake."
     ]
-    # Of some checkpoints, all people decide together.
+    # With some checkpoints, the faces of all people decide together.
     if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
         meaning.append("The person with the highest P(FAKE) decides for the video.")
     return "\n".join([*people, "", *meaning, verdict_meaning(result.operating_points)])
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return how many videos have which verdict, and for each reason how many have no score.
+    """Return the number of videos with each verdict, and without a score for each reason.
 
     Args:
         results: By name, as `predict` returns them.
-        prior: What a submission holds for videos without a score, if one was written.
+        prior: P(FAKE) of videos without a score in the submission, if one was written.
 
     Example:
         >>> print(summary(results))
@@ -121,7 +121,7 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return what follows the lines of all videos: one in full, or a summary of many, or nothing.
+    """Return the text after the lines of videos: details of one, a summary of many, or nothing.
 
     Args:
         results: As in `summary`.
@@ -135,7 +135,7 @@ def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> st
     """
     if len(results) == 1:
         (result,) = results.values()
-        if result.probability is None:  # its line says why
+        if result.probability is None:  # its line says why it has no score
             return "" if prior is None else summary(results, prior)
         return f"\n{result_details(result)}"
     points = next((one.operating_points for one in results.values() if one.operating_points), None)
@@ -184,7 +184,7 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """What is known of one person; of an image or a single frame, there are no times."""
+    """Return what is known of one person, without times for an image or a single frame."""
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
         return text

@@ -1,8 +1,8 @@
 """Engines: programs that compute a network on a CPU, torch among them.
 
-The others are optional: `pip install 'dfdetect[fast]'` brings OpenVINO, which takes half the time
-of torch for the classifiers here, with the same answers except for rounding; ONNX Runtime lies
-between the two. On a GPU torch computes.
+The other engines are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which needs half
+as much time as torch for the classifiers here and gives the same answers except for rounding. The
+speed of ONNX Runtime is between the two. On a GPU, torch is always used.
 """
 
 import logging
@@ -29,9 +29,9 @@ PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"], "t
 # Absolute and relative difference of answers that still count as the same.
 SAME = 1e-3
 SAME_IN_BFLOAT16 = 5e-2
-# Compiling takes seconds. With `auto`, torch computes what a few videos need.
+# Compiling takes seconds. With `auto`, torch computes the inputs of the first few videos.
 PAYS_AFTER = 40
-# Kernels for so many input sizes are kept: the face detector sees images of many sizes.
+# Number of input sizes whose kernels are kept: the face detector gets images of many sizes.
 KEPT_KERNELS = 256
 LOGGER = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def choose_engine(engine: str, device: torch.device) -> str:
     """Turn `auto`, or the name of an engine, into the name of an engine that is installed.
 
     Args:
-        engine: `torch`, `openvino`, `onnxruntime` or `auto`: the fastest of these that is there.
+        engine: `torch`, `openvino`, `onnxruntime` or `auto`, which is the fastest installed one.
         device: Where the networks compute.
 
     Raises:
@@ -69,15 +69,15 @@ def choose_engine(engine: str, device: torch.device) -> str:
 
 
 class EngineNetwork(nn.Module):
-    """A network that an engine computes, to be used in the place of the network.
+    """A network that is computed by an engine; it replaces the original network.
 
-    It is compiled when it is needed, and again in each process that it is sent to. The engine's
-    answers to one input are compared with torch's first. If they differ, or if the engine cannot
-    compile the network, torch goes on, and a warning says so.
+    It is compiled when it is needed, and again in each process that it is sent to. Before the
+    engine is used, its answers to one input are compared with torch's. If they differ, or if the
+    engine cannot compile the network, torch keeps computing it, and a warning says so.
 
     Args:
-        network: In evaluation mode, on the CPU. It takes one float32 tensor, and returns one or a
-            tuple of several.
+        network: A network in evaluation mode, on the CPU. It takes one float32 tensor, and returns
+            one or a tuple of several.
         example: An input.
         varying: Dimensions of the input whose size varies.
         engine: As in `choose_engine`.
@@ -112,7 +112,7 @@ class EngineNetwork(nn.Module):
         self.usable = self.engine != TORCH
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what cannot be sent to another process."""
+        """Return the state without the parts that cannot be sent to another process."""
         return {
             name: value for name, value in vars(self).items() if name not in ("lock", "compute")
         }
@@ -122,7 +122,7 @@ class EngineNetwork(nn.Module):
         self._start()
 
     def forward(self, inputs: torch.Tensor) -> Any:
-        """Compute the network's answer."""
+        """Return the network's answer."""
         if not self._ready():
             return self.network(inputs)
         assert self.compute is not None
@@ -131,7 +131,7 @@ class EngineNetwork(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _ready(self) -> bool:
-        """Whether the engine computes; compiles the network if it is time to."""
+        """Return whether the engine is ready; compile the network if it is time to."""
         if self.compute is not None or not self.usable:
             return self.compute is not None
         with self.lock:
@@ -151,7 +151,7 @@ class EngineNetwork(nn.Module):
                 )
                 problem = self._difference(compute)
         except Exception as error:
-            # Whatever an engine raises, torch can compute the network.
+            # Torch can compute the network, whatever the engine raises.
             LOGGER.debug("the engine %s failed", self.engine, exc_info=True)
             problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if problem:
@@ -163,7 +163,7 @@ class EngineNetwork(nn.Module):
             self.compute = compute
 
     def _difference(self, compute: Compute) -> str:
-        """Say how the engine's answers differ from torch's; nothing if they are the same."""
+        """Return a text on how the engine's answers differ from torch's, or an empty one."""
         expected = self.network(self.example)
         expected = expected if isinstance(expected, tuple) else (expected,)
         limit = SAME_IN_BFLOAT16 if self.in_bfloat16 else SAME
@@ -177,7 +177,7 @@ class EngineNetwork(nn.Module):
 
 
 def is_installed(engine: str) -> bool:
-    """Whether the packages of an engine are there."""
+    """Return whether the packages of an engine are installed."""
     return not _missing(engine)
 
 
@@ -198,7 +198,7 @@ def _compile_openvino(
         model,
         "CPU",
         {
-            # One input is computed on one core: other videos keep the other cores busy.
+            # Each input is computed on one core, because other videos keep the other cores busy.
             "NUM_STREAMS": cores,
             "INFERENCE_NUM_THREADS": cores,
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",

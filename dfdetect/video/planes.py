@@ -1,4 +1,4 @@
-"""Planes: a picture in YUV 4:2:0, as encoders take it, to draw on without a detour through RGB.
+"""Draw on pictures in YUV 4:2:0, the format that encoders take.
 
 Converting each frame to RGB and back would take longer than drawing on it.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 FORMAT = "yuv420p"
 # Counter-clockwise quarter turns, as OpenCV calls them.
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
-# How many pixels share a value: of brightness, and of the two colour planes.
+# Side of the square of pixels that share a value, for brightness and the two colour planes.
 STEPS = (1, 2, 2)
 
 
@@ -23,11 +23,12 @@ class Planes:
     """A picture in YUV 4:2:0.
 
     Args:
-        frame: A PyAV frame in the format yuv420p with even sides; what is drawn changes it.
+        frame: A PyAV frame in the format yuv420p with even sides; drawing changes it.
 
     Attributes:
         frame: The PyAV frame.
-        planes: Brightness of shape (height, width) and two colour planes of half the size, uint8.
+        planes: Brightness of shape (height, width), and two colour planes with half the sides;
+            uint8.
 
     Example:
         >>> picture = Planes.of_rgb(np.zeros((48, 64, 3), np.uint8))
@@ -47,7 +48,7 @@ class Planes:
 
     @classmethod
     def of_size(cls, width: int, height: int) -> "Planes":
-        """Make a picture with any content; both sides are even."""
+        """Return a picture with undefined content; both sides must be even."""
         import av
 
         return cls(av.VideoFrame(width, height, FORMAT))
@@ -71,9 +72,9 @@ class Planes:
         If a side is odd, its last row or column is repeated once.
 
         Args:
-            frame: Of any format and size.
-            width: Of the upright frame in this picture.
-            height: As well.
+            frame: A frame of any format and size.
+            width: Width of the upright frame in this picture.
+            height: Height of the upright frame in this picture.
         """
         turns = round(frame.rotation / 90) % 4
         for target, source, step in zip(
@@ -93,7 +94,7 @@ class Planes:
             brightness[height, : width + 1] = brightness[height - 1, : width + 1]
 
     def paste(self, other: "Planes", left: int, top: int) -> None:
-        """Draw another picture, or as much as has room, at a place that is rounded to even."""
+        """Draw another picture at a place rounded to even; parts that do not fit are cut off."""
         for target, source, step in zip(self.planes, other.planes, STEPS, strict=True):
             part = target[2 * (top // 2) // step :, 2 * (left // 2) // step :]
             rows, columns = (min(pair) for pair in zip(part.shape, source.shape, strict=True))
@@ -108,7 +109,7 @@ class Planes:
     def outline(
         self, box: tuple[int, int, int, int], colour: tuple[int, int, int], thickness: int
     ) -> None:
-        """Draw the edges of a rectangle, inside of it; an even thickness in pixels."""
+        """Draw the edges of a rectangle inside of it, with an even thickness in pixels."""
         left, top, right, bottom = (2 * (edge // 2) for edge in box)
         self.fill((left, top, right, top + thickness), colour)
         self.fill((left, bottom - thickness, right, bottom), colour)
@@ -116,7 +117,7 @@ class Planes:
         self.fill((right - thickness, top, right, bottom), colour)
 
     def left_part(self, width: int) -> "Planes":
-        """The same pixels up to a column that is rounded to even; both share memory."""
+        """Return the part up to a column, rounded to even; it shares memory with this picture."""
         part = copy(self)
         part.planes = [
             plane[:, : 2 * (width // 2) // step]

@@ -1,7 +1,8 @@
-"""Rewriting: a video file -> the same video with something drawn on each frame, and its sound.
+"""Rewrite a video file with something drawn on each frame, and keep its sound.
 
-What comes out is what browsers play: H.264 in yuv420p and AAC in an MP4 file whose index is at its
-start. Frames keep their times, also where these are uneven. One frame at a time is in memory.
+The new file can be played by browsers: it is an MP4 file with H.264 in yuv420p, AAC, and the index
+at the start. Frames keep their times, even if these are uneven. Only one frame at a time is in
+memory.
 """
 
 import logging
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 ENCODER: Final = "libx264"
 # The fastest preset takes as long as decoding; the next one takes twice as long.
 ENCODER_OPTIONS = {"preset": "ultrafast", "crf": "22"}
-# Seconds between key frames, to which players jump.
+# Seconds between key frames, which are the frames that players can jump to.
 KEY_FRAME_EVERY = 2
 MOST_FRAMES_PER_SECOND = 240
 CONTAINER_OPTIONS = {"movflags": "faststart"}
@@ -58,7 +59,7 @@ class Painter(Protocol):
         """Draw on a picture that holds a frame, `time` seconds after the first one."""
 
 
-# Width and height of the upright frames, and seconds from the first frame to the last.
+# Takes width and height of the upright frames, and the seconds from the first frame to the last.
 MakePainter = Callable[[int, int, float], Painter]
 
 
@@ -67,13 +68,14 @@ def rewrite_video(
 ) -> None:
     """Decode a video, draw on each frame, and encode it again with its sound.
 
-    AAC sound is copied, other sound encoded as AAC. Damaged stretches are left out; a damaged sound
-    track ends early. Turned videos become upright ones, and the shape of pixels is kept.
+    AAC sound is copied, and other sound is encoded as AAC. Damaged parts of the video are left out;
+    a damaged sound track ends early. Rotated videos are turned upright, and the aspect ratio of
+    pixels is kept.
 
     Args:
         path: Any video file that FFmpeg reads.
         out: The MP4 file to write.
-        make_painter: Makes what draws, from width and height of the upright frames and the seconds
+        make_painter: Makes the painter from width and height of the upright frames and the seconds
             from the first frame to the last.
         threads: Number of threads, both to decode and to encode; 0 for as many as there are cores.
 
@@ -159,7 +161,7 @@ def _add_video(
 def _frames(
     source: "InputContainer", stream: "VideoStream", timeline: Timeline, sound: "_Sound"
 ) -> Iterator[tuple["av.VideoFrame", int]]:
-    """Frames with increasing stamps of the timeline; packets of sound go to `sound`."""
+    """Yield frames with increasing stamps of the timeline, and pass packets of sound to `sound`."""
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
         stamp = frame.pts if timeline.timed else ordinal
@@ -171,7 +173,7 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Decode in order, without damaged packets."""
+    """Yield the decoded frames in order, without damaged packets."""
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
         if sound is not None and packet.stream is other:
@@ -202,7 +204,7 @@ class _Sound:
         if self.source is None:
             return
         context = self.source.codec_context
-        # AAC of broadcasts describes itself in each packet, which MP4 does not know.
+        # In broadcasts, each AAC packet has a header, which is not allowed in MP4 files.
         self._copied = context.name == "aac" and bool(context.extradata)
         if self._copied:
             self._stream = target.add_stream_from_template(self.source)
