@@ -144,7 +144,7 @@ def build_page(
         with gradio.Row():
             with gradio.Column(scale=2):
                 with gradio.Tab("File"):
-                    # All types are accepted, so that a file that is no video is answered and deleted.
+                    # All types are accepted, so that a file that is no video is deleted, too.
                     label = f"A video or an image, up to {LARGEST_UPLOAD}"
                     file = gradio.File(label=label, height=160)
                 with gradio.Tab("Webcam"):

@@ -16,11 +16,12 @@ ENCODERS = {"h264": "libx264", "mpeg2video": "mpeg2video"}
 
 
 class Rescale(nn.Module):
-    """Shrink an image by a random factor and enlarge it again, as a small face in a clip.
+    """Shrink an image by a random factor and enlarge it again, so that it looks like a small face.
 
     Args:
         smallest: The strongest shrinking, as a fraction of the side.
-        between: What happens to the small image, as its compression; its sides are even.
+        between: A transform of the small image, such as compression; the sides of the image are
+            even.
     """
 
     def __init__(self, smallest: float, between: nn.Module | None = None):
@@ -29,7 +30,7 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Rescale uint8 images of shape (..., 3, height, width), all by one factor."""
+        """Rescale uint8 images of shape (..., 3, height, width), all by the same factor."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -41,7 +42,7 @@ class Compress(nn.Module):
     """Compress and decompress an image as JPEG.
 
     Args:
-        quality: Lowest and highest quality, of 1 to 100.
+        quality: Lowest and highest quality, on JPEG's scale from 1 to 100.
     """
 
     def __init__(self, quality: tuple[int, int]):
@@ -49,7 +50,7 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compress uint8 images of shape (..., 3, height, width), all at one quality."""
+        """Compress uint8 images of shape (..., 3, height, width), all with the same quality."""
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -57,7 +58,7 @@ class Compress(nn.Module):
 
 
 class Darken(nn.Module):
-    """Lower the light, as in a room at night: a gamma curve and a factor.
+    """Darken an image like a room at night, by a gamma curve and a factor.
 
     Args:
         darkest: The lowest factor.
@@ -76,7 +77,7 @@ class Darken(nn.Module):
 
 
 class Noise(nn.Module):
-    """Add the noise of a sensor in low light, grain by grain.
+    """Add noise to each pixel, like that of a sensor in low light.
 
     Args:
         strongest: Largest standard deviation, in grey levels of 0 to 255.
@@ -93,12 +94,13 @@ class Noise(nn.Module):
 
 
 class Encode(nn.Module):
-    """Encode and decode images as a video is; a single image becomes a key frame.
+    """Encode images as a video, and decode them; a single image becomes a key frame.
 
     Args:
         codec: `h264`, or `mpeg2video`, whose blocks are those of old and of broadcast clips.
-        coarseness: Lowest and highest: for H.264 the constant rate factor, where 23 is x264's
-            usual one and 51 the worst; for MPEG-2 the scale of the quantiser, 1 to 31.
+        coarseness: Lowest and highest coarseness. For H.264 it is the constant rate factor, where
+            23 is the default of x264 and 51 the worst; for MPEG-2 it is the scale of the quantiser,
+            1 to 31.
     """
 
     def __init__(self, codec: str, coarseness: tuple[int, int]):
@@ -107,7 +109,7 @@ class Encode(nn.Module):
         self.coarseness = coarseness
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Encode uint8 images of shape (..., 3, height, width), sides even, at one quality."""
+        """Encode uint8 images of shape (..., 3, height, width), with even sides, at one quality."""
         lowest, highest = self.coarseness
         coarseness = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -115,31 +117,32 @@ class Encode(nn.Module):
 
 
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
-    """Random framing, light and compression for uint8 RGB crops of shape (..., 3, height, width).
+    """Return random framing, light and compression for uint8 crops (..., 3, height, width), RGB.
 
-    Framing varies because a model is trained on one face detector's crops and used on another's:
-    the ratio of their sizes spans 0.78-0.88 and their offset 0.01-0.13 of the face's height.
+    The framing varies because the model may be used with another face detector than the one that
+    cut its training crops. The sizes of the detectors' crops differ by a ratio of 0.78 to 0.88, and
+    their places by 0.01 to 0.13 of the face's height.
 
     Args:
         input_size: Side of the result in pixels.
-        strength: `light`, or `strong`: wider framing, shrinking to a fifth, darkness, noise,
-            occlusion and video codecs, for long trainings of detectors that must work on
-            footage of other sources.
+        strength: `light`, or `strong` for long trainings of detectors that must work on footage of
+            other sources. `strong` adds wider framing, shrinking to a fifth, darkness, noise,
+            occlusion and video codecs.
 
     Returns:
-        A transform to uint8 images of shape (..., 3, input_size, input_size), which treats crops
-        that are given together alike; its randomness comes from torch's global generator.
+        A transform to uint8 images of shape (..., 3, input_size, input_size). It changes all crops
+        of one call in the same way; its randomness comes from torch's global generator.
     """
     changes = _strong(input_size) if strength == "strong" else _light(input_size)
     return v2.Compose([v2.RandomHorizontalFlip(), *changes])
 
 
 def matching_compression() -> nn.Module:
-    """What reconstructions and the REAL crops beside them go through first, alike.
+    """Return the compression that reconstructions and the REAL crops beside them get first.
 
-    A REAL crop carries the grain of its codec, which a reconstruction lacks: without this, clean
-    would be learnt as FAKE. (Chen et al., "Dual Data Alignment Makes AI-Generated Image Detector
-    Easier Generalizable", NeurIPS 2025, on the same trap.)
+    A REAL crop has the grain of its codec, which a reconstruction lacks. Without this compression,
+    a model would learn that clean images are FAKE. (The same trap is described by Chen et al.,
+    "Dual Data Alignment Makes AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
     return v2.RandomApply([compression], p=0.75)
@@ -149,7 +152,7 @@ def _framing(degrees: float, shift: float, zoom: tuple[float, float]) -> list[nn
     affine = v2.RandomAffine(
         degrees, (shift, shift), zoom, interpolation=v2.InterpolationMode.BILINEAR
     )
-    # Repeated borders stand in for what lies outside the crop when it is moved.
+    # When a crop is moved, its borders are repeated to fill the area outside of it.
     return [v2.Pad(PADDING, padding_mode="edge"), affine, _TrimPadding()]
 
 
@@ -171,8 +174,8 @@ def _strong(size: int) -> list[nn.Module]:
         [Compress((25, 95)), Encode("h264", (18, 40)), Encode("mpeg2video", (2, 12))],
         p=[0.6, 0.2, 0.2],
     )
-    # Sharpness differs between sources more than between real and fake: it must not be trusted.
-    # Nor must blocks larger than eight pixels: a small face in a clip is compressed, then enlarged.
+    # Sharpness differs more between sources than between real and fake: models must not use it.
+    # They must not use large blocks, either: a small face in a clip is compressed, then enlarged.
     sharpness = v2.RandomChoice(
         [
             Rescale(smallest=0.2, between=v2.RandomApply([compression], p=0.5)),
@@ -196,7 +199,7 @@ def _strong(size: int) -> list[nn.Module]:
 
 
 class _TrimPadding(nn.Module):
-    """Cut off what `Pad` added, whatever the image's size."""
+    """Cut off the border that `Pad` added, from images of any size."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image[..., PADDING:-PADDING, PADDING:-PADDING]
@@ -207,7 +210,7 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
-    """Through a video codec and back; uint8 (n, 3, height, width)."""
+    """Encode and decode images with a video codec; uint8 of shape (n, 3, height, width)."""
     encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
     encoder.height, encoder.width = images.shape[-2:]
     encoder.pix_fmt = "yuv420p"

@@ -1,4 +1,4 @@
-"""Calibrate a trained detector anew, on faces of the kind that it will meet."""
+"""Calibrate a trained detector again, on faces like those that it will be used on."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,12 +24,12 @@ def calibrate(
     workers: int = 0,
     progress: bool = False,
 ) -> ModelSpec:
-    """Fit the calibration and the operating points of a checkpoint, and write it as a new one.
+    """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
-    Both are fitted on whole videos, as at the end of `train`: one half of the weight is that of
-    faces without a known source, the other half that of sources, each of which has one vote in
-    each class. The network stays as it is. The faces must be of people and sources that it was not
-    trained on, otherwise its answers become too certain.
+    Both are fitted on whole videos, as at the end of `train`. Faces without a known source have one
+    half of the weight. The other half is divided equally among the sources, in each class. The
+    network is not changed. The faces must show people and come from sources that the network was
+    not trained on; otherwise its answers become too certain.
 
     Args:
         weights: Installed weights by name, or a file.

@@ -8,23 +8,23 @@ from dfdetect.defaults import FRAME_AGGREGATIONS
 from dfdetect.errors import ArgumentError
 
 LR_SCALINGS = ("equal", "by_inputs")
-# Share of the epochs in which crops grow, and in what steps of pixels.
+# Share of the epochs in which crops grow, and the step of their side in pixels.
 GROWING = 2 / 3
 SIZE_STEP = 16
 
 
 def _setting(default: float | str, text: str) -> Any:
-    """A field with a default and the help that the command line shows."""
+    """Return a field with a default and the help that the command line shows."""
     return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run depends on beside its data; kept in the checkpoint.
+    """The settings of a training run, which the checkpoint keeps.
 
-    The schedule is one cycle (Smith & Topin 2018) of AdamW; the loss is the binary cross-entropy
-    with smoothed labels (Szegedy et al. 2016). Linear models are fitted by scikit-learn instead and
-    use the input size, the crop rule, the licence and the seed only.
+    The optimiser is AdamW with a one-cycle schedule (Smith & Topin 2018), and the loss is the
+    binary cross-entropy with smoothed labels (Szegedy et al. 2016). Linear models are fitted by
+    scikit-learn instead, and use only the input size, the crop rule, the licence and the seed.
     """
 
     architecture: str
@@ -73,7 +73,7 @@ class TrainConfig:
     seed: int = _setting(0, "of weights, order, augmentation and split")
 
     def __post_init__(self) -> None:
-        """Refuse what no run can use."""
+        """Refuse values that no run can use."""
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ArgumentError(f"{name} must be {' or '.join(choices)}, not {value!r}")
@@ -82,7 +82,7 @@ class TrainConfig:
                 raise ArgumentError(f"{name} must be {low:g} to {high:g}, not {value:g}")
 
     def crop_size(self, epoch: int) -> int:
-        """Return the side of the crops in an epoch: small ones first, which are faster to learn.
+        """Return the side of the crops in an epoch; the first epochs use small crops to save time.
 
         Tan & Le, "EfficientNetV2: Smaller Models and Faster Training", ICML 2021.
 
@@ -125,7 +125,7 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """Return the settings that suit an architecture, replaced by those that are given.
+    """Return the settings that suit an architecture; given settings replace these.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.
@@ -134,7 +134,7 @@ def recipe(architecture: str, **settings: Any) -> TrainConfig:
         >>> recipe("simple_cnn_1", epochs=2).learning_rate
         0.002
     """
-    # Imported here: the help of `dfdetect train` reads `TrainConfig` and need not wait for torch.
+    # Imported here: the help of `dfdetect train` needs `TrainConfig` and should not load torch.
     from dfdetect.models.registry import model_info
 
     return TrainConfig(architecture, **{**model_info(architecture).recipe, **settings})

@@ -1,4 +1,4 @@
-"""Face sets -> what a model takes: crops or clips, recorded ones and fakes made of REAL ones."""
+"""Turn face sets into inputs of a model: crops or clips, recorded or made from REAL ones."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -17,7 +17,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """What becomes of a crop before it is augmented."""
+    """What is done to a crop before it is augmented."""
 
     RECORDED = "as it is"
     SELF_BLENDED = "a fake, blended from the REAL crop itself"
@@ -32,7 +32,7 @@ class Item(NamedTuple):
         position: Position of the crop or clip in the dataset.
         seed: Seed of all its random draws. A fake and the REAL item that it is made of have the
             same seed, so that they are augmented alike.
-        role: What becomes of the crop before it is augmented.
+        role: What is done to the crop before it is augmented.
     """
 
     position: int
@@ -41,22 +41,22 @@ class Item(NamedTuple):
 
 
 class ClipDataset(Dataset):
-    """What a model takes, one after another, as (images, label).
+    """A dataset of the inputs of a model and their labels, as (images, label).
 
     Args:
         faces: The crops.
-        transform: From uint8 (..., 3, height, width) to (..., 3, size, size); the crops of a clip
-            go through it together.
-        length: Crops in a clip; 1 for image models, which see every crop by itself. A clip model
-            sees crops of one track in a row, and a crop without a track as moved copies of it.
-        jitter: Whether these copies are moved anew each time, as for training.
-        reconstructions: A face set whose rows name REAL crops of `faces` as their `original`; for
-            image models.
+        transform: Turns uint8 images (..., 3, height, width) into (..., 3, size, size). It gets all
+            crops of a clip together.
+        length: Number of crops in a clip; 1 for image models, which get single crops. A clip model
+            gets consecutive crops of a track. From a crop without a track, it gets moved copies.
+        jitter: Whether these copies are moved differently each time, as for training.
+        reconstructions: A face set whose rows name REAL crops of `faces` as their `original`. Only
+            image models use it.
         compression: Applied to reconstructions and to the REAL crops beside them before the
             transform: a reconstruction lacks the grain that a codec has left in its original.
 
     Items are uint8 (3, size, size), or (length, 3, size, size) for clips, and 0.0 or 1.0. They are
-    requested by an `Item`, or by a position alone.
+    requested by an `Item` or by a position.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ClipDataset(Dataset):
         rows = self.clips[position]
         crops = torch.stack([to_tensor(self.faces.image(row)) for row in rows])
         label = float(self.labels[position])
-        # What a pair is made by has a generator of its own, so that both are augmented alike.
+        # A pair is made with its own generator, so that both items are augmented in the same way.
         generator = torch.Generator().manual_seed(seed)
         if role is Role.SELF_BLENDED:
             crops, label = self_blend(crops, generator), 1.0
@@ -118,7 +118,7 @@ class ClipDataset(Dataset):
     def _pair_with_reconstruction(
         self, position: int, real: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The REAL crop and a fake made of it with one of its reconstructions."""
+        """Return the REAL crop, and a fake that is made from it and one of its reconstructions."""
         assert self.reconstructions is not None
         rows = self._made_of[position]
         row = rows[int(torch.randint(len(rows), (), generator=generator))]
@@ -128,7 +128,7 @@ class ClipDataset(Dataset):
 
 
 def _by_original(faces: FaceSet, reconstructions: FaceSet | None) -> dict[int, list[int]]:
-    """Rows of reconstructions, by the row of their original."""
+    """Return the rows of the reconstructions of each original, by the row of the original."""
     if reconstructions is None:
         return {}
     made = reconstructions.table.groupby("original").indices

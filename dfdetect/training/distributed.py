@@ -1,7 +1,7 @@
-"""Training by several processes, as `torchrun` starts them, or by a single one.
+"""Train in several processes, which `torchrun` starts, or in a single one.
 
-Each process learns from its part of every batch. Together they do what one process does with the
-whole batch: gradients are averaged (torch's DistributedDataParallel, Li et al. 2020), batch
+Each process learns from its part of every batch. The result is the same as that of one process with
+the whole batch: gradients are averaged (torch's DistributedDataParallel, Li et al. 2020), batch
 normalisation uses the statistics of the whole batch (also on CPUs, where torch's SyncBatchNorm does
 not run), and dropout masks are drawn for the whole batch.
 """
@@ -39,12 +39,12 @@ class DistributedContext:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes files and shows progress."""
+        """Return whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
     @property
     def cores(self) -> int:
-        """This process's share of the cores of this machine, at least 1."""
+        """Return this process's share of the cores of this machine, at least 1."""
         return max(1, available_cores() // self.local_world_size)
 
     def shard(self, items: Sequence | np.ndarray | torch.Tensor) -> Any:
@@ -63,7 +63,7 @@ class DistributedContext:
         return whole
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """Return what the first process makes; it is sent to the others."""
+        """Return the object that the first process makes and sends to the others."""
         made = [make() if self.is_first else None]
         if self.world_size > 1:
             distributed.broadcast_object_list(made)
@@ -77,7 +77,7 @@ class DistributedContext:
         return value.item()
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Return the model with gradients that are averaged over all processes."""
+        """Return a wrapped model whose gradients are averaged over all processes."""
         if self.world_size == 1:
             return model
         return DistributedDataParallel(model)
@@ -92,10 +92,10 @@ ONE_PROCESS = DistributedContext()
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.device]]:
-    """Join the processes that `torchrun` started, if it did.
+    """Join the processes that `torchrun` started, if there are any.
 
     Args:
-        device: As in `load_detector`; of several GPUs, each process of a machine takes its own.
+        device: As in `load_detector`. On a machine with several GPUs, each process takes its own.
 
     Raises:
         ArgumentError: The device does not work.
@@ -125,15 +125,15 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
 
 class _GlobalBatchMode(TorchFunctionMode):
-    """Computes of a part of a batch what one process computes of the whole.
+    """Makes layers treat a part of a batch as one process would treat it in the whole batch.
 
-    Batch normalisation, dropout and stochastic depth are known. A model that draws random numbers
-    in any other way would draw others than in one process, and is refused: that shows in the states
-    of torch's generators.
+    This covers batch normalisation, dropout and stochastic depth. A model that draws random numbers
+    in any other way is refused, because it would draw others than in a single process. The states
+    of torch's generators show such draws.
 
     Args:
         context: The processes.
-        size: Items in the whole batch.
+        size: Number of items in the whole batch.
     """
 
     def __init__(self, context: DistributedContext, size: int):
@@ -172,7 +172,7 @@ class _GlobalBatchMode(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> torch.Tensor:
-        """Batch normalisation (Ioffe & Szegedy 2015) by the whole batch's mean and variance."""
+        """Normalise a part by the whole batch's mean and variance (Ioffe & Szegedy 2015)."""
         if not training:
             return functional.batch_norm(
                 images, running_mean, running_var, weight, bias, training, momentum, eps
@@ -196,13 +196,13 @@ class _GlobalBatchMode(TorchFunctionMode):
     def _dropout(
         self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
-        """Dropout (Srivastava et al. 2014) of the units that are dropped in the whole batch."""
+        """Drop the units that are dropped in the whole batch (Srivastava et al. 2014)."""
         if not training or p == 0:
             return values
         return values * self._bernoulli(torch.empty_like(values), 1 - p) / (1 - p)
 
     def _bernoulli(self, values: torch.Tensor, p: float = 0.5) -> torch.Tensor:
-        """Draw for all items of the whole batch, and take those of this part."""
+        """Draw numbers for all items of the whole batch, and return those of this part."""
         self._require_no_other_draws()
         rows = values.shape[0] // self.own
         whole = values.new_empty((self.size, rows, *values.shape[1:])).bernoulli_(p)
@@ -219,7 +219,7 @@ class _GlobalBatchMode(TorchFunctionMode):
 
 
 def _generator_states() -> list[torch.Tensor]:
-    """States of torch's random generators on the CPU and on this process's GPU, if it has one."""
+    """Return the states of torch's generators on the CPU and on this process's GPU, if any."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_available() else states
 

@@ -13,8 +13,8 @@ def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
     """Write `NAME.history.csv` and `NAME.history.png` beside a checkpoint `NAME.safetensors`.
 
     Args:
-        checkpoint: Its path.
-        history: A row for each epoch; the first entry of each is what the curves run over.
+        checkpoint: The path of the checkpoint.
+        history: A row for each epoch, whose first entry is the position on the horizontal axis.
     """
     table = pd.DataFrame(history)
     with atomic_path(checkpoint.with_suffix(".history.csv")) as temporary:

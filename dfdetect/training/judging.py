@@ -3,7 +3,7 @@
 Users have two kinds of footage: that of the challenge, and everything else. One half of the number
 is therefore the log loss of held-out faces without a known source (those of the challenge, split by
 actor). The other half is the log loss of held-out sources, which all count the same. Both are
-computed from one calibrated answer per video, aggregated as the checkpoint says. (If the
+computed from one calibrated answer per video, with the aggregation of the checkpoint. (If the
 aggregation is a mean, calibrating a video's answer is the same as calibrating each frame.)
 """
 
@@ -27,9 +27,9 @@ class Judge:
     """Turns the logits of held-out crops or clips into figures.
 
     Args:
-        faces: The faces held out.
-        length: Crops in a clip, as in `ClipDataset`.
-        aggregation: From the logits of crops to the probability of a video.
+        faces: The held-out faces.
+        length: Number of crops in a clip, as in `ClipDataset`.
+        aggregation: Turns the logits of crops into the probability of a video.
     """
 
     def __init__(self, faces: FaceSet, length: int, aggregation: Aggregation):
@@ -65,7 +65,7 @@ class Judge:
         raw = self._video_logits(logits)
         try:
             calibration = fit_calibration(raw, self.labels, self.weights)
-        except ArgumentError:  # a young model may rank no better than chance
+        except ArgumentError:  # after few epochs, a model may rank no better than chance
             calibration = Calibration()
         uncalibrated = self.aggregation.probability(raw)
         probabilities = self.probabilities(calibration, logits)
@@ -84,13 +84,13 @@ class Judge:
         return calibration, scores
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
-        """Thresholds that 5 % and 1 % of the REAL videos exceed; sources have one vote each."""
+        """Return the thresholds that 5 % and 1 % of REAL videos exceed; sources count the same."""
         real = self.labels == 0
         probabilities = self.probabilities(calibration, logits)[real]
         return fit_operating_points(probabilities, self.weights[real])
 
     def probabilities(self, calibration: Calibration, logits: np.ndarray) -> np.ndarray:
-        """P(FAKE) of each video, from the raw logits of crops or clips."""
+        """Return P(FAKE) of each video, from the raw logits of crops or clips."""
         return self.aggregation.probability(self._video_logits(calibration.apply(logits)))
 
     def _video_logits(self, logits: np.ndarray) -> np.ndarray:
@@ -98,6 +98,6 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Rows of faces without a known source, and of those with one; none of them is empty."""
+        """Return the rows of faces without a known source and with one, without empty arrays."""
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

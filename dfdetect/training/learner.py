@@ -1,4 +1,4 @@
-"""A model that learns: optimiser, schedule, precision and moving average."""
+"""Train a model batch by batch: optimiser, schedule, precision and moving average."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -22,7 +22,7 @@ from dfdetect.training.param_groups import parameter_groups
 
 WARM_UP = 0.15
 RECENT_STEPS = 50
-# Seconds between two saves within an epoch: a run that is killed loses no more than this.
+# Seconds between two saves within an epoch: a run that is killed loses no more time than this.
 SAVE_EVERY = 600.0
 
 
@@ -31,11 +31,11 @@ class Learner:
 
     Args:
         model: The model that learns, on its device.
-        spec: How its input is normalised.
+        spec: The specification, which says how the input is normalised.
         config: Configuration of the run.
-        steps: Steps in an epoch.
-        batch: Items in a batch; each process has its part of them.
-        context: The processes that learn together.
+        steps: Number of steps in an epoch.
+        batch: Number of items in a batch, which the processes share.
+        context: The processes that train together.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Learner:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """All that has a state."""
+        """Return all parts that have a state."""
         parts = {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -92,10 +92,11 @@ class Learner:
         """Learn from each batch once, and return the mean loss of the epoch.
 
         Args:
-            batches: Those of the epoch that are left: it may have begun in a run that was stopped.
-            title: What the progress bar says.
+            batches: The remaining batches of the epoch, which may have begun in a run that was
+                stopped.
+            title: The text of the progress bar.
             progress: Show a progress bar.
-            save: Called every ten minutes.
+            save: A function that is called every ten minutes.
         """
         self.model.train()
         losses = self.losses
@@ -121,8 +122,8 @@ class Learner:
         return float(np.mean(losses))
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        """Learn from one batch; its mean loss over all processes."""
-        # Dropout draws from torch, on whatever device: a step's depends on nothing before it.
+        """Learn from one batch, and return its mean loss over all processes."""
+        # Dropout uses torch's generators: with this seed, a step does not depend on earlier ones.
         torch.manual_seed(step_seed(self.seed, self.schedule.last_epoch))
         targets = labels.to(self.device, torch.float32)
         targets = targets * (1 - self.smoothing) + self.smoothing / 2
@@ -132,9 +133,9 @@ class Learner:
         ):
             logits = self.parallel(self.spec.normalise(images.to(self.device)))[:, 0]
         total = binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
-        loss = total / self.batch  # this process's part of the batch's mean
+        loss = total / self.batch  # the part of this process in the mean over the batch
         self.optimizer.zero_grad()
-        # Gradients are averaged over the processes, and belong to the sum over their parts.
+        # DDP averages gradients over the processes; the loss of the batch is the sum of parts.
         self.scaler.scale(loss * self.context.world_size).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -147,7 +148,7 @@ class Learner:
 def step_seed(seed: int, step: int) -> int:
     """Mix the seed of a run and the number of a step, from 0, into the seed of that step.
 
-    Their sum would give runs of neighbouring seeds the same numbers, one step apart.
+    With the sum of both, runs with neighbouring seeds would use the same numbers, one step apart.
 
     Example:
         >>> step_seed(0, 1) == step_seed(1, 0)

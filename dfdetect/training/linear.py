@@ -20,7 +20,7 @@ from dfdetect.training.dataset import ClipDataset
 
 BATCH = 256
 MAX_ITERATIONS = 1000
-# Inverse strengths of the penalty on the weights; the SVM's loss is the larger one.
+# Inverse strengths of the penalty on the weights; the SVM's are lower because its loss is larger.
 STRENGTHS = {
     "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
     "linear_svm": (1e-5, 1e-4, 1e-3, 1e-2),
@@ -30,7 +30,7 @@ STRENGTHS = {
 def linear_features(
     model: LinearModel, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features of each crop and of its mirror image.
+    """Return the features of each crop and of its mirror image.
 
     Returns:
         Two float32 arrays of shape (n, features).
@@ -52,17 +52,17 @@ def linear_features(
 def fit_head(
     model: LinearModel, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Fit the one layer of a `LinearModel`, each class weighing one half.
+    """Fit the layer of a `LinearModel`; each class has one half of the weight.
 
     Args:
-        model: Whose `head` is set.
+        model: The model whose `head` is set.
         architecture: `logistic_regression` or `linear_svm` (squared hinge loss).
         strength: Inverse strength of the penalty on the squared weights, scikit-learn's `C`.
         features: float32 of shape (n, features).
         labels: 1 for FAKE, 0 for REAL, shape (n,).
 
     Returns:
-        What was done, for the history.
+        A row for the history, which says what was done.
     """
     if architecture == "linear_svm":
         fit = LinearSVC(C=strength, dual=False, class_weight="balanced", max_iter=MAX_ITERATIONS)

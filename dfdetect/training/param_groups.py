@@ -1,4 +1,4 @@
-"""Learning rates of a network's layers."""
+"""Set the learning rates of a network's layers."""
 
 from typing import Any
 
@@ -12,17 +12,18 @@ BASE_INPUTS = 100
 def parameter_groups(
     model: nn.Module, learning_rate: float, lr_scaling: str
 ) -> list[dict[str, Any]]:
-    """Parameters with their learning rates, as optimisers of torch take them.
+    """Return parameters with their learning rates, in the form that torch's optimisers take.
 
-    Adam moves every weight by about its learning rate, so that a unit with n inputs moves by n
-    times as much. Normalisation layers take that back; a deep net without any, as VGG16, is thrown
-    about at rates at which its first layers learn. `by_inputs` divides the rate of a layer's
-    weights by the number of inputs of its units (Yang et al., "Tensor Programs V: Tuning Large
-    Neural Networks via Zero-Shot Hyperparameter Transfer", NeurIPS 2021).
+    Adam changes every weight by about the learning rate, so that the output of a unit with n inputs
+    changes n times as much. Normalisation layers compensate for this. A deep network without them,
+    such as VGG16, does not converge at the rates that its first layers need. `by_inputs` divides
+    the rate of a layer's weights by the number of inputs of its units (Yang et al., "Tensor
+    Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer", NeurIPS 2021).
 
     Args:
-        model: Any.
-        learning_rate: Of all parameters; with `by_inputs`, of biases and of units with 100 inputs.
+        model: Any model.
+        learning_rate: The rate of all parameters. With `by_inputs`, the rate of biases, and of
+            units with 100 inputs.
         lr_scaling: `equal` or `by_inputs`.
 
     Example:
@@ -39,7 +40,7 @@ def parameter_groups(
 
 
 def start_head_at_zero(model: nn.Module) -> None:
-    """Let the answer be 0.5 to all, as that paper advises beside `by_inputs`."""
+    """Set the head to zero, so that all answers are 0.5; the paper of `by_inputs` advises this."""
     for parameter in head_parameters(model):
         nn.init.zeros_(parameter)
 

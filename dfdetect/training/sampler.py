@@ -1,4 +1,4 @@
-"""Which crops stand together in a batch."""
+"""Choose the crops of each batch."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,43 +10,44 @@ from dfdetect.errors import ArgumentError
 from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
-# Shards that are read at a time: random places in them are as fast as the memory they fit into.
+# Number of shards read at a time. They fit into memory, so that random access to them is fast.
 OPEN_SHARDS = 16
 
 
 class BalancedSampler(Sampler[list[Item]]):
-    """Batches of items, half REAL, half FAKE.
+    """Yields batches of items, half REAL, half FAKE.
 
-    **Face sets** share either half by their weights, as far as they have that class. Within a face
-    set, a source is drawn first, by the square root of its size, and then its next item: sources
-    are very unequal, and a large one must not be learnt by heart.
+    **Face sets** share each half in proportion to their weights, if they have items of its class.
+    Within a face set, a source is drawn first, with a probability in proportion to the square root
+    of its size, and then its next item. Sources have very different sizes, and a large one must not
+    dominate the training.
 
     **Fakes that are made of REAL items of the same batch** fill the shares `self_blend_share` and
-    `reconstruction_share` of the FAKE half; each has the seed of its REAL item, and is augmented as
-    that one is. Every REAL item of a source that has no FAKE ones gets such a fake whatever the
-    shares say: otherwise its source would give REAL away.
+    `reconstruction_share` of the FAKE half; each has the seed of its REAL item, and is augmented in
+    the same way. Every REAL item of a source without FAKE items gets such a fake, even if the
+    shares are exceeded; otherwise a model could recognise the item as REAL by its source.
 
-    **Recorded fakes** fill the rest. A share of them, `pair_share`, bring the REAL item that they
-    were made of (or one of the same scene) in place of another, where they have one; both have the
-    same seed too.
+    **Recorded fakes** fill the rest. For a share of them, `pair_share`, a REAL item of the batch is
+    replaced by the REAL item that the fake was made from (or one of the same scene), if there is
+    one. Both have the same seed, too.
 
-    An epoch has `epoch_items` items. By default each REAL item is shown once where all are of one
-    source, or each FAKE one where those are rarer. The last, incomplete batch is left out, unless
-    it is the only one.
+    An epoch has `epoch_items` items. By default, there are enough to show each item of the rarer
+    class once if all items have the same source. The last, incomplete batch is left out, unless it
+    is the only one.
 
-    Face sets of many shards are read in a streaming order: a few shards at a time, drawn at random,
-    and the items of these in any order.
+    Face sets of many shards are read a few shards at a time: the shards are drawn at random, and
+    their items come in random order.
 
     Args:
         dataset: The items.
-        batch_size: Items in a batch.
+        batch_size: Number of items in a batch.
         seed: Seed of the order.
-        weights: Two for each face set of the dataset, for its REAL and for its FAKE items; all the
-            same if None.
-        self_blend_share: Share of the FAKE half.
-        reconstruction_share: Share of the FAKE half.
-        pair_share: Share of the recorded fakes.
-        epoch_items: Items in an epoch, or 0 for the default.
+        weights: Two weights for each face set of the dataset, for its REAL and for its FAKE items;
+            all are equal if None.
+        self_blend_share: Share of self-blended fakes in the FAKE half.
+        reconstruction_share: Share of fakes made by reconstruction in the FAKE half.
+        pair_share: Share of the recorded fakes that stand beside their REAL item.
+        epoch_items: Number of items in an epoch, or 0 for the default.
         context: The processes that train together, each of which gets its part of every batch.
 
     Raises:
@@ -73,7 +74,7 @@ class BalancedSampler(Sampler[list[Item]]):
         self.pair_share = pair_share
         self.context = context
         self.epoch = 0
-        self.start = 0  # batches of the epoch that are passed over
+        self.start = 0  # number of batches of the epoch that are skipped
         counts = np.bincount(dataset.labels, minlength=2)
         made = self_blend_share + reconstruction_share
         made = max(made, _unpaired_share(dataset)) if dataset.unpaired_real.any() else made
@@ -112,7 +113,7 @@ class BalancedSampler(Sampler[list[Item]]):
         unpaired = self.dataset.unpaired_real[reals]
         wanted = round((self.self_blend_share + self.reconstruction_share) * self.half)
         made = max(int(unpaired.sum()), wanted) if len(fake) else self.half
-        order = np.argsort(~unpaired, kind="stable")  # those whose source has no fakes come first
+        order = np.argsort(~unpaired, kind="stable")  # items whose source has no fakes come first
         reals = reals[order]
         seeds = generator.integers(2**31, size=self.half).tolist()
         roles = self._roles(reals[:made], generator)
@@ -137,7 +138,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """A REAL item of the fake's face set that another may take the place of."""
+        """Return a REAL item of the fake's face set that another item may replace."""
         face_sets = self.dataset.face_sets
         for slot, position in spare.items():
             if face_sets[position] == face_sets[fake]:
@@ -145,7 +146,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """How a fake is made of each of some REAL items."""
+        """Choose how a fake is made from each of some REAL items."""
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )
@@ -154,7 +155,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
-        """When each item's shard has its turn, shape (n,)."""
+        """Return the number of the turn in which each item's shard is read, shape (n,)."""
         found, numbers = np.unique(self.dataset.shards, return_inverse=True)
         if len(found) <= OPEN_SHARDS:
             return np.zeros(len(numbers), int)
@@ -162,9 +163,9 @@ class BalancedSampler(Sampler[list[Item]]):
 
 
 class _Pool:
-    """The items of one class: face sets by weight, sources by the root of their size, then items.
+    """The items of one class, drawn by weight of the face set and root of the source's size.
 
-    The items of a source come in turns, each once before any comes again.
+    Each item of a source is drawn once before any is drawn again.
     """
 
     def __init__(
@@ -192,7 +193,7 @@ class _Pool:
         return self.count
 
     def draw(self, count: int) -> np.ndarray:
-        """Positions of items; how many are of each source is as near to its chance as can be."""
+        """Return positions of items; sources occur as nearly in proportion as possible."""
         if count == 0:
             return np.zeros(0, int)
         edges = np.cumsum(self.chances / self.chances.sum())
@@ -203,7 +204,7 @@ class _Pool:
 
 
 class _Queue:
-    """Items in a random order, drawn anew at each end."""
+    """Items in a random order, which is drawn again after the last item."""
 
     def __init__(self, items: np.ndarray, turns: np.ndarray, generator: np.random.Generator):
         self.items = items
@@ -212,7 +213,7 @@ class _Queue:
         self.left: list[int] = []
 
     def next(self) -> int:
-        """The next item."""
+        """Return the next item."""
         if not self.left:
             items = self.generator.permutation(self.items)
             self.left = items[np.argsort(self.turns[items], kind="stable")][::-1].tolist()
@@ -220,5 +221,5 @@ class _Queue:
 
 
 def _unpaired_share(dataset: ClipDataset) -> float:
-    """Share of the REAL items whose source has no FAKE ones."""
+    """Return the share of REAL items whose source has no FAKE items."""
     return float(dataset.unpaired_real[dataset.labels == 0].mean())

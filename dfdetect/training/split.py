@@ -1,4 +1,4 @@
-"""Which faces a model is trained on, and which it is judged by."""
+"""Split faces into those that a model is trained on and those that it is judged by."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ class Split:
 
     Attributes:
         train: Recorded crops to train on.
-        reconstructions: Crops that `dfdetect reconstruct` has made of REAL ones, if there are any.
-        held_out: Crops of other actors and sources, to judge by.
+        reconstructions: Crops that `dfdetect reconstruct` has made from REAL crops, if there are
+            any.
+        held_out: Crops of other actors and sources, by which the model is judged.
     """
 
     train: FaceSet
@@ -26,7 +27,7 @@ class Split:
     held_out: FaceSet
 
     def require_readable(self, context: DistributedContext, progress: bool) -> None:
-        """Decode every image once; each process has its share of them.
+        """Decode every image once; the processes share the work.
 
         Raises:
             FaceSetError: An image cannot be decoded.
@@ -47,11 +48,11 @@ def read_split(
     Args:
         faces: Indexes of face sets.
         val: Indexes of other face sets, shares of `faces` to hold out, or several of these.
-        seed: Seed of the choice of what is held out.
+        seed: Seed of the random choice of held-out faces.
         min_pair_difference: As in `FaceSet.without_label_noise`.
 
     Raises:
-        FaceSetError: A face set is unusable, has one class only, or both sides share crops.
+        FaceSetError: A face set is unusable or has only one class, or both sides share crops.
     """
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
@@ -79,7 +80,7 @@ def read_split(
 
 
 def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
-    """Leave out crops of actors who are also in a face set that is held out.
+    """Leave out crops of actors who also occur in a held-out face set.
 
     Raises:
         FaceSetError: The face sets share crops, or it cannot be told whether they share actors.
@@ -99,5 +100,5 @@ def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
 
 
 def as_list(val: str | Path | float | Sequence[str | Path | float]) -> list[str | Path | float]:
-    """Turn what `train` takes as `val` into a list."""
+    """Turn the argument `val` of `train` into a list."""
     return [val] if isinstance(val, str | Path | float) else list(val)

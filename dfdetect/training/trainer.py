@@ -1,4 +1,4 @@
-"""Train one model on face sets, keep its best epoch, calibrate it, write the checkpoint."""
+"""Train one model on face sets, keep its best epoch, calibrate it, and write the checkpoint."""
 
 import random
 import warnings
@@ -47,7 +47,7 @@ from dfdetect.training.split import Split, as_list, read_split
 
 EVAL_BATCH = 64
 SAMPLE = 64
-# People who are seen in fewer frames than this share of those of the one most seen have no say.
+# People are ignored if they are seen in fewer frames than this share of the most seen person's.
 MIN_TRACK_SHARE = 0.25
 
 
@@ -66,33 +66,34 @@ def train(
 ) -> ModelSpec:
     """Train a model and write its checkpoint.
 
-    After each epoch the model is scored on held-out actors and sources, as
-    `dfdetect.training.judging` says; the epoch with the lowest `choosing_loss` is kept and its
-    logits are calibrated there (Platt scaling). Linear models are fitted at several strengths of
-    their penalty instead; the best one is kept in the same way. `OUT.state.pt` holds all that
-    resuming needs, and `OUT.best.safetensors` is the checkpoint of the best epoch so far; both are
-    deleted at the end. `OUT.history.csv` and `OUT.history.png` have the figures of each epoch.
+    After each epoch the model is scored on held-out actors and sources, as described in
+    `dfdetect.training.judging`. The epoch with the lowest `choosing_loss` is kept, and its
+    logits are calibrated on the same faces (Platt scaling). Linear models are fitted at several
+    strengths of their penalty instead; the best one is kept in the same way. `OUT.state.pt` holds
+    all that resuming needs, and `OUT.best.safetensors` is the checkpoint of the best epoch so far;
+    both are deleted at the end. `OUT.history.csv` and `OUT.history.png` have the figures of each
+    epoch.
 
-    If `torchrun` starts several processes, they share each batch and learn from it what one process
-    would: the losses are the same except for rounding, and a run may be resumed with another number
-    of processes.
+    If `torchrun` starts several processes, they share each batch. The losses are the same as those
+    of one process except for rounding, and a run may be resumed with another number of processes.
 
     Args:
         config: Architecture and hyper-parameters; `recipe(architecture)` has those that suit it.
-        faces: Indexes of the face sets to train on. What `dfdetect reconstruct` has made of them
-            can be among them, for the setting `reconstruction_share`.
+        faces: Indexes of the face sets to train on. Face sets that `dfdetect reconstruct` has
+            made from them may be included, for the setting `reconstruction_share`.
         out: The checkpoint to write, ending in `.safetensors`.
-        val: Indexes of face sets of other actors and sources, and the share of the actor groups or
-            sources of `faces` to hold out; any of them, or several.
+        val: Index of a face set of other actors and sources, or the share of the actor groups or
+            sources of `faces` to hold out; or a list of several of these.
         init: A state dict to start from (`.pth`, `.safetensors`, `.h5`), `"imagenet"` for the
             weights of an installed package (`dfdetect.training.pretrained` lists them), or None for
             random weights.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; of several GPUs, each process takes its own.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process takes its
+            own.
         resume: Continue from `OUT.state.pt`, where a run of the same configuration stopped.
         workers: Processes that read and augment crops; None for this process's share of the cores.
         progress: Show progress bars.
-        weights: How much of the REAL and of the FAKE crops of each batch come from each of `faces`;
-            all the same if None. What is made of REAL crops does not count.
+        weights: Share of the REAL and of the FAKE crops of each batch that come from each of
+            `faces`; equal if None. Fakes that are made from REAL crops do not count.
 
     Returns:
         The specification that the checkpoint holds.
@@ -151,14 +152,14 @@ def train(
 
 @dataclass(frozen=True)
 class _Loading:
-    """How crops are read: by how many processes, and whether with a progress bar."""
+    """Settings for reading crops: the number of processes, and whether to show a progress bar."""
 
     workers: int
     progress: bool
 
 
 def _require_new(out: Path, state_path: Path, resume: bool) -> None:
-    """Refuse to write over what an earlier run has left, before anything is read.
+    """Refuse to overwrite files of an earlier run, before anything is read.
 
     Raises:
         ArgumentError: The checkpoint exists, cannot be written or has another suffix, or a stopped
@@ -170,7 +171,7 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
 
 
 def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
-    """Return what the checkpoint of the best model so far says."""
+    """Return the specification for the checkpoint of the best model so far."""
     assert run.best is not None
     return replace(
         run.spec,
@@ -186,12 +187,12 @@ def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
 
 
 def _best_path(out: Path) -> Path:
-    """Return where the checkpoint of the best epoch so far is kept while a run goes on."""
+    """Return the path of the checkpoint of the best epoch so far, which exists during a run."""
     return out.with_suffix(f".best{SUFFIX}")
 
 
 def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
-    """Write the checkpoint, and delete what was kept while the run went on."""
+    """Write the checkpoint, and delete the files that are needed only during the run."""
     scores = run.best["scores"]
     if scores["log_loss"] >= scores["constant_log_loss"]:
         warnings.warn(
@@ -206,7 +207,7 @@ def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
-    """Build the model with random weights, or those of `init` but for the head.
+    """Build the model with random weights, or with those of `init` except for the head.
 
     Raises:
         ArgumentError: The architecture lacks a configured option or cannot take crops of the
@@ -241,7 +242,7 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
 
 
 def start_spec(config: TrainConfig) -> ModelSpec:
-    """What a checkpoint of this run says of its input, before anything is known of its output.
+    """Return the specification of a run's input, before anything is known of its output.
 
     Raises:
         ArgumentError: The architecture is unknown, or cannot take such input.
@@ -268,7 +269,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
-    """Some crops or clips, spread over a face set, as the model takes them."""
+    """Return some inputs of the model, from crops or clips spread over a face set."""
     dataset = ClipDataset(
         faces, partial(resize_crop, size=spec.input_size), spec.frames_per_clip, jitter=False
     )
@@ -285,9 +286,9 @@ def predict_logits(
     progress: bool,
     context: DistributedContext = ONE_PROCESS,
 ) -> np.ndarray:
-    """Raw logits of FAKE of each crop or clip, resized as the detector does; float32 (n,).
+    """Return the raw logit of FAKE of each crop or clip, resized as in the detector; float32 (n,).
 
-    The processes look at a part each, and all get the whole.
+    Each process computes a part, and all get the whole.
     """
     model.eval()
     device = next(model.parameters()).device
