@@ -77,7 +77,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or a module (PEP 562)."""
+    """Import and return a public name or a module (PEP 562)."""
     if name in _PACKAGES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:

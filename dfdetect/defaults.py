@@ -1,4 +1,4 @@
-"""Defaults and choices that the command line shows; apart, so that `--help` loads nothing else."""
+"""Defaults and choices that the command line shows. `--help` loads only this module."""
 
 DEFAULT_FRAMES = 32
 DEFAULT_PRIOR = 0.5

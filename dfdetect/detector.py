@@ -1,4 +1,4 @@
-"""Detector: video(s) -> VideoResult, the pipeline that ties decoding, faces, model and scoring."""
+"""Detector: the pipeline of decoding, face tracking, models and scoring for each video."""
 
 import logging
 import warnings
@@ -105,7 +105,7 @@ class Detector:
 
     @property
     def operating_points(self) -> OperatingPoints | None:
-        """The thresholds of the verdicts, or None if the checkpoint holds none.
+        """Return the thresholds of the verdicts, or None if the checkpoint holds none.
 
         Example:
             >>> load_detector("tf_efficientnet_lite2_wild").operating_points
@@ -115,14 +115,14 @@ class Detector:
 
     @property
     def model(self) -> nn.Module:
-        """The model, with fused batch norms; an `nn.ModuleList` if there are several."""
+        """Return the model, with fused batch norms, or an `nn.ModuleList` if there are several."""
         models = [classifier.model for classifier in self.classifiers]
         return models[0] if len(models) == 1 else nn.ModuleList(models)
 
     def replica(self, device: torch.device, decoders: DecoderPool) -> "Detector":
-        """Return this detector on another device, or the same one, with decoders of its own.
+        """Return a copy of this detector with its own decoders, on the same or another device.
 
-        On the same device, both share the model.
+        Copies on the same device share the model.
         """
         if device != self.device:
             model = deepcopy(self.model)
@@ -187,7 +187,7 @@ class Detector:
         maps_per_track: int,
         allowance: VideoAllowance | None,
     ) -> VideoResult:
-        """Score what `read` gives, which may be read twice."""
+        """Score the frames that `read` returns; it may be called twice."""
         watch = _Stopwatch()
         check = (lambda: None) if allowance is None else allowance.check
         try:
@@ -223,9 +223,9 @@ class Detector:
     def predict_videos(
         self, paths: Iterable[str | Path], *, heat_maps: int = 0
     ) -> Iterator[VideoResult]:
-        """Score videos, as many at a time as there are cores but 16 at most, in the order given.
+        """Score videos in the given order, one on each core at a time, and 16 at most.
 
-        With the device `cuda`, the videos are shared out to all GPUs.
+        With the device `cuda`, the videos are divided among all GPUs.
 
         Args:
             paths: The files.
@@ -311,7 +311,7 @@ class Detector:
         )
 
     def activation_maps(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Share the logit of every crop out among the places of the model's last feature map.
+        """Divide the logit of every crop among the places of the model's last feature map.
 
         Args:
             clips: As in `predict_clips`.
@@ -366,7 +366,7 @@ class Detector:
     def _heat_maps(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], count: int
     ) -> list[list[HeatMap]]:
-        """Heat maps of the `count` frames of each track whose logits are highest."""
+        """Return heat maps of the `count` frames of each track whose logits are highest."""
         first, *_ = self._crop_formats
         places = [np.argsort(-one, kind="stable")[:count].tolist() for one in logits]
         found = []
@@ -394,7 +394,7 @@ class Detector:
     def _track_logits(
         self, tracks: Sequence[FaceTrack], check: Callable[[], None]
     ) -> list[np.ndarray]:
-        """Calibrated logits of the frames of each track."""
+        """Return the calibrated logits of the frames of each track."""
         return self._averaged(
             classifier.frame_logits(
                 (track.crops[classifier.spec.crop_format] for track in tracks), check
@@ -414,7 +414,7 @@ class Detector:
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
     ) -> tuple[list[FaceTrack], int]:
-        """The tracks, and the number of frames in which they were looked for."""
+        """Return the tracks, and the number of frames in which faces were looked for."""
         sampled = 0
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
             detect = watch.timed("detect", face_detector.detect)
@@ -518,7 +518,7 @@ def load_detector(
 
 
 def has_failed(result: VideoResult) -> bool:
-    """Whether the detector itself failed on a video: another device may succeed."""
+    """Return whether the detector itself failed on a video, so that another device may succeed."""
     return result.status == Status.FAILED
 
 
@@ -530,7 +530,7 @@ def _decode_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
 
 
 def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]:
-    """Frames of what is in memory; arrays without times are taken to be a second apart."""
+    """Return the frames of images in memory; arrays without times count as one second apart."""
     if isinstance(source, np.ndarray) and source.ndim == 3:
         source = [source]
     frames = [
@@ -559,7 +559,7 @@ def _require_image(image: np.ndarray, name: str) -> None:
 
 
 class _CheckedFrames:
-    """Frames, with a check before each.
+    """Yield frames, and call a function before each.
 
     Attributes:
         count: Number of frames that were taken.
@@ -585,7 +585,7 @@ class _Stopwatch:
 
     @contextmanager
     def measure(self, stage: str, apart_from: Sequence[str] = ()) -> Iterator[None]:
-        """Time a block; what it spends in the stages `apart_from` is not counted twice."""
+        """Time a block, without the time that it spends in the stages `apart_from`."""
         start = perf_counter() - self._sum(apart_from)
         try:
             yield
@@ -593,7 +593,7 @@ class _Stopwatch:
             self.seconds[stage] += perf_counter() - self._sum(apart_from) - start
 
     def timed(self, stage: str, function: Callable[..., Item]) -> Callable[..., Item]:
-        """The function, with its calls timed."""
+        """Return the function, with its calls timed."""
 
         def call(*arguments: Any) -> Item:
             with self.measure(stage):
@@ -602,7 +602,7 @@ class _Stopwatch:
         return call
 
     def iterate(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Time the making of each item, not what is done with it."""
+        """Time how long each item takes to make, but not how it is used."""
         iterator = iter(items)
         while True:
             with self.measure(stage):

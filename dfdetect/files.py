@@ -75,7 +75,7 @@ def _require_replaceable(path: Path) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Text with all that would do something to a terminal, or cannot be encoded, escaped.
+    r"""Return a text in which control characters, and those that cannot be encoded, are escaped.
 
     Example:
         >>> printable("two\nlines.mp4")
@@ -88,7 +88,7 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Text of a CSV cell that no spreadsheet computes (OWASP, "CSV Injection").
+    """Return text for a CSV cell that no spreadsheet computes (OWASP, "CSV Injection").
 
     Example:
         >>> inert("=1+1.mp4")

@@ -1,4 +1,4 @@
-"""predict: folders of videos in, results out, and in files if they are asked for."""
+"""`predict`: score the videos in folders, return the results, and write them to files."""
 
 import hashlib
 import logging

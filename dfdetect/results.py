@@ -109,7 +109,7 @@ class OperatingPoints:
             )
 
     def verdict(self, probability: float) -> Verdict:
-        """The verdict on a video.
+        """Return the verdict on a video.
 
         Example:
             >>> OperatingPoints(uncertain=0.4, fake=0.8).verdict(0.6).value
@@ -295,7 +295,7 @@ class VideoResult:
 
     @property
     def frames_with_faces(self) -> int:
-        """Number of sampled frames that show a face."""
+        """Return the number of sampled frames that show a face."""
         return len({time for track in self.tracks for time in track.times})
 
     def __repr__(self) -> str:

@@ -79,17 +79,17 @@ class BenchResult:
 
     @property
     def videos_per_second(self) -> float:
-        """Number of videos that are scored per second."""
+        """Return the number of videos that are scored per second."""
         return 1 / self.seconds_per_video
 
     @property
     def ratio_to_read(self) -> float:
-        """Time per video, divided by the time in which OpenCV reads every frame."""
+        """Return the time per video, divided by the time in which OpenCV reads every frame."""
         return self.seconds_per_video / self.read_seconds_per_video
 
     @property
     def ratio_to_reference(self) -> float:
-        """Time per video, divided by that of the winner's pipeline."""
+        """Return the time per video, divided by that of the winner's pipeline."""
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
@@ -253,7 +253,7 @@ class _Reference(Detector):
 def _warm_detector(
     weights: Weights, device: str, frames: int, engine: str, videos: Sequence[Path]
 ) -> Detector:
-    """A detector that has scored the videos once: that chooses and compiles kernels."""
+    """Return a detector that has scored the videos once, which chooses and compiles kernels."""
     chosen = choose_engine(engine, choose_device(device))
     detector = load_detector(weights, device, frames, chosen)
     if not any(detector.predict(video).tracks for video in videos):
@@ -262,7 +262,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Seconds a video for decoding its sampled frames, several videos at a time."""
+    """Return the seconds per video for decoding its sampled frames, several videos at a time."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -281,7 +281,7 @@ def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
 
 
 def _in_rounds(videos: Sequence[Path]) -> list[Path]:
-    """The videos as often as it takes to time them well."""
+    """Return the videos, repeated often enough for a precise timing."""
     return list(videos) * -(-LEAST_VIDEOS * available_cores() // len(videos))
 
 

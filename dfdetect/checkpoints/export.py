@@ -1,4 +1,4 @@
-"""A checkpoint as an ONNX file, for programs that run without torch or Python.
+"""Export a checkpoint as an ONNX file, for programs that run without torch or Python.
 
 The graph takes what a face detector cuts out and gives what can be averaged over frames, so that
 nothing between the two can be forgotten:
@@ -39,7 +39,7 @@ TRIED_BATCHES = (1, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportResult:
-    """What was exported.
+    """The description of an exported model.
 
     Attributes:
         path: The file.
@@ -62,7 +62,7 @@ class ExportResult:
 
 
 class CropsToLogits(nn.Module):
-    """Normalisation, model and calibration in one.
+    """A network of normalisation, model and calibration.
 
     Args:
         model: As `load_checkpoint` gives it.
@@ -75,7 +75,7 @@ class CropsToLogits(nn.Module):
         self.spec = spec
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        """uint8 RGB crops of shape (batch, 3, height, width), or clips of them -> logits."""
+        """Return logits of uint8 RGB crops (batch, 3, height, width), or of clips of them."""
         calibration = self.spec.calibration
         return calibration.scale * self.model(self.spec.normalise(crops)) + calibration.bias
 
@@ -163,7 +163,7 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
 @torch.inference_mode()
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
-    """The largest difference of a logit from torch's."""
+    """Return the largest difference between a logit and torch's."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -176,7 +176,7 @@ def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
 
 
 def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
-    """Crops of smooth noise, which are nearer to pictures than noise of single pixels is."""
+    """Return crops of smooth noise, which is more like pictures than noise of single pixels."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *spec.input_shape[1:])
     coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)

@@ -143,7 +143,7 @@ def load_ensemble(
 def make_ensemble(
     paths: Sequence[str | Path], out: str | Path, *, shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Keep checkpoints that answer together as one checkpoint.
+    """Save several checkpoints as one checkpoint, whose models answer together.
 
     It has the aggregation of the first one and no operating points.
 
@@ -252,7 +252,7 @@ def _name(kind: torch.dtype) -> str:
 
 
 def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of the header's JSON and of the tensors; independent of their order in the file."""
+    """Return the SHA-256 of the header's JSON and the tensors, whatever their order in the file."""
     digest = sha256(text.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

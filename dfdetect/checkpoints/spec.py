@@ -73,23 +73,23 @@ class ModelSpec:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of a batch of one: (1, 3, height, width) or (1, time, 3, height, width)."""
+        """Return the shape of one input: (1, 3, height, width), or (1, time, 3, height, width)."""
         time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
         return (1, *time, RGB, self.input_size, self.resize.width(self.input_size))
 
     @property
     def crop_format(self) -> CropFormat:
-        """Which crops the model takes."""
+        """Return the format of the crops that the model takes."""
         return CropFormat(self.crop, self.input_size, self.resize)
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
-        """The models that answer: this one alone. Of an `EnsembleSpec`, there are several."""
+        """Return the models that answer: only this one. An `EnsembleSpec` has several."""
         return (self,)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """How much the logits of each member count."""
+        """Return how much the logits of each member count."""
         return (1.0,)
 
     def __post_init__(self) -> None:

@@ -65,7 +65,7 @@ class CropSettings:
 
     @property
     def crop_format(self) -> CropFormat:
-        """Rule and size of the crops."""
+        """Return rule and size of the crops."""
         return CropFormat(self.crop, self.size)
 
     def __str__(self) -> str:

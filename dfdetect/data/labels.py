@@ -69,7 +69,7 @@ class LabelledVideo:
 
     @property
     def place(self) -> Place:
-        """Archive, if any, and path: unique among all videos."""
+        """Return the archive, if any, and the path: unique among all videos."""
         return self.archive, self.path
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
@@ -120,16 +120,16 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Place of the image: unique among all pictures."""
+        """Return the place of the image, which is unique among all pictures."""
         return self.image
 
     @property
     def size(self) -> int:
-        """Size of the encoded picture in bytes."""
+        """Return the size of the encoded picture in bytes."""
         return max(0, self.image.size)
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
-        """Yield the one frame; the arguments are for videos.
+        """Yield the picture as the only frame; the arguments have no effect.
 
         Raises:
             FaceSetError: The picture cannot be decoded.

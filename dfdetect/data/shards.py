@@ -57,7 +57,7 @@ class ShardWriter:
 
     @property
     def end(self) -> tuple[int, int]:
-        """Number of the last shard, and its size in bytes so far."""
+        """Return the number of the last shard, and its size in bytes so far."""
         return self.number, self._tar.offset
 
     def add(self, name: str, data: bytes) -> tuple[int, int, int]:

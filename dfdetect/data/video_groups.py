@@ -1,4 +1,4 @@
-"""Labelled videos -> groups of an original and the fakes that were made of it."""
+"""Group labelled videos: each original with the fakes that were made from it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class VideoGroup:
 
     @property
     def videos(self) -> list[Video]:
-        """The videos whose crops are wanted, in order."""
+        """Return the videos whose crops are wanted, in order."""
         return [video for video in (self.original, *self.fakes) if video.name in self.wanted]
 
 
@@ -72,7 +72,7 @@ def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
 
     Args:
         videos: All videos.
-        wanted: Names of the videos whose crops are wanted; a group without any is left out.
+        wanted: Names of the videos whose crops are wanted. Groups without such videos are left out.
     """
     places = {video.place: video for video in videos}
     fakes = defaultdict(list)

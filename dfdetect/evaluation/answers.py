@@ -74,12 +74,12 @@ class Answers:
 
     @property
     def labels(self) -> np.ndarray:
-        """1 for FAKE, 0 for REAL; int64 of shape (n,)."""
+        """Return the labels, 1 for FAKE and 0 for REAL; int64 of shape (n,)."""
         return (self.texts("label") == "FAKE").astype(np.int64)
 
     @property
     def probabilities(self) -> np.ndarray:
-        """P(FAKE), float64 of shape (n,); the prior 0.5 for videos without a score."""
+        """Return P(FAKE), with the prior 0.5 for videos without a score; float64 of shape (n,)."""
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:

@@ -340,7 +340,7 @@ def voted_metrics(
 
 
 def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
-    """Log loss in nats, weighted with the weights of `vote_weights`."""
+    """Return the log loss in nats, weighted with the weights of `vote_weights`."""
     certainty = np.where(labels == 1, probabilities, 1 - probabilities)
     smallest = np.finfo(np.float64).eps
     return float(np.average(-np.log(np.clip(certainty, smallest, 1)), weights=weights))
@@ -358,7 +358,7 @@ class _Curve:
         self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:
-        """The figures that look at all thresholds; NaN without weight on both classes."""
+        """Return the figures over all thresholds; NaN without weight on both classes."""
         names = (
             *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr"),
             *("best_accuracy", "best_threshold"),

@@ -91,21 +91,21 @@ class EvaluationResult:
 
     @property
     def tracks(self) -> int:
-        """Number of tracks."""
+        """Return the number of tracks."""
         return sum(len(row.tracks) for row in self.answers.rows)
 
     @property
     def crops(self) -> int:
-        """Number of crops of all tracks."""
+        """Return the number of crops of all tracks."""
         return self.frame_level.n
 
     @property
     def without_score(self) -> int:
-        """Number of videos without a score, which count with the prior 0.5."""
+        """Return the number of videos without a score, which count with the prior 0.5."""
         return sum(math.isnan(row.probability) for row in self.answers.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures by name, of JSON's types; None stands for what cannot be said.
+        """Return all figures by name, in JSON's types; None if a value cannot be computed.
 
         Returns:
             The figures of `metrics` with their `intervals`; `tracks`, `crops` and `without_score`;
@@ -172,7 +172,7 @@ class EvaluationResult:
         return text
 
     def _main_table(self) -> str:
-        """The figures side by side: of answers, with one vote a source, of crops, of a constant."""
+        """Return a table of figures: of answers, with equal sources, of crops, of a constant."""
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
             columns["each source one vote"] = self.each_source_one_vote
@@ -193,7 +193,7 @@ class EvaluationResult:
         return "\n".join(line.rstrip() for line in lines)
 
     def _operating_points(self) -> str:
-        """How many of the data exceed the thresholds of the verdicts."""
+        """Return how many of the answers exceed the thresholds of the verdicts."""
         fake = int(self.answers.labels.sum())
         lines = [
             f"above {one.threshold:.3f} ({name}): "
@@ -209,7 +209,7 @@ class EvaluationResult:
 
 
 def _cell(figures: Metrics | VotedMetrics, name: str) -> str:
-    """One figure with its interval, or nothing."""
+    """Return the text of one figure with its interval, or an empty text."""
     value = getattr(figures, name, math.nan)
     return _with_interval(value, figures.intervals.get(name))
 

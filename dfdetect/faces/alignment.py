@@ -1,4 +1,4 @@
-"""Faces turned and scaled until their eyes, nose and mouth lie at the points of a template."""
+"""Align faces: turn and scale them until eyes, nose and mouth lie at the points of a template."""
 
 from functools import cache
 
@@ -36,13 +36,13 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray:
     """Cut a face so that its landmarks lie at those of a template.
 
-    A face is turned, scaled and moved, not bent: the similarity with the least squared distance
-    (Umeyama 1991).
+    The face is turned, scaled and moved, but not distorted. The transform is the similarity with
+    the least squared distance between landmarks and template (Umeyama 1991).
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
         points: The landmarks, of shape (5, 2), in pixels.
-        crop: Its rule has the template.
+        crop: The format of the crop, whose rule has the template.
 
     Returns:
         RGB uint8 of shape (size, width, 3); black where the image ends, unless the rule says that

@@ -67,7 +67,7 @@ def cut_crops(
 
 
 def _landmarks(image: np.ndarray, box: Box) -> np.ndarray:
-    """The five points of a face, in pixels of the image; shape (5, 2)."""
+    """Return the five points of a face, in pixels of the image; shape (5, 2)."""
     x1, y1, x2, y2 = box
     side = max(1, round(max(x2 - x1, y2 - y1)))
     corner = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
@@ -105,7 +105,8 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     Args:
         crop: uint8 of shape (3, height, width).
         size: Height of the result in pixels.
-        rule: Its width, and how it is reached; by default a square, bilinear with antialiasing.
+        rule: The width of the result and the interpolation; by default a square, and bilinear with
+                    antialiasing.
 
     Returns:
         uint8 of shape (3, size, width).
@@ -130,7 +131,7 @@ def _resize(crop: torch.Tensor, sides: list[int], interpolation: str) -> torch.T
 
 
 def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Put a crop into the middle of black."""
+    """Put a crop into the middle of a black image."""
     result = torch.zeros(3, height, width, dtype=crop.dtype)
     top, left = (height - crop.shape[1]) // 2, (width - crop.shape[2]) // 2
     result[:, top : top + crop.shape[1], left : left + crop.shape[2]] = crop

@@ -1,4 +1,4 @@
-"""Boxes of faces, and which part of a frame around them a model wants."""
+"""Boxes of faces, and the part of a frame around a box that a model needs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ LANDMARKS = 5
 
 @dataclass(frozen=True)
 class CropRule:
-    """Which part of a frame around a face the model wants, relative to MTCNN's box of the face.
+    """The part of a frame around a face that a model needs, relative to MTCNN's box of the face.
 
     Args:
         scale: Height of the crop / height of the box.
@@ -71,7 +71,7 @@ class CropRule:
             object.__setattr__(self, "template", template)  # JSON has lists
 
     def rectangle(self, box: Box) -> tuple[float, float, float, float]:
-        """Left edge, top edge, width and height in pixels of the crop for a box (x1, y1, x2, y2).
+        """Return left, top, width and height of the crop for a box (x1, y1, x2, y2), in pixels.
 
         Example:
             >>> CropRule(scale=1.5, shift=0.0, width=1.2).rectangle((100, 100, 200, 220))
@@ -127,12 +127,12 @@ class ResizeRule:
             )
 
     def width(self, height: int) -> int:
-        """Width in pixels of an input of this height."""
+        """Return the width in pixels of an input of this height."""
         return round(height * self.aspect)
 
 
 class CropFormat(NamedTuple):
-    """Which crops a model takes.
+    """The format of the crops that a model takes.
 
     Attributes:
         rule: Which part of a frame around a face is cut out.

@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of each patch of an image how real it looks (Isola et al. 2017).
+    """A discriminator that judges how real each patch of an image is (Isola et al. 2017).
 
     Takes RGB of shape (batch, 3, height, width) in -1 to 1, returns (batch, 1, height/8, width/8).
     """
@@ -117,7 +117,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def _enlarge(upsampling: str, channels: int, out: int) -> nn.Module:
-    """Twice the size, `out` channels."""
+    """Return a layer that doubles the size and gives `out` channels."""
     if upsampling == "transposed":
         return nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1)
     if upsampling == "shuffle":

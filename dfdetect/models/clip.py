@@ -39,7 +39,7 @@ class NormalisedCLIP(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of normalised images (batch, 3, 224, 224)."""
+        """Return logits (batch, 1) of normalised images (batch, 3, 224, 224)."""
         return self.head(self.dropout(normalize(self.encoder(images), dim=1)))
 
     def get_classifier(self) -> nn.Module:

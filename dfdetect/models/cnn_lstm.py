@@ -46,15 +46,15 @@ class CNNLSTM(nn.Module):
         self.head = nn.Linear(HIDDEN, 1)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of normalised clips (batch, time, 3, size, size), size 16 or more."""
+        """Return logits (batch, 1) of normalised clips (batch, time, 3, size, size), size >= 16."""
         return self.forward_head(self.forward_features(clips))
 
     def forward_features(self, clips: torch.Tensor) -> torch.Tensor:
-        """Features (batch, time, channels, side, side) of normalised clips."""
+        """Return features (batch, time, channels, side, side) of normalised clips."""
         return self.features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of features."""
+        """Return logits (batch, 1) of features."""
         states, _ = self.lstm(features.mean(dim=(3, 4)))
         return self.head(self.dropout(states.mean(dim=1)))
 

@@ -13,10 +13,10 @@ SAME = 1e-3
 
 @torch.no_grad()
 def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Fuse each batch norm that only follows a convolution into it (Jacob et al. 2018, 3.2).
+    """Fuse each batch norm into the convolution before it (Jacob et al. 2018, section 3.2).
 
-    A forward pass shows which convolution each batch norm follows. If the fused model answers
-    differently, because something else uses a convolution's output too, it is not used.
+    A forward pass shows which convolution each batch norm follows. The fused model is discarded if
+    its answers differ, because another layer also uses the output of a convolution.
 
     Args:
         model: A model in evaluation mode; it is not changed.
@@ -51,7 +51,7 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Pairs of a convolution and the batch norm that directly follows it."""
+    """Return the pairs of a convolution and the batch norm that directly follows it."""
     made: list[tuple[nn.Conv2d, torch.Tensor]] = []
     taken: list[tuple[nn.BatchNorm2d, torch.Tensor]] = []
 

@@ -38,16 +38,16 @@ class LinearModel(nn.Module):
         self.head = nn.Linear(3 * GRID**2, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of normalised images (batch, 3, size, size)."""
+        """Return logits (batch, 1) of normalised images (batch, 3, size, size)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Sharpness (batch, 3, 16, 16) of normalised images."""
+        """Return sharpness (batch, 3, 16, 16) of normalised images."""
         neighbours = avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
         return adaptive_avg_pool2d((images - neighbours).abs(), GRID)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of sharpness."""
+        """Return logits (batch, 1) of sharpness."""
         return self.head(features.flatten(1))
 
     def get_classifier(self) -> nn.Module:

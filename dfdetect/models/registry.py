@@ -173,7 +173,7 @@ def list_recipes() -> list[str]:
 
 @cache
 def _own_models() -> dict[str, ModelInfo]:
-    """This package's architectures: each module registers its own when it is imported."""
+    """Return this package's architectures, which its modules register when they are imported."""
     package = import_module("dfdetect.models")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)

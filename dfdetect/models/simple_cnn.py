@@ -59,15 +59,15 @@ class SimpleCNN1(nn.Module):
         self.classifier = _fully_connected(WIDTHS[-1] * GRID_1**2, drop_rate, outputs)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, outputs) of normalised images (batch, 3, size, size)."""
+        """Return logits (batch, outputs) of normalised images (batch, 3, size, size)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (batch, channels, side, side) of normalised images."""
+        """Return features (batch, channels, side, side) of normalised images."""
         return self.features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, outputs) of features."""
+        """Return logits (batch, outputs) of features."""
         return self.classifier(self.pool(features))
 
     def get_classifier(self) -> nn.Module:
@@ -105,15 +105,15 @@ class SimpleCNN2(nn.Module):
         self.classifier = _fully_connected(16 * GRID_2**2, drop_rate, outputs)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, outputs) of normalised images (batch, 3, size, size)."""
+        """Return logits (batch, outputs) of normalised images (batch, 3, size, size)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (batch, channels, side, side) of normalised images."""
+        """Return features (batch, channels, side, side) of normalised images."""
         return self.features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, outputs) of features."""
+        """Return logits (batch, outputs) of features."""
         return self.classifier(self.pool(features))
 
     def get_classifier(self) -> nn.Module:

@@ -81,15 +81,15 @@ class Xception(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, outputs) of normalised images (batch, 3, size, size), size 71 or more."""
+        """Return logits (batch, outputs) of normalised images (batch, 3, size, size > 70)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features (batch, 2048, side, side) of normalised images."""
+        """Return features (batch, 2048, side, side) of normalised images."""
         return self.exit(self.middle(self.entry(self.stem(images))))
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, outputs) of features."""
+        """Return logits (batch, outputs) of features."""
         return self.head(self.dropout(adaptive_avg_pool2d(features, 1).flatten(1)))
 
     def get_classifier(self) -> nn.Module:

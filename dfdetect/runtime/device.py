@@ -43,7 +43,7 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def has_fast_half(device: torch.device) -> bool:
-    """Whether a device multiplies matrices faster in half precision than in float32.
+    """Return whether a device multiplies matrices faster in half precision than in float32.
 
     All GPUs do, and CPUs with matrix units (AMX); other CPUs are many times slower.
     """

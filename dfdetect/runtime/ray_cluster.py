@@ -191,7 +191,7 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Maximum number of items dispatched, counted from the oldest unfinished one."""
+        """Return the largest number of items dispatched, counted from the oldest unfinished one."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:

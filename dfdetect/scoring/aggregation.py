@@ -118,7 +118,7 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
-    """The mean of the confident FAKE frames if there are many, or of the REAL ones if most are."""
+    """Return the mean of the confident FAKE frames if many, of the REAL ones if these are most."""
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
     if len(fake) > len(values) // 2.5 and len(fake) > 11:
@@ -138,7 +138,7 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _power_law(logits: np.ndarray, _: Aggregation) -> float:
-    """Probabilities pushed away from one half, weighted by how far they are from it."""
+    """Return a mean of probabilities pushed away from 0.5, weighted by their distance from it."""
     distance = _sigmoid(logits) - 0.5
     pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)
     return _logit(np.average(pushed, weights=np.abs(distance) + 1e-4))

@@ -1,9 +1,9 @@
-"""When a detector is less reliable than usual: limits that were measured, and a sentence for each.
+"""Measured limits beyond which a detector is less reliable than usual, with a sentence for each.
 
 The limits hold for the default detector. Beyond each of them, its balanced accuracy is lower than
 elsewhere; for damaged crops the 95 % interval of the difference lies below 0.
-`dfdetect compare-conditions` measures them again, and the page Experiments has the figures, also of
-what makes no difference.
+`dfdetect compare-conditions` measures them again, and the page Experiments has all figures,
+including those of properties that make no difference.
 """
 
 from collections.abc import Sequence

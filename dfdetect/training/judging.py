@@ -98,6 +98,6 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Return the rows of faces without a known source and with one, without empty arrays."""
+        """Return the rows of faces without a known source and with one; no group is empty."""
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

@@ -41,7 +41,7 @@ class CancelledError(DfdetectError):
 
 
 class DecoderPool:
-    """Reads videos in decoder processes, one per video at a time, which are kept for later videos.
+    """Reads videos in decoder processes; each reads one video at a time and is used again later.
 
     Several threads may use a pool, each for another video. The processes end when the pool is
     closed or no longer referenced. Unpickling a pool gives a new one without processes.
@@ -71,17 +71,17 @@ class DecoderPool:
 
     @property
     def idle(self) -> "list[DecoderProcess]":
-        """The processes that wait for a video."""
+        """Return the processes that wait for a video."""
         return list(self._processes.idle)
 
     @property
     def busy(self) -> "list[DecoderProcess]":
-        """The processes that are reading a video."""
+        """Return the processes that are reading a video."""
         return list(self._processes.busy)
 
     @property
     def closed(self) -> bool:
-        """Whether the pool was closed."""
+        """Return whether the pool was closed."""
         return self._processes.ended
 
     def read_frames(

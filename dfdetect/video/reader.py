@@ -214,7 +214,7 @@ class Timeline:
 
     @property
     def first(self) -> int:
-        """The stamp of the first frame."""
+        """Return the stamp of the first frame."""
         return int(self.stamps[0]) if len(self.stamps) else 0
 
     def seconds(self, stamp: int) -> float:
@@ -323,7 +323,7 @@ def read_timeline(path: str | Path) -> Timeline:
 def _list_packets(
     container: "av.container.InputContainer", stream: "av.VideoStream"
 ) -> tuple[np.ndarray, Timeline]:
-    """The stamp of each packet in the order of the file and whether it is a key frame; the rest."""
+    """Return stamps and key-frame flags of the packets in file order, and the timeline."""
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     packets = np.fromiter(
         (
@@ -340,7 +340,7 @@ def _list_packets(
 
 
 def open_container(path: Path) -> "av.container.InputContainer":
-    """Open a video file, and nothing that it refers to.
+    """Open a video file, but no other file or address that it refers to.
 
     Raises:
         VideoError: The file is no video, or needs too much memory.

@@ -1,4 +1,4 @@
-"""CLIP's image encoder with the names of Hugging Face, as Effort and GenD keep it.
+"""CLIP's image encoder with the names of Hugging Face, as in the files of Effort and GenD.
 
 Both have a head with two classes. Effort (Yan et al., ICML 2025) keeps each linear layer of the
 attention as a fixed matrix and what was trained beside it, as factors of a second one; their sum
@@ -45,12 +45,12 @@ INNER = {
 
 
 def recognises_effort(shapes: Shapes) -> bool:
-    """Whether the attention's layers are kept as a matrix and factors."""
+    """Return whether each attention layer is stored as a matrix and factors of another one."""
     return f"{EFFORT}encoder.layers.0.self_attn.q_proj.weight_main" in shapes
 
 
 def recognises_gend(shapes: Shapes) -> bool:
-    """Whether this is CLIP's encoder in GenD."""
+    """Return whether the file holds CLIP's encoder as GenD stores it."""
     return f"{GEND}encoder.layers.0.self_attn.q_proj.weight" in shapes
 
 
@@ -62,7 +62,7 @@ def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
 
 
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Give the tensors timm's names; the head is that which `config.json` beside the file names."""
+    """Give the tensors timm's names; `config.json` beside the file names the head."""
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"
     config = tensors.path.with_name("config.json")
@@ -112,7 +112,7 @@ def _read_encoder(
 
 
 def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight and bias of a linear layer, which Effort keeps as a sum."""
+    """Return the weight and bias of a linear layer, which Effort stores as a sum."""
     bias = tensors.take(f"{place}.bias")
     if f"{place}.weight" in tensors.left:
         return tensors.take(f"{place}.weight"), bias

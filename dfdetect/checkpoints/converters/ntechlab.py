@@ -1,10 +1,11 @@
-"""The third place of the Deepfake Detection Challenge (NTech-Lab: Davletshin et al. 2020).
+"""The networks of NTech-Lab, which came third in the DFDC (Davletshin et al. 2020).
 
-Read in https://github.com/NTech-Lab/deepfake-detection-challenge at commit 52095ce, Apache-2.0,
-with efficientnet_pytorch 0.6.3. Files are state dicts in half precision: two EfficientNet-B7 for
-frames and one for sequences of seven. Faces are boxes with a quarter more on each side, of which
-the middle is shown to the networks; one of the two that look at frames (`large_crop` in the path
-of its file) sees all of it.
+The format was read from https://github.com/NTech-Lab/deepfake-detection-challenge at commit 52095ce
+(licence Apache-2.0), which uses efficientnet_pytorch 0.6.3. Files are state dicts in half
+precision: two EfficientNet-B7 for frames, and one for sequences of seven frames. Crops are boxes
+    with a margin
+of a quarter on each side. The network for frames with `large_crop` in the path of its file gets the
+whole crop; the other networks get its middle.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
@@ -29,12 +30,12 @@ BOX_ASPECT = 0.8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Whether this is EfficientNet-B7 with one output and no prefix."""
+    """Return whether the file holds EfficientNet-B7 with one output and names without a prefix."""
     return efficientnet_variant(shapes) == 7 and shapes.get("_fc.weight", (0,))[0] == 1
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Tell frames from sequences, and give the tensors timm's names."""
+    """Find out whether the network takes frames or sequences; give the tensors timm's names."""
     sequences = any(name.endswith("_expand_conv.conv.weight") for name in tensors.left)
     architecture = "efficientnet_b7_sequence" if sequences else "efficientnet_b7_fixed06"
     large = any("large_crop" in part for part in tensors.path.parts)
