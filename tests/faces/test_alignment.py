@@ -51,11 +51,11 @@ def test_cut_crops_turns_a_face_to_the_template(face, angle):
     assert np.corrcoef(ours[shown].ravel(), expected[shown].ravel())[0, 1] > 0.8
 
 
-def test_templates_need_five_points():
+def test_crop_rule_refuses_templates_without_five_points():
     with pytest.raises(ValueError, match=r"crop\.template must be five points"):
         CropRule(template=TEMPLATE[:4])
 
 
-def test_rules_from_json_are_equal():
+def test_crop_rule_from_json_is_equal():
     assert CropRule(template=[list(point) for point in TEMPLATE]) == CropRule(template=TEMPLATE)
     assert hash(CropRule(template=TEMPLATE)) == hash(CropRule(template=list(TEMPLATE)))

@@ -14,7 +14,7 @@ from dfdetect.faces.clips import make_clip, still_clip, windows
         (0, 4, []),
     ],
 )
-def test_windows(count, length, expected):
+def test_windows_of_few_and_many_crops(count, length, expected):
     assert windows(count, length) == expected
 
 
@@ -26,12 +26,12 @@ def test_windows_cover_every_crop_in_order(count):
     assert all(part == sorted(part) for part in parts)
 
 
-def test_image_models_see_the_crop_itself():
+def test_make_clip_of_one_crop_is_the_crop_itself():
     crop = torch.randint(0, 255, (3, 16, 16), dtype=torch.uint8)
     assert make_clip([crop], 1) is crop
 
 
-def test_still_copies_are_the_same_each_time_and_hardly_moved():
+def test_still_clip_is_the_same_each_time_and_hardly_moves():
     crop = torch.arange(100, dtype=torch.uint8).repeat(3, 100, 1)
     clip = still_clip(crop, 8)
     assert (clip.shape, clip.dtype) == ((8, 3, 100, 100), torch.uint8)

@@ -67,6 +67,6 @@ def test_resize_crop_by_each_interpolation(name, side):
 
 
 @pytest.mark.parametrize("fields", [{"fit": "bend"}, {"interpolation": "x"}, {"aspect": 9.0}])
-def test_resize_rules_that_nobody_follows_are_refused(fields):
+def test_resize_rule_refuses_unknown_values(fields):
     with pytest.raises(ValueError, match=r"resize\."):
         ResizeRule(**fields)

@@ -19,20 +19,20 @@ def face(sample_data):
     return frame.image
 
 
-def test_finds_the_face_where_it_is(face_detector, face):
+def test_detect_finds_the_face_where_it_is(face_detector, face):
     ((box,),) = face_detector.detect([face])
     by_eye = (365, 80, 560, 340)
     assert iou(box, by_eye) > 0.6
 
 
-def test_boxes_are_in_pixels_of_the_image_as_given(face_detector, face):
+def test_detect_gives_boxes_in_pixels_of_the_image(face_detector, face):
     ((box,),) = face_detector.detect([face])
     large = cv2.resize(face, None, fx=4, fy=4)
     ((large_box,),) = face_detector.detect([large])
     assert iou(box, tuple(edge / 4 for edge in large_box)) > 0.8
 
 
-def test_batches_of_mixed_sizes_and_of_nothing(face_detector, face):
+def test_detect_takes_mixed_sizes_and_no_images(face_detector, face):
     small = cv2.resize(face, None, fx=0.5, fy=0.5)
     tiny = face[:10, :10]
     grey = np.full_like(face, 128)
@@ -41,12 +41,12 @@ def test_batches_of_mixed_sizes_and_of_nothing(face_detector, face):
     assert face_detector.detect([]) == []
 
 
-def test_dark_faces_are_found(face_detector, face):
+def test_detect_finds_dark_faces(face_detector, face):
     dark = cv2.convertScaleAbs(face, alpha=0.12)
     assert len(face_detector.detect([dark])[0]) == 1
 
 
-def test_only_dark_images_are_brightened():
+def test_brighten_changes_only_dark_images():
     dark = np.linspace(0, 100, 4800).astype(np.uint8).reshape(40, 40, 3)
     assert brighten(dark).mean() > 2 * dark.mean()
     assert brighten(dark).max() < 255
@@ -55,7 +55,7 @@ def test_only_dark_images_are_brightened():
     assert brighten(np.zeros_like(dark)).max() == 0
 
 
-def test_high_recall_detector_sees_smaller_faces(face_detector, face):
+def test_high_recall_finds_smaller_faces(face_detector, face):
     scene = np.full((1080, 1920, 3), 90, np.uint8)
     small = cv2.resize(face, None, fx=0.09, fy=0.09, interpolation=cv2.INTER_AREA)
     scene[500 : 500 + small.shape[0], 900 : 900 + small.shape[1]] = small
@@ -64,7 +64,7 @@ def test_high_recall_detector_sees_smaller_faces(face_detector, face):
     assert 925 < box[0] < box[2] < 960
 
 
-def test_smaller_copies_still_show_faces_half_as_high_as_those_known(face_detector, face):
+def test_detect_in_smaller_copies_finds_faces_half_as_high(face_detector, face):
     ((box,),) = face_detector.detect([face])
     half = cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     ((small_box,),) = face_detector.detect([half], box[3] - box[1])

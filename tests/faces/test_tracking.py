@@ -34,7 +34,7 @@ def face_detector():
     return MTCNNDetector(torch.device("cpu"))
 
 
-def test_most_detection_frames_are_shrunk_as_far_as_the_known_faces_allow():
+def test_track_faces_shrinks_most_detection_frames():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 70 - number)])
     track_faces(blank_frames(32), face_detector.detect, [SMALL])
     smallest = {number for number, known in face_detector.known.items() if known is None}
@@ -42,7 +42,7 @@ def test_most_detection_frames_are_shrunk_as_far_as_the_known_faces_allow():
     assert (face_detector.known[4], face_detector.known[31]) == (48, 36)
 
 
-def test_everything_is_searched_while_nobody_is_known():
+def test_track_faces_searches_whole_frames_while_nobody_is_known():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number > 15 else [])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert all(face_detector.known[number] is None for number in range(0, 17, 2))
@@ -50,7 +50,7 @@ def test_everything_is_searched_while_nobody_is_known():
 
 
 @pytest.mark.parametrize(("speed", "looked_at"), [(0, range(0, 32, 4)), (4, range(0, 32, 2))])
-def test_still_faces_are_looked_for_on_fewer_frames(speed, looked_at):
+def test_track_faces_looks_at_fewer_frames_of_still_faces(speed, looked_at):
     face_detector = ScriptedDetector(
         lambda number: [(10 + speed * number, 10, 60 + speed * number, 60)]
     )
@@ -59,7 +59,7 @@ def test_still_faces_are_looked_for_on_fewer_frames(speed, looked_at):
     assert track.times == [number / 10 for number in range(32)]
 
 
-def test_frames_between_are_looked_at_where_somebody_comes_or_goes():
+def test_track_faces_looks_closer_where_somebody_comes_or_goes():
     always, later = (10, 10, 60, 60), (200, 100, 260, 180)
     face_detector = ScriptedDetector(lambda number: [always, later] if number >= 14 else [always])
     first, second = track_faces(blank_frames(32), face_detector.detect, [SMALL])
@@ -68,14 +68,14 @@ def test_frames_between_are_looked_at_where_somebody_comes_or_goes():
     assert (len(first.times), second.times[0]) == (32, 1.4)
 
 
-def test_boxes_between_detection_frames_are_interpolated():
+def test_track_faces_interpolates_boxes_between_detection_frames():
     face_detector = ScriptedDetector(lambda number: [(10 + number, 20, 60 + number, 70)])
     (track,) = track_faces(blank_frames(20), face_detector.detect, [SMALL])
     for time, box in zip(track.times, track.boxes, strict=True):
         assert box == pytest.approx((10 + 10 * time, 20, 60 + 10 * time, 70))
 
 
-def test_two_people_are_two_tracks_even_when_they_move():
+def test_track_faces_keeps_two_moving_people_apart():
     face_detector = ScriptedDetector(
         lambda number: [(200 - number, 50, 260 - number, 120), (10 + number, 50, 70 + number, 120)]
     )
@@ -86,7 +86,7 @@ def test_two_people_are_two_tracks_even_when_they_move():
 
 
 @pytest.mark.parametrize("missed", [4, 8, 12, 16, 20])
-def test_someone_missed_on_four_detection_frames_stays_one_person(missed):
+def test_track_faces_bridges_four_missed_detection_frames(missed):
     face_detector = ScriptedDetector(
         lambda number: [] if number in range(missed, missed + 8) else [(10, 10, 60, 60)]
     )
@@ -95,26 +95,26 @@ def test_someone_missed_on_four_detection_frames_stays_one_person(missed):
     assert set(range(missed, missed + 8, 2)) <= set(face_detector.looked_at)
 
 
-def test_someone_who_moves_by_a_whole_face_stays_one_person():
+def test_track_faces_follows_a_move_by_a_whole_face():
     face_detector = ScriptedDetector(lambda number: [(10 + 24 * number, 20, 60 + 24 * number, 80)])
     (track,) = track_faces(blank_frames(10), face_detector.detect, [SMALL])
     assert track.boxes[5] == pytest.approx((130, 20, 180, 80))
 
 
-def test_someone_who_leaves_and_comes_late_is_shown_only_then():
+def test_track_faces_of_someone_who_comes_late_and_leaves():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if 8 <= number <= 16 else [])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert (track.times[0], track.times[-1]) == (0.8, 1.6)
 
 
-def test_a_single_sighting_beside_others_is_a_false_alarm():
+def test_track_faces_drops_a_single_sighting_beside_others():
     always, once = (10, 10, 60, 60), (200, 100, 260, 180)
     face_detector = ScriptedDetector(lambda number: [always, once] if number == 12 else [always])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert track.boxes[0] == pytest.approx(always)
 
 
-def test_a_face_in_one_frame_alone_counts():
+def test_track_faces_keeps_the_only_sighting():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number == 12 else [])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert track.times == [1.2]
@@ -122,13 +122,13 @@ def test_a_face_in_one_frame_alone_counts():
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 17, 18])
-def test_any_number_of_frames(count):
+def test_track_faces_of_any_number_of_frames(count):
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)])
     tracks = track_faces(blank_frames(count), face_detector.detect, [SMALL])
     assert [len(track.times) for track in tracks] == ([count] if count else [])
 
 
-def test_few_frames_are_held_at_a_time(monkeypatch):
+def test_track_faces_holds_few_frames_at_a_time(monkeypatch):
     monkeypatch.setattr("dfdetect.faces.tracking.RUN_BYTES", 1)
     drawn = []
 
@@ -145,7 +145,7 @@ def test_few_frames_are_held_at_a_time(monkeypatch):
     assert len(track.times) == 40
 
 
-def test_two_people_in_real_footage(face_detector, sample_data):
+def test_track_faces_of_two_people_in_real_footage(face_detector, sample_data):
     folder = sample_data / "train_sample_videos"
     left = read_frames(folder / "ajqslcypsw.mp4", 16)
     right = read_frames(folder / "cknyxaqouy.mp4", 16)
@@ -160,7 +160,7 @@ def test_two_people_in_real_footage(face_detector, sample_data):
     assert [len(track.times) for track in tracks] == [16, 16]
 
 
-def test_interpolated_boxes_cover_the_faces(face_detector, real_clip):
+def test_track_faces_covers_faces_with_interpolated_boxes(face_detector, real_clip):
     frames = list(read_frames(real_clip, 32))
     (track,) = track_faces(frames, face_detector.detect, [LARGE])
     found = face_detector.detect([frame.image for frame in frames])

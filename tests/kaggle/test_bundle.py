@@ -34,7 +34,7 @@ def wheels(tmp_path):
     return folder
 
 
-def test_both_folders_are_ready_to_upload(wheels, tmp_path, capsys):
+def test_bundle_writes_both_folders_ready_to_upload(wheels, tmp_path, capsys):
     arguments = ["bundle", "--owner", "ada", "--wheels", str(wheels), "--name", "detector"]
     for _ in range(2):  # the second one replaces the first
         assert main([*arguments, "--out", str(tmp_path / "kaggle")]) == 0
@@ -78,11 +78,11 @@ def test_both_folders_are_ready_to_upload(wheels, tmp_path, capsys):
     )
 
 
-def test_an_owner_can_be_filled_in_later(wheels, tmp_path):
+def test_bundle_without_an_owner(wheels, tmp_path):
     assert any("--owner YOURNAME" in line for line in bundle(tmp_path / "k", wheels=wheels))
 
 
-def test_the_wheel_holds_the_package_without_its_weights(tmp_path):
+def test_write_wheel_holds_the_package_without_its_weights(tmp_path):
     wheel = write_wheel(tmp_path)
     first = wheel.read_bytes()
     assert write_wheel(tmp_path).read_bytes() == first
@@ -163,13 +163,13 @@ def test_write_wheel_takes_the_files_that_setup_takes(tmp_path, sample_data):
         ("ada", "d" * 51, "6 to 50 lower-case letters"),
     ],
 )
-def test_names_that_kaggle_refuses(wheels, tmp_path, owner, name, message):
+def test_bundle_refuses_names_that_kaggle_refuses(wheels, tmp_path, owner, name, message):
     with pytest.raises(ValueError, match=message):
         bundle(tmp_path / "k", owner, wheels=wheels, name=name)
     assert not (tmp_path / "k").exists()
 
 
-def test_missing_wheels_and_weights_are_named(wheels, tmp_path):
+def test_bundle_names_missing_wheels_and_weights(wheels, tmp_path):
     (wheels / NAMES[1]).unlink()
     with pytest.raises(FileNotFoundError, match=r"no wheel of av>=14\.2 for Python 3.12"):
         bundle(tmp_path / "k", wheels=wheels)
@@ -183,7 +183,7 @@ def test_missing_wheels_and_weights_are_named(wheels, tmp_path):
     assert not (tmp_path / "k").exists() or not any((tmp_path / "k").rglob("*.*"))
 
 
-def test_a_folder_of_somebody_elses_is_not_replaced(wheels, tmp_path):
+def test_bundle_does_not_replace_a_folder_of_other_files(wheels, tmp_path):
     precious = tmp_path / "k" / "dataset" / "thesis.txt"
     precious.parent.mkdir(parents=True)
     precious.write_text("years of work")
@@ -203,7 +203,7 @@ def test_a_folder_of_somebody_elses_is_not_replaced(wheels, tmp_path):
         ("table.pkl", "may run code when loaded"),
     ],
 )
-def test_files_that_do_not_belong_into_a_data_set(wheels, tmp_path, name, message):
+def test_check_dataset_refuses_other_files(wheels, tmp_path, name, message):
     bundle(tmp_path, "ada", wheels=wheels)
     (tmp_path / "dataset" / name).write_bytes(b"")
     with pytest.raises(ValueError, match=message):

@@ -16,7 +16,7 @@ def make(folder):
 
 
 @pytest.mark.parametrize("layout", [f"competitions/{COMPETITION}", COMPETITION, "some/where/else"])
-def test_both_layouts_and_any_other(tmp_path, layout):
+def test_find_data_in_both_layouts_and_any_other(tmp_path, layout):
     folder = make(tmp_path / layout)
     data = find_data(tmp_path, elsewhere=[])
     assert data.test_videos == folder / "test_videos"
@@ -24,20 +24,20 @@ def test_both_layouts_and_any_other(tmp_path, layout):
     assert data.train_videos is None
 
 
-def test_known_places_come_first(tmp_path):
+def test_find_data_prefers_known_places(tmp_path):
     make(tmp_path / "another-data-set")
     folder = make(tmp_path / COMPETITION)
     assert find_data(tmp_path).test_videos.parent == folder
 
 
-def test_sample_data_is_the_last_resort(tmp_path, sample_data):
+def test_find_data_takes_sample_data_last(tmp_path, sample_data):
     data = find_data(tmp_path / "none", elsewhere=[tmp_path, sample_data])
     assert data.test_videos == sample_data / "test_videos"
     assert data.train_videos == sample_data / "train_sample_videos"
 
 
 @pytest.mark.parametrize("mount", ["datasets/ada/detector", "detector"])
-def test_the_weights_of_a_data_set_are_found_among_others(tmp_path, mount):
+def test_find_data_finds_weights_among_other_files(tmp_path, mount):
     make(tmp_path / COMPETITION)
     assert find_data(tmp_path).weights is None
     data_set = tmp_path / mount
@@ -47,7 +47,7 @@ def test_the_weights_of_a_data_set_are_found_among_others(tmp_path, mount):
     assert find_data(tmp_path).weights == data_set / "mine.safetensors"
 
 
-def test_no_data(tmp_path):
+def test_find_data_without_data(tmp_path):
     with pytest.raises(FileNotFoundError, match="add the competition"):
         find_data(tmp_path, elsewhere=[])
 

@@ -27,13 +27,13 @@ SCORES = {
 }
 
 
-def test_odd_names_come_back(tmp_path):
+def test_write_submission_keeps_odd_names(tmp_path):
     names = ['a "b".mp4', "c,d.mp4", "e\nf.mp4", "g\rh.mp4", "caf\udce9.mp4", "顔.mp4", "NA", "1"]
     write_submission(tmp_path / "submission.csv", names, {})
     assert check_submission(tmp_path / "submission.csv", names)["filename"].tolist() == names
 
 
-def test_an_invalid_submission_is_not_written(tmp_path):
+def test_write_submission_refuses_invalid_rows(tmp_path):
     path = tmp_path / "submission.csv"
     broken = {"a.mp4": VideoResult(path=None, name="a.mp4", probability=float("nan"))}
     with pytest.raises(SubmissionError):

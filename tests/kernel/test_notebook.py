@@ -78,7 +78,7 @@ def printed_by(notebook):
 
 
 @pytest.mark.slow
-def test_beside_the_sample_data(notebook, sample_data, tmp_path):
+def test_notebook_beside_the_sample_data(notebook, sample_data, tmp_path):
     shutil.copytree(sample_data, tmp_path / "sample_data")
     with_parameters(notebook, "INPUT = 'nowhere'\nFRAMES = 4")
     resources = {"metadata": {"path": str(tmp_path)}}
@@ -90,7 +90,7 @@ def test_beside_the_sample_data(notebook, sample_data, tmp_path):
     check_submission(tmp_path / "submission.csv", sorted(names))
 
 
-def test_cells_are_short_and_have_no_outputs(notebook):
+def test_notebook_cells_are_short_and_have_no_outputs(notebook):
     for cell in notebook.cells:
         assert cell.source.count("\n") < CELL_LINES
         if cell.cell_type == "code":
@@ -192,7 +192,7 @@ class Machine:
 )
 @pytest.mark.network
 @pytest.mark.slow
-def test_on_kaggle(machine, notebook, dataset, at, competition):
+def test_notebook_on_kaggle(machine, notebook, dataset, at, competition):
     machine.mount(dataset, at, competition)
     printed = machine.run(notebook, FRAMES=4)
     for wheel in dataset.glob("*.whl"):
@@ -206,7 +206,7 @@ def test_on_kaggle(machine, notebook, dataset, at, competition):
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
+def test_notebook_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
     machine.mount(dataset, "dfdetect", COMPETITION, copies=100)
     printed = machine.run(notebook, TIME_BUDGET="10s")
     assert "no time was left for it" in printed or "for want of time" in printed
@@ -218,7 +218,7 @@ def test_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_on_kaggle_killed_half_way_and_run_again(machine, notebook, dataset):
+def test_notebook_on_kaggle_killed_half_way_and_run_again(machine, notebook, dataset):
     machine.mount(dataset, "dfdetect", COMPETITION, copies=4)
     notes = machine.working / "submission.progress.jsonl"
     run = machine.start(notebook, FRAMES=4)

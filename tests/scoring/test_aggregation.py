@@ -4,7 +4,7 @@ import pytest
 from dfdetect.scoring.aggregation import Aggregation
 
 
-def test_one_fake_person_makes_a_fake_video():
+def test_video_logit_is_that_of_the_most_suspicious_track():
     aggregation = Aggregation()
     real, fake = np.full(32, -3.0), np.full(32, 2.0)
     assert aggregation.video_logit([real, fake]) == aggregation.video_logit([fake]) == 2.0
@@ -22,12 +22,12 @@ def test_video_logit_ignores_tracks_of_few_frames():
         Aggregation(min_track_share=2)
 
 
-def test_clear_frames_outweigh_undecided_ones():
+def test_track_logit_lets_clear_frames_outweigh_undecided_ones():
     logits = np.array([4.0, 0.1, -0.1, 0.0])
     assert Aggregation().track_logit(logits) == pytest.approx(1.0)
 
 
-def test_probabilities_keep_their_distance_from_0_and_1():
+def test_probability_keeps_its_distance_from_0_and_1():
     probabilities = Aggregation(floor=0.02).probability(np.array([-1e9, -1, 0, 1, 1e9]))
     assert probabilities[0] == 0.02
     assert probabilities[-1] == 0.98
@@ -37,12 +37,12 @@ def test_probabilities_keep_their_distance_from_0_and_1():
 
 
 @pytest.mark.parametrize("values", [{"tracks": "mean"}, {"frames": "vote"}, {"floor": 0.6}])
-def test_unknown_aggregations(values):
+def test_aggregation_refuses_unknown_rules(values):
     with pytest.raises(ValueError, match=r"unknown aggregation|floor"):
         Aggregation(**values)
 
 
-def test_the_soft_maximum_lies_between_mean_and_maximum():
+def test_soft_maximum_lies_between_mean_and_maximum():
     logits = np.array([-2.0, -1.0, 0.5, 3.0])
     values = [
         Aggregation("soft_maximum", sharpness=sharpness, window=1).track_logit(logits)
@@ -54,7 +54,7 @@ def test_the_soft_maximum_lies_between_mean_and_maximum():
     assert values[-1] == pytest.approx(3.0, abs=1e-4)
 
 
-def test_smoothing_tells_a_stretch_from_single_frames():
+def test_soft_maximum_tells_a_stretch_from_single_frames():
     aggregation = Aggregation("soft_maximum", sharpness=2.0, window=3)
     stretch, scattered = np.full(20, -2.0), np.full(20, -2.0)
     stretch[5:9] = 3
@@ -65,7 +65,7 @@ def test_smoothing_tells_a_stretch_from_single_frames():
 
 
 @pytest.mark.parametrize("setting", [{"sharpness": 0.0}, {"window": 0}, {"window": 2.5}])
-def test_impossible_soft_maxima_are_refused(setting):
+def test_aggregation_refuses_impossible_soft_maxima(setting):
     with pytest.raises(ValueError, match="sharpness and window must be above 0"):
         Aggregation("soft_maximum", **setting)
 
@@ -80,7 +80,7 @@ def probability_of(frames, *tracks, rule="max"):
     return float(aggregation.probability(aggregation.video_logit(tracks)))
 
 
-def test_mean_probability():
+def test_mean_probability_averages_probabilities():
     assert probability_of("mean_probability", logits_of(0.2, 0.4, 0.9)) == pytest.approx(0.5)
 
 
@@ -94,7 +94,7 @@ def test_mean_probability():
         ([0.1] * 9 + [0.9], 0.18),
     ],
 )
-def test_confident_majority(probabilities, expected):
+def test_confident_majority_of_each_kind_of_track(probabilities, expected):
     logits = logits_of(*probabilities)
     assert probability_of("confident_majority", logits) == pytest.approx(expected)
 
@@ -115,7 +115,7 @@ def test_power_law_pushes_and_weighs():
     )
 
 
-def test_pooled_people_are_one():
+def test_pooled_takes_people_for_one():
     tracks = logits_of(0.9, 0.9, 0.9), logits_of(0.1)
     assert probability_of("mean_probability", *tracks, rule="pooled") == pytest.approx(0.7)
     assert probability_of("mean_probability", *tracks) == pytest.approx(0.9)
@@ -125,6 +125,6 @@ def test_pooled_people_are_one():
     ("people", "expected"),
     [((0.95, 0.1), 0.95), ((0.7, 0.8), 0.8), ((0.3, 0.1), 0.1), ((0.7, 0.3), 0.5)],
 )
-def test_agreement_of_people(people, expected):
+def test_agreement_of_several_people(people, expected):
     tracks = [logits_of(person) for person in people]
     assert probability_of("mean_logit", *tracks, rule="agreement") == pytest.approx(expected)

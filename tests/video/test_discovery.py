@@ -11,12 +11,12 @@ def touch(folder, *names):
         (folder / name).write_bytes(b"")
 
 
-def test_folders_are_searched_and_names_sorted(tmp_path):
+def test_find_videos_searches_folders_and_sorts_names(tmp_path):
     touch(tmp_path, "b.mp4", "deep/er/a.MOV", "notes.txt", "deep/metadata.json", "c.webm")
     assert list(find_videos([tmp_path])) == ["a.MOV", "b.mp4", "c.webm"]
 
 
-def test_a_file_given_by_itself_is_taken_whatever_its_suffix(tmp_path):
+def test_find_videos_takes_a_named_file_of_any_suffix(tmp_path):
     touch(tmp_path, "clip", "folder/other.mp4")
     assert list(find_videos([tmp_path / "clip", tmp_path / "folder"])) == ["clip", "other.mp4"]
 
@@ -29,7 +29,7 @@ def test_find_videos_takes_images_that_are_named_but_does_not_look_for_them(tmp_
         find_videos([tmp_path])
 
 
-def test_equal_base_names_are_told_apart_by_their_folder(tmp_path):
+def test_find_videos_tells_equal_base_names_apart_by_folder(tmp_path):
     touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
     found = find_videos([tmp_path])
     assert list(found) == ["b.mp4", "x/a.mp4", "y/a.mp4"]
@@ -52,14 +52,14 @@ def test_find_videos_loses_none_whose_path_as_given_is_the_name_of_another(tmp_p
     assert len(find_videos(["x", "more", "other"])) == 3
 
 
-def test_the_same_folder_twice_counts_once(tmp_path, monkeypatch):
+def test_find_videos_counts_a_repeated_folder_once(tmp_path, monkeypatch):
     touch(tmp_path, "a.mp4")
     assert list(find_videos([tmp_path, tmp_path / "a.mp4"])) == ["a.mp4"]
     monkeypatch.chdir(tmp_path)
     assert list(find_videos([".", tmp_path])) == ["a.mp4"]
 
 
-def test_no_videos(tmp_path):
+def test_find_videos_without_videos(tmp_path):
     with pytest.raises(ValueError, match="no videos"):
         find_videos([tmp_path])
     with pytest.raises(FileNotFoundError, match="nowhere"):

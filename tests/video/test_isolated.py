@@ -134,7 +134,7 @@ def test_close_ends_idle_processes(real_clip, decoders):
         next(decoders.read_frames(real_clip, 1))
 
 
-def test_a_pool_that_is_dropped_ends_its_processes(real_clip):
+def test_decoder_pool_that_is_dropped_ends_its_processes(real_clip):
     decoders = DecoderPool()
     list(decoders.read_frames(real_clip, 1))
     (idle,) = decoders.idle
@@ -142,7 +142,7 @@ def test_a_pool_that_is_dropped_ends_its_processes(real_clip):
     assert idle.process.returncode is not None
 
 
-def test_a_pool_is_pickled_without_processes(real_clip, decoders):
+def test_decoder_pool_is_pickled_without_processes(real_clip, decoders):
     list(decoders.read_frames(real_clip, 1))
     other = pickle.loads(pickle.dumps(DecoderPool(threads=3)))
     assert (other.threads, other.idle) == (3, [])
@@ -159,7 +159,7 @@ def test_read_frames_that_is_closed_leaves_nothing(real_clip, decoders):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.slow
-def test_no_decoder_outlives_its_caller(real_clip):
+def test_decoder_pool_leaves_no_process_behind(real_clip):
     code = (
         "import sys, time; from dfdetect.video.isolated import DecoderPool\n"
         "pool = DecoderPool(); list(pool.read_frames(sys.argv[1], 1))\n"

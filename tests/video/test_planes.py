@@ -42,7 +42,7 @@ def test_outline_leaves_the_inside():
     assert image[16:34, 16:44].max() < 12
 
 
-def test_what_lies_outside_is_not_drawn():
+def test_fill_and_paste_draw_only_inside_the_picture():
     picture = black()
     picture.fill((-10, -10, 4, 4), Planes.colour(RED))
     picture.fill((60, 44, 999, 999), Planes.colour(RED))

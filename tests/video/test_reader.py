@@ -21,7 +21,7 @@ def decode_all(path):
 
 
 @pytest.mark.parametrize("count", [1, 4, 16, 32])
-def test_frames_are_evenly_spaced_over_the_clip(real_clip, count):
+def test_read_frames_spaces_frames_evenly(real_clip, count):
     times = [frame.time for frame in read_frames(real_clip, count)]
     length = 64 / 24
     ideal = (np.arange(count) + 0.5) / count * length
@@ -29,7 +29,7 @@ def test_frames_are_evenly_spaced_over_the_clip(real_clip, count):
     assert np.abs(np.array(times) - ideal).max() < 0.15
 
 
-def test_skipping_frames_changes_no_pixel(sample_data):
+def test_read_frames_that_skips_frames_changes_no_pixel(sample_data):
     """x264 lets P frames refer to B frames: a decoder that skips those gives blocks."""
     for path in sorted(sample_data.glob("*/*.mp4")):
         everything = decode_all(path)
@@ -37,7 +37,7 @@ def test_skipping_frames_changes_no_pixel(sample_data):
             assert np.array_equal(frame.image, everything[round(frame.time * 24)])
 
 
-def test_frames_that_nobody_needs_are_skipped(real_clip, decoded):
+def test_read_frames_skips_frames_that_nobody_needs(real_clip, decoded):
     assert len(list(read_frames(real_clip, 4))) == 4
     assert len(decoded) < 40  # of 64
 
@@ -53,7 +53,7 @@ def test_frames_that_nobody_needs_are_skipped(real_clip, decoded):
         ("mpeg2.mpg", "mpeg2video", {"bf": "2"}),
     ],
 )
-def test_all_frames_of_a_short_clip_are_given_in_order(
+def test_read_frames_gives_all_frames_of_a_short_clip_in_order(
     write_clip, numbered_frames, name, codec, options
 ):
     frames = numbered_frames(40)
@@ -63,14 +63,14 @@ def test_all_frames_of_a_short_clip_are_given_in_order(
     assert len(list(read_frames(path, 7))) == 7
 
 
-def test_one_frame(write_clip, numbered_frames):
+def test_read_frames_of_one_frame(write_clip, numbered_frames):
     (frame,) = read_frames(write_clip(numbered_frames(1)), 32)
     assert frame.time == 0
     assert frame.image.shape == (96, 128, 3)
     assert frame.image.dtype == np.uint8
 
 
-def test_colours_are_rgb(write_clip):
+def test_read_frames_gives_rgb(write_clip):
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 200
     (frame,) = read_frames(write_clip([red]), 1)
@@ -79,7 +79,7 @@ def test_colours_are_rgb(write_clip):
 
 
 @pytest.mark.parametrize("reader", ["av", "opencv"])
-def test_rotation_flag_is_honoured(write_clip, reader, monkeypatch):
+def test_read_frames_obeys_the_rotation_flag(write_clip, reader, monkeypatch):
     top_is_white = np.zeros((64, 128, 3), np.uint8)
     top_is_white[:32] = 255
     path = write_clip([top_is_white] * 10)
@@ -103,7 +103,7 @@ def set_rotation(path, degrees):
     path.write_bytes(data)
 
 
-def test_opencv_gives_the_same_frames(real_clip, monkeypatch):
+def test_read_frames_gives_the_frames_of_opencv(real_clip, monkeypatch):
     with_av = list(read_frames(real_clip, 64))
     monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     with_opencv = list(read_frames(real_clip, 64))
@@ -113,7 +113,7 @@ def test_opencv_gives_the_same_frames(real_clip, monkeypatch):
         assert np.abs(first.image.astype(int) - second.image).mean() < 3
 
 
-def test_memory_holds_no_more_than_a_few_frames(write_clip):
+def test_read_frames_holds_few_frames_in_memory(write_clip):
     path = write_clip([np.full((720, 1280, 3), 8 * number, np.uint8) for number in range(30)])
     tracemalloc.start()
     count = sum(1 for _ in read_frames(path, 30))
@@ -128,7 +128,9 @@ def test_memory_holds_no_more_than_a_few_frames(write_clip):
     ("content", "reason"),
     [(b"", "the file is empty"), (b"not a video at all\n" * 100, "not a readable video")],
 )
-def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason, reader, monkeypatch):
+def test_read_frames_names_unreadable_files_with_the_reason(
+    tmp_path, content, reason, reader, monkeypatch
+):
     if reader == "opencv":
         monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     path = tmp_path / "clip.mp4"
@@ -139,12 +141,12 @@ def test_unreadable_files_are_named_with_the_reason(tmp_path, content, reason, r
     assert str(path) not in caught.value.details
 
 
-def test_missing_file(tmp_path):
+def test_read_frames_of_a_missing_file(tmp_path):
     with pytest.raises(VideoError, match="no such file"):
         list(read_frames(tmp_path / "none.mp4"))
 
 
-def test_titles_need_not_be_utf_8(write_clip, numbered_frames):
+def test_read_frames_takes_titles_that_are_not_utf_8(write_clip, numbered_frames):
     path = write_clip(numbered_frames(5))
     plain = path.read_bytes()
     path.write_bytes(plain.replace(b"Lavf", b"Lav\xe9"))
@@ -152,7 +154,7 @@ def test_titles_need_not_be_utf_8(write_clip, numbered_frames):
     assert len(list(read_frames(path, 5))) == 5
 
 
-def test_sound_without_picture(tmp_path):
+def test_read_frames_refuses_sound_without_picture(tmp_path):
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000, layout="mono")
@@ -164,7 +166,7 @@ def test_sound_without_picture(tmp_path):
         list(read_frames(path))
 
 
-def test_truncated_clip_gives_what_is_left(write_clip, numbered_frames):
+def test_read_frames_of_a_truncated_clip_gives_what_is_left(write_clip, numbered_frames):
     path = write_clip(numbered_frames(100), movflags="faststart")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     numbers = [number_of(frame) for frame in read_frames(path, 8)]
@@ -174,14 +176,14 @@ def test_truncated_clip_gives_what_is_left(write_clip, numbered_frames):
     assert 30 < numbers[-1] < 65
 
 
-def test_clip_that_lost_its_index_is_unreadable(write_clip, numbered_frames):
+def test_read_frames_refuses_a_clip_that_lost_its_index(write_clip, numbered_frames):
     path = write_clip(numbered_frames(100))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(VideoError, match="not a readable video"):
         list(read_frames(path, 8))
 
 
-def test_damaged_middle_does_not_stop_the_rest(write_clip, numbered_frames):
+def test_read_frames_continues_after_a_damaged_middle(write_clip, numbered_frames):
     path = write_clip(numbered_frames(100), bf="0", g="10")
     data = bytearray(path.read_bytes())
     start = data.index(b"mdat")
@@ -194,13 +196,13 @@ def test_damaged_middle_does_not_stop_the_rest(write_clip, numbered_frames):
     assert times[-1] > 3.5
 
 
-def test_count_must_be_positive(real_clip):
+def test_read_frames_refuses_a_count_below_one(real_clip):
     with pytest.raises(ValueError, match="at least 1"):
         next(read_frames(real_clip, 0))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 10, 20])
-def test_picks_are_different_and_spread(count):
+def test_pick_evenly_gives_different_and_spread_picks(count):
     times = np.array([0, 1, 2, 3, 40, 41, 42, 43, 44, 100])
     picks = pick_evenly(times, count)
     assert len(picks) == min(count, 10)
@@ -209,17 +211,17 @@ def test_picks_are_different_and_spread(count):
     assert picks.max() <= 9
 
 
-def test_picks_are_the_nearest_ones():
+def test_pick_evenly_takes_the_nearest_frames():
     assert pick_evenly(np.arange(100), 4).tolist() == [12, 37, 62, 87]
     assert pick_evenly(np.array([0, 9, 10, 11, 20]), 1).tolist() == [2]
 
 
-def test_a_jump_in_time_does_not_crowd_the_picks():
+def test_pick_evenly_spreads_picks_across_a_jump_in_time():
     times = np.concatenate([np.arange(150), 10_000 + np.arange(150)])
     assert pick_evenly(times, 30).tolist() == list(range(5, 300, 10))
 
 
-def test_a_wanted_frame_that_the_decoder_skips_is_found_by_decoding_all(real_clip, monkeypatch):
+def test_read_frames_decodes_all_if_the_decoder_skips_a_wanted_frame(real_clip, monkeypatch):
     expected = [frame.time for frame in read_frames(real_clip, 4)]
     decode = reader._decode
     passes = []
@@ -237,7 +239,7 @@ def test_a_wanted_frame_that_the_decoder_skips_is_found_by_decoding_all(real_cli
 
 @pytest.mark.corpus
 @pytest.mark.slow
-def test_challenge_clips_give_all_frames(corpus):
+def test_read_frames_gives_all_frames_of_challenge_clips(corpus):
     for path in sorted((corpus / "videos" / "dfdc").rglob("*.mp4")):
         frames = [(frame.time, frame.image.shape) for frame in read_frames(path, 32)]
         assert len(frames) == 32
@@ -273,7 +275,7 @@ def test_read_frames_takes_a_numpy_integer(write_clip, numbered_frames):
 
 
 @pytest.mark.parametrize("name", ["face.jpg", "face.JPEG", "face.png", "face.webp"])
-def test_an_image_is_one_upright_frame(tmp_path, name):
+def test_read_frames_of_an_image_is_one_upright_frame(tmp_path, name):
     """A camera that is held on its side notes it: left is up when the picture is shown."""
     upright = np.zeros((40, 60, 3), np.uint8)
     upright[:20, :30] = (250, 10, 10)
@@ -288,14 +290,14 @@ def test_an_image_is_one_upright_frame(tmp_path, name):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA"])
-def test_an_image_without_rgb_becomes_rgb(tmp_path, mode):
+def test_read_frames_of_an_image_without_rgb_gives_rgb(tmp_path, mode):
     Image.new("RGB", (30, 20), (102, 102, 102)).convert(mode).save(tmp_path / "face.png")
     (frame,) = read_frames(tmp_path / "face.png")
     assert frame.image.shape == (20, 30, 3)
     assert np.abs(frame.image.astype(int) - 102).max() <= 3
 
 
-def test_images_that_cannot_be_read_are_named_with_the_reason(tmp_path, monkeypatch):
+def test_read_frames_names_unreadable_images_with_the_reason(tmp_path, monkeypatch):
     path = tmp_path / "face.jpg"
     path.write_bytes(b"no image")
     with pytest.raises(VideoError, match=r"face.jpg: not a readable image$"):
@@ -311,13 +313,13 @@ def test_images_that_cannot_be_read_are_named_with_the_reason(tmp_path, monkeypa
         list(read_frames(path))
 
 
-def test_an_image_of_a_format_that_is_not_taken_is_refused(tmp_path):
+def test_read_frames_refuses_other_image_formats(tmp_path):
     Image.new("RGB", (30, 20)).save(tmp_path / "face.jpg", format="TIFF")
     with pytest.raises(VideoError, match="not a readable image"):
         list(read_frames(tmp_path / "face.jpg"))
 
 
-def test_damaged_images_have_a_reason(tmp_path):
+def test_read_frames_gives_a_reason_for_damaged_images(tmp_path):
     generator = np.random.default_rng(0)
     noise = Image.fromarray(generator.integers(0, 255, (30, 40, 3), dtype=np.uint8))
     found = set()

@@ -88,7 +88,7 @@ def sound_of(path):
         return stream.codec_context.name, float(stream.duration * stream.time_base), packets
 
 
-def test_the_video_is_what_browsers_play(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_writes_what_browsers_play(write_clip, numbered_frames, tmp_path):
     path = write_clip(numbered_frames(50), "clip.avi", "mpeg4")
     _, out = rewrite(path, tmp_path)
     with av.open(str(out)) as container:
@@ -101,7 +101,7 @@ def test_the_video_is_what_browsers_play(write_clip, numbered_frames, tmp_path):
     assert content.index(b"moov") < content.index(b"mdat")
 
 
-def test_frames_are_kept_but_for_what_is_drawn(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_keeps_frames_but_for_what_is_drawn(write_clip, numbered_frames, tmp_path):
     path = write_clip(numbered_frames(50))
     _, out = rewrite(path, tmp_path)
     before, after = (list(read_frames(one, 50)) for one in (path, out))
@@ -111,7 +111,7 @@ def test_frames_are_kept_but_for_what_is_drawn(write_clip, numbered_frames, tmp_
         assert other.image[2:14, 2:14].min() > 230
 
 
-def test_uneven_times_are_kept(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_keeps_uneven_times(write_clip, numbered_frames, tmp_path):
     stamps = [0, 1, 2, 10, 11, 30, 60]
     path = write_clip(numbered_frames(7), "clip.mkv", stamps=stamps)
     painter, out = rewrite(path, tmp_path)
@@ -120,14 +120,14 @@ def test_uneven_times_are_kept(write_clip, numbered_frames, tmp_path):
     assert painter.seconds == pytest.approx(60 / 25, abs=2e-3)
 
 
-def test_times_count_from_the_first_frame(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_counts_times_from_the_first_frame(write_clip, numbered_frames, tmp_path):
     path = write_clip(numbered_frames(6), "clip.ts", stamps=range(100, 106))
     painter, out = rewrite(path, tmp_path)
     assert painter.times == pytest.approx(np.arange(6) / 25, abs=1e-4)
     assert times(out) == pytest.approx(np.arange(6) / 25, abs=1e-3)
 
 
-def test_odd_sides_become_even(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_makes_odd_sides_even(write_clip, numbered_frames, tmp_path):
     path = write_clip(numbered_frames(3, (97, 131)), "odd.mp4", pix_fmt="yuv444p")
     painter, out = rewrite(path, tmp_path)
     assert painter.frame_size == (131, 97)
@@ -135,7 +135,7 @@ def test_odd_sides_become_even(write_clip, numbered_frames, tmp_path):
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_turned_videos_become_upright(write_clip, numbered_frames, tmp_path, degrees):
+def test_rewrite_video_turns_videos_upright(write_clip, numbered_frames, tmp_path, degrees):
     path = write_clip(numbered_frames(3))
     turn(path, degrees)
     upright = next(read_frames(path, 1)).image
@@ -147,7 +147,7 @@ def test_turned_videos_become_upright(write_clip, numbered_frames, tmp_path, deg
         assert next(container.decode(video=0)).rotation == 0
 
 
-def test_aac_is_copied(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_copies_aac(write_clip, numbered_frames, tmp_path):
     path = add_sound(write_clip(numbered_frames(50)), tmp_path / "sound.mp4", "aac")
     _, out = rewrite(path, tmp_path)
     assert sound_of(out) == sound_of(path)
@@ -157,7 +157,9 @@ def test_aac_is_copied(write_clip, numbered_frames, tmp_path):
     ("codec", "name", "rate"),
     [("mp2", "a.ts", 44100), ("pcm_s16le", "a.mkv", 8000), ("libopus", "a.mkv", 48000)],
 )
-def test_other_sound_becomes_aac(write_clip, numbered_frames, tmp_path, codec, name, rate):
+def test_rewrite_video_turns_other_sound_into_aac(
+    write_clip, numbered_frames, tmp_path, codec, name, rate
+):
     path = add_sound(write_clip(numbered_frames(50)), tmp_path / name, codec, rate=rate)
     _, out = rewrite(path, tmp_path)
     codec, seconds, _ = sound_of(out)
@@ -168,7 +170,9 @@ def test_other_sound_becomes_aac(write_clip, numbered_frames, tmp_path, codec, n
     assert loud > 0.1
 
 
-def test_sound_keeps_its_distance_from_the_picture(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_keeps_the_distance_of_sound_and_picture(
+    write_clip, numbered_frames, tmp_path
+):
     clip = write_clip(numbered_frames(50), stamps=range(25, 75))
     path = add_sound(clip, tmp_path / "late.mkv", "pcm_s16le", delay=1.5)
     _, out = rewrite(path, tmp_path)
@@ -180,14 +184,14 @@ def test_sound_keeps_its_distance_from_the_picture(write_clip, numbered_frames, 
     assert first == pytest.approx(0.5, abs=0.06)
 
 
-def test_a_file_that_breaks_off_is_kept_up_to_there(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_keeps_the_start_of_a_truncated_file(write_clip, numbered_frames, tmp_path):
     path = write_clip(numbered_frames(100), "clip.ts")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     _, out = rewrite(path, tmp_path)
     assert 20 < len(times(out)) < 80
 
 
-def test_a_video_without_a_frame_is_named(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_names_a_video_without_a_frame(write_clip, numbered_frames, tmp_path):
     path = tmp_path / "no.mp4"
     path.write_text("no video")
     with pytest.raises(VideoError, match=r"no\.mp4: not a readable video") as caught:
@@ -196,7 +200,7 @@ def test_a_video_without_a_frame_is_named(write_clip, numbered_frames, tmp_path)
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_length(write_clip, tmp_path):
+def test_rewrite_video_needs_no_more_memory_for_long_videos(write_clip, tmp_path):
     code = """
 import resource, sys
 from dfdetect.video.rewriting import rewrite_video
