@@ -51,19 +51,20 @@ Item = TypeVar("Item")
 class Detector:
     """Scores videos and face crops with one model, or with the members of an ensemble.
 
-    Faces are found once for all members, and crops are cut once for all that take the same ones.
+    Faces are detected once for all members. Crops are cut once for members with the same format.
 
     Args:
-        model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
-            That of an ensemble is an `nn.ModuleList` of its members.
-        spec: How to feed the model and how to read its logits: a `ModelSpec` or an `EnsembleSpec`.
-        device: Where the model computes; with `cuda`, `predict_videos` uses all GPUs.
+        model: Takes normalised crops, or clips of them, as `spec` says; returns logits (batch, 1).
+            An ensemble is an `nn.ModuleList` of its members.
+        spec: The input of the model and its calibration: a `ModelSpec` or an `EnsembleSpec`.
+        device: The device of the model; with `cuda`, `predict_videos` uses all GPUs.
         frames: Number of frames sampled from a video.
-        decoders: Read the videos; None for a pool of its own, which ends with the detector.
+        decoders: The decoders of videos. If None, the detector makes a pool and closes it.
         face_detector: Finds the faces; None for MTCNN.
-        fallback_face_detector: Searches once more where no face was found; None for none, or for a
-            more sensitive MTCNN if `face_detector` is None, too.
-        engine: What computes the networks on a CPU, as in `load_detector`.
+        fallback_face_detector: Searches again in videos in which no face was found. If it and
+            `face_detector` are None, a more sensitive MTCNN does so; otherwise None means no
+            search.
+        engine: The engine that computes the networks on a CPU, as in `load_detector`.
 
     Example:
         >>> detector = load_detector()

@@ -1,4 +1,4 @@
-"""Files that are either complete or untouched, and tables whose errors name them."""
+"""Write files completely or not at all, and read tables with errors that name the file."""
 
 import os
 import secrets

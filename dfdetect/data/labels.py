@@ -138,7 +138,7 @@ class LabelledPhoto:
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
-    """Return the pictures of a face set, in which faces are to be found.
+    """Return the pictures of a face set, so that faces can be detected in them.
 
     Raises:
         FaceSetError: The face set is unusable.

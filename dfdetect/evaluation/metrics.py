@@ -358,7 +358,7 @@ class _Curve:
         self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:
-        """Return the figures over all thresholds; NaN without weight on both classes."""
+        """Return the figures over all thresholds; NaN if a class has no weight."""
         names = (
             *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr"),
             *("best_accuracy", "best_threshold"),

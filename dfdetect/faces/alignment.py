@@ -56,9 +56,9 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the turn, scale and move that bring points as near to others as they can.
+    """Return the rotation, scaling and translation that best map some points to others.
 
-    By the method of least squares (Umeyama 1991).
+    The sum of the squared distances is the least possible (Umeyama 1991).
 
     Args:
         source: Shape (n, 2).

@@ -261,7 +261,7 @@ class SequenceEfficientNet(Fixed06EfficientNet):
                 block.conv_pw = TimeConv(block.conv_pw, CLIP_LENGTH)
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, 1) of normalised clips (batch, 7, 3, height, width)."""
+        """Return logits (batch, 1) of normalised clips (batch, 7, 3, height, width)."""
         logits = super().forward(clips.flatten(0, 1))
         return logits.unflatten(0, clips.shape[:2]).mean(dim=1)
 

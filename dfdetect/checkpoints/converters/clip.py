@@ -55,7 +55,7 @@ def recognises_gend(shapes: Shapes) -> bool:
 
 
 def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Add up the layers of the attention, and give the tensors timm's names."""
+    """Add up the parts of each attention layer, and give the tensors timm's names."""
     known = _take_head(tensors, "head")
     state = _read_encoder(tensors, EFFORT, known, ENCODER, "")
     return _spec(ENCODER, "effort", "not stated", "linear"), state
