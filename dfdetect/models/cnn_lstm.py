@@ -10,7 +10,7 @@ design on swapped faces.
 | LSTM (Hochreiter & Schmidhuber 1997) | 8 x 128 |
 | mean over time, dropout, linear | 1 |
 
-229,905 weights.
+The network has 229,905 weights.
 """
 
 import torch

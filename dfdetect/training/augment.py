@@ -117,7 +117,7 @@ class Encode(nn.Module):
 
 
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
-    """Return random framing, light and compression for uint8 crops (..., 3, height, width), RGB.
+    """Return a transform of RGB uint8 crops with random framing, light and compression.
 
     The framing varies because the model may be used with another face detector than the one that
     cut its training crops. The sizes of the detectors' crops differ by a ratio of 0.78 to 0.88, and
@@ -130,8 +130,9 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
             occlusion and video codecs.
 
     Returns:
-        A transform to uint8 images of shape (..., 3, input_size, input_size). It changes all crops
-        of one call in the same way; its randomness comes from torch's global generator.
+        A transform of crops (..., 3, height, width) to uint8 (..., 3, input_size, input_size). It
+        changes all crops of one call in the same way; its randomness comes from torch's global
+        generator.
     """
     changes = _strong(input_size) if strength == "strong" else _light(input_size)
     return v2.Compose([v2.RandomHorizontalFlip(), *changes])
