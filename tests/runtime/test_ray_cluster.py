@@ -120,7 +120,7 @@ def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
     local = predict(tmp_path, out=tmp_path / "local.csv", progress=False, frames=4)
     make_scorer = prediction._make_scorer
 
-    def make_crashing(detector, whole, device, decoders):
+    def make_crashing(detector, whole, heat_maps, device, decoders):
         read_frames = decoders.read_frames
 
         def read_and_crash(path, *rest, **wanted):
@@ -133,7 +133,7 @@ def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
             yield from frames
 
         decoders.read_frames = read_and_crash
-        return make_scorer(detector, whole, device, decoders)
+        return make_scorer(detector, whole, heat_maps, device, decoders)
 
     monkeypatch.setattr(prediction, "_make_scorer", make_crashing)
     add, added = Journal.add, []
@@ -165,7 +165,7 @@ import resource, sys
 from dfdetect import prediction
 from dfdetect.results import TrackResult, VideoResult
 
-def make_scorer(detector, whole, device, decoders):
+def make_scorer(detector, whole, heat_maps, device, decoders):
     def score(task):
         frames = [float(number) for number in range(32)]
         boxes = [] if not whole else [(0.0, 0.0, 1.0, 1.0)] * 32
