@@ -44,7 +44,7 @@ KERNEL_METADATA = "kernel-metadata.json"
 # The files of a bundle, which the next bundle replaces.
 OURS = ("*.whl", "*.safetensors", "*.ipynb", DATASET_METADATA, KERNEL_METADATA, FILE_LIST)
 # Code, and what `package_data` in setup.py names; weights and notebook are beside the wheel.
-PACKAGE_FILES = ("*.py", "py.typed", "reporting/*.html", "runtime/*.yaml")
+PACKAGE_FILES = ("*.py", "py.typed", "reporting/*.css", "reporting/*.html", "runtime/*.yaml")
 # All files in the wheel have this date, so that the same package gives the same bytes.
 WHEEL_DATE = (2020, 1, 1, 0, 0, 0)
 
