@@ -34,6 +34,8 @@ PAYS_AFTER = 40
 # Number of input sizes whose kernels are kept: the face detector gets images of many sizes.
 KEPT_KERNELS = 256
 LOGGER = logging.getLogger(__name__)
+# Tracing a network uses global state of torch: two threads that trace at a time crash.
+_ONE_AT_A_TIME = Lock()
 
 Compute = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -144,7 +146,11 @@ class EngineNetwork(nn.Module):
     def _compile(self) -> None:
         network = deepcopy(self.network).to(memory_format=torch.contiguous_format)
         try:
-            with torch.autocast("cpu", enabled=False), warnings.catch_warnings():
+            with (
+                _ONE_AT_A_TIME,
+                torch.autocast("cpu", enabled=False),
+                warnings.catch_warnings(),
+            ):
                 warnings.simplefilter("ignore")  # the converters' notes on constant shapes
                 compute = COMPILERS[self.engine](
                     network, self.example, self.varying, self.in_bfloat16
