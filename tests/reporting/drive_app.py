@@ -107,7 +107,8 @@ def main(folder: Path, good: Path, broken: Path) -> None:
                     seen[f"scroll_{width}"] = wide
                 seen["kept_while_shown"] = files_left(folder)
                 page.set_input_files("input[type=file]", good)
-                page.wait_for_selector("#verdict .note:has-text('frame')", timeout=WAIT)
+                # Any note of progress: that of a single frame can be gone before it is seen.
+                page.wait_for_selector("#verdict .note:has-text(' ...')", timeout=WAIT)
                 browser.close()
                 seen["kept_afterwards"] = wait_until_none_left(folder)
         finally:
