@@ -216,9 +216,10 @@ class TrackResult:
             >>> TrackResult(0.8, [0.0, 0.5, 2.0], [BOX] * 3, [0.7, 0.9, 0.8]).most_suspicious()
             [(0.5, 0.9), (2.0, 0.8)]
         """
+        if not self.frame_probabilities:  # results from a cluster may have times only
+            return []
         moments: list[tuple[float, float]] = []
-        # Results from a cluster may have times only.
-        pairs = zip(self.times, self.frame_probabilities, strict=False)
+        pairs = zip(self.times, self.frame_probabilities, strict=True)
         for time, probability in sorted(pairs, key=lambda pair: -pair[1]):
             if len(moments) < count and all(abs(time - other) >= APART for other, _ in moments):
                 moments.append((time, probability))

@@ -295,7 +295,7 @@ def _draw_curve(
         for time, probability in zip(track.times, track.frame_probabilities, strict=True)
     ]
     gaps = np.diff(track.times)
-    for start, end, gap in zip(points, points[1:], gaps, strict=False):
+    for start, end, gap in zip(points[:-1], points[1:], gaps, strict=True):
         if gap <= BREAK * interval:
             draw.line((*start, *end), colour, letter // 8)
     radius = letter // 8
