@@ -1,4 +1,4 @@
-"""Video files: finding them, and decoding evenly spaced frames in separate processes.
+"""Find video files, decode evenly spaced frames in separate processes, and draw on videos.
 
-Uses no torch.
+This package does not use torch.
 """

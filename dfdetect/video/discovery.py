@@ -1,4 +1,4 @@
-"""Find the videos in files and folders, and give each one a unique name."""
+"""Find video files below folders, and give each file a unique name."""
 
 import os
 import warnings
@@ -16,20 +16,24 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Find the videos in files and folders, and name each one.
+    """Return the videos among the given files and below the given folders, each with a unique name.
 
-    Folders are searched for files with the usual suffixes of videos, including all sub-folders and
-    linked folders. A file that is given directly is taken whatever its suffix is; it may also be an
-    image. The name of a video is its base name. If two base names are equal, it is the path below
-    the given folder; if these are equal too, the path as given. A folder that cannot be searched
-    causes a warning.
+    A folder is searched with all its sub-folders and linked folders, for files whose suffix is in
+    `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. A given file is always
+    accepted, whatever its suffix is; it may also be an image.
+
+    The name of a video is its base name. Videos with equal base names are named by their paths
+    below the given folder. If these are equal too, the videos are named by their whole paths.
+
+    Args:
+        paths: Files and folders.
 
     Returns:
-        The path of each video by its name, sorted by name.
+        A dictionary from the name of each video to its path, sorted by name.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        InputError: There are no videos.
+        InputError: No video was found.
 
     Example:
         >>> find_videos(["videos"])
@@ -57,7 +61,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
-    """Return a unique name for each file, from its path below the given folder."""
+    """Return a unique name for each file; `below` holds the paths below the given folder."""
     forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
     counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
     names = {
@@ -72,7 +76,7 @@ def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield all files with a video's suffix. A folder that has several links is searched once."""
+    """Yield all files with a suffix of videos. A folder with several links is searched once."""
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
         status = Path(parent).stat()

@@ -1,10 +1,10 @@
-"""Decode videos in separate processes, so that a malicious file cannot harm this one.
+"""Decode videos in separate processes, so that a malicious file cannot harm the caller's process.
 
-FFmpeg is half a million lines of C that read files from strangers. A `DecoderPool` therefore opens
-videos in decoder processes, and keeps each process for the next video. If a process crashes, takes
-too long or needs too much memory, its video gets a status that says so, and a new process replaces
-it. Frames come back one by one through shared memory, as plain bytes; nothing is unpickled. What
-FFmpeg prints is discarded.
+FFmpeg is a large library in C, and the files that it reads may come from strangers. A `DecoderPool`
+therefore decodes videos in decoder processes, and reuses each process for the next video. If a
+process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
+so, and a new process replaces the old one. A decoder process sends its frames one by one through
+shared memory, as plain bytes; nothing is unpickled. Messages of FFmpeg are discarded.
 """
 
 import json
@@ -29,7 +29,7 @@ from dfdetect.errors import DfdetectError
 from dfdetect.results import Status
 from dfdetect.video.reader import Frame, VideoError, read_frames, show_ffmpeg_warnings
 
-# Seconds that reading a video may take, including the time in which the caller uses its frames.
+# Seconds that reading one video may take, including the time in which the caller uses its frames.
 TIME_LIMIT = 300.0
 # Bytes of address space that a decoder process may use.
 MEMORY_LIMIT = 4 * 2**30
@@ -37,18 +37,17 @@ LOGGER = logging.getLogger(__name__)
 
 
 class CancelledError(DfdetectError):
-    """The pool was closed, before or while a video was read."""
+    """The pool of decoders was closed before a video was read to its end."""
 
 
 class DecoderPool:
-    """Reads videos in decoder processes; each reads one video at a time and is used again later.
+    """A pool of decoder processes, each of which reads one video at a time.
 
     Several threads may use a pool, each for another video. The processes end when the pool is
-    closed or no longer referenced. Unpickling a pool gives a new one without processes.
+    closed or no longer referenced. An unpickled pool has the same settings, but no processes.
 
     Args:
-        threads: Number of threads with which each process decodes; 0 for as many as there are
-            cores.
+        threads: Number of decoder threads per process; 0 for the number of cores.
 
     Example:
         >>> with DecoderPool() as decoders:
@@ -71,7 +70,7 @@ class DecoderPool:
 
     @property
     def idle(self) -> "list[DecoderProcess]":
-        """Return the processes that wait for a video."""
+        """Return the processes that are waiting for a video."""
         return list(self._processes.idle)
 
     @property
@@ -92,20 +91,20 @@ class DecoderPool:
         indices: Sequence[int] | None = None,
         seconds: float = TIME_LIMIT,
     ) -> Iterator[Frame]:
-        """Yield frames of a video, like `dfdetect.video.reader.read_frames`.
+        """Yield the frames that `dfdetect.video.reader.read_frames` yields in the caller's process.
 
         On Windows, processes cannot share open files, so the caller's process decodes the frames.
 
         Args:
-            path: Any video file that FFmpeg reads.
-            num_frames: As in `read_frames`.
-            indices: As in `read_frames`.
+            path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
+            num_frames: Number of evenly spaced frames, at least 1.
+            indices: If given, numbers of the frames to read instead, from 0, in increasing order.
             seconds: Time limit for reading the video, including the time in which the caller uses
                 the frames.
 
         Raises:
-            VideoError: As in `read_frames`; or the decoder crashed, took too long or needed too
-                much memory.
+            VideoError: Not one frame can be read, or the decoder crashed, took too long or needed
+                too much memory.
             CancelledError: The pool was closed.
         """
         if os.name == "nt":
@@ -125,23 +124,24 @@ class DecoderPool:
     def close(self) -> None:
         """End all processes at once.
 
-        Threads that are reading a video get `CancelledError`, and so does every later call.
+        `read_frames` then raises `CancelledError`, both in threads that are reading a video and in
+        later calls.
         """
         self._processes.end()
 
 
 def main(shared: int, verbose: bool) -> None:
-    """Run a decoder process: serve requests from standard input until it ends.
+    """Run in a decoder process: answer requests from standard input until it is closed.
 
     Args:
-        shared: Descriptor of the file through which frames are passed.
+        shared: Descriptor of the file that serves as shared memory for the frames.
         verbose: Whether FFmpeg prints its warnings.
     """
     if verbose:
         logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.DEBUG)
         show_ffmpeg_warnings()
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep what is printed out of the answers
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # printed text must not mix with answers
     limit_memory()
     slot = _Slot(shared)
     while line := sys.stdin.buffer.readline():
@@ -155,7 +155,10 @@ def _serve(
     path: str,
     **wanted: Any,
 ) -> None:
-    """Send the frames of a video and the end; each one waits until the caller took the last one."""
+    """Send the frames of a video, and then a message that there are no more.
+
+    Each message waits until the caller has copied the previous frame from the shared memory.
+    """
     end: dict[str, Any] = {}
     pending_ack = False
     try:
@@ -171,7 +174,7 @@ def _serve(
         end = {"status": error.status.value, "details": error.details}
     except MemoryError:
         end = {"status": Status.DECODER_OUT_OF_MEMORY.value, "details": ""}
-    except Exception as error:  # any kind: the caller raises it again
+    except Exception as error:  # whatever it is, the caller raises it again
         LOGGER.exception("%s", path)
         end = {"fault": f"{type(error).__name__}: {error}"}
     if pending_ack:
@@ -180,7 +183,7 @@ def _serve(
 
 
 class _Slot:
-    """Shared memory for one image: a file that two processes have open."""
+    """Shared memory for one image: a file that both processes have open."""
 
     def __init__(self, file: int):
         self.file = file
@@ -206,7 +209,7 @@ def _write_line(out: IO[bytes], values: dict[str, Any]) -> None:
 
 
 def limit_memory() -> None:
-    """Limit the address space of this process to `MEMORY_LIMIT`, where the system can do so."""
+    """Limit the address space of this process to `MEMORY_LIMIT`, if the system supports that."""
     try:
         import resource
     except ImportError:  # Windows
@@ -214,18 +217,18 @@ def limit_memory() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     unlimited = hard == resource.RLIM_INFINITY
     soft = MEMORY_LIMIT if unlimited else min(MEMORY_LIMIT, hard)
-    with suppress(OSError, ValueError):  # macOS has the limit and does not keep it
+    with suppress(OSError, ValueError):  # macOS has the limit but ignores it
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 class DecoderProcess:
-    """A decoder process, as the caller sees it.
+    """The caller's side of one decoder process: it sends requests and receives frames.
 
     Attributes:
-        process: The process.
-        ready: Whether it waits for a request.
-        cancelled: Whether the pool was closed while it read a video.
-        expired: Whether it was killed at the time limit.
+        process: The decoder process.
+        ready: Whether the process is waiting for a request.
+        cancelled: Whether the pool was closed while the process read a video.
+        expired: Whether the process was killed at the time limit.
     """
 
     def __init__(self) -> None:
@@ -240,9 +243,9 @@ class DecoderProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else subprocess.DEVNULL,
-            # numpy's threads would only take address space.
+            # Threads of numpy would only use up address space.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            # Ctrl-C goes to the caller only, who ends the decoders.
+            # Ctrl-C must reach only the caller, which then ends the decoders.
             start_new_session=True,
             pass_fds=[shared],
         )
@@ -254,7 +257,13 @@ class DecoderProcess:
         self.expired = False
 
     def read(self, path: str | Path, wanted: dict[str, Any], seconds: float) -> Iterator[Frame]:
-        """Yield frames; `wanted` are arguments of `read_frames`. Errors are those of the pool."""
+        """Yield the frames of a video; raise what `DecoderPool.read_frames` raises.
+
+        Args:
+            path: The video file.
+            wanted: Further arguments of `dfdetect.video.reader.read_frames`.
+            seconds: Time limit for reading the video.
+        """
         self.ready = False
         timer = Timer(seconds, self._expire)
         timer.daemon = True
@@ -297,7 +306,7 @@ class DecoderProcess:
         return json.loads(line)
 
     def _raise_end(self, path: str | Path) -> NoReturn:
-        """Raise the reason why the process ended."""
+        """Raise the error that says why the process ended."""
         status = self.process.wait()
         if self.cancelled:
             raise CancelledError(path)
@@ -307,7 +316,11 @@ class DecoderProcess:
 
 
 class _Processes:
-    """The processes of a pool. This class does not refer to the pool, whose finalizer uses it."""
+    """The processes of a pool.
+
+    An object of this class holds no reference to its pool. Otherwise the pool's finalizer, which
+    refers to this object, would keep the pool alive.
+    """
 
     def __init__(self) -> None:
         self.idle: list[DecoderProcess] = []
@@ -354,7 +367,7 @@ class _Processes:
 
 
 def _new_file() -> int:
-    """Return the descriptor of a file without a name, in memory if the system allows it."""
+    """Return the descriptor of a new file without a name, in memory if the system allows that."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("dfdetect")
     with tempfile.TemporaryFile() as file:

@@ -1,4 +1,4 @@
-"""Draw on pictures in YUV 4:2:0, the format that encoders take.
+"""Draw on pictures in YUV 4:2:0, the pixel format that video encoders take.
 
 Converting each frame to RGB and back would take longer than drawing on it.
 """
@@ -13,22 +13,24 @@ if TYPE_CHECKING:
     import av
 
 FORMAT = "yuv420p"
-# Counter-clockwise quarter turns, as OpenCV calls them.
+# OpenCV's name for each number of counter-clockwise quarter turns.
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
-# Side of the square of pixels that share a value, for brightness and the two colour planes.
+# Each value of a plane belongs to a square of pixels. These are the sides of the squares: one pixel
+# in the brightness plane, two pixels in both colour planes.
 STEPS = (1, 2, 2)
 
 
 class Planes:
-    """A picture in YUV 4:2:0.
+    """A picture in YUV 4:2:0 that can be drawn on.
 
     Args:
-        frame: A PyAV frame in the format yuv420p with even sides; drawing changes it.
+        frame: A PyAV frame in the format yuv420p with even width and height. Drawing changes this
+            frame.
 
     Attributes:
         frame: The PyAV frame.
-        planes: Brightness of shape (height, width), and two colour planes with half the sides;
-            uint8.
+        planes: Three uint8 arrays that share memory with `frame`: the brightness plane of shape
+            (height, width) and two colour planes of shape (height / 2, width / 2).
 
     Example:
         >>> picture = Planes.of_rgb(np.zeros((48, 64, 3), np.uint8))
@@ -48,33 +50,33 @@ class Planes:
 
     @classmethod
     def of_size(cls, width: int, height: int) -> "Planes":
-        """Return a picture with undefined content; both sides must be even."""
+        """Return a picture with undefined content; width and height in pixels must be even."""
         import av
 
         return cls(av.VideoFrame(width, height, FORMAT))
 
     @classmethod
     def of_rgb(cls, image: np.ndarray) -> "Planes":
-        """Convert an RGB uint8 image of shape (height, width, 3) with even sides."""
+        """Convert an RGB uint8 image of shape (height, width, 3); both sides must be even."""
         import av
 
         return cls(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=FORMAT))
 
     @staticmethod
     def colour(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Convert an RGB colour to the values of the three planes."""
+        """Return the values that the three planes have for an RGB colour; all are 0 to 255."""
         first, second, third = Planes.of_rgb(np.full((2, 2, 3), rgb, np.uint8)).planes
         return int(first[0, 0]), int(second[0, 0]), int(third[0, 0])
 
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
-        """Put a decoded frame, upright and resized, into the top left corner.
+        """Draw a decoded frame into the top left corner, turned upright and resized.
 
-        If a side is odd, its last row or column is repeated once.
+        If `width` is odd, the last column is repeated once, and if `height` is odd, the last row.
 
         Args:
-            frame: A frame of any format and size.
-            width: Width of the upright frame in this picture.
-            height: Height of the upright frame in this picture.
+            frame: A PyAV frame of any format and size.
+            width: Width of the resized upright frame in pixels.
+            height: Height of the resized upright frame in pixels.
         """
         turns = round(frame.rotation / 90) % 4
         for target, source, step in zip(
@@ -94,14 +96,25 @@ class Planes:
             brightness[height, : width + 1] = brightness[height - 1, : width + 1]
 
     def paste(self, other: "Planes", left: int, top: int) -> None:
-        """Draw another picture at a place rounded to even; parts that do not fit are cut off."""
+        """Draw another picture into this one; parts outside this picture are cut off.
+
+        Args:
+            other: The picture to draw.
+            left: Column of its left edge in pixels, rounded down to an even number.
+            top: Row of its top edge in pixels, rounded down to an even number.
+        """
         for target, source, step in zip(self.planes, other.planes, STEPS, strict=True):
             part = target[2 * (top // 2) // step :, 2 * (left // 2) // step :]
             rows, columns = (min(pair) for pair in zip(part.shape, source.shape, strict=True))
             part[:rows, :columns] = source[:rows, :columns]
 
     def fill(self, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> None:
-        """Fill a rectangle (left, top, right, bottom), rounded to even, with values of planes."""
+        """Fill a rectangle with a colour; parts outside this picture are ignored.
+
+        Args:
+            box: Left, top, right and bottom in pixels, rounded down to even numbers.
+            colour: The values of the three planes, from the method `colour`.
+        """
         left, top, right, bottom = (2 * (max(edge, 0) // 2) for edge in box)
         for plane, value, step in zip(self.planes, colour, STEPS, strict=True):
             plane[top // step : bottom // step, left // step : right // step] = value
@@ -109,7 +122,13 @@ class Planes:
     def outline(
         self, box: tuple[int, int, int, int], colour: tuple[int, int, int], thickness: int
     ) -> None:
-        """Draw the edges of a rectangle inside of it, with an even thickness in pixels."""
+        """Draw a border along the inside of the edges of a rectangle.
+
+        Args:
+            box: Left, top, right and bottom in pixels, rounded down to even numbers.
+            colour: The values of the three planes, from the method `colour`.
+            thickness: Thickness of the border in pixels; must be even.
+        """
         left, top, right, bottom = (2 * (edge // 2) for edge in box)
         self.fill((left, top, right, top + thickness), colour)
         self.fill((left, bottom - thickness, right, bottom), colour)
@@ -117,7 +136,10 @@ class Planes:
         self.fill((right - thickness, top, right, bottom), colour)
 
     def left_part(self, width: int) -> "Planes":
-        """Return the part up to a column, rounded to even; it shares memory with this picture."""
+        """Return the leftmost `width` pixels, rounded down to an even number.
+
+        The part shares memory with this picture.
+        """
         part = copy(self)
         part.planes = [
             plane[:, : 2 * (width // 2) // step]

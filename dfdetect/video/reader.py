@@ -1,16 +1,17 @@
-"""Read evenly spaced RGB frames of a video file, with their times; an image is one frame.
+"""Read evenly spaced RGB frames of a video file, with their times, or the one frame of an image.
 
-First, all packets are listed. This takes milliseconds and needs no decoder, and the time stamps of
-the packets say what the file really holds, whatever its header claims. A packet that is shown
-before a packet that precedes it in the file is a B frame. If there are enough other frames, only
-those are sampled, and the decoder skips all frames that no other frame refers to. This halves the
-work on the challenge's videos. Skipping all B frames would be faster still, but x264 lets P frames
-refer to B frames, and frames that are decoded without them are full of blocks. Seeking does not
-help, because these videos have two key frames in 300 frames. Long videos have many key frames; of
-these videos, only the sampled key frames are decoded.
+First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
+time stamps of the packets show which frames the file really holds; its header may be wrong. They
+also show which packets are B frames: those that are shown earlier than a packet that stands before
+them in the file. If the video has enough I and P frames, the reader samples only those, and the
+decoder skips all frames that no other frame refers to. This halves the decoding time of the DFDC
+videos. Skipping all B frames would be faster still, but x264 lets P frames refer to B frames, and
+a P frame that is decoded without its B frame shows block artefacts. Seeking to key frames would not
+help, because a DFDC video has only two key frames in 300 frames. Long videos have many key frames.
+From a long video, the reader samples key frames, and decodes no other frames.
 
-Other files that a file refers to are never opened: a playlist that is named like a video could
-refer to any file or address.
+The reader never opens other files or addresses to which a video refers. A playlist with the suffix
+of a video could refer to any file or address.
 """
 
 import errno
@@ -35,7 +36,7 @@ try:
     import av
 
     HAS_AV = True
-except ImportError:  # OpenCV can read most files too, with all frames decoded
+except ImportError:  # OpenCV reads most files too, but decodes all frames
     HAS_AV = False
 
 # The decoder skips frames if the video has at least this many I and P frames per requested frame.
@@ -48,11 +49,11 @@ RGB = 3
 NO_STAMP = np.iinfo(np.int64).min
 # Maximum number of pixels in a frame: twice as many as in 8K.
 MAX_PIXELS = 2**26
-# Which frames the decoder skips: none, those that no other refers to, all but key frames.
+# Which frames the decoder skips: none, those that no other frame refers to, or all but key frames.
 Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
 # The formats that FFmpeg may recognise: no playlists and no pictures.
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
-# What Pillow may take an image for.
+# The image formats that Pillow may recognise.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
@@ -62,8 +63,8 @@ class VideoError(InputError):
 
     Attributes:
         path: The file.
-        status: What is wrong with it.
-        details: The message of the system or of FFmpeg; may be empty.
+        status: Why no frame can be read.
+        details: The message of the operating system or of FFmpeg; may be empty.
     """
 
     def __init__(self, path: str | Path, status: Status, details: str = ""):
@@ -95,23 +96,24 @@ def read_frames(
     indices: Sequence[int] | None = None,
     threads: int = 0,
 ) -> Iterator[Frame]:
-    """Yield evenly spaced frames of a video, or the frames of given numbers, in the order of time.
+    """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
-    Only one frame is held in memory. A video with fewer frames yields all of them; damaged parts
-    are left out. If a video has more than 3,000 frames and enough key frames, the key frames that
-    are nearest to the even spacing are taken, and no other frame is decoded. An image is one frame
-    at 0 seconds, rotated upright as its EXIF data says.
+    Only one frame at a time is in memory. A video with fewer than `num_frames` frames yields all of
+    them. Damaged frames are left out. A video with more than 3,000 frames and enough key frames
+    yields the key frames that are nearest to the even spacing, and its other frames are not
+    decoded. An image yields one frame at 0 seconds, rotated upright as its EXIF data says.
 
     Args:
         path: Any video file that FFmpeg reads; or a JPEG, PNG or WebP image, whose name ends in
             `.jpg`, `.jpeg`, `.png` or `.webp`.
         num_frames: Number of evenly spaced frames, at least 1.
         indices: If given, numbers of the frames to read instead, from 0, in increasing order.
-            Numbers that the video does not have are left out.
+            Numbers beyond the last frame are ignored.
         threads: Number of decoder threads; 0 for the number of cores.
 
     Raises:
-        VideoError: The file is missing, empty, no video or image, or not one frame can be decoded.
+        VideoError: The file is missing, is empty, is neither a video nor an image, or not one frame
+            can be decoded.
         ArgumentError: `num_frames` is below 1.
 
     Example:
@@ -152,17 +154,18 @@ def show_ffmpeg_warnings() -> None:
 
 
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
-    """Return the positions of `count` different times that are spread evenly, or of all times.
+    """Return the positions of `count` evenly spaced times in a sorted array of times.
 
-    They are spread evenly over time. If gaps in the time stamps would make two of them the same,
-    they are spread evenly over the frame numbers instead.
+    The span from the first time to the last is divided into `count` equal parts, and the time
+    nearest to the middle of each part is picked. If gaps between the times would make two picks the
+    same, the positions are spaced evenly instead.
 
     Args:
-        times: Sorted, shape (n,), in any unit.
+        times: Sorted times of shape (n,), in any unit.
         count: Number of positions, at least 1.
 
     Returns:
-        Increasing int64 positions of shape (min(count, n),): the middles of equal parts.
+        int64 positions of shape (min(count, n),), in increasing order.
 
     Example:
         >>> pick_evenly(np.arange(300), 3)
@@ -184,13 +187,13 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The requested frames: a number of evenly spaced ones, or those of `indices`."""
+    """The requested frames: `num_frames` evenly spaced ones, or those whose numbers are given."""
 
     num_frames: int
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Return the positions in `times` of the requested frames that the video has."""
+        """Return the positions of the requested frames in `times`; missing frames are left out."""
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
         positions = np.array(self.indices, dtype=np.int64)
@@ -202,9 +205,9 @@ class Timeline:
     """When the frames of a video file are shown.
 
     Attributes:
-        stamps: The time stamps of all frames in the order in which they are shown, or their numbers
-            if stamps are missing or occur twice; int64 of shape (frames,).
-        timed: Whether these are the file's time stamps.
+        stamps: The time stamps of all frames in the order in which they are shown, or the numbers
+            of the frames if time stamps are missing or occur twice; int64 of shape (frames,).
+        timed: Whether `stamps` holds the time stamps of the file.
         unit: Seconds per unit of the stamps.
     """
 
@@ -218,7 +221,7 @@ class Timeline:
         return int(self.stamps[0]) if len(self.stamps) else 0
 
     def seconds(self, stamp: int) -> float:
-        """Return the seconds from the first frame to the frame of a stamp."""
+        """Return the seconds from the first frame to the frame with this stamp."""
         return float((stamp - self.first) * self.unit)
 
 
@@ -229,8 +232,8 @@ class _Plan:
     Attributes:
         timeline: When the frames of the file are shown.
         stamps: The stamps of the requested frames, from the timeline.
-        passes: What the decoder skips in the first pass, and in a second pass if the first one
-            missed a requested frame.
+        passes: Which frames the decoder skips in the first pass, and in a second pass that follows
+            if the first one missed a requested frame.
     """
 
     timeline: Timeline
@@ -239,7 +242,7 @@ class _Plan:
 
 
 def _read_image(path: Path, choice: _Choice) -> Iterator[Frame]:
-    from PIL import Image, ImageOps  # processes that read videos do without
+    from PIL import Image, ImageOps  # processes that read videos do not need it
 
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
@@ -284,7 +287,7 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
             if not pending:
                 return
         if skip == "NONKEY" and len(pending) < choice.num_frames:
-            return  # damaged; decoding all frames of a long video would take too long
+            return  # the file is damaged, and decoding all frames of a long video takes too long
 
 
 def _plan(path: Path, choice: _Choice) -> _Plan:
@@ -293,7 +296,7 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
     order = timeline.stamps
     if not timeline.timed or choice.indices is not None:
         return _Plan(timeline, deque(order[choice.pick(order)].tolist()), ("DEFAULT",))
-    # A frame that is shown after all frames before it in the file is an I or P frame.
+    # A frame is an I or P frame if it is shown later than all frames that precede it in the file.
     anchors = np.unique(np.maximum.accumulate(packets["stamp"]))
     keys = np.unique(packets["stamp"][packets["key"]])
     enough = SPARE_FRAMES * choice.num_frames
@@ -302,7 +305,7 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
     if len(order) > LONG_VIDEO and len(keys) >= enough:
         candidates, passes = keys, ("NONKEY", "DEFAULT")
     elif len(order) > len(anchors) >= enough:
-        # Some P frames may be skipped, too; if a requested one is missed, all are decoded.
+        # The decoder may also skip a requested P frame. The second pass then decodes all frames.
         candidates, passes = anchors, ("NONREF", "DEFAULT")
     else:
         candidates, passes = order, ("DEFAULT",)
@@ -310,10 +313,10 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
 
 
 def read_timeline(path: str | Path) -> Timeline:
-    """List when the frames of a video file are shown, which decodes nothing.
+    """Return when the frames of a video file are shown, without decoding them.
 
     Raises:
-        VideoError: The file is no video.
+        VideoError: The file is not a readable video.
     """
     path = Path(path)
     with open_container(path) as container:
@@ -323,7 +326,11 @@ def read_timeline(path: str | Path) -> Timeline:
 def _list_packets(
     container: "av.container.InputContainer", stream: "av.VideoStream"
 ) -> tuple[np.ndarray, Timeline]:
-    """Return stamps and key-frame flags of the packets in file order, and the timeline."""
+    """Return the packets and the timeline of a video stream.
+
+    The packets are an array in the order of the file, with the time stamp (`stamp`) and the
+    key-frame flag (`key`) of each packet.
+    """
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     packets = np.fromiter(
         (
@@ -340,16 +347,16 @@ def _list_packets(
 
 
 def open_container(path: Path) -> "av.container.InputContainer":
-    """Open a video file, but no other file or address that it refers to.
+    """Open a video file; files and addresses to which it refers are not opened.
 
     Raises:
-        VideoError: The file is no video, or needs too much memory.
+        VideoError: The file is not a readable video, or opening it needs too much memory.
     """
     name = str(path.absolute())  # otherwise FFmpeg takes a name such as http:x.mp4 for an address
     try:
         try:
             return av.open(name, options=OPEN_OPTIONS)
-        except UnicodeDecodeError:  # titles that are not UTF-8; PyAV 19 takes them by itself
+        except UnicodeDecodeError:  # a title is not UTF-8; PyAV 19 accepts such titles by itself
             return av.open(name, options=OPEN_OPTIONS, metadata_errors="replace")
     except (av.FFmpegError, OSError) as error:
         if error.errno == errno.ENOMEM:
@@ -358,10 +365,10 @@ def open_container(path: Path) -> "av.container.InputContainer":
 
 
 def video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
-    """Find the stream that a player would show.
+    """Return the video stream that a player would show.
 
     Raises:
-        VideoError: There is none, or no decoder for it.
+        VideoError: The file has no video stream, or FFmpeg has no decoder for the stream.
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
@@ -376,7 +383,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the packets of streams that hold data; a truncated file ends where it breaks off."""
+    """Yield the packets of these streams that hold data, up to the point where the file is cut."""
     try:
         for packet in container.demux(*streams):
             if packet.size:
@@ -388,7 +395,10 @@ def read_packets(
 def _decode(
     path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
-    """Decode in order, without damaged packets; with `wanted`, only packets of these stamps."""
+    """Yield the decoded frames in order, without damaged ones.
+
+    If `wanted` is given, only the packets with these stamps are decoded.
+    """
     with open_container(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
@@ -409,7 +419,7 @@ def _decode(
 
 
 def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
-    """Convert a frame as PyAV's `to_ndarray` does, with one copy less."""
+    """Return the frame as an upright RGB image; this copies less than PyAV's `to_ndarray`."""
     plane = frame.reformat(format="rgb24").planes[0]
     rows = np.asarray(plane).reshape(frame.height, plane.line_size)
     image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)
@@ -418,7 +428,7 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
 
 
 def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
-    """Grab every frame and convert the requested ones. OpenCV rotates them upright by itself."""
+    """Yield the requested frames, decoded by OpenCV, which rotates them upright by itself."""
     import cv2  # processes that read videos with PyAV do not need it
 
     total = sum(1 for _ in _grab(path))

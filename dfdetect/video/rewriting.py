@@ -1,8 +1,8 @@
-"""Rewrite a video file with something drawn on each frame, and keep its sound.
+"""Copy a video file with something drawn on each frame, and keep the sound.
 
-The new file can be played by browsers: it is an MP4 file with H.264 in yuv420p, AAC, and the index
-at the start. Frames keep their times, even if these are uneven. Only one frame at a time is in
-memory.
+Browsers can play the new file: it is an MP4 file with H.264 video in yuv420p, AAC sound, and the
+index at the start. Frames keep their times, even if the times are uneven. Only one frame at a time
+is in memory.
 """
 
 import logging
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 ENCODER: Final = "libx264"
-# The fastest preset takes as long as decoding; the next one takes twice as long.
+# Encoding with the fastest preset takes as long as decoding; the next preset takes twice as long.
 ENCODER_OPTIONS = {"preset": "ultrafast", "crf": "22"}
 # Seconds between key frames, which are the frames that players can jump to.
 KEY_FRAME_EVERY = 2
@@ -45,44 +45,46 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Painter(Protocol):
-    """Draws on each frame.
+    """An object that draws on each frame of a video.
 
     Attributes:
-        frame_size: Width and height that frames are resized to.
-        size: Width and height of the picture, even, with the frame in its top left corner.
+        frame_size: Width and height in pixels to which each frame is resized.
+        size: Width and height in pixels of the new video; both must be even. The resized frame is
+            in the top left corner of this area.
     """
 
     frame_size: tuple[int, int]
     size: tuple[int, int]
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw on a picture that holds a frame, `time` seconds after the first one."""
+        """Draw on a picture that holds the frame shown `time` seconds after the first frame."""
 
 
-# Takes width and height of the upright frames, and the seconds from the first frame to the last.
+# Makes the painter for a video from the width and height of its upright frames in pixels, and from
+# the seconds between its first frame and its last.
 MakePainter = Callable[[int, int, float], Painter]
 
 
 def rewrite_video(
     path: str | Path, out: str | Path, make_painter: MakePainter, threads: int = 0
 ) -> None:
-    """Decode a video, draw on each frame, and encode it again with its sound.
+    """Write a copy of a video in which a painter has drawn on each frame.
 
-    AAC sound is copied, and other sound is encoded as AAC. Damaged parts of the video are left out;
-    a damaged sound track ends early. Rotated videos are turned upright, and the aspect ratio of
+    AAC sound is copied, and other sound is encoded as AAC. Damaged frames are left out, and a
+    damaged sound track ends early. Rotated videos are turned upright, and the aspect ratio of
     pixels is kept.
 
     Args:
         path: Any video file that FFmpeg reads.
         out: The MP4 file to write.
-        make_painter: Makes the painter from width and height of the upright frames and the seconds
-            from the first frame to the last.
-        threads: Number of threads, both to decode and to encode; 0 for as many as there are cores.
+        make_painter: A function that returns the painter. Its arguments are the width and height of
+            the upright frames in pixels, and the seconds between the first frame and the last.
+        threads: Number of threads for decoding and for encoding; 0 for the number of cores.
 
     Raises:
-        VideoError: The file cannot be read.
+        VideoError: The video cannot be read.
         DfdetectError: PyAV is missing, or was built without an encoder for H.264.
-        OSError: The file cannot be written.
+        OSError: `out` cannot be written.
 
     Example:
         >>> rewrite_video("clip.mov", "clip.mp4", lambda width, height, seconds: painter)
@@ -161,7 +163,7 @@ def _add_video(
 def _frames(
     source: "InputContainer", stream: "VideoStream", timeline: Timeline, sound: "_Sound"
 ) -> Iterator[tuple["av.VideoFrame", int]]:
-    """Yield frames with increasing stamps of the timeline, and pass packets of sound to `sound`."""
+    """Yield each frame with its stamp, in increasing order; pass packets of sound to `sound`."""
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
         stamp = frame.pts if timeline.timed else ordinal
@@ -173,7 +175,7 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the decoded frames in order, without damaged packets."""
+    """Yield the decoded frames in order, without damaged ones; pass sound to `sound`."""
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
         if sound is not None and packet.stream is other:
@@ -193,7 +195,7 @@ class _Sound:
     """Copies the sound of a video to another file.
 
     Attributes:
-        source: The stream that a player would play, or None.
+        source: The sound stream that a player would play; None if the video has no sound.
     """
 
     def __init__(self, source: "InputContainer", target: "OutputContainer", timeline: Timeline):
@@ -217,7 +219,7 @@ class _Sound:
             self._start = round(timeline.first * timeline.unit / self.source.time_base)
 
     def add(self, packet: "av.Packet") -> None:
-        """Write a packet of the source."""
+        """Write a packet of the source stream to the other file."""
         if self._copied:
             self._copy(packet)
             return
@@ -231,7 +233,7 @@ class _Sound:
             self._target.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
-        """Write what the encoder still holds."""
+        """Write the sound that the encoder still holds."""
         if self.source is not None and not self._copied:
             self._target.mux(self._stream.encode())
 

@@ -16,12 +16,12 @@ def test_find_videos_searches_folders_and_sorts_names(tmp_path):
     assert list(find_videos([tmp_path])) == ["a.MOV", "b.mp4", "c.webm"]
 
 
-def test_find_videos_takes_a_named_file_of_any_suffix(tmp_path):
+def test_find_videos_accepts_a_given_file_with_any_suffix(tmp_path):
     touch(tmp_path, "clip", "folder/other.mp4")
     assert list(find_videos([tmp_path / "clip", tmp_path / "folder"])) == ["clip", "other.mp4"]
 
 
-def test_find_videos_takes_images_that_are_named_but_does_not_look_for_them(tmp_path):
+def test_find_videos_accepts_given_images_but_ignores_images_in_folders(tmp_path):
     touch(tmp_path, "a.mp4", "cover.jpg", "face.png")
     assert list(find_videos([tmp_path, tmp_path / "face.png"])) == ["a.mp4", "face.png"]
     (tmp_path / "a.mp4").unlink()
@@ -29,16 +29,14 @@ def test_find_videos_takes_images_that_are_named_but_does_not_look_for_them(tmp_
         find_videos([tmp_path])
 
 
-def test_find_videos_tells_equal_base_names_apart_by_folder(tmp_path):
+def test_find_videos_names_equal_base_names_by_their_folders(tmp_path):
     touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
     found = find_videos([tmp_path])
     assert list(found) == ["b.mp4", "x/a.mp4", "y/a.mp4"]
     assert found["y/a.mp4"] == tmp_path / "y" / "a.mp4"
 
 
-def test_find_videos_tells_equal_names_in_two_folders_apart_by_the_paths_given(
-    tmp_path, monkeypatch
-):
+def test_find_videos_names_equal_files_of_two_folders_by_their_whole_paths(tmp_path, monkeypatch):
     touch(tmp_path, "x/a.mp4", "y/a.mp4", "y/b.mp4")
     monkeypatch.chdir(tmp_path)
     assert list(find_videos(["x", "y"])) == ["b.mp4", "x/a.mp4", "y/a.mp4"]
@@ -46,20 +44,20 @@ def test_find_videos_tells_equal_names_in_two_folders_apart_by_the_paths_given(
     assert found == {"x/a.mp4": Path("x/a.mp4"), "y/a.mp4": Path("y/a.mp4")}
 
 
-def test_find_videos_loses_none_whose_path_as_given_is_the_name_of_another(tmp_path, monkeypatch):
+def test_find_videos_keeps_all_files_if_a_path_equals_another_name(tmp_path, monkeypatch):
     touch(tmp_path, "x/a.mp4", "more/x/a.mp4", "other/a.mp4")
     monkeypatch.chdir(tmp_path)
     assert len(find_videos(["x", "more", "other"])) == 3
 
 
-def test_find_videos_counts_a_repeated_folder_once(tmp_path, monkeypatch):
+def test_find_videos_returns_a_file_given_twice_once(tmp_path, monkeypatch):
     touch(tmp_path, "a.mp4")
     assert list(find_videos([tmp_path, tmp_path / "a.mp4"])) == ["a.mp4"]
     monkeypatch.chdir(tmp_path)
     assert list(find_videos([".", tmp_path])) == ["a.mp4"]
 
 
-def test_find_videos_without_videos(tmp_path):
+def test_find_videos_raises_if_there_are_no_videos(tmp_path):
     with pytest.raises(ValueError, match="no videos"):
         find_videos([tmp_path])
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -23,7 +23,10 @@ def decoders():
 
 @pytest.fixture
 def misbehave(monkeypatch, real_clip, decoders):
-    """A function that reads a clip by a decoder in which `read_frames` runs other code first."""
+    """Return a function that reads a clip in a decoder process which also runs the given code.
+
+    The process runs the code after it has read the first frame.
+    """
 
     def read(code, seconds=isolated.TIME_LIMIT, count=4):
         patched = (
@@ -49,14 +52,14 @@ def misbehave(monkeypatch, real_clip, decoders):
     return read
 
 
-def test_read_frames_gives_those_of_this_process(sample_data, decoders):
+def test_read_frames_gives_the_same_frames_as_the_reader(sample_data, decoders):
     for path in sorted(sample_data.glob("test_videos/*.mp4"))[:3]:
         for one, other in zip(read_frames(path, 5), decoders.read_frames(path, 5), strict=True):
             assert (one.time, one.number) == (other.time, other.number)
             assert np.array_equal(one.image, other.image)
 
 
-def test_read_frames_uses_a_process_again(sample_data, decoders, tmp_path):
+def test_read_frames_reuses_a_process(sample_data, decoders, tmp_path):
     (tmp_path / "text.mp4").write_text("no video")
     for path in sample_data.glob("test_videos/*.mp4"):
         assert len(list(decoders.read_frames(path, 3))) == 3
@@ -65,8 +68,8 @@ def test_read_frames_uses_a_process_again(sample_data, decoders, tmp_path):
     assert len(decoders.idle) == 1
 
 
-def test_read_frames_keeps_frames_as_they_are(write_clip, numbered_frames, decoders):
-    """The memory that they pass through is used again."""
+def test_read_frames_does_not_overwrite_earlier_frames(write_clip, numbered_frames, decoders):
+    """All frames pass through the same shared memory."""
     path = write_clip(numbered_frames(20))
     kept = list(decoders.read_frames(path, 20))
     for frame, expected in zip(kept, read_frames(path, 20), strict=True):
@@ -100,21 +103,21 @@ def test_read_frames_stops_a_decoder_that_hangs(misbehave):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep the limit")
 @pytest.mark.slow
-def test_read_frames_bounds_memory(misbehave):
+def test_read_frames_stops_a_decoder_that_needs_too_much_memory(misbehave):
     with pytest.raises(VideoError, match="needs too much memory"):
         list(misbehave(f"numpy.ones({isolated.MEMORY_LIMIT // 8})"))
 
 
-def test_read_frames_raises_a_fault_of_ours(misbehave):
+def test_read_frames_raises_unexpected_errors_of_the_decoder(misbehave):
     with pytest.raises(RuntimeError, match="ZeroDivisionError: division by zero"):
         list(misbehave("1 / 0"))
 
 
-def test_read_frames_ignores_what_is_printed(misbehave):
+def test_read_frames_ignores_printed_text(misbehave):
     assert len(list(misbehave("print('chatter'); os.write(1, b'more')"))) == 4
 
 
-def test_close_gives_up_what_is_being_read(misbehave, decoders):
+def test_close_cancels_a_video_that_is_being_read(misbehave, decoders):
     frames = misbehave("time.sleep(100)")
     next(frames)
     threading.Timer(0.5, decoders.close).start()
@@ -134,7 +137,7 @@ def test_close_ends_idle_processes(real_clip, decoders):
         next(decoders.read_frames(real_clip, 1))
 
 
-def test_decoder_pool_that_is_dropped_ends_its_processes(real_clip):
+def test_decoder_pool_ends_its_processes_if_it_is_deleted(real_clip):
     decoders = DecoderPool()
     list(decoders.read_frames(real_clip, 1))
     (idle,) = decoders.idle
@@ -148,7 +151,7 @@ def test_decoder_pool_is_pickled_without_processes(real_clip, decoders):
     assert (other.threads, other.idle) == (3, [])
 
 
-def test_read_frames_that_is_closed_leaves_nothing(real_clip, decoders):
+def test_read_frames_ends_the_process_if_the_iterator_is_closed(real_clip, decoders):
     frames = decoders.read_frames(real_clip, 32)
     next(frames)
     (busy,) = decoders.busy
@@ -159,7 +162,7 @@ def test_read_frames_that_is_closed_leaves_nothing(real_clip, decoders):
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.slow
-def test_decoder_pool_leaves_no_process_behind(real_clip):
+def test_decoder_pool_leaves_no_process_if_the_caller_is_killed(real_clip):
     code = (
         "import sys, time; from dfdetect.video.isolated import DecoderPool\n"
         "pool = DecoderPool(); list(pool.read_frames(sys.argv[1], 1))\n"
@@ -174,10 +177,10 @@ def test_decoder_pool_leaves_no_process_behind(real_clip):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return
         time.sleep(0.1)
-    pytest.fail("the decoder is still there")
+    pytest.fail("the decoder process is still running")
 
 
-def test_read_frames_imports_no_modules_beside_the_videos(
+def test_read_frames_imports_no_modules_from_the_current_folder(
     real_clip, tmp_path, monkeypatch, decoders
 ):
     (tmp_path / "av.py").write_text("open('imported', 'w')")
@@ -187,7 +190,7 @@ def test_read_frames_imports_no_modules_beside_the_videos(
     assert not (tmp_path / "imported").exists()
 
 
-def test_read_frames_tells_of_a_decoder_that_dies_in_between(real_clip, monkeypatch, decoders):
+def test_read_frames_reports_a_decoder_that_dies_between_frames(real_clip, monkeypatch, decoders):
     get = isolated._Slot.get
 
     def get_and_kill(self, shape):
@@ -201,7 +204,7 @@ def test_read_frames_tells_of_a_decoder_that_dies_in_between(real_clip, monkeypa
         list(decoders.read_frames(real_clip, 8))
 
 
-def test_decoder_pool_takes_numpy_integers(real_clip):
+def test_read_frames_accepts_numpy_integers(real_clip):
     with DecoderPool() as decoders:
         assert len(list(decoders.read_frames(real_clip, np.int64(3)))) == 3
         chosen = decoders.read_frames(real_clip, indices=np.array([2, 5]))

@@ -16,13 +16,13 @@ def black(width=64, height=48):
 
 
 def halves(width, height):
-    """Red on the left, blue on the right."""
+    """Return a frame that is red on the left and blue on the right."""
     image = np.zeros((height, width, 3), np.uint8)
     image[:, : width // 2], image[:, width // 2 :] = RED, BLUE
     return av.VideoFrame.from_ndarray(image, format="rgb24")
 
 
-def test_fill_colours_a_rectangle_alone():
+def test_fill_colours_only_the_rectangle():
     picture = black()
     picture.fill((10, 20, 30, 40), Planes.colour(RED))
     image = to_rgb(picture)
@@ -31,7 +31,7 @@ def test_fill_colours_a_rectangle_alone():
     assert image.max() < 12
 
 
-def test_outline_leaves_the_inside():
+def test_outline_leaves_the_inside_unchanged():
     picture = black()
     picture.outline((10, 10, 50, 40), Planes.colour(RED), 4)
     image = to_rgb(picture)[..., 0]
@@ -53,7 +53,7 @@ def test_fill_and_paste_draw_only_inside_the_picture():
     assert image[4:24, 60:].min() > 240
 
 
-def test_paste_keeps_the_other_picture():
+def test_paste_draws_the_other_picture_at_its_place():
     picture, other = black(), Planes.of_rgb(np.full((8, 8, 3), BLUE, np.uint8))
     picture.paste(other, 20, 10)
     image = to_rgb(picture)
@@ -71,7 +71,7 @@ def test_place_keeps_the_pixels_of_a_frame_of_the_right_size():
 
 
 @pytest.mark.parametrize("name", ["yuv444p", "gray", "rgba", "yuv420p10le", "yuvj420p"])
-def test_place_takes_frames_of_other_formats(name):
+def test_place_accepts_frames_of_other_formats(name):
     picture = black()
     picture.place(halves(128, 96).reformat(format=name), 64, 48)
     image = to_rgb(picture)

@@ -29,15 +29,15 @@ def test_read_frames_spaces_frames_evenly(real_clip, count):
     assert np.abs(np.array(times) - ideal).max() < 0.15
 
 
-def test_read_frames_that_skips_frames_changes_no_pixel(sample_data):
-    """x264 lets P frames refer to B frames: a decoder that skips those gives blocks."""
+def test_read_frames_changes_no_pixel_when_it_skips_frames(sample_data):
+    """x264 lets P frames refer to B frames: a decoder that skips B frames damages P frames."""
     for path in sorted(sample_data.glob("*/*.mp4")):
         everything = decode_all(path)
         for frame in read_frames(path, 4):
             assert np.array_equal(frame.image, everything[round(frame.time * 24)])
 
 
-def test_read_frames_skips_frames_that_nobody_needs(real_clip, decoded):
+def test_read_frames_skips_frames_that_are_not_needed(real_clip, decoded):
     assert len(list(read_frames(real_clip, 4))) == 4
     assert len(decoded) < 40  # of 64
 
@@ -79,7 +79,7 @@ def test_read_frames_gives_rgb(write_clip):
 
 
 @pytest.mark.parametrize("reader", ["av", "opencv"])
-def test_read_frames_obeys_the_rotation_flag(write_clip, reader, monkeypatch):
+def test_read_frames_turns_rotated_videos_upright(write_clip, reader, monkeypatch):
     top_is_white = np.zeros((64, 128, 3), np.uint8)
     top_is_white[:32] = 255
     path = write_clip([top_is_white] * 10)
@@ -94,7 +94,7 @@ def test_read_frames_obeys_the_rotation_flag(write_clip, reader, monkeypatch):
 
 
 def set_rotation(path, degrees):
-    """Write the clockwise rotation into the display matrix of the mp4's only track."""
+    """Write a clockwise rotation into the display matrix of the MP4 file's only track."""
     assert degrees == 90
     data = bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 4 + 40
@@ -103,7 +103,7 @@ def set_rotation(path, degrees):
     path.write_bytes(data)
 
 
-def test_read_frames_gives_the_frames_of_opencv(real_clip, monkeypatch):
+def test_read_frames_gives_the_same_frames_with_opencv(real_clip, monkeypatch):
     with_av = list(read_frames(real_clip, 64))
     monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     with_opencv = list(read_frames(real_clip, 64))
@@ -128,7 +128,7 @@ def test_read_frames_holds_few_frames_in_memory(write_clip):
     ("content", "reason"),
     [(b"", "the file is empty"), (b"not a video at all\n" * 100, "not a readable video")],
 )
-def test_read_frames_names_unreadable_files_with_the_reason(
+def test_read_frames_names_the_unreadable_file_and_the_reason(
     tmp_path, content, reason, reader, monkeypatch
 ):
     if reader == "opencv":
@@ -146,7 +146,7 @@ def test_read_frames_of_a_missing_file(tmp_path):
         list(read_frames(tmp_path / "none.mp4"))
 
 
-def test_read_frames_takes_titles_that_are_not_utf_8(write_clip, numbered_frames):
+def test_read_frames_accepts_titles_that_are_not_utf_8(write_clip, numbered_frames):
     path = write_clip(numbered_frames(5))
     plain = path.read_bytes()
     path.write_bytes(plain.replace(b"Lavf", b"Lav\xe9"))
@@ -166,7 +166,7 @@ def test_read_frames_refuses_sound_without_picture(tmp_path):
         list(read_frames(path))
 
 
-def test_read_frames_of_a_truncated_clip_gives_what_is_left(write_clip, numbered_frames):
+def test_read_frames_gives_the_frames_that_a_truncated_clip_still_has(write_clip, numbered_frames):
     path = write_clip(numbered_frames(100), movflags="faststart")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     numbers = [number_of(frame) for frame in read_frames(path, 8)]
@@ -202,7 +202,7 @@ def test_read_frames_refuses_a_count_below_one(real_clip):
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 10, 20])
-def test_pick_evenly_gives_different_and_spread_picks(count):
+def test_pick_evenly_gives_different_positions(count):
     times = np.array([0, 1, 2, 3, 40, 41, 42, 43, 44, 100])
     picks = pick_evenly(times, count)
     assert len(picks) == min(count, 10)
@@ -216,7 +216,7 @@ def test_pick_evenly_takes_the_nearest_frames():
     assert pick_evenly(np.array([0, 9, 10, 11, 20]), 1).tolist() == [2]
 
 
-def test_pick_evenly_spreads_picks_across_a_jump_in_time():
+def test_pick_evenly_spaces_positions_evenly_if_times_jump():
     times = np.concatenate([np.arange(150), 10_000 + np.arange(150)])
     assert pick_evenly(times, 30).tolist() == list(range(5, 300, 10))
 
@@ -249,7 +249,7 @@ def test_read_frames_gives_all_frames_of_challenge_clips(corpus):
 
 
 @pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}, {"codec": "mpeg2video"}])
-def test_frames_of_certain_numbers(write_clip, numbered_frames, options):
+def test_read_frames_by_indices(write_clip, numbered_frames, options):
     path = write_clip(numbered_frames(30), **options)
     wanted = [0, 7, 8, 29, 30, 99]
     frames = list(read_frames(path, indices=wanted))
@@ -258,25 +258,25 @@ def test_frames_of_certain_numbers(write_clip, numbered_frames, options):
     assert [frame.time for frame in frames] == pytest.approx([0, 7 / 25, 8 / 25, 29 / 25])
 
 
-def test_frames_of_certain_numbers_by_opencv(write_clip, numbered_frames, monkeypatch):
+def test_read_frames_by_indices_with_opencv(write_clip, numbered_frames, monkeypatch):
     monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     frames = read_frames(write_clip(numbered_frames(12)), indices=[3, 11, 40])
     assert [number_of(frame) for frame in frames] == [3, 11]
 
 
-def test_a_video_without_the_frames_that_are_asked_for(write_clip, numbered_frames):
+def test_read_frames_by_indices_beyond_the_end_raises(write_clip, numbered_frames):
     with pytest.raises(VideoError, match="no frame can be decoded"):
         list(read_frames(write_clip(numbered_frames(5)), indices=[20]))
 
 
-def test_read_frames_takes_a_numpy_integer(write_clip, numbered_frames):
+def test_read_frames_accepts_a_numpy_integer(write_clip, numbered_frames):
     frames = list(read_frames(write_clip(numbered_frames(40)), np.int64(8)))
     assert len(frames) == 8
 
 
 @pytest.mark.parametrize("name", ["face.jpg", "face.JPEG", "face.png", "face.webp"])
 def test_read_frames_of_an_image_is_one_upright_frame(tmp_path, name):
-    """A camera that is held on its side notes it: left is up when the picture is shown."""
+    """A camera that is held on its side notes in the EXIF data how to turn the image upright."""
     upright = np.zeros((40, 60, 3), np.uint8)
     upright[:20, :30] = (250, 10, 10)
     exif = Image.Exif()
@@ -297,7 +297,7 @@ def test_read_frames_of_an_image_without_rgb_gives_rgb(tmp_path, mode):
     assert np.abs(frame.image.astype(int) - 102).max() <= 3
 
 
-def test_read_frames_names_unreadable_images_with_the_reason(tmp_path, monkeypatch):
+def test_read_frames_names_the_unreadable_image_and_the_reason(tmp_path, monkeypatch):
     path = tmp_path / "face.jpg"
     path.write_bytes(b"no image")
     with pytest.raises(VideoError, match=r"face.jpg: not a readable image$"):

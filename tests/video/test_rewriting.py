@@ -16,7 +16,7 @@ WHITE = Planes.colour((255, 255, 255))
 
 
 class Corner:
-    """Draws a white square into the corner, and keeps the times of the frames."""
+    """Draws a white square into the top left corner, and records the times of the frames."""
 
     def __init__(self, width, height, seconds):
         self.frame_size = width, height
@@ -30,7 +30,7 @@ class Corner:
 
 
 def rewrite(path, tmp_path, **options):
-    """The painter and the file that was written."""
+    """Rewrite a video, and return the painter and the path of the new file."""
     painters = []
 
     def make(*shape):
@@ -48,7 +48,7 @@ def times(path):
 
 
 def add_sound(video, out, codec, seconds=2.0, rate=44100, delay=0.0):
-    """Copy a video beside a tone."""
+    """Write a copy of a video with a tone as its sound."""
     with av.open(str(video)) as source, av.open(str(out), "w") as target:
         picture = target.add_stream_from_template(source.streams.video[0])
         sound = target.add_stream(codec, rate)
@@ -81,14 +81,14 @@ def turn(path, degrees):
 
 
 def sound_of(path):
-    """Name of the codec, seconds, and the packets' bytes."""
+    """Return the name of the codec, the duration in seconds, and the bytes of the packets."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         packets = [bytes(packet) for packet in container.demux(stream) if packet.size]
         return stream.codec_context.name, float(stream.duration * stream.time_base), packets
 
 
-def test_rewrite_video_writes_what_browsers_play(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_writes_a_file_that_browsers_play(write_clip, numbered_frames, tmp_path):
     path = write_clip(numbered_frames(50), "clip.avi", "mpeg4")
     _, out = rewrite(path, tmp_path)
     with av.open(str(out)) as container:
@@ -101,7 +101,9 @@ def test_rewrite_video_writes_what_browsers_play(write_clip, numbered_frames, tm
     assert content.index(b"moov") < content.index(b"mdat")
 
 
-def test_rewrite_video_keeps_frames_but_for_what_is_drawn(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_changes_only_the_pixels_that_are_drawn_on(
+    write_clip, numbered_frames, tmp_path
+):
     path = write_clip(numbered_frames(50))
     _, out = rewrite(path, tmp_path)
     before, after = (list(read_frames(one, 50)) for one in (path, out))
@@ -157,7 +159,7 @@ def test_rewrite_video_copies_aac(write_clip, numbered_frames, tmp_path):
     ("codec", "name", "rate"),
     [("mp2", "a.ts", 44100), ("pcm_s16le", "a.mkv", 8000), ("libopus", "a.mkv", 48000)],
 )
-def test_rewrite_video_turns_other_sound_into_aac(
+def test_rewrite_video_encodes_other_sound_as_aac(
     write_clip, numbered_frames, tmp_path, codec, name, rate
 ):
     path = add_sound(write_clip(numbered_frames(50)), tmp_path / name, codec, rate=rate)
@@ -170,7 +172,7 @@ def test_rewrite_video_turns_other_sound_into_aac(
     assert loud > 0.1
 
 
-def test_rewrite_video_keeps_the_distance_of_sound_and_picture(
+def test_rewrite_video_keeps_the_delay_between_picture_and_sound(
     write_clip, numbered_frames, tmp_path
 ):
     clip = write_clip(numbered_frames(50), stamps=range(25, 75))
@@ -191,7 +193,7 @@ def test_rewrite_video_keeps_the_start_of_a_truncated_file(write_clip, numbered_
     assert 20 < len(times(out)) < 80
 
 
-def test_rewrite_video_names_a_video_without_a_frame(write_clip, numbered_frames, tmp_path):
+def test_rewrite_video_names_a_file_that_is_no_video(write_clip, numbered_frames, tmp_path):
     path = tmp_path / "no.mp4"
     path.write_text("no video")
     with pytest.raises(VideoError, match=r"no\.mp4: not a readable video") as caught:
