@@ -80,7 +80,7 @@ setup(
             *("gradio>=6.31,<7", "h5py", "hypothesis", "ipykernel", "jsonschema>=4.18"),
             *("mypy>=1.11", "nbclient", "nbval", "onnx", "onnxruntime", "onnxscript"),
             *("openvino>=2025.0", "playwright", "psutil", "pytest"),
-            *("pytest-cov", "ray>=2.40,<3", "ruff"),
+            *("pytest-cov", "pytest-xdist", "ray>=2.40,<3", "ruff"),
         ],
     },
     entry_points={"console_scripts": ["dfdetect=dfdetect.cli:main"]},

@@ -1,5 +1,6 @@
 """Fixtures: the sample clips, the research footage where it is there, clips made on the spot."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,12 +10,21 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from dfdetect import Detector, load_detector
 from dfdetect.video import reader
 
 REPOSITORY = Path(__file__).parent.parent
 CORPUS = REPOSITORY.parent / "shared" / "data"
+
+
+def pytest_configure() -> None:
+    """Let each process of pytest-xdist, and the commands that it starts, compute on one core."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+        cv2.setNumThreads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

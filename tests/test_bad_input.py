@@ -555,7 +555,7 @@ def test_what_may_not_be_read_is_said(real_clip, tmp_path):
         "        print(error.path.name, error.status.describe(error.details))\n"
     )
     for parent in tmp_path.parents[:3]:
-        if parent.owner() == tmp_path.owner() and parent.name.startswith("pytest"):
+        if parent.owner() == tmp_path.owner() and parent.name.startswith(("pytest", "popen")):
             parent.chmod(0o755)
     tmp_path.chmod(0o755)
     run = subprocess.run(
