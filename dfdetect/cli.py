@@ -422,7 +422,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "--val",
         nargs="+",
         type=_index_or_fraction,
-        default=[0.1],
+        default=0.1,
         metavar="INDEX.csv|SHARE",
         help="what chooses the best epoch: face sets of other actors and sources, or the share "
         "of actors or sources of --faces to hold out; one or several",
@@ -769,7 +769,7 @@ def _compare_conditions(**options: Any) -> None:
 
 def _train(
     faces: list[tuple[Path, tuple[float, float]]],
-    val: list[Path | float],
+    val: float | list[Path | float],
     out: Path,
     init: str | None,
     device: str,

@@ -187,6 +187,12 @@ def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
     assert "constant answer" in printed
 
 
+def test_train_help_shows_a_default_as_it_is_typed(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    assert "(default: 0.1)" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.filterwarnings("ignore:.*trained on a face set of this name")
 @pytest.mark.slow
 def test_train_then_evaluate(face_set, tmp_path, capsys):

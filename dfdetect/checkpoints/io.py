@@ -26,6 +26,7 @@ from dfdetect.checkpoints.ensemble import (
     spec_from_json,
 )
 from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.checkpoints.weights import require_checkpoint_name
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import create_model
@@ -149,19 +150,20 @@ def make_ensemble(
 
     Args:
         paths: Two or more checkpoints, as in `load_ensemble`.
-        out: The file to write.
+        out: The `.safetensors` file to write.
         shares: As in `join_specs`.
 
     Raises:
         FileNotFoundError: There is no such file.
         CheckpointError: A file is no usable checkpoint.
-        ArgumentError: There are fewer than two, `out` is one of them or cannot be written, or there
-            is not one share above 0 for each.
+        ArgumentError: There are fewer than two, `out` is one of them, has another suffix or cannot
+            be written, or there is not one share above 0 for each.
 
     Example:
         >>> make_ensemble(["a.safetensors", "b.safetensors"], "both.safetensors").shares
         (0.5, 0.5)
     """
+    require_checkpoint_name(Path(out))
     if len(paths) < MEMBER_COUNTS[0]:
         raise ArgumentError(f"{out}: an ensemble needs at least {MEMBER_COUNTS[0]} checkpoints")
     if Path(out).resolve() in {Path(path).resolve() for path in paths}:

@@ -66,11 +66,20 @@ def require_new_checkpoint(path: Path) -> None:
     Raises:
         ArgumentError: The file exists, cannot be written, or has another suffix.
     """
-    if path.suffix != SUFFIX:
-        raise ArgumentError(f"{path}: a checkpoint's name must end in {SUFFIX}")
+    require_checkpoint_name(path)
     require_writable(path)
     if path.exists():
         raise ArgumentError(f"{path}: exists; delete it, or name another file")
+
+
+def require_checkpoint_name(path: Path) -> None:
+    """Refuse a name that no checkpoint has.
+
+    Raises:
+        ArgumentError: It has another suffix.
+    """
+    if path.suffix != SUFFIX:
+        raise ArgumentError(f"{path}: a checkpoint's name must end in {SUFFIX}")
 
 
 def package_folder(name: str) -> Path:

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 
 from dfdetect.checkpoints.converters.reading import read_tensors
-from dfdetect.checkpoints.converters.registry import AUTO, choose_format
+from dfdetect.checkpoints.converters.registry import AUTO, choose_format, require_format
 from dfdetect.checkpoints.converters.tensors import Tensors
 from dfdetect.checkpoints.io import save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.checkpoints.weights import SUFFIX
-from dfdetect.errors import ArgumentError
+from dfdetect.checkpoints.weights import require_checkpoint_name
 from dfdetect.models.registry import create_model
 
 
@@ -37,8 +36,8 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
         >>> convert("final_111_DeepFakeClassifier_tf_efficientnet_b7_ns_0_36", "b7.safetensors")
     """
     path, out = Path(path), Path(out)
-    if out.suffix != SUFFIX:
-        raise ArgumentError(f"{out}: the new checkpoint must be a {SUFFIX} file")
+    require_checkpoint_name(out)
+    require_format(format)
     found = read_tensors(path)
     tensors = Tensors(path, found)
     chosen = choose_format(path, tensors.shapes, format)

@@ -68,6 +68,16 @@ def formats() -> Mapping[str, Format]:
     return dict(sorted(_FORMATS.items()))
 
 
+def require_format(name: str) -> None:
+    """Refuse a name that is neither that of a format nor `auto`.
+
+    Raises:
+        ArgumentError: There is no such format.
+    """
+    if name not in (AUTO, *formats()):
+        raise ArgumentError(f"unknown format {name!r}; known are {AUTO}, {', '.join(formats())}")
+
+
 def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
     """Recognise the format of a file, or check that the file has the named format.
 
@@ -80,9 +90,8 @@ def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
         ArgumentError: There is no such format.
         CheckpointError: The file is in another format, or its format is unknown.
     """
+    require_format(name)
     known = formats()
-    if name != AUTO and name not in known:
-        raise ArgumentError(f"unknown format {name!r}; known are {AUTO}, {', '.join(known)}")
     found = [one for one in known.values() if one.recognises(shapes)]
     if len(found) == 1 and name in (AUTO, found[0].name):
         return found[0]

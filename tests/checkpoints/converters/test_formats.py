@@ -154,6 +154,14 @@ def test_a_file_of_another_format_is_named(tmp_path):
         convert(path, tmp_path / "a.safetensors", format="sbi")
 
 
+def test_convert_checks_names_before_it_reads_the_file(tmp_path):
+    absent = tmp_path / "absent.pth"
+    with pytest.raises(ValueError, match="unknown format 'foo'; known are auto, "):
+        convert(absent, tmp_path / "a.safetensors", format="foo")
+    with pytest.raises(ValueError, match=r"a\.txt: a checkpoint's name must end in"):
+        convert(absent, tmp_path / "a.txt")
+
+
 @pytest.mark.parametrize("name", ["_blocks.3._bn1.running_mean", "_conv_stem.weight"])
 def test_a_missing_tensor_is_named(name, tmp_path):
     state = make_state(ONE)
