@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +35,7 @@ PAYS_AFTER = 40
 # Number of input sizes whose kernels are kept: the face detector gets images of many sizes.
 KEPT_KERNELS = 256
 LOGGER = logging.getLogger(__name__)
-# Tracing a network uses global state of torch: two threads that trace at a time crash.
+# Tracing a network uses global state of torch, so only one thread may trace at a time.
 _ONE_AT_A_TIME = Lock()
 
 Compute = Callable[[np.ndarray], list[np.ndarray]]
@@ -196,11 +197,12 @@ def _compile_openvino(
 ) -> Compute:
     import openvino
 
-    model = openvino.convert_model(network, example_input=example)
+    # The model must not use memory that belongs to Python objects, which another thread may free.
+    model = openvino.convert_model(network, example_input=example, share_weights=False)
     shape = [-1 if number in varying else size for number, size in enumerate(example.shape)]
     model.reshape({model.inputs[0]: openvino.PartialShape(shape)})
     cores = available_cores()
-    compiled = openvino.Core().compile_model(
+    compiled = _openvino_core().compile_model(
         model,
         "CPU",
         {
@@ -221,6 +223,18 @@ def _compile_openvino(
         return [found[output] for output in compiled.outputs]
 
     return compute
+
+
+@cache
+def _openvino_core() -> Any:
+    """Return OpenVINO's `Core`, one for the whole process.
+
+    A process that makes a second one can crash with a segmentation fault: see issue 35338 of
+    OpenVINO's repository.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _compile_onnxruntime(
