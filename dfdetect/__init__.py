@@ -4,7 +4,7 @@
 >>> detector = dfdetect.load_detector()
 >>> detector.predict("video.mp4").probability
 
-Names are imported when they are first used: torch takes seconds to load.
+Each public name is imported when it is first used, because loading torch takes seconds.
 """
 
 import logging
@@ -72,12 +72,12 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _PACKAGES = frozenset(module.partition(".")[0] for module in _MODULES)
 
 
-# Whoever wants to hear more says so by `logging`, or on the command line by `--verbose`.
+# A library should print no log lines unless the program that uses it configures `logging`.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Import and return a public name or a module (PEP 562)."""
+    """Return a public name or a submodule, which is imported now (PEP 562)."""
     if name in _PACKAGES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:

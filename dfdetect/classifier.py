@@ -1,4 +1,4 @@
-"""Classifier: turns the crops of one face into calibrated logits of its frames, with one model."""
+"""Classifier: scores the crops of faces with one model."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,19 +17,20 @@ from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
 
-# Inputs in a batch. On a CPU, larger batches would not fit into its caches.
+# Maximum number of inputs in a batch. Larger batches would not fit into the caches of a CPU.
 GPU_BATCH, CPU_BATCH = 64, 8
 Item = TypeVar("Item")
 
 
 class Classifier:
-    """Scores crops with one model; a detector has one, an ensemble one for each member.
+    """Scores the crops of faces with one model. A detector has one classifier for each model.
 
     Args:
-        model: Takes normalised crops, or clips of them, as `spec` says; gives logits (batch, 1).
-        spec: How the input is normalised and how the logits are calibrated.
+        model: Network that takes normalised crops, or clips if `spec.frames_per_clip` is above 1,
+            and returns logits of FAKE of shape (batch, 1).
+        spec: Description of the model's input, and the calibration of its logits.
         device: The device that the model computes on.
-        engine: The engine that computes the model on a CPU, as in `choose_engine`.
+        engine: The library that computes the model on a CPU, as in `choose_engine`.
     """
 
     def __init__(
@@ -48,19 +49,20 @@ class Classifier:
         clips: Iterable[Sequence[torch.Tensor]],
         check: Callable[[], None] = lambda: None,
     ) -> list[np.ndarray]:
-        """Score every crop of each sequence.
+        """Return the calibrated logit of every crop of several faces.
 
         Args:
-            clips: Sequences of crops of one face each, in the order of time: RGB uint8 tensors of
-                shape (3, input_size, input_size). They are read as they are needed.
-            check: Called before each batch; may raise to give up.
+            clips: For each face, its crops in the order of time: RGB uint8 tensors of shape
+                (3, input_size, input_size). The faces are read one after another, when the next
+                batch needs them.
+            check: Function that is called before each batch; it stops the work by an exception.
 
         Returns:
-            The calibrated logits of FAKE of each sequence, float64 of shape (crops,). A model that
-            looks at clips gives all crops of one clip the same logit.
+            For each face, the calibrated logits of FAKE, float64 of shape (crops,). A model that
+            takes clips gives all crops of one clip the same logit.
 
         Raises:
-            ArgumentError: A sequence is empty.
+            ArgumentError: A face has no crops.
         """
         inputs: list[int] = []
         frames: list[int] = []
@@ -81,18 +83,18 @@ class Classifier:
     def activation_maps(
         self, crops: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Divide the logits of some crops of a face among the places of a feature map.
+        """Return maps that show which parts of some crops of a face raise or lower the logit.
 
         Args:
-            crops: Crops of one face, in the order of time, as in `frame_logits`.
-            positions: Positions of the crops whose maps are wanted, at least one.
+            crops: All crops of one face, in the order of time, as in `frame_logits`.
+            positions: Indexes of the crops to make maps of, at least one.
 
         Returns:
             float32 of shape (positions, rows, columns): evidence for FAKE is above 0, evidence for
             REAL below 0. The sum over a map is the calibrated logit of the crop; for a model that
-            looks at clips, the mean of the sums of a clip's crops is the logit of the clip. A crop
-            that the model sees several times gets the mean of its maps. None if the model has no
-            feature map.
+            takes clips, the mean of the sums over the crops of a clip is the logit of the clip. A
+            crop that is part of several inputs of the model gets the mean of its maps. None if the
+            model has no feature map.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -112,7 +114,7 @@ class Classifier:
         return np.stack([np.mean(by_position[position], axis=0) for position in positions])
 
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the inputs of the model that cover the crops of a track."""
+        """Return the model's inputs, single crops or clips, that contain all crops of a face."""
         length = self.spec.frames_per_clip
         if self.spec.mirror:
             crops = [*crops, *crops] if len(crops) == 1 else crops
@@ -123,9 +125,9 @@ class Classifier:
         return [make_clip([crops[position] for position in part], length) for part in parts]
 
     def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
-        """Turn the logits of the inputs that cover a track into the logits of its frames.
+        """Return the logits of a face's frames, given the logits of the model's inputs.
 
-        A frame that is in two inputs gets the mean of both.
+        A frame that is part of two inputs gets the mean of their logits.
         """
         if frames == 1:
             return logits.mean(keepdims=True)
@@ -152,7 +154,7 @@ class Classifier:
         inputs: Iterable[torch.Tensor],
         check: Callable[[], None] = lambda: None,
     ) -> Iterator[Item]:
-        """Call a function with batches of inputs, and return its results for each input."""
+        """Call a function with batches of inputs, and yield its result for each input."""
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         batch = max(1, most // self.spec.frames_per_clip)
         left = iter(inputs)

@@ -1,6 +1,7 @@
-"""Command line: arguments only; each command calls one public function with the same keywords.
+"""Command line: parses arguments, calls one public function for each command, prints the result.
 
-Modules are imported by the commands that need them, so that `--help` does not wait for torch.
+The other modules are imported inside the commands that need them, because `--help` must not wait
+for torch.
 """
 
 import argparse
@@ -27,24 +28,28 @@ from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, ENGIN
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import CHOICES, TrainConfig, recipe
 
+# Exit statuses: with `--strict`, a video has no score; arguments, input or output are unusable.
 REASONS_GIVEN = 1
 UNUSABLE = 2
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
-# The exit status of a process that a signal stopped is this plus the number of the signal.
+# If a signal stops the command, its exit status is this plus the number of the signal.
 SIGNALLED = 128
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command.
+    """Run one command of `dfdetect`, and return its exit status.
 
-    Expected errors (`DfdetectError`, `OSError`) become one line on standard error, with their
-    traceback above it if `--verbose` is given. Any other exception is a fault and leaves this
-    function.
+    Expected errors (`DfdetectError`, `OSError`) are printed as one line on standard error. With
+    `--verbose`, their traceback is printed above it. Any other exception is a defect of the
+    program and is not caught.
+
+    Args:
+        arguments: The command and its arguments; those of the process if None.
 
     Returns:
-        0 if every video has a score or a stated reason; 1 if `--strict` was given and a video has
-        no score; 2 for unusable arguments, input or output; 130 if stopped by Ctrl-C, 143 if
-        stopped by SIGTERM.
+        0 if every video has a score or a stated reason for having none; 1 if `--strict` was given
+        and a video has no score; 2 for unusable arguments, input or output; 130 if Ctrl-C stopped
+        the command, 143 if SIGTERM did.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             status = command(**options)
             sys.stdout.flush()
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+    except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (DfdetectError, OSError) as error:
@@ -70,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _TerminalHandler(logging.Handler):
-    """Shows what the library logs on standard error, above the progress bars."""
+    """Prints the log lines of the library on standard error, above the progress bars."""
 
     def __init__(self, verbose: bool, level: int):
         super().__init__(logging.DEBUG if verbose else level)
@@ -105,7 +110,7 @@ def _one_interrupt() -> Iterator[None]:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
         print(
-            "\ndfdetect: stopping: files are completed first, which takes a few seconds",
+            "\ndfdetect: stopping; the results so far are saved first, which takes a few seconds",
             file=sys.stderr,
         )
         raise KeyboardInterrupt(number)
@@ -127,7 +132,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _print_above_bars(text: str) -> None:
-    """Print at once, and above the progress bars if they are on the same terminal."""
+    """Print a text without delay, above the progress bars if they are on the same terminal."""
     if sys.stdout.isatty() and sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -137,14 +142,14 @@ def _print_above_bars(text: str) -> None:
 
 
 def _printable(message: object) -> str:
-    """Return a message in which control characters of file names are escaped."""
+    """Return a message with its control characters escaped, which file names may contain."""
     from dfdetect.files import printable
 
     return "\n".join(map(printable, str(message).splitlines()))
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows default values, except for options that are off by default."""
+    """Adds default values to the help texts, except for options that are off by default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         off = action.default is None or action.default is False or action.default == []
@@ -202,11 +207,11 @@ def _add_detector_options(
         "--weights",
         nargs="+",
         metavar="NAME|FILE",
-        help="installed weights or files; several answer together, as an ensemble; if not given, "
-        "the default that `dfdetect models` shows",
+        help="installed weights or files; several form an ensemble; default: the weights that "
+        "`dfdetect models` marks as the default",
     )
-    text = "frames sampled from each video"
-    if frames is None:  # None tells whether the option was given
+    text = "number of frames to sample from each video"
+    if frames is None:  # so that the command knows whether the option was given
         text += f" (default: {DEFAULT_FRAMES}); not for face sets"
     parser.add_argument("--frames", type=int, default=frames, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -225,13 +230,15 @@ def _add_cluster_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS|local",
-        help="address of a Ray cluster that does the work; `local` starts one on this machine",
+        help="address of the Ray cluster to run on; `local` starts one on this machine",
     )
 
 
 def _add_split_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--split", choices=SPLITS, help="official split of a data set to use; default: all videos"
+        "--split",
+        choices=SPLITS,
+        help="use only this part of the data set, as its authors split it; default: all videos",
     )
 
 
@@ -254,47 +261,47 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     shown.add_argument(
         *("-q", "--quiet"),
         action="store_true",
-        help="print only one line per video and warnings: no progress, explanation or summary",
+        help="print one line per video, and warnings, but no progress, explanation or summary",
     )
     written = parser.add_argument_group("files to write (by default none)")
     written.add_argument(
         "--out",
         type=Path,
         metavar="FILE.csv|.json|.jsonl",
-        help="a submission (filename,label), or the full results as JSON; the same command "
-        "continues an interrupted run",
+        help="a submission (filename,label), or the full results as JSON; if the run is "
+        "interrupted, the same command continues it",
     )
     written.add_argument(
         "--sample-submission",
         type=Path,
         metavar="CSV",
-        help="file that gives the names and the order of the rows of --out",
+        help="submission that gives the names and the order of the rows of --out",
     )
     written.add_argument(
         "--prior",
         type=float,
         default=DEFAULT_PRIOR,
-        help="P(FAKE) that a submission has for videos without a score",
+        help="P(FAKE) in a submission for videos without a score",
     )
     written.add_argument(
         "--details",
         type=Path,
         metavar="CSV",
-        help="a table: verdict, people, frames, status and seconds of each video",
+        help="a table of the probability, verdict, status and time of each video",
     )
     written.add_argument(
         "--report",
         type=Path,
         metavar="HTML",
-        help="a page with the faces and their probabilities over time",
+        help="a page that shows the faces and their probabilities over time",
     )
     written.add_argument(
         "--annotate",
         type=Path,
         metavar="DIR",
-        help="a copy of each video with boxes, curves and sound",
+        help="folder for copies of the videos, with boxes and curves drawn, and with sound",
     )
-    run = parser.add_argument_group("the run")
+    run = parser.add_argument_group("how to run")
     _add_cluster_option(run)
     run.add_argument(
         "--time-budget",
@@ -313,63 +320,68 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=Path,
         metavar="INDEX.csv|VIDEO_FOLDER|ZIP|JSON",
-        help="one or more face sets, measured together; or a data set in its authors' layout; or "
-        "a folder or zip file of videos, labelled by manifest.csv, metadata.json or folders named "
-        "real and fake",
+        help="one or more face sets, which are measured together; or a data set in the layout of "
+        "its authors; or a folder or zip file of videos, labelled by manifest.csv, metadata.json "
+        "or folders named real and fake",
     )
     _add_split_option(parser)
     _add_detector_options(parser.add_argument_group("detector"), frames=None)
     _add_cluster_option(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument(
-        "--plots", type=Path, metavar="DIR", help="folder for curves and a table of all scores"
+        "--plots", type=Path, metavar="DIR", help="folder for plots and a table of all scores"
     )
     parser.add_argument(
         "--table",
         type=Path,
         metavar="FILE.md|FILE.csv",
-        help="file for the metrics of videos, frames, sources and methods, with intervals",
+        help="file for the metrics of videos and frames, by source and method, with confidence "
+        "intervals",
     )
     parser.add_argument(
         "--compare",
         nargs=2,
         metavar=("A", "B"),
-        help="measure two detectors (names or files) and test whether they differ",
+        help="measure two detectors (names or files), and test whether their scores differ",
     )
     parser.add_argument(
         "--fake-share",
         type=float,
         metavar="SHARE",
-        help="also compute metrics for this share of FAKE",
+        help="also compute the metrics for data with this share of FAKE",
     )
     parser.add_argument(
         "--degrade",
         choices=DEGRADATIONS,
-        help="first damage the crops: JPEG at quality 50, half the size and back, or 40 %% darker",
+        help="damage the crops first: compress them as JPEG of quality 50, resize them to half the "
+        "size and back, or make them 40 %% darker",
     )
     parser.add_argument(
         "--subgroups",
         action="store_true",
-        help="also measure small, dark, blurred and turned faces separately",
+        help="also measure small, dark, blurred and turned faces, each group alone",
     )
 
 
 def _add_extract(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "extract", _extract, "Make a face set of labelled videos, or continue one."
+        commands,
+        "extract",
+        _extract,
+        "Make a face set from labelled videos. The same command continues an interrupted run.",
     )
     parser.add_argument(
         "sources",
         nargs="+",
         type=Path,
         metavar="VIDEO_FOLDER|ZIP",
-        help="a data set in its authors' layout, or videos labelled by manifest.csv, "
+        help="a data set in the layout of its authors, or videos labelled by manifest.csv, "
         "metadata.json or folders named real and fake",
     )
     _add_split_option(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
     parser.add_argument(
-        "--frames", type=int, default=DEFAULT_FRAMES, help="frames sampled from each video"
+        "--frames", type=int, default=DEFAULT_FRAMES, help="number of frames to sample per video"
     )
     parser.add_argument("--size", type=int, default=224, help="side of the crops in pixels")
     for name in ("crop_scale", "crop_shift"):
@@ -400,8 +412,10 @@ def _add_reconstruct(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--kinds", nargs="+", metavar="NAME", help="autoencoders to use; default: all"
     )
-    parser.add_argument("--steps", type=int, help="training steps of each autoencoder")
-    parser.add_argument("--copies", type=int, default=1, help="reconstructions of each crop")
+    parser.add_argument("--steps", type=int, help="number of training steps of each autoencoder")
+    parser.add_argument(
+        "--copies", type=int, default=1, help="number of reconstructions of each crop"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
 
@@ -415,8 +429,8 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         required=True,
         type=_index_and_weights,
         metavar="INDEX.csv[=WEIGHT]",
-        help="face sets to train on; WEIGHT (default: 1) is a face set's relative share of each "
-        "batch; REAL:FAKE instead of WEIGHT sets the two classes apart",
+        help="face sets to train on; WEIGHT (default: 1) is the relative share of a face set in "
+        "each batch; two numbers REAL:FAKE give the two classes different weights",
     )
     parser.add_argument(
         "--val",
@@ -424,12 +438,12 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         type=_index_or_fraction,
         default=0.1,
         metavar="INDEX.csv|SHARE",
-        help="what chooses the best epoch: face sets of other actors and sources, or the share "
-        "of actors or sources of --faces to hold out; one or several",
+        help="crops that select the best epoch, one value or several: face sets of other actors "
+        "and sources, or the share of the actors or sources of --faces to hold out",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument(
-        "--init", metavar="FILE|imagenet", help="weights to start from; default: random ones"
+        "--init", metavar="FILE|imagenet", help="weights to start from; default: random weights"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run")
@@ -444,7 +458,10 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "convert", _convert, "Turn a published checkpoint into one that dfdetect reads."
+        commands,
+        "convert",
+        _convert,
+        "Convert a published checkpoint of another project to a checkpoint of dfdetect.",
     )
     parser.add_argument(
         "path", type=Path, metavar="FILE", help="the published file: .pth, .h5 and so on"
@@ -454,7 +471,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         dest="format",
         default="auto",
         metavar="FORMAT",
-        help="format of the file (docs/checkpoints.md lists them), or auto to recognise it",
+        help="format of the file (docs/checkpoints.md lists all), or auto to recognise it",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
 
@@ -481,7 +498,7 @@ def _add_calibrate(commands: argparse._SubParsersAction) -> None:
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "compare", _compare, "Train all detectors of the study and measure them."
+        commands, "compare", _compare, "Train the architectures of the study, and measure them."
     )
     parser.add_argument(
         "--faces",
@@ -500,13 +517,13 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         default=[],
         type=Path,
         metavar="INDEX.csv",
-        help="face sets that hold tracks, made by `dfdetect extract`, for clip models",
+        help="face sets with tracks, made by `dfdetect extract`, to train models that take clips",
     )
     parser.add_argument(
         "--val-clips",
         type=Path,
         metavar="INDEX.csv",
-        help="face set that holds tracks, to measure on",
+        help="face set with tracks to measure models that take clips on",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder for checkpoints and tables"
@@ -522,7 +539,7 @@ def _add_compare_aggregation(commands: argparse._SubParsersAction) -> None:
         commands,
         "compare-aggregation",
         _compare_aggregation,
-        "Compare ways to combine the probabilities of frames and people into one.",
+        "Compare rules that combine the logits of frames and people into one score.",
     )
     parser.add_argument(
         "index", type=Path, metavar="INDEX.csv", help="face set made by `dfdetect extract --blend`"
@@ -539,7 +556,11 @@ def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
         "Measure a detector on small, dark, blurred, compressed and turned faces, and few frames.",
     )
     parser.add_argument(
-        "sources", nargs="+", type=Path, metavar="INDEX.csv", help="face sets, measured together"
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="INDEX.csv",
+        help="face sets, which are measured together",
     )
     parser.add_argument(
         "--crops",
@@ -554,7 +575,10 @@ def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
 
 def _add_bench(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "bench", _bench, "Measure the time per video, and compare it with two references."
+        commands,
+        "bench",
+        _bench,
+        "Measure the time per video, and compare it with OpenCV and the winner of the challenge.",
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="videos and folders")
     detector = parser.add_argument_group("detector")
@@ -565,8 +589,8 @@ def _add_bench(commands: argparse._SubParsersAction) -> None:
         "--plan",
         nargs=2,
         metavar=("VIDEOS", "NODES"),
-        help="project time, disk and memory for VIDEOS videos on NODES machines, such as 1,8,64, "
-        "like this one",
+        help="estimate time, disk space and memory for VIDEOS videos on NODES machines like this "
+        "one; NODES may be several numbers, such as 1,8,64",
     )
 
 
@@ -581,7 +605,7 @@ def _add_bundle(commands: argparse._SubParsersAction) -> None:
         "--wheels",
         type=Path,
         metavar="DIR",
-        help="folder with wheels of facenet-pytorch and PyAV, instead of a download",
+        help="folder with wheels of facenet-pytorch and PyAV; default: download them",
     )
     parser.add_argument("--name", default="dfdetect", help="name of the data set")
 
@@ -608,7 +632,7 @@ def _add_ensemble(commands: argparse._SubParsersAction) -> None:
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
-        commands, "export", _export, "Write a detector as an ONNX file for other programs."
+        commands, "export", _export, "Export a detector to an ONNX file for other programs."
     )
     parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.onnx")
@@ -620,8 +644,8 @@ def _add_models(commands: argparse._SubParsersAction) -> None:
         "pattern",
         nargs="?",
         metavar="PATTERN|FILE",
-        help="names to list, such as 'tf_efficientnet*', or a checkpoint to describe; if not "
-        "given, all weights, and the architectures with a recipe of their own",
+        help="names to list, such as 'tf_efficientnet*', or a checkpoint to describe; default: "
+        "all weights, and the architectures with a training recipe",
     )
 
 
@@ -631,16 +655,16 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen at; any other than 127.0.0.1 opens the page to the network",
+        help="address of the page; any other than 127.0.0.1 opens it to the network",
     )
     parser.add_argument(
-        "--port", type=int, help="port to listen at (default: the first free one from 7860 on)"
+        "--port", type=int, help="port of the page (default: the first free one from 7860 on)"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
 
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
-    """Parse INDEX.csv[=WEIGHT]: the index, and the weights of its REAL and of its FAKE crops."""
+    """Return the index and the weights of its REAL and FAKE crops that INDEX.csv[=WEIGHT] gives."""
     index, _, weights = text.rpartition("=")
     real, separator, fake = weights.partition(":")
     try:
@@ -675,7 +699,7 @@ def _predict(
     from dfdetect.runtime.budget import parse_duration
 
     seconds = None
-    if time_budget is not None:  # the time for loading is part of it
+    if time_budget is not None:  # the imports above have used some of it
         seconds = max(0.1, parse_duration(time_budget) - (monotonic() - start))
     to_line = partial(terminal.result_line, colour=terminal.wants_colour(sys.stdout))
     to_text = to_json if json else to_line
@@ -713,7 +737,7 @@ def _evaluate(json: bool, compare: list[str] | None, **options: Any) -> None:
     else:
         single = ("weights", "plots", "table")
         if given := [name for name in single if options.pop(name) is not None]:
-            raise ArgumentError(f"--{given[0]} is for one detector: leave it out with --compare")
+            raise ArgumentError(f"--{given[0]} is for one detector; leave it out with --compare")
         first, second = compare
         result = compare_detectors(detectors=(first, second), progress=True, **options)
         if not json:
@@ -854,7 +878,7 @@ def _app(no_browser: bool, **options: Any) -> None:
     from dfdetect.reporting.app import serve_app
 
     with serve_app(**options) as url:
-        print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+        print(f"the page is at {url} (Ctrl-C stops it)", flush=True)
         if not no_browser:
             webbrowser.open(url)
         threading.Event().wait()
@@ -878,16 +902,16 @@ def _models(pattern: str | None) -> None:
     weights = {name: path for name, path in list_weights().items() if fnmatchcase(name, wanted)}
     architectures, with_recipe = list_models(wanted), list_recipes()
     if not weights and not architectures:
-        raise ArgumentError(f"no weights and no architectures are called {pattern!r}")
+        raise ArgumentError(f"no weights and no architectures have the name {pattern!r}")
     print("weights:")
     for name, path in weights.items():
         mark = ", the default" if name == DEFAULT_WEIGHTS else ""
         print(f"  {name}{mark}  ({read_spec(path).describe()})")
-    print("architectures (* with a recipe of its own):")
-    # All thousand of timm would push the weights off the screen.
+    print("architectures (* with a training recipe):")
+    # The thousand architectures of timm would push the weights off the screen.
     shown = architectures if pattern else [one for one in architectures if one in with_recipe]
     for name in shown:
         print(f"  {name}{' *' if name in with_recipe else ''}")
     if not pattern:
         rest = len(architectures) - len(shown)
-        print(f"  and {rest} more, listed by name: dfdetect models 'resnet*', or '*' for all")
+        print(f"  and {rest} more; to list them: dfdetect models 'resnet*', or '*' for all")

@@ -1,4 +1,4 @@
-"""Defaults and choices that the command line shows. `--help` loads only this module."""
+"""Default values and choices of the command line, without imports, so that `--help` is fast."""
 
 DEFAULT_FRAMES = 32
 DEFAULT_PRIOR = 0.5
@@ -7,9 +7,9 @@ FRAME_AGGREGATIONS = (
     *("confident_majority", "confident_fives", "power_law"),
 )
 TRACK_AGGREGATIONS = ("max", "pooled", "agreement")
-# Into which authors split their data sets.
+# Parts of a data set, as its authors divide it.
 SPLITS = ("train", "val", "test")
-# Ways to damage crops before they are measured.
+# Ways to damage crops before a detector is measured on them.
 DEGRADATIONS = ("jpeg", "half", "dark")
-# What computes the networks; `auto` is the fastest one that is installed.
+# Libraries that compute the networks on a CPU; `auto` is the fastest installed one.
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")

@@ -1,4 +1,4 @@
-"""Detector: the pipeline of decoding, face tracking, models and scoring for each video."""
+"""Detector: decodes a video, tracks its faces, and scores them with one or several models."""
 
 import logging
 import warnings
@@ -37,12 +37,12 @@ from dfdetect.scoring.reliability import find_warnings
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
-# Frames decoded while those before are looked at, if they do not take more memory than this.
+# Frames are decoded ahead of face detection: at most so many, and at most so many bytes of them.
 FRAMES_AHEAD = 8
 AHEAD_BYTES = 64 * 2**20
-# Characters of what an unforeseen error says that a result keeps.
+# Maximum length of the text of an unexpected error in a result.
 MESSAGE_LENGTH = 200
-# Crops of a face that are looked at for warnings.
+# Number of crops of a face that are measured to find the warnings of a result.
 LOOKS = 4
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -51,20 +51,21 @@ Item = TypeVar("Item")
 class Detector:
     """Scores videos and face crops with one model, or with the members of an ensemble.
 
-    Faces are detected once for all members. Crops are cut once for members with the same format.
+    The members of an ensemble share the face detection, and the crops if their crop format is the
+    same.
 
     Args:
-        model: Takes normalised crops, or clips of them, as `spec` says; returns logits (batch, 1).
-            An ensemble is an `nn.ModuleList` of its members.
-        spec: The input of the model and its calibration: a `ModelSpec` or an `EnsembleSpec`.
+        model: Network that takes normalised crops, or clips of crops, as `spec` says, and returns
+            logits of FAKE of shape (batch, 1). For an ensemble, an `nn.ModuleList` of its members.
+        spec: Description of the model: a `ModelSpec`, or an `EnsembleSpec` for an ensemble.
         device: The device of the model; with `cuda`, `predict_videos` uses all GPUs.
-        frames: Number of frames sampled from a video.
-        decoders: The decoders of videos. If None, the detector makes a pool and closes it.
-        face_detector: Finds the faces; None for MTCNN.
-        fallback_face_detector: Searches again in videos in which no face was found. If it and
-            `face_detector` are None, a more sensitive MTCNN does so; otherwise None means no
-            search.
-        engine: The engine that computes the networks on a CPU, as in `load_detector`.
+        frames: Number of frames sampled from each video.
+        decoders: Pool of the processes that decode videos; None for a new pool.
+        face_detector: Detector of the faces in a frame; None for MTCNN.
+        fallback_face_detector: Face detector that searches a video again if `face_detector` finds
+            no face in it. None means a more sensitive MTCNN if `face_detector` is None, too;
+            otherwise it means that no video is searched again.
+        engine: The library that computes the networks on a CPU, as in `load_detector`.
 
     Example:
         >>> detector = load_detector()
@@ -116,14 +117,14 @@ class Detector:
 
     @property
     def model(self) -> nn.Module:
-        """Return the model, with fused batch norms, or an `nn.ModuleList` if there are several."""
+        """Return the model, or an `nn.ModuleList` of several models; batch norms are fused."""
         models = [classifier.model for classifier in self.classifiers]
         return models[0] if len(models) == 1 else nn.ModuleList(models)
 
     def replica(self, device: torch.device, decoders: DecoderPool) -> "Detector":
-        """Return a copy of this detector with its own decoders, on the same or another device.
+        """Return a copy of this detector that uses another pool of decoders or another device.
 
-        Copies on the same device share the model.
+        A copy on the same device shares the model with this detector.
         """
         if device != self.device:
             model = deepcopy(self.model)
@@ -131,7 +132,7 @@ class Detector:
         twin = copy(self)
         twin.decoders = decoders
         twin.classifiers = [copy(classifier) for classifier in self.classifiers]
-        for classifier in twin.classifiers:  # they may have come here from another machine
+        for classifier in twin.classifiers:  # Ray may have sent them from another kind of machine
             classifier.half = has_fast_half(device)
         return twin
 
@@ -144,23 +145,24 @@ class Detector:
     ) -> VideoResult:
         """Score a video or image file, frames in memory, or one image in memory.
 
-        Nothing that is wrong with a file is raised: the `status` of the result says what it is.
+        A file that cannot be scored raises no exception: the `status` of the result says why it has
+        no score.
 
         Args:
-            source: The path of a video, of which `frames` frames are sampled, or of an image that
-                `read_frames` takes, which is one frame; or all the frames to look at, in the order
-                of time: `Frame`s, or RGB uint8 arrays of shape (height, width, 3), which are taken
-                to be a second apart; or a single such array.
-            heat_maps: Number of heat maps of each track, of its most suspicious frames. Evidence
-                for FAKE is divided by the strongest evidence, for FAKE or REAL, in the heat maps
-                of the video, and evidence for REAL is shown as 0: the map of a face that looks
-                REAL is nearly 0 everywhere. An ensemble shows the mean of the members that take
-                the same crops as its first. A model without a feature map, such as a transformer,
-                has no heat maps.
-            allowance: Says how many frames of a file are sampled, and when to give up.
+            source: One of the following. The path of a video, from which frames are sampled. The
+                path of an image in a format that `read_frames` reads. Frames in the order of time,
+                which are all scored: `Frame` objects, or RGB uint8 arrays of shape
+                (height, width, 3), which are treated as one second apart. A single such array.
+            heat_maps: Number of heat maps for each track; they show its most suspicious frames.
+                The values of all heat maps of a video are divided by the strongest evidence, for
+                FAKE or REAL, in any of them, and evidence for REAL becomes 0. The map of a face
+                that looks REAL is therefore nearly 0 everywhere. For an ensemble, the maps are the
+                mean of those members that have the crop rule of the first member. Models without a
+                feature map, such as transformers, have no heat maps.
+            allowance: Number of frames to sample from this file, and the time when to give up.
 
         Raises:
-            ArgumentError: There are no frames in memory, one has another shape or type, or
+            ArgumentError: `source` has no frames or a frame of another shape or dtype, or
                 `heat_maps` is below 0.
             CancelledError: The detector's decoders were closed.
 
@@ -188,7 +190,7 @@ class Detector:
         maps_per_track: int,
         allowance: VideoAllowance | None,
     ) -> VideoResult:
-        """Score the frames that `read` returns; it may be called twice."""
+        """Score the frames that `read` returns; a second search for faces calls `read` again."""
         watch = _Stopwatch()
         check = (lambda: None) if allowance is None else allowance.check
         try:
@@ -199,7 +201,7 @@ class Detector:
                     logits = self._track_logits(tracks, check)
                     warnings = self._find_warnings(tracks, logits)
                 heat_maps: list[list[HeatMap]] = [[] for _ in tracks]
-                if maps_per_track:  # without `check`: the scores are there, and must not be lost
+                if maps_per_track:  # without `check`: running out of time must not lose the scores
                     with watch.measure("heat_maps"):
                         heat_maps = self._heat_maps(tracks, logits, maps_per_track)
             found = self._video_result(path, name, tracks, logits, heat_maps)
@@ -213,7 +215,7 @@ class Detector:
         except VideoError as error:
             status, details = error.status, error.details
         except Exception as error:
-            # A run over many files must not lose the others to a fault that nobody foresaw.
+            # An unexpected error with one file must not end a run over many files.
             LOGGER.exception("%s: unexpected error", path)
             reason = (str(error).splitlines() or [""])[0]
             status, details = Status.FAILED, f"{type(error).__name__}: {reason}"[:MESSAGE_LENGTH]
@@ -224,13 +226,14 @@ class Detector:
     def predict_videos(
         self, paths: Iterable[str | Path], *, heat_maps: int = 0
     ) -> Iterator[VideoResult]:
-        """Score videos in the given order, one on each core at a time, and 16 at most.
+        """Yield the results of videos in the given order.
 
-        With the device `cuda`, the videos are divided among all GPUs.
+        The detector scores several videos at once: one on each CPU core, and at most 16. If its
+        device is `cuda`, the videos are divided among all GPUs.
 
         Args:
-            paths: The files.
-            heat_maps: As in `predict`.
+            paths: Paths of the videos.
+            heat_maps: Number of heat maps for each track, as in `predict`.
         """
 
         def make_worker(
@@ -243,34 +246,35 @@ class Detector:
                 yield result
 
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Score face crops that are already cut by the checkpoint's crop rule (`spec.crop`).
+        """Score face crops that were cut as the checkpoint's crop rule (`spec.crop`) says.
 
-        A model that looks at clips sees each crop as a clip of slightly moved copies. All members
-        of an ensemble see the same crops, even if they were trained on differently cut ones.
+        For a model that takes clips, each crop is repeated, slightly moved, to make a clip. All
+        members of an ensemble score the same crops, even if they were trained on crops that were
+        cut in another way.
 
         Args:
             crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
                 shape (n, height, width, 3).
 
         Returns:
-            P(FAKE) of each, float64 of shape (n,), strictly between 0 and 1.
+            P(FAKE) of each crop, float64 of shape (n,), strictly between 0 and 1.
 
         Raises:
-            ArgumentError: A crop has another shape or type.
+            ArgumentError: A crop has another shape or dtype.
         """
         return self.predict_clips([[crop] for crop in crops])
 
     def predict_clips(self, clips: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-        """Score sequences of crops of one face each, in the order of time.
+        """Score sequences of face crops. Each sequence shows one face, in the order of time.
 
         Args:
-            clips: Sequences of one or more RGB uint8 arrays of shape (height, width, 3).
+            clips: Sequences of one or more crops: RGB uint8 arrays of shape (height, width, 3).
 
         Returns:
             P(FAKE) of each sequence, float64 of shape (n,), strictly between 0 and 1.
 
         Raises:
-            ArgumentError: A sequence is empty, or a crop has another shape or type.
+            ArgumentError: A sequence is empty, or a crop has another shape or dtype.
 
         Example:
             >>> detector.predict_clips([[first, second, third]])
@@ -281,17 +285,17 @@ class Detector:
         return aggregation.probability(logits)
 
     def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Score every crop of each sequence; `spec.aggregation` can combine the logits.
+        """Return the calibrated logit of every crop; `spec.aggregation` can combine these logits.
 
         Args:
-            clips: As in `predict_clips`.
+            clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
-            The calibrated logits of FAKE of each sequence, float64 of shape (crops,). A model that
-            looks at clips gives all crops of one clip the same logit.
+            For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). A model
+            that takes clips gives all crops of one clip the same logit.
 
         Raises:
-            ArgumentError: A sequence is empty, or a crop has another shape or type.
+            ArgumentError: A sequence is empty, or a crop has another shape or dtype.
 
         Example:
             >>> detector.frame_logits([[first, second], [third]])
@@ -299,8 +303,9 @@ class Detector:
         """
         if len({member.crop for member in self.spec.members}) > 1:
             warnings.warn(
-                "the members of the ensemble were trained on crops that are cut differently; all "
-                "of them see these crops as they are, so their answers are worse than for videos",
+                "the members of the ensemble were trained on crops that were cut in different "
+                "ways, but all of them score the same crops here: scores of videos are more "
+                "accurate",
                 stacklevel=2,
             )
         return self._averaged(
@@ -312,21 +317,21 @@ class Detector:
         )
 
     def activation_maps(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Divide the logit of every crop among the places of the model's last feature map.
+        """Return maps that show which parts of every crop raise or lower the logit.
 
         Args:
-            clips: As in `predict_clips`.
+            clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
-            For each sequence float32 of shape (crops, rows, columns), in the model's own low
-            resolution: above 0 what speaks for FAKE, below 0 for REAL. The sum over a map is the
-            crop's calibrated logit, as in `frame_logits`. A model that looks at clips gives each
-            crop a map of its own, and the mean of their sums is the logit of the clip. An ensemble
-            gives the mean of the members that have a feature map.
+            For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
+            model's last feature map. Evidence for FAKE is above 0, evidence for REAL below 0. The
+            sum over a map is the crop's calibrated logit, as in `frame_logits`. For a model that
+            takes clips, the mean of the sums over the crops of a clip is the logit of the clip. An
+            ensemble returns the mean of the maps of those members that have a feature map.
 
         Raises:
-            ArgumentError: A sequence is empty, a crop has another shape or type, or the model has
-                no feature map, such as a transformer.
+            ArgumentError: A sequence is empty, a crop has another shape or dtype, or the model (for
+                instance a transformer) has no feature map.
 
         Example:
             >>> detector.activation_maps([[first, second], [third]])[0].shape
@@ -349,11 +354,11 @@ class Detector:
     def _mean_maps(
         self, crops: Sequence[Sequence[torch.Tensor]], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Average the members' maps of some crops of one face.
+        """Return the mean of the members' activation maps, or None if no member has maps.
 
         Args:
-            crops: Those of the face for each member; none for a member that is left out.
-            positions: Which of them are wanted, at least one.
+            crops: For each member, the crops of the face; an empty sequence leaves the member out.
+            positions: Indexes of the crops to make maps of, at least one.
         """
         maps, shares = [], []
         members = zip(self.classifiers, crops, self.spec.shares, strict=True)
@@ -377,7 +382,7 @@ class Detector:
             ]
             found.append(self._mean_maps(crops, positions))
         maps = [one for one in found if one is not None]
-        if len(maps) < len(found):  # then there are none
+        if len(maps) < len(found):  # the model has no feature map, so no track has a map
             return [[] for _ in tracks]
         largest = max((np.abs(one).max() for one in maps), default=0) or 1
         return [
@@ -404,7 +409,7 @@ class Detector:
         )
 
     def _averaged(self, logits: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
-        """Average the members' logits of each face."""
+        """Return the weighted mean of the members' logits for each face."""
         by_face = zip(*logits, strict=True)
         return [np.average(members, axis=0, weights=self.spec.shares) for members in by_face]
 
@@ -415,7 +420,7 @@ class Detector:
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
     ) -> tuple[list[FaceTrack], int]:
-        """Return the tracks, and the number of frames in which faces were looked for."""
+        """Return the tracks of a video, and the number of frames that were searched for faces."""
         sampled = 0
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
             detect = watch.timed("detect", face_detector.detect)
@@ -457,7 +462,7 @@ class Detector:
     def _find_warnings(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray]
     ) -> tuple[str, ...]:
-        """Say why the score of the most suspicious face is less reliable than usual."""
+        """Return warnings that say why the score of the most suspicious face is less reliable."""
         if not tracks:
             return ()
         scores = [self.spec.aggregation.track_logit(one) for one in logits]
@@ -489,21 +494,20 @@ def load_detector(
     frames: int = DEFAULT_FRAMES,
     engine: str = AUTO,
 ) -> Detector:
-    """Load a detector; nothing is downloaded.
+    """Return a detector that is loaded from installed weights or a file; nothing is downloaded.
 
     Args:
-        weights: Name of installed weights (`dfdetect.list_weights()`), a `.safetensors` file, or
-            None for the default detector; or several of these, which answer together: the mean of
-            their calibrated logits counts, and the aggregation is that of the first.
+        weights: A name from `dfdetect.list_weights()`, the path of a `.safetensors` file, or None
+            for the default detector. A list of names and paths makes an ensemble: it uses the mean
+            of the calibrated logits of its members, and the aggregation of the first member.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
-        engine: What computes the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or `auto`
-            for the fastest of them that is installed. Their answers are the same except for
-            rounding.
+        engine: The library that computes the networks on a CPU: `torch`, `openvino`, `onnxruntime`,
+            or `auto` for the fastest installed one. All give the same scores except for rounding.
 
     Raises:
-        FileNotFoundError: There are no such weights.
-        CheckpointError: The file is no usable checkpoint.
+        FileNotFoundError: `weights` names no installed weights and no file.
+        CheckpointError: A file is no usable checkpoint.
         ArgumentError: The device or the engine does not work, or `frames` is below 1.
 
     Example:
@@ -513,7 +517,7 @@ def load_detector(
     """
     if frames < 1:
         raise ArgumentError(f"frames must be at least 1, not {frames}")
-    frames = int(frames)  # a numpy integer has no place in JSON
+    frames = int(frames)  # JSON cannot hold a numpy integer
     model, spec = load_ensemble(find_all_weights(weights))
     return Detector(model, spec, choose_device(device), frames, engine=engine)
 
@@ -531,7 +535,7 @@ def _decode_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
 
 
 def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]:
-    """Return the frames of images in memory; arrays without times count as one second apart."""
+    """Return frames made of images in memory; arrays, which have no times, are one second apart."""
     if isinstance(source, np.ndarray) and source.ndim == 3:
         source = [source]
     frames = [
@@ -560,10 +564,10 @@ def _require_image(image: np.ndarray, name: str) -> None:
 
 
 class _CheckedFrames:
-    """Yield frames, and call a function before each.
+    """Iterates over frames, counts them, and calls a function before it yields each.
 
     Attributes:
-        count: Number of frames that were taken.
+        count: Number of frames that were yielded so far.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):
@@ -579,14 +583,14 @@ class _CheckedFrames:
 
 
 class _Stopwatch:
-    """Adds up seconds by stage."""
+    """Measures the seconds spent in each stage of a prediction."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
     def measure(self, stage: str, apart_from: Sequence[str] = ()) -> Iterator[None]:
-        """Time a block, without the time that it spends in the stages `apart_from`."""
+        """Measure the time of a block, without the time it spends in the stages `apart_from`."""
         start = perf_counter() - self._sum(apart_from)
         try:
             yield
@@ -594,7 +598,7 @@ class _Stopwatch:
             self.seconds[stage] += perf_counter() - self._sum(apart_from) - start
 
     def timed(self, stage: str, function: Callable[..., Item]) -> Callable[..., Item]:
-        """Return the function, with its calls timed."""
+        """Return a function that calls the given one and measures the time of each call."""
 
         def call(*arguments: Any) -> Item:
             with self.measure(stage):
@@ -603,7 +607,7 @@ class _Stopwatch:
         return call
 
     def iterate(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Time how long each item takes to make, but not how it is used."""
+        """Yield items, and measure how long the iterator takes to make each of them."""
         iterator = iter(items)
         while True:
             with self.measure(stage):

@@ -1,8 +1,8 @@
-"""Errors that dfdetect raises on purpose; any other exception is a fault of the program."""
+"""Errors that dfdetect raises on purpose. Any other exception is a defect of the program."""
 
 
 class DfdetectError(Exception):
-    """Base of all errors that dfdetect raises on purpose; the message says how to fix the cause.
+    """Base class of the errors that dfdetect raises on purpose. The message says what to change.
 
     Example:
         >>> try:
@@ -17,4 +17,4 @@ class ArgumentError(DfdetectError, ValueError):
 
 
 class InputError(DfdetectError, ValueError):
-    """A file or folder holds something that cannot be used; the message names it."""
+    """The content of a file or folder cannot be used; the message names the file or folder."""

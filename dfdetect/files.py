@@ -12,33 +12,34 @@ import pandas as pd
 
 from dfdetect.errors import ArgumentError, InputError
 
+# First characters of cells that spreadsheets compute as formulas.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, which replaces `path` if the block succeeds.
+    """Yield a temporary path to write to. Its file replaces `path` if the block raises nothing.
 
-    A killed process or a full disk (OSError) leaves the old file, or none, but never half of the
-    new one. Only regular files are replaced.
+    If the process is killed or the disk is full (OSError), the old file remains unchanged, and
+    `path` never holds half of the new one. Only regular files are replaced.
 
     Raises:
-        ArgumentError: The path is a folder, a device or the like.
+        ArgumentError: The path is a folder, a device or another special file.
 
     Example:
         >>> with atomic_path("submission.csv") as temporary:
         ...     table.to_csv(temporary)
     """
-    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    path = Path(os.path.realpath(path))  # of a symbolic link, the target is replaced
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        temporary.touch(exist_ok=False)  # with the permissions of any new file
+        temporary.touch(exist_ok=False)  # gives it the default permissions of new files
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        # Name the file that is wanted, not the temporary one.
+        # The user knows the final file, not the temporary one.
         if error.filename in (None, str(temporary)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
@@ -47,12 +48,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def require_writable(path: str | Path) -> None:
-    """Check that a file can be written, before hours are spent on its content.
+    """Check that a file can be written, before hours are spent on computing its content.
 
-    Nothing is created: folders that do not exist yet are made when the file is written.
+    The check creates nothing: missing folders are created later, when the file is written.
 
     Raises:
-        ArgumentError: The path is a folder or a device, or its folder cannot be made or written to.
+        ArgumentError: The path is a folder or a device, or its folder cannot be created or
+            written to.
     """
     path = Path(path)
     _require_replaceable(path)
@@ -67,7 +69,7 @@ def require_writable(path: str | Path) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse folders and devices, which the temporary file must not replace."""
+    """Raise an error for folders and devices, which a written file must not replace."""
     if path.is_dir():
         raise ArgumentError(f"{path}: is a folder; give the name of a file in it")
     if path.exists() and not path.is_file():
@@ -75,7 +77,7 @@ def _require_replaceable(path: Path) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return a text in which control characters, and those that cannot be encoded, are escaped.
+    r"""Return a text whose control characters and unencodable characters are escaped.
 
     Example:
         >>> printable("two\nlines.mp4")
@@ -88,7 +90,9 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Return text for a CSV cell that no spreadsheet computes (OWASP, "CSV Injection").
+    """Return a text for a CSV cell that spreadsheets show and do not compute as a formula.
+
+    The text is the one that OWASP recommends on its page "CSV Injection".
 
     Example:
         >>> inert("=1+1.mp4")
@@ -98,10 +102,13 @@ def inert(text: str) -> str:
 
 
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read a CSV table; only empty cells count as missing, and never those of `text_columns`.
+    """Return the table in a CSV file.
+
+    Only empty cells are missing values. In `text_columns`, which are read as text, an empty cell is
+    an empty text.
 
     Raises:
-        ArgumentError: The file is no CSV table; the message names it.
+        InputError: The file is no CSV table; the message names the file.
     """
     options: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
     try:

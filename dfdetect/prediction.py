@@ -1,4 +1,4 @@
-"""`predict`: score the videos in folders, return the results, and write them to files."""
+"""`predict`: scores the videos in folders, returns the results, and writes them to files."""
 
 import hashlib
 import logging
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from dfdetect.runtime.executor import Executor, MakeWorker
     from dfdetect.video.isolated import DecoderPool
 
-# Of the file that is written as `out`: a submission, or all of the results.
+# Suffixes of `out`: a submission (.csv), or all fields of the results (.json, .jsonl).
 OUT_SUFFIXES = (".csv", ".json", ".jsonl")
-# Seconds from one time that `out` is written to the next; more if writing takes long, so
-# that it takes no larger share of the time than this.
+# `out` is written again after this number of seconds, or later if writing would otherwise take a
+# larger share of the time than SAVE_SHARE.
 SAVE_EVERY = 5.0
 SAVE_SHARE = 0.05
-# Of each person, in the report.
+# Number of heat maps for each person in the report.
 HEAT_MAPS = 3
 LOGGER = logging.getLogger(__name__)
 
@@ -66,46 +66,47 @@ def predict(
     on_result: Callable[[VideoResult], None] = lambda result: None,
     progress: bool = False,
 ) -> dict[str, VideoResult]:
-    """Score videos, and write the files that are asked for; nothing is printed.
+    """Score videos, return the results, and write the requested files. Nothing is printed.
 
-    With `out`, a complete file exists from the start, and is replaced every few seconds. Beside it,
-    `OUT.progress.jsonl` keeps the results: if the run is stopped or killed, or its time is up, the
-    next run with the same `out`, weights and frames continues from there. That file is deleted when
-    every video is done. Without `out`, a run that is stopped starts from the beginning.
+    If `out` is given, a complete file exists from the start and is rewritten every few seconds. In
+    addition, the results are saved in `OUT.progress.jsonl`. If the run is stopped or killed, or its
+    time budget ends, the next run with the same `out`, weights and frames continues from there. The
+    progress file is deleted when every video is done. Without `out`, a stopped run cannot be
+    continued.
 
     Args:
-        paths: Videos, images, and folders that are searched for videos through all their
-            sub-folders; one or many.
-        out: A file to write, which has every video. If it ends in `.csv`, it is a submission:
-            `filename,label` with label = P(FAKE), or the prior for videos without a score. If it
-            ends in `.json`, it is an array of what `VideoResult.to_dict` returns; if in `.jsonl`,
-            it has one such object a line.
-        sample_submission: A submission whose names, in their order, become the rows of `out`;
-            without it, the videos sorted by name.
-        weights: As in `load_detector`.
+        paths: One path or several: videos, images, and folders, whose videos and those of all their
+            sub-folders are scored.
+        out: A file to write, with an entry for every video. A `.csv` file is a submission with the
+            columns `filename,label`, where the label is P(FAKE), or the prior for videos without a
+            score. A `.json` file is an array of the dictionaries that `VideoResult.to_dict`
+            returns. A `.jsonl` file has one such dictionary on each line.
+        sample_submission: A submission that gives the names and the order of the rows of `out`. By
+            default, there is a row for each video, sorted by name.
+        weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
-        device: As in `load_detector`.
-        engine: As in `load_detector`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
+        engine: The library that computes the networks on a CPU, as in `load_detector`.
         details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
         prior: P(FAKE) for videos without a score in a submission, strictly between 0 and 1.
-        time_budget: Seconds, or text such as `8h30m`, from this call to its end. If the time is too
-            short, fewer frames are sampled from each video, and some videos may get no score.
-        report: An HTML page to write, with the people of each video, their faces and curves; the
-            videos are read a second time for it, as far as the time allows.
-        annotate: A folder for the videos with boxes and curves, as `dfdetect.annotate` writes them,
-            under their names; as far as the time allows.
-        cluster: Address of a Ray cluster that does the work, or `local`, as in
-            `dfdetect.runtime.ray_cluster`. All its machines must see the videos under the same
-            paths.
-        on_result: Called by the caller's thread with each result as soon as it and those of the
-            videos before it are known, in the order of the rows but for videos without a file and
-            results of an earlier run, which come first.
+        time_budget: Maximum duration of this call, in seconds or as a text such as `8h30m`. If the
+            time is too short, fewer frames are sampled from each video, and some videos may get no
+            score.
+        report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
+            over time. For it the videos are read a second time, as far as the time budget allows.
+        annotate: A folder to write copies of the videos to, with boxes and curves drawn as by
+            `dfdetect.annotate`, as far as the time budget allows.
+        cluster: Address of the Ray cluster that scores the videos, or `local`, as in
+            `dfdetect.runtime.ray_cluster`. All its machines must find the videos at the same paths.
+        on_result: Function that is called with each result, in the caller's thread. First come the
+            rows without a video file and the results of an earlier run, then the others in the
+            order of the rows, each as soon as it and all those before it are known.
         progress: Show progress bars on standard error.
 
     Returns:
-        The result of each row by its name, in the order of the rows. Results from a cluster, which
-        may be a million, have no boxes and no probabilities of frames unless there is a `report`
-        or `annotate`, or `out` is JSON.
+        The results by the names of their rows, in the order of the rows. To save memory, results
+        from a cluster have no boxes and no probabilities of single frames, unless there is a
+        `report` or `annotate`, or `out` is a JSON file.
 
     Raises:
         FileNotFoundError: A path, the sample submission or the weights do not exist.
@@ -138,12 +139,12 @@ def predict(
     if out is not None:
         outputs[out] = partial(_write_out, out, names, results, prior)
     with _kept_if_successful(outputs):
-        # Loading torch takes seconds; `out` is there before.
+        # Importing torch takes seconds, so `out` is written before.
         from dfdetect.detector import load_detector
         from dfdetect.runtime.executor import Executor
 
         detector = load_detector(checkpoints, device if cluster is None else "cpu", frames, engine)
-        executor = Executor(device, cluster)  # last: it is to be closed from here on
+        executor = Executor(device, cluster)  # last, because nothing before could close it
     heat_maps = None if report is None else _open_heat_maps()
     maps_per_track = 0 if report is None else HEAT_MAPS
     whole = cluster is None or asks_for_frames
@@ -169,11 +170,11 @@ def predict(
                     if out is not None:
                         _write_or_warn(out, names, results, prior)
         except BaseException:
-            for error in _write_all(outputs).values():  # what has stopped the run comes first
+            for error in _write_all(outputs).values():  # the error that stopped the run is raised
                 warnings.warn(f"cannot be written: {error}", stacklevel=2)
             LOGGER.info("%s", summary(results, prior if is_submission(out) else None))
             raise
-        if problems := _write_all(outputs):  # the files are as they were last written
+        if problems := _write_all(outputs):
             LOGGER.info("%s", summary(results, prior if is_submission(out) else None))
             raise next(iter(problems.values()))
     if budget is not None and budget.thinned:
@@ -194,7 +195,7 @@ def predict(
 
 
 def is_submission(out: str | Path | None) -> bool:
-    """Tell whether `predict` writes a submission to `out`."""
+    """Return whether `predict` writes a submission to `out`, because of its suffix .csv."""
     return out is not None and Path(out).suffix.lower() == OUT_SUFFIXES[0]
 
 
@@ -206,12 +207,12 @@ def _not_scored_yet(name: str, path: Path | None) -> VideoResult:
 def _require_outputs(
     outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None]
 ) -> None:
-    """Check that all outputs are different files that can be written and are no inputs."""
+    """Check that the outputs are different files, that none is an input, and all are writable."""
     files = [Path(os.path.realpath(file)) for file in outputs if file is not None]
     if len(set(files)) < len(files):
-        raise ArgumentError(f"{files[0]}: out, details and report need files of their own")
+        raise ArgumentError(f"{files[0]}: out, details and report must be different files")
     if taken := set(files) & {Path(os.path.realpath(file)) for file in inputs if file is not None}:
-        raise ArgumentError(f"{taken.pop()}: is to be read; write to another file")
+        raise ArgumentError(f"{taken.pop()}: is an input and an output; write to another file")
     for file in files:
         require_writable(file)
 
@@ -219,7 +220,7 @@ def _require_outputs(
 def _require_out(out: Path | None, sample_submission: str | Path | None) -> None:
     if out is None and sample_submission is not None:
         raise ArgumentError(
-            "sample_submission names the rows of `out`, which is not given: give the file to "
+            "sample_submission gives the rows of `out`, but `out` is not given: give the file to "
             "write, such as submission.csv"
         )
     if out is not None and out.suffix.lower() not in OUT_SUFFIXES:
@@ -234,7 +235,7 @@ def _write_out(
     *,
     verify: bool = True,
 ) -> None:
-    """Write all results so far, as the suffix of the file says."""
+    """Write the results so far, in the format that the suffix of the file names."""
     if is_submission(out):
         write_submission(out, names, results, prior, verify=verify)
     else:
@@ -244,15 +245,15 @@ def _write_out(
 def _write_or_warn(
     out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the results so far; if that fails, they are written again in some seconds."""
+    """Write the results so far. If that fails, warn: the next attempt follows in a few seconds."""
     try:
         _write_out(out, names, results, prior, verify=False)
     except OSError as error:
-        warnings.warn(f"cannot write now, trying again: {error}", stacklevel=2)
+        warnings.warn(f"cannot write the results, trying again later: {error}", stacklevel=2)
 
 
 def _write_all(outputs: Mapping[Path, Callable[[], None]]) -> dict[Path, OSError]:
-    """Write each file, whatever comes of the others, and give what went wrong."""
+    """Write every file, even if others fail, and return the errors by file."""
     problems = {}
     for file, write in outputs.items():
         try:
@@ -273,7 +274,7 @@ def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
 
 
 class _Task(NamedTuple):
-    """A video to score, and the row that its result belongs to."""
+    """A video to score, with the name of its row and its share of the time budget."""
 
     name: str
     path: Path
@@ -293,7 +294,7 @@ def _make_scorer(
     device: "torch.device",
     decoders: "DecoderPool",
 ) -> Callable[[_Task], VideoResult]:
-    """Make what scores one video; whole results, or without the details of frames."""
+    """Return a function that scores one video, without details of single frames unless `whole`."""
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:
@@ -321,9 +322,10 @@ def _score_rest(
     on_result: Callable[[VideoResult], None],
     progress: bool,
 ) -> Generator[None, None, None]:
-    """Score videos and store each result as it arrives.
+    """Score the videos that have no score yet, and store each result as it arrives.
 
-    Yields once at the start and then every few seconds, so that the caller can write the results.
+    The generator yields once at the start and then every few seconds, so that the caller can write
+    the results.
     """
     from dfdetect.detector import has_failed
 
@@ -341,7 +343,7 @@ def _score_rest(
         desc="videos",
         unit="video",
         disable=not progress,
-        leave=not sys.stderr.isatty(),  # of a terminal, the results alone stay
+        leave=not sys.stderr.isatty(),  # a terminal shows the results, and then no bar
     )
     saves = _Saves()
     yield
@@ -361,10 +363,10 @@ def _score_rest(
 
 
 class _Saves:
-    """Says when the results are to be written, so that writing takes a small share of the time.
+    """Decides when to write the results again, so that writing takes a small share of the time.
 
     Args:
-        clock: Returns seconds.
+        clock: Function that returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = monotonic):
@@ -373,19 +375,19 @@ class _Saves:
         self._next = self._begun
 
     def due(self) -> bool:
-        """Return whether it is time to write; writing begins now if it is."""
+        """Return whether it is time to write. If so, this call is the start of the write."""
         self._begun = self._clock()
         return self._begun >= self._next
 
     def done(self) -> None:
-        """Record the end of a write, from which the next one is timed."""
+        """Set the time of the next write; called when a write has ended."""
         now = self._clock()
         self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 
 
 @contextmanager
 def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
-    """Write the files that are new, and delete them if the arguments are unusable after all."""
+    """Write the outputs that do not exist yet, and delete them if the block raises an error."""
     new = [path for path in outputs if not path.exists()]
     for path in new:
         outputs[path]()

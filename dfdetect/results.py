@@ -1,4 +1,4 @@
-"""What a detector says of a video, and of each face that was followed in it."""
+"""Results of a detector: for a video, for each face that was tracked in it, and as a table."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ from dfdetect.errors import ArgumentError, InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-# x1, y1, x2, y2 in pixels of the full frame.
+# Bounding box: x1, y1, x2, y2 in pixels of the full frame.
 Box = tuple[float, float, float, float]
-# Seconds between moments that are worth a look each.
+# Minimum number of seconds between two moments of `TrackResult.most_suspicious`.
 APART = 1.0
 # Columns of `to_dataframe` and of details.csv.
 COLUMNS = (
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 class Status(str, Enum):
-    """Whether a video has a probability, or why it has none.
+    """Says whether a video has a score, or why it has none.
 
     The values are stable: programs may compare them and store them.
 
@@ -58,9 +58,9 @@ class Status(str, Enum):
     OUT_OF_TIME = "out_of_time", "no time was left for it"
     NOT_SCORED = "not_scored", "interrupted before it was scored"
 
-    # A member is defined by both, and looked up by its value alone.
+    # A member is defined by a value and a sentence, but `Status(value)` finds it by the value.
     def __new__(cls, value: str, sentence: str = "") -> "Status":
-        """Make a member that is equal to its value."""
+        """Return a member that is equal to its value."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.sentence = sentence
@@ -70,12 +70,12 @@ class Status(str, Enum):
         return self.value
 
     def describe(self, details: str = "") -> str:
-        """Return the sentence, with details in brackets if there are any."""
+        """Return the sentence, followed by the details in brackets if they are not empty."""
         return f"{self.sentence} ({details})" if details else self.sentence
 
 
 class Verdict(str, Enum):
-    """What a detector says of a video in one word."""
+    """The decision of a detector on a video: real, uncertain or fake."""
 
     REAL = "real"
     UNCERTAIN = "uncertain"
@@ -87,29 +87,30 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """The thresholds of the verdicts, on the probability of a video.
+    """Thresholds that turn the probability of a video into a verdict.
 
     Args:
-        uncertain: The probability that 5 % of REAL videos exceed; above it the verdict is
-            `uncertain`.
-        fake: The probability that 1 % of REAL videos exceed; above it the verdict is `fake`.
+        uncertain: Threshold of the verdict `uncertain`: the probability that 5 % of REAL videos
+            exceed.
+        fake: Threshold of the verdict `fake`: the probability that 1 % of REAL videos exceed.
 
     Raises:
-        ArgumentError: They are no probabilities, or in the wrong order.
+        ArgumentError: A threshold is not between 0 and 1, or `uncertain` is above `fake`.
     """
 
     uncertain: float = 0.5
     fake: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse thresholds that are no probabilities, or in the wrong order."""
+        """Raise an error for thresholds that are no probabilities or are in the wrong order."""
         if not 0 <= self.uncertain <= self.fake <= 1:
             raise ArgumentError(
-                f"operating points must be probabilities, uncertain not above fake, not {self}"
+                "operating points must be between 0 and 1, and `uncertain` must not be above "
+                f"`fake`; got {self}"
             )
 
     def verdict(self, probability: float) -> Verdict:
-        """Return the verdict on a video.
+        """Return the verdict for a video's P(FAKE).
 
         Example:
             >>> OperatingPoints(uncertain=0.4, fake=0.8).verdict(0.6).value
@@ -122,13 +123,13 @@ class OperatingPoints:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Where a detector sees evidence for FAKE in one crop of a face.
+    """Map of the evidence for FAKE in one crop of a face.
 
     Attributes:
-        time: Seconds since the first frame.
-        crop: What the model saw, RGB uint8 of shape (height, width, 3).
-        values: float32 of shape (rows, columns), 0 to 1, high where the evidence for FAKE is: a
-            grid over the crop, of which each cell covers an equal part.
+        time: Time of the frame that the crop was cut from, in seconds since the first frame.
+        crop: The input of the model, RGB uint8 of shape (height, width, 3).
+        values: Evidence for FAKE in each cell of a regular grid over the crop, float32 of shape
+            (rows, columns), 0 (none) to 1.
 
     Example:
         >>> heat_map = result.tracks[0].heat_maps[0]
@@ -154,8 +155,8 @@ class HeatMap:
         return f"HeatMap({self.time:.1f} s, {rows} x {columns})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold: the crop as base64 of a PNG, values as lists."""
-        import cv2  # processes that read videos do without
+        """Return a dictionary for JSON: the crop is a PNG in base64, and the values are lists."""
+        import cv2  # decoder processes import this module, and start faster without OpenCV
 
         _, png = cv2.imencode(".png", np.ascontiguousarray(self.crop[..., ::-1]))
         return {
@@ -166,10 +167,10 @@ class HeatMap:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "HeatMap":
-        """Make the heat map again from what `to_dict` returned.
+        """Return the heat map from whose `to_dict` the fields come.
 
         Raises:
-            InputError: The crop is no base64 of an image.
+            InputError: The crop is no image in base64.
         """
         import cv2
 
@@ -182,15 +183,15 @@ class HeatMap:
 
 @dataclass(frozen=True, repr=False)
 class TrackResult:
-    """One face followed through a video.
+    """Result for one face that was tracked through a video.
 
     Attributes:
         probability: P(FAKE) of this face, strictly between 0 and 1.
-        times: Seconds since the first frame, for each sampled frame that shows the face.
-        boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels.
+        times: Times of the sampled frames that show the face, in seconds since the first frame.
+        boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
         frame_probabilities: P(FAKE) of each of these frames alone.
-        heat_maps: Where the model looks in the most suspicious of these frames, the most
-            suspicious one first; empty unless they were asked for.
+        heat_maps: Heat maps of the frames with the highest P(FAKE), the highest first; empty unless
+            heat maps were requested.
     """
 
     probability: float
@@ -204,19 +205,20 @@ class TrackResult:
         return f"TrackResult(probability={self.probability:.3f}, {len(self.times)} frames{span})"
 
     def most_suspicious(self, count: int = 3) -> list[tuple[float, float]]:
-        """Find the moments with the highest P(FAKE), the highest first.
+        """Return the moments with the highest P(FAKE), the highest first.
 
         Args:
-            count: Number of moments, at most: they are at least a second apart.
+            count: Maximum number of moments.
 
         Returns:
-            Seconds since the first frame, and P(FAKE) of the frame, for each moment.
+            For each moment, its time in seconds since the first frame, and P(FAKE) of its frame.
+            The moments are at least one second apart.
 
         Example:
             >>> TrackResult(0.8, [0.0, 0.5, 2.0], [BOX] * 3, [0.7, 0.9, 0.8]).most_suspicious()
             [(0.5, 0.9), (2.0, 0.8)]
         """
-        if not self.frame_probabilities:  # results from a cluster may have times only
+        if not self.frame_probabilities:  # results from a cluster may have no details of frames
             return []
         moments: list[tuple[float, float]] = []
         pairs = zip(self.times, self.frame_probabilities, strict=True)
@@ -226,7 +228,7 @@ class TrackResult:
         return moments
 
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
-        """Return the fields as plain values that JSON can hold; see `VideoResult.to_dict`."""
+        """Return the fields as a dictionary that JSON can hold, as in `VideoResult.to_dict`."""
         values = {name: value for name, value in vars(self).items() if name != "heat_maps"}
         if heat_maps:
             values["heat_maps"] = [one.to_dict() for one in self.heat_maps]
@@ -234,7 +236,7 @@ class TrackResult:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "TrackResult":
-        """Make the result again from what `to_dict` returned."""
+        """Return the track result from whose `to_dict` the fields come."""
         return cls(
             **{
                 **fields,
@@ -246,24 +248,24 @@ class TrackResult:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class VideoResult:
-    """What the detector says of one video.
+    """Result for one video.
 
     Attributes:
         path: The file, or None if the frames were given in memory.
-        name: Name of the video: the base name of its file or, in `predict`, its path below the
-            folder that was given if two base names are equal.
+        name: Name of the video: the base name of its file. If two videos of a call of `predict`
+            have the same base name, it is their path below the given folder.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
-        verdict: The probability in a word, or None if there is no score or the detector's
-            checkpoint holds no operating points.
+        verdict: The decision that follows from the probability, or None if there is no score or the
+            detector's checkpoint has no operating points.
         operating_points: The thresholds of this verdict, or None if there is no verdict.
-        status: `Status.OK`, or why there is no score.
-        message: The status in words, with details.
-        tracks: One entry for each person, in the order of appearance.
+        status: `Status.OK`, or the reason why there is no score.
+        message: The status as a sentence, with details.
+        tracks: One result for each tracked face, in the order of appearance.
         frames_sampled: Number of frames that were sampled from the video.
-        warnings: Sentences that say why the probability is to be trusted less than usual.
-        timings: Seconds spent, by stage: `detect` (faces), `crop`, `classify`, `wait` (for frames
-            to be decoded), `heat_maps` if they were asked for, and their `total`; `decode` runs
-            beside them in a thread of its own.
+        warnings: Sentences that say why the probability is less reliable than usual.
+        timings: Seconds spent in each stage: `detect` (face detection), `crop`, `classify`, `wait`
+            (for decoded frames) and, if they were requested, `heat_maps`; and in all of these,
+            `total`. The stage `decode` runs in another thread and is not part of `total`.
 
     Example:
         >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
@@ -286,7 +288,7 @@ class VideoResult:
     def without_score(
         cls, path: Path | None, name: str, status: Status, details: str = ""
     ) -> "VideoResult":
-        """Make the result of a video that has no score.
+        """Return the result of a video that has no score.
 
         Example:
             >>> VideoResult.without_score(None, "a.mp4", Status.FAILED, "the disk is full").message
@@ -308,12 +310,12 @@ class VideoResult:
         )
 
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
-        """Return the fields as plain values that JSON can hold.
+        """Return the fields as a dictionary that JSON can hold.
 
         Args:
-            heat_maps: Also return the heat maps of the tracks, with their crops as base64 of PNG
-                images, some 50 KB each. By default they are left out: programs read JSON, and heat
-                maps are pictures for people.
+            heat_maps: Include the heat maps of the tracks, whose crops are PNG images in base64 of
+                about 50 KB each. By default they are left out, because programs that read JSON
+                seldom need pictures.
         """
         points = self.operating_points
         return {
@@ -329,7 +331,7 @@ class VideoResult:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "VideoResult":
-        """Make the result again from what `to_dict` returned.
+        """Return the video result from whose `to_dict` the fields come.
 
         Example:
             >>> result = VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
@@ -360,7 +362,7 @@ def to_dataframe(results: Iterable[VideoResult]) -> "pd.DataFrame":
     Example:
         >>> to_dataframe(detector.predict_videos(["a.mp4", "b.mp4"])).to_csv("results.csv")
     """
-    import pandas as pd  # processes that read videos do without
+    import pandas as pd  # decoder processes import this module, and start faster without pandas
 
     rows = [
         {

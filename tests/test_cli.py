@@ -43,7 +43,7 @@ def test_predict_from_any_folder(sample_data, tmp_path):
         (["predict", "a.mp4", "--weights", "a.mp4"], "not a checkpoint"),
         (["predict", "a.mp4", "--frames", "0"], "frames must be at least 1"),
         (["predict", "a.mp4", "--device", "abacus"], "unknown device"),
-        (["predict", "a.mp4", "--sample-submission", "n.csv"], "names the rows of `out`"),
+        (["predict", "a.mp4", "--sample-submission", "n.csv"], "gives the rows of `out`"),
         (
             ["predict", "a.mp4", "--sample-submission", "n.csv", "--out", "s.csv"],
             "n.csv: no such sample submission",
@@ -166,7 +166,7 @@ def test_models_without_a_pattern_fits_on_a_screen(capsys):
     printed = capsys.readouterr().out
     assert "  xception  (xception" in printed
     assert "  simple_cnn_1 *\n" in printed
-    assert "more, listed by name: dfdetect models 'resnet*'" in printed
+    assert "more; to list them: dfdetect models 'resnet*'" in printed
     assert len(printed.splitlines()) < 50
 
 
@@ -285,7 +285,7 @@ def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status)
             time.sleep(0.1)
         printed = run.stderr.read().decode()
     assert run.returncode == status
-    assert "stopping: files are completed first" in printed
+    assert "stopping; the results so far are saved first" in printed
     assert "terminate" not in printed
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 41
     # What was given up has no score, and no reason that blames the file.

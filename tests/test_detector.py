@@ -516,7 +516,7 @@ def test_an_ensemble_of_twins_answers_as_one_of_them(two_members, real_clip):
 
 def test_an_ensemble_warns_of_crops_that_are_cut_for_one_member_only(two_members):
     crops = [np.full((20, 20, 3), 130, np.uint8)]
-    with pytest.warns(UserWarning, match="crops that are cut differently"):
+    with pytest.warns(UserWarning, match="crops that were cut in different ways"):
         join(*two_members).predict_faces(crops)
 
 

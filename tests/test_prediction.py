@@ -214,21 +214,21 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
         predict(sample_data, out=tmp_path)
     with pytest.raises(ValueError, match=r"s.txt: must end in .csv or .json or .jsonl"):
         predict(sample_data, out=tmp_path / "s.txt")
-    with pytest.raises(ValueError, match="names the rows of `out`, which is not given"):
+    with pytest.raises(ValueError, match="gives the rows of `out`, but `out` is not given"):
         predict(sample_data, sample_submission=tmp_path / "sample.csv")
     with pytest.raises(ValueError, match="cannot be written"):
         predict(sample_data, out=tmp_path / "file" / "submission.csv")
-    with pytest.raises(ValueError, match="files of their own"):
+    with pytest.raises(ValueError, match="must be different files"):
         predict(sample_data, out=tmp_path / "s.csv", details=tmp_path / "s.csv")
     video, sample = tmp_path / "a.mp4", tmp_path / "sample.csv"
     video.write_bytes(b"precious")
     sample.write_text("filename,label\na.mp4,0\n")
     for arguments in ({"out": video}, {"details": video}, {"report": video}, {"out": sample}):
-        with pytest.raises(ValueError, match="is to be read; write to another file"):
+        with pytest.raises(ValueError, match="is an input and an output; write to another file"):
             predict(video, **{"out": tmp_path / "s.csv", **arguments}, sample_submission=sample)
     (tmp_path / "link.csv").symlink_to(video)
     for other in (tmp_path / "nowhere" / ".." / "a.mp4", tmp_path / "link.csv"):
-        with pytest.raises(ValueError, match="is to be read; write to another file"):
+        with pytest.raises(ValueError, match="is an input and an output; write to another file"):
             predict(video, out=other)
     assert video.read_bytes() == b"precious"
 
@@ -238,7 +238,9 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, mo
     monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk(until=4))
     out = tmp_path / "submission.csv"
     check_before = out.write_text("filename,label\nold.mp4,0.3\n")
-    with pytest.warns(UserWarning, match=r"cannot write now.*No space left on device") as warned:
+    with pytest.warns(
+        UserWarning, match=r"cannot write the results.*No space left on device"
+    ) as warned:
         scores = predict(sample_data / "test_videos", out=out, frames=2, progress=False)
     assert len(warned) == 3 < check_before
     assert check_submission(out, sorted(scores))["label"].ne(0.5).all()
@@ -253,7 +255,7 @@ def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
     old = out.read_bytes()
     monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk())
     with (
-        pytest.warns(UserWarning, match="cannot write now"),
+        pytest.warns(UserWarning, match="cannot write the results"),
         pytest.raises(OSError, match=f"No space left on device: '{out}'"),
     ):
         predict(two_videos, out=out, frames=3, details=details)

@@ -101,7 +101,7 @@ def test_verdict_is_above_a_threshold(probability, verdict):
 
 @pytest.mark.parametrize("points", [(0.8, 0.4), (-0.1, 0.5), (0.5, 1.5), (float("nan"), 0.5)])
 def test_operating_points_refuse_impossible_thresholds(points):
-    with pytest.raises(ValueError, match="operating points must be probabilities"):
+    with pytest.raises(ValueError, match="operating points must be between 0 and 1"):
         OperatingPoints(*points)
 
 

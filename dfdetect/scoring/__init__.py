@@ -1,1 +1,1 @@
-"""From the logits of crops to the probabilities of tracks and videos: calibration, aggregation."""
+"""Scores: the calibrated logits of crops, aggregated to probabilities of tracks and videos."""

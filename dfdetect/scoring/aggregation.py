@@ -1,25 +1,26 @@
-"""From the logits of single crops to the probabilities of tracks and of the video.
+"""Aggregation: combines the logits of frames into the scores of tracks and videos.
 
-Each checkpoint has the settings of these steps in its `Aggregation`:
+A video is scored in four steps, whose settings are part of each checkpoint (`Calibration` and
+`Aggregation`):
 
-1. A crop's logit z becomes `scale * z + bias` (`Calibration`, fitted on actors held out of
-   training).
-2. The logits of the frames that show a person are combined into one logit of the track.
-   `mean_logit` is their mean: noise averages out, and a few clear frames outweigh many undecided
-   ones, unlike in a mean of probabilities. `soft_maximum` first averages neighbouring frames, then
-   takes log(mean(exp(sharpness * z))) / sharpness, which lies between the mean and the maximum. A
-   face that is fake for a short time only is then found, too. `dfdetect compare-aggregation`
-   compares the two. The other rules are those of published systems, on probabilities:
-   `mean_probability`; `confident_majority` of the first place of the Deepfake Detection Challenge
-   (Seferbekov 2020), `power_law` of the third place (Davletshin et al. 2020), and `confident_fives`
-   of the fourth place (Shao et al. 2020).
-3. The tracks are combined into the video's logit. `max` takes the most suspicious track: one fake
-   face makes a fake video. `pooled` treats the frames of all people as those of one person.
-   `agreement` (of the fourth place) lets the most extreme person decide if all agree. Tracks of few
-   frames, compared with the longest track, do not count. Otherwise a face that is found for a
-   moment in a picture on the wall could decide for the video.
-4. Probabilities stay within [floor, 1 - floor], so that a single confident error does not dominate
-   a log loss.
+1. The logit z of each crop is calibrated: it becomes `scale * z + bias`. Both numbers were fitted
+   on actors who were held out of training.
+2. The logits of the frames of a track are combined into the logit of the track. `mean_logit` is
+   their mean, in which a few clear frames outweigh many undecided ones, unlike in a mean of
+   probabilities. `soft_maximum` averages neighbouring frames and then takes
+   log(mean(exp(sharpness * z))) / sharpness. It lies between the mean and the maximum, and
+   therefore also detects a face that is fake for a short time only.
+   `dfdetect compare-aggregation` compares these two. The other rules are published ones and combine
+   probabilities: `mean_probability`, and three rules of winners of the Deepfake Detection
+   Challenge, `confident_majority` (first place, Seferbekov 2020), `power_law` (third place,
+   Davletshin et al. 2020) and `confident_fives` (fourth place, Shao et al. 2020).
+3. The logits of the tracks are combined into the logit of the video. `max` takes the highest: one
+   fake face makes a fake video. `pooled` combines the frames of all tracks as if they were one
+   track. `agreement` (fourth place) takes the highest if one track is clearly FAKE or all are FAKE,
+   the lowest if all are REAL, and the mean probability otherwise. A track with few frames, compared
+   with the longest track, is ignored: it may be a picture on the wall that was taken for a face.
+4. The probability is kept within [floor, 1 - floor], so that a single confident error does not
+   dominate the log loss.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ import numpy as np
 from dfdetect.defaults import FRAME_AGGREGATIONS, TRACK_AGGREGATIONS
 from dfdetect.errors import ArgumentError
 
+# Smallest allowed value of `Aggregation.floor`.
 SMALLEST_FLOOR = 1e-6
 # Probabilities are clipped to this distance from 0 and 1 before their logit is taken.
 SMALLEST = 1e-12
@@ -37,16 +39,20 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class Aggregation:
-    """How calibrated logits are combined, and the bounds of probabilities.
+    """Settings that combine calibrated logits into probabilities.
 
     Args:
-        frames: How the frames of a track are combined: one of `FRAME_RULES`.
-        tracks: How the tracks of a video are combined: one of `TRACK_RULES`.
+        frames: Name of the rule that combines the frames of a track, one of `FRAME_RULES`.
+        tracks: Name of the rule that combines the tracks of a video, one of `TRACK_RULES`.
         floor: Lowest probability of either class.
-        sharpness: Sharpness of the soft maximum; near 0 it is the mean, near infinity the maximum.
+        sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
+            small value, and near the maximum for a large one.
         window: Number of neighbouring frames that are averaged before the soft maximum.
-        min_track_share: A track does not count if the number of its frames is less than this share
-            of the number of frames of the longest track.
+        min_track_share: Minimum number of frames of a track, as a share (0 to 1) of the number of
+            frames of the longest track. Shorter tracks are ignored.
+
+    Raises:
+        ArgumentError: A name is unknown, or a number is out of its range.
     """
 
     frames: str = "mean_logit"
@@ -57,7 +63,7 @@ class Aggregation:
     min_track_share: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that this version does not have."""
+        """Raise an error for unknown rules and numbers out of range."""
         if self.frames not in FRAME_RULES or self.tracks not in TRACK_RULES:
             raise ArgumentError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
         if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):
@@ -70,7 +76,7 @@ class Aggregation:
             raise ArgumentError(f"floor must be {SMALLEST_FLOOR} to 0.5, not {self.floor}")
 
     def track_logit(self, logits: np.ndarray) -> float:
-        """Return a track's logit from the calibrated logits of its frames, shape (frames,).
+        """Return the logit of a track, given the calibrated logits of its frames, shape (frames,).
 
         Example:
             >>> aggregation = Aggregation("soft_maximum", sharpness=1.0, window=1)
@@ -80,7 +86,7 @@ class Aggregation:
         return FRAME_RULES[self.frames](np.asarray(logits, dtype=np.float64), self)
 
     def video_logit(self, tracks: Sequence[np.ndarray]) -> float:
-        """Return the video's logit from the calibrated logits of the frames of each track.
+        """Return the logit of a video, given the calibrated logits of the frames of each track.
 
         Example:
             >>> aggregation = Aggregation(min_track_share=0.25)
@@ -118,7 +124,11 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the mean of the confident FAKE frames if many, of the REAL ones if these are most."""
+    """Return the logit of the mean probability of the confident frames, if one class has many.
+
+    The mean is taken over the frames above 0.8 if they are many, over those below 0.2 if nearly all
+    are, and over all frames otherwise.
+    """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
     if len(fake) > len(values) // 2.5 and len(fake) > 11:
@@ -127,7 +137,7 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
-    """The mean of the confident groups of five frames, if most groups are confident."""
+    """Return the mean of the confident groups of five frames if most are, else of all groups."""
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
     values = _sigmoid(means)
@@ -138,7 +148,10 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _power_law(logits: np.ndarray, _: Aggregation) -> float:
-    """Return a mean of probabilities pushed away from 0.5, weighted by their distance from it."""
+    """Return the logit of a weighted mean, which moves probabilities away from 0.5.
+
+    The weight of a frame is the distance of its probability from 0.5.
+    """
     distance = _sigmoid(logits) - 0.5
     pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)
     return _logit(np.average(pushed, weights=np.abs(distance) + 1e-4))
@@ -153,7 +166,10 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
-    """The highest track if one is clearly FAKE or all are FAKE; the lowest if all are REAL."""
+    """Return the highest logit if one track is clearly FAKE or all are; the lowest if all are REAL.
+
+    Otherwise, return the logit of the mean probability.
+    """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:
         return _logit(values.max())
@@ -161,7 +177,7 @@ def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _sigmoid(logits: np.ndarray | float | Sequence[float]) -> np.ndarray:
-    # Written with tanh, it does not overflow.
+    # With tanh, large logits cause no overflow.
     return 0.5 * (1 + np.tanh(np.asarray(logits, dtype=np.float64) / 2))
 
 

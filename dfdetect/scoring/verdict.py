@@ -1,10 +1,10 @@
-"""Thresholds of the verdicts, with a stated rate of false alarms."""
+"""Thresholds of the verdicts, fitted so that a known share of REAL videos exceeds them."""
 
 import numpy as np
 
 from dfdetect.results import OperatingPoints
 
-# Shares of REAL videos that exceed the thresholds.
+# Shares of REAL videos that exceed the thresholds of the verdicts `uncertain` and `fake`.
 UNCERTAIN_RATE = 0.05
 FAKE_RATE = 0.01
 
@@ -14,7 +14,8 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
-        weights: Weight of each video, shape (n,); with `vote_weights` all sources count the same.
+        weights: Weight of each video, shape (n,). The weights of `vote_weights` give all sources
+            the same influence.
 
     Example:
         >>> fit_operating_points(np.arange(1, 101) / 200, np.ones(100))
@@ -24,7 +25,7 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     reached = np.cumsum(weights[order]) / np.sum(weights)
     thresholds = []
     for rate in (UNCERTAIN_RATE, FAKE_RATE):
-        # The lowest probability that no more than `rate` of the votes exceed.
+        # The threshold is the lowest probability that at most this share of the weight exceeds.
         place = int(np.searchsorted(reached, 1 - rate - 1e-9))
         thresholds.append(float(probabilities[order][min(place, len(order) - 1)]))
     return OperatingPoints(*thresholds)

@@ -133,7 +133,7 @@ def test_predict_writes_the_page(sample_data, tmp_path):
     text = page.read_text(encoding="utf-8")
     assert "6 videos, 6 scored" in text
     assert text.count("heat map of person 1") == 6 * 2  # of the two frames of each
-    with pytest.raises(ValueError, match="files of their own"):
+    with pytest.raises(ValueError, match="must be different files"):
         predict(sample_data, out=page, report=page)
 
 
