@@ -1,4 +1,4 @@
-"""Detecting faces in frames, following them as tracks, cutting crops, grouping crops into clips.
+"""Detect faces in frames, follow each face as a track, cut crops, and group crops into clips.
 
-Uses `video` and `runtime`.
+This package uses `video` and `runtime`.
 """

@@ -1,4 +1,4 @@
-"""Align faces: turn and scale them until eyes, nose and mouth lie at the points of a template."""
+"""Align faces: turn and scale a face so that its landmarks lie at the points of a template."""
 
 from functools import cache
 
@@ -9,23 +9,24 @@ from facenet_pytorch.models.mtcnn import ONet
 
 from dfdetect.faces.geometry import CropFormat
 
-# Side in pixels of what the last stage of MTCNN looks at, and how it wants its pixels.
+# The last stage of MTCNN takes images of this side in pixels, with pixel values from -1 to 1.
 STAGE_PIXELS = 48
 GREY, SPREAD = 127.5, 128.0
 
 
 @torch.inference_mode()
 def find_landmarks(face: np.ndarray) -> np.ndarray:
-    """Find the eyes, the nose and the corners of the mouth in the square picture of a face.
+    """Return the positions of eyes, nose and corners of the mouth in a square image of a face.
 
-    The last stage of MTCNN (Zhang et al. 2016) finds them in the square around the face's box.
+    The last stage of MTCNN (Zhang et al. 2016) finds these five points.
 
     Args:
-        face: RGB uint8 of shape (side, side, 3).
+        face: RGB uint8 of shape (side, side, 3): the square around the box of a face.
 
     Returns:
-        float64 of shape (5, 2): x, y in shares of the side, first of the eye on the left of the
-        picture, last of the right corner of the mouth.
+        float64 of shape (5, 2): x and y of each point, as shares of the side. The points are the
+        left eye, the right eye, the nose, the left and the right corner of the mouth; left and
+        right are those of the image.
     """
     small = cv2.resize(face, (STAGE_PIXELS, STAGE_PIXELS), interpolation=cv2.INTER_AREA)
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None].float()
@@ -34,19 +35,19 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray:
-    """Cut a face so that its landmarks lie at those of a template.
+    """Cut a face from an image so that its landmarks lie at the points of a template.
 
-    The face is turned, scaled and moved, but not distorted. The transform is the similarity with
-    the least squared distance between landmarks and template (Umeyama 1991).
+    The face is turned, scaled and moved, but not distorted. Landmarks and template are matched by
+    least squares (Umeyama 1991).
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
-        points: The landmarks, of shape (5, 2), in pixels.
-        crop: The format of the crop, whose rule has the template.
+        points: The landmarks of the face in pixels, of shape (5, 2).
+        crop: The format of the crop; its rule holds the template.
 
     Returns:
-        RGB uint8 of shape (size, width, 3); black where the image ends, unless the rule says that
-        its border is repeated.
+        RGB uint8 of shape (size, width, 3). Parts outside the image repeat its border if the crop
+        rule says so, and are black otherwise.
     """
     height, width = crop.size, crop.resize.width(crop.size)
     template = np.array(crop.rule.template) * (width, height)
@@ -56,23 +57,23 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the rotation, scaling and translation that best map some points to others.
+    """Return the rotation, scaling and translation that best map source points to target points.
 
-    The sum of the squared distances is the least possible (Umeyama 1991).
+    The sum of the squared distances is minimal (Umeyama 1991).
 
     Args:
-        source: Shape (n, 2).
-        target: Shape (n, 2).
+        source: Points of shape (n, 2).
+        target: Points of shape (n, 2), in the same order.
 
     Returns:
-        The matrix of shape (2, 3) for points (x, y, 1).
+        A matrix of shape (2, 3). Its product with (x, y, 1) is the mapped point.
 
     Example:
         >>> similarity(np.array([[0, 0], [1, 0]]), np.array([[1, 1], [1, 3]])).round(6) + 0.0
         array([[ 0., -2.,  1.],
                [ 2.,  0.,  1.]])
     """
-    # A turn and a scale are the multiplication by one complex number.
+    # If points are complex numbers, a rotation with scaling is a multiplication by one number.
     start, end = (np.asarray(points, dtype=np.float64) @ (1, 1j) for points in (source, target))
     centred = start - start.mean()
     factor = np.vdot(centred, end - end.mean()) / max(np.vdot(centred, centred).real, 1e-12)

@@ -1,4 +1,4 @@
-"""Measure how well a face can be seen: its brightness, its sharpness and its turn."""
+"""Measure how well a face can be seen: how bright, how sharp and how far turned it is."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import numpy as np
 from dfdetect.faces.alignment import find_landmarks
 from dfdetect.faces.geometry import CropFormat, CropRule
 
-# Format of the crops that are measured.
+# Format of the crops that `measure_face` takes.
 ATTRIBUTE_FORMAT = CropFormat(CropRule(), 160)
 # Pixels added around such a crop, because the network that finds landmarks needs a wider crop.
 BORDER = 10
@@ -19,13 +19,13 @@ class FaceAttributes:
     """How well a face can be seen.
 
     Attributes:
-        brightness: Mean grey level, 0 to 255.
+        brightness: Mean of all pixel values, 0 to 255.
         sharpness: Mean of the absolute Laplacian of the grey crop, divided by the standard
-            deviation of its levels. It is about 0.1, and less for blurred pictures; contrast does
-            not change it.
+            deviation of the grey levels. Sharp faces have about 0.1, and blurred faces less. The
+            contrast of the crop does not change it.
         turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
-            distance between the eyes. It is 0 for a face seen from the front, and 0.35 for one
-            turned by about 40 degrees.
+            distance between the eyes. A face seen from the front has 0, and a face turned by 40
+            degrees has about 0.35.
     """
 
     brightness: float
@@ -34,7 +34,7 @@ class FaceAttributes:
 
 
 def measure_face(crop: np.ndarray) -> FaceAttributes:
-    """Measure how well the face in a crop can be seen. This takes 3 ms on a CPU.
+    """Return the brightness, sharpness and turn of the face in a crop. This takes 3 ms on a CPU.
 
     Args:
         crop: RGB uint8 of shape (160, 160, 3), cut by the default rule (`ATTRIBUTE_FORMAT`).

@@ -1,21 +1,25 @@
-"""Group the crops of a track into the inputs of a model: single crops, or clips of several."""
+"""Group the crops of a track into inputs of a model: single crops, or clips of several crops."""
 
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import pad
 
-# Maximum movement of the copies of a single crop, as a share of its side: about as much as the
-# boxes of a face detector jitter.
+# Maximum movement of the copies of a single crop, as a share of the crop's side. The boxes of a
+# face detector jitter about as much.
 JITTER = 0.03
 JITTER_SEED = 0
 
 
 def windows(count: int, length: int) -> list[list[int]]:
-    """Return the positions of the crops in each clip: `length` neighbours of `count` crops.
+    """Divide the crops of a track into clips, and return the positions of the crops in each clip.
 
     If `count` is not a multiple of `length`, the last clip overlaps the one before it. If `count`
     is less than `length`, some crops are repeated.
+
+    Args:
+        count: Number of crops in the track.
+        length: Number of crops in each clip.
 
     Example:
         >>> windows(5, 2)
@@ -32,10 +36,10 @@ def windows(count: int, length: int) -> list[list[int]]:
 
 
 def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
-    """Stack the crops of one clip; a single crop becomes a clip of slightly moved copies.
+    """Stack the crops of one clip. A single crop becomes a clip of slightly moved copies of it.
 
     Args:
-        crops: Either `length` uint8 tensors of shape (3, size, size), or one.
+        crops: Either `length` uint8 tensors of shape (3, size, size), or one such tensor.
         length: Number of crops in a clip; 1 for image models.
 
     Returns:
@@ -49,16 +53,19 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
 def still_clip(
     crop: torch.Tensor, length: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Make a clip of one crop, each copy moved a little, as boxes jitter from frame to frame.
+    """Make a clip of slightly moved copies of one crop.
+
+    The movements imitate the jitter of a face detector's boxes from frame to frame.
 
     Args:
         crop: uint8 of shape (3, size, size).
         length: Number of copies.
-        generator: Draws the movements; None for the same movements each time.
+        generator: Random generator that draws the movements. If None, the movements are the same in
+            each call.
 
     Returns:
-        uint8 of shape (length, 3, size, size). The border of the crop is repeated where a moved
-        copy would be empty.
+        uint8 of shape (length, 3, size, size). Where a copy was moved away from an edge, the border
+        of the crop is repeated.
     """
     if generator is None:
         generator = torch.Generator().manual_seed(JITTER_SEED)

@@ -13,18 +13,19 @@ from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule, interpolat
 from dfdetect.results import Box, VideoResult
 from dfdetect.video.isolated import DecoderPool
 
-# Times in seconds and pictures of one person's face.
+# Pictures of one person's face, each with its time in seconds.
 Strip = list[tuple[float, np.ndarray]]
+# Default number of pictures in a strip, and their side in pixels.
 STRIP = 8
 FACE_PIXELS = 112
-# Side of the pictures of faces / height of the box.
+# Side of the square that such a picture shows / height of the face's box.
 FACE_MARGIN = 1.3
 DEFAULT_RESIZE = ResizeRule()
 PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
 
 def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
-    """Cut a square from an image and resize it. Outside the image, its border is repeated.
+    """Cut a square from an image and resize it. Parts outside the image repeat its border.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -41,15 +42,17 @@ def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -
 def cut_crops(
     image: np.ndarray, box: Box, formats: Iterable[CropFormat]
 ) -> dict[CropFormat, torch.Tensor]:
-    """Cut the crops of one face that several models take; each part is cut once.
+    """Cut one face from an image in several formats, because several models may take the face.
+
+    A part of the image that several formats share is cut only once.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
         box: The box of the face: x1, y1, x2, y2 in pixels.
-        formats: Which crops are wanted.
+        formats: The formats of the crops to cut.
 
     Returns:
-        For each format an RGB uint8 tensor of shape (3, height, width).
+        A dictionary from each format to its crop: an RGB uint8 tensor of shape (3, height, width).
     """
     parts: dict[CropRule, torch.Tensor] = {}
     points: np.ndarray | None = None
@@ -67,7 +70,7 @@ def cut_crops(
 
 
 def _landmarks(image: np.ndarray, box: Box) -> np.ndarray:
-    """Return the five points of a face, in pixels of the image; shape (5, 2)."""
+    """Return the five landmarks of a face in pixels of the image, of shape (5, 2)."""
     x1, y1, x2, y2 = box
     side = max(1, round(max(x2 - x1, y2 - y1)))
     corner = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
@@ -95,18 +98,18 @@ def _cut(
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Turn an RGB uint8 image of shape (height, width, 3) into a tensor (3, height, width)."""
+    """Return an image of shape (height, width, 3) as a tensor of shape (3, height, width)."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE) -> torch.Tensor:
-    """Resize a crop.
+    """Resize a crop to the size of a model's input.
 
     Args:
         crop: uint8 of shape (3, height, width).
         size: Height of the result in pixels.
-        rule: The width of the result and the interpolation; by default a square, and bilinear with
-                    antialiasing.
+        rule: How to resize the crop, and to which width. By default, the result is a square, and
+            the interpolation is bilinear with antialiasing.
 
     Returns:
         uint8 of shape (3, size, width).
@@ -131,7 +134,7 @@ def _resize(crop: torch.Tensor, sides: list[int], interpolation: str) -> torch.T
 
 
 def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Put a crop into the middle of a black image."""
+    """Return a black image of this height and width with the crop in its middle."""
     result = torch.zeros(3, height, width, dtype=crop.dtype)
     top, left = (height - crop.shape[1]) // 2, (width - crop.shape[2]) // 2
     result[:, top : top + crop.shape[1], left : left + crop.shape[2]] = crop
@@ -139,14 +142,17 @@ def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG of a quality of 1 to 100."""
+    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG; `quality` is 1 to 100."""
     pixels = np.ascontiguousarray(image[..., ::-1])
     _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
 
 
 def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG and decode it again."""
+    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG, and decode it again.
+
+    The quality is 1 to 100.
+    """
     decoded = cv2.imdecode(
         np.frombuffer(encode_jpeg(image, quality), dtype=np.uint8), cv2.IMREAD_COLOR
     )
@@ -160,14 +166,15 @@ def cut_faces(
     """Return pictures of each person's face at evenly spaced moments of a video.
 
     Args:
-        video: The file.
+        video: The video file.
         result: The detector's result for the video.
         decoders: The decoder pool that reads the video.
-        count: Number of moments. Moments that do not show a person are left out for that person.
+        count: Number of moments. A person gets no picture for moments at which the video does not
+            show this person.
 
     Returns:
-        For each person, seconds since the first frame and an RGB uint8 picture of shape (112, 112,
-        3).
+        One list per person. Its items are a time in seconds since the first frame and an RGB uint8
+        picture of shape (112, 112, 3).
 
     Raises:
         VideoError: The video cannot be read.

@@ -23,7 +23,7 @@ DARK = 128
 
 
 class FaceDetector(Protocol):
-    """A face detector; `Detector` takes any object that has this method."""
+    """Interface of face detectors: `Detector` takes any object with this method."""
 
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
@@ -31,25 +31,26 @@ class FaceDetector(Protocol):
         """Detect the faces in images.
 
         Args:
-            images: RGB uint8 of shape (height, width, 3), any number of any sizes.
-            smallest: Height in pixels of the smallest face that is known to be in the images, or
-                None. A detector may then ignore faces of less than half that height.
+            images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
+            smallest: Height in pixels of the smallest face that is known to be in the images. If
+                given, a detector may ignore faces of less than half that height.
 
         Returns:
-            The boxes of the faces in each image: x1, y1, x2, y2 in pixels of the image.
+            One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image.
         """
         ...
 
 
 class MTCNNDetector:
-    """MTCNN (Zhang et al. 2016) on downscaled copies of frames.
+    """The face detector MTCNN (Zhang et al. 2016), run on downscaled copies of frames.
 
     Args:
-        device: Where the network runs.
+        device: The device on which the networks run.
         max_side: Frames are shrunk until their longer side has at most this many pixels.
         min_face: Height of the smallest face to find, in pixels of the shrunk frame.
         thresholds: Minimum confidence of each of the three stages, 0 to 1.
-        engine: What computes its networks on a CPU, as in `choose_engine`.
+        engine: The library that runs the networks on a CPU, as returned by
+            `dfdetect.runtime.engines.choose_engine`.
 
     Example:
         >>> face_detector = MTCNNDetector(torch.device("cpu"))
@@ -78,21 +79,26 @@ class MTCNNDetector:
 
     @classmethod
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
-        """Return a detector of dark, small and turned faces, which is slower and less precise."""
+        """Return a detector that finds more faces, but is slower and gives more false alarms.
+
+        It finds faces that are darker, smaller or turned further.
+        """
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7), engine=engine)
 
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect the faces in images; images of the same size are processed together.
+        """Detect the faces in images; successive images of the same size are processed together.
 
         Args:
-            images: RGB uint8 arrays of shape (height, width, 3), any number of any sizes.
+            images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
             smallest: Height in pixels of the smallest face that is known to be in the images. If
-                given, the images are shrunk so far that faces of half that height are just found.
+                given, the images are shrunk as far as they can be so that a face of half that
+                height is still found.
 
         Returns:
-            The boxes in each image: x1, y1, x2, y2 in pixels of the image as given.
+            One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image
+            before it was shrunk.
         """
         found: list[list[Box]] = []
         for _, same_size in groupby(images, key=np.shape):
@@ -128,8 +134,9 @@ class MTCNNDetector:
 def brighten(image: np.ndarray) -> np.ndarray:
     """Brighten a dark image for the face detector; other images are returned unchanged.
 
-    MTCNN misses most faces in the challenge's very dark videos, and finds them after this gamma
-    correction. Unlike a linear stretch, it does not overexpose a lit face in a dark room.
+    MTCNN misses most faces in the very dark videos of the DFDC data, but finds these faces after a
+    gamma correction. Unlike linear scaling, gamma correction does not overexpose a bright face in
+    a dark room.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -143,7 +150,8 @@ def brighten(image: np.ndarray) -> np.ndarray:
 class _InParts(nn.Module):
     """A stage of MTCNN that processes a limited number of candidate faces at a time.
 
-    A picture of a stadium has tens of thousands of candidates, which together would take gigabytes.
+    An image of a crowd can have tens of thousands of candidates. Together they would take gigabytes
+    of memory.
     """
 
     def __init__(self, stage: nn.Module):
@@ -156,7 +164,10 @@ class _InParts(nn.Module):
 
 
 def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink an image to (width, height) by area means; halving it first is much faster."""
+    """Shrink an image to a (width, height) by averaging pixels.
+
+    The image is first halved as often as possible, because halving is much faster.
+    """
     while image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]:
         half = image.shape[1] // 2, image.shape[0] // 2
         image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)

@@ -9,13 +9,12 @@ import numpy as np
 from dfdetect.errors import ArgumentError
 from dfdetect.results import Box
 
-# A crop rule of more heights of the face than this is a mistake.
+# Limit of the scale, shift and width in a crop rule. Larger values must be mistakes.
 FARTHEST = 10
-# What the part of a crop that lies outside the frame shows.
+# The values of `CropRule.border`, `ResizeRule.fit` and `ResizeRule.interpolation`, and the limits
+# of `ResizeRule.aspect`.
 BORDERS = ("repeat", "zeros", "cut")
-# How a crop that has another shape than the input is brought to it.
 FITS = ("stretch", "pad")
-# How a crop is resized, and by which function.
 INTERPOLATIONS = ("bilinear", "bicubic", "linear", "area_or_cubic")
 ASPECTS = (0.25, 4.0)
 Points = tuple[tuple[float, float], ...]
@@ -24,22 +23,22 @@ LANDMARKS = 5
 
 @dataclass(frozen=True)
 class CropRule:
-    """The part of a frame around a face that a model needs, relative to MTCNN's box of the face.
+    """Which part of a frame to cut out around a face, relative to the face's box by MTCNN.
+
+    The default values give a crop like the box of dlib's frontal face detector: only the face.
 
     Args:
         scale: Height of the crop / height of the box.
-        shift: How far the crop's centre lies below the box's centre / height of the box.
-        width: Width of the crop / width of the box; None for a square.
+        shift: Distance of the crop's centre below the box's centre / height of the box.
+        width: Width of the crop / width of the box; None for a square crop.
         longer: Whether `scale` and `shift` are relative to the longer side of the box instead of
-            its height; for squares.
-        border: What lies outside the frame: `repeat` repeats the frame's border, `zeros` is black,
-            `cut` leaves it out, so that the crop has another shape.
-        template: For a crop that is turned and scaled until the eyes, the nose and the corners of
-            the mouth lie here, as nearly as they can: five points (x, y) in shares of the crop's
-            width and height, first those on the left. The other fields but `border` are not used.
-
-    The defaults give the tight framing of dlib's frontal detector, in which the challenge's face
-    crops were cut.
+            its height. Only square crops may use this.
+        border: What the crop shows where it reaches beyond the frame: `repeat` repeats the frame's
+            border, and `zeros` shows black. `cut` makes the crop smaller instead.
+        template: Five points (x, y), as shares of the crop's width and height: left eye, right eye,
+            nose, left and right corner of the mouth. If given, the face is turned, scaled and moved
+            so that its landmarks lie as near as possible to these points, and `scale`, `shift`,
+            `width` and `longer` are ignored.
     """
 
     scale: float = 0.80
@@ -50,15 +49,16 @@ class CropRule:
     template: Points | None = None
 
     def __post_init__(self) -> None:
-        """Refuse rules that are a mistake."""
+        """Refuse values outside their limits."""
         if not (0 < self.scale < FARTHEST and abs(self.shift) < FARTHEST):
             raise ArgumentError(
-                f"crop.scale must be above 0, and scale and shift below {FARTHEST}, not {self}"
+                f"crop.scale must be above 0 and below {FARTHEST}, and crop.shift between "
+                f"-{FARTHEST} and {FARTHEST}, not {self.scale} and {self.shift}"
             )
         if self.width is not None and (self.longer or not 0 < self.width < FARTHEST):
             raise ArgumentError(
-                f"crop.width must be above 0 and below {FARTHEST}, and missing if `longer` is "
-                f"given, not {self.width}"
+                f"crop.width must be above 0 and below {FARTHEST}, and must be left out if "
+                f"crop.longer is true, not {self.width}"
             )
         if self.border not in BORDERS or type(self.longer) is not bool:
             raise ArgumentError(
@@ -85,7 +85,7 @@ class CropRule:
         return centre_x - width / 2, centre_y - height / 2, width, height
 
     def describe(self) -> str:
-        """Return the rule in a few words.
+        """Return a short description of the rule for people to read.
 
         Example:
             >>> CropRule(scale=1.5, width=1.2).describe()
@@ -101,15 +101,15 @@ class CropRule:
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """How a crop is brought to the size of a model's input.
+    """How a crop is resized to the size of a model's input.
 
     Args:
         aspect: Width / height of the input.
-        fit: `stretch` resizes both sides to the input's; `pad` keeps the crop's shape and puts it
-            into the middle of black.
-        interpolation: `bilinear` and `bicubic` average over the pixels that become one (as Pillow
-            does), `linear` does not (as OpenCV does), `area_or_cubic` is OpenCV's mean over areas
-            for shrinking and its cubic interpolation for enlarging.
+        fit: `stretch` resizes width and height independently. `pad` keeps the ratio of the crop's
+            sides and fills the rest of the input with black.
+        interpolation: `bilinear` and `bicubic` are those of Pillow, with antialiasing. `linear` is
+            OpenCV's `INTER_LINEAR`, without antialiasing. `area_or_cubic` is OpenCV's `INTER_AREA`
+            if the crop is shrunk, and its `INTER_CUBIC` if the crop is enlarged.
     """
 
     aspect: float = 1.0
@@ -117,7 +117,7 @@ class ResizeRule:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse rules that no function follows."""
+        """Refuse unknown names, and an aspect outside its limits."""
         if not ASPECTS[0] <= self.aspect <= ASPECTS[1]:
             raise ArgumentError(f"resize.aspect must be 0.25 to 4, not {self.aspect!r}")
         if self.fit not in FITS or self.interpolation not in INTERPOLATIONS:
@@ -135,9 +135,9 @@ class CropFormat(NamedTuple):
     """The format of the crops that a model takes.
 
     Attributes:
-        rule: Which part of a frame around a face is cut out.
-        size: Height in pixels that the part is resized to.
-        resize: How it is resized, and its width.
+        rule: Which part of a frame is cut out around a face.
+        size: Height in pixels to which this part is resized.
+        resize: How this part is resized, and to which width.
     """
 
     rule: CropRule
@@ -146,7 +146,16 @@ class CropFormat(NamedTuple):
 
 
 def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -> Box | None:
-    """Interpolate a face's box at a time; return None before the first and after the last box."""
+    """Return the box of a face at a time, interpolated linearly between its known boxes.
+
+    Args:
+        times: Times of the known boxes, in increasing order.
+        boxes: One box (x1, y1, x2, y2) per time.
+        time: The time of the box to return.
+
+    Returns:
+        The box, or None if `time` is before the first or after the last of `times`.
+    """
     if not times[0] <= time <= times[-1]:
         return None
     x1, y1, x2, y2 = (float(np.interp(time, times, edge)) for edge in np.array(boxes).T)
@@ -154,7 +163,7 @@ def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -
 
 
 def iou(first: Box, second: Box) -> float:
-    """Return the area of the intersection of two boxes / the area of their union, 0 to 1."""
+    """Return the intersection over union of two boxes (x1, y1, x2, y2), 0 to 1."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     if width <= 0 or height <= 0:

@@ -1,10 +1,10 @@
-"""Track faces from frame to frame, and cut a crop for each model on each frame.
+"""Track faces from frame to frame, and cut a crop of each face from each frame.
 
-Detection is slow. It is therefore done only on some frames, the detection frames, and on downscaled
-copies of these. Most detection frames are shrunk further, as far as the size of the known faces
-allows. Overlapping boxes on neighbouring detection frames form one track, as in the IoU tracker of
-Bochinski et al. (2017); boxes on the frames between are interpolated. Crops are cut from the full
-frames.
+Detecting faces is slow. The face detector therefore runs only on some frames, the detection frames,
+and on downscaled copies of them. If faces are already known, most detection frames are downscaled
+further, as far as the size of the known faces allows. Boxes that overlap on neighbouring detection
+frames belong to one track, as in the IoU tracker of Bochinski et al. (2017). Boxes on the frames in
+between are interpolated. Crops are cut from the frames at full size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,15 +27,17 @@ Detect = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]
 DETECTION_STRIDE = 2
 # Number of detection frames from one search for faces of all sizes to the next.
 SEARCH_STRIDE = 6
-# Largest number of frames in memory at a time, and the most bytes that they may take.
+# Maximum number of frames in memory at a time, and maximum number of bytes that they take.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
-# Consecutive detection frames on which a face may be missed: those between two searches.
+# Maximum number of consecutive detection frames on which a face may be missed before its track
+# ends: the detection frames between two searches for faces of all sizes.
 MAX_MISSED = SEARCH_STRIDE - 1
 # If the boxes of a face on two detection frames overlap more, the frame between them is skipped.
 STILL_IOU = 0.7
-# Two boxes are one track if they overlap more, each grown to twice its size: a face may move by its
-# own width from one detection frame to the next.
+# A box continues a track if its IoU with the track's last box is at least this. Both boxes are
+# first enlarged to twice their width and height, so that a face may move by its own width from one
+# detection frame to the next.
 SAME_TRACK_IOU = 0.33
 
 
@@ -44,14 +46,14 @@ class FaceTrack:
     """One face followed through a video.
 
     Attributes:
-        detections: Times in seconds at which the face was detected, with its boxes.
+        detections: The time in seconds and the box of each detection of the face.
         times: Times in seconds of all sampled frames that show the face.
         numbers: The numbers of these frames in the video, from 0.
         boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels of the full
             frame.
-        crops: The crops of the face in all these frames, for each requested format: RGB uint8
-            tensors of shape (3, size, size).
-        missed: Number of latest detection frames, in a row, on which the face was not found.
+        crops: For each requested format, the crops of the face in all these frames: RGB uint8
+            tensors of shape (3, height, width).
+        missed: Number of detection frames since the face was last detected.
     """
 
     detections: list[tuple[float, Box]] = field(default_factory=list)
@@ -62,12 +64,15 @@ class FaceTrack:
     missed: int = 0
 
     def box_at(self, time: float) -> Box | None:
-        """Return the box at a time, interpolated between detections; None outside of them."""
+        """Return the box at a time, interpolated between detections.
+
+        Return None if the time is before the first or after the last detection.
+        """
         times, boxes = zip(*self.detections, strict=True)
         return interpolate_box(times, boxes, time)
 
     def add_frame(self, frame: Frame, box: Box, formats: Sequence[CropFormat]) -> None:
-        """Add a frame that shows the face at a box."""
+        """Add a frame in which the face has this box, and cut the face's crops from the frame."""
         self.times.append(frame.time)
         self.numbers.append(frame.number)
         self.boxes.append(box)
@@ -82,20 +87,20 @@ def track_faces(
     detection_stride: int = DETECTION_STRIDE,
     search_stride: int = SEARCH_STRIDE,
 ) -> list[FaceTrack]:
-    """Find and follow the faces in a video and cut their crops.
+    """Track all faces in the frames of a video, and cut their crops.
 
-    A face that is found on a single detection frame is left out as a false alarm if the video has
-    other faces that are found on more.
+    A face that was detected only once is taken for a false alarm and left out, unless no face was
+    detected more often.
 
     Args:
-        frames: Frames in the order of time; a few are held in memory at once.
-        detect: Detects faces on detection frames, as `FaceDetector.detect`.
+        frames: Frames in order of time. Only a few frames at a time are in memory.
+        detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
-        detection_stride: Number of frames from one detection frame to the next; it is doubled where
-            faces keep still.
+        detection_stride: Number of frames from one detection frame to the next. While faces keep
+            still, every second detection frame is skipped.
         search_stride: Number of detection frames from one search for faces of all sizes to the
-            next. On the other detection frames, faces are sure to be found only if they are at
-            least half as high as the smallest known face, or if no face is known.
+            next. On the other detection frames, a face may be missed if it is less than half as
+            high as the smallest known face.
 
     Returns:
         The tracks, in the order of their first appearance.
@@ -107,7 +112,8 @@ def track_faces(
         found += _detect_boxes(detection_frames, found, tracks, detect, search_stride)
         for frame, boxes in zip(detection_frames, found[-len(detection_frames) :], strict=True):
             _assign(boxes, frame.time, tracks)
-        # Frames since a face was missed are kept until it is found again or given up.
+        # If a face was missed, the frames since its last detection are kept in memory until the
+        # face is found again or its track ends.
         missed = [track for track in tracks if 0 < track.missed <= MAX_MISSED]
         settled = min((track.detections[-1][0] for track in missed), default=run[-1].time)
         waiting += run
@@ -121,15 +127,18 @@ def track_faces(
 def crop_at_tracks(
     frames: Iterable[Frame], others: Sequence[FaceTrack], formats: Sequence[CropFormat]
 ) -> list[FaceTrack]:
-    """Cut crops at the boxes of another video's tracks; both videos show the same scene.
+    """Cut crops from the frames of a video at the boxes of another video's tracks.
+
+    Both videos show the same scene, for example an original and a fake made from it.
 
     Args:
-        frames: The frames whose numbers occur in these tracks.
+        frames: Frames of the first video; frames with numbers that no track has are ignored.
         others: The tracks of the other video.
         formats: The formats of the crops to cut.
 
     Returns:
-        As many tracks, in the same order. A track without any of the frames has no crops.
+        One new track per given track, in the same order. A track has no crops if `frames` holds
+        none of its frames.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -143,7 +152,7 @@ def crop_at_tracks(
 def _runs(
     frames: Iterable[Frame], detection_stride: int
 ) -> Iterator[tuple[list[Frame], list[Frame]]]:
-    """Yield runs of frames that fit into memory, each with its detection frames.
+    """Yield runs: lists of successive frames that fit into memory, each with its detection frames.
 
     A run ends with a detection frame, so that boxes can be interpolated between detection frames.
     """
@@ -171,10 +180,17 @@ def _detect_boxes(
 ) -> list[list[Box] | None]:
     """Return the boxes found on each detection frame.
 
-    Every `search_stride`-th detection frame is searched for faces of all sizes; the others for
-    faces of about the known sizes, and again for all sizes if nothing was found. Even frames come
-    first. An odd frame whose neighbours show the same faces in nearly the same places is skipped
-    and gets None. `earlier` are the boxes on all detection frames before these.
+    Every `search_stride`-th detection frame is searched for faces of all sizes. The others are
+    searched for faces of about the known sizes, and again for all sizes if nothing was found.
+    Detection frames with even numbers are searched first. An odd one is skipped and gets None if
+    its neighbours show the same faces in nearly the same places.
+
+    Args:
+        detection_frames: The detection frames of one run.
+        earlier: The boxes found on all earlier detection frames of the video.
+        tracks: The tracks up to the previous run.
+        detect: The method `detect` of a face detector.
+        search_stride: Number of detection frames from one search for all sizes to the next.
     """
     first, last = len(earlier), len(earlier) + len(detection_frames) - 1
     boxes = earlier + [None] * len(detection_frames)
@@ -205,7 +221,7 @@ def _detect_boxes(
 
 
 def _all_stay(before: list[Box], after: list[Box]) -> bool:
-    """Return whether two detection frames show the same faces (one or more) in the same places."""
+    """Return whether two lists of boxes hold the same faces, at least one, in the same places."""
     return 0 < len(before) == len(after) and all(
         any(iou(one, other) >= STILL_IOU for other in after) for one in before
     )
@@ -214,8 +230,8 @@ def _all_stay(before: list[Box], after: list[Box]) -> bool:
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
     """Add each box to the track whose last box it overlaps most, or to a new track.
 
-    `boxes` is None for a detection frame that was skipped: it shows the same faces as the one
-    before.
+    If `boxes` is None, the detection frame was skipped, because it shows the same faces as the
+    detection frame before it.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:
@@ -243,7 +259,7 @@ def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> No
 
 
 def _grown(box: Box) -> Box:
-    """Return a box of twice the width and height with the same centre."""
+    """Return the box with the same centre and twice the width and height."""
     left, top, right, bottom = box
     half_width, half_height = (right - left) / 2, (bottom - top) / 2
     return left - half_width, top - half_height, right + half_width, bottom + half_height
@@ -252,7 +268,7 @@ def _grown(box: Box) -> Box:
 def _add_frames(
     frames: list[Frame], tracks: list[FaceTrack], formats: Sequence[CropFormat]
 ) -> None:
-    """Add the box and crop of each face on the frames between its detection frames."""
+    """Add each frame to the tracks of the faces that it shows, with their boxes and crops."""
     for frame in frames:
         for track in tracks:
             box = track.box_at(frame.time)

@@ -8,14 +8,14 @@ from dfdetect.faces.crops import cut_crops
 from dfdetect.faces.geometry import CropFormat, CropRule
 from dfdetect.video.reader import read_frames
 
-# Eyes, nose and corners of the mouth in the shares of a crop that WSDAN's authors use.
+# Where eyes, nose and corners of the mouth lie in the crops of WSDAN, as shares of the crop's side.
 TEMPLATE = (
     *((122.5 / 320, 141.25 / 320), (197.5 / 320, 141.25 / 320), (0.5, 178.75 / 320)),
     *((137.5 / 320, 225.25 / 320), (182.5 / 320, 225.25 / 320)),
 )
 
 
-def test_similarity_finds_turn_scale_and_move():
+def test_similarity_finds_rotation_scaling_and_translation():
     generator = np.random.default_rng(0)
     points = generator.normal(size=(5, 2))
     turn = 1.7 * np.array([[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]])
@@ -25,7 +25,7 @@ def test_similarity_finds_turn_scale_and_move():
 
 @pytest.fixture(scope="module")
 def face(sample_data):
-    """A frame, its box and its landmarks by MTCNN."""
+    """Return a frame, and the box and landmarks of its face by MTCNN."""
     clip = sample_data / "train_sample_videos" / "ajqslcypsw.mp4"
     image = next(iter(read_frames(clip, 1))).image
     boxes, _, points = MTCNN(keep_all=False, device="cpu").detect(image, landmarks=True)
@@ -33,7 +33,7 @@ def face(sample_data):
 
 
 @pytest.mark.parametrize("angle", [0, 25])
-def test_cut_crops_turns_a_face_to_the_template(face, angle):
+def test_cut_crops_aligns_a_face_with_the_template(face, angle):
     image, box, points = face
     centre = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     turn = cv2.getRotationMatrix2D(centre, angle, 1.0)
@@ -56,6 +56,6 @@ def test_crop_rule_refuses_templates_without_five_points():
         CropRule(template=TEMPLATE[:4])
 
 
-def test_crop_rule_from_json_is_equal():
+def test_crop_rule_with_lists_equals_a_rule_with_tuples():
     assert CropRule(template=[list(point) for point in TEMPLATE]) == CropRule(template=TEMPLATE)
     assert hash(CropRule(template=TEMPLATE)) == hash(CropRule(template=list(TEMPLATE)))

@@ -13,14 +13,14 @@ from dfdetect.video.reader import read_frames
 
 @pytest.fixture(scope="module")
 def face(real_clip):
-    """A crop of the person, who looks at the camera."""
+    """Return a crop of a person who looks at the camera."""
     image = next(read_frames(real_clip, 2)).image
     (box,) = MTCNNDetector(torch.device("cpu")).detect([image])[0]
     crop = cut_crops(image, box, [ATTRIBUTE_FORMAT])[ATTRIBUTE_FORMAT]
     return crop.permute(1, 2, 0).numpy()
 
 
-def test_measure_face_of_one_who_looks_at_the_camera(face):
+def test_measure_face_of_a_frontal_face(face):
     attributes = measure_face(face)
     assert attributes.brightness == pytest.approx(face.mean())
     assert attributes.turn < 0.2
@@ -43,7 +43,7 @@ def test_measure_face_of_a_mirrored_face_has_the_same_turn(face):
 
 
 @pytest.mark.corpus
-def test_measure_face_tells_faces_seen_from_the_side(corpus):
+def test_measure_face_gives_profiles_a_large_turn(corpus):
     faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
     for row in np.flatnonzero(faces.table["id"].isin(["mpyxwanaqt", "pywweersld", "uqognreaor"])):
         assert measure_crop(faces.image(row)).turn > 0.5

@@ -6,7 +6,7 @@ from dfdetect.faces.crops import cut_crop, cut_crops, resize_crop
 from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule
 
 
-def test_crops_show_the_square():
+def test_cut_crop_shows_the_square():
     image = np.zeros((100, 100, 3), np.uint8)
     image[40:60, 30:50] = (10, 200, 30)
     crop = cut_crop(image, (30, 40, 20), 8)
@@ -16,7 +16,7 @@ def test_crops_show_the_square():
     assert (crop[1] == 200).all()
 
 
-def test_crops_beyond_the_border_repeat_it():
+def test_cut_crop_repeats_the_border_outside_the_image():
     image = np.zeros((50, 50, 3), np.uint8)
     image[:, 0] = 250
     crop = cut_crop(image, (-20, 10, 20), 10)
@@ -24,13 +24,13 @@ def test_crops_beyond_the_border_repeat_it():
 
 
 def cut(rule, resize=ResizeRule(), size=20):  # noqa: B008
-    """The crop of a face at the right border of a white image of 50 x 100 pixels."""
+    """Return the crop of a face at the right border of a white image of 50 x 100 pixels."""
     image = np.full((50, 100, 3), 255, np.uint8)
     wanted = CropFormat(rule, size, resize)
     return cut_crops(image, (80, 20, 100, 30), [wanted])[wanted]
 
 
-def test_cut_crops_margins_by_width_and_height():
+def test_cut_crops_with_different_margins_in_width_and_height():
     image = np.zeros((50, 100, 3), np.uint8)
     image[16:30, 35:65] = 255
     wanted = CropFormat(CropRule(scale=1.4, shift=-0.2, width=1.5), 14, ResizeRule(30 / 14))
@@ -45,7 +45,7 @@ def test_cut_crops_beyond_the_border(border, black):
     assert int((crop[0] < 128).sum()) == pytest.approx(black, abs=10)
 
 
-def test_cut_crops_relative_to_the_longer_side():
+def test_rectangle_relative_to_the_longer_side():
     assert CropRule(1.3, 0.0, longer=True).rectangle((0, 0, 20, 10)) == (-3, -8, 26, 26)
 
 

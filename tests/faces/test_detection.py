@@ -32,7 +32,7 @@ def test_detect_gives_boxes_in_pixels_of_the_image(face_detector, face):
     assert iou(box, tuple(edge / 4 for edge in large_box)) > 0.8
 
 
-def test_detect_takes_mixed_sizes_and_no_images(face_detector, face):
+def test_detect_accepts_images_of_mixed_sizes_and_an_empty_list(face_detector, face):
     small = cv2.resize(face, None, fx=0.5, fy=0.5)
     tiny = face[:10, :10]
     grey = np.full_like(face, 128)
@@ -64,14 +64,14 @@ def test_high_recall_finds_smaller_faces(face_detector, face):
     assert 925 < box[0] < box[2] < 960
 
 
-def test_detect_in_smaller_copies_finds_faces_half_as_high(face_detector, face):
+def test_detect_with_a_known_height_finds_faces_half_as_high(face_detector, face):
     ((box,),) = face_detector.detect([face])
     half = cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     ((small_box,),) = face_detector.detect([half], box[3] - box[1])
     assert iou(box, tuple(2 * edge for edge in small_box)) > 0.7
 
 
-def test_candidates_are_looked_at_in_parts(real_clip, monkeypatch):
+def test_detect_processes_candidates_in_parts(real_clip, monkeypatch):
     images = [frame.image for frame in read_frames(real_clip, 4)]
     face_detector = MTCNNDetector.high_recall(torch.device("cpu"))
     expected = face_detector.detect(images)

@@ -11,7 +11,10 @@ SMALL, LARGE = (CropFormat(CropRule(), size) for size in (16, 64))
 
 
 class ScriptedDetector:
-    """Gives the boxes of a script: a function of the frame's number, written into its pixels."""
+    """A face detector that returns `script(number)` as the boxes of a frame.
+
+    It reads the number of the frame from the frame's pixels.
+    """
 
     def __init__(self, script):
         self.script = script
@@ -42,7 +45,7 @@ def test_track_faces_shrinks_most_detection_frames():
     assert (face_detector.known[4], face_detector.known[31]) == (48, 36)
 
 
-def test_track_faces_searches_whole_frames_while_nobody_is_known():
+def test_track_faces_searches_for_all_sizes_while_no_face_is_known():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number > 15 else [])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert all(face_detector.known[number] is None for number in range(0, 17, 2))
@@ -50,7 +53,7 @@ def test_track_faces_searches_whole_frames_while_nobody_is_known():
 
 
 @pytest.mark.parametrize(("speed", "looked_at"), [(0, range(0, 32, 4)), (4, range(0, 32, 2))])
-def test_track_faces_looks_at_fewer_frames_of_still_faces(speed, looked_at):
+def test_track_faces_detects_on_fewer_frames_if_faces_keep_still(speed, looked_at):
     face_detector = ScriptedDetector(
         lambda number: [(10 + speed * number, 10, 60 + speed * number, 60)]
     )
@@ -59,7 +62,7 @@ def test_track_faces_looks_at_fewer_frames_of_still_faces(speed, looked_at):
     assert track.times == [number / 10 for number in range(32)]
 
 
-def test_track_faces_looks_closer_where_somebody_comes_or_goes():
+def test_track_faces_detects_on_more_frames_when_a_face_appears():
     always, later = (10, 10, 60, 60), (200, 100, 260, 180)
     face_detector = ScriptedDetector(lambda number: [always, later] if number >= 14 else [always])
     first, second = track_faces(blank_frames(32), face_detector.detect, [SMALL])
@@ -95,26 +98,26 @@ def test_track_faces_bridges_four_missed_detection_frames(missed):
     assert set(range(missed, missed + 8, 2)) <= set(face_detector.looked_at)
 
 
-def test_track_faces_follows_a_move_by_a_whole_face():
+def test_track_faces_follows_a_face_that_moves_by_its_own_width():
     face_detector = ScriptedDetector(lambda number: [(10 + 24 * number, 20, 60 + 24 * number, 80)])
     (track,) = track_faces(blank_frames(10), face_detector.detect, [SMALL])
     assert track.boxes[5] == pytest.approx((130, 20, 180, 80))
 
 
-def test_track_faces_of_someone_who_comes_late_and_leaves():
+def test_track_faces_of_a_face_that_appears_late_and_leaves():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if 8 <= number <= 16 else [])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert (track.times[0], track.times[-1]) == (0.8, 1.6)
 
 
-def test_track_faces_drops_a_single_sighting_beside_others():
+def test_track_faces_drops_a_face_detected_once_beside_other_faces():
     always, once = (10, 10, 60, 60), (200, 100, 260, 180)
     face_detector = ScriptedDetector(lambda number: [always, once] if number == 12 else [always])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert track.boxes[0] == pytest.approx(always)
 
 
-def test_track_faces_keeps_the_only_sighting():
+def test_track_faces_keeps_the_only_face_if_it_is_detected_once():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 60)] if number == 12 else [])
     (track,) = track_faces(blank_frames(32), face_detector.detect, [SMALL])
     assert track.times == [1.2]
@@ -145,7 +148,7 @@ def test_track_faces_holds_few_frames_at_a_time(monkeypatch):
     assert len(track.times) == 40
 
 
-def test_track_faces_of_two_people_in_real_footage(face_detector, sample_data):
+def test_track_faces_of_two_people_in_a_real_video(face_detector, sample_data):
     folder = sample_data / "train_sample_videos"
     left = read_frames(folder / "ajqslcypsw.mp4", 16)
     right = read_frames(folder / "cknyxaqouy.mp4", 16)
