@@ -1,1 +1,1 @@
-"""Devices, threads, Ray clusters, time budgets and the journal of a run."""
+"""How a run computes: devices, threads, Ray clusters, its time budget and its journal."""

@@ -1,4 +1,4 @@
-"""The deadline of a run, and the number of frames per video that meets it."""
+"""Meet the deadline of a run: sample fewer frames per video if the time is short."""
 
 import re
 from threading import Lock
@@ -7,22 +7,28 @@ from time import monotonic
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.results import VideoResult
 
-# Time reserved for running videos to stop and for the last files to be written.
+# Time reserved at the end for stopping the running videos and for writing the last files: these
+# seconds, or this share of the budget if that is longer.
 RESERVE_SECONDS = 3.0
 RESERVE_SHARE = 0.01
+# Number of frames that are sampled from a video however short the time is.
 FEWEST_FRAMES = 4
 # Weight of the newest video in the moving average of processing speed.
 LATEST = 0.2
+# Stages whose time is proportional to the number of sampled frames.
 PER_FRAME = ("detect", "crop", "classify")
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 class OutOfTimeError(DfdetectError):
-    """The time is over, and running videos must stop."""
+    """The time budget is used up, and running videos must stop."""
 
 
 def parse_duration(text: str | float) -> float:
-    """Return a duration in seconds, given in seconds or as hours, minutes and seconds.
+    """Return a duration in seconds.
+
+    Args:
+        text: A number of seconds, or hours, minutes and seconds with their units.
 
     Raises:
         ArgumentError: The text is not a duration, or it is not above 0.
@@ -63,7 +69,7 @@ class TimeBudget:
         frames: Number of frames to sample from each video if there is enough time.
 
     Attributes:
-        thinned: Number of videos that were scored with fewer frames than that.
+        thinned: Number of videos that were scored with fewer than `frames` frames.
 
     Example:
         >>> budget = TimeBudget(3600, videos=400, frames=32)
@@ -98,8 +104,8 @@ class TimeBudget:
             running, self._running = self._running, self._running + 1
             if not self._frame:
                 return self._most
-            # Several videos are scored at a time, so that each second does more than one second of
-            # work. On average, running videos are half done.
+            # Several threads score videos, so that more than one second of work is done per second.
+            # On average, half of the work on a running video is done.
             half_done = running / 2 * (self._decoding + self._latest * self._frame)
             speed = (self._work + half_done) / (now - self._start)
             affordable = speed * (self._end - now) / max(1, self._left)
@@ -108,11 +114,16 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """Return the next video's share of the time, which can be sent to another process."""
+        """Return the frames and the time for the next video, in a form for other processes."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:
-        """Update the measured speed with a result, for which `frames` frames were requested."""
+        """Update the measured speed with the result of a video.
+
+        Args:
+            result: The result.
+            frames: The number of frames that were requested from this video.
+        """
         decoding = result.timings.get("decode", 0.0)
         rest = sum(result.timings.get(stage, 0.0) for stage in PER_FRAME)
         with self._lock:
@@ -127,12 +138,12 @@ class TimeBudget:
 
 
 class VideoAllowance:
-    """One video's share of a time budget, which can be sent to another process.
+    """One video's part of a time budget, which can be sent to another process.
 
     Args:
-        frames: Number of frames to sample.
-        seconds: Time from now until the video is given up. When the object is sent to another
-            process, the remaining time counts from its arrival.
+        frames: Number of frames to sample from the video.
+        seconds: Time from now until the video is given up. In another process, the remaining
+            seconds are counted from the moment at which the object arrives there.
     """
 
     def __init__(self, frames: int, seconds: float):
@@ -140,7 +151,7 @@ class VideoAllowance:
         self._end = monotonic() + seconds
 
     def __reduce__(self) -> tuple:
-        # Two machines have different clocks.
+        # The clocks of two machines differ, so the remaining seconds are sent.
         return VideoAllowance, (self._frames, self._end - monotonic())
 
     def check(self) -> None:
@@ -149,5 +160,5 @@ class VideoAllowance:
             raise OutOfTimeError
 
     def frames(self) -> int:
-        """Return the number of frames to sample."""
+        """Return the number of frames to sample from the video."""
         return self._frames

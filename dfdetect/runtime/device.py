@@ -1,4 +1,4 @@
-"""Choose the device to compute on; its number formats and its memory."""
+"""Choose the device on which networks run, and use its half precision and its memory."""
 
 import os
 import warnings
@@ -16,13 +16,17 @@ _ALONE = Lock()
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into a device that works.
+    """Return the torch device of a name, after a check that the device works.
 
-    A convolution is tried on the device: a GPU that torch lists may be too old for torch's kernels.
-    `auto` falls back to the CPU with a warning that gives the reason.
+    The check runs a convolution, because torch also lists GPUs that are too old for its kernels.
+    If a GPU fails the check, `auto` returns the CPU and warns with the reason.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first GPU, or the CPU if there is
+            no GPU.
 
     Raises:
-        ArgumentError: The device was requested by name and does not work.
+        ArgumentError: The name is unknown, or a device other than `auto` does not work.
     """
     if device == "auto":
         if not torch.cuda.is_available():
@@ -45,7 +49,7 @@ def choose_device(device: str = "auto") -> torch.device:
 def has_fast_half(device: torch.device) -> bool:
     """Return whether a device multiplies matrices faster in half precision than in float32.
 
-    All GPUs do, and CPUs with matrix units (AMX); other CPUs are many times slower.
+    GPUs and CPUs with matrix units (AMX) are faster. Other CPUs are many times slower.
     """
     if device.type != "cpu":
         return True
@@ -55,13 +59,13 @@ def has_fast_half(device: torch.device) -> bool:
 
 
 def half_type(device: torch.device) -> torch.dtype:
-    """Return the type for half precision: bfloat16, or float16 on GPUs older than Ampere."""
+    """Return the dtype for half precision: bfloat16, or float16 on GPUs older than Ampere."""
     old = device.type == "cuda" and torch.cuda.get_device_capability(device) < AMPERE
     return torch.float16 if old else torch.bfloat16
 
 
 def other_gpus(device: torch.device) -> list[torch.device]:
-    """Return the other GPUs that work, if the device is `cuda`, which means the first GPU."""
+    """Return all GPUs but the first that work if `device` is `cuda`, otherwise an empty list."""
     if device != torch.device("cuda"):
         return []
     others = [torch.device("cuda", number) for number in range(1, torch.cuda.device_count())]
@@ -69,7 +73,7 @@ def other_gpus(device: torch.device) -> list[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """Return a readable name of the device, and of the other GPUs that are used with it.
+    """Return the name of a device for people to read; for `cuda`, the names of all GPUs.
 
     Example:
         >>> describe(choose_device("cpu"))
@@ -81,20 +85,23 @@ def describe(device: torch.device) -> str:
 
 
 def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
-    """Apply a function to a batch or, if the GPU's memory is too small, to parts of it.
+    """Apply a function to a batch, or to parts of the batch if the GPU's memory is too small.
 
     Args:
-        function: Takes a batch and returns one result per item.
-        batch: Anything that has a length and can be sliced.
+        function: A function that takes a batch and returns one result per item.
+        batch: Any object that has a length and can be sliced.
+
+    Returns:
+        One result per item, in order.
 
     Raises:
-        torch.cuda.OutOfMemoryError: The memory is too small for a single item.
+        torch.cuda.OutOfMemoryError: The memory is too small even for a single item.
     """
     try:
         return list(function(batch))
     except torch.cuda.OutOfMemoryError:
-        pass  # until this block ends, the traceback keeps memory in use
-    if len(batch) == 1:  # perhaps other threads used the memory
+        pass  # the traceback keeps memory in use until this block ends
+    if len(batch) == 1:  # other threads may have used the memory
         with _ALONE:
             torch.cuda.empty_cache()
             return list(function(batch))
@@ -111,7 +118,7 @@ def available_cores() -> int:
 
 
 def _problem(device: torch.device) -> str | None:
-    """Return why a convolution does not run on the device, or None if it does."""
+    """Return why a convolution does not run on the device, or None if it runs."""
     try:
         image = torch.ones(1, 1, 4, 4, device=device)
         kernel = torch.ones(1, 1, 3, 3, device=device)

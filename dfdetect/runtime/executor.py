@@ -1,4 +1,4 @@
-"""Apply one function to many items: on the cores of the CPU, on all GPUs, or on a Ray cluster."""
+"""Apply one function to many items, on the cores of the CPU, on all GPUs or on a Ray cluster."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,7 +18,7 @@ from dfdetect.runtime.device import available_cores, choose_device, other_gpus
 from dfdetect.runtime.ray_cluster import connected, map_on_cluster
 from dfdetect.video.isolated import DecoderPool
 
-# Maximum number of threads; each of them takes memory.
+# Maximum number of threads, because each thread takes memory.
 MAX_WORKERS = 16
 
 Item = TypeVar("Item")
@@ -28,21 +28,22 @@ MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Resul
 
 
 class Executor:
-    """Applies a function to several items at a time, and yields the results in order.
+    """Applies a function to several items at the same time, and yields the results in order.
 
-    On the CPU, each thread computes on one core. Several videos at a time keep all cores busy,
-    while a single video would leave most of them waiting. Decoders, OpenCV and torch release
+    On the CPU, each thread works on one item and computes on one core, because a single video would
+    leave most cores idle. Threads run in parallel, because decoders, OpenCV and torch release
     Python's global lock.
 
-    Leaving the `with` block cancels the running items and ends the decoders. Ctrl-C therefore does
-    not wait for videos.
+    When the `with` block ends, running items are cancelled and the decoders end. Ctrl-C therefore
+    does not wait for running videos.
 
     Args:
-        device: Where the functions compute: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`. On a
-            cluster, each process chooses for itself.
-        cluster: Address of a Ray cluster, as in `dfdetect.runtime.ray_cluster`; None for this
-            machine.
-        workers: Number of threads; None for one per core, 16 at most. Has no effect on a cluster.
+        device: The device on which the function computes: `auto`, `cpu`, `cuda` (all GPUs) or
+            `cuda:N`. On a cluster, each process makes this choice on its own machine.
+        cluster: Address of a Ray cluster, as `dfdetect.runtime.ray_cluster.map_on_cluster` takes
+            it; None to use only this machine.
+        workers: Number of threads; None for one thread per core, but at most 16. A cluster ignores
+            this number.
 
     Raises:
         DfdetectError: The device does not work, or the cluster cannot be reached.
@@ -88,26 +89,29 @@ class Executor:
         failed: Callable[[Result], bool] = lambda result: False,
         on_done: Callable[[Item, Result], None] = lambda item, result: None,
     ) -> Generator[tuple[Item, Result], None, None]:
-        """Yield each item with its result, in the order of the items.
+        """Apply a function to each item, and yield the item with its result, in order.
 
-        Few items are drawn ahead of the results, so that memory does not grow with their number.
+        Only a few items are read ahead of the results, so that memory does not grow with the number
+        of items.
 
         Args:
-            make_worker: Called with a device and a pool of decoders; returns the function to apply.
-                It is called once per GPU, once for all cores of the CPU, or once per process of a
-                cluster. Several threads use the function at a time. For a cluster, `make_worker`,
-                the items and the results must be picklable.
-            items: Drawn by the caller's thread. A single item gets all cores of this machine.
-            on_lost: Called with an item and a message if every process of the cluster that worked
-                on the item was lost; returns the result of the item. By default, DfdetectError is
-                raised.
-            failed: Returns whether a result is a failure. An item that fails on another GPU than
-                the first is tried again on the first.
-            on_done: Called with each item and its result as soon as the result is ready: on this
-                machine by several threads and in any order, on a cluster by the caller's thread.
+            make_worker: A function that takes a device and a pool of decoders and returns the
+                function to apply. It is called once per GPU, once for all cores of the CPU, or once
+                per process of a cluster. Several threads call the returned function at the same
+                time. For a cluster, `make_worker`, the items and the results must be picklable.
+            items: The items; the caller's thread reads them one by one. If there is only one item,
+                its function may use all cores of this machine.
+            on_lost: A function that returns the result of an item for which every process of the
+                cluster that worked on it was lost. It takes the item and a message. By default,
+                `map` raises DfdetectError in this case.
+            failed: A function that returns whether a result is a failure. If an item fails on
+                another GPU than the first one, it is tried again on the first one.
+            on_done: A function that is called with each item and its result as soon as the result
+                is ready. On this machine, several threads call it, in any order. On a cluster, the
+                caller's thread calls it.
 
         Raises:
-            Exception: Whatever the function raises, instead of its result.
+            Exception: Any exception that the function raised for an item, when its turn comes.
         """
         if self.cluster is None:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)
@@ -137,7 +141,8 @@ class Executor:
             return result
 
         pending: deque[tuple[Item, Future[Result]]] = deque()
-        # The decoders end first, because a thread that waits for a frame would not end.
+        # At the end, the decoders end before the threads, because a thread that waits for a frame
+        # would never end.
         with (
             _threads(count, one_core_each=not alone) as threads,
             DecoderPool(threads=0 if alone else 1) as decoders,
@@ -176,13 +181,13 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Make the function in a process of a cluster, which works on one item at a time."""
+    """Return the function to apply, in a process of a cluster that works on one item at a time."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
-    """Run threads for the duration of a block; at its end, items that wait are dropped."""
+    """Provide a pool of threads for a `with` block; at its end, waiting items are dropped."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
     try:
@@ -201,9 +206,9 @@ def _compute_on_one_core() -> None:
 
 
 def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
-    """Yield items that another thread draws in advance, at most `count` of them.
+    """Yield items, while another thread reads up to `count` items in advance.
 
-    If drawing an item raises an exception, the exception is raised instead of the item.
+    If reading an item raises an exception, this generator raises it in place of the item.
 
     Example:
         >>> list(prefetch(range(3), 2))
@@ -218,7 +223,7 @@ def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
                 waiting.put((item,))
                 if unwanted.is_set():
                     return
-        except BaseException as error:  # any kind: the caller's thread raises it again
+        except BaseException as error:  # whatever it is, the caller's thread raises it again
             waiting.put(error)
         waiting.put(None)
 
@@ -231,7 +236,7 @@ def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
             yield drawn[0]
     finally:
         unwanted.set()
-        while thread.is_alive():  # it may be waiting for space in the queue
+        while thread.is_alive():  # the thread may be waiting for space in the queue
             with suppress(Empty):
                 waiting.get_nowait()
             thread.join(0.01)

@@ -1,4 +1,4 @@
-"""A file with the results of a run, from which an interrupted run continues."""
+"""A file with the results of a run, with which an interrupted run can continue."""
 
 import json
 import warnings
@@ -12,16 +12,16 @@ from dfdetect.results import Status, VideoResult
 
 
 class Journal:
-    """A file to which each result is added as a line of JSON.
+    """A file to which the result of each video is added as a line of JSON.
 
-    Each line names the video, its size and modification time, the settings of the run and the
-    version of dfdetect. A line is used only if all of these still agree. An incomplete line, which
-    a killed process may leave, is ignored. Results of videos that ran out of time, or on which the
-    detector failed, are not written, so that a later run tries these videos again.
+    Each line also holds the video's name, size and modification time, the settings of the run and
+    the version of dfdetect. A line is used only if all of these are unchanged. A killed process may
+    leave an incomplete line, which is ignored. If the detector ran out of time or failed on a
+    video, no line is written, so that a later run tries this video again.
 
     Args:
         path: The file; None to write nothing.
-        settings: The settings that the results depend on, such as the weights.
+        settings: The settings on which the results depend, such as the weights.
 
     Example:
         >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
@@ -36,7 +36,7 @@ class Journal:
         self._lock = Lock()
 
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
-        """Return the results that the file holds for these videos, by name."""
+        """Return the results in the file for these videos; both are dictionaries by name."""
         results = {}
         for line in self._lines():
             entry = _parse(line)
@@ -47,16 +47,16 @@ class Journal:
         return results
 
     def add(self, name: str, video: Path, result: VideoResult) -> None:
-        """Add a result. Several threads may call this at a time."""
+        """Add the result of a video. Several threads may call this method at the same time."""
         if self.path is None or result.status in (Status.OUT_OF_TIME, Status.FAILED):
             return
         entry = {"name": name, "file": _state(video), "settings": self.settings}
         line = json.dumps({**entry, "result": result.to_dict()})
         try:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
-                # Begin a new line: a killed process may have left an incomplete one.
+                # Start with a line break, because a killed process may have left half a line.
                 file.write(f"\n{line}\n")
-        except OSError as error:  # the submission has the scores, too
+        except OSError as error:  # the run goes on, because its results are also kept in memory
             warnings.warn(
                 f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
                 "next one starts from the beginning",
@@ -72,7 +72,7 @@ class Journal:
         if self.path is None:
             return
         others = self.of_others()
-        with suppress(OSError):  # everything that was requested is written
+        with suppress(OSError):  # the run is complete without this
             if others:
                 self.path.write_bytes(b"\n".join([*others, b""]))
             else:
@@ -97,7 +97,7 @@ def _state(video: Path) -> list[int] | None:
 
 
 def _parse(line: bytes) -> dict | None:
-    """Parse a line; return None if it is damaged."""
+    """Return the content of a line, or None if the line is damaged."""
     try:
         entry = json.loads(line)
         parts = {part: entry[part] for part in ("name", "file", "settings")}

@@ -1,9 +1,9 @@
 """Apply one function to many items on all machines of a Ray cluster (Moritz et al. 2018).
 
-Ray is optional (`pip install 'dfdetect[cluster]'`), and no other module uses it. One process per
-core is started, each with a function of its own, such as a detector; on a machine with GPUs, a few
-processes per GPU. Ray moves items to the processes and results back, keeps the results until they
-are used, restarts crashed processes, and notices machines that join or leave.
+Ray is optional (`pip install 'dfdetect[cluster]'`), and no other module uses it. Each machine runs
+one process per core, or a few processes per GPU if it has GPUs. Each process makes its own copy of
+the function, for example a detector. Ray sends items to the processes and results back, keeps the
+results until they are used, restarts crashed processes, and notices when machines join or leave.
 """
 
 import logging
@@ -36,14 +36,14 @@ LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
 # Seconds within which a cluster must answer.
 TIMEOUT = 10.0
-# Maximum number of items dispatched ahead of the oldest unfinished one: AHEAD, or AHEAD_EACH per
-# process if that is more. One slow item therefore does not stall the rest.
+# Maximum number of items that are sent to processes ahead of the oldest unfinished item: AHEAD, or
+# AHEAD_EACH per process if that is more. One slow item therefore does not hold up the others.
 AHEAD, AHEAD_EACH = 256, 4
-# Maximum number of processes that share a GPU: each takes some of its memory.
+# Maximum number of processes per GPU, because each process takes some of the GPU's memory.
 SHARE_GPU = 8
-# Number of processes that may be lost while they work on an item, before it is given up.
+# An item is given up after this number of processes were lost while they worked on it.
 ATTEMPTS = 3
-# Seconds between two looks for new machines.
+# Seconds between two checks for new machines.
 NODE_POLL_SECONDS = 2.0
 
 LOGGER = logging.getLogger(__name__)
@@ -57,27 +57,29 @@ def map_on_cluster(
     address: str,
     on_lost: Callable[[Item, str], Result],
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield each item with its result of a function, applied on all machines, in order.
+    """Apply a function to each item on all machines, and yield the item with its result, in order.
 
-    Files are read where the function runs, so all machines must see them under the same paths. If
-    the process or machine that works on an item is lost, another process gets the item.
+    The machine that works on an item also reads its files. All machines must therefore see the
+    files under the same paths. If the process or machine that works on an item is lost, another
+    process gets the item.
 
     Args:
-        start: Called once in each process, returns the function to apply. It, the items and the
-            results are pickled.
-        items: Drawn as processes become free, so that memory does not grow with their number.
-        address: The cluster's address as `ray.init` takes it (`192.168.0.1:6379`, or `auto` on one
-            of its machines), or `local` for a cluster of this machine alone, which ends with this
-            call.
-        on_lost: Called with an item and a message if every process that worked on the item was
-            lost; returns the result of the item.
+        start: A function that returns the function to apply. It is called once in each process.
+            `start`, the items and the results must be picklable.
+        items: The items. They are read as processes become free, so that memory does not grow with
+            the number of items.
+        address: The cluster's address as `ray.init` takes it: `192.168.0.1:6379` for example, or
+            `auto` on a machine of the cluster. `local` starts a cluster of this machine alone,
+            which ends with this call.
+        on_lost: A function that returns the result of an item for which ATTEMPTS processes were
+            lost. It takes the item and a message.
 
     Raises:
-        DfdetectError: Ray is not installed, or the cluster has no processors or another version of
-            this package.
+        DfdetectError: Ray is not installed, or the cluster has no CPU or another version of this
+            package.
         ArgumentError: The cluster cannot be reached.
         ConnectionError: The connection to the cluster was lost.
-        Exception: What the function raises.
+        Exception: Any exception that the function raises.
 
     Example:
         >>> list(map_on_cluster(lambda: abs, [-1, 2], "local", on_lost=lambda item, why: None))
@@ -99,13 +101,15 @@ def map_on_cluster(
 
 
 def require_cluster(address: str) -> None:
-    """Check that a cluster answers at an address within seconds; Ray itself waits for minutes.
+    """Check that a cluster answers at an address.
+
+    The check takes seconds at most; Ray itself would wait for minutes.
 
     Raises:
         DfdetectError: Ray is not installed.
         ArgumentError: The address is malformed, or nothing answers there.
     """
-    # By default, Ray reports its use over the network.
+    # Without this, Ray would send usage statistics over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if find_spec("ray") is None:
         raise DfdetectError(
@@ -128,8 +132,8 @@ class _Call:
 
     Attributes:
         item: The item.
-        attempts: Number of processes that the item was given to.
-        outcome: Returns the result; None until there is one.
+        attempts: Number of processes to which the item was given.
+        outcome: A function that returns the result; None until the result is ready.
     """
 
     item: Any
@@ -140,12 +144,12 @@ class _Call:
 def _in_order(
     pool: "ActorPool", items: Iterator[Item], on_lost: Callable[[Item, str], Result]
 ) -> Iterator[tuple[Item, Result]]:
-    given: deque[_Call] = deque()  # in order, beginning with the oldest unfinished one
+    given: deque[_Call] = deque()  # in order; the first one is the oldest unfinished call
     again: deque[_Call] = deque()
     left = map(_Call, items)
     exhausted = False
     while given or not exhausted:
-        with redirect_stdout(sys.stderr):  # Ray prints what it loses
+        with redirect_stdout(sys.stderr):  # Ray prints messages about lost processes
             pool.refresh()
             while pool.idle and (again or len(given) < pool.ahead):
                 call = again.popleft() if again else next(left, None)
@@ -163,9 +167,9 @@ def _in_order(
                     call.outcome = partial(on_lost, call.item, why)
         while given and given[0].outcome is not None:
             try:
-                with redirect_stdout(sys.stderr):  # Ray prints what it loses
+                with redirect_stdout(sys.stderr):  # Ray prints messages about lost results
                     result = given[0].outcome()
-            except pool.ray.exceptions.ObjectLostError:  # with the machine that kept it
+            except pool.ray.exceptions.ObjectLostError:  # the machine with the result was lost
                 given[0].outcome = None
                 again.appendleft(given[0])
                 break
@@ -179,23 +183,24 @@ class ActorPool:
         import ray
 
         self.ray = ray
-        # Actors get this reference within a list, in which Ray does not replace it by its content.
-        # So each process fetches the content only once.
+        # Actors get this reference inside a list, because Ray would replace a bare reference by its
+        # content in each call. This way, each process fetches the content only once.
         self.start = ray.put(start)
         self.machines: set[str] = set()
         self.idle: list[ActorHandle] = []
-        # For each actor that works or starts: a reference that becomes ready together with it, the
-        # actor, its call, and the reference to the result. An actor that starts has no call.
+        # The actors that are working or starting. The key is a Ray reference that becomes ready
+        # when the actor becomes ready. The value holds the actor, its call and the reference to
+        # the result; call and result are None for an actor that is starting.
         self.busy: dict[ObjectRef, tuple[ActorHandle, _Call | None, ObjectRef | None]] = {}
         self.refreshed = -NODE_POLL_SECONDS
 
     @property
     def ahead(self) -> int:
-        """Return the largest number of items dispatched, counted from the oldest unfinished one."""
+        """Return how many items may be sent out, counted from the oldest unfinished item on."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
-        """Start actors on new machines.
+        """Start actors on machines that have joined the cluster since the last call.
 
         Raises:
             DfdetectError: No machine offers a processor.
@@ -244,7 +249,10 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Wait a few seconds for actors to become ready; return the calls whose actor was lost."""
+        """Return the calls whose actors were lost, after waiting at most NODE_POLL_SECONDS.
+
+        Actors that have become ready are idle afterwards, and their calls have a result.
+        """
         lost: list[_Call] = []
         if not self.busy:
             return lost
@@ -268,18 +276,18 @@ class ActorPool:
         return lost
 
     def shutdown(self) -> None:
-        """End all actors, including those that are working."""
+        """End all actors, even those that are working."""
         for actor in [*self.idle, *(actor for actor, _, _ in self.busy.values())]:
-            with _errors_logged("an actor cannot be ended"):
+            with _errors_logged("cannot end an actor"):
                 self.ray.kill(actor)
 
 
 class _Actor:
-    """Runs in each process of the cluster, and works on one item at a time, on one core.
+    """A process of the cluster, which works on one item at a time, on one core.
 
     Args:
-        cores: The cores of the host that the actor may use: Ray may run several nodes on one host,
-            each with a part of the cores.
+        cores: Numbers of the host's cores that the actor may use. If Ray runs several nodes on one
+            host, each node has some of the host's cores.
     """
 
     def __init__(self, cores: range):
@@ -292,12 +300,13 @@ class _Actor:
                 os.sched_setaffinity(0, own)
 
     def ping(self) -> None:
-        """Answer as soon as the process is ready."""
+        """Return as soon as the process is ready."""
 
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
-        """Apply the function to an item; the first call makes the function.
+        """Apply the function to an item, and return None and the result.
 
-        The function is not made in the constructor, because Ray does not pass on errors from there.
+        The first call makes the function. The constructor does not make it, because Ray does not
+        pass on errors that a constructor raises.
         """
         import ray
 
@@ -305,7 +314,7 @@ class _Actor:
             if version != __version__:
                 raise DfdetectError(
                     f"{socket.gethostname()} has dfdetect {__version__}, not {version} as here: "
-                    "install the same on all machines"
+                    "install the same version on all machines"
                 )
             self.function = ray.get(start[0])()
         return None, self.function(item)
@@ -313,7 +322,7 @@ class _Actor:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect to a cluster for the duration of the block, unless connected already.
+    """Connect to a cluster for a `with` block, unless there is already a connection.
 
     Raises:
         ArgumentError: The cluster cannot be reached.
@@ -321,8 +330,8 @@ def connected(address: str) -> Iterator[None]:
     require_cluster(address)
     alone = address == LOCAL
     if alone or _host_and_port(address)[0] in LOOPBACKS:
-        # Without this, Ray replaces the loopback address by the machine's outer address, at which
-        # nothing listens. Ray reads the variable once, when it is imported.
+        # Without this, Ray replaces the loopback address by the machine's outer address, where
+        # nothing listens. Ray reads this variable only when it is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
@@ -343,13 +352,13 @@ def connected(address: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with _errors_logged("the cluster cannot be disconnected from"):
+        with _errors_logged("cannot disconnect from the cluster"):
             ray.shutdown()
 
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log errors while shutting down: they must not hide how the work itself ended."""
+    """Log errors of a shutdown, which must not replace an error of the work itself."""
     try:
         yield
     except Exception as error:
@@ -361,14 +370,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
-    """Split `host:port` or `ray://host:port`; a part that is missing is empty."""
+    """Return host and port of `host:port` or `ray://host:port`; a missing part is empty."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     return host.strip("[]"), port
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Restore the signal handlers, which Ray replaces, after the block."""
+    """Restore the signal handlers after a `with` block in which Ray replaces them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

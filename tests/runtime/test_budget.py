@@ -19,7 +19,10 @@ def clock(monkeypatch):
 
 
 def score_one(budget, clock, decode=1.0, frame=0.1, side_by_side=2):
-    """A video that takes a second to decode and a tenth for each frame, two at a time."""
+    """Record a video that takes `decode` seconds, and `frame` seconds for each sampled frame.
+
+    The clock advances as if `side_by_side` videos were scored at the same time.
+    """
     frames = budget.frames()
     rest = frame * frames
     clock.now += (decode + rest) / side_by_side

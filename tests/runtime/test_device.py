@@ -26,14 +26,14 @@ def test_describe_names_all_devices(monkeypatch):
     assert describe(torch.device("cuda")) == "T4 no. 0, T4 no. 1"
 
 
-def test_choose_device_auto_needs_a_gpu_that_works(monkeypatch):
+def test_choose_device_auto_takes_a_gpu_that_works(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "_problem", lambda chosen: None)
     assert choose_device("auto") == torch.device("cuda")
 
 
 def test_choose_device_auto_falls_back_if_an_operation_fails(monkeypatch):
-    """An old GPU is listed by torch and then has no kernels."""
+    """Torch also lists old GPUs for which it has no kernels."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "_problem", lambda chosen: "no kernel image is available")
     with pytest.warns(UserWarning, match="no kernel image"):
@@ -77,7 +77,7 @@ def test_half_type_of_old_gpus(monkeypatch):
     assert half_type(torch.device("cpu")) == torch.bfloat16
 
 
-def test_other_gpus_are_those_that_work(monkeypatch):
+def test_other_gpus_returns_only_gpus_that_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(device, "_problem", lambda chosen: "broken" if chosen.index == 2 else None)
     assert other_gpus(torch.device("cuda")) == [torch.device("cuda:1"), torch.device("cuda:3")]

@@ -8,12 +8,12 @@ import torch
 from dfdetect.runtime.executor import Executor, prefetch
 from dfdetect.video.isolated import CancelledError
 
-# Devices that differ for torch, and are all the CPU.
+# Devices that torch takes for different ones, although all of them are the CPU.
 STAND_INS = [torch.device("cpu"), torch.device("cpu", 0), torch.device("cpu", 0)]
 
 
 def worker_of(function):
-    """What `Executor.map` takes, for a function that needs neither device nor decoders."""
+    """Return a `make_worker` for a function that needs neither a device nor decoders."""
     return lambda device, decoders: function
 
 
@@ -21,7 +21,7 @@ def test_map_gives_results_in_order_from_several_threads():
     both = threading.Barrier(2, timeout=30)
 
     def meet(number):
-        both.wait()  # passes only if two threads are here at a time
+        both.wait()  # passes only if two threads wait at the same time
         return number, threading.current_thread().name
 
     with Executor("cpu", workers=2) as executor:
@@ -30,7 +30,7 @@ def test_map_gives_results_in_order_from_several_threads():
     assert len({name for _, (_, name) in pairs}) == 2
 
 
-def test_map_draws_few_items_ahead():
+def test_map_reads_few_items_ahead():
     drawn = []
 
     def items():
@@ -43,7 +43,7 @@ def test_map_draws_few_items_ahead():
             assert len(drawn) - done <= 2
 
 
-def test_map_raises_in_place_and_drops_the_rest():
+def test_map_raises_in_place_of_the_result_and_drops_later_items():
     started = []
 
     def work(number):
@@ -69,7 +69,7 @@ def test_map_computes_on_one_core_per_thread():
 
 
 @pytest.mark.parametrize(("items", "threads"), [(range(4), 1), (range(1), 0)])
-def test_map_decodes_with_one_thread_unless_alone(items, threads):
+def test_map_decodes_with_one_thread_unless_there_is_one_item(items, threads):
     with Executor("cpu", workers=2) as executor:
         pairs = executor.map(lambda device, decoders: lambda _: decoders.threads, items)
         assert {found for _, found in pairs} == {threads}
@@ -80,7 +80,7 @@ def test_map_without_items_makes_no_worker():
         assert list(executor.map(lambda *_: pytest.fail("a worker"), [])) == []
 
 
-def test_map_shares_items_out_to_all_gpus():
+def test_map_distributes_items_among_all_gpus():
     with Executor("cpu", workers=2) as executor:
         executor.devices = STAND_INS
         made = []
@@ -95,7 +95,7 @@ def test_map_shares_items_out_to_all_gpus():
     assert made == STAND_INS
 
 
-def test_map_retries_on_the_first_gpu():
+def test_map_tries_failed_items_again_on_the_first_gpu():
     with Executor("cpu", workers=2) as executor:
         executor.devices = STAND_INS[:2]
 
@@ -109,13 +109,13 @@ def test_map_retries_on_the_first_gpu():
             failed=lambda result: result is None,
             on_done=lambda item, result: done.update({item: result}),
         )
-        # What the first one fails at stays so.
+        # An item that fails on the first GPU is not tried again.
         assert list(pairs) == [(0, 0), (1, 1), (2, None), (3, 3)]
     assert done == {0: 0, 1: 1, 2: None, 3: 3}
 
 
-def test_map_that_is_left_ends_its_decoders(real_clip):
-    """Nobody waits for a video that is no longer wanted, nor is it told as done."""
+def test_map_ends_its_decoders_when_it_is_interrupted(real_clip):
+    """An interrupted run neither waits for its running videos nor reports them as done."""
     reading, ends, done = threading.Event(), [], []
 
     def make_worker(device, decoders):
@@ -153,7 +153,7 @@ def test_executor_refuses_a_device_that_does_not_work():
         Executor("abacus")
 
 
-def test_prefetch_draws_ahead_in_a_thread_of_its_own():
+def test_prefetch_reads_ahead_in_another_thread():
     drawn = []
 
     def items():
@@ -169,7 +169,7 @@ def test_prefetch_draws_ahead_in_a_thread_of_its_own():
 
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit])
-def test_prefetch_raises_after_the_items_before(kind):
+def test_prefetch_raises_after_the_items_before_the_error(kind):
     def items():
         yield 1
         raise kind("broken off")
@@ -180,7 +180,7 @@ def test_prefetch_raises_after_the_items_before(kind):
         next(results)
 
 
-def test_prefetch_that_is_closed_stops_drawing():
+def test_prefetch_stops_reading_when_it_is_closed():
     closed = threading.Event()
 
     def items():

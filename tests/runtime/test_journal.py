@@ -21,7 +21,7 @@ def make(tmp_path, **settings):
     return Journal(tmp_path / "submission.progress.jsonl", {**SETTINGS, **settings})
 
 
-def test_scores_come_back_as_they_were(tmp_path):
+def test_read_returns_the_results_that_were_added(tmp_path):
     names = ["a.mp4", "line\nbreak.mp4", "caf\udce9.mp4"]
     for name in names:
         (tmp_path / name).write_bytes(b"12345")
@@ -31,7 +31,7 @@ def test_scores_come_back_as_they_were(tmp_path):
     assert make(tmp_path).read({"b.mp4": tmp_path / "a.mp4"}) == {}
 
 
-def test_other_files_and_settings_are_passed_over(tmp_path):
+def test_read_ignores_results_of_other_files_and_settings(tmp_path):
     video = tmp_path / "a.mp4"
     video.write_bytes(b"12345")
     make(tmp_path).add("a.mp4", video, SCORE)
@@ -41,7 +41,7 @@ def test_other_files_and_settings_are_passed_over(tmp_path):
     assert make(tmp_path).read({"a.mp4": video}) == {}
 
 
-def test_closing_leaves_the_scores_of_other_settings(tmp_path):
+def test_close_keeps_the_results_of_other_settings(tmp_path):
     video = tmp_path / "a.mp4"
     video.write_bytes(b"12345")
     first, second = make(tmp_path), make(tmp_path, weights="other")
@@ -55,7 +55,7 @@ def test_closing_leaves_the_scores_of_other_settings(tmp_path):
     assert not first.path.exists()
 
 
-def test_half_a_line_spoils_nothing(tmp_path):
+def test_read_ignores_damaged_lines(tmp_path):
     video = tmp_path / "a.mp4"
     video.write_bytes(b"12345")
     journal = make(tmp_path)
@@ -66,7 +66,7 @@ def test_half_a_line_spoils_nothing(tmp_path):
     assert journal.read({"a.mp4": video}) == {"a.mp4": SCORE}
 
 
-def test_what_a_later_run_may_do_better_is_not_kept(tmp_path):
+def test_add_ignores_results_that_a_later_run_may_improve(tmp_path):
     journal = make(tmp_path)
     for status in (Status.OUT_OF_TIME, Status.FAILED):
         result = VideoResult.without_score(tmp_path / "a.mp4", "a.mp4", status)
@@ -87,7 +87,7 @@ def test_read_ignores_lines_of_another_version(tmp_path, monkeypatch):
     assert make(tmp_path).read({"a.mp4": video}) == {}
 
 
-def test_read_ignores_a_file_that_was_written_anew(tmp_path):
+def test_read_ignores_results_of_a_video_that_was_rewritten(tmp_path):
     video = tmp_path / "a.mp4"
     video.write_bytes(b"12345")
     make(tmp_path).add("a.mp4", video, SCORE)

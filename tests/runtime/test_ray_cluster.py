@@ -1,4 +1,4 @@
-"""Work on a Ray cluster of two machines, which are processes on this one."""
+"""Tests on a Ray cluster of two nodes, both of which are processes on this machine."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ from dfdetect.runtime import ray_cluster as module
 from dfdetect.runtime.journal import Journal
 from dfdetect.runtime.ray_cluster import map_on_cluster
 
-# Both are read when ray is imported.
+# Ray reads both variables when it is imported.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -70,7 +70,7 @@ def test_map_on_cluster_gives_results_in_order_from_both_machines(address):
     assert {cores for _, _, cores in results} == {1}
 
 
-def test_map_on_cluster_draws_few_items_ahead(address, monkeypatch):
+def test_map_on_cluster_reads_few_items_ahead(address, monkeypatch):
     monkeypatch.setattr(module, "AHEAD", 10)
     drawn = []
 
@@ -110,7 +110,7 @@ def test_map_on_cluster_gives_up_an_item_that_kills_its_process(address):
 def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
     ray_cluster, address, sample_data, tmp_path, monkeypatch
 ):
-    """Every row is there once, and only the video that crashes its decoder has no score."""
+    """Every video has one row, and only the video that crashes its decoder has no score."""
     third = ray_cluster.add_node(**NODE)
     ray_cluster.wait_for_nodes()
     clips = sorted(sample_data.rglob("*.mp4"))
@@ -204,14 +204,14 @@ def test_evaluate_gives_the_same_figures_on_a_cluster(address, sample_data):
     source = sample_data / "train_sample_videos"
     options = {"frames": 4, "progress": False}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they are too few for intervals
+        warnings.simplefilter("ignore")  # the videos are too few for intervals
         here = evaluate(source, **options)
         there = evaluate(source, cluster=address, **options)
     assert there.answers.probabilities == pytest.approx(here.answers.probabilities, abs=1e-6)
     assert there.metrics.auc == here.metrics.auc
 
 
-def test_predict_stops_on_a_cluster_when_the_time_is_out(address, sample_data, tmp_path):
+def test_predict_stops_on_a_cluster_when_the_time_is_over(address, sample_data, tmp_path):
     scores = predict(
         sample_data / "test_videos",
         out=tmp_path / "out.csv",
@@ -292,10 +292,10 @@ def test_predict_keeps_scores_if_disconnecting_fails(
     finally:
         shutdown()
     assert (pd.read_csv(tmp_path / "details.csv")["status"] == "ok").sum() == (2 if stop else 6)
-    assert "cannot be disconnected from: the cluster is gone" in caplog.text
+    assert "cannot disconnect from the cluster: the cluster is gone" in caplog.text
 
 
-def test_predict_tells_of_a_lost_connection(sample_data, tmp_path, monkeypatch, capsys):
+def test_predict_reports_a_lost_connection(sample_data, tmp_path, monkeypatch, capsys):
     from ray.exceptions import RaySystemError
 
     def fail(_):
@@ -308,7 +308,7 @@ def test_predict_tells_of_a_lost_connection(sample_data, tmp_path, monkeypatch, 
     assert len(pd.read_csv(tmp_path / "out.csv")) == 6
 
 
-def test_commands_say_how_to_install_ray(sample_data, tmp_path, capsys, monkeypatch):
+def test_require_cluster_says_how_to_install_ray(sample_data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     source = str(sample_data / "train_sample_videos")
     for command in (["predict", source], ["extract", source], ["evaluate", source]):
@@ -317,7 +317,7 @@ def test_commands_say_how_to_install_ray(sample_data, tmp_path, capsys, monkeypa
         assert "pip install 'dfdetect[cluster]'" in capsys.readouterr().err
 
 
-def test_ray_is_not_imported_without_the_option(sample_data, tmp_path):
+def test_predict_does_not_import_ray_without_a_cluster(sample_data, tmp_path):
     code = (
         "import sys; from dfdetect.cli import main; "
         "status = main(['predict', sys.argv[1], '--out', sys.argv[2], '--frames', '1']); "
