@@ -1,1 +1,1 @@
-"""Network architectures. They read no files and use nothing else of this package but `errors`."""
+"""Network architectures. They read no files, and use no other part of dfdetect but `errors`."""

@@ -1,20 +1,20 @@
-"""Activation maps: how much each place of a network's last feature map speaks for FAKE.
+"""Activation maps: how much each place of an image contributes to a network's logit of FAKE.
 
-The evidence of a place is the sum, over channels, of its features times the logit's gradient
-(HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations", 2020).
-The same rule is used for all networks:
+A place is a position in the network's last feature map. Its evidence is the sum over channels of
+the features at this place times the gradient of the logit (HiResCAM: Draelos & Carin, "Use HiResCAM
+instead of Grad-CAM for faithful explanations", 2020). All networks use this rule. Depending on the
+layers that follow the feature map, the rule gives the same maps as other methods:
 
-- a mean over the image and a linear layer (EfficientNet, ResNet, Xception): it gives exactly the
-  class activation map of Zhou et al. (CVPR 2016), and so does Grad-CAM (Selvaraju et al., ICCV
-  2017);
-- a mean over the image and an LSTM (`cnn_lstm`): it is Grad-CAM, frame by frame;
-- fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): it is Grad-CAM, but the gradients
-  are not averaged over the image first, because each place has weights of its own;
-- a linear layer on features (`linear_svm`, `logistic_regression`): it is weights times features.
+- A mean over the image and a linear layer (EfficientNet, ResNet, Xception): the class activation
+  map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
+- A mean over the image and an LSTM (`cnn_lstm`): Grad-CAM of each frame.
+- Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): Grad-CAM, but without the mean of
+  the gradients over the image, because each place has weights of its own.
+- A linear layer (`linear_svm`, `logistic_regression`): weights times features.
 
-The rule takes a few lines of torch. The packages grad-cam and captum cannot be used. They discard
-the evidence for REAL and scale each map by itself, so that maps cannot be compared. They also
-install hooks in the model, which several threads share here.
+The packages grad-cam and captum are not used. They discard the evidence for REAL, and they scale
+each map separately, so that maps cannot be compared. They also install hooks in the model, which is
+not safe here because several threads share a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,21 +32,22 @@ Part = Callable[[torch.Tensor], torch.Tensor]
 def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
     """Divide a model's logits among the places of its last feature map.
 
-    Parts of the logit that belong to no place, such as a bias, are spread evenly. Batch norms may
-    have been fused into convolutions. Under autocast, the features are computed in half precision
-    and the maps in float32.
+    Parts of the logit that belong to no place, such as a bias, are spread evenly over all places.
+    Batch norms may have been fused into convolutions. Under autocast, the features are computed in
+    half precision and the maps in float32.
 
     Args:
-        model: A model in evaluation mode. It has `forward_features`, which gives a feature map of
-            shape (batch, channels, rows, columns), or (batch, time, channels, rows, columns) for
-            clips, and `forward_head`, which gives the logits of that map, shape (batch, 1).
-        inputs: Normalised crops or clips, as the model takes them, on its device.
+        model: A model in evaluation mode with two methods. `forward_features` returns a feature map
+            of shape (batch, channels, rows, columns), or (batch, time, channels, rows, columns) for
+            clips. `forward_head` takes this feature map and returns logits of shape (batch, 1).
+        inputs: Normalised crops or clips, as the model takes them, on the model's device.
 
     Returns:
-        float32 of shape (batch, time, rows, columns), where time is 1 for models of single crops:
-        evidence for FAKE is above 0, evidence for REAL below 0. The sum over the places of a map is
-        the logit of a crop; the mean over time of these sums is the logit of a clip. None if the
-        model has no feature map (transformers have none), or its map has a single place.
+        float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
+        below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
+        map add up to the logit. If it takes clips, the logit is the mean over time of these sums.
+        None is returned if the model has no feature map (transformers have none), or if the feature
+        map has only one place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -82,11 +83,12 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
     """Average several models' maps of the same crops, on the finest grid among the maps.
 
     Args:
-        maps: float32 of shape (crops, rows, columns), for each model.
-        shares: How much each model counts.
+        maps: One float32 array of shape (crops, rows, columns) per model.
+        shares: The weight of each model in the mean.
 
     Returns:
-        float32 of shape (crops, rows, columns); the sum over a map is the mean of the models' sums.
+        float32 of shape (crops, rows, columns). The sum over each map is the weighted mean of the
+        sums over the models' maps.
     """
     finest = max((one.shape[1:] for one in maps), key=np.prod)
 
@@ -100,8 +102,8 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """Split a model after its last feature map; return None if there is no such map."""
-    if isinstance(model, VGG):  # the last pooling reduces a crop of 48 pixels to one place
+    """Split a model after its last feature map; return None if it has no feature map."""
+    if isinstance(model, VGG):  # its last pooling would reduce a crop of 48 pixels to one place
         *layers, pool = model.features
         return nn.Sequential(*layers), lambda features: model.forward_head(pool(features))
     # timm's models name their layout if it is not (batch, channels, rows, columns).

@@ -1,8 +1,8 @@
-"""Small image autoencoders, and the discriminator that some of them are trained against.
+"""Small image autoencoders, and a discriminator for training some of them.
 
-They stand in for the generators of talking heads and of re-enactment: what these leave in a
-picture comes from how they enlarge it, from how little they know of it, and from the loss that
-they were trained with. So the autoencoders differ in just these.
+The autoencoders imitate the generators that make talking heads and re-enacted faces. The traces of
+a generator depend on the way in which it enlarges features, on the size of its latent, and on the
+loss with which it was trained. The autoencoders therefore differ in these three properties.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ UPSAMPLINGS = ("nearest", "bilinear", "transposed", "shuffle")
 
 @dataclass(frozen=True)
 class AutoencoderSpec:
-    """What an autoencoder is built from.
+    """The design of an autoencoder.
 
     Args:
-        upsampling: How the decoder doubles the size: `nearest` or `bilinear` interpolation and a
-            convolution, a `transposed` convolution (Zeiler et al. 2010), or a pixel `shuffle`
-            (Shi et al. 2016).
-        stride: Pixels of the image per position of the latent, a power of two.
-        latent_channels: Numbers per position of the latent: the fewer, the less it knows.
+        upsampling: How the decoder doubles the size of features: `nearest` or `bilinear`
+            interpolation and a convolution, a `transposed` convolution (Zeiler et al. 2010), or a
+            pixel `shuffle` (Shi et al. 2016).
+        stride: Height and width of the image / height and width of the latent; a power of two.
+        latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
         width: Channels of the first layer, a multiple of 8; deeper layers have twice as many.
-        adversarial: Whether it is trained against a discriminator too.
+        adversarial: Whether training also uses a discriminator.
     """
 
     upsampling: str
@@ -38,10 +38,10 @@ class AutoencoderSpec:
 
 
 class Autoencoder(nn.Module):
-    """A convolutional encoder and decoder without connections between them.
+    """A convolutional encoder and decoder without skip connections between them.
 
-    Takes and returns float32 RGB of shape (batch, 3, height, width) in -1 to 1; the sides must be
-    multiples of the stride.
+    The network takes and returns float32 RGB images of shape (batch, 3, height, width) with values
+    from -1 to 1. Height and width must be multiples of the stride.
 
     Example:
         >>> net = Autoencoder(AutoencoderSpec("shuffle", stride=8, latent_channels=16))
@@ -73,12 +73,12 @@ class Autoencoder(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Reconstruct images."""
+        """Return the reconstructions of images."""
         return self.decoder(torch.tanh(self.encoder(images)))
 
 
 class ResidualBlock(nn.Module):
-    """A convolution with group normalisation (Wu & He 2018), added to its input."""
+    """Group normalisation (Wu & He 2018), SiLU and a convolution, added to their input."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -87,14 +87,15 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Add the change."""
+        """Return the input plus the output of the convolution."""
         return values + self.change(values)
 
 
 class PatchDiscriminator(nn.Module):
-    """A discriminator that judges how real each patch of an image is (Isola et al. 2017).
+    """A discriminator that judges each patch of an image as real or reconstructed.
 
-    Takes RGB of shape (batch, 3, height, width) in -1 to 1, returns (batch, 1, height/8, width/8).
+    The design is that of Isola et al. 2017. The network takes RGB images of shape (batch, 3,
+    height, width) with values from -1 to 1.
     """
 
     def __init__(self, width: int = 32):
@@ -112,12 +113,12 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Judge each patch; positive is real."""
+        """Return one logit per patch, (batch, 1, height / 8, width / 8); above 0 means real."""
         return self.layers(images)
 
 
 def _enlarge(upsampling: str, channels: int, out: int) -> nn.Module:
-    """Return a layer that doubles the size and gives `out` channels."""
+    """Return a layer that doubles height and width and has `out` output channels."""
     if upsampling == "transposed":
         return nn.ConvTranspose2d(channels, out, 4, stride=2, padding=1)
     if upsampling == "shuffle":

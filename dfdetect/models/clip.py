@@ -1,7 +1,7 @@
-"""CLIP's image encoder (Radford et al., ICML 2021), ViT-L/14 of timm, on a sphere.
+"""CLIP's image encoder ViT-L/14 (Radford et al., ICML 2021), with features of length 1.
 
-`vit_large_patch14_clip_quickgelu_224` of timm is the encoder with a linear layer. GenD (Yermakov et
-al. 2025) scales its features to length 1 first.
+timm's model `vit_large_patch14_clip_quickgelu_224` is this encoder with a linear layer. The model
+here first scales the features to length 1, as GenD does (Yermakov et al. 2025).
 """
 
 from typing import Any

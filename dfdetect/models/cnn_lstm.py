@@ -1,7 +1,7 @@
-"""Convolutions on every frame, an LSTM over time (Donahue et al., CVPR 2015).
+"""Convolutions on every frame of a clip, and an LSTM over time (Donahue et al., CVPR 2015).
 
 Güera & Delp ("Deepfake Video Detection Using Recurrent Neural Networks", AVSS 2018) used the same
-design on swapped faces.
+design to detect swapped faces.
 
 | layer | output, for clips of 8 frames of 64 pixels |
 | --- | --- |
@@ -28,7 +28,7 @@ HIDDEN = 128
     recipe={"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
 )
 class CNNLSTM(nn.Module):
-    """A model whose input is a clip: consecutive crops of one face.
+    """The network of convolutions and an LSTM; its input is a clip, successive crops of one face.
 
     Args:
         drop_rate: Dropout before the last layer, 0 to 1.

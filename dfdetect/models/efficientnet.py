@@ -1,7 +1,7 @@
 """EfficientNets (Tan & Le, ICML 2019) with the paddings and heads of published detectors.
 
-The networks and the names of their tensors are timm's. The table says how the
-variants here differ from timm's:
+The networks and the names of their tensors are those of timm. The table says how each variant
+differs from timm's network:
 
 | name | difference |
 | --- | --- |
@@ -11,7 +11,7 @@ variants here differ from timm's:
 | `efficientnet_b2_srm` to `_b7_srm` | noise filters before the first layer (Zhou et al. 2018) |
 | `efficientnet_b4_attention` | attention after a block (Bonettini et al. 2020) |
 | `efficientnet_b4_unpadded_stem` | no padding before the first layer |
-| `efficientnet_b7_sequence` | looks at seven frames (Davletshin et al. 2020) |
+| `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
 TensorFlow pads a convolution with stride 2 on one side or on both, depending on the size of its
 input; timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the size of the
@@ -33,17 +33,17 @@ from dfdetect.models.timm_models import HEAD_STD
 
 # Side of the images that each network was designed for, in pixels.
 DESIGNED_FOR = {0: 224, 1: 240, 2: 260, 3: 300, 4: 380, 5: 456, 6: 528, 7: 600}
-# Stage, from 0, whose last block's features get the attention map.
+# Number of the stage, from 0, whose output is multiplied by the attention map.
 ATTENTION_STAGE = 2
 CLIP_LENGTH = 7
 
 
 class FixedPaddingConv2d(nn.Conv2d):
-    """A convolution that is padded as for an image of a fixed size.
+    """A convolution whose padding does not depend on the size of the image.
 
     Args:
         convolution: The convolution whose weight and stride are used.
-        size: Side in pixels of the images that the padding is computed for.
+        size: Side in pixels of the images for which the padding is computed.
     """
 
     def __init__(self, convolution: nn.Conv2d, size: int):
@@ -61,7 +61,7 @@ class FixedPaddingConv2d(nn.Conv2d):
         self.sides = (total // 2, total - total // 2) * 2
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Map images (batch, channels, height, width) to features of half the height and width."""
+        """Return features (batch, channels, height, width), computed after the fixed padding."""
         return super().forward(pad(images, self.sides))
 
 
@@ -89,7 +89,7 @@ class EfficientNet(nn.Module):
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        # timm draws the head from U(-1, 1) when it has one output: logits of +-30.
+        # For a head with one output, timm draws weights from U(-1, 1), which gives logits of +-30.
         head: nn.Linear = self.network.classifier
         nn.init.normal_(head.weight, std=HEAD_STD)
         nn.init.zeros_(head.bias)
@@ -111,18 +111,18 @@ class EfficientNet(nn.Module):
         return self.network.classifier
 
     def strided(self) -> list[tuple[nn.Module, str]]:
-        """Return the modules that hold the convolutions with stride 2, and the names in them."""
+        """Return all convolutions with stride 2: the module that holds each one, and its name."""
         places = [(self.network, "conv_stem")]
         places += [(stage[0], "conv_dw") for stage in self.network.blocks]
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
 
     def fix_paddings(self, size: int, layer_by_layer: bool = True) -> None:
-        """Pad every convolution with stride 2 as for images of a fixed size.
+        """Pad every convolution with stride 2 as images of a fixed size need it.
 
         Args:
-            size: Side of the images in pixels.
-            layer_by_layer: Whether the input size of each layer follows from the layers before it;
-                if not, each layer is padded for an input of `size`.
+            size: Side of these images in pixels.
+            layer_by_layer: Whether the padding takes into account that earlier layers reduce the
+                size. If not, each layer is padded for an input of `size`.
         """
         for home, name in self.strided():
             setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
@@ -146,11 +146,11 @@ class Fixed06EfficientNet(FixedEfficientNet):
 
 
 class WeightedPoolingEfficientNet(EfficientNet):
-    """An EfficientNet whose features are averaged with weights that it learns.
+    """An EfficientNet with global weighted average pooling: the weights of the mean are learned.
 
     "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level
-    Classification", Qiu 2018. The weight of a place is exp(sigmoid(score)), and its score is a
-    linear function of its features.
+    Classification", Qiu 2018. The weight of a place is exp(sigmoid(score)), where the score is a
+    linear function of the features at this place.
     """
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
@@ -184,7 +184,7 @@ class AttentionEfficientNet(FixedEfficientNet):
     """EfficientNet-B4 with an attention map after its tenth block.
 
     "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. The
-    map at a place is the sigmoid of a linear combination of the features there.
+    value of the map at a place is the sigmoid of a linear function of the features at this place.
 
     Example:
         >>> AttentionEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
@@ -197,7 +197,10 @@ class AttentionEfficientNet(FixedEfficientNet):
         self.attention = nn.Conv2d(channels, 1, 1)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features of normalised images; the attention map weights a middle block's."""
+        """Return features (batch, channels, height / 32, width / 32) of normalised images.
+
+        The features of a middle block are multiplied by the attention map.
+        """
         network = self.network
         features = network.bn1(network.conv_stem(images))
         for number, stage in enumerate(network.blocks):
@@ -223,11 +226,11 @@ class UnpaddedStemEfficientNet(FixedEfficientNet):
 
 
 class TimeConv(nn.Module):
-    """A convolution over three frames in a row, in place of one of 1 x 1.
+    """A convolution over three successive frames, which replaces a 1 x 1 convolution.
 
     Args:
-        convolution: The one of 1 x 1 that it replaces.
-        length: Frames in a clip.
+        convolution: The 1 x 1 convolution to replace.
+        length: Number of frames in a clip.
     """
 
     def __init__(self, convolution: nn.Conv2d, length: int):
@@ -237,17 +240,17 @@ class TimeConv(nn.Module):
         self.length = length
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (batch * length, channels, height, width) to others of that layout."""
+        """Return features (batch * length, channels, height, width) of features of this shape."""
         clips = features.unflatten(0, (-1, self.length)).transpose(1, 2)
         return self.conv(clips).transpose(1, 2).flatten(0, 1)
 
 
 @register_model("efficientnet_b7_sequence", input="clip")
 class SequenceEfficientNet(Fixed06EfficientNet):
-    """EfficientNet-B7 whose blocks also look at the frame before and the frame after.
+    """EfficientNet-B7 whose blocks also use the features of the previous and the next frame.
 
-    Of the third place of the Deepfake Detection Challenge (Davletshin et al. 2020). Its answer is
-    the mean of the logits of the frames.
+    The network is from the third-placed solution of the Deepfake Detection Challenge (Davletshin et
+    al. 2020). The logit of a clip is the mean of the logits of its frames.
 
     Example:
         >>> SequenceEfficientNet()(torch.zeros(1, 7, 3, 64, 64)).shape

@@ -1,8 +1,8 @@
 """Linear models on pixels: logistic regression (Cox 1958) and the SVM (Cortes & Vapnik 1995).
 
-A linear function of raw pixels cannot measure sharpness, which gives many swapped faces away: on
-raw pixels, at 16 to 64 pixels a side, both models stay at an AUC of 0.53 on faces of other actors.
-Their input is therefore a fixed map of local sharpness.
+Many swapped faces can be recognised by their sharpness, which a linear function of raw pixels
+cannot measure. On raw pixels, in crops of 16 to 64 pixels a side, both models only reach an AUC of
+0.53 on faces of other actors. Their linear layer therefore takes a fixed map of local sharpness.
 
 | layer | output |
 | --- | --- |
@@ -10,8 +10,8 @@ Their input is therefore a fixed map of local sharpness.
 | mean over a grid of 16 x 16 | 3 x 16 x 16 |
 | linear | 1 |
 
-769 weights, fitted by `dfdetect.training.linear`. Both models are the same network; they differ in
-the loss that is minimised.
+The network has 769 weights, which `dfdetect.training.linear` fits. Both models are the same
+network, but training minimises different losses.
 """
 
 import torch
@@ -42,12 +42,12 @@ class LinearModel(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return sharpness (batch, 3, 16, 16) of normalised images."""
+        """Return the map of local sharpness (batch, 3, 16, 16) of normalised images."""
         neighbours = avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
         return adaptive_avg_pool2d((images - neighbours).abs(), GRID)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of sharpness."""
+        """Return logits (batch, 1) of maps of local sharpness."""
         return self.head(features.flatten(1))
 
     def get_classifier(self) -> nn.Module:

@@ -27,8 +27,9 @@ from dfdetect.models.registry import register_model
 
 SIDE_AFTER_LAYERS = 8
 HIDDEN = 16
-# Default of Keras, which the authors used.
+# Epsilon of the batch norms: the default value in Keras, which the authors used.
 EPSILON = 1e-3
+# Number of output channels of each branch, in the first and the second inception layer.
 INCEPTION_1 = (1, 4, 4, 2)
 INCEPTION_2 = (2, 4, 4, 2)
 
@@ -44,7 +45,7 @@ class _MesoNet(nn.Module):
             *_end_of_layer(16, 2),
             *_conv(16, 16, 5),
             *_end_of_layer(16, 4),
-            # The side is 8 for inputs of 256 pixels; features of other inputs are resized to it.
+            # For inputs of 256 pixels, the side is 8 already. Other features are resized to it.
             nn.AdaptiveAvgPool2d(SIDE_AFTER_LAYERS),
             nn.Flatten(),
         )
@@ -67,7 +68,7 @@ class _MesoNet(nn.Module):
 
 @register_model("meso4")
 class Meso4(_MesoNet):
-    """The network of four convolutions.
+    """Meso4: four convolutional layers and two linear layers.
 
     Args:
         drop_rate: Dropout before both linear layers, 0 to 1; the paper used 0.5.
@@ -84,7 +85,7 @@ class Meso4(_MesoNet):
 
 @register_model("meso_inception4")
 class MesoInception4(_MesoNet):
-    """The network whose first two layers are inception layers.
+    """MesoInception4: Meso4 with inception layers in place of its first two layers.
 
     Args:
         drop_rate: Dropout before both linear layers, 0 to 1; the paper used 0.5.
@@ -109,7 +110,7 @@ class MesoInception4(_MesoNet):
 
 @register_model("meso_inception4_linear")
 class MesoInception4Linear(MesoInception4):
-    """MesoInception4 without the ReLUs of its inception layers, as DeepfakeBench has it.
+    """MesoInception4 without ReLUs in its inception layers, as DeepfakeBench implements it.
 
     Example:
         >>> MesoInception4Linear()(torch.zeros(2, 3, 256, 256)).shape
@@ -139,14 +140,14 @@ class _Inception(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (batch, channels, side, side) to features of the same layout."""
+        """Return features (batch, channels, side, side) from features of that layout."""
         return torch.cat([branch(features) for branch in self.branches], dim=1)
 
 
 def _conv(
     before: int, after: int, side: int, dilation: int = 1, rectified: bool = True
 ) -> list[nn.Module]:
-    """Build a convolution that keeps the side of its input, and a ReLU if `rectified` is set."""
+    """Return a convolution that keeps the side of its input, and a ReLU if `rectified` is set."""
     padding = dilation * (side // 2)
     convolution = nn.Conv2d(before, after, side, padding=padding, dilation=dilation)
     return [convolution, nn.ReLU()] if rectified else [convolution]

@@ -1,12 +1,12 @@
-"""Architectures by name: how each is built, what it takes and how it is best trained.
+"""The architectures by name: how each one is built, what it takes, and which settings train it.
 
-Every model has one output. It takes a float32 tensor of RGB crops, normalised with the checkpoint's
-mean and std, of shape (batch, 3, size, size), or of shape (batch, time, 3, size, size) if its input
-is a clip, and returns logits of FAKE of shape (batch, 1). Weights are random until a checkpoint is
-loaded; nothing is downloaded. A model that also has timm's methods `forward_features` and
-`forward_head` can show where it looks (`dfdetect.models.activation_maps`).
+Every model takes a float32 tensor of RGB crops that are normalised with the checkpoint's mean and
+std. The shape is (batch, 3, size, size), or (batch, time, 3, size, size) if the model takes clips.
+The model returns logits of FAKE of shape (batch, 1). Weights are random until a checkpoint is
+loaded; nothing is downloaded. If a model also has timm's methods `forward_features` and
+`forward_head`, `dfdetect.models.activation_maps` can draw where it finds evidence for FAKE.
 
-To add an architecture, write one file in this folder, with `register_model` above its class.
+To add an architecture, write a file in this folder, with `register_model` above its class.
 """
 
 import difflib
@@ -39,16 +39,18 @@ Network = TypeVar("Network", bound=Callable[..., nn.Module])
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of an architecture before it is built.
+    """The description of an architecture.
 
     Attributes:
-        build: Makes the network with random weights; takes the options of the architecture.
-        input: `image` for single crops, `clip` for several crops of one face in a row.
-        closed_form: Whether its one layer is fitted at once (`dfdetect.training.linear`) instead
-            of by gradient descent.
-        recipe: Fields of `TrainConfig` that suit it and differ from the defaults.
-        mean: Subtracted from the RGB channels of pixels in 0..1.
-        std: Divides them then.
+        build: A function that returns the network with random weights. Its arguments are the
+            options of the architecture.
+        input: `image` if the network takes single crops, `clip` if it takes successive crops of one
+            face.
+        closed_form: Whether `dfdetect.training.linear` fits the network's only layer, without
+            gradient descent.
+        recipe: Fields of `TrainConfig`, with values that suit the network better than the defaults.
+        mean: Mean of each RGB channel, for pixels from 0 to 1. Inputs are normalised with it.
+        std: Standard deviation of each RGB channel. Inputs are normalised with it.
     """
 
     build: Callable[..., nn.Module]
@@ -69,16 +71,18 @@ def register_model(
     closed_form: bool = False,
     recipe: Mapping[str, Any] | None = None,
 ) -> Callable[[Network], Network]:
-    """Return a decorator that makes a network known by a name; one class can have several names.
+    """Return a decorator that registers a network under a name; a class can have several names.
 
     Args:
-        name: For `create_model` and the command line.
-        input: As in `ModelInfo`.
-        closed_form: As in `ModelInfo`.
-        recipe: As in `ModelInfo`; None for the defaults of `TrainConfig`.
+        name: The name for `create_model` and for the command line.
+        input: `image` if the network takes single crops, `clip` if it takes successive crops of one
+            face.
+        closed_form: Whether `dfdetect.training.linear` fits the network's only layer, without
+            gradient descent.
+        recipe: Fields of `TrainConfig` whose defaults do not suit the network, with better values.
 
     Raises:
-        ArgumentError: Another network has the name.
+        ArgumentError: Another network has this name.
 
     Example:
         >>> @register_model("mean_colour", recipe={"input_size": 32, "epochs": 2})
@@ -94,7 +98,7 @@ def register_model(
 
     def register(network: Network) -> Network:
         if name in _REGISTERED:
-            raise ArgumentError(f"an architecture {name!r} is registered already: use another")
+            raise ArgumentError(f"an architecture {name!r} is registered already: use another name")
         _REGISTERED[name] = ModelInfo(network, input, closed_form, recipe or {})
         return network
 
@@ -102,7 +106,7 @@ def register_model(
 
 
 def create_model(name: str, **arguments: float) -> nn.Module:
-    """Build the architecture `name` with random weights.
+    """Return a new network of the architecture `name`, with random weights.
 
     Args:
         name: One of `list_models()`.
@@ -122,7 +126,7 @@ def create_model(name: str, **arguments: float) -> nn.Module:
 
 
 def model_info(name: str) -> ModelInfo:
-    """Describe the architecture `name`.
+    """Return the description of the architecture `name`.
 
     Raises:
         ArgumentError: The name is unknown; the message lists similar ones.
@@ -134,7 +138,7 @@ def model_info(name: str) -> ModelInfo:
     own = _own_models()
     if name in own:
         return own[name]
-    # Other names, "name.tag" or a hub's, would make timm look for pretrained weights.
+    # For a name with a tag ("name.tag") or a hub, timm would look for pretrained weights.
     if name not in timm_models.names():
         similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
         raise ArgumentError(
@@ -150,7 +154,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names that `create_model` takes and that match a shell-style pattern, sorted.
+    """Return the names of all architectures that match a shell-style pattern, sorted.
 
     Example:
         >>> list_models("tf_efficientnet_lite?")[:2]
@@ -173,7 +177,7 @@ def list_recipes() -> list[str]:
 
 @cache
 def _own_models() -> dict[str, ModelInfo]:
-    """Return this package's architectures, which its modules register when they are imported."""
+    """Import the modules of this package, and return the architectures that they register."""
     package = import_module("dfdetect.models")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)

@@ -1,27 +1,26 @@
 """Two small convolutional networks; both end in fully connected layers of 120 and 84 units.
 
-`simple_cnn_1`, after VGG (Simonyan & Zisserman, ICLR 2015) with batch normalisation (Ioffe &
-Szegedy, ICML 2015):
+`simple_cnn_1` follows VGG (Simonyan & Zisserman, ICLR 2015), with batch normalisation (Ioffe &
+Szegedy, ICML 2015). It has 353,809 weights. The table gives the side of the features for images of
+128 pixels.
 
-| layer | channels | side, of 128 |
+| layer | channels | side |
 | --- | --- | --- |
 | 4 x (conv 3 x 3, batch normalisation, ReLU, max pool 2 x 2) | 16, 32, 64, 128 | 64, 32, 16, 8 |
 | mean over a grid of 4 x 4 | 128 | 4 |
 | 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
 
-353,809 weights.
+`simple_cnn_2` follows LeNet-5 (LeCun et al., Proc. IEEE 1998), but uses ReLU and max pooling. It
+has 61,241 weights. With 10 outputs it would have 62,006, like the network in PyTorch's tutorial on
+CIFAR-10. LeNet-5 itself has 60,000, because it takes one channel and leaves out some connections.
+The table gives the side of the features for images of 64 pixels.
 
-`simple_cnn_2`, after LeNet-5 (LeCun et al., Proc. IEEE 1998), but with ReLU and max pooling:
-
-| layer | channels | side, of 64 |
+| layer | channels | side |
 | --- | --- | --- |
 | conv 5 x 5, ReLU, max pool 2 x 2 | 6 | 30 |
 | conv 5 x 5, ReLU, max pool 2 x 2 | 16 | 13 |
 | mean over a grid of 5 x 5 | 16 | 5 |
 | 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
-
-61,241 weights; with 10 outputs 62,006, as in PyTorch's tutorial on CIFAR-10 (LeNet-5 itself, for
-one channel and with some connections left out, has 60,000).
 """
 
 from itertools import pairwise
@@ -122,7 +121,7 @@ class SimpleCNN2(nn.Module):
 
 
 def conv_blocks() -> nn.Sequential:
-    """Build the convolutions of `simple_cnn_1`; they reduce an image's sides to a sixteenth."""
+    """Return the convolutions of `simple_cnn_1`, which divide the sides of an image by 16."""
     layers: list[nn.Module] = []
     for before, after in pairwise((3, *WIDTHS)):
         layers += [

@@ -1,6 +1,6 @@
-"""The image models of the timm library, by timm's names, with one output.
+"""The image models of the timm library, under timm's names, with one output.
 
-The models that have a recipe here or in the study, with their numbers of weights:
+The study trains these models of timm:
 
 | name | paper | weights with one output | with 1000 |
 | --- | --- | --- | --- |
@@ -8,11 +8,11 @@ The models that have a recipe here or in the study, with their numbers of weight
 | `vgg16` | Simonyan & Zisserman, "Very Deep ... Networks", ICLR 2015 | 134.3 M | 138.4 M |
 | `tf_efficientnet_lite0` | Tan & Le, "EfficientNet", ICML 2019 | 3.4 M | 4.7 M |
 
-ResNet-50 is a 7 x 7 convolution, 16 bottleneck blocks (1 x 1, 3 x 3, 1 x 1) in stages of 3, 4, 6
-and 3, the mean over the image and a linear layer. VGG16 is 13 convolutions of 3 x 3 in stages of 2,
-2, 3, 3 and 3 with 64 to 512 channels, max pooling after each stage, and linear layers of 4096, 4096
-and one unit. The `lite` variants of EfficientNet drop squeeze-and-excitation and swish, which
-suits CPUs.
+ResNet-50 has a 7 x 7 convolution, 16 bottleneck blocks (1 x 1, 3 x 3, 1 x 1) in stages of 3, 4, 6
+and 3 blocks, the mean over the image and a linear layer. VGG16 has 13 convolutions of 3 x 3 in
+stages of 2, 2, 3, 3 and 3, with 64 to 512 channels, max pooling after each stage, and linear layers
+of 4096, 4096 and one unit. The `lite` variants of EfficientNet have neither squeeze-and-excitation
+nor swish, and are therefore faster on CPUs.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,11 @@ from timm.data import resolve_data_config
 from torch import nn
 from torch.nn.functional import linear
 
+# Standard deviation of the random weights of a new head.
 HEAD_STD = 0.01
-# Settings of `TrainConfig` that differ from the defaults, chosen for two CPU cores on actors held
-# out of the training faces. `mixed` makes large networks twice as fast on a GPU or a CPU with AMX.
+# Fields of `TrainConfig` with values other than the defaults. They were chosen by the scores on
+# actors held out of training, with two CPU cores in mind. `mixed` makes large networks twice as
+# fast on a GPU or on a CPU with AMX.
 RECIPES: dict[str, dict[str, Any]] = {
     "resnet50": {"input_size": 96, "epochs": 7, "learning_rate": 1e-3, "precision": "mixed"},
     "vgg16": {
@@ -38,7 +40,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "precision": "mixed",
     },
     "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
-    # The default detector's: long and strong, to hold up on faces and footage of other sources.
+    # The recipe of the default detector: long training with strong augmentation, so that the model
+    # also works on videos from other sources.
     "tf_efficientnet_lite2": {
         "epochs": 5,
         "patience": 5,
@@ -63,15 +66,15 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """Return a function that builds timm's model `name` from the other arguments of `create`."""
+    """Return a function that builds timm's model `name`; it takes the other options of `create`."""
     return partial(create, name)
 
 
 def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn.Module:
-    """Build timm's model `name` with one output and random weights.
+    """Return timm's model `name` with one output and random weights.
 
     Args:
-        name: One of `names()`; none of them has a tag of pretrained weights.
+        name: One of `names()`, which have no tags of pretrained weights.
         drop_rate: Dropout before the last layer, 0 to 1; has an effect in training only.
         drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1; has an effect in
             training only, and only in architectures with residual blocks.
@@ -81,9 +84,10 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
         build = partial(build, conv_layer=_Conv)
     try:
         model = build(drop_path_rate=drop_path_rate)
-    except TypeError:  # no residual blocks
+    except TypeError:  # the model has no residual blocks
         model = build()
-    # timm draws an EfficientNet's head from U(-1, 1) when it has one output: logits of +-30.
+    # For an EfficientNet with one output, timm draws the weights of the head from U(-1, 1), which
+    # gives logits of +-30.
     for parameter in head_parameters(model):
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=HEAD_STD)
@@ -93,7 +97,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights and biases of a model's last layer, or of each of its heads."""
+    """Return the weights and biases of a model's last layer, or of all its heads."""
     get_classifier: Any = model.get_classifier
     head = get_classifier()
     heads = head if isinstance(head, tuple) else (head,)
@@ -101,7 +105,7 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std, RGB, for pixels in 0..1, that timm's weights were trained with."""
+    """Return mean and std per RGB channel, for pixels from 0 to 1, of timm's pretrained weights."""
     pretrained = timm.get_pretrained_cfg(name)
     config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})
     return tuple(config["mean"]), tuple(config["std"])
@@ -110,8 +114,8 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 class _Conv(nn.Conv2d):
     """A convolution that is computed as a linear layer if its kernel covers its whole input.
 
-    timm's VGG writes its fully connected layers as convolutions; on a CPU the first of them would
-    take half of the network's time.
+    timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of these
+    convolutions would take half of the network's time.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

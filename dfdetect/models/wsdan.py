@@ -1,10 +1,10 @@
 """WS-DAN: features pooled by several attention maps (Hu et al. 2019).
 
 "See Better Before Looking Closer: Weakly Supervised Data Augmentation Network for Fine-Grained
-Visual Classification", arXiv:1901.09891. Each of eight attention maps gives a mean of the
-features, weighted by the map (bilinear attention pooling). The square roots of all these means,
-scaled to length 100, go into a linear layer without a bias. The authors who came second in the
-Deepfake Detection Challenge used this network.
+Visual Classification", arXiv:1901.09891. For each of eight attention maps, the network computes the
+mean of the features, weighted by the map (bilinear attention pooling). It takes the square roots of
+all these means, scales them to a vector of length 100, and applies a linear layer without a bias.
+The second-placed solution of the Deepfake Detection Challenge used this network.
 
 | name | network |
 | --- | --- |
@@ -32,8 +32,9 @@ class WSDAN(nn.Module):
 
     Args:
         network: A network with a method `forward_features`; its own last layer is removed.
-        channels: Number of the network's features.
-        drop_rate: Dropout of the pooled features, one for each pair of map and feature, 0 to 1.
+        channels: Number of channels of the network's features.
+        drop_rate: Dropout of the pooled features, 0 to 1. There is one pooled feature for each pair
+            of attention map and channel.
     """
 
     network: Any
@@ -70,7 +71,7 @@ class WSDAN(nn.Module):
 
 @register_model("wsdan_xception")
 class XceptionWSDAN(WSDAN):
-    """WS-DAN of Xception.
+    """WS-DAN with the features of Xception.
 
     Example:
         >>> XceptionWSDAN()(torch.zeros(2, 3, 96, 96)).shape
@@ -85,7 +86,7 @@ class XceptionWSDAN(WSDAN):
 
 @register_model("wsdan_efficientnet_b3")
 class EfficientNetWSDAN(WSDAN):
-    """WS-DAN of EfficientNet-B3.
+    """WS-DAN with the features of EfficientNet-B3.
 
     Example:
         >>> EfficientNetWSDAN()(torch.zeros(2, 3, 96, 96)).shape

@@ -1,8 +1,9 @@
 """Xception: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017.
 
-36 convolutions in 14 modules; every module but the first and the last has a linear residual
-connection around it. `sep` is a depthwise separable convolution, 3 x 3; every convolution is
-followed by batch normalisation. Sides are those of the paper's input of 299 pixels.
+The network has 36 convolutions in 14 modules. Each module except the first and the last has a
+linear residual connection around it. In the table, `sep` is a depthwise separable convolution of 3
+x 3. Batch normalisation follows every convolution. The ReLU in parentheses is missing in module 2.
+The sides of the features are those for the paper's input of 299 pixels.
 
 | flow | module | layers | channels | side |
 | --- | --- | --- | --- | --- |
@@ -13,11 +14,12 @@ followed by batch normalisation. Sides are those of the paper's input of 299 pix
 | | 14 | sep, ReLU; sep, ReLU; mean over the image | 1536, 2048 | 1 |
 | head | | (dropout,) linear | outputs | |
 
-22,855,952 weights with the 1000 outputs of the paper ("22.8 million"), 20,809,001 with one.
+With the 1000 outputs of the paper, the network has 22,855,952 weights ("22.8 million"); with one
+output, it has 20,809,001.
 
-timm's `legacy_xception` computes the same, number for number. This one stays because the installed
-checkpoint `xception` names its tensors after the modules below, and because they can be read beside
-the paper's table.
+timm's `legacy_xception` is the same network and gives the same logits. The class here exists
+because the tensors of the installed checkpoint `xception` are named after its modules, and because
+these modules can be compared with the paper's table.
 """
 
 from itertools import pairwise
@@ -102,8 +104,10 @@ class Module(nn.Module):
 
     Args:
         channels: Numbers of channels before, between and after the convolutions. If the first and
-            the last differ, the sides are halved and the residual is a 1 x 1 convolution.
-        start: Whether a ReLU comes first; module 2 needs none, because the stem ends in one.
+            the last number differ, the sides are halved, and the residual connection is a 1 x 1
+            convolution.
+        start: Whether the module starts with a ReLU. Module 2 needs none, because a ReLU is the
+            last layer before it.
     """
 
     def __init__(self, channels: tuple[int, ...], start: bool = True):
@@ -122,12 +126,12 @@ class Module(nn.Module):
         self.layers = nn.Sequential(*layers[0 if start else 1 :])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (batch, channels, side, side) to features of the same layout."""
+        """Return features (batch, channels, side, side) from features of that layout."""
         return self.layers(features) + self.residual(features)
 
 
 def _separable(before: int, after: int) -> list[nn.Module]:
-    """Build a depthwise separable convolution, with no ReLU between its halves, as in the paper."""
+    """Return a depthwise and a 1 x 1 convolution; as in the paper, no ReLU is between them."""
     return [
         nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False),
         nn.Conv2d(before, after, 1, bias=False),

@@ -1,4 +1,4 @@
-"""Xception (Chollet, CVPR 2017) with the inputs and heads of published detectors."""
+"""Variants of Xception (Chollet, CVPR 2017) with the inputs and heads of published detectors."""
 
 import torch
 from torch import nn
@@ -11,11 +11,11 @@ UCF_CHANNELS = 512
 
 @register_model("xception_phase")
 class PhaseXception(Xception):
-    """SPSL: an Xception that also gets the phase spectrum of an image.
+    """SPSL: an Xception that also takes the phase spectrum of an image.
 
     "Spatial-Phase Shallow Learning: Rethinking Face Forgery Detection in Frequency Domain", Liu et
-    al., CVPR 2021, as DeepfakeBench implements it. The fourth channel is the grey image, rebuilt
-    from the phases of its spectrum alone.
+    al., CVPR 2021, as DeepfakeBench implements it. In addition to RGB, the network gets a fourth
+    channel: the grey image, rebuilt from only the phases of its spectrum.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -38,8 +38,8 @@ class UCFXception(Xception):
     """UCF: an Xception whose head uses the features that all manipulations have in common.
 
     "UCF: Uncovering Common Features for Generalizable Deepfake Detection", Yan et al., ICCV 2023.
-    This class is the part that predicts. The second encoder and the decoder are left out:
-    training uses them to separate the common features from those of one manipulation.
+    This class is the part that is needed for prediction. It has no second encoder and no decoder,
+    which are used in training to separate the common features from those of one manipulation.
 
     Args:
         drop_rate: Dropout before the hidden layer of the head, 0 to 1.

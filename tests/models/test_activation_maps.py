@@ -15,7 +15,7 @@ def inputs_of(*shape):
 
 
 def trained(name):
-    """A model whose layers all matter, as a trained one's do."""
+    """Return a model in which all layers influence the logit, as in a trained model."""
     torch.manual_seed(0)
     model = create_model(name)
     for parameter in model.parameters():
@@ -26,7 +26,7 @@ def trained(name):
 
 
 @pytest.mark.parametrize("name", POOLED)
-def test_maps_of_pooled_features_are_class_activation_maps(name):
+def test_activation_maps_of_pooled_features_are_class_activation_maps(name):
     model = trained(name)
     images = inputs_of(2, 3, 96, 96)
     maps = activation_maps(model, images)
@@ -43,7 +43,7 @@ def test_maps_of_pooled_features_are_class_activation_maps(name):
     [(name, 96) for name in (*POOLED, "simple_cnn_1", "simple_cnn_2", "logistic_regression")]
     + [pytest.param("vgg16", 48, marks=pytest.mark.slow)],
 )
-def test_maps_add_up_to_the_logit(name, size):
+def test_activation_maps_add_up_to_the_logit(name, size):
     model = trained(name)
     images = inputs_of(2, 3, size, size)
     maps = activation_maps(model, images)
@@ -52,7 +52,7 @@ def test_maps_add_up_to_the_logit(name, size):
     assert torch.allclose(maps.sum(dim=(1, 2, 3)), model(images)[:, 0], atol=1e-4)
 
 
-def test_maps_of_a_clip_add_up_to_its_logit():
+def test_activation_maps_of_a_clip_add_up_to_its_logit():
     model = trained("cnn_lstm")
     clips = inputs_of(2, 8, 3, 64, 64)
     maps = activation_maps(model, clips)
@@ -60,7 +60,7 @@ def test_maps_of_a_clip_add_up_to_its_logit():
     assert torch.allclose(maps.sum(dim=(2, 3)).mean(dim=1), model(clips)[:, 0], atol=1e-4)
 
 
-def test_a_place_counts_with_the_weights_that_it_has():
+def test_activation_maps_use_the_weights_of_each_place():
     model = create_model("logistic_regression")
     nn.init.zeros_(model.head.weight)
     model.head.weight.data.view(3, 16, 16)[:, 12, 3] = 1.0
@@ -69,7 +69,7 @@ def test_a_place_counts_with_the_weights_that_it_has():
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "xception", "simple_cnn_1"])
-def test_fused_models_have_the_same_maps(name):
+def test_activation_maps_of_fused_models_are_the_same(name):
     model = trained(name)
     images = inputs_of(2, 3, 96, 96)
     fused = fuse_batch_norms(model, (1, 3, 96, 96))
@@ -79,7 +79,7 @@ def test_fused_models_have_the_same_maps(name):
     assert torch.allclose(activation_maps(fused, images), expected, atol=1e-3 * largest)
 
 
-def test_half_precision_has_nearly_the_same_maps():
+def test_activation_maps_in_half_precision_are_nearly_the_same():
     model = trained("tf_efficientnet_lite0")
     images = inputs_of(2, 3, 96, 96)
     with torch.autocast("cpu", torch.bfloat16):
@@ -90,11 +90,11 @@ def test_half_precision_has_nearly_the_same_maps():
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_transformers_have_no_maps(name):
+def test_activation_maps_of_transformers_are_none(name):
     assert activation_maps(create_model(name).eval(), torch.zeros(1, 3, 224, 224)) is None
 
 
-def test_a_model_without_the_two_parts_has_no_maps():
+def test_activation_maps_of_a_model_without_features_are_none():
     assert activation_maps(nn.Flatten(), torch.zeros(1, 3, 8, 8)) is None
 
 

@@ -7,7 +7,7 @@ from dfdetect.models.fuse import fuse_batch_norms
 
 
 class Twice(nn.Module):
-    """Uses what the convolution gives beside its batch norm."""
+    """A network that uses the output of its convolution twice: with and without the batch norm."""
 
     def __init__(self):
         super().__init__()
@@ -24,7 +24,7 @@ def norms(model):
 
 
 def stir(model):
-    """Statistics and weights of batch norms as after a training."""
+    """Give the batch norms random statistics and weights, as after training."""
     generator = torch.Generator().manual_seed(1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -38,7 +38,7 @@ def stir(model):
 )
 @torch.inference_mode()
 @pytest.mark.slow
-def test_fused_models_answer_alike(name, left):
+def test_fuse_batch_norms_keeps_the_logits(name, left):
     model = stir(create_model(name))
     before = norms(model)
     fused = fuse_batch_norms(model, (1, 3, 64, 64))
@@ -48,10 +48,10 @@ def test_fused_models_answer_alike(name, left):
 
 
 @pytest.mark.parametrize("model", [Twice(), create_model("simple_cnn_2")])
-def test_what_cannot_be_fused_stays(model):
+def test_fuse_batch_norms_returns_a_model_that_cannot_be_fused(model):
     model = stir(model)
     assert fuse_batch_norms(model, (1, 3, 64, 64)) is model
 
 
-def test_the_default_detector_is_fused():
+def test_load_detector_fuses_batch_norms():
     assert norms(load_detector(device="cpu").model) == 0

@@ -10,28 +10,28 @@ from dfdetect.models.xception import Module, Xception
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    # The papers' counts with 1000 classes, less the 999 classes that are not there.
+    # The papers' counts for 1000 classes, minus the weights of 999 classes.
     [
         ("tf_efficientnet_lite0", 4_652_008 - 999 * 1281),
         ("efficientnet_b0", 5_288_548 - 999 * 1281),
         ("resnet50", 25_557_032 - 999 * 2049),
         ("vgg16", 138_357_544 - 999 * 4097),
         ("xception", 22_855_952 - 999 * 2049),
-        # LeNet-5 as in PyTorch's tutorial, less nine of its ten classes.
+        # LeNet-5 as in PyTorch's tutorial, minus the weights of nine of its ten classes.
         ("simple_cnn_2", 62_006 - 9 * 85),
         ("simple_cnn_1", 353_809),
         ("cnn_lstm", 229_905),
         ("logistic_regression", 3 * 16 * 16 + 1),
     ],
 )
-def test_parameter_counts(name, parameters):
-    with torch.device("meta"):  # numbers without weights
+def test_create_model_has_the_number_of_weights_in_the_paper(name, parameters):
+    with torch.device("meta"):  # takes no memory for the weights
         model = create_model(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-def test_xception_is_the_papers():
-    """36 convolutions in 14 modules, residual connections around all but the first and last."""
+def test_xception_has_the_modules_in_the_paper():
+    """The paper has 36 convolutions in 14 modules, and residual connections around 12 of them."""
     model = Xception(outputs=1000)
     kernels = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     shortcuts = [module.residual for module in model.modules() if isinstance(module, Module)]
@@ -45,7 +45,7 @@ def test_xception_is_the_papers():
     assert model.eval()(torch.zeros(1, 3, 299, 299)).shape == (1, 1000)
 
 
-def test_xception_computes_what_timms_does():
+def test_xception_gives_the_same_logits_as_timms_xception():
     torch.manual_seed(0)
     model = create_model("xception").eval()
     original = timm.create_model("legacy_xception", num_classes=1).eval()
@@ -55,7 +55,7 @@ def test_xception_computes_what_timms_does():
     assert torch.allclose(model(images), original(images))
 
 
-def test_clip_models_look_at_the_order_of_frames():
+def test_cnn_lstm_depends_on_the_order_of_frames():
     torch.manual_seed(0)
     model = create_model("cnn_lstm").eval()
     clip = torch.randn(1, 8, 3, 64, 64)
@@ -63,7 +63,7 @@ def test_clip_models_look_at_the_order_of_frames():
     assert not torch.allclose(model(clip), model(clip.flip(1)), atol=1e-6)
 
 
-def test_linear_models_see_sharpness():
+def test_linear_model_features_measure_sharpness():
     model = create_model("logistic_regression")
     flat, sharp = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
     sharp[..., ::2] = 1
@@ -73,12 +73,12 @@ def test_linear_models_see_sharpness():
 
 
 @pytest.mark.parametrize("name", ["xception", "simple_cnn_1", "resnet50", "cnn_lstm"])
-def test_the_head_is_the_last_layer(name):
+def test_head_parameters_are_those_of_the_last_layer(name):
     weight, bias = head_parameters(create_model(name))
     assert (weight.shape[0], bias.shape) == (1, (1,))
 
 
-def test_normalisation_is_that_of_the_weights():
+def test_model_info_has_the_normalisation_of_timms_weights():
     assert model_info("resnet50").mean == pytest.approx((0.485, 0.456, 0.406))
     assert model_info("xception").mean == model_info("xception").std == (0.5,) * 3
 
@@ -86,7 +86,7 @@ def test_normalisation_is_that_of_the_weights():
 @pytest.mark.parametrize(
     "name", ["tf_efficientnet_lite0", "resnet18", pytest.param("vgg11", marks=pytest.mark.slow)]
 )
-def test_first_logits_are_small(name):
+def test_create_model_gives_small_first_logits(name):
     torch.manual_seed(0)
     model = create_model(name).eval()
     logits = model(torch.randn(2, 3, 64, 64))
@@ -97,7 +97,7 @@ def test_first_logits_are_small(name):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [32, 224])
 @pytest.mark.slow
-def test_vgg_computes_what_timms_does(size, memory_format):
+def test_vgg_gives_the_same_logits_as_timms_vgg(size, memory_format):
     torch.manual_seed(0)
     model = create_model("vgg11").eval()
     original = timm.create_model("vgg11", num_classes=1).eval()
@@ -108,24 +108,24 @@ def test_vgg_computes_what_timms_does(size, memory_format):
     assert expected.std() > 1e-4
 
 
-def test_more_than_one_head():
+def test_create_model_with_two_heads_gives_one_logit():
     assert create_model("deit_tiny_distilled_patch16_224").eval()(
         torch.zeros(1, 3, 224, 224)
     ).shape == (1, 1)
 
 
-def test_unknown_names_are_refused_with_similar_ones():
+def test_create_model_refuses_an_unknown_name_and_lists_similar_ones():
     with pytest.raises(ValueError, match="tf_efficientnet_lite0"):
         create_model("tf_efficientnet_light0")
 
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/model", "resnet50.a1_in1k"])
-def test_names_that_mean_a_download_are_refused(name):
+def test_create_model_refuses_names_that_need_a_download(name):
     with pytest.raises(ValueError, match="unknown architecture"):
         create_model(name)
 
 
-def test_unknown_arguments_are_refused():
+def test_create_model_refuses_unknown_arguments():
     with pytest.raises(TypeError):
         create_model("resnet18", pretrained=True)
 
@@ -151,7 +151,7 @@ def test_model_info_refuses_unknown_names():
         model_info("resnet_50")
 
 
-def test_list_is_filtered_by_pattern():
+def test_list_models_by_pattern():
     names = list_models("tf_efficientnet_lite*")
     assert names == sorted(names)
     assert "tf_efficientnet_lite0" in names
