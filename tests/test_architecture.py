@@ -1,6 +1,7 @@
 """Which part of the package may use which: data flows down one list."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def place_of(module):
     return ORDER.index(module)
 
 
+@cache
 def imports_of(module):
     """All that a module imports, also within functions: (of this package, others')."""
     own, others = set(), set()
@@ -61,10 +63,14 @@ def imports_of(module):
     return own, others
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_uses_only_what_stands_above_it(module):
-    own, _ = imports_of(module)
-    assert {other for other in own if place_of(other) > place_of(module)} == set()
+def test_a_module_uses_only_what_stands_above_it():
+    below = [
+        (module, other)
+        for module in MODULES
+        for other in imports_of(module)[0]
+        if place_of(other) > place_of(module)
+    ]
+    assert below == []
 
 
 def test_gradio_is_imported_by_the_page_alone_and_only_when_it_is_built():
@@ -80,17 +86,11 @@ def test_models_know_only_errors_of_the_package():
     assert {other for other in used if not other.startswith("models.")} <= {"errors"}
 
 
-@pytest.mark.parametrize(
-    ("module", "others"),
-    [
-        (module, others)
-        for package, others in FOREIGN.items()
-        for module in MODULES
-        if module.partition(".")[0] == package
-    ],
-)
-def test_what_a_package_does_without(module, others):
-    assert imports_of(module)[1].isdisjoint(others)
+@pytest.mark.parametrize("package", FOREIGN)
+def test_what_a_package_does_without(package):
+    modules = [module for module in MODULES if module.partition(".")[0] == package]
+    used = {other for module in modules for other in imports_of(module)[1]}
+    assert used.isdisjoint(FOREIGN[package])
 
 
 def test_inference_uses_neither_training_nor_evaluation():
@@ -104,9 +104,8 @@ def test_inference_uses_neither_training_nor_evaluation():
     assert packages.isdisjoint({"data", "training", "evaluation", "benchmark"})
 
 
-@pytest.mark.parametrize("package", sorted({name for name in MODULES if "." not in name}))
-def test_the_init_of_a_package_holds_its_docstring_alone(package):
-    path = MODULES[package]
-    if path.name == "__init__.py":
-        (docstring,) = ast.parse(path.read_text(encoding="utf-8")).body
-        assert isinstance(docstring.value.value, str)
+def test_the_init_of_a_package_holds_its_docstring_alone():
+    for path in MODULES.values():
+        if path.name == "__init__.py":
+            (docstring,) = ast.parse(path.read_text(encoding="utf-8")).body
+            assert isinstance(docstring.value.value, str)

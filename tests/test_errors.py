@@ -8,39 +8,35 @@ import dfdetect
 from dfdetect.errors import ArgumentError, DfdetectError
 
 PACKAGE = Path(dfdetect.__file__).parent
-MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+TREES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): ast.parse(
+        path.read_text(encoding="utf-8")
+    )
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 # What Python itself raises for a fault of the program, and users cannot tell from one.
 FOR_FAULTS = {"ValueError", "RuntimeError", "TypeError", "KeyError", "Exception", "AssertionError"}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_raise_of_each_module_is_expected_errors_only(module):
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+def test_raise_of_each_module_is_expected_errors_only():
     raised = {
-        node.exc.func.id
+        (module, node.exc.func.id)
+        for module, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Raise)
         and isinstance(node.exc, ast.Call)
         and isinstance(node.exc.func, ast.Name)
     }
     # A fault in a decoder process, told to the process that started it.
-    faults = {"RuntimeError"} if module == "dfdetect.video.isolated" else set()
-    assert raised & FOR_FAULTS <= faults
+    faults = {("dfdetect.video.isolated", "RuntimeError")}
+    assert {(module, name) for module, name in raised if name in FOR_FAULTS} <= faults
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_exceptions_of_each_module_are_dfdetect_errors(module):
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    names = [
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
-    ]
-    for name in names:
-        assert issubclass(getattr(import_module(module), name), DfdetectError)
+def test_exceptions_of_each_module_are_dfdetect_errors():
+    for module, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                assert issubclass(getattr(import_module(module), node.name), DfdetectError)
 
 
 def test_argument_error_is_a_value_error():
