@@ -1,4 +1,4 @@
 """Labelled data: the layouts of data sets, face sets on disk, and the extraction of face sets.
 
-May use every package that detection uses, but not `training`.
+This package may use every package that detection uses, but not `training`.
 """

@@ -1,4 +1,4 @@
-"""Make a face set of labelled videos in folders or zip files: the crops of each person as a track.
+"""Extract a face set from labelled videos in folders or zip files: crops of each person's face.
 
 The log `NAME.videos.csv` (see `dfdetect.data.writer`) has one row for each complete video. An
 interrupted run continues with the other videos.
@@ -49,12 +49,12 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How crops are cut; the settings are the same for a whole face set.
+    """How the crops of a face set are cut. All crops of a face set have the same settings.
 
     Attributes:
-        frames: Number of evenly spaced frames of each video.
+        frames: Number of evenly spaced frames to read from each video.
         size: Side of the crops in pixels.
-        crop: Which square around a face is cut.
+        crop: Which square is cut around a face.
         blend: Whether each person in a REAL video also gets a self-blended fake.
     """
 
@@ -65,7 +65,7 @@ class CropSettings:
 
     @property
     def crop_format(self) -> CropFormat:
-        """Return rule and size of the crops."""
+        """Return the format of the crops: their rule and size."""
         return CropFormat(self.crop, self.size)
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class ExtractedVideo:
 
     Attributes:
         status: `Status.OK`, or the reason why there are no crops.
-        message: The status in words, with details.
+        message: A sentence that describes the status, with details.
         people: Number of people that were tracked.
         crops: The crops of all people.
     """
@@ -103,32 +103,34 @@ def extract(
     cluster: str | None = None,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Make a face set of labelled videos, or continue one.
+    """Extract a face set from labelled videos, or continue an interrupted extraction.
 
-    Videos are read directly from zip files, without unpacking all of them. If `metadata.json` names
-    the original of a fake, and the original is there and has the same size, the crops of the fake
-    are cut at the boxes of its original: pairs are aligned, and faces are detected once. Each core
-    processes one video at a time. A run that is killed loses only the videos in progress; the same
-    command continues it and ends with the same files, byte for byte.
+    Videos in zip files are unpacked one by one. If the labels name the original of a fake, and the
+    original has frames of the same size, the crops of the fake are cut at the boxes of the
+    original. The crops of both videos are then aligned, and faces are detected only once. Each core
+    processes one video at a time. If a run is killed, only the videos in progress are lost. The
+    same command continues the run, and the finished files are the same, byte for byte.
 
-    Every person in a video gets the label of the video, which is wrong for one of two people if
-    only the other is fake. A video that cannot be read or shows no face is logged with the reason.
+    Every person in a video gets the label of the video. If only one of two people is fake, the
+    label of the other person is therefore wrong. A video that cannot be read or shows no face is
+    logged with the reason.
 
     Args:
-        sources: Folders and zip files, as `read_dataset` takes them, and indexes of face sets whose
-            pictures show more than the face.
-        out: The index to write, ending in `.csv`; the crops go to `NAME-00000.tar` and so on.
+        sources: Folders and zip files in the layouts that `read_dataset` knows. The index of a face
+            set is also allowed, if its images show more than the face.
+        out: The index to write, ending in `.csv`; the crops are written to `NAME-00000.tar` and so
+            on.
         split: The official split of a data set to take: `train`, `val` or `test`; None for all.
-        frames: Number of evenly spaced frames of each video.
+        frames: Number of evenly spaced frames to read from each video.
         size: Side of the crops in pixels.
-        crop_scale: As in `CropRule`.
-        crop_shift: As in `CropRule`.
-        blend: Also make a matched fake of each person in a REAL video, self-blended alike in all
-            frames (`dfdetect.data.self_blend`).
-        device: As in `load_detector`.
-        cluster: Address of a Ray cluster that does the work, or `local`, as in
-            `dfdetect.runtime.ray_cluster`.
-        progress: Show a progress bar.
+        crop_scale: Side of the crop / height of the face's box.
+        crop_shift: Distance of the crop's centre below the box's centre / height of the box.
+        blend: Whether to make a self-blended fake (`dfdetect.data.self_blend`) of each person in a
+            REAL video, in the same way in all frames.
+        device: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`.
+        cluster: Address of the Ray cluster that does the work, or `local`, as
+            `dfdetect.runtime.ray_cluster.map_on_cluster` takes it; None to use only this machine.
+        progress: Whether to show a progress bar.
 
     Returns:
         One row per video: `video`, `label`, `source`, `status` (a value of `Status`), and the
@@ -137,8 +139,9 @@ def extract(
     Raises:
         FileNotFoundError: A source is missing.
         InputError: The videos are not labelled.
-        ArgumentError: `out` was made with other settings, or the cluster cannot be reached.
-        OSError: The face set cannot be written; what was written before is kept.
+        ArgumentError: A setting is out of range, `out` was made with other settings, or the cluster
+            cannot be reached.
+        OSError: The face set cannot be written; the crops of complete videos are kept.
 
     Example:
         >>> extract(["dfdc_train_part_00.zip"], out="faces.csv")["status"].value_counts()
@@ -188,7 +191,7 @@ def extract(
 
 
 class _Extractor:
-    """Finds faces and cuts crops. Several threads may use one extractor, each for another group."""
+    """Finds faces and cuts crops. Several threads may use it, each for another group of videos."""
 
     def __init__(self, settings: CropSettings, device: torch.device, decoders: DecoderPool):
         self.settings = settings
@@ -196,7 +199,7 @@ class _Extractor:
         self.face_detectors = MTCNNDetector(device), MTCNNDetector.high_recall(device)
 
     def __call__(self, group: VideoGroup) -> list[ExtractedVideo]:
-        """Extract each wanted video of a group, in order."""
+        """Return the crops of each wanted video of a group, in order."""
         original = _TrackedVideo(group.original, self.decoders)
         self._track(original)
         done = []
@@ -221,7 +224,7 @@ class _Extractor:
         except CancelledError:
             raise
         except Exception as error:
-            # A run over many files must not lose the others to a fault that nobody foresaw.
+            # An unexpected error in one video must not stop a run over many videos.
             LOGGER.exception("%s: unexpected error", video.video.name)
             video.fail(Status.FAILED, f"{type(error).__name__}: {error}")
 
@@ -236,10 +239,9 @@ class _Extractor:
                 return
 
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
-        """Cut crops at the boxes of the original, if it shows people and has the same frame size.
+        """Cut crops at the boxes of the original, and return whether this was possible.
 
-        Returns:
-            Whether crops were cut.
+        It is possible if faces were found in the original, and its frames have the same size.
         """
         if not original.tracks:
             return False
@@ -295,18 +297,18 @@ class _TrackedVideo:
     shape: tuple[int, ...] | None = None
 
     def fail(self, status: Status, details: str = "") -> None:
-        """Set the reason why there are no crops."""
+        """Set the status, which is the reason why there are no crops, and its message."""
         self.status, self.message = status, status.describe(details)
 
     def frames(self, **wanted: Any) -> Generator[Frame, None, None]:
-        """Read the video; the first frame sets `shape`."""
+        """Yield the frames of the video, and note their shape in `shape`."""
         for frame in self.video.read(self.decoders, **wanted):
             self.shape = frame.image.shape
             yield frame
 
 
 def _entry(video: Video, extracted: ExtractedVideo) -> dict[str, Any]:
-    """Return a video's row of the log."""
+    """Return the row of a video in the log."""
     values = (
         *(video.name, video.label, video.source, extracted.status.value),
         *(extracted.people, len(extracted.crops)),
@@ -315,16 +317,17 @@ def _entry(video: Video, extracted: ExtractedVideo) -> dict[str, Any]:
 
 
 def _is_done(video: Video, writer: FaceSetWriter) -> bool:
-    """Return whether the face set has a video already.
+    """Return whether the face set already has the crops of a video.
 
     Raises:
-        InputError: The face set has another video of the same name.
+        InputError: The face set has crops of another video with the same name.
     """
     entry = writer.done.get(video.name)
     if entry and (entry["label"], entry["source"]) != (video.label, video.source):
         raise InputError(
-            f"{writer.log}: has another {video.name}, {entry['label']} of {entry['source']!r}, "
-            f"not {video.label} of {video.source!r}: write to another index, or give all at once"
+            f"{writer.log}: has another video {video.name}, which is {entry['label']} from "
+            f"{entry['source']!r}, not {video.label} from {video.source!r}: write to another "
+            "index, or give both sources to one command"
         )
     return entry is not None
 
@@ -339,7 +342,7 @@ def _has_failed(extracted: Sequence[ExtractedVideo]) -> bool:
 
 
 def _generator(name: str, track: int) -> torch.Generator:
-    """Return the same generator for the same person of a video, whatever was done before."""
+    """Return a random generator that depends only on the video's name and the track's number."""
     return torch.Generator().manual_seed(zlib.crc32(f"{name} {track}".encode()))
 
 

@@ -1,11 +1,12 @@
-"""Labelled face crops on disk: an index `NAME.csv` beside `NAME.tar`, shards, or a folder `NAME/`.
+"""Face sets: labelled face crops on disk, with an index `NAME.csv`.
 
-The index has at least the columns `id` and `label` (REAL or FAKE); the images are `<id>.jpg` or
-`<id>.png`. In a large face set, the columns `shard`, `offset` and `size` give the file
-`NAME-<shard>.tar` that holds each image, and its place in this file.
+The index has at least the columns `id` and `label` (REAL or FAKE). The images are `<id>.jpg` or
+`<id>.png` in a folder `NAME/` or a file `NAME.tar`. In a large face set, the columns `shard`,
+`offset` and `size` say in which file `NAME-<shard>.tar`, and where in this file, each image is.
 
-An `actor_group` column says which crops show people who look alike: splits keep a group on one
-side, because a model that has seen a face knows more about it than about a stranger's.
+The column `actor_group` says which crops show the same person, or people who look alike. When a
+face set is split, a group stays together, because a model gives better scores on faces that it was
+trained on.
 """
 
 import tarfile
@@ -31,38 +32,46 @@ from dfdetect.runtime.device import available_cores
 LABELS = ("REAL", "FAKE")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
-# The columns that together name one face in one video.
+# The columns that say which crops show one face in one video, and in which order.
 TRACK = ("video", "track", "frame")
 TEXT_COLUMNS = ("id", "label", GROUP, "source", "method", "kind", "pair", "original")
 # The value of the column `kind` for crops that `dfdetect reconstruct` has made.
 RECONSTRUCTION = "reconstruction"
-# A crop and its original are not aligned if their mean difference at the border is larger.
+# A fake crop and its original are aligned if the pixels along their borders differ by less than
+# this on average (pixel values are 0 to 255).
 ALIGNED_BORDER = 6.0
+# Maximum side of an image in pixels, and maximum size of its file.
 MOST_PIXELS = 8192
 MOST_IMAGE_BYTES = 64 * 2**20
 
 
 class FaceSetError(InputError):
-    """A face set cannot be used; the message names the file, the fault and how to fix it."""
+    """A face set cannot be used. The message names the file, what is wrong, and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLocation:
-    """The place of one image's bytes: a whole file, or a part of a tar file."""
+    """Where the bytes of an image are: in a file of its own, or in a part of a tar file.
+
+    Attributes:
+        path: The file.
+        offset: Position of the first byte in the file.
+        size: Number of bytes; -1 for all bytes up to the end of the file.
+    """
 
     path: Path
     offset: int = 0
     size: int = -1
 
     def read(self) -> bytes:
-        """Read the encoded image."""
+        """Return the bytes of the encoded image."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
 
 class FaceSet:
-    """An index of labelled crops and the places of their images.
+    """Labelled crops: an index, and the places of the images.
 
     Args:
         table: The index, with one row for each crop and at least the columns `id` and `label`.
@@ -84,11 +93,11 @@ class FaceSet:
         """Read an index and find its images.
 
         Raises:
-            FileNotFoundError: The index, or both the tar file and the folder, are missing.
-            FaceSetError: Missing columns, unknown labels, double ids, empty groups, ids without an
-                image, or an archive that is damaged or has members that no face set needs: links,
-                devices, sparse or huge files, and names that lead out of a folder; or a shard that
-                is missing, cut off or elsewhere.
+            FileNotFoundError: The index is missing, or both the tar file and the folder are.
+            FaceSetError: The index lacks a column or an image, or has unknown labels, repeated ids
+                or empty groups. Or the tar file is damaged, or has members that no face set needs:
+                links, devices, sparse or huge files, or names that lead out of the folder. Or a
+                shard is missing or too short.
         """
         index = Path(index)
         if not index.is_file():
@@ -109,10 +118,10 @@ class FaceSet:
 
     @classmethod
     def join(cls, parts: Sequence["FaceSet"]) -> "FaceSet":
-        """Put face sets one after another.
+        """Return one face set with the crops of several face sets, in order.
 
         Raises:
-            FaceSetError: An id occurs in two of them.
+            FaceSetError: An id occurs in two of the face sets.
         """
         numbered = [part.table.assign(face_set=number) for number, part in enumerate(parts)]
         table = pd.concat(numbered, ignore_index=True)
@@ -122,7 +131,7 @@ class FaceSet:
         if len(twice):
             raise FaceSetError(
                 f"{len(twice)} ids are in two face sets, first {twice.iloc[0]!r}: "
-                "give each index once and rename what differs"
+                "give each index once, and rename different crops that have the same id"
             )
         return cls(table, [place for part in parts for place in part.locations])
 
@@ -136,38 +145,45 @@ class FaceSet:
 
     @property
     def sources(self) -> np.ndarray:
-        """Return the source of each crop, or an empty string where the index has none."""
+        """Return the source of each crop; it is empty for crops without a source in the index."""
         return self.texts("source")
 
     def texts(self, column: str) -> np.ndarray:
-        """Return a column as text of shape (n,), with empty strings where the index has none."""
+        """Return a column of the index as text of shape (n,); missing values are empty strings."""
         if column not in self.table:
             return np.full(len(self), "")
         return self.table[column].fillna("").to_numpy(dtype=str)
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return the number, from 0, of the joined face set of each crop; int64 of shape (n,)."""
+        """Return for each crop which of the joined face sets it is from; int64 from 0, (n,)."""
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
         return self.table["face_set"].to_numpy(dtype=np.int64)
 
     @property
     def unpaired_real(self) -> np.ndarray:
-        """Return which crops are REAL and of a source without FAKE crops; bool of shape (n,)."""
+        """Return which crops are REAL and from a source without FAKE crops; bool of shape (n,).
+
+        Reconstructions do not count as FAKE crops here.
+        """
         recorded = (self.labels == 1) & ~self.reconstructed
         return (self.labels == 0) & ~np.isin(self.sources, self.sources[recorded])
 
     @property
     def reconstructed(self) -> np.ndarray:
-        """Return which crops are reconstructions of REAL ones; bool of shape (n,)."""
+        """Return which crops are reconstructions of REAL crops; bool of shape (n,)."""
         return self.texts("kind") == RECONSTRUCTION
 
     def partners(self) -> dict[int, np.ndarray]:
-        """Return the rows of the REAL crops that each FAKE crop can be compared with, by its row.
+        """Return the partners of each FAKE crop: REAL crops that show the same face and moment.
 
-        The partner is the crop that the column `original` names. Otherwise the partners are the
-        crops with the same value in the column `pair` (the same scene) and the nearest `frame`.
+        The partners have the same value in the column `pair` (the same scene) and the nearest
+        `frame`. A crop without such partners has one partner, which its column `original` names.
+
+        Returns:
+            A dictionary from the row of each FAKE crop to the rows of its partners, an int64 array.
+            It leaves out crops without partners.
         """
         found = {}
         labels, sets = self.labels, self.face_sets
@@ -193,7 +209,7 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """Return the number of the shard that holds each crop, 0 if there is none; int64 (n,)."""
+        """Return for each crop the number of its shard, 0 without shards; int64 of shape (n,)."""
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
 
@@ -203,15 +219,15 @@ class FaceSet:
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
 
     def image(self, row: int) -> np.ndarray:
-        """Decode one crop; return RGB uint8 of shape (height, width, 3).
+        """Return the crop of a row: RGB uint8 of shape (height, width, 3).
 
         Raises:
-            FaceSetError: The file is not an image.
+            FaceSetError: The crop cannot be decoded.
         """
         return decode_image(self.locations[row], self.table["id"][row])
 
     def select(self, rows: np.ndarray) -> "FaceSet":
-        """Return a face set of the crops that a boolean mask or row numbers select."""
+        """Return a face set of only some crops, given by a boolean mask or by row numbers."""
         rows = np.arange(len(self))[rows]
         return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
 
@@ -249,9 +265,9 @@ class FaceSet:
         return list(videos.values())
 
     def clips(self, length: int) -> list[list[int]]:
-        """Return the rows of each input of a model: `length` neighbouring crops of a track.
+        """Return the rows of each clip of `length` successive crops of a track.
 
-        An input has a single row if `length` is 1, or if its track has only one crop.
+        A clip has a single row if `length` is 1, or if its track has only one crop.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -262,13 +278,15 @@ class FaceSet:
         return clips
 
     def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
-        """Leave out FAKE crops that hardly differ from their originals.
+        """Return a face set without the FAKE crops that hardly differ from their originals.
+
+        Crops that are not aligned with their original (`pair_border` above 6) are kept, because
+        their difference means nothing. If the index lacks the columns `pair_diff` or `pair_border`,
+        all crops are kept.
 
         Args:
-            min_pair_difference: Lowest value of the column `pair_diff`, if the index has it. This
-                is the difference (0 to 255) between a crop and the same place in its original.
-                Crops that are not aligned with their original (`pair_border` above 6) are kept,
-                because their difference says nothing.
+            min_pair_difference: Minimum of the column `pair_diff`, which holds the mean difference
+                (0 to 255) between a crop and the same part of its original.
         """
         if not {"pair_diff", "pair_border"} <= set(self.table):
             return self
@@ -277,29 +295,36 @@ class FaceSet:
         return self.select(~(alike & aligned & (self.table["label"] == "FAKE")).to_numpy())
 
     def require_readable(self, progress: bool = False) -> None:
-        """Decode every image, to find damaged images before hours of training.
+        """Decode every image, so that a damaged image is found before hours of training.
 
         Raises:
             FaceSetError: An image cannot be decoded; the message names the first such image.
         """
-        # OpenCV lets other threads run while it decodes.
+        # Threads run in parallel, because OpenCV releases Python's global lock while it decodes.
         with ThreadPoolExecutor(available_cores()) as pool:
             images = pool.map(lambda row: self.image(row).shape, range(len(self)))
             bar = tqdm(images, "reading", len(self), unit="crop", disable=not progress)
             deque(bar, maxlen=0)
 
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
-        """Split by source or actor group; return the rest and the part of about `fraction`.
+        """Return two parts of the face set: one for training, and one that is held out.
 
-        A model knows more about sources and faces that it has seen than about others. Each of the
-        joined face sets is therefore split by itself: by source if its FAKE crops have several
-        sources, and otherwise by actor group. Face sets without FAKE crops stay in the rest,
-        because they cannot be used for judging. In face sets that are split by actor group, sources
-        without FAKE crops stay in the rest, too. Crops of held-out actors that belong to a source
-        which is not held out are left out of both sides.
+        A model gives better scores on sources and faces that it was trained on, so the two parts
+        share neither. Each of the joined face sets is split separately: by source if its FAKE crops
+        have several sources, otherwise by actor group. Crops of held-out actors that are not held
+        out themselves are left out of both parts.
+
+        Face sets without FAKE crops are not held out, because they cannot show how good a model is.
+        If a face set is split by actor group, its sources without FAKE crops are not held out
+        either.
+
+        Args:
+            fraction: Share of the sources or actor groups to hold out, between 0 and 1.
+            seed: Seed of the random choice.
 
         Raises:
-            FaceSetError: Either side would lack a class, or the fraction is not in (0, 1).
+            FaceSetError: A part would lack REAL or FAKE crops, or `fraction` is not between 0 and
+                1.
         """
         if not 0 < fraction < 1:
             raise FaceSetError(f"the share to hold out must be between 0 and 1, not {fraction}")
@@ -332,16 +357,20 @@ class FaceSet:
 
 
 def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return about `fraction` of some names, and at least one if there are any."""
+    """Return a random choice of about `fraction` of some names, but at least one name."""
     count = max(1, round(fraction * len(names)))
     return np.random.default_rng(seed).permutation(names)[:count]
 
 
 def decode_image(place: ImageLocation, name: str) -> np.ndarray:
-    """Decode the image at a place; return RGB uint8 of shape (height, width, 3).
+    """Return the image at a place: RGB uint8 of shape (height, width, 3).
+
+    Args:
+        place: Where the image is.
+        name: Id of the image, for the error message.
 
     Raises:
-        FaceSetError: The file is not an image; the message has its name.
+        FaceSetError: The image cannot be decoded, or is too large.
     """
     data = place.read()
     image = None
@@ -356,11 +385,22 @@ def decode_image(place: ImageLocation, name: str) -> np.ndarray:
 
 
 def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> None:
-    """Raise FaceSetError if both sides share an actor group or an id, or might share one."""
+    """Check that training faces and held-out faces show different people.
+
+    Args:
+        train: The crops for training.
+        held_out: The crops that are held out.
+        name: Name of the held-out crops, for error messages.
+
+    Raises:
+        FaceSetError: Both face sets have the same actor group or id, or only one of them has actor
+            groups.
+    """
     if (GROUP in train.table) != (GROUP in held_out.table):
         raise FaceSetError(
-            f"{name}: only one side has a column {GROUP!r}, so nobody can tell whether they share "
-            "actors; add it to the other, or drop it where there are no repeats"
+            f"{name}: only one side has a column {GROUP!r}, so it is unknown whether both sides "
+            "show the same people: add the column to the other side, or remove it from this one if "
+            "each of its crops shows another person"
         )
     for what, column in (("actor groups", GROUP), ("ids", "id")):
         if column in train.table:
@@ -368,8 +408,8 @@ def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> Non
             if shared:
                 raise FaceSetError(
                     f"{name}: {len(shared)} of its {what} are also in the training faces, first "
-                    f"{min(shared)!r}: scores on faces that were trained on mean nothing; remove "
-                    "them from one side"
+                    f"{min(shared)!r}: scores on faces that a model was trained on mean nothing; "
+                    "remove these crops from one side"
                 )
 
 
@@ -423,7 +463,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """Return the places of the images that an index gives."""
+    """Return the places of all images in the shards, which the index gives."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()
@@ -437,33 +477,36 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
     if not good.all():
         line = int((~good).to_numpy().argmax()) + 2
         raise FaceSetError(
-            f"{index}: line {line}: no image is at the place that it names, or its shard is cut "
-            "off: copy index and shards again, or extract anew"
+            f"{index}: line {line}: no image is at the place that this line gives, or the shard is "
+            "too short: copy index and shards again, or extract the face set again"
         )
     columns = (places[name].astype(int) for name in SHARD_COLUMNS)
     return [ImageLocation(paths[number], *rest) for number, *rest in zip(*columns, strict=True)]
 
 
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
-    """Refuse an archive with members that no face set needs, although nothing is unpacked."""
+    """Refuse an archive with a member that no face set needs.
+
+    Images are read without unpacking the archive, but a user may unpack it.
+    """
     name = PurePosixPath(member.name)
     fault = None
     if name.is_absolute() or ".." in name.parts:
-        fault = "its name leads out of the folder"
+        fault = "has a name that leads out of the folder"
     elif not (member.isdir() or member.isfile()) or member.issparse():
         fault = "is neither a plain file nor a folder"
     elif member.size > MOST_IMAGE_BYTES:
-        fault = f"has {member.size} bytes; {MOST_IMAGE_BYTES} are the most"
+        fault = f"has {member.size} bytes, but at most {MOST_IMAGE_BYTES} are allowed"
     elif member.offset_data + member.size > archive.stat().st_size:
-        fault = "is cut off"
+        fault = "is incomplete"
     if fault:
         raise FaceSetError(
-            f"{archive}: member {member.name!r} {fault}: make the archive again with images alone"
+            f"{archive}: member {member.name!r} {fault}: make the archive again with only images"
         )
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Return whether an image is small enough to be decoded, judging by its header."""
+    """Return whether the header of an image gives sides of at most `MOST_PIXELS`."""
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

@@ -1,10 +1,10 @@
-"""Labels of the videos in a folder or zip file: REAL or FAKE.
+"""Read which videos in a folder or zip file are REAL and which are FAKE.
 
-Three layouts are known, and looked for in this order:
+The labels may be given in three ways, which are tried in this order:
 
 - a table `manifest.csv` in the folder or its parent, with the columns `path` (relative to the
   table's folder) and `label`, and optionally `identity` (of the person) and `source`;
-- a `metadata.json` beside the videos, as in the challenge: `{"name.mp4": {"label": "FAKE",
+- a `metadata.json` beside the videos, as in the DFDC data: `{"name.mp4": {"label": "FAKE",
   "original": "other.mp4"}}`;
 - sub-folders named `real` and `fake`, in upper or lower case; the innermost one counts.
 """
@@ -31,9 +31,10 @@ from dfdetect.video.reader import Frame
 METADATA = "metadata.json"
 MANIFEST = "manifest.csv"
 ARCHIVE_SUFFIX = ".zip"
-# What zipfile raises if it cannot read a member; RuntimeError if the member is encrypted.
+# The exceptions of zipfile if it cannot read a member; for an encrypted one, it is RuntimeError.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError)
 LOGGER = logging.getLogger(__name__)
+# The zip file that holds a video, or None; and the path of the video, or its name in the zip file.
 Place = tuple[Path | None, Path]
 
 
@@ -42,18 +43,18 @@ class LabelledVideo:
     """A video and its label.
 
     Attributes:
-        name: Name, unique among the videos that were found together, as in a submission.
-        path: The file; for a video in a zip file, the name of the member.
+        name: Name of the video, which no other video found together with it has.
+        path: The file; for a video in a zip file, its name there.
         label: REAL or FAKE.
-        group: Identity of the person if known, else the name of the original of a fake, else the
-            video's own name: videos that are known to show the same person have the same group.
-        source: Where the video comes from: as in the manifest, else the folder that holds it.
+        group: Identity of the person if it is known; otherwise the name of the video, or for a
+            fake, the name of its original. Videos with the same group show the same person.
+        source: Where the video comes from: the source in the manifest, or the folder of the video.
         archive: The zip file that holds the video, or None.
-        original: Place of the video that a fake was made from, or None if unknown. There may be no
-            such video.
+        original: Place of the video from which a fake was made, or None if it is unknown. This
+            video may be missing.
         size: Size of the file in bytes.
-        method: What a fake was made with; empty if unknown.
-        split: `train`, `val` or `test`, if the data set has an official split; else empty.
+        method: The method that made a fake; empty if it is unknown.
+        split: `train`, `val` or `test` if the data set has an official split, otherwise empty.
     """
 
     name: str
@@ -69,25 +70,31 @@ class LabelledVideo:
 
     @property
     def place(self) -> Place:
-        """Return the archive, if any, and the path: unique among all videos."""
+        """Return the zip file (or None) and the path, which no other video has."""
         return self.archive, self.path
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
-        """Yield the frames; `wanted` are the `num_frames` or `indices` of `read_frames`.
+        """Yield frames of the video.
+
+        Args:
+            decoders: The decoder pool that reads the video.
+            wanted: The argument `num_frames` or `indices` of `DecoderPool.read_frames`.
 
         Raises:
-            VideoError: There are no frames.
-            OSError: The file, or its place in the archive, cannot be read.
+            VideoError: Not one frame can be read.
+            OSError: The file cannot be read, or is damaged in its zip file.
         """
         with self.open() as path:
             yield from decoders.read_frames(path, **wanted)
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Return a context that yields a path of the video; a video in a zip file is copied for it.
+        """Provide a file with the video for a `with` block; yields the path of the file.
+
+        A video in a zip file is unpacked into a temporary folder.
 
         Raises:
-            OSError: The file, or its place in the archive, cannot be read.
+            OSError: The file cannot be read, or is damaged in its zip file.
         """
         if self.archive is None:
             yield self.path
@@ -108,7 +115,11 @@ class LabelledVideo:
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """A picture of a face set, treated as a video of one frame; attributes as `LabelledVideo`."""
+    """An image of a face set that is treated as a video of one frame.
+
+    Attributes:
+        image: Where the image is. The other attributes are those of `LabelledVideo`.
+    """
 
     name: str
     label: str
@@ -120,28 +131,31 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Return the place of the image, which is unique among all pictures."""
+        """Return the place of the image, which no other image has."""
         return self.image
 
     @property
     def size(self) -> int:
-        """Return the size of the encoded picture in bytes."""
+        """Return the size of the encoded image in bytes, or 0 if it is not known."""
         return max(0, self.image.size)
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
-        """Yield the picture as the only frame; the arguments have no effect.
+        """Yield the image as the only frame; the arguments are ignored.
 
         Raises:
-            FaceSetError: The picture cannot be decoded.
+            FaceSetError: The image cannot be decoded.
         """
         yield Frame(0.0, decode_image(self.image, self.name))
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
-    """Return the pictures of a face set, so that faces can be detected in them.
+    """Return the images of a face set as videos of one frame, to detect faces in them.
+
+    Args:
+        index: The index of the face set.
 
     Raises:
-        FaceSetError: The face set is unusable.
+        FaceSetError: The face set cannot be used.
     """
     faces = FaceSet.read(index)
     columns = faces.table["id"], faces.table["label"], faces.groups, faces.sources
@@ -153,7 +167,8 @@ def read_labels(source: str | Path) -> list[LabelledVideo]:
 
     Raises:
         FileNotFoundError: There is no such folder or file.
-        InputError: There are no videos, one has no label, or a file of labels has another layout.
+        InputError: There are no videos, a video has no label, or a file of labels is not in the
+            expected form.
 
     Example:
         >>> [(video.name, video.label) for video in read_labels("train_sample_videos")][:1]
@@ -221,7 +236,7 @@ def _label(
     metadata: dict[str, dict[str, str]] | None,
     archive: Path | None = None,
 ) -> LabelledVideo:
-    """Label a video by its `metadata.json` or else by its folders, the parents in `below`."""
+    """Return a video with its label, which comes from `metadata` or from the folders in `below`."""
     folders = below.parts[:-1]
     entry = (metadata or {}).get(path.name, {})
     label = entry.get("label")
@@ -229,8 +244,8 @@ def _label(
         label = next((part.upper() for part in folders[::-1] if part.upper() in LABELS), None)
     if label not in LABELS:
         raise InputError(
-            f"{path}: no label (REAL or FAKE): list it in {METADATA} beside it or in a "
-            f"{MANIFEST} above, or put it into a folder named real or fake"
+            f"{path}: no label (REAL or FAKE): list the video in {METADATA} beside it or in a "
+            f"{MANIFEST} in a folder above it, or put it into a folder named real or fake"
         )
     original = str(entry.get("original") or "")
     group = Path(original or path.name).stem
@@ -242,18 +257,18 @@ def _label(
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # reading the video will give the reason
+    except OSError:  # reading the video later will give the reason
         return 0
 
 
 def find_manifest(folder: Path) -> Path | None:
-    """Return the `manifest.csv` of a folder, in it or in its parent, or None."""
+    """Return the `manifest.csv` in a folder or in its parent, or None if there is none."""
     places = folder / MANIFEST, folder.parent / MANIFEST
     return next(filter(Path.is_file, places), None)
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Return label, group and source by path; empty if there is no manifest."""
+    """Return label, group and source of each path in the manifest; empty without a manifest."""
     file = find_manifest(folder)
     if file is None:
         return {}
@@ -271,10 +286,14 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
 
 
 def parse_metadata(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
-    """Return the entries of a `metadata.json` by file name.
+    """Return the entries of a `metadata.json` by the name of the video.
+
+    Args:
+        path: Path of the file, for the error message.
+        text: Content of the file.
 
     Raises:
-        InputError: It has another form.
+        InputError: The content is not in the expected form.
     """
     try:
         entries = json.loads(text.decode("utf-8"))

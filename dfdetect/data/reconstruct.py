@@ -1,13 +1,15 @@
-"""Make fakes from real faces alone: reconstructions by small autoencoders.
+"""Make fakes from only REAL faces: reconstructions by small autoencoders.
 
-An autoencoder compresses a face and synthesises it again, as the generators of talking heads and of
-re-enactment do. The reconstruction of a REAL crop shows the same face in the same pose and light,
-and is stored with the same compression, so that only the synthesis tells the two apart.
+An autoencoder compresses a face and synthesises it again, as the generators of talking heads and
+re-enacted faces do. The reconstruction of a REAL crop shows the same face in the same pose and
+light, and is stored with the same compression. The two crops therefore differ only by the
+synthesis.
+
 The method is that of Rajan et al., "Aligned Datasets Improve Detection of Latent
 Diffusion-Generated Images", ICLR 2025; and Guillaro et al., "A Bias-Free Training Paradigm for More
-General AI-generated Image Detection", CVPR 2025. They use the autoencoders of large diffusion
-models; the autoencoders here are trained within minutes, on the REAL crops of the face sets
-themselves.
+General AI-generated Image Detection", CVPR 2025. These papers use the autoencoders of large
+diffusion models. The autoencoders here are trained within minutes, on the REAL crops of the face
+sets.
 """
 
 import io
@@ -48,16 +50,18 @@ AUTOENCODERS: dict[str, AutoencoderSpec] = {
     "shuffle-4": AutoencoderSpec("shuffle", 4, 4, 32, adversarial=True),
     "shuffle-8": AutoencoderSpec("shuffle", 8, 16, 32),
 }
+# Training: number of steps, number of pieces of crops in a batch, and side of a piece in pixels.
 STEPS = 600
 BATCH = 8
 PIECE = 96
-# Sides, in pixels, to which a crop is resized before pieces are cut, or before reconstruction.
+# A crop is resized to a random side in pixels: in training, within these limits before a piece is
+# cut; in reconstruction, to one of `DRAWN_SIDES`.
 SIDES = (96, 224)
 DRAWN_SIDES = range(96, 225, 8)
 LEARNING_RATE = 2e-3
 GRADIENT_WEIGHT = 1.0
 ADVERSARIAL_WEIGHT = 0.03
-# Share of the steps that are done before the discriminator is used.
+# Share of the steps after which the discriminator is used.
 ADVERSARIAL_START = 0.4
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 SAMPLES = 8
@@ -79,30 +83,31 @@ def reconstruct(
 ) -> pd.DataFrame:
     """Train autoencoders on REAL crops, and write a face set of their reconstructions.
 
-    The autoencoders are kept in the folder `OUT.autoencoders/`, with a picture of samples of all of
-    them, `samples.png`. The same command continues a run that was stopped.
+    The folder `OUT.autoencoders/` keeps the trained autoencoders, and a picture `samples.png` with
+    samples of their reconstructions. The same command continues a run that was stopped.
 
     Args:
         faces: Indexes of face sets, whose REAL crops are used.
-        out: Index of the face set to write. Each row has the columns `original` (id of the REAL
-            crop), `method` (name of the autoencoder), `kind` (always `reconstruction`), `side`
-            (side in pixels at which the crop was reconstructed), and the original's source, actor
-            and track.
-        kinds: Names of autoencoders in `AUTOENCODERS`. Each crop is reconstructed by one of them,
-            chosen at random.
-        steps: Number of steps that each autoencoder is trained for.
+        out: Index of the face set to write. Its columns are `original` (id of the REAL crop),
+            `method` (name of the autoencoder), `kind` (always `reconstruction`), `side` (side in
+            pixels at which the crop was reconstructed), and the source, actor and track of the
+            REAL crop.
+        kinds: Names of autoencoders in `AUTOENCODERS`. Each crop is reconstructed by one of these
+            autoencoders, chosen at random.
+        steps: Number of training steps of each autoencoder.
         copies: Number of reconstructions of each crop, each by a different autoencoder.
-        device: As in `load_detector`.
-        seed: Seed of the autoencoders' weights and of all random draws.
-        progress: Show progress bars.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        seed: Seed of the autoencoders' weights and of all random choices.
+        progress: Whether to show progress bars.
 
     Returns:
-        The index of the face set.
+        The index of the new face set.
 
     Raises:
-        FaceSetError: A face set is unusable, or has no REAL crops.
-        ArgumentError: An autoencoder is unknown, a number is out of range, or `out` holds something
-            else.
+        FaceSetError: A face set cannot be used, or has no REAL crops.
+        ArgumentError: An autoencoder is unknown, a number is out of range, or `out` was made with
+            other settings.
+        InputError: `out` exists and was not made by this function.
 
     Example:
         >>> reconstruct(["train.csv"], "reconstructions.csv", steps=200)["label"].unique()
@@ -152,9 +157,18 @@ def train_autoencoder(
 ) -> Autoencoder:
     """Train an autoencoder on pieces of crops, at random scales.
 
-    The loss is the mean absolute error of the pixels, and of the differences between neighbouring
-    pixels. If the specification asks for it, the loss of a patch discriminator (hinge loss, Lim
-    & Ye 2017) is added after two fifths of the steps.
+    The loss is the mean absolute error of the pixels and of the differences between neighbouring
+    pixels. If `spec.adversarial` is set, the loss of a patch discriminator (hinge loss, Lim & Ye
+    2017) is added after two fifths of the steps.
+
+    Args:
+        spec: The design of the autoencoder.
+        faces: The crops for training.
+        steps: Number of steps.
+        device: The device on which the training runs.
+        seed: Seed of the initial weights and of all random choices.
+        progress: Whether to show a progress bar.
+        title: Text before the progress bar.
 
     Returns:
         The autoencoder, in evaluation mode, on the device.
@@ -190,7 +204,12 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator to tell both apart; return the loss of the autoencoder."""
+        """Train the discriminator for one step, and return its loss for the autoencoder.
+
+        Args:
+            drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.
+            images: The originals of the same shape.
+        """
         real, fake = self.net(images), self.net(drawn.detach())
         loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
         self.optimizer.zero_grad()
@@ -200,7 +219,7 @@ class _Critic:
 
 
 class _Pieces(Dataset):
-    """Random pieces of crops, uint8 of shape (3, PIECE, PIECE), drawn by torch's generator."""
+    """Pieces of crops, uint8 of shape (3, PIECE, PIECE), drawn with torch's global generator."""
 
     def __init__(self, faces: FaceSet):
         self.faces = faces
@@ -282,7 +301,7 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
 def _plan(
     faces: FaceSet, kinds: Sequence[str], copies: int, seed: int
 ) -> Iterator[tuple[int, str, int, int]]:
-    """Return row, autoencoder, side and interpolation of each reconstruction."""
+    """Yield the row, the autoencoder, the side and the interpolation of each reconstruction."""
     draw = np.random.default_rng(seed)
     for row in range(len(faces)):
         for kind in draw.permutation(kinds)[:copies].tolist():
@@ -291,7 +310,10 @@ def _plan(
 
 @torch.inference_mode()
 def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
-    """Resize an RGB uint8 image, reconstruct it, and return it at its original size."""
+    """Return the reconstruction of an RGB uint8 image, of the same size.
+
+    The autoencoder reconstructs a copy that was resized to `side` pixels.
+    """
     device = next(net.parameters()).device
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
     values = torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -301,7 +323,10 @@ def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) ->
 
 
 def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
-    """Encode an RGB image like its original: as a JPEG with the same tables, or as a PNG."""
+    """Return an RGB image encoded like its original, and the suffix of the file.
+
+    A JPEG gets the quantisation tables of the original. Images of other formats become PNGs.
+    """
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(place.read())) as original:
         if not isinstance(original, JpegImagePlugin.JpegImageFile):
@@ -333,7 +358,7 @@ def _describe(faces: FaceSet, row: int, kind: str, side: int) -> dict[str, Any]:
 
 
 def _draw_samples(nets: dict[str, Autoencoder], faces: FaceSet, path: Path) -> None:
-    """Draw a picture with crops in the first row, and each autoencoder's reconstructions below."""
+    """Write a picture with crops in the first row, and reconstructions of these crops below."""
     rows = np.linspace(0, len(faces) - 1, min(SAMPLES, len(faces))).astype(int).tolist()
     images = [faces.image(row) for row in rows]
     lines = {"original": images} | {

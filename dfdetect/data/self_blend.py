@@ -1,13 +1,13 @@
-"""Make fakes from real faces alone: self-blended images.
+"""Make fakes from only REAL faces: self-blended images.
 
-Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR 2022: a copy of a
-face, with slightly changed colours, sharpness, size and place, is blended into the face under a
-soft mask. The result has the traces that every face swap leaves, a seam and two sides that do not
-quite match, and no trace that is peculiar to one method, camera or person.
+The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
+2022. A copy of a face, with slightly changed colours, sharpness, size and position, is blended into
+the face through a soft mask. Like every face swap, the result has a seam, and its two sides do not
+quite match. It has no traces of a particular method, camera or person.
 
-The paper puts the mask around landmarks. In crops by the rule of the challenge's faces, the eyes,
-the nose and the mouth are always at about the same places, within a tenth of the side. Masks of
-various widths are therefore drawn around these places, and no landmark can be missed.
+The paper draws the mask around the landmarks of a face. Here, the mask is drawn around fixed
+positions, and its size is random. This works because the crop rule of the DFDC faces puts the eyes,
+the nose and the mouth at nearly the same positions in every crop, within a tenth of the side.
 """
 
 from collections.abc import Sequence
@@ -34,16 +34,20 @@ WAVE_HEIGHT = 0.08
 SOFTNESS = (0.01, 0.06)
 # Opacities of the blended face, which is most often fully opaque.
 OPACITIES = (0.5, 0.75, 1.0, 1.0, 1.0)
-# Share of fakes that are the reconstruction as a whole; share of the other fakes in which the look
-# of the reconstruction is changed; share of REAL crops that are shrunk like the reconstruction.
+# Fakes made from reconstructions: share of fakes that are the whole reconstruction.
 WHOLE = 0.4
+# Share of the other fakes in which colours and sharpness of the reconstruction are changed.
 CHANGED = 0.4
+# Share of REAL crops that lose as much sharpness as the reconstruction.
 SHRUNK_ALIKE = 0.5
 Option = TypeVar("Option")
 
 
 class Region(NamedTuple):
-    """A part of the face: its middle, and the ranges of its half width and half height."""
+    """A part of the face: its centre, and the ranges of half its width and half its height.
+
+    All values are shares of the crop's side.
+    """
 
     x: float
     y: float
@@ -64,19 +68,19 @@ def self_blend(
     generator: torch.Generator | None = None,
     regions: Sequence[Region] = REGIONS,
 ) -> torch.Tensor:
-    """Make a fake of a real face.
+    """Return a fake, made by blending a changed copy of a REAL face into the face.
 
-    All crops of a clip are changed in the same way, because a swapped face stays the same. The
-    blended face only jitters from frame to frame, by some tenths of a percent.
+    All crops of a clip are changed in the same way, because a swapped face does not change from
+    frame to frame. Only its position jitters, by some tenths of a percent of the crop's side.
 
     Args:
-        crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip, with the
-            face in the middle, as the crop rule of the challenge's faces has it.
-        generator: The generator of all random values; None for torch's global one.
-        regions: Parts of the face; one of them is chosen at random and blended.
+        crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face
+            must be in the middle, as in crops cut by the default `CropRule`.
+        generator: Random generator; None for torch's global generator.
+        regions: Parts of the face. One part is chosen at random and blended.
 
     Returns:
-        RGB uint8 of the same shape.
+        RGB uint8 of the same shape as `crops`.
 
     Example:
         >>> fake = self_blend(real, torch.Generator().manual_seed(0))
@@ -84,7 +88,7 @@ def self_blend(
     draw = _Draw(generator)
     clip = crops.reshape(-1, *crops.shape[-3:]).permute(0, 2, 3, 1).contiguous().numpy()
     changed = _change_look(clip, draw)
-    # The look may be changed inside the seam or outside of it.
+    # Either the face inside the seam or the picture outside the seam is changed.
     inner, outer = (changed, clip) if draw.chance() else (clip, changed)
     moved = _move(inner, draw)
     mask = _mask(crops.shape[-1], draw, regions) * draw.choose(OPACITIES)
@@ -101,21 +105,23 @@ def blend_reconstruction(
     side: int,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Make a fake of a real face and of its reconstruction by an autoencoder.
+    """Return a REAL face, and a fake made from its reconstruction by an autoencoder.
 
-    The reconstruction is the whole fake, or is blended into the real face under the masks of
-    self-blending, sometimes after its look was changed. In half of the cases the real face is
-    shrunk to the side at which the reconstruction was made, and enlarged again, so that a lack of
-    sharpness does not give the reconstruction away.
+    Either the fake is the whole reconstruction, or the reconstruction is blended into the REAL face
+    through a mask as in `self_blend`, sometimes with changed colours and sharpness.
+
+    In half of the cases, the REAL face is shrunk to the side at which the reconstruction was made,
+    and enlarged again. It is then as blurred as the reconstruction, so that a model cannot
+    recognise the fake by its blur.
 
     Args:
         real: RGB uint8 of shape (3, size, size).
-        reconstruction: RGB uint8 of shape (3, size, size), aligned with the real face.
+        reconstruction: RGB uint8 of shape (3, size, size), aligned with the REAL face.
         side: Side in pixels at which the reconstruction was made.
-        generator: The generator of all random values; None for torch's global one.
+        generator: Random generator; None for torch's global generator.
 
     Returns:
-        The real face and the fake, RGB uint8 of shape (3, size, size).
+        The REAL face and the fake, both RGB uint8 of shape (3, size, size).
     """
     draw = _Draw(generator)
     outer, inner = (image.permute(1, 2, 0).contiguous().numpy() for image in (real, reconstruction))
@@ -151,7 +157,7 @@ class _Draw:
 
 
 def _change_look(clip: np.ndarray, draw: _Draw) -> np.ndarray:
-    """Change the colours and the sharpness: blur by shrinking, or sharpen."""
+    """Return a clip with changed colours, which is also either blurred or sharpened."""
     contrast = draw.number(*CONTRAST)
     shift = draw.uniform(-CHANNEL_SHIFT, CHANNEL_SHIFT, 3) * 255
     levels = np.arange(256)[:, None] * draw.number(*BRIGHTNESS)
@@ -184,7 +190,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
-    """Change size and place, by the same amount in each frame except for the jitter."""
+    """Return the frames of a clip resized and moved, all by the same amount except for a jitter."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)
     jitter = draw.uniform(-JITTER, JITTER, len(clip), 2) * (len(clip) > 1)
@@ -197,7 +203,7 @@ def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
 
 
 def _mask(size: int, draw: _Draw, regions: Sequence[Region] = REGIONS) -> np.ndarray:
-    """Draw a region with a wavy, soft edge; return float32 of shape (size, size), 0 to 1."""
+    """Return a mask of a random region with a wavy, soft edge: float32, (size, size), 0 to 1."""
     region = draw.choose(regions)
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     heights = draw.uniform(0, WAVE_HEIGHT, len(WAVES), 1)

@@ -1,8 +1,8 @@
-"""Tar shards of a face set: files to which crops are appended.
+"""The shards of a face set: tar files to which crops are appended.
 
-Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index. The index has the
+Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index. The index gives the
 shard and the byte offset of each crop, so that a crop is read without a search. Shards store
-neither times nor owners, so that the same crops give the same bytes.
+neither times nor owners, so that the same crops always give the same bytes.
 """
 
 import io
@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
-# Size in bytes at which a shard is closed: large enough to be read fast, small enough to be moved.
+# Size in bytes at which a shard is closed. A shard of this size is fast to read and easy to copy.
 SHARD_BYTES = 256 * 2**20
 SHARD_COLUMNS = ["shard", "offset", "size"]
 
@@ -30,8 +30,8 @@ class ShardWriter:
 
     Args:
         index: The index of the face set.
-        end: Number of the last shard, and the number of its bytes to keep: the rest is cut off, and
-            all later shards are deleted.
+        end: Number of the shard to continue, and number of its bytes to keep. The rest of this
+            shard is cut off, and all later shards are deleted.
 
     Example:
         >>> with ShardWriter(Path("faces.csv"), (0, 0)) as shards:
@@ -76,7 +76,7 @@ class ShardWriter:
         return self.number, self._tar.offset - padded, len(data)
 
     def flush(self) -> None:
-        """Pass all added files to the operating system, so that they outlive this process."""
+        """Pass all added files to the operating system, which keeps them if this process dies."""
         self._file.flush()
 
     def close_if_full(self) -> None:

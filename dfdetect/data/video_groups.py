@@ -1,4 +1,4 @@
-"""Group labelled videos: each original with the fakes that were made from it."""
+"""Group labelled videos: each original forms a group with the fakes that were made from it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ Video: TypeAlias = LabelledVideo | LabelledPhoto
 
 @dataclass(frozen=True)
 class VideoGroup:
-    """A video and the fakes that were made of it.
+    """An original video and the fakes that were made from it.
 
     Attributes:
-        original: The video in which faces are found.
-        fakes: Videos whose crops are cut at the boxes of the original.
-        wanted: Names of the videos, among all these, whose crops are wanted.
+        original: The video in which faces are detected.
+        fakes: The fakes, whose crops are cut at the boxes of the original.
+        wanted: Names of the videos in this group whose crops are wanted.
     """
 
     original: Video
@@ -36,15 +36,16 @@ class VideoGroup:
 def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list[Video]:
     """Return all labelled videos and photographs of several sources.
 
-    A name that occurs twice is preceded by that of its source.
+    If two sources have a video of the same name, the later video is named `SOURCE/NAME`.
 
     Args:
-        sources: Folders and zip files, as `read_dataset` takes them, and indexes of face sets.
-        split: As in `read_dataset`.
+        sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
+            sets.
+        split: `train`, `val` or `test` for one split of a data set; None for all videos.
 
     Raises:
         FileNotFoundError: A source is missing.
-        InputError: A source is not labelled, given twice, or holds crops that are already cut.
+        InputError: A source has no labels, was given twice, or holds crops that are already cut.
     """
     found: dict[str, Video] = {}
     for source in sources:
@@ -53,7 +54,7 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
             if name in found:
                 name = f"{Path(source).stem}/{name}"
             if name in found:
-                raise InputError(f"{source}: {name} is in two sources: give each once")
+                raise InputError(f"{source}: {name} is in two sources: give each source once")
             found[name] = replace(video, name=name)
     return list(found.values())
 
@@ -68,7 +69,7 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 
 
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
-    """Group videos with the fakes that were made of them, in the order of the videos.
+    """Return groups of an original and its fakes, in the order of the originals.
 
     Args:
         videos: All videos.
@@ -79,7 +80,7 @@ def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
     originals = []
     for video in videos:
         original = None if video.original is None else places.get(video.original)
-        # A fake of a fake is not known to show the same scene.
+        # If a fake was made from another fake, it may show another scene than the original.
         if original is None or original.original in places:
             originals.append(video)
         else:

@@ -1,8 +1,9 @@
 """Write a face set step by step, so that a later run can continue it after any interruption.
 
-A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. In addition,
-a log has one row for each complete entry, such as a video, with the sizes of index and shard at
-that time. Anything behind these sizes is incomplete, and the next run cuts it off.
+A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
+entry by entry; an entry is for example a video with its crops. A log has one row per complete
+entry, which also gives the sizes of the index and the shard after this entry. If a file is longer
+than the last row says, the rest belongs to an incomplete entry, and the next run cuts it off.
 """
 
 import sys
@@ -20,7 +21,8 @@ from dfdetect.files import atomic_path, read_table
 if sys.platform != "win32":
     import fcntl
 
-# The settings of an entry; then the size of the index, and the number and size of the last shard.
+# The last columns of the log: the settings; the size of the index, the number of the last shard and
+# its size, all after the entry was written.
 LOG_COLUMNS = ["settings", "index_end", "shard", "shard_end"]
 
 
@@ -29,7 +31,7 @@ class EncodedCrop:
     """A crop as a face set stores it.
 
     Attributes:
-        row: The crop's row of the index, without the columns of the shards.
+        row: The crop's row in the index, without the columns of the shards.
         data: The encoded image.
         suffix: Suffix of the image's file name.
     """
@@ -40,20 +42,23 @@ class EncodedCrop:
 
 
 class FaceSetWriter:
-    """Writes a face set entry by entry, each with its crops.
+    """Writes a face set entry by entry; an entry is for example a video with its crops.
 
     Args:
-        index: The index to write, or to continue.
-        log: The log to write, or to continue.
+        index: The index to write or to continue.
+        log: The log to write or to continue.
         columns: Columns of the index, without those of the shards.
         log_columns: Columns of the log before `LOG_COLUMNS`; the first one identifies an entry.
-        settings: The settings that the crops depend on; the same for the whole face set.
+        settings: The settings on which the crops depend, as text. The whole face set must have the
+            same settings.
 
     Attributes:
-        done: The log's rows as text, without `LOG_COLUMNS`, by their first column.
+        done: The complete entries, by their first column. Each entry is a row of the log, as text,
+            without `LOG_COLUMNS`.
 
     Raises:
-        InputError: The files hold something else, or were changed after they were written.
+        InputError: The files are not those of a face set with this log, or were changed after they
+            were written.
         ArgumentError: The face set has other settings, or another run is writing it.
 
     Example:
@@ -89,15 +94,20 @@ class FaceSetWriter:
         self.close()
 
     def close(self) -> None:
-        """Complete the tar files, and let other runs write the face set."""
+        """Complete the tar files, and allow other runs to write the face set."""
         self._shards.close()
         self._lock.close()
 
     def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
-        """Write an entry's crops, then their rows, and last its row of the log.
+        """Write the crops of an entry, then their rows of the index, and last the row of the log.
+
+        Args:
+            entry: The row of the log, without `LOG_COLUMNS`.
+            crops: The crops of the entry.
 
         Raises:
-            OSError: The disk is full, for instance. What was written before is kept.
+            OSError: A file cannot be written, for example because the disk is full. Earlier entries
+                are kept.
         """
         try:
             self._write(entry, crops)
@@ -135,7 +145,11 @@ class FaceSetWriter:
                 )
 
     def _restore(self) -> tuple[int, int]:
-        """Keep the complete entries and cut off the rest; return where the shards end."""
+        """Keep the complete entries, and cut off the rest of the files.
+
+        Returns:
+            The number of the last shard and its size in bytes.
+        """
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, (*self._entry_columns, "settings"))
         if log.columns.tolist() != self._log_columns:
@@ -143,8 +157,8 @@ class FaceSetWriter:
         others = log[log["settings"] != self.settings]
         if len(others):
             raise ArgumentError(
-                f"{self.log}: made with other settings, {others['settings'].iloc[0]}: repeat "
-                "them, or give another name"
+                f"{self.log}: made with other settings, {others['settings'].iloc[0]}: use these "
+                "settings, or give another name"
             )
         for entry in log[self._entry_columns].to_dict("records"):
             self._note(entry)
@@ -161,10 +175,12 @@ class FaceSetWriter:
 
 
 def _lock(log: Path) -> BinaryIO:
-    """Keep other runs from writing the same face set until the returned file is closed.
+    """Lock a log, so that other runs cannot write the same face set, and return the open file.
+
+    Closing the file ends the lock.
 
     Raises:
-        ArgumentError: Another run is writing it.
+        ArgumentError: Another run is writing the face set.
     """
     file = log.open("rb")
     if sys.platform != "win32":
@@ -197,7 +213,7 @@ def _require_length(path: Path, size: int) -> None:
 
 
 def _cut_off(path: Path, size: int) -> None:
-    """Cut a file off after `size` bytes, which must be there and end with a line."""
+    """Shorten a file to `size` bytes, which must end with a complete line."""
     _require_length(path, size)
     with path.open("r+b") as file:
         file.seek(max(0, size - 1))

@@ -15,7 +15,7 @@ from dfdetect.evaluation.evaluate import evaluate
 
 
 def make(root, *names, text=""):
-    """Write tiny files: images as such, everything else with a text."""
+    """Write small files: images for names that end in `.png`, text files for other names."""
     for name in names:
         path = Path(root, name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def test_read_faceforensics_without_split_files(faceforensics):
         read_dataset(faceforensics)
 
 
-def test_read_deepfakedetection_in_the_tree_of_faceforensics(tmp_path):
+def test_read_faceforensics_of_deepfakedetection(tmp_path):
     make(
         tmp_path,
         "original_sequences/actors/c23/videos/01__exit_phone_room.mp4",
@@ -126,7 +126,7 @@ def test_read_celebdf(tmp_path, between):
     assert labels(read_dataset(root, "train")) == {"REAL": 2, "FAKE": 1}
 
 
-def test_read_the_challenge(tmp_path):
+def test_read_challenge(tmp_path):
     part = "train/dfdc_train_part_0"
     make(tmp_path, f"{part}/a.mp4", f"{part}/b.mp4", "test/c.mp4", "test/d.mp4")
     entries = {"a.mp4": {"label": "REAL"}, "b.mp4": {"label": "FAKE", "original": "a.mp4"}}
@@ -142,7 +142,7 @@ def test_read_the_challenge(tmp_path):
     assert labels(read_dataset(tmp_path / "test", "test")) == {"REAL": 1, "FAKE": 1}
 
 
-def test_read_the_preview_of_the_challenge(tmp_path):
+def test_read_preview(tmp_path):
     names = {
         "original_videos/643049/643049_A_001.mp4": ("real", "test"),
         "method_A/643049/643049_A/643049_A_002.mp4": ("fake", "test"),
@@ -191,7 +191,7 @@ def test_read_wilddeepfake(tmp_path):
     assert "1 REAL and 2 FAKE sequences of face crops" in dataset.describe()
 
 
-def test_read_wilddeepfake_that_is_still_packed(tmp_path):
+def test_read_wilddeepfake_refuses_packed_archives(tmp_path):
     make(tmp_path, "fake_test/12.tar.gz")
     with pytest.raises(InputError, match=r"unpack the \.tar\.gz files"):
         read_dataset(tmp_path)
@@ -219,7 +219,10 @@ def test_read_fakeavceleb(tmp_path):
 
 
 def write_benchmark(root, name="Celeb-DF-v2"):
-    """DeepfakeBench's JSON file, away from the images, with one path as Windows writes it."""
+    """Write a JSON file of DeepfakeBench, in another folder than its images.
+
+    The paths of the fakes are written as on Windows.
+    """
     real = [f"Celeb-DF-v2/Celeb-real/frames/id0_0000/{n:03}.png" for n in range(3)]
     fake = [f"Celeb-DF-v2/Celeb-synthesis/frames/id0_id1_0000/{n:03}.png" for n in range(2)]
     make(root / "datasets" / "rgb", *real, *fake)
@@ -257,7 +260,7 @@ def test_read_deepfakebench(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["[]", "{", {"A": {"B": {"holdout": {}}}}, {"A": {"B": 1}}])
-def test_read_deepfakebench_names_another_file(tmp_path, content):
+def test_read_deepfakebench_refuses_other_json_files(tmp_path, content):
     make(tmp_path, "a.json", text=content)
     with pytest.raises(InputError, match=r"a\.json: not a JSON file of DeepfakeBench"):
         read_dataset(tmp_path / "a.json")
@@ -289,7 +292,7 @@ def test_read_deepfake_eval_2024(tmp_path):
     assert set(by_name(read_dataset(tmp_path, "test"))) == {"a.mp4", "b.mp4"}
 
 
-def test_read_dataset_names_a_folder_whose_list_is_damaged(tmp_path):
+def test_read_dataset_names_the_folder_of_a_damaged_list(tmp_path):
     make(tmp_path, "Celeb-synthesis/id0_id1_0000.mp4")
     (tmp_path / "List_of_testing_videos.txt").write_bytes(b"1 \xff\xfe")
     with pytest.raises(InputError, match="a list of its videos is not text"):
@@ -315,13 +318,13 @@ def test_read_dataset_of_a_users_own_layout(sample_data):
         read_dataset(folder, "all")
 
 
-def test_read_dataset_of_an_empty_layout(tmp_path):
+def test_read_dataset_refuses_a_layout_without_videos(tmp_path):
     (tmp_path / "manipulated_sequences").mkdir()
-    with pytest.raises(InputError, match=r"layout of FaceForensics\+\+, but holds nothing"):
+    with pytest.raises(InputError, match=r"layout of FaceForensics\+\+, but holds no videos"):
         read_dataset(tmp_path)
 
 
-def test_evaluate_measures_sequences_of_crops(tmp_path):
+def test_evaluate_of_sequences_of_crops(tmp_path):
     result = evaluate(write_benchmark(tmp_path), split="test", weights="logistic_regression")
     assert (result.metrics.n, result.frame_level.n) == (2, 5)
     assert list(result.methods) == ["CelebDFv2_fake"]
@@ -338,7 +341,7 @@ def test_evaluate_samples_frames_of_sequences_evenly(tmp_path):
     assert (result.metrics.n, result.frame_level.n) == (2, 6)
 
 
-def test_evaluate_command_says_what_it_recognised(tmp_path, capsys):
+def test_main_evaluate_says_which_data_set_was_recognised(tmp_path, capsys):
     file = write_benchmark(tmp_path)
     options = ["--split", "test", "--weights", "logistic_regression", "--device", "cpu"]
     assert main(["evaluate", str(file), *options]) == 0
@@ -346,7 +349,7 @@ def test_evaluate_command_says_what_it_recognised(tmp_path, capsys):
     assert line in capsys.readouterr().err
 
 
-def test_read_videos_takes_one_split_for_extract(faceforensics):
+def test_read_videos_of_one_split(faceforensics):
     videos = read_videos([faceforensics], "train")
     assert Counter(video.label for video in videos) == {"REAL": 4, "FAKE": 12}
     # A fake is extracted at the boxes of its original.

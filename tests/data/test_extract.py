@@ -29,7 +29,7 @@ FRAMES = 6
 
 @pytest.fixture
 def videos(tmp_path, sample_data):
-    """A REAL clip, a FAKE one made from it, and a file that is no video."""
+    """Return a folder with a REAL video, a FAKE video made from it, and a file that is no video."""
     clips = sample_data / "train_sample_videos"
     folder = tmp_path / "part"
     folder.mkdir()
@@ -66,7 +66,7 @@ def test_extract_writes_track_and_frame_of_each_crop(videos, tmp_path):
     assert faces.image(0).shape == (64, 64, 3)
 
 
-def test_extract_cuts_where_the_detector_does(videos, tmp_path, detector, real_clip):
+def test_extract_cuts_crops_where_the_detector_finds_faces(videos, tmp_path, detector, real_clip):
     out = tmp_path / "faces.csv"
     run(videos, out)
     faces = FaceSet.read(out)
@@ -132,7 +132,7 @@ def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path
         json.dumps({path.name: {"label": "REAL"} for path in videos.glob("*.mp4")})
     )
     run(videos, whole)
-    others = [torch.device("cpu", 0)] * 2  # stand-ins that differ for torch
+    others = [torch.device("cpu", 0)] * 2  # torch takes them for other devices
     monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
     made, threads = [], set()
     make, read = module.MTCNNDetector.high_recall, DecoderPool.read_frames
@@ -154,7 +154,7 @@ def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path
 
 
 def files_of(index):
-    """The bytes of all files of a face set, by what follows its name."""
+    """Return the bytes of all files of a face set, by the file name without the set's name."""
     found = index.parent.glob(f"{index.stem}[.-]*")
     return {path.name.removeprefix(index.stem): path.read_bytes() for path in found}
 
@@ -279,7 +279,7 @@ def test_extract_refuses_a_face_set_that_was_changed(videos, tmp_path, suffix):
 def test_extract_killed_at_any_time_ends_with_the_same_files(tmp_path, sample_data):
     source = tmp_path / "train_sample_videos"
     shutil.copytree(sample_data / "train_sample_videos", source)
-    for number in range(6):  # more to be killed at
+    for number in range(6):  # more videos, so that the run can be killed several times
         shutil.copy(source / "ajqslcypsw.mp4", source / f"copy{number}.mp4")
     metadata = {path.name: {"label": "REAL"} for path in source.glob("*.mp4")}
     (source / "metadata.json").write_text(json.dumps(metadata))
@@ -321,7 +321,7 @@ def test_extract_refuses_an_existing_index(videos, tmp_path):
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.slow
-def test_extract_gives_the_same_from_zip_files_and_folders(videos, tmp_path, method):
+def test_extract_gives_the_same_files_from_zip_files_and_folders(videos, tmp_path, method):
     archive = tmp_path / "dfdc_train_part_00.zip"
     with zipfile.ZipFile(archive, "w", method) as file:
         for path in videos.iterdir():
@@ -333,7 +333,7 @@ def test_extract_gives_the_same_from_zip_files_and_folders(videos, tmp_path, met
     assert zipped == plain
 
 
-def test_extract_tells_equal_names_in_two_sources_apart(videos, tmp_path):
+def test_extract_renames_videos_with_equal_names_in_two_sources(videos, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(videos, other)
     out = tmp_path / "faces.csv"
@@ -342,7 +342,7 @@ def test_extract_tells_equal_names_in_two_sources_apart(videos, tmp_path):
     assert FaceSet.read(out).table["id"].is_unique
 
 
-def test_extract_on_the_command_line(videos, tmp_path, capsys):
+def test_main_extract_prints_counts_and_reasons(videos, tmp_path, capsys):
     out = tmp_path / "faces.csv"
     assert main(["extract", str(videos), "--out", str(out), "--frames", "2"]) == 0
     captured = capsys.readouterr()
@@ -360,7 +360,7 @@ def test_extract_refuses_another_video_of_the_same_name(videos, tmp_path):
     other.mkdir()
     shutil.copy(videos / "ajqslcypsw.mp4", other)
     (other / "metadata.json").write_text(json.dumps({"ajqslcypsw.mp4": {"label": "FAKE"}}))
-    with pytest.raises(ValueError, match=r"has another ajqslcypsw\.mp4, REAL of 'part'"):
+    with pytest.raises(ValueError, match=r"has another video ajqslcypsw\.mp4, which is REAL from"):
         run(other, out)
 
 
@@ -372,7 +372,7 @@ def test_extract_refuses_unusable_settings(videos, tmp_path, options):
         extract([videos], out=tmp_path / "x.csv", progress=False, **options)
 
 
-def test_extract_takes_photographs_as_videos_of_one_frame(tmp_path, real_clip):
+def test_extract_treats_photographs_as_videos_of_one_frame(tmp_path, real_clip):
     folder = tmp_path / "photos"
     folder.mkdir()
     frame = next(read_frames(real_clip, 1)).image

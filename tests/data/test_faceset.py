@@ -17,7 +17,7 @@ def edit(index, function):
     function(table).to_csv(index, index=False)
 
 
-def test_sources_without_fakes_are_not_held_out(face_set):
+def test_split_does_not_hold_out_sources_without_fakes(face_set):
     def change(table):
         table["source"] = ["photos" if label == "REAL" else "" for label in table["label"]]
         table.loc[:23, "source"] = ""
@@ -27,12 +27,12 @@ def test_sources_without_fakes_are_not_held_out(face_set):
     faces = FaceSet.read(face_set)
     assert np.flatnonzero(faces.unpaired_real).tolist() == list(range(24, 48, 2))
     train, held_out = faces.split(0.25, seed=1)
-    # Four show actors who are held out: they are on neither side.
+    # Four of these crops show held-out actors, and are left out of both parts.
     assert (train.unpaired_real.sum(), held_out.unpaired_real.sum()) == (8, 0)
     assert not set(train.select(~train.unpaired_real).groups) & set(held_out.groups)
 
 
-def test_labels_groups_and_images(face_set):
+def test_read_finds_labels_groups_and_images(face_set):
     faces = FaceSet.read(face_set)
     assert len(faces) == 48
     assert faces.labels[:4].tolist() == [0, 1, 0, 1]
@@ -41,7 +41,7 @@ def test_labels_groups_and_images(face_set):
     assert (image.shape, image.dtype) == ((48, 48, 3), np.uint8)
 
 
-def test_images_are_rgb(tmp_path):
+def test_image_is_rgb(tmp_path):
     blue_in_bgr = np.zeros((8, 8, 3), np.uint8)
     blue_in_bgr[..., 0] = 255
     (tmp_path / "set").mkdir()
@@ -50,7 +50,7 @@ def test_images_are_rgb(tmp_path):
     assert FaceSet.read(tmp_path / "set.csv").image(0)[0, 0].tolist() == [0, 0, 255]
 
 
-def test_tar_and_folder_are_the_same(face_set):
+def test_read_gives_the_same_from_a_tar_file_and_a_folder(face_set):
     from_folder = FaceSet.read(face_set)
     with tarfile.open(face_set.with_suffix(".tar"), "w") as tar:
         tar.add(face_set.with_suffix(""), arcname=".")
@@ -60,11 +60,11 @@ def test_tar_and_folder_are_the_same(face_set):
         assert np.array_equal(from_folder.image(row), from_tar.image(row))
 
 
-def test_numbers_as_ids_keep_their_zeros(face_set):
+def test_read_keeps_leading_zeros_of_ids(face_set):
     assert FaceSet.read(face_set).table["id"][7] == "007"
 
 
-def test_splits_keep_actors_apart(face_set):
+def test_split_keeps_actors_apart(face_set):
     faces = FaceSet.read(face_set)
     train, held_out = faces.split(0.25, seed=1)
     assert len(train) + len(held_out) == 48
@@ -77,7 +77,7 @@ def test_splits_keep_actors_apart(face_set):
     assert other.table["id"].tolist() != held_out.table["id"].tolist()
 
 
-def test_without_actors_every_crop_is_its_own_group(face_set):
+def test_groups_without_actors_are_the_ids(face_set):
     edit(face_set, lambda table: table.drop(columns="actor_group"))
     assert len(set(FaceSet.read(face_set).groups)) == 48
 
@@ -93,14 +93,14 @@ def test_without_actors_every_crop_is_its_own_group(face_set):
         (lambda table: table.replace({"actor_group": {"actor1": ""}}), "line 6: actor_group is"),
     ],
 )
-def test_unusable_indexes(face_set, change, message):
+def test_read_refuses_unusable_indexes(face_set, change, message):
     edit(face_set, change)
     with pytest.raises(FaceSetError, match=message) as caught:
         FaceSet.read(face_set)
     assert str(face_set) in str(caught.value)
 
 
-def test_missing_files(tmp_path):
+def test_read_names_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such face set"):
         FaceSet.read(tmp_path / "none.csv")
     (tmp_path / "bare.csv").write_text("id,label\na,REAL\n")
@@ -109,13 +109,13 @@ def test_missing_files(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image"])
-def test_unreadable_images_are_named(face_set, content):
+def test_image_names_an_unreadable_image(face_set, content):
     (face_set.with_suffix("") / "003.png").write_bytes(content)
     with pytest.raises(FaceSetError, match="'003' cannot be decoded"):
         FaceSet.read(face_set).image(3)
 
 
-def test_one_class_only(face_set):
+def test_require_both_classes_refuses_one_class(face_set):
     faces = FaceSet.read(face_set)
     reals = faces.select(faces.labels == 0)
     with pytest.raises(FaceSetError, match=r"here: no FAKE crops among 24"):
@@ -124,7 +124,7 @@ def test_one_class_only(face_set):
         reals.split(0.25)
 
 
-def test_joining(face_set):
+def test_join_keeps_rows_and_images(face_set):
     faces = FaceSet.read(face_set)
     halves = faces.select(np.arange(24)), faces.select(np.arange(24, 48))
     joined = FaceSet.join(halves)
@@ -134,7 +134,7 @@ def test_joining(face_set):
         FaceSet.join([faces, halves[0]])
 
 
-def test_actors_on_both_sides(face_set):
+def test_require_disjoint_actors_refuses_actors_on_both_sides(face_set):
     faces = FaceSet.read(face_set)
     first, second = faces.select(np.arange(25)), faces.select(np.arange(25, 48))
     with pytest.raises(FaceSetError, match=r"val\.csv: 1 of its actor groups .*'actor6'"):
@@ -142,33 +142,33 @@ def test_actors_on_both_sides(face_set):
     require_disjoint_actors(*faces.split(0.5), "val.csv")
 
 
-def test_the_same_crop_under_another_actor_is_on_both_sides(face_set):
+def test_require_disjoint_actors_refuses_ids_on_both_sides(face_set):
     faces = FaceSet.read(face_set)
     renamed = faces.table.assign(actor_group="somebody else")
     with pytest.raises(FaceSetError, match="48 of its ids are also"):
         require_disjoint_actors(faces, FaceSet(renamed, faces.locations), "val.csv")
 
 
-def test_actors_known_on_one_side_only(face_set):
+def test_require_disjoint_actors_refuses_actor_groups_on_one_side_only(face_set):
     faces = FaceSet.read(face_set)
     anonymous = FaceSet(faces.table.drop(columns="actor_group"), faces.locations)
     with pytest.raises(FaceSetError, match="only one side has a column 'actor_group'"):
         require_disjoint_actors(faces, anonymous, "val.csv")
 
 
-def test_numbers_as_actors_are_compared_as_text(face_set):
+def test_groups_that_are_numbers_are_text(face_set):
     edit(face_set, lambda table: table.assign(actor_group=np.arange(48) // 4))
     assert FaceSet.read(face_set).groups[5] == "1"
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("inf"), float("nan")])
-def test_impossible_shares(face_set, fraction):
+def test_split_refuses_impossible_fractions(face_set, fraction):
     with pytest.raises(FaceSetError, match="between 0 and 1"):
         FaceSet.read(face_set).split(fraction)
 
 
 @pytest.mark.parametrize("mode", ["damaged", "compressed"])
-def test_unusable_archives(face_set, mode):
+def test_read_refuses_unusable_archives(face_set, mode):
     archive = face_set.with_suffix(".tar")
     with tarfile.open(archive, "w:gz" if mode == "compressed" else "w") as tar:
         tar.add(face_set.with_suffix(""), arcname=".")
@@ -179,7 +179,7 @@ def test_unusable_archives(face_set, mode):
 
 
 @pytest.mark.parametrize("content", [b"", b'id,label\na,REAL,3,4\n"', b"\x00\xff\xfe" * 50])
-def test_what_is_no_table_is_named(tmp_path, content):
+def test_read_names_a_file_that_is_no_table(tmp_path, content):
     path = tmp_path / "faces.csv"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"faces\.csv: "):
@@ -187,18 +187,18 @@ def test_what_is_no_table_is_named(tmp_path, content):
 
 
 @pytest.mark.corpus
-def test_challenge_faces(corpus):
+def test_read_of_dfdc_faces(corpus):
     faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
     assert len(faces) == 2000
     assert faces.labels.sum() == 1000
     assert faces.image(1234).shape == (224, 224, 3)
 
 
-def test_fakes_in_which_nothing_was_altered_can_be_left_out(face_set):
+def test_without_label_noise_leaves_out_unaltered_fakes(face_set):
     table = pd.read_csv(face_set, dtype=str)
     table["pair_diff"], table["pair_border"] = 10.0, 1.0
     table.loc[[1, 3], "pair_diff"] = 2.0
-    table.loc[3, "pair_border"] = 9.0  # not aligned: its difference says nothing
+    table.loc[3, "pair_border"] = 9.0  # not aligned, so that its difference means nothing
     table.loc[table["label"] == "REAL", ["pair_diff", "pair_border"]] = np.nan
     table.to_csv(face_set, index=False)
     faces = FaceSet.read(face_set)
@@ -208,7 +208,7 @@ def test_fakes_in_which_nothing_was_altered_can_be_left_out(face_set):
 
 
 def with_archive(face_set, *members):
-    """Turn a face set's folder into an archive, and add members of other kinds."""
+    """Pack the images of a face set into an archive together with other members."""
     folder, archive = face_set.with_suffix(""), face_set.with_suffix(".tar")
     with tarfile.open(archive, "w") as tar:
         for path in sorted(folder.iterdir()):
@@ -236,10 +236,10 @@ def member_of(name, kind=tarfile.REGTYPE, **attributes):
         (member_of("x.jpg", tarfile.LNKTYPE, linkname="000.png"), "neither a plain file"),
         (member_of("x.jpg", tarfile.FIFOTYPE), "neither a plain file"),
         (member_of("x.jpg", tarfile.CHRTYPE), "neither a plain file"),
-        (member_of("x.jpg", size=65 * 2**20), "68157440 bytes; 67108864 are the most"),
+        (member_of("x.jpg", size=65 * 2**20), "68157440 bytes, but at most 67108864 are allowed"),
     ],
 )
-def test_members_that_no_face_set_needs_are_refused(face_set, member, fault):
+def test_read_refuses_archives_with_members_that_no_face_set_needs(face_set, member, fault):
     archive = with_archive(face_set, member)
     with pytest.raises(FaceSetError, match=fault) as caught:
         FaceSet.read(face_set)
@@ -248,7 +248,7 @@ def test_members_that_no_face_set_needs_are_refused(face_set, member, fault):
     assert len(FaceSet.read(face_set)) == 48
 
 
-def test_a_picture_that_would_take_gigabytes_is_not_decoded(face_set):
+def test_image_refuses_an_image_that_would_take_gigabytes(face_set):
     """A PNG of 10 kB can hold 40,000 x 40,000 pixels."""
     path = face_set.with_suffix("") / "000.png"
     data = bytearray(path.read_bytes())
@@ -261,7 +261,7 @@ def test_a_picture_that_would_take_gigabytes_is_not_decoded(face_set):
 
 @pytest.fixture
 def sharded(tmp_path, face_set):
-    """The same face set, in two shards."""
+    """Return the index of the same face set in two shards."""
     faces = FaceSet.read(face_set)
     index = tmp_path / "sharded.csv"
     places = []
@@ -277,7 +277,7 @@ def sharded(tmp_path, face_set):
     return index
 
 
-def test_shards_hold_what_a_folder_holds(face_set, sharded):
+def test_read_gives_the_same_from_shards_and_a_folder(face_set, sharded):
     faces, expected = FaceSet.read(sharded), FaceSet.read(face_set)
     for row in range(len(expected)):
         assert np.array_equal(faces.image(row), expected.image(row))
@@ -289,7 +289,7 @@ def test_shards_hold_what_a_folder_holds(face_set, sharded):
     ("column", "value"),
     [("offset", -1), ("offset", 10**9), ("size", 0), ("size", 1e300), ("shard", 0.5), ("size", "")],
 )
-def test_places_outside_of_shards_are_refused(sharded, column, value):
+def test_read_refuses_places_outside_of_shards(sharded, column, value):
     table = pd.read_csv(sharded).astype({column: object})
     table.loc[5, column] = value
     table.to_csv(sharded, index=False)
@@ -297,20 +297,20 @@ def test_places_outside_of_shards_are_refused(sharded, column, value):
         FaceSet.read(sharded)
 
 
-def test_a_shard_that_is_missing_is_named(sharded):
+def test_read_names_a_missing_shard(sharded):
     shard_path(sharded, 1).unlink()
     with pytest.raises(FaceSetError, match=r"sharded-00001\.tar: no such shard of sharded\.csv"):
         FaceSet.read(sharded)
 
 
 def of_sources(**columns):
-    """A face set without images."""
+    """Return a face set without images, with these columns."""
     table = pd.DataFrame(columns)
     table["id"] = [f"{row:03}" for row in range(len(table))]
     return FaceSet(table, [None] * len(table))
 
 
-def test_split_holds_out_sources_where_fakes_are_of_several():
+def test_split_holds_out_sources_if_fakes_have_several_sources():
     sources = np.repeat([f"s{number}" for number in range(20)], 6)
     labels = np.where(np.arange(120) % 6 < 3, "REAL", "FAKE")
     labels[60:] = "REAL"  # ten sources have no fakes
@@ -322,7 +322,7 @@ def test_split_holds_out_sources_where_fakes_are_of_several():
     assert len(rest) + len(held_out) == 120
 
 
-def test_split_leaves_actors_of_held_out_sources_out_of_both_sides():
+def test_split_leaves_out_other_crops_of_held_out_actors():
     sources = np.repeat(list("abcd"), 6)
     groups = np.arange(24).astype(str)
     groups[::6] = "known everywhere"
@@ -333,7 +333,7 @@ def test_split_leaves_actors_of_held_out_sources_out_of_both_sides():
     assert len(rest) == 24 - 6 - 3
 
 
-def test_split_treats_each_face_set_by_itself():
+def test_split_splits_each_face_set_separately():
     by_actor = of_sources(label=["REAL", "FAKE"] * 10, actor_group=np.arange(20) // 2)
     real_only = of_sources(label=["REAL"] * 5, source=["p"] * 5)
     real_only.table["id"] = [f"p{row}" for row in range(5)]
@@ -352,7 +352,7 @@ def test_partners_are_originals_and_crops_of_the_same_scene():
     assert {row: found.tolist() for row, found in faces.partners().items()} == {1: [0], 5: [4]}
 
 
-def test_join_tells_face_sets_apart_and_fills_in_groups():
+def test_join_numbers_face_sets_and_fills_in_groups():
     first = of_sources(label=["REAL", "FAKE"], actor_group=["a", "b"])
     second = of_sources(label=["REAL"])
     second.table["id"] = "alone"
@@ -361,7 +361,7 @@ def test_join_tells_face_sets_apart_and_fills_in_groups():
     assert joined.groups.tolist() == ["a", "b", "alone"]
 
 
-def test_reconstructions_do_not_pair_a_source():
+def test_unpaired_real_ignores_reconstructions():
     faces = of_sources(label=["REAL", "FAKE"], source=["s", "s"], kind=[None, "reconstruction"])
     assert faces.reconstructed.tolist() == [False, True]
     assert faces.unpaired_real.tolist() == [True, False]

@@ -19,7 +19,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def jpegs(tmp_path):
-    """Four crops as JPEGs of a quality of their own, one of them FAKE."""
+    """Return the index of four crops, one of them FAKE, which are JPEGs of quality 60."""
     folder = tmp_path / "faces"
     folder.mkdir()
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
@@ -46,7 +46,7 @@ def test_reconstruct_writes_a_fake_of_each_real_crop(jpegs, tmp_path, quick):
     assert (tmp_path / "made.autoencoders" / "samples.png").stat().st_size > 1000
 
 
-def test_reconstruct_compresses_as_the_original_is(jpegs, tmp_path, quick):
+def test_reconstruct_compresses_crops_like_the_originals(jpegs, tmp_path, quick):
     from PIL import Image
 
     reconstruct([jpegs], tmp_path / "made.csv", kinds=KINDS[:1], steps=1)
@@ -60,7 +60,7 @@ def test_reconstruct_compresses_as_the_original_is(jpegs, tmp_path, quick):
 
 
 @pytest.mark.slow
-def test_reconstruct_draws_what_it_has_learnt(jpegs):
+def test_train_autoencoder_reduces_the_error(jpegs):
     faces = FaceSet.read(jpegs)
     real = faces.select(faces.labels == 0)
     spec = AutoencoderSpec("bilinear", 4, 8, width=16)
@@ -91,7 +91,7 @@ def test_reconstruct_continues_where_it_was_stopped(jpegs, tmp_path, quick, done
         patch.setattr(module, "_encode_like", stop)
         with pytest.raises(KeyboardInterrupt):
             reconstruct([jpegs], part, kinds=KINDS, steps=1)
-    with part.open("a") as file:  # a row of which the end is missing
+    with part.open("a") as file:  # an incomplete row
         file.write("0-shuffle-4,FA")
     reconstruct([jpegs], part, kinds=KINDS, steps=1)
     assert part.read_bytes() == whole.read_bytes()
@@ -99,7 +99,7 @@ def test_reconstruct_continues_where_it_was_stopped(jpegs, tmp_path, quick, done
     assert shards[0] == shards[1]
 
 
-def test_reconstruct_refuses_what_it_cannot_use(jpegs, tmp_path, quick):
+def test_reconstruct_refuses_unusable_arguments(jpegs, tmp_path, quick):
     with pytest.raises(ValueError, match="unknown autoencoders 'vae'"):
         reconstruct([jpegs], tmp_path / "made.csv", kinds=["vae"])
     with pytest.raises(ValueError, match="copies 1 to the number of autoencoders, 2; got 1 and 3"):
@@ -112,7 +112,7 @@ def test_reconstruct_refuses_what_it_cannot_use(jpegs, tmp_path, quick):
         reconstruct([jpegs], tmp_path / "none.csv", steps=1)
 
 
-def test_reconstruct_refuses_autoencoders_of_other_settings(jpegs, tmp_path, quick):
+def test_reconstruct_refuses_autoencoders_with_other_settings(jpegs, tmp_path, quick):
     out = tmp_path / "made.csv"
     reconstruct([jpegs], out, kinds=KINDS[:1], steps=1)
     with pytest.raises(ValueError, match="trained with other settings or faces: delete"):

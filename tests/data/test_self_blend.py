@@ -20,20 +20,20 @@ def difference(first, second):
     return (first.int() - second.int()).abs().float().mean(dim=0)
 
 
-def test_a_fake_looks_much_like_the_face(face):
+def test_self_blend_gives_a_fake_that_looks_like_the_face(face):
     for seed in range(20):
         fake = self_blend(face, generator(seed))
         assert (fake.shape, fake.dtype) == (face.shape, torch.uint8)
         assert 0.1 < difference(fake, face).mean() < 30
 
 
-def test_the_seed_decides(face):
+def test_self_blend_depends_on_the_seed(face):
     assert torch.equal(self_blend(face, generator(1)), self_blend(face, generator(1)))
     assert not torch.equal(self_blend(face, generator(1)), self_blend(face, generator(2)))
 
 
-def test_one_side_of_the_seam_stays_as_it_was(face):
-    """Either the corners are untouched, or they changed and the face in the middle did not."""
+def test_self_blend_changes_one_side_of_the_seam(face):
+    """In some fakes, the corners of the crop are unchanged; in others, the face is unchanged."""
     untouched = 0
     for seed in range(20):
         corner = difference(self_blend(face, generator(seed)), face)[:8, :8]
@@ -41,7 +41,7 @@ def test_one_side_of_the_seam_stays_as_it_was(face):
     assert 4 <= untouched <= 16
 
 
-def test_a_clip_is_changed_alike_in_all_frames(face):
+def test_self_blend_changes_all_frames_of_a_clip_alike(face):
     clip = torch.stack([face] * 6)
     fake = self_blend(clip, generator(3))
     assert fake.shape == clip.shape

@@ -8,7 +8,10 @@ from dfdetect.errors import ArgumentError, InputError
 
 @pytest.fixture
 def write(tmp_path, monkeypatch):
-    """A function that writes entries of two crops each, and returns those done before."""
+    """Return a function that writes entries of two crops each.
+
+    The function returns the entries that were complete before.
+    """
     monkeypatch.setattr(shards, "SHARD_BYTES", 3000)
 
     def write(name, entries, settings="{}"):
@@ -28,7 +31,7 @@ def files(folder, name):
     return {path.name.removeprefix(name): path.read_bytes() for path in folder.glob(f"{name}[.-]*")}
 
 
-def test_writer_writes_a_face_set(write, tmp_path):
+def test_face_set_writer_writes_a_readable_face_set(write, tmp_path):
     assert write("faces", "abc") == []
     faces = FaceSet.read(tmp_path / "faces.csv")
     assert faces.table["id"].tolist() == ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1"]
@@ -36,18 +39,18 @@ def test_writer_writes_a_face_set(write, tmp_path):
 
 
 @pytest.mark.parametrize("count", range(4))
-def test_writer_continues_with_the_same_bytes(write, tmp_path, count):
+def test_face_set_writer_continues_with_the_same_bytes(write, tmp_path, count):
     write("whole", "abc")
     write("part", "abc"[:count])
     last = sorted(tmp_path.glob("part-*.tar"))[-1:]
     for path in (tmp_path / "part.csv", tmp_path / "part.log.csv", *last):
-        with path.open("ab") as file:  # as if killed while it wrote the next entry
+        with path.open("ab") as file:  # as if the run was killed while it wrote the next entry
             file.write(b"half a line")
     assert write("part", "abc"[count:]) == list("abc"[:count])
     assert files(tmp_path, "part") == files(tmp_path, "whole")
 
 
-def test_writer_refuses_files_of_something_else(write, tmp_path):
+def test_face_set_writer_refuses_files_that_it_did_not_write(write, tmp_path):
     (tmp_path / "faces.csv").write_text("precious")
     with pytest.raises(InputError, match=r"faces\.csv: exists, and faces\.log\.csv is not"):
         write("faces", "a")
@@ -57,7 +60,7 @@ def test_writer_refuses_files_of_something_else(write, tmp_path):
     assert (tmp_path / "faces.csv").read_text() == "precious"
 
 
-def test_writer_refuses_other_settings(write):
+def test_face_set_writer_refuses_other_settings(write):
     write("faces", "a")
-    with pytest.raises(ArgumentError, match=r"made with other settings, \{\}: repeat"):
+    with pytest.raises(ArgumentError, match=r"made with other settings, \{\}: use these settings"):
         write("faces", "b", settings="others")

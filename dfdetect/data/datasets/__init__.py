@@ -1,1 +1,1 @@
-"""Standard data sets, each recognised by its own layout and read by a module of its own."""
+"""Standard data sets; each module recognises the layout of one data set and reads it."""

@@ -8,8 +8,8 @@ List_of_testing_videos.txt
 ```
 
 A fake is called TARGET_SOURCE_NUMBER, and was made from the video TARGET_NUMBER. Each of the three
-folders may hold the videos in a sub-folder `videos`. Each line of the list is `1 PATH` for REAL and
-`0 PATH` for FAKE; the other videos are for training.
+folders may hold the videos in a sub-folder `videos`. Each line of the list is `1 PATH` for a REAL
+video and `0 PATH` for a FAKE video. Videos that are not in the list are for training.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ VERSIONS = {100: "Celeb-DF-v1", 518: "Celeb-DF-v2"}
 
 @register_layout
 def read_celebdf(folder: Path) -> Dataset | None:
-    """Read either version in the layout in which its authors publish it."""
+    """Return the videos of either version, or None if the folder has another layout."""
     parts = {part: first_folder(folder, part) for part in PARTS}
     if parts["Celeb-synthesis"] is None:
         return None
@@ -76,7 +76,7 @@ def _video(
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """Return the part and the name of a video, without folders between them and in one spelling."""
+    """Return the part of a video in lower case, and its file name, without folders in between."""
     return path.parts[0].lower(), path.name
 
 

@@ -1,4 +1,4 @@
-"""`Dataset`, which holds the videos of a data set, and the register of known layouts."""
+"""The labelled videos or crops of a data set, and the register of known layouts."""
 
 import os
 from collections import Counter
@@ -17,20 +17,20 @@ from dfdetect.errors import ArgumentError, InputError
 from dfdetect.video.discovery import find_videos
 from dfdetect.video.reader import pick_evenly
 
-# Largest number of methods, and of missing things, that a description names.
+# Maximum number of methods, and of missing parts, that a description lists.
 NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The part of a data set that a folder holds.
+    """The labelled videos or crops of a data set, as far as a folder holds them.
 
     Attributes:
-        name: The name that its authors give it.
-        videos: Its videos, sorted by name.
-        faces: The face crops, for data sets that are published as crops instead of videos.
-        note: What a user should know about the split, or an empty text.
-        missing: Parts of the data set that the folder lacks, each in a few words.
+        name: The data set's own name.
+        videos: The videos, sorted by name.
+        faces: The face crops, if the data set consists of crops instead of videos.
+        note: Information about the split for the user, or an empty text.
+        missing: Short descriptions of the parts of the data set that the folder lacks.
     """
 
     name: str
@@ -43,8 +43,8 @@ class Dataset:
         """Return one split of the data set.
 
         Raises:
-            ArgumentError: There is no split of this name.
-            InputError: Nothing here belongs to the split.
+            ArgumentError: No split has this name.
+            InputError: No video or crop belongs to this split.
         """
         if split not in SPLITS:
             raise ArgumentError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
@@ -55,12 +55,13 @@ class Dataset:
         if not videos and not faces:
             raise InputError(
                 f"{self.name}: nothing here belongs to the split {split!r}"
-                f"{self._details()}; add what is missing, or measure all of it without a split"
+                f"{self._details()}; add the missing parts, or use the whole data set by leaving "
+                "out the split"
             )
         return replace(self, videos=videos, faces=faces)
 
     def describe(self) -> str:
-        """Return one line that says what was recognised, what is there and what is missing."""
+        """Return one line with the data set's name, its numbers of videos and its missing parts."""
         if self.faces is None:
             labels = [video.label for video in self.videos]
             methods = [video.method for video in self.videos if video.method]
@@ -99,16 +100,16 @@ def register_layout(reader: Reader) -> Reader:
 
 
 class CropSequence(NamedTuple):
-    """Consecutive crops of one face, which some data sets hold instead of videos.
+    """Successive crops of one face; some data sets consist of such sequences instead of videos.
 
     Attributes:
-        video: The name of the video or sequence.
+        video: The name of the video or of the sequence.
         label: REAL or FAKE.
-        group: Equal for sequences that show the same person, as far as is known.
-        source: Name of the data set or the part of it.
+        group: A name that all sequences of the same person share, as far as the person is known.
+        source: Name of the data set, or of a part of it.
         method: The method that made a fake, or an empty text.
         split: `train`, `val`, `test` or an empty text.
-        images: The images, in the order of time.
+        images: The image files, in order of time.
     """
 
     video: str
@@ -121,7 +122,7 @@ class CropSequence(NamedTuple):
 
 
 def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
-    """Make a face set of sequences of crops; each sequence is the only track of its video."""
+    """Return a face set of sequences of crops. Each sequence becomes a video with one track."""
     rows, places = [], []
     for one in sequences:
         for number, image in enumerate(one.images):
@@ -143,11 +144,13 @@ def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
 
 
 def sample_frames(faces: FaceSet, count: int) -> FaceSet:
-    """Keep at most `count` crops of each track, evenly spaced, as benchmarks do.
+    """Return a face set with at most `count` evenly spaced crops of each track.
+
+    Benchmarks of data sets usually score this many frames per video.
 
     Args:
-        faces: The crops.
-        count: Largest number of crops of a track, at least 1.
+        faces: The face set.
+        count: Maximum number of crops per track, at least 1.
     """
     tracks = [np.array(track) for track in faces.tracks()]
     kept = [track[pick_evenly(np.arange(len(track)), count)] for track in tracks]
@@ -155,7 +158,7 @@ def sample_frames(faces: FaceSet, count: int) -> FaceSet:
 
 
 def videos_below(folder: Path) -> list[Path]:
-    """Return the videos in a folder and its sub-folders, sorted; none if there is no folder."""
+    """Return the videos in a folder and its sub-folders, sorted; the folder may be missing."""
     try:
         return sorted(find_videos([folder]).values())
     except (FileNotFoundError, InputError):
@@ -163,9 +166,9 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
-    """Return each folder below `folder` that holds images, with its images sorted by name."""
+    """Return each folder below `folder` that holds images, with its images in order."""
     found: dict[Path, list[Path]] = {}
-    for parent, folders, names in os.walk(folder):  # there may be millions of images
+    for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images
         folders.sort()
         images = [Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
         if images:
@@ -174,12 +177,12 @@ def image_sequences(folder: Path) -> dict[Path, list[Path]]:
 
 
 def name_below(path: Path, folder: Path) -> str:
-    """Return the path of a video below the folder of its data set, with `/` on all systems."""
+    """Return the path of a video relative to the folder of its data set, with `/` as separator."""
     return path.relative_to(folder).as_posix()
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """Return the first of some sub-folders that exists; upper and lower case count as the same."""
+    """Return the first of these sub-folders that exists, in upper or lower case, or None."""
     if not folder.is_dir():
         return None
     present = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
@@ -187,12 +190,12 @@ def first_folder(folder: Path, *names: str) -> Path | None:
 
 
 def first_file(folder: Path, *names: str) -> Path | None:
-    """Return the first of some files that exists, given their paths below a folder."""
+    """Return the first of these files that exists below a folder, or None."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _by_number(path: PurePath) -> tuple[int, str]:
-    """Return a sorting key, which sorts by number those frames whose names are numbers."""
+    """Return a key for sorting images: by number if their names are numbers, else by name."""
     return (int(path.stem), "") if path.stem.isdecimal() else (0, path.stem)
 
 

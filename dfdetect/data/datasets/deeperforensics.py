@@ -6,10 +6,10 @@ lists/splits/test.txt
 original_sequences/youtube/c23/videos/000.mp4 (of FaceForensics++)
 ```
 
-A fake is called TARGET_ACTOR. The authors say that the REAL videos are not those of
-`source_videos`, but the targets: the 1,000 videos of FaceForensics++ at c23. The user must put
-them beside the fakes. Each line
-of a split file is the name of a fake; its target is in the same split.
+A fake is called TARGET_ACTOR. Its target is one of the 1,000 original videos of FaceForensics++ at
+compression c23. According to the authors, these targets are the REAL videos, and the videos in
+`source_videos` are not used. Users must copy the targets to the place shown above. Each line of a
+split file is the name of a fake; the target of this fake is in the same split.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ LISTS = "lists/splits"
 
 @register_layout
 def read_deeperforensics(folder: Path) -> Dataset | None:
-    """Read the fakes, and their targets if these lie beside the fakes."""
+    """Return the fakes and, if they are there, their targets; None if the layout is another."""
     fakes = folder / "manipulated_videos"
     if not fakes.is_dir():
         return None
@@ -70,7 +70,7 @@ def read_deeperforensics(folder: Path) -> Dataset | None:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """Return the split of each fake, by its name without suffix."""
+    """Return the split of each fake, by the fake's name without suffix."""
     splits: dict[str, str] = {}
     for split in SPLITS:
         if file := first_file(folder, f"{LISTS}/{split}.txt"):

@@ -5,8 +5,8 @@ video-metadata-publish.csv (Filename, Ground Truth, Finetuning Set and more)
 video-data/NAME.mp4
 ```
 
-Videos whose `Ground Truth` is neither real nor fake are left out. The column
-`Finetuning Set` gives the split.
+Videos whose `Ground Truth` is neither real nor fake are left out. The column `Finetuning Set` gives
+the split.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ LABELS = {"real": "REAL", "fake": "FAKE"}
 
 @register_layout
 def read_deepfake_eval_2024(folder: Path) -> Dataset | None:
-    """Read the videos that the table lists."""
+    """Return the videos that the table lists, or None if the folder has no such table."""
     file = folder / TABLE
     if not file.is_file():
         return None

@@ -8,9 +8,12 @@ Detection", NeurIPS 2024. A file lists the crops that their preprocessing has cu
     "label": "CelebDFv2_real", "frames": ["Celeb-DF-v2/Celeb-real/frames/id0_0000/000.png"]}}}}}
 ```
 
-The compression (`c23`) may stand between the split and the videos. The frames are paths below the
-folder of all data sets, which is searched for near the file. The crops of DF40 may also be a
-folder, with METHOD/ff and METHOD/cdf, or METHOD/real and METHOD/fake.
+There may be one more level, the compression (`c23`), between the split and the videos. The frames
+are paths relative to the folder that holds all data sets. This folder is searched for near the JSON
+file.
+
+DF40 also publishes crops without a JSON file, in folders METHOD/ff and METHOD/cdf, or METHOD/real
+and METHOD/fake.
 """
 
 import json
@@ -31,13 +34,13 @@ from dfdetect.defaults import SPLITS
 from dfdetect.errors import InputError
 
 DF40 = "DF40"
-# Folders that may hold the images, below the folder of the JSON file or one above it.
+# Folders that may hold all data sets, relative to the JSON file's folder or to a folder above it.
 PLACES = ("", "datasets", "datasets/rgb", "rgb")
 ORIGINALS = {
     "ff": Path("FaceForensics++", "original_sequences", "youtube", "c23", "frames"),
     "cdf": Path("Celeb-DF-v2", "Celeb-real", "frames"),
 }
-# Methods for which DF40 has REAL images of their own.
+# Methods for which DF40 has separate REAL images.
 WITH_REAL = frozenset(
     "collabdiff deepfacelab heygen heygen_new midjourney stargan starganv2 styleclip "
     "whichfaceisreal".split()
@@ -46,7 +49,7 @@ WITH_REAL = frozenset(
 
 @register_layout
 def read_deepfakebench(file: Path) -> Dataset | None:
-    """Read a JSON file and the images that it lists."""
+    """Return the crops that a JSON file lists, or None if `file` is no JSON file."""
     if file.suffix != ".json" or not file.is_file():
         return None
     try:
@@ -58,8 +61,8 @@ def read_deepfakebench(file: Path) -> Dataset | None:
     root = _find_root(file, (frame for one in listed for frame in one.images))
     if root is None:
         raise InputError(
-            f"{file}: none of its images is there; put the file beside the folders that it names, "
-            f"such as {listed[0].images[0] if listed else 'Celeb-DF-v2'}"
+            f"{file}: none of its images was found; put the file beside the folders in which its "
+            f"images are, such as {listed[0].images[0] if listed else 'Celeb-DF-v2'}"
         )
     sequences = []
     for one in listed:
@@ -73,7 +76,7 @@ def read_deepfakebench(file: Path) -> Dataset | None:
 
 @register_layout
 def read_df40(folder: Path) -> Dataset | None:
-    """Read the folders of crops that DF40 publishes for testing."""
+    """Return the crops that DF40 publishes for testing, or None if the layout is another."""
     methods = [
         path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
@@ -83,7 +86,7 @@ def read_df40(folder: Path) -> Dataset | None:
     if not methods:
         return None
     sequences = [one for method in methods for one in _method_sequences(folder, method)]
-    if not sequences:  # the folder has such names by chance: it holds no crops
+    if not sequences:  # the folder has these names by chance, and holds no crops
         return None
     missing = []
     for domain, place in ORIGINALS.items():
@@ -100,13 +103,13 @@ def read_df40(folder: Path) -> Dataset | None:
     return Dataset(
         name=DF40,
         faces=to_face_set(sequences),
-        note="a folder holds one split: it is taken to be test",
+        note="the folder is taken for the test split",
         missing=tuple(missing),
     )
 
 
 def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
-    """Return the sequences that a file lists; the paths of images are as the file writes them."""
+    """Yield the sequences that a file lists; the paths of their images are those in the file."""
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
             if split not in SPLITS:
@@ -127,7 +130,7 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
 
 
 def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the videos by name. Some data sets list them under the name of their compression."""
+    """Yield the name and entry of each video, also below an extra level for the compression."""
     for name, entry in videos.items():
         if "frames" in entry:
             yield above + name, entry
@@ -136,7 +139,7 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
-    """Return the folder below which one of the listed images lies."""
+    """Return the folder to which the paths of the images are relative, or None."""
     roots = [parent / place for parent in file.absolute().parents for place in PLACES]
     for image in images:
         for root in roots:

@@ -1,9 +1,16 @@
-"""The Deepfake Detection Challenge: Dolhansky et al. 2020, and its preview, Dolhansky et al. 2019.
+"""The Deepfake Detection Challenge (Dolhansky et al. 2020) and its preview (Dolhansky et al. 2019).
+
+The data of the challenge has this layout:
 
 ```
-train/dfdc_train_part_0/metadata.json and NAME.mp4, for parts 0 to 49; train/ may be left out
-test/labels.csv and NAME.mp4; test/ may be left out, and the videos may lie in videos/
+train/dfdc_train_part_0/metadata.json
+train/dfdc_train_part_0/NAME.mp4
+test/labels.csv
+test/NAME.mp4
 ```
+
+There are training parts 0 to 49. The training parts and the test set may also be in the folder
+itself, without `train/` and `test/`. The test videos may be in a sub-folder `videos`.
 
 The preview has this layout:
 
@@ -30,7 +37,7 @@ LABELS_TABLE, PREVIEW_INDEX = "labels.csv", "dataset.json"
 
 @register_layout
 def read_challenge(folder: Path) -> Dataset | None:
-    """Read the training parts of the challenge, its test set or both."""
+    """Return the training parts, the test set or both; None if the layout is another."""
     parts = sorted({*folder.glob("dfdc_train_part_*"), *folder.glob("train/dfdc_train_part_*")})
     parts = [part for part in parts if part.is_dir()]
     test = next((one for one in (folder, folder / "test") if (one / LABELS_TABLE).is_file()), None)
@@ -52,7 +59,7 @@ def read_challenge(folder: Path) -> Dataset | None:
 
 @register_layout
 def read_preview(folder: Path) -> Dataset | None:
-    """Read the preview by its `dataset.json`."""
+    """Return the videos of the preview that its `dataset.json` lists; None in other layouts."""
     index = folder / PREVIEW_INDEX
     if not index.is_file() or not (folder / "original_videos").is_dir():
         return None

@@ -12,8 +12,8 @@ splits/test.json or test.json
 ```
 
 A fake is called TARGET_SOURCE: it shows the scene of the target with the face of the source. The
-split files list pairs of videos. Both videos of a pair, and the fakes made from them, belong to the
-split.
+split files list pairs of original videos. Both videos of a pair, and the fakes made from them,
+belong to the split of the file.
 """
 
 import json
@@ -41,7 +41,7 @@ ORIGINALS, MANIPULATED = "original_sequences", "manipulated_sequences"
 
 @register_layout
 def read_faceforensics(folder: Path) -> Dataset | None:
-    """Read the tree that the authors' download script makes."""
+    """Return the videos in the folders of the authors' download script; None in other layouts."""
     originals_only = (folder / ORIGINALS).is_dir() and not (folder / "manipulated_videos").is_dir()
     if not originals_only and not (folder / MANIPULATED).is_dir():  # this is DeeperForensics
         return None
@@ -113,7 +113,7 @@ def _dfd_video(folder: Path, path: Path, compression: str) -> LabelledVideo:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """Return the split of each pair of videos, in both orders: `000_003` and `003_000`."""
+    """Return the split of each pair of videos; each pair occurs as `000_003` and as `003_000`."""
     splits: dict[str, str] = {}
     for split in SPLITS:
         file = first_file(folder, f"splits/{split}.json", f"{split}.json")

@@ -6,8 +6,8 @@ FakeVideo-FakeAudio/African/men/id00076/00109_10_id00476_wavtolip.mp4
 meta_data.csv
 ```
 
-A video counts as FAKE if its picture is fake: `RealVideo-FakeAudio` is REAL, because only its sound
-is fake and dfdetect looks at faces. The table names the method of each fake.
+A video is FAKE if its picture is fake. The videos in `RealVideo-FakeAudio` are REAL, because only
+their sound is fake and dfdetect ignores sound. The table gives the method of each fake.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ LABELS = {
 
 @register_layout
 def read_fakeavceleb(folder: Path) -> Dataset | None:
-    """Read the four parts, and the methods from the table if it is there."""
+    """Return the videos of all parts, or None if the folder has none of them."""
     present = [part for part in LABELS if (folder / part).is_dir()]
     if not present:
         return None
@@ -61,12 +61,13 @@ def read_fakeavceleb(folder: Path) -> Dataset | None:
 
 
 def _read_methods(file: Path) -> dict[str, str]:
-    """Return each video's method by path; the unnamed last column of the table is the folder."""
+    """Return the method of each video by the video's path; the table may be missing."""
     if not file.is_file():
         return {}
     table = read_table(file, ("method", "path"))
     if not {"method", "path"} <= set(table):
         raise InputError(f"{file}: needs at least the columns method and path")
+    # The last column of the table has no name. It holds the folder of the video.
     folders = table.iloc[:, -1].astype(str).str.rstrip("/")
     below = folders.str.replace(r"^.*?(?=(Real|Fake)Video-)", "", regex=True)
     names = below + "/" + table["path"].astype(str)

@@ -1,4 +1,4 @@
-"""Read labelled data in any known layout: that of a standard data set, or a user's own."""
+"""Read labelled data in any known layout: a layout of a standard data set, or a user's own."""
 
 import logging
 import pkgutil
@@ -14,21 +14,21 @@ LOGGER = logging.getLogger(__name__)
 
 
 def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
-    """Return the labelled videos, or face crops, of a data set.
+    """Return the labelled videos or face crops of a data set.
 
-    A `manifest.csv` is used if there is one. Otherwise the layouts of the modules in this folder
-    are tried, and then those of `read_labels`, which have no splits. One line of the log says what
-    was recognised.
+    If the folder has a `manifest.csv`, this table gives the videos. Otherwise, the layouts of the
+    modules in this package are tried, and then the layouts of `read_labels`, which have no splits.
+    A log message says which data set was recognised.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
-        split: `train`, `val` or `test`, as the authors split the data set; None for all of it.
+        split: `train`, `val` or `test` for one of the official splits; None for the whole data set.
 
     Raises:
         FileNotFoundError: There is no such folder or file.
-        ArgumentError: The split is none of these.
-        InputError: There are no videos, a video has no label, a file of labels has an unknown
-            layout, or nothing belongs to the split.
+        ArgumentError: No split has this name.
+        InputError: There are no videos, a video has no label, a file of labels is not in the
+            expected form, or no video belongs to the split.
 
     Example:
         >>> read_dataset("Celeb-DF-v2", split="test").describe()
@@ -43,7 +43,9 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
             raise InputError(f"{source}: a list of its videos is not text ({error})") from error
         if found is not None:
             if not found.videos and not found.faces:
-                raise InputError(f"{source}: has the layout of {found.name}, but holds nothing")
+                raise InputError(
+                    f"{source}: has the layout of {found.name}, but holds no videos or crops of it"
+                )
             chosen = found if split is None else found.select(split)
             part = "" if split is None else f"; {split} split"
             LOGGER.info("recognised %s%s", chosen.describe(), part)
@@ -54,7 +56,7 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
 
 @cache
 def _readers() -> tuple[Reader, ...]:
-    """Return the functions that the modules of this folder register when they are imported."""
+    """Import the modules of this package, and return the functions that they register."""
     package = import_module("dfdetect.data.datasets")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)

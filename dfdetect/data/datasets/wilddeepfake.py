@@ -1,13 +1,15 @@
 """WildDeepfake: Zi et al., "WildDeepfake: A Challenging Real-World Dataset", ACM MM 2020.
 
-The data set consists of sequences of face crops of 224 pixels. Unpack its archives first:
+The data set consists of sequences of face crops of 224 pixels. When its archives are unpacked, it
+has this layout:
 
 ```
 fake_test/12/fake/345/0.png
 real_train/7/real/89/0.png
 ```
 
-The first number names a video from the web, the second a sequence that was cut from it.
+The first number names a video from the web, and the second number names a sequence of crops from
+this video.
 """
 
 from collections.abc import Iterator
@@ -33,7 +35,11 @@ PARTS = {
 
 @register_layout
 def read_wilddeepfake(folder: Path) -> Dataset | None:
-    """Read the unpacked sequences."""
+    """Return the unpacked sequences, or None if the folder has another layout.
+
+    Raises:
+        InputError: The archives are not unpacked.
+    """
     present = [part for part in PARTS if (folder / part).is_dir()]
     if not present:
         return None
