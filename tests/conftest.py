@@ -1,6 +1,7 @@
 """Fixtures: the sample clips, the research footage where it is there, clips made on the spot."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from dfdetect import Detector, load_detector
+from dfdetect.runtime import engines
 from dfdetect.video import reader
 
 REPOSITORY = Path(__file__).parent.parent
@@ -33,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("corpus"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_auto_is_torch() -> Iterator[None]:
+    """Let torch compute where no engine is named: to compile takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "PAYS_AFTER", sys.maxsize)
+        yield
 
 
 @pytest.fixture(scope="session")

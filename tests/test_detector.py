@@ -281,6 +281,7 @@ def test_untrained_model_scores_near_one_half(real_clip):
     assert detector.predict(real_clip).probability == pytest.approx(0.5, abs=0.2)
 
 
+@pytest.mark.slow
 def test_swapped_faces_score_higher_than_their_originals(detector, sample_data):
     folder = sample_data / "train_sample_videos"
     metadata = json.loads((folder / "metadata.json").read_text())

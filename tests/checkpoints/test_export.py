@@ -26,14 +26,8 @@ def faces(real_clip):
     return [(frame.image, box[0]) for frame, box in zip(frames, boxes, strict=True) if box]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "simple_cnn_2",
-        pytest.param("cnn_lstm", marks=pytest.mark.slow),
-        pytest.param(None, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("name", ["simple_cnn_2", "cnn_lstm", None])
+@pytest.mark.slow
 def test_export_onnx_answers_as_torch_does_on_real_crops(name, faces, tmp_path):
     out = tmp_path / "model.onnx"
     result = export_onnx(name, out=out)

@@ -47,6 +47,7 @@ def sharp_fakes(tmp_path):
     return tmp_path / "faces.csv"
 
 
+@pytest.mark.slow
 def test_compare_conditions_finds_what_hurts(detector, sharp_fakes, monkeypatch):
     everything = {"other": np.ones(80, bool)}
     monkeypatch.setattr(conditions_study, "find_subgroups", lambda attributes: everything)

@@ -9,7 +9,7 @@ from torch import nn
 from dfdetect import load_detector
 from dfdetect.errors import ArgumentError
 from dfdetect.runtime import engines
-from dfdetect.runtime.engines import PAYS_AFTER, EngineNetwork, choose_engine, is_installed
+from dfdetect.runtime.engines import EngineNetwork, choose_engine, is_installed
 
 CPU = torch.device("cpu")
 OTHERS = [
@@ -51,6 +51,7 @@ def test_engine_network_answers_as_torch_does(network, engine):
 
 
 @pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.slow
 @torch.inference_mode()
 def test_engine_network_can_be_sent_to_another_process(network, engine):
     fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), engine)
@@ -92,8 +93,9 @@ def test_engine_network_compiles_when_it_pays(network, monkeypatch):
         return lambda values: [one.numpy() for one in network(torch.from_numpy(values))]
 
     monkeypatch.setitem(engines.COMPILERS, "openvino", compile_network)
+    monkeypatch.setattr(engines, "PAYS_AFTER", 2)
     fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), "auto")
-    for _ in range(PAYS_AFTER):
+    for _ in range(2):
         fast(torch.zeros(1, 3, 16, 16))
     assert not compiled
     for _ in range(3):
