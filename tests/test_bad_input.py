@@ -1,4 +1,4 @@
-"""A catalogue of what folders of videos hold; `detector` sees each, and says what it should."""
+"""A catalogue of what folders of videos hold; a detector sees each, and says what it should."""
 
 import os
 import re
@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from dfdetect import predict
+from dfdetect import load_detector, predict
 from dfdetect.kaggle.submission import check_submission
 from dfdetect.results import Status
 from dfdetect.video.discovery import find_videos
@@ -30,10 +30,9 @@ def faces(real_clip):
 
 
 @pytest.fixture(scope="module")
-def scorer(detector):
-    detector.frames, before = 8, detector.frames
-    yield detector
-    detector.frames = before
+def scorer():
+    """A detector with the face detector of all, and a classifier that takes little time."""
+    return load_detector("logistic_regression", device="cpu", frames=8)
 
 
 def status_of(scorer, path):

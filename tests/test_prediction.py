@@ -17,6 +17,9 @@ from dfdetect.kaggle.submission import check_submission
 from dfdetect.prediction import _Saves
 from dfdetect.reporting.terminal import summary
 
+# For tests in which the scores do not matter.
+QUICK = {"weights": "logistic_regression", "frames": 2}
+
 
 @pytest.fixture
 def mixed_folder(tmp_path, sample_data, write_clip, numbered_frames):
@@ -109,7 +112,7 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     monkeypatch.setattr(Detector, "predict", stop_at_the_third)
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     with pytest.raises(KeyboardInterrupt):
-        predict(sample_data / "test_videos", out=out, frames=2, details=details)
+        predict(sample_data / "test_videos", out=out, details=details, **QUICK)
     table = pd.read_csv(details)
     assert table["status"].tolist()[:2] == ["ok"] * 2
     assert table["status"][2] == "not_scored"
@@ -117,7 +120,7 @@ def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeyp
     assert (pd.read_csv(out)["label"][unscored] == 0.5).all()
 
     monkeypatch.setattr(Detector, "predict", note_and(predict_one, scored := []))
-    predict(sample_data / "test_videos", out=out, frames=2, details=details)
+    predict(sample_data / "test_videos", out=out, details=details, **QUICK)
     # Several threads note them: the rows are in order, they need not be.
     assert sorted(path.name for path in scored) == table["filename"][unscored].tolist()
     assert (pd.read_csv(details)["status"] == "ok").all()
@@ -182,19 +185,19 @@ def entries(notes):
     return dict(found)
 
 
-@pytest.mark.parametrize("seconds", [6, 600])
+@pytest.mark.parametrize(("seconds", "videos"), [(6, 40), (600, 8)])
 @pytest.mark.slow
-def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds):
+def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds, videos):
     folder = tmp_path / "videos"
     folder.mkdir()
     clip = sample_data / "test_videos" / "ehtdtkmmli.mp4"
-    for number in range(40):
+    for number in range(videos):
         (folder / f"{number:02}.mp4").symlink_to(clip)
     out = tmp_path / "submission.csv"
     start = time.monotonic()
     scores = predict(folder, out=out, time_budget=seconds)
     assert time.monotonic() - start < seconds
-    check_submission(out, [f"{number:02}.mp4" for number in range(40)])
+    check_submission(out, [f"{number:02}.mp4" for number in range(videos)])
     late = [score for score in scores.values() if score.status != "ok"]
     assert all(score.status == Status.OUT_OF_TIME for score in late)
     cut_down = bool(late) or min(score.frames_with_faces for score in scores.values()) < 32
@@ -241,7 +244,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, mo
     with pytest.warns(
         UserWarning, match=r"cannot write the results.*No space left on device"
     ) as warned:
-        scores = predict(sample_data / "test_videos", out=out, frames=2, progress=False)
+        scores = predict(sample_data / "test_videos", out=out, progress=False, **QUICK)
     assert len(warned) == 3 < check_before
     assert check_submission(out, sorted(scores))["label"].ne(0.5).all()
 
@@ -300,7 +303,7 @@ def full_disk(until=10**9):
 def test_a_journal_that_cannot_be_written_stops_nothing(sample_data, tmp_path):
     (tmp_path / "submission.progress.jsonl").mkdir()
     with pytest.warns(UserWarning, match=r"progress.jsonl: cannot be written \(Is a directory\)"):
-        scores = predict(sample_data / "test_videos", out=tmp_path / "submission.csv", frames=2)
+        scores = predict(sample_data / "test_videos", out=tmp_path / "submission.csv", **QUICK)
     assert {score.status for score in scores.values()} == {"ok"}
 
 

@@ -8,6 +8,7 @@ from dfdetect.cli import main
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.evaluate import evaluate
 from dfdetect.evaluation.paired import compare_results, delong_test
+from tests.conftest import make_face_set
 
 
 @pytest.fixture
@@ -55,7 +56,12 @@ def test_delong_test_of_one_class_says_nothing():
     assert found.interval is None
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def face_set(tmp_path_factory):
+    return make_face_set(tmp_path_factory.mktemp("faces"))
+
+
+@pytest.fixture(scope="module")
 def two_results(face_set):
     return [evaluate(face_set, weights=name) for name in ("logistic_regression", "simple_cnn_2")]
 

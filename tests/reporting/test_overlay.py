@@ -134,9 +134,8 @@ def test_annotate_videos_without_time_writes_nothing(real_clip, tmp_path, caplog
 
 def test_predict_annotates_what_it_scored(sample_data, tmp_path):
     videos = sample_data / "test_videos"
-    dfdetect.predict(sorted(videos.iterdir())[:2], frames=4, annotate=tmp_path / "annotated")
-    written = sorted(path.name for path in (tmp_path / "annotated").iterdir())
-    assert written == sorted(path.name for path in videos.iterdir())[:2]
+    dfdetect.predict(videos / "ehtdtkmmli.mp4", frames=4, annotate=tmp_path / "annotated")
+    assert [path.name for path in (tmp_path / "annotated").iterdir()] == ["ehtdtkmmli.mp4"]
     with pytest.raises(ArgumentError, match="annotate into another folder"):
         dfdetect.predict(videos, annotate=videos)
 
