@@ -288,7 +288,7 @@ def test_extract_killed_at_any_time_ends_with_the_same_files(tmp_path, sample_da
     command = [sys.executable, "-m", "dfdetect", "extract", str(source), "--out", str(out)]
     command += ["--frames", "2", "--size", "64"]
     log, moments = out.with_suffix(".videos.csv"), random.Random(0)
-    for kill in range(5):
+    for kill in range(3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not (log.exists() and _lines(log) > kill):
             time.sleep(0.001)

@@ -5,10 +5,12 @@ import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
 from dfdetect import DfdetectError
+from dfdetect.cli import main
 from dfdetect.training.distributed import DistributedContext
 
 SMALL = ["--input-size", "64", "--batch-size", "6", "--device", "cpu"]
@@ -57,7 +59,8 @@ def torchrun(processes, *command):
 
 
 def train(face_set, out, *options):
-    return ["-m", "dfdetect", "train", "--faces", face_set, "--out", out, *SMALL, *options]
+    """The arguments of `dfdetect`."""
+    return ["train", "--faces", str(face_set), "--out", str(out), *SMALL, *options]
 
 
 @pytest.mark.parametrize(
@@ -82,12 +85,12 @@ def test_global_batch_shares_what_dropout_draws():
         assert torch.equal(part, context.shard(whole))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.slow
-def test_a_step_is_that_of_one_process(processes, tmp_path):
+def test_a_step_is_that_of_one_process(tmp_path):
+    """Also if the processes do not get equally many images."""
     script = tmp_path / "compare.py"
     script.write_text(COMPARISON)
-    subprocess.run(torchrun(processes, script, processes), check=True)
+    subprocess.run(torchrun(3, script, 3), check=True)
 
 
 @pytest.mark.slow
@@ -95,9 +98,9 @@ def test_the_losses_are_those_of_one_process(face_set, tmp_path):
     """Over 24 steps, dropout included, by a net whose rounding errors do not grow."""
     options = ["simple_cnn_2", "--epochs", "4", "--drop-rate", "0.2"]
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
-    subprocess.run([sys.executable, *map(str, train(face_set, alone, *options))], check=True)
+    assert main(train(face_set, alone, *options)) == 0
     run = subprocess.run(
-        torchrun(2, *train(face_set, together, *options)),
+        torchrun(2, "-m", "dfdetect", *train(face_set, together, *options)),
         check=True,
         capture_output=True,
         text=True,
@@ -115,36 +118,23 @@ def test_the_losses_are_those_of_one_process(face_set, tmp_path):
 def test_a_run_that_was_killed_goes_on_as_one_process(face_set, tmp_path):
     options = ["simple_cnn_2", "--epochs", "12", "--patience", "12"]
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
-    subprocess.run([sys.executable, *map(str, train(face_set, whole, *options))], check=True)
+    assert main(train(face_set, whole, *options)) == 0
     history = killed.with_suffix(".history.csv")
-    process = subprocess.Popen(torchrun(2, *train(face_set, killed, *options)))
-    while not killed.with_suffix(".state.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    command = torchrun(2, "-m", "dfdetect", *train(face_set, killed, *options))
+    with subprocess.Popen(command) as run:
+        while not killed.with_suffix(".state.pt").exists():
+            assert run.poll() is None
+            time.sleep(0.01)
+        # Without torchrun, the processes that it started would train on.
+        for process in psutil.Process(run.pid).children(recursive=True):
+            process.kill()
+        run.kill()
     done = len(pd.read_csv(history))
     assert 1 <= done < 12
-    resumed = train(face_set, killed, *options, "--resume")
-    subprocess.run([sys.executable, *map(str, resumed)], check=True)
+    assert main(train(face_set, killed, *options, "--resume")) == 0
     columns = ["epoch", "train_loss", "log_loss"]
     expected, found = (
         pd.read_csv(path)[columns].to_numpy()
         for path in (whole.with_suffix(".history.csv"), history)
     )
     assert found == pytest.approx(expected, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["logistic_regression"], "is fitted by one process: start it without torchrun"),
-        (["simple_cnn_2", "--batch-size", "2"], "batches of 2 items are too few for 3 processes"),
-    ],
-)
-@pytest.mark.slow
-def test_what_a_team_cannot_do(face_set, tmp_path, options, message):
-    command = train(face_set, tmp_path / "x.safetensors", *options)
-    run = subprocess.run(torchrun(3, *command), capture_output=True, text=True, check=False)
-    assert run.returncode != 0
-    assert message in run.stderr
