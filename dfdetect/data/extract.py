@@ -1,7 +1,7 @@
 """Extract a face set from labelled videos in folders or zip files: crops of each person's face.
 
-The log `NAME.videos.csv` (see `dfdetect.data.writer`) has one row for each complete video. An
-interrupted run continues with the other videos.
+When all crops of a video are written, the video gets a row in the log `NAME.videos.csv` (see
+`dfdetect.data.writer`). If a run is interrupted, the next run continues with the other videos.
 """
 
 import json
@@ -49,7 +49,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How the crops of a face set are cut. All crops of a face set have the same settings.
+    """The settings by which crops are cut. They are the same for all crops of a face set.
 
     Attributes:
         frames: Number of evenly spaced frames to read from each video.
@@ -109,7 +109,7 @@ def extract(
     original has frames of the same size, the crops of the fake are cut at the boxes of the
     original. The crops of both videos are then aligned, and faces are detected only once. Each core
     processes one video at a time. If a run is killed, only the videos in progress are lost. The
-    same command continues the run, and the finished files are the same, byte for byte.
+    same command continues the run. Its files are the same as those of a run without interruption.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
     label of the other person is therefore wrong. A video that cannot be read or shows no face is

@@ -156,7 +156,7 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return for each crop which of the joined face sets it is from; int64 from 0, (n,)."""
+        """Return for each crop the number, from 0, of its face set before joining; int64 (n,)."""
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
         return self.table["face_set"].to_numpy(dtype=np.int64)
@@ -209,7 +209,7 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """Return for each crop the number of its shard, 0 without shards; int64 of shape (n,)."""
+        """Return the number of each crop's shard, or 0 if there are no shards; int64 (n,)."""
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
 
@@ -463,7 +463,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """Return the places of all images in the shards, which the index gives."""
+    """Return the places of the images, which the index gives as parts of shards."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()
@@ -485,9 +485,9 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 
 
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
-    """Refuse an archive with a member that no face set needs.
+    """Raise FaceSetError if a member of a tar file may harm somebody who unpacks the file.
 
-    Images are read without unpacking the archive, but a user may unpack it.
+    Reading a face set unpacks nothing, and a face set has no use for such members.
     """
     name = PurePosixPath(member.name)
     fault = None

@@ -43,11 +43,11 @@ class LabelledVideo:
     """A video and its label.
 
     Attributes:
-        name: Name of the video, which no other video found together with it has.
+        name: Name of the video, unique among all videos of the folder or zip file.
         path: The file; for a video in a zip file, its name there.
         label: REAL or FAKE.
-        group: Identity of the person if it is known; otherwise the name of the video, or for a
-            fake, the name of its original. Videos with the same group show the same person.
+        group: Identity of the person if it is known. Otherwise it is the name of the video; for a
+            fake, it is the name of the original. Videos with the same group show the same person.
         source: Where the video comes from: the source in the manifest, or the folder of the video.
         archive: The zip file that holds the video, or None.
         original: Place of the video from which a fake was made, or None if it is unknown. This
@@ -70,7 +70,7 @@ class LabelledVideo:
 
     @property
     def place(self) -> Place:
-        """Return the zip file (or None) and the path, which no other video has."""
+        """Return the zip file (or None) and the path, which together identify the video."""
         return self.archive, self.path
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
@@ -89,7 +89,7 @@ class LabelledVideo:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Provide a file with the video for a `with` block; yields the path of the file.
+        """Provide a path of the video for a `with` block.
 
         A video in a zip file is unpacked into a temporary folder.
 
@@ -131,7 +131,7 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Return the place of the image, which no other image has."""
+        """Return the place of the image, which identifies the image."""
         return self.image
 
     @property
@@ -268,7 +268,7 @@ def find_manifest(folder: Path) -> Path | None:
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Return label, group and source of each path in the manifest; empty without a manifest."""
+    """Return label, group and source of each path in the manifest, if there is a manifest."""
     file = find_manifest(folder)
     if file is None:
         return {}

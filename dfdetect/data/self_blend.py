@@ -108,7 +108,8 @@ def blend_reconstruction(
     """Return a REAL face, and a fake made from its reconstruction by an autoencoder.
 
     Either the fake is the whole reconstruction, or the reconstruction is blended into the REAL face
-    through a mask as in `self_blend`, sometimes with changed colours and sharpness.
+    through a mask as in `self_blend`. Before blending, its colours and its sharpness are sometimes
+    changed.
 
     In half of the cases, the REAL face is shrunk to the side at which the reconstruction was made,
     and enlarged again. It is then as blurred as the reconstruction, so that a model cannot

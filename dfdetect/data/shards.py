@@ -76,7 +76,7 @@ class ShardWriter:
         return self.number, self._tar.offset - padded, len(data)
 
     def flush(self) -> None:
-        """Pass all added files to the operating system, which keeps them if this process dies."""
+        """Pass all added files to the operating system, so that no crash of Python loses them."""
         self._file.flush()
 
     def close_if_full(self) -> None:

@@ -213,7 +213,7 @@ def _require_length(path: Path, size: int) -> None:
 
 
 def _cut_off(path: Path, size: int) -> None:
-    """Shorten a file to `size` bytes, which must end with a complete line."""
+    """Shorten a file to `size` bytes. The remaining part must end with a complete line."""
     _require_length(path, size)
     with path.open("r+b") as file:
         file.seek(max(0, size - 1))

@@ -1,4 +1,4 @@
-"""Measure how well a face can be seen: how bright, how sharp and how far turned it is."""
+"""Measure the brightness, the sharpness and the turn of a face."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ BORDER = 10
 
 @dataclass(frozen=True)
 class FaceAttributes:
-    """How well a face can be seen.
+    """The brightness, the sharpness and the turn of a face.
 
     Attributes:
         brightness: Mean of all pixel values, 0 to 255.

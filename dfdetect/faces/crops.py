@@ -42,7 +42,7 @@ def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -
 def cut_crops(
     image: np.ndarray, box: Box, formats: Iterable[CropFormat]
 ) -> dict[CropFormat, torch.Tensor]:
-    """Cut one face from an image in several formats, because several models may take the face.
+    """Cut the crops of one face that several models take, each in its own format.
 
     A part of the image that several formats share is cut only once.
 
@@ -151,7 +151,7 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Encode an RGB uint8 image of shape (height, width, 3) as JPEG, and decode it again.
 
-    The quality is 1 to 100.
+    The argument `quality` is 1 to 100.
     """
     decoded = cv2.imdecode(
         np.frombuffer(encode_jpeg(image, quality), dtype=np.uint8), cv2.IMREAD_COLOR
@@ -173,8 +173,8 @@ def cut_faces(
             show this person.
 
     Returns:
-        One list per person. Its items are a time in seconds since the first frame and an RGB uint8
-        picture of shape (112, 112, 3).
+        One list per person. Each item holds a time in seconds since the first frame, and an RGB
+        uint8 picture of shape (112, 112, 3).
 
     Raises:
         VideoError: The video cannot be read.

@@ -93,7 +93,7 @@ class MTCNNDetector:
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
             smallest: Height in pixels of the smallest face that is known to be in the images. If
-                given, the images are shrunk as far as they can be so that a face of half that
+                given, the images are shrunk as far as possible, but so that a face of half that
                 height is still found.
 
         Returns:
@@ -164,7 +164,7 @@ class _InParts(nn.Module):
 
 
 def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink an image to a (width, height) by averaging pixels.
+    """Shrink an image to a size (width, height) by averaging pixels.
 
     The image is first halved as often as possible, because halving is much faster.
     """

@@ -23,7 +23,7 @@ LANDMARKS = 5
 
 @dataclass(frozen=True)
 class CropRule:
-    """Which part of a frame to cut out around a face, relative to the face's box by MTCNN.
+    """The rule by which a crop is cut around a face, relative to the face's box as MTCNN finds it.
 
     The default values give a crop like the box of dlib's frontal face detector: only the face.
 
@@ -49,7 +49,7 @@ class CropRule:
     template: Points | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values outside their limits."""
+        """Raise ArgumentError if a value is outside its limits."""
         if not (0 < self.scale < FARTHEST and abs(self.shift) < FARTHEST):
             raise ArgumentError(
                 f"crop.scale must be above 0 and below {FARTHEST}, and crop.shift between "
@@ -101,7 +101,7 @@ class CropRule:
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """How a crop is resized to the size of a model's input.
+    """The rule by which a crop is resized to the size of a model's input.
 
     Args:
         aspect: Width / height of the input.
@@ -117,7 +117,7 @@ class ResizeRule:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Refuse unknown names, and an aspect outside its limits."""
+        """Raise ArgumentError if a name is unknown or the aspect is outside its limits."""
         if not ASPECTS[0] <= self.aspect <= ASPECTS[1]:
             raise ArgumentError(f"resize.aspect must be 0.25 to 4, not {self.aspect!r}")
         if self.fit not in FITS or self.interpolation not in INTERPOLATIONS:

@@ -221,7 +221,10 @@ def _detect_boxes(
 
 
 def _all_stay(before: list[Box], after: list[Box]) -> bool:
-    """Return whether two lists of boxes hold the same faces, at least one, in the same places."""
+    """Return whether two frames have boxes of the same faces in nearly the same places.
+
+    The result is False if the frames have no boxes.
+    """
     return 0 < len(before) == len(after) and all(
         any(iou(one, other) >= STILL_IOU for other in after) for one in before
     )

@@ -10,7 +10,7 @@ layers that follow the feature map, the rule gives the same maps as other method
 - A mean over the image and an LSTM (`cnn_lstm`): Grad-CAM of each frame.
 - Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): Grad-CAM, but without the mean of
   the gradients over the image, because each place has weights of its own.
-- A linear layer (`linear_svm`, `logistic_regression`): weights times features.
+- A linear layer (`linear_svm`, `logistic_regression`): the product of weights and features.
 
 The packages grad-cam and captum are not used. They discard the evidence for REAL, and they scale
 each map separately, so that maps cannot be compared. They also install hooks in the model, which is

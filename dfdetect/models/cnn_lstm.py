@@ -28,7 +28,7 @@ HIDDEN = 128
     recipe={"input_size": 64, "frames_per_clip": 8, "epochs": 12, "learning_rate": 2e-3},
 )
 class CNNLSTM(nn.Module):
-    """The network of convolutions and an LSTM; its input is a clip, successive crops of one face.
+    """Convolutions and an LSTM. The input is a clip: successive crops of one face.
 
     Args:
         drop_rate: Dropout before the last layer, 0 to 1.

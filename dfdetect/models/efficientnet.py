@@ -61,7 +61,7 @@ class FixedPaddingConv2d(nn.Conv2d):
         self.sides = (total // 2, total - total // 2) * 2
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features (batch, channels, height, width), computed after the fixed padding."""
+        """Return the convolution of images (batch, channels, height, width) after the padding."""
         return super().forward(pad(images, self.sides))
 
 
@@ -111,13 +111,13 @@ class EfficientNet(nn.Module):
         return self.network.classifier
 
     def strided(self) -> list[tuple[nn.Module, str]]:
-        """Return all convolutions with stride 2: the module that holds each one, and its name."""
+        """Return each convolution with stride 2 as its parent module and its name in the parent."""
         places = [(self.network, "conv_stem")]
         places += [(stage[0], "conv_dw") for stage in self.network.blocks]
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
 
     def fix_paddings(self, size: int, layer_by_layer: bool = True) -> None:
-        """Pad every convolution with stride 2 as images of a fixed size need it.
+        """Give every convolution with stride 2 the padding for images of a fixed size.
 
         Args:
             size: Side of these images in pixels.
@@ -240,7 +240,7 @@ class TimeConv(nn.Module):
         self.length = length
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return features (batch * length, channels, height, width) of features of this shape."""
+        """Return the convolution of features (batch * length, channels, height, width)."""
         clips = features.unflatten(0, (-1, self.length)).transpose(1, 2)
         return self.conv(clips).transpose(1, 2).flatten(0, 1)
 

@@ -140,7 +140,7 @@ class _Inception(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return features (batch, channels, side, side) from features of that layout."""
+        """Return the joined outputs (batch, channels, side, side) of the four branches."""
         return torch.cat([branch(features) for branch in self.branches], dim=1)
 
 

@@ -1,4 +1,4 @@
-"""The architectures by name: how each one is built, what it takes, and which settings train it.
+"""The architectures by name: how to build each one, what it takes, and how to train it.
 
 Every model takes a float32 tensor of RGB crops that are normalised with the checkpoint's mean and
 std. The shape is (batch, 3, size, size), or (batch, time, 3, size, size) if the model takes clips.

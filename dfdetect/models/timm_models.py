@@ -66,7 +66,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """Return a function that builds timm's model `name`; it takes the other options of `create`."""
+    """Return the function `create` with its argument `name` already given."""
     return partial(create, name)
 
 
@@ -74,7 +74,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
     """Return timm's model `name` with one output and random weights.
 
     Args:
-        name: One of `names()`, which have no tags of pretrained weights.
+        name: One of `names()`, without a tag of pretrained weights.
         drop_rate: Dropout before the last layer, 0 to 1; has an effect in training only.
         drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1; has an effect in
             training only, and only in architectures with residual blocks.

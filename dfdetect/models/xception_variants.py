@@ -38,8 +38,8 @@ class UCFXception(Xception):
     """UCF: an Xception whose head uses the features that all manipulations have in common.
 
     "UCF: Uncovering Common Features for Generalizable Deepfake Detection", Yan et al., ICCV 2023.
-    This class is the part that is needed for prediction. It has no second encoder and no decoder,
-    which are used in training to separate the common features from those of one manipulation.
+    This class has only the parts that prediction needs. For training, the paper adds a second
+    encoder and a decoder, which separate the common features from those of one manipulation.
 
     Args:
         drop_rate: Dropout before the hidden layer of the head, 0 to 1.
@@ -77,7 +77,7 @@ class UCFXception(Xception):
 
 
 def phase_image(images: torch.Tensor) -> torch.Tensor:
-    """Rebuild grey images from the phases of their spectrum, with all amplitudes set to one.
+    """Return grey images, rebuilt from their spectrum with all amplitudes set to one.
 
     Args:
         images: float of shape (batch, channels, height, width).

@@ -1,4 +1,4 @@
-"""Choose the device on which networks run, and use its half precision and its memory."""
+"""Choose the device on which networks run, and adapt dtypes and batches to it."""
 
 import os
 import warnings
@@ -65,7 +65,11 @@ def half_type(device: torch.device) -> torch.dtype:
 
 
 def other_gpus(device: torch.device) -> list[torch.device]:
-    """Return all GPUs but the first that work if `device` is `cuda`, otherwise an empty list."""
+    """Return the GPUs that can be used in addition to a device.
+
+    For `cuda`, which is the first GPU, these are all other GPUs that work. For other devices, the
+    list is empty.
+    """
     if device != torch.device("cuda"):
         return []
     others = [torch.device("cuda", number) for number in range(1, torch.cuda.device_count())]
@@ -118,7 +122,7 @@ def available_cores() -> int:
 
 
 def _problem(device: torch.device) -> str | None:
-    """Return why a convolution does not run on the device, or None if it runs."""
+    """Try a convolution on a device; return the error message, or None if it succeeds."""
     try:
         image = torch.ones(1, 1, 4, 4, device=device)
         kernel = torch.ones(1, 1, 3, 3, device=device)

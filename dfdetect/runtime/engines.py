@@ -1,8 +1,9 @@
-"""Engines: programs that compute a network on a CPU, torch among them.
+"""Run networks on a CPU with an engine: OpenVINO, ONNX Runtime or torch.
 
-The other engines are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which needs half
-as much time as torch for the classifiers here and gives the same answers except for rounding. The
-speed of ONNX Runtime is between the two. On a GPU, torch is always used.
+OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which
+needs half as much time as torch for the classifiers of this package. Its outputs differ from
+torch's only by rounding. ONNX Runtime is faster than torch and slower than OpenVINO. On a GPU,
+torch is always used.
 """
 
 import logging
@@ -25,12 +26,13 @@ from dfdetect.errors import ArgumentError
 from dfdetect.runtime.device import available_cores
 
 AUTO, TORCH = ENGINES[:2]
-# The fastest comes first.
+# The packages that each engine needs. The fastest engine comes first.
 PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"], "torch": ["torch"]}
-# Absolute and relative difference of answers that still count as the same.
+# Maximum absolute and relative difference between outputs that count as equal.
 SAME = 1e-3
 SAME_IN_BFLOAT16 = 5e-2
-# Compiling takes seconds. With `auto`, torch computes the inputs of the first few videos.
+# Compiling takes seconds. With `auto`, a network is therefore run by torch for this number of calls
+# (the first few videos), and compiled only then.
 PAYS_AFTER = 40
 # Number of input sizes whose kernels are kept: the face detector gets images of many sizes.
 KEPT_KERNELS = 256
@@ -42,14 +44,14 @@ Compute = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def choose_engine(engine: str, device: torch.device) -> str:
-    """Turn `auto`, or the name of an engine, into the name of an engine that is installed.
+    """Return the name of the engine to use: for `auto`, the fastest engine that is installed.
 
     Args:
-        engine: `torch`, `openvino`, `onnxruntime` or `auto`, which is the fastest installed one.
-        device: Where the networks compute.
+        engine: `torch`, `openvino`, `onnxruntime` or `auto`.
+        device: The device on which the networks run. Engines other than torch need a CPU.
 
     Raises:
-        ArgumentError: The engine is unknown or not installed, or the device is no CPU.
+        ArgumentError: The engine is unknown, is not installed, or cannot use the device.
 
     Example:
         >>> choose_engine("torch", torch.device("cpu"))
@@ -63,7 +65,7 @@ def choose_engine(engine: str, device: torch.device) -> str:
     if engine == TORCH:
         return TORCH
     if device.type != "cpu":
-        raise ArgumentError(f"the engine {engine!r} computes on CPUs only, not on {device}")
+        raise ArgumentError(f"the engine {engine!r} runs on CPUs only, not on {device}")
     if missing := _missing(engine):
         raise ArgumentError(
             f"the engine {engine!r} is not installed: pip install {' '.join(missing)}"
@@ -72,18 +74,19 @@ def choose_engine(engine: str, device: torch.device) -> str:
 
 
 class EngineNetwork(nn.Module):
-    """A network that is computed by an engine; it replaces the original network.
+    """A network that an engine runs; its inputs and outputs are those of the original network.
 
-    It is compiled when it is needed, and again in each process that it is sent to. Before the
-    engine is used, its answers to one input are compared with torch's. If they differ, or if the
-    engine cannot compile the network, torch keeps computing it, and a warning says so.
+    The engine compiles the network when the network is first needed, and again in each process to
+    which the network was sent. After compiling, the outputs of the engine and of torch are compared
+    for one input. If they differ, or if the engine cannot compile the network, torch continues to
+    run the network, and a warning says why.
 
     Args:
-        network: A network in evaluation mode, on the CPU. It takes one float32 tensor, and returns
-            one or a tuple of several.
-        example: An input.
-        varying: Dimensions of the input whose size varies.
-        engine: As in `choose_engine`.
+        network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
+            a tuple of tensors.
+        example: An input of the network, on the device on which the network runs.
+        varying: Dimensions of the input whose size varies from call to call.
+        engine: `torch`, `openvino`, `onnxruntime` or `auto`, as `choose_engine` takes it.
         bfloat16: Whether the engine may compute in bfloat16.
 
     Example:
@@ -125,7 +128,7 @@ class EngineNetwork(nn.Module):
         self._start()
 
     def forward(self, inputs: torch.Tensor) -> Any:
-        """Return the network's answer."""
+        """Return the output of the network."""
         if not self._ready():
             return self.network(inputs)
         assert self.compute is not None
@@ -134,7 +137,7 @@ class EngineNetwork(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _ready(self) -> bool:
-        """Return whether the engine is ready; compile the network if it is time to."""
+        """Return whether the compiled network can be used; compile it if it is needed now."""
         if self.compute is not None or not self.usable:
             return self.compute is not None
         with self.lock:
@@ -152,25 +155,26 @@ class EngineNetwork(nn.Module):
                 torch.autocast("cpu", enabled=False),
                 warnings.catch_warnings(),
             ):
-                warnings.simplefilter("ignore")  # the converters' notes on constant shapes
+                warnings.simplefilter("ignore")  # converters warn of constant shapes
                 compute = COMPILERS[self.engine](
                     network, self.example, self.varying, self.in_bfloat16
                 )
                 problem = self._difference(compute)
         except Exception as error:
-            # Torch can compute the network, whatever the engine raises.
+            # Whatever the engine raises, torch can run the network.
             LOGGER.debug("the engine %s failed", self.engine, exc_info=True)
             problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if problem:
             self.usable = False
             warnings.warn(
-                f"the engine {self.engine} is not used, torch computes: {problem}", stacklevel=2
+                f"the engine {self.engine} cannot be used, so torch is used: {problem}",
+                stacklevel=2,
             )
         else:
             self.compute = compute
 
     def _difference(self, compute: Compute) -> str:
-        """Return a text on how the engine's answers differ from torch's, or an empty one."""
+        """Return a message if the engine's outputs differ from torch's, otherwise an empty text."""
         expected = self.network(self.example)
         expected = expected if isinstance(expected, tuple) else (expected,)
         limit = SAME_IN_BFLOAT16 if self.in_bfloat16 else SAME
@@ -180,7 +184,7 @@ class EngineNetwork(nn.Module):
             for one, other in zip(found, expected, strict=True)
         ):
             return ""
-        return "its answers differ from torch's"
+        return "its outputs differ from torch's"
 
 
 def is_installed(engine: str) -> bool:
@@ -214,7 +218,7 @@ def _compile_openvino(
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
         },
     )
-    of_thread = local()  # a request serves one thread
+    of_thread = local()  # each thread needs a request of its own
 
     def compute(values: np.ndarray) -> list[np.ndarray]:
         if not hasattr(of_thread, "request"):
@@ -227,9 +231,9 @@ def _compile_openvino(
 
 @cache
 def _openvino_core() -> Any:
-    """Return OpenVINO's `Core`, one for the whole process.
+    """Return the `Core` object of OpenVINO, of which a process may have only one.
 
-    A process that makes a second one can crash with a segmentation fault: see issue 35338 of
+    A process with two `Core` objects can crash with a segmentation fault: see issue 35338 of
     OpenVINO's repository.
     """
     import openvino

@@ -101,9 +101,9 @@ class Executor:
                 time. For a cluster, `make_worker`, the items and the results must be picklable.
             items: The items; the caller's thread reads them one by one. If there is only one item,
                 its function may use all cores of this machine.
-            on_lost: A function that returns the result of an item for which every process of the
-                cluster that worked on it was lost. It takes the item and a message. By default,
-                `map` raises DfdetectError in this case.
+            on_lost: A function that is called if all processes of a cluster that worked on an item
+                were lost. It takes the item and a message, and returns the result of the item. By
+                default, `map` raises DfdetectError in this case.
             failed: A function that returns whether a result is a failure. If an item fails on
                 another GPU than the first one, it is tried again on the first one.
             on_done: A function that is called with each item and its result as soon as the result
@@ -111,7 +111,8 @@ class Executor:
                 caller's thread calls it.
 
         Raises:
-            Exception: Any exception that the function raised for an item, when its turn comes.
+            Exception: An exception that the function raised for an item. It is raised in place of
+                the result of this item.
         """
         if self.cluster is None:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)
@@ -181,7 +182,7 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Return the function to apply, in a process of a cluster that works on one item at a time."""
+    """Run in a process of a cluster: return the function to apply to one item at a time."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 

@@ -1,4 +1,4 @@
-"""A file with the results of a run, with which an interrupted run can continue."""
+"""A file with the results of a run, so that the run can continue after an interruption."""
 
 import json
 import warnings
@@ -36,7 +36,7 @@ class Journal:
         self._lock = Lock()
 
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
-        """Return the results in the file for these videos; both are dictionaries by name."""
+        """Return the results that the file holds for these videos, by the name of the video."""
         results = {}
         for line in self._lines():
             entry = _parse(line)
@@ -64,11 +64,11 @@ class Journal:
             )
 
     def of_others(self) -> list[bytes]:
-        """Return the lines of runs with other settings."""
+        """Return the lines that runs with other settings have written."""
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
-        """Delete the lines of this complete run, and the file if it has no other lines."""
+        """Delete the lines of this run, which is complete, and the file if no lines are left."""
         if self.path is None:
             return
         others = self.of_others()

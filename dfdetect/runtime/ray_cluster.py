@@ -71,8 +71,8 @@ def map_on_cluster(
         address: The cluster's address as `ray.init` takes it: `192.168.0.1:6379` for example, or
             `auto` on a machine of the cluster. `local` starts a cluster of this machine alone,
             which ends with this call.
-        on_lost: A function that returns the result of an item for which ATTEMPTS processes were
-            lost. It takes the item and a message.
+        on_lost: A function that is called if ATTEMPTS processes were lost while they worked on an
+            item. It takes the item and a message, and returns the result of the item.
 
     Raises:
         DfdetectError: Ray is not installed, or the cluster has no CPU or another version of this
@@ -196,14 +196,14 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Return how many items may be sent out, counted from the oldest unfinished item on."""
+        """Return how many items may be sent out, counted from the oldest unfinished item."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
         """Start actors on machines that have joined the cluster since the last call.
 
         Raises:
-            DfdetectError: No machine offers a processor.
+            DfdetectError: No machine offers a CPU.
         """
         if monotonic() - self.refreshed < NODE_POLL_SECONDS:
             return
@@ -303,10 +303,13 @@ class _Actor:
         """Return as soon as the process is ready."""
 
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
-        """Apply the function to an item, and return None and the result.
+        """Apply the function to an item.
 
         The first call makes the function. The constructor does not make it, because Ray does not
         pass on errors that a constructor raises.
+
+        Returns:
+            None, which tells the caller that the result is ready, and the result.
         """
         import ray
 
@@ -358,7 +361,7 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log errors of a shutdown, which must not replace an error of the work itself."""
+    """Log errors that shutting down raises, so that an error of the work itself is not lost."""
     try:
         yield
     except Exception as error:

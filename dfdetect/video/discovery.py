@@ -16,7 +16,7 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Return the videos among the given files and below the given folders, each with a unique name.
+    """Return all videos in some files and folders, each under a unique name.
 
     A folder is searched with all its sub-folders and linked folders, for files whose suffix is in
     `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. A given file is always
@@ -76,7 +76,10 @@ def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield all files with a suffix of videos. A folder with several links is searched once."""
+    """Yield all video files below a folder.
+
+    A folder is searched only once, even if several links lead to it.
+    """
     seen: set[tuple[int, int]] = set()
     for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
         status = Path(parent).stat()

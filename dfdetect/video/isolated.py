@@ -91,9 +91,10 @@ class DecoderPool:
         indices: Sequence[int] | None = None,
         seconds: float = TIME_LIMIT,
     ) -> Iterator[Frame]:
-        """Yield the frames that `dfdetect.video.reader.read_frames` yields in the caller's process.
+        """Yield evenly spaced frames of a video, which a decoder process decodes.
 
-        On Windows, processes cannot share open files, so the caller's process decodes the frames.
+        The frames are the same as those of `dfdetect.video.reader.read_frames`. On Windows,
+        processes cannot share open files, so the caller's process decodes the frames.
 
         Args:
             path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
@@ -157,7 +158,7 @@ def _serve(
 ) -> None:
     """Send the frames of a video, and then a message that there are no more.
 
-    Each message waits until the caller has copied the previous frame from the shared memory.
+    Before it sends a message, the process waits until the caller has copied the previous frame.
     """
     end: dict[str, Any] = {}
     pending_ack = False
@@ -257,7 +258,7 @@ class DecoderProcess:
         self.expired = False
 
     def read(self, path: str | Path, wanted: dict[str, Any], seconds: float) -> Iterator[Frame]:
-        """Yield the frames of a video; raise what `DecoderPool.read_frames` raises.
+        """Yield the frames of a video, with the exceptions of `DecoderPool.read_frames`.
 
         Args:
             path: The video file.
@@ -347,7 +348,7 @@ class _Processes:
         decoder.close()
 
     def end(self) -> None:
-        """Kill all processes. A busy one is closed by the thread that reads from it."""
+        """Kill all processes. The thread that reads from a busy process then closes it."""
         with self.lock:
             self.ended = True
             idle, self.idle = self.idle, []

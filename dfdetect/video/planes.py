@@ -57,7 +57,7 @@ class Planes:
 
     @classmethod
     def of_rgb(cls, image: np.ndarray) -> "Planes":
-        """Convert an RGB uint8 image of shape (height, width, 3); both sides must be even."""
+        """Return a picture of an RGB uint8 image, (height, width, 3); both sides must be even."""
         import av
 
         return cls(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=FORMAT))
@@ -71,7 +71,7 @@ class Planes:
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
         """Draw a decoded frame into the top left corner, turned upright and resized.
 
-        If `width` is odd, the last column is repeated once, and if `height` is odd, the last row.
+        The last column is repeated if `width` is odd, and the last row if `height` is odd.
 
         Args:
             frame: A PyAV frame of any format and size.
@@ -122,12 +122,12 @@ class Planes:
     def outline(
         self, box: tuple[int, int, int, int], colour: tuple[int, int, int], thickness: int
     ) -> None:
-        """Draw a border along the inside of the edges of a rectangle.
+        """Draw the outline of a rectangle, inside the edges of the rectangle.
 
         Args:
             box: Left, top, right and bottom in pixels, rounded down to even numbers.
             colour: The values of the three planes, from the method `colour`.
-            thickness: Thickness of the border in pixels; must be even.
+            thickness: Thickness of the outline in pixels; must be even.
         """
         left, top, right, bottom = (2 * (edge // 2) for edge in box)
         self.fill((left, top, right, top + thickness), colour)
@@ -136,9 +136,10 @@ class Planes:
         self.fill((right - thickness, top, right, bottom), colour)
 
     def left_part(self, width: int) -> "Planes":
-        """Return the leftmost `width` pixels, rounded down to an even number.
+        """Return the left part of the picture, which shares memory with the picture.
 
-        The part shares memory with this picture.
+        Args:
+            width: Width of the part in pixels, rounded down to an even number.
         """
         part = copy(self)
         part.planes = [

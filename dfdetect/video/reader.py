@@ -2,9 +2,9 @@
 
 First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
 time stamps of the packets show which frames the file really holds; its header may be wrong. They
-also show which packets are B frames: those that are shown earlier than a packet that stands before
-them in the file. If the video has enough I and P frames, the reader samples only those, and the
-decoder skips all frames that no other frame refers to. This halves the decoding time of the DFDC
+also show which packets are B frames: a B frame is shown earlier than some packet before it in the
+file. If the video has enough I and P frames, the reader samples only those, and the decoder skips
+all frames that no other frame refers to. This halves the decoding time of the DFDC
 videos. Skipping all B frames would be faster still, but x264 lets P frames refer to B frames, and
 a P frame that is decoded without its B frame shows block artefacts. Seeking to key frames would not
 help, because a DFDC video has only two key frames in 300 frames. Long videos have many key frames.
@@ -99,9 +99,9 @@ def read_frames(
     """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
     Only one frame at a time is in memory. A video with fewer than `num_frames` frames yields all of
-    them. Damaged frames are left out. A video with more than 3,000 frames and enough key frames
-    yields the key frames that are nearest to the even spacing, and its other frames are not
-    decoded. An image yields one frame at 0 seconds, rotated upright as its EXIF data says.
+    them. Damaged frames are left out. If a video has more than 3,000 frames and enough key frames,
+    only key frames are decoded and yielded: those nearest to evenly spaced times. An image yields
+    one frame at 0 seconds, rotated upright as its EXIF data says.
 
     Args:
         path: Any video file that FFmpeg reads; or a JPEG, PNG or WebP image, whose name ends in
@@ -193,7 +193,7 @@ class _Choice:
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Return the positions of the requested frames in `times`; missing frames are left out."""
+        """Return the positions of the requested frames in `times`, as far as they exist there."""
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
         positions = np.array(self.indices, dtype=np.int64)
@@ -202,7 +202,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class Timeline:
-    """When the frames of a video file are shown.
+    """The times at which the frames of a video file are shown.
 
     Attributes:
         stamps: The time stamps of all frames in the order in which they are shown, or the numbers
@@ -227,10 +227,10 @@ class Timeline:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which frames to take, and how to decode them.
+    """A plan for reading a video: the frames to take, and the frames that the decoder may skip.
 
     Attributes:
-        timeline: When the frames of the file are shown.
+        timeline: The times of all frames of the file.
         stamps: The stamps of the requested frames, from the timeline.
         passes: Which frames the decoder skips in the first pass, and in a second pass that follows
             if the first one missed a requested frame.
@@ -313,7 +313,7 @@ def _plan(path: Path, choice: _Choice) -> _Plan:
 
 
 def read_timeline(path: str | Path) -> Timeline:
-    """Return when the frames of a video file are shown, without decoding them.
+    """Return the times at which the frames of a video file are shown, without decoding the frames.
 
     Raises:
         VideoError: The file is not a readable video.
@@ -383,7 +383,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the packets of these streams that hold data, up to the point where the file is cut."""
+    """Yield the packets of these streams, but no empty packets. A truncated file ends early."""
     try:
         for packet in container.demux(*streams):
             if packet.size:

@@ -19,7 +19,7 @@ OTHERS = [
 
 
 class TwoAnswers(nn.Module):
-    """A convolution of images of any size, and its square."""
+    """A network with two outputs: a convolution of images of any size, and its square."""
 
     def __init__(self):
         super().__init__()
@@ -38,12 +38,12 @@ def network():
 
 @pytest.mark.parametrize("engine", OTHERS)
 @torch.inference_mode()
-def test_engine_network_answers_as_torch_does(network, engine):
+def test_engine_network_gives_the_same_outputs_as_torch(network, engine):
     fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0, 2, 3), engine)
     for shape in ((1, 3, 16, 16), (5, 3, 24, 40), (2, 3, 8, 9)):
         images = torch.randn(shape).to(memory_format=torch.channels_last)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # it would say that torch computes
+            warnings.simplefilter("error")  # a warning would mean that torch is used
             answers = fast(images)
         for one, other in zip(answers, network(images), strict=True):
             torch.testing.assert_close(one, other)
@@ -80,7 +80,7 @@ def test_engine_network_compiles_all_networks_with_one_core(network, monkeypatch
         fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), "openvino")
         fast(torch.zeros(1, 3, 16, 16))
         assert fast.compute is not None
-    assert len(made) <= 1  # an earlier test may have made the one of this process
+    assert len(made) <= 1  # an earlier test may have made the process's only core
 
 
 @torch.inference_mode()
@@ -113,10 +113,10 @@ def failing(*_):
 
 @pytest.mark.parametrize(
     ("compile_network", "problem"),
-    [(wrong, "its answers differ from torch's"), (failing, "RuntimeError: no such operation$")],
+    [(wrong, "its outputs differ from torch's"), (failing, "RuntimeError: no such operation$")],
 )
 @torch.inference_mode()
-def test_engine_network_goes_on_with_torch(network, compile_network, problem, monkeypatch):
+def test_engine_network_falls_back_to_torch(network, compile_network, problem, monkeypatch):
     monkeypatch.setitem(engines.PACKAGES, "openvino", ["torch"])
     monkeypatch.setitem(engines.COMPILERS, "openvino", compile_network)
     fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), "openvino")
@@ -125,11 +125,11 @@ def test_engine_network_goes_on_with_torch(network, compile_network, problem, mo
         answers = fast(images)
     torch.testing.assert_close(answers[0], network(images)[0])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is said once
+        warnings.simplefilter("error")  # the warning is given only once
         fast(images)
 
 
-def test_choose_engine_takes_the_first_that_is_installed(monkeypatch):
+def test_choose_engine_takes_the_fastest_installed_engine(monkeypatch):
     monkeypatch.setitem(engines.PACKAGES, "openvino", ["no_such_package"])
     monkeypatch.setitem(engines.PACKAGES, "onnxruntime", ["torch"])
     assert choose_engine("auto", CPU) == "onnxruntime"
@@ -138,7 +138,7 @@ def test_choose_engine_takes_the_first_that_is_installed(monkeypatch):
     assert choose_engine("auto", torch.device("cuda")) == "torch"
 
 
-def test_choose_engine_refuses_what_it_cannot_use(monkeypatch):
+def test_choose_engine_refuses_engines_that_cannot_be_used(monkeypatch):
     with pytest.raises(ArgumentError, match="unknown engine 'tensorrt': use auto, torch"):
         choose_engine("tensorrt", CPU)
     monkeypatch.setitem(engines.PACKAGES, "openvino", ["no_such_package"])

@@ -166,7 +166,7 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
-    """Return each folder below `folder` that holds images, with its images in order."""
+    """Return each folder below `folder` that holds images, with its images in order of time."""
     found: dict[Path, list[Path]] = {}
     for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images
         folders.sort()
@@ -182,7 +182,7 @@ def name_below(path: Path, folder: Path) -> str:
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """Return the first of these sub-folders that exists, in upper or lower case, or None."""
+    """Return the first of these sub-folders that exists, or None; ignore upper and lower case."""
     if not folder.is_dir():
         return None
     present = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}

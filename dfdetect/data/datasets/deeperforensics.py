@@ -31,7 +31,7 @@ LISTS = "lists/splits"
 
 @register_layout
 def read_deeperforensics(folder: Path) -> Dataset | None:
-    """Return the fakes and, if they are there, their targets; None if the layout is another."""
+    """Return the fakes and their targets, or None if the folder has another layout."""
     fakes = folder / "manipulated_videos"
     if not fakes.is_dir():
         return None

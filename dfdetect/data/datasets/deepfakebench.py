@@ -76,7 +76,7 @@ def read_deepfakebench(file: Path) -> Dataset | None:
 
 @register_layout
 def read_df40(folder: Path) -> Dataset | None:
-    """Return the crops that DF40 publishes for testing, or None if the layout is another."""
+    """Return the test crops of DF40, or None if the folder has another layout."""
     methods = [
         path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
@@ -130,7 +130,7 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
 
 
 def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the name and entry of each video, also below an extra level for the compression."""
+    """Yield the name and the entry of each video, with or without a level for the compression."""
     for name, entry in videos.items():
         if "frames" in entry:
             yield above + name, entry

@@ -37,7 +37,7 @@ LABELS_TABLE, PREVIEW_INDEX = "labels.csv", "dataset.json"
 
 @register_layout
 def read_challenge(folder: Path) -> Dataset | None:
-    """Return the training parts, the test set or both; None if the layout is another."""
+    """Return the videos of the training parts and the test set, or None if both are missing."""
     parts = sorted({*folder.glob("dfdc_train_part_*"), *folder.glob("train/dfdc_train_part_*")})
     parts = [part for part in parts if part.is_dir()]
     test = next((one for one in (folder, folder / "test") if (one / LABELS_TABLE).is_file()), None)
@@ -59,7 +59,7 @@ def read_challenge(folder: Path) -> Dataset | None:
 
 @register_layout
 def read_preview(folder: Path) -> Dataset | None:
-    """Return the videos of the preview that its `dataset.json` lists; None in other layouts."""
+    """Return the videos of the preview, or None if the folder has another layout."""
     index = folder / PREVIEW_INDEX
     if not index.is_file() or not (folder / "original_videos").is_dir():
         return None
