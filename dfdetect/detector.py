@@ -28,7 +28,14 @@ from dfdetect.faces.detection import FaceDetector, MTCNNDetector
 from dfdetect.faces.geometry import CropFormat
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.activation_maps import average_maps
-from dfdetect.results import HeatMap, OperatingPoints, Status, TrackResult, VideoResult
+from dfdetect.results import (
+    HeatMap,
+    OperatingPoints,
+    Status,
+    TrackResult,
+    VideoResult,
+    pick_moments,
+)
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
 from dfdetect.runtime.device import choose_device, has_fast_half
 from dfdetect.runtime.engines import AUTO
@@ -153,12 +160,13 @@ class Detector:
                 path of an image in a format that `read_frames` reads. Frames in the order of time,
                 which are all scored: `Frame` objects, or RGB uint8 arrays of shape
                 (height, width, 3), which are treated as one second apart. A single such array.
-            heat_maps: Number of heat maps for each track; they show its most suspicious frames.
-                The values of all heat maps of a video are divided by the strongest evidence, for
-                FAKE or REAL, in any of them, and evidence for REAL becomes 0. The map of a face
-                that looks REAL is therefore nearly 0 everywhere. For an ensemble, the maps are the
-                mean of those members that have the crop rule of the first member. Models without a
-                feature map, such as transformers, have no heat maps.
+            heat_maps: Maximum number of heat maps for each track; they show its most suspicious
+                moments, which are at least one second apart. The values of all heat maps of a
+                video are divided by the strongest evidence, for FAKE or REAL, in any of them, and
+                evidence for REAL becomes 0. The map of a face that looks REAL is therefore nearly 0
+                everywhere. For an ensemble, the maps are the mean of those members that have the
+                crop rule of the first member. Models without a feature map, such as transformers,
+                have no heat maps.
             allowance: Number of frames to sample from this file, and the time when to give up.
 
         Raises:
@@ -372,9 +380,12 @@ class Detector:
     def _heat_maps(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], count: int
     ) -> list[list[HeatMap]]:
-        """Return heat maps of the `count` frames of each track whose logits are highest."""
+        """Return heat maps of the most suspicious moments of each track, `count` at most."""
         first, *_ = self._crop_formats
-        places = [np.argsort(-one, kind="stable")[:count].tolist() for one in logits]
+        places = [
+            pick_moments(track.times, self.spec.aggregation.probability(one).tolist(), count)
+            for track, one in zip(tracks, logits, strict=True)
+        ]
         found = []
         for track, positions in zip(tracks, places, strict=True):
             crops = [

@@ -23,7 +23,7 @@ from dfdetect.kaggle.submission import read_sample_submission, write_details, wr
 from dfdetect.reporting.json_file import write_json
 from dfdetect.reporting.overlay import annotate_videos, annotated_paths
 from dfdetect.reporting.terminal import summary
-from dfdetect.results import Status, VideoResult
+from dfdetect.results import MOMENTS, Status, VideoResult
 from dfdetect.runtime.budget import TimeBudget, parse_duration
 from dfdetect.runtime.journal import Journal
 from dfdetect.video.discovery import find_videos
@@ -43,8 +43,6 @@ OUT_SUFFIXES = (".csv", ".json", ".jsonl")
 # larger share of the time than SAVE_SHARE.
 SAVE_EVERY = 5.0
 SAVE_SHARE = 0.05
-# Number of heat maps for each person in the report.
-HEAT_MAPS = 3
 LOGGER = logging.getLogger(__name__)
 
 
@@ -146,7 +144,7 @@ def predict(
         detector = load_detector(checkpoints, device if cluster is None else "cpu", frames, engine)
         executor = Executor(device, cluster)  # last, because nothing before could close it
     heat_maps = None if report is None else _open_heat_maps()
-    maps_per_track = 0 if report is None else HEAT_MAPS
+    maps_per_track = 0 if report is None else MOMENTS
     whole = cluster is None or asks_for_frames
     make_worker = partial(_make_scorer, detector, whole, maps_per_track)
     with executor:

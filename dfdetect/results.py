@@ -1,7 +1,7 @@
 """Results of a detector: for a video, for each face that was tracked in it, and as a table."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Bounding box: x1, y1, x2, y2 in pixels of the full frame.
 Box = tuple[float, float, float, float]
+# Number of moments of a face that are shown.
+MOMENTS = 3
 # Minimum number of seconds between two moments of `TrackResult.most_suspicious`.
 APART = 1.0
 # Columns of `to_dataframe` and of details.csv.
@@ -190,7 +192,7 @@ class TrackResult:
         times: Times of the sampled frames that show the face, in seconds since the first frame.
         boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
         frame_probabilities: P(FAKE) of each of these frames alone.
-        heat_maps: Heat maps of the frames with the highest P(FAKE), the highest first; empty unless
+        heat_maps: Heat maps of the moments of `most_suspicious`, in the same order; empty unless
             heat maps were requested.
     """
 
@@ -204,7 +206,7 @@ class TrackResult:
         span = f" from {self.times[0]:.1f} to {self.times[-1]:.1f} s" if self.times else ""
         return f"TrackResult(probability={self.probability:.3f}, {len(self.times)} frames{span})"
 
-    def most_suspicious(self, count: int = 3) -> list[tuple[float, float]]:
+    def most_suspicious(self, count: int = MOMENTS) -> list[tuple[float, float]]:
         """Return the moments with the highest P(FAKE), the highest first.
 
         Args:
@@ -220,12 +222,10 @@ class TrackResult:
         """
         if not self.frame_probabilities:  # results from a cluster may have no details of frames
             return []
-        moments: list[tuple[float, float]] = []
-        pairs = zip(self.times, self.frame_probabilities, strict=True)
-        for time, probability in sorted(pairs, key=lambda pair: -pair[1]):
-            if len(moments) < count and all(abs(time - other) >= APART for other, _ in moments):
-                moments.append((time, probability))
-        return moments
+        return [
+            (self.times[place], self.frame_probabilities[place])
+            for place in pick_moments(self.times, self.frame_probabilities, count)
+        ]
 
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold, as in `VideoResult.to_dict`."""
@@ -379,6 +379,28 @@ def to_dataframe(results: Iterable[VideoResult]) -> "pd.DataFrame":
         for result in results
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: int) -> list[int]:
+    """Choose the frames with the highest P(FAKE) that are at least a second apart.
+
+    Args:
+        times: Seconds, of each frame.
+        probabilities: P(FAKE) of each frame.
+        count: Maximum number of frames.
+
+    Returns:
+        Positions of the frames, that with the highest P(FAKE) first.
+
+    Example:
+        >>> pick_moments([0.0, 0.5, 2.0], [0.7, 0.9, 0.8], 3)
+        [1, 2]
+    """
+    chosen: list[int] = []
+    for place in sorted(range(len(times)), key=lambda place: -probabilities[place]):
+        if len(chosen) < count and all(abs(times[place] - times[one]) >= APART for one in chosen):
+            chosen.append(place)
+    return chosen
 
 
 def _count(number: int, noun: str) -> str:

@@ -568,7 +568,7 @@ def test_predict_has_no_heat_maps_unless_asked():
 
 
 def test_predict_maps_the_most_suspicious_frames():
-    frames = [coloured(RED, slice(size, None)) for size in (78, 40, 20, 60)]
+    frames = [coloured(RED, slice(size, None)) for size in (78, 55, 48, 66)]
     result = red_detector().predict(frames, heat_maps=2)
     first, second = result.tracks[0].heat_maps
     assert (first.time, second.time) == (2.0, 1.0)
@@ -578,6 +578,16 @@ def test_predict_maps_the_most_suspicious_frames():
     assert max(first.values.max(), second.values.max()) == 1
     assert result.timings["heat_maps"] > 0
     assert len(red_detector().predict(frames, heat_maps=9).tracks[0].heat_maps) == 4
+
+
+def test_predict_maps_the_moments_that_most_suspicious_finds():
+    frames = [
+        Frame(0.4 * number, coloured(RED, slice(size, None)))
+        for number, size in enumerate((78, 52, 48, 53, 66, 78, 58))
+    ]
+    (track,) = red_detector().predict(frames, heat_maps=3).tracks
+    assert [one.time for one in track.heat_maps] == [time for time, _ in track.most_suspicious()]
+    assert [one.time for one in track.heat_maps] == pytest.approx([0.8, 2.4])
 
 
 def test_heat_maps_are_dark_where_a_face_looks_real():

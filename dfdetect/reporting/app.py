@@ -26,7 +26,7 @@ from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.reporting.answer import render_note, render_people, render_verdict
 from dfdetect.reporting.overlay import annotate
-from dfdetect.results import VideoResult
+from dfdetect.results import MOMENTS, VideoResult
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame
 
@@ -40,8 +40,6 @@ QUEUE = 20
 LONGEST_KEPT, CLEANED_EVERY = 3600, 60
 # The sample videos lie beside the package in a clone; a wheel does not contain them.
 SAMPLES = Path(__file__).parents[2] / "sample_data" / "train_sample_videos"
-# Heat maps of each person, at the most suspicious moments.
-HEAT_MAPS = 4
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 LOCAL_NAMES = ["127.0.0.1", "localhost"]
 # With this policy, the browser refuses everything that comes from another server.
@@ -251,7 +249,7 @@ def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResu
     # If nobody waits for the result any longer, closing the decoders first ends the job.
     with ThreadPoolExecutor(1) as thread, _CountingDecoders(counts.put) as decoders:
         replica = detector.replica(detector.device, decoders)
-        job = thread.submit(replica.predict, path, heat_maps=HEAT_MAPS)
+        job = thread.submit(replica.predict, path, heat_maps=MOMENTS)
         job.add_done_callback(lambda _: counts.put(None))
         for count in iter(counts.get, None):
             yield _Step(render_note(f"Looking at frame {count} of {detector.frames} ..."))

@@ -269,7 +269,7 @@ def _heat_maps(person: int, maps: Sequence[HeatMapPicture], link: str) -> str:
         for one in maps
     )
     return (
-        '<p class="note">Where the detector sees evidence for FAKE in the most suspicious frames: '
+        '<p class="note">Where the detector sees evidence for FAKE at the most suspicious moments: '
         'none <span class="heat" aria-hidden="true"></span> strong</p>'
         f'<div class="faces">{pictures}</div>'
     )
