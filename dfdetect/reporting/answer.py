@@ -8,15 +8,14 @@ import numpy as np
 from dfdetect.faces.crops import encode_jpeg
 from dfdetect.reporting.charts import curve_chart
 from dfdetect.reporting.heat_maps import describe_heat_map, paint_heat_map
-from dfdetect.reporting.terminal import time_stamp
+from dfdetect.reporting.terminal import time_stamp, verdict_reason
 from dfdetect.results import HeatMap, OperatingPoints, TrackResult, Verdict, VideoResult
-from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 
 JPEG_QUALITY = 80
 HEADLINES = {
     Verdict.FAKE: "Fake: a face looks manipulated",
     Verdict.UNCERTAIN: "Uncertain: too suspicious for real, not enough for fake",
-    Verdict.REAL: "Real: no sign of manipulation was found",
+    Verdict.REAL: "Real: no clear sign of manipulation was found",
 }
 CAUTION = (
     "A score is a hint for a person who looks, never proof. The detector judges faces only: not "
@@ -65,9 +64,8 @@ def render_people(result: VideoResult) -> str:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))
         '<article class="answer">...
     """
-    is_image = result.frames_sampled <= 1
     people = "".join(
-        _person(number, track, is_image) for number, track in enumerate(result.tracks, start=1)
+        _person(number, track, result) for number, track in enumerate(result.tracks, start=1)
     )
     return f'<article class="answer {result.verdict or "none"}">{people}</article>'
 
@@ -84,32 +82,32 @@ def _meaning(result: VideoResult) -> str:
             "The detector has no thresholds: it is not known how often a REAL video gets such a "
             "probability."
         )
-    rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
-    shares = {
-        Verdict.FAKE: f"{rare} of these exceed {points.fake:.2f}. On other footage, more may.",
-        Verdict.UNCERTAIN: (
-            f"{usual} of these exceed {points.uncertain:.2f}, and {rare} exceed {points.fake:.2f}. "
-            "On other footage, more may."
-        ),
-        Verdict.REAL: (
-            f"{100 - 100 * UNCERTAIN_RATE:g} % of these stay at or below {points.uncertain:.2f}. "
+    caution = "On other footage, more REAL videos may exceed the thresholds."
+    if result.verdict == Verdict.REAL:
+        caution = (
             "This does not show that the video is real: fakes that the detector misses score as "
             "low."
-        ),
-    }[result.verdict]
+        )
     return (
-        "What it means: the thresholds were set on REAL videos that the detector was not trained "
-        f"on; {shares}"
+        f"What it means: {verdict_reason(result)} These are REAL videos that the detector was not "
+        f"trained on. {caution}"
     )
 
 
 def _scale(probability: float, points: OperatingPoints | None) -> str:
     """Return a scale from 0 to 1 that shows the video's probability and the thresholds."""
-    marks = "" if points is None else "".join(map(_threshold, (points.uncertain, points.fake)))
+    marks = note = ""
+    if points is not None:
+        marks = "".join(map(_threshold, (points.uncertain, points.fake)))
+        note = (
+            f'<p class="note">The marks are the thresholds: <em>uncertain</em> above '
+            f"{points.uncertain:.2f}, <em>fake</em> above {points.fake:.2f}.</p>"
+        )
     place = f"{100 * probability:.1f}%"
     return (
         f'<p class="probability">P(FAKE) <strong>{probability:.2f}</strong></p>'
         f'<div class="scale" aria-hidden="true"><span style="width: {place}"></span>{marks}</div>'
+        f"{note}"
     )
 
 
@@ -117,8 +115,10 @@ def _threshold(value: float) -> str:
     return f'<i style="left: {100 * value:.1f}%"></i>'
 
 
-def _person(number: int, track: TrackResult, is_image: bool) -> str:
-    when = "" if is_image else f"<p>{_when(track)}</p>{curve_chart(track)}"
+def _person(number: int, track: TrackResult, result: VideoResult) -> str:
+    is_image = result.frames_sampled <= 1
+    chart = curve_chart(track, result.operating_points)
+    when = "" if is_image else f"<p>{_when(track)}</p>{chart}"
     faces = "".join(_face(heat_map, is_image) for heat_map in track.heat_maps)
     return (
         f"<section><h3>Person {number}: P(FAKE) {track.probability:.2f}</h3>{when}"

@@ -8,15 +8,21 @@ from dfdetect.reporting.terminal import time_stamp
 from dfdetect.results import OperatingPoints, TrackResult
 
 BINS = 20
-# Sizes of curves and histogram, in the units of the drawing.
-WIDTH, HEIGHT = 480, 110
+# Sizes of curves and histogram, in the units of the drawing; NAMES is the width of the names of
+# thresholds beside a curve.
+WIDTH, HEIGHT, NAMES = 480, 110, 84
 
 
-def curve_chart(track: TrackResult) -> str:
+def curve_chart(track: TrackResult, thresholds: OperatingPoints | None) -> str:
     """Draw P(FAKE) of a person over time; return an empty text if only one frame shows the person.
 
+    Args:
+        track: The person.
+        thresholds: The thresholds of the verdicts, drawn as lines with their names, if there are
+            any.
+
     Example:
-        >>> curve_chart(result.tracks[0])
+        >>> curve_chart(result.tracks[0], result.operating_points)
         '<figure class="chart"><svg viewBox=...
     """
     if len(track.times) < 2:
@@ -33,12 +39,15 @@ def curve_chart(track: TrackResult) -> str:
     ends = _label(0, HEIGHT + 14, time_stamp(first), "start")
     ends += _label(WIDTH, HEIGHT + 14, time_stamp(last), "end")
     lowest, highest = min(track.frame_probabilities), max(track.frame_probabilities)
+    caption = "P(FAKE) of single frames over time"
+    if thresholds is not None:
+        caption += "; the dashed lines are the thresholds of the verdict on the whole video"
     return _drawing(
-        f'<path class="line" d="M0,{HEIGHT / 2}H{WIDTH}"/>{scale}{ends}'
-        f'<polyline points="{line}"/>{dots}',
+        f'{_thresholds(thresholds)}{scale}{ends}<polyline points="{line}"/>{dots}',
         f"P(FAKE) over time, from {time_stamp(first)} to {time_stamp(last)}, between {lowest:.2f} "
         f"and {highest:.2f}",
-        "P(FAKE) of single frames over time",
+        caption,
+        0 if thresholds is None else NAMES,
     )
 
 
@@ -67,15 +76,34 @@ def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | No
     return _drawing(bars + scale + lines, text, text)
 
 
-def _label(x: float, y: float, text: str, anchor: str) -> str:
-    return (
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" dominant-baseline="middle">{text}</text>'
+def _thresholds(points: OperatingPoints | None) -> str:
+    """Draw the thresholds of the verdicts across a curve, with their names on the right."""
+    if points is None:
+        return ""
+    # One name stands above its line and one below: they have room even if the lines are close.
+    named = (
+        ("fake", points.fake, "text-after-edge"),
+        ("uncertain", points.uncertain, "text-before-edge"),
+    )
+    return "".join(
+        f'<path class="line" d="M0,{HEIGHT * (1 - value):.1f}H{WIDTH}"/>'
+        + _label(WIDTH + 6, HEIGHT * (1 - value), name, "start", baseline)
+        for name, value, baseline in named
     )
 
 
-def _drawing(content: str, description: str, caption: str) -> str:
+def _label(x: float, y: float, text: str, anchor: str, baseline: str = "middle") -> str:
     return (
-        f'<figure class="chart"><svg viewBox="-34 -8 {WIDTH + 42} {HEIGHT + 32}" role="img" '
+        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" dominant-baseline="{baseline}">'
+        f"{text}</text>"
+    )
+
+
+def _drawing(content: str, description: str, caption: str, names: float = 0) -> str:
+    """Return a figure; `names` is the width of the names on the right."""
+    size = f"{WIDTH + 42 + names} {HEIGHT + 32}"
+    return (
+        f'<figure class="chart"><svg viewBox="-34 -8 {size}" role="img" '
         f'aria-label="{description}"><path class="axes" d="M0,0V{HEIGHT}H{WIDTH}"/>{content}</svg>'
         f"<figcaption>{caption}</figcaption></figure>"
     )

@@ -21,7 +21,12 @@ from dfdetect.faces.crops import Strip, cut_faces, encode_jpeg
 from dfdetect.files import atomic_path
 from dfdetect.reporting.charts import curve_chart, histogram_chart
 from dfdetect.reporting.heat_maps import HeatMapPicture, HeatMapStore, picture_heat_maps
-from dfdetect.reporting.terminal import summary, time_stamp
+from dfdetect.reporting.terminal import (
+    lower_probabilities,
+    summary,
+    time_stamp,
+    verdict_reason,
+)
 from dfdetect.results import OperatingPoints, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
 from dfdetect.runtime.executor import Executor
@@ -148,8 +153,8 @@ def _meaning(points: OperatingPoints | None) -> str:
         f'<dt class="fake">fake</dt><dd>P(FAKE) above {points.fake:.3f}, which {rare} of these '
         f'videos exceed</dd><dt class="uncertain">uncertain</dt><dd>P(FAKE) above '
         f"{points.uncertain:.3f}, which {usual} of them exceed</dd>"
-        '<dt class="real">real</dt><dd>any lower P(FAKE); this does not show that a video is real: '
-        "fakes that the detector misses are here too</dd></dl>"
+        f'<dt class="real">real</dt><dd>{lower_probabilities(points)}; this does not show that a '
+        "video is real: fakes that the detector misses are here too</dd></dl>"
     )
 
 
@@ -212,7 +217,7 @@ def _section(
         f'<section id="video{number}" class="{_css_class(result)}">'
         f"<h2>{escape(name)}</h2>"
         f'<p><strong class="verdict">{_verdict(result)}</strong>: '
-        f"P(FAKE) {result.probability:.3f}</p>"
+        f"{verdict_reason(result) or f'P(FAKE) {result.probability:.3f}'}</p>"
     ]
     if result.warnings:
         items = "".join(f"<li>{escape(warning)}</li>" for warning in result.warnings)
@@ -224,7 +229,8 @@ def _section(
         parts.append(f"<h3>Person {person}: P(FAKE) {track.probability:.3f}</h3>")
         if result.frames_sampled > 1:
             parts.append(_moments(track, result.frames_sampled, link))
-        parts += [_faces(person, strip, link), curve_chart(track), _heat_maps(person, maps, link)]
+        chart = curve_chart(track, result.operating_points)
+        parts += [_faces(person, strip, link), chart, _heat_maps(person, maps, link)]
     return "".join((*parts, "</section>\n"))
 
 

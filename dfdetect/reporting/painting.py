@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dfdetect.results import Box, TrackResult, VideoResult
+from dfdetect.results import Box, OperatingPoints, TrackResult, VideoResult
 from dfdetect.video.discovery import IMAGE_SUFFIXES
 from dfdetect.video.isolated import limit_memory
 from dfdetect.video.planes import Planes
@@ -242,7 +242,7 @@ def _draw_panel(
     _draw_verdict(draw, result, width * SMOOTH, letter * SMOOTH)
     if seconds:
         box = [SMOOTH * edge for edge in _chart_box(width, letter)]
-        _draw_scale(draw, box, letter * SMOOTH, seconds)
+        _draw_scale(draw, box, letter * SMOOTH, seconds, result.operating_points)
         for place, track in enumerate(result.tracks):
             colour = tuple(
                 round(strength * one + (1 - strength) * other)
@@ -267,15 +267,29 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, result: VideoResult, width: int, le
     draw.text((width - letter / 2, line), DISCLAIMER, LIGHT, plain, anchor="rm")
 
 
-def _draw_scale(draw: ImageDraw.ImageDraw, box: Sequence[int], letter: int, seconds: float) -> None:
+def _draw_scale(
+    draw: ImageDraw.ImageDraw,
+    box: Sequence[int],
+    letter: int,
+    seconds: float,
+    thresholds: OperatingPoints | None,
+) -> None:
+    """Draw the axes of the curves, and the thresholds of the verdicts, which the text explains."""
     left, top, right, bottom = box
     font = _font(round(0.8 * letter), bold=False)
-    for probability in (0, 0.5, 1):
-        y = bottom - probability * (bottom - top)
+    levels, text = [0.0, 1.0], "P(FAKE) over time"
+    if thresholds is not None:
+        levels += [thresholds.uncertain, thresholds.fake]
+        text += (
+            f"; lines: uncertain above {thresholds.uncertain:.2f}, fake above {thresholds.fake:.2f}"
+        )
+    for level in levels:
+        y = bottom - level * (bottom - top)
         draw.line((left, y, right, y), LINE, SMOOTH)
-        draw.text((left - letter / 3, y), f"{probability:g}", GREY, font, anchor="rm")
+    for level, y in ((0, bottom), (1, top)):
+        draw.text((left - letter / 3, y), f"{level}", GREY, font, anchor="rm")
     line = bottom + 0.9 * letter
-    draw.text((left, line), "P(FAKE) over time", GREY, font, anchor="lm")
+    draw.text((left, line), text, GREY, font, anchor="lm")
     draw.text((right, line), _clock(seconds), GREY, font, anchor="rm")
 
 

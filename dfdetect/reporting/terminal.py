@@ -6,6 +6,7 @@ All functions return text; the command line prints it.
 import os
 from collections import Counter
 from collections.abc import Mapping
+from textwrap import fill
 from typing import TextIO
 
 from dfdetect.files import printable
@@ -20,6 +21,10 @@ FAINT = "2"
 VERDICT_WIDTH = len("no verdict")
 # Number of videos that the summary names for each reason.
 NAMED = 3
+# Number of letters in a line of the text that follows the results.
+LINE = 80
+# The probability at which a reader expects the limit between real and fake.
+EVEN = 0.5
 HINT = "A score is a hint for a person who looks, never proof."
 
 
@@ -63,13 +68,15 @@ def result_line(result: VideoResult, *, colour: bool = False) -> str:
 
 
 def result_details(result: VideoResult) -> str:
-    """Return when each person is seen, the most suspicious moments, and what the numbers mean.
+    """Return the reason of the verdict, when each person is seen, and what the numbers mean.
 
     Returns:
         Several lines that complete `result_line`, or nothing if the video has no score.
 
     Example:
         >>> print(result_details(detector.predict("a.mp4")))
+        fake: P(FAKE) 0.951 is above 0.894, which only 1 % of REAL videos exceed.
+        <BLANKLINE>
         person 1: P(FAKE) 0.951, seen from 0:00.2 to 0:09.8, in 32 of 32 frames
           most suspicious moments: 0:03.4 (0.990), 0:05.1 (0.981), 0:07.7 (0.973)
         ...
@@ -87,7 +94,10 @@ def result_details(result: VideoResult) -> str:
     # With some checkpoints, the faces of all people decide together.
     if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
         meaning.append("The person with the highest P(FAKE) decides for the video.")
-    return "\n".join([*people, "", *meaning, verdict_meaning(result.operating_points)])
+    parts = [*people, "", *meaning, verdict_meaning(result.operating_points)]
+    if reason := verdict_reason(result):
+        parts = [fill(f"{result.verdict}: {reason}", LINE), "", *parts]
+    return "\n".join(parts)
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
@@ -163,11 +173,44 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
         "The thresholds were set on REAL videos that the detector was not trained on:",
         f"  fake       P(FAKE) above {points.fake:.3f}, which {rates[0]} of them exceed",
         f"  uncertain  P(FAKE) above {points.uncertain:.3f}, which {rates[1]} of them exceed",
-        "  real       any lower P(FAKE); this does not show that a video is real",
+        f"  real       {lower_probabilities(points)}; this does not show that\n"
+        "             a video is real",
         "On other footage, more REAL videos may exceed them.",
         HINT,
     )
     return "\n".join(lines)
+
+
+def verdict_reason(result: VideoResult) -> str:
+    """Return why a video has its verdict, as a sentence or two; nothing if it has none.
+
+    Example:
+        >>> verdict_reason(detector.predict("a.mp4"))
+        'P(FAKE) 0.951 is above 0.894, which only 1 % of REAL videos exceed.'
+    """
+    points, probability = result.operating_points, result.probability
+    if points is None or probability is None or result.verdict is None:
+        return ""
+    rare = f"{points.fake:.3f}, which only {_percent(FAKE_RATE)} of REAL videos exceed"
+    usual = f"{points.uncertain:.3f}, which {_percent(UNCERTAIN_RATE)} of REAL videos exceed"
+    text = {
+        Verdict.FAKE: f"P(FAKE) {probability:.3f} is above {rare}.",
+        Verdict.UNCERTAIN: f"P(FAKE) {probability:.3f} is above {usual}, but not above {rare}.",
+        Verdict.REAL: f"P(FAKE) {probability:.3f} is not above {usual}.",
+    }[result.verdict]
+    if result.verdict == Verdict.REAL and probability > EVEN:
+        text += f" Even more of them exceed {EVEN:g}, so that is not the limit."
+    return text
+
+
+def lower_probabilities(points: OperatingPoints) -> str:
+    """Return which P(FAKE) the verdict `real` has, as the beginning of a sentence.
+
+    Example:
+        >>> lower_probabilities(OperatingPoints(uncertain=0.76, fake=0.89))
+        'any lower P(FAKE), also one above 0.5'
+    """
+    return "any lower P(FAKE)" + (f", also one above {EVEN:g}" if points.uncertain > EVEN else "")
 
 
 def time_stamp(seconds: float) -> str:

@@ -47,9 +47,9 @@ def judged(verdict, probability, **fields):
 @pytest.mark.parametrize(
     ("verdict", "probability", "words"),
     [
-        (Verdict.FAKE, 0.9, ["Fake", "1 % of these exceed 0.80"]),
-        (Verdict.UNCERTAIN, 0.6, ["Uncertain", "5 % of these exceed 0.40"]),
-        (Verdict.REAL, 0.1, ["Real", "95 % of these stay at or below 0.40"]),
+        (Verdict.FAKE, 0.9, ["Fake", "P(FAKE) 0.900 is above 0.800, which only 1 % of REAL"]),
+        (Verdict.UNCERTAIN, 0.6, ["Uncertain", "P(FAKE) 0.600 is above 0.400, which 5 % of REAL"]),
+        (Verdict.REAL, 0.1, ["Real", "P(FAKE) 0.100 is not above 0.400", "does not show"]),
     ],
 )
 def test_render_verdict_explains_the_verdict(verdict, probability, words):
@@ -58,6 +58,7 @@ def test_render_verdict_explains_the_verdict(verdict, probability, words):
     assert f"{probability:.2f}" in answer.text
     assert "never proof" in answer.text
     assert "<clip>.mp4" in answer.text
+    assert "uncertain above 0.40, fake above 0.80" in " ".join(answer.text.split())
 
 
 def test_render_verdict_without_thresholds_gives_no_verdict():
@@ -89,6 +90,7 @@ def test_render_people_shows_moments_curve_and_heat_maps():
         "Face",
         "Its heat map",
     ]
+    assert "the dashed lines are the thresholds" in people.text
 
 
 def test_render_people_of_an_image_has_no_times():

@@ -1,5 +1,6 @@
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ from dfdetect import OperatingPoints, Status, TrackResult, Verdict, VideoResult
 from dfdetect.reporting.json_file import to_json
 from dfdetect.reporting.terminal import (
     ending,
+    lower_probabilities,
     result_details,
     result_line,
     summary,
     time_stamp,
     verdict_meaning,
+    verdict_reason,
     wants_colour,
 )
 
@@ -88,10 +91,35 @@ def test_result_line_shields_the_terminal_from_names():
 
 def test_result_details_say_who_and_when():
     lines = result_details(FAKE).splitlines()
-    assert lines[0] == ("person 1: P(FAKE) 0.900, seen from 0:01.0 to 1:03.4, in 3 of 32 frames")
-    assert lines[1] == "  most suspicious moments: 0:02.0 (0.950), 1:03.4 (0.900), 0:01.0 (0.700)"
-    assert lines[2] == "person 2: P(FAKE) 0.200, seen at 0:05.0, in 1 of 32 frames"
+    assert lines[0] == "fake: P(FAKE) 0.900 is above 0.800, which only 1 % of REAL videos exceed."
+    assert lines[2] == "person 1: P(FAKE) 0.900, seen from 0:01.0 to 1:03.4, in 3 of 32 frames"
+    assert lines[3] == "  most suspicious moments: 0:02.0 (0.950), 1:03.4 (0.900), 0:01.0 (0.700)"
+    assert lines[4] == "person 2: P(FAKE) 0.200, seen at 0:05.0, in 1 of 32 frames"
     assert result_details(NO_FACE) == ""
+
+
+@pytest.mark.parametrize(
+    ("probability", "reason"),
+    [
+        (0.7, "P(FAKE) 0.700 is above 0.600, which 5 % of REAL videos exceed, but not above 0.800"),
+        (
+            0.55,
+            "not above 0.600, which 5 % of REAL videos exceed. Even more of them exceed 0.5, so",
+        ),
+        (0.3, "P(FAKE) 0.300 is not above 0.600, which 5 % of REAL videos exceed."),
+    ],
+)
+def test_verdict_reason_compares_with_the_thresholds(probability, reason):
+    result = replace(FAKE, probability=probability, verdict=POINTS.verdict(probability))
+    assert reason in verdict_reason(result)
+    assert ("0.5," in verdict_reason(result)) == (probability == 0.55)
+    assert verdict_reason(NO_VERDICT) == ""
+
+
+def test_lower_probabilities_reach_above_a_half_only_if_the_threshold_does():
+    assert lower_probabilities(POINTS) == "any lower P(FAKE), also one above 0.5"
+    low = OperatingPoints(uncertain=0.5, fake=0.8)
+    assert lower_probabilities(low) == "any lower P(FAKE)"
 
 
 def test_result_details_say_who_decides_only_if_one_person_does():
