@@ -2,8 +2,11 @@ import pytest
 import torch
 
 from dfdetect import create_model
+from dfdetect.errors import ArgumentError
 from dfdetect.models.efficientnet import noise_filters
+from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.models.registry import head_parameters
+from dfdetect.models.two_stream_xception import Exchange, NoiseFilters
 from dfdetect.models.xception_variants import phase_image
 
 
@@ -39,3 +42,44 @@ def test_phase_image_ignores_the_scale_of_pixel_values():
     torch.manual_seed(0)
     images = torch.randn(1, 3, 32, 32)
     assert torch.allclose(phase_image(images), phase_image(3 * images), atol=1e-5)
+
+
+def test_fixed_efficientnets_round_like_the_original():
+    model = create_model("efficientnet_b0_fixed")
+    values = torch.linspace(-4, 4, 1001)
+    assert torch.equal(model.network.bn1.act(values), values * values.sigmoid())
+    assert not any(isinstance(module, torch.nn.SiLU) for module in model.modules())
+
+
+def test_two_streams_give_every_parameter_a_gradient():
+    model = create_model("xception_srm", drop_rate=0.2)
+    model(torch.randn(2, 3, 256, 256)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert head_parameters(model)[0].shape == (1, 2048)
+
+
+def test_two_streams_take_one_size_only():
+    with pytest.raises(ArgumentError, match="256 x 256 pixels"):
+        Exchange(16)(torch.zeros(1, 16, 14, 14), torch.zeros(1, 16, 14, 14))
+
+
+def test_exchange_starts_without_an_effect():
+    image, noise = torch.randn(2, 1, 16, 16, 16)
+    exchange = Exchange(16)
+    assert all(map(torch.equal, exchange(image, noise), (image, noise)))
+    torch.nn.init.ones_(exchange.image_gain)
+    changed, same = exchange(image, noise)
+    assert not torch.equal(changed, image)
+    assert torch.equal(same, noise)
+
+
+def test_noise_filters_give_each_channel_all_filters():
+    images = torch.randn(1, 2, 12, 12) / 9
+    one, other = (NoiseFilters(1)(images[:, [channel]]) for channel in (0, 1))
+    assert torch.equal(NoiseFilters(2)(images), torch.cat([one, other], dim=1))
+
+
+@pytest.mark.slow
+def test_two_streams_can_be_fused():
+    model = create_model("xception_srm").eval()
+    assert fuse_batch_norms(model, (1, 3, 256, 256)) is not model

@@ -1,10 +1,12 @@
-"""DeepfakeBench (Yan et al., NeurIPS 2023): Xception, CORE, EfficientNet-B4, Meso4, SPSL, UCF.
+"""DeepfakeBench (Yan et al., NeurIPS 2023): eight detectors of single images.
 
 The format was read from https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC BY-NC
 4.0). The files are state dicts. CORE (Ni et al. 2022) differs from Xception in training only, so
-both are read as Xception. SRM, which has two branches, is recognised but not supported. Faces are
-aligned by five points in a picture of 256 by 256 pixels, with a margin of 30 %.
+both are read as Xception. The others are EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and UCF.
+Faces are aligned by five points in a picture of 256 by 256 pixels, with a margin of 30 %.
 """
+
+from collections.abc import Mapping
 
 import torch
 
@@ -69,6 +71,41 @@ UCF_PLACES = {
 }
 # Parts of UCF that only training needs.
 UCF_TRAINING = ("encoder_c.", "con_gan.", "head_spe.", "block_spe.", "encoder_f.last_linear.")
+SRM_STREAMS = {"image.": "backbone_rgb.", "noise.": "backbone_srm."}
+SRM_PLACES = {
+    "image_noise.filters": "srm_conv0.kernel",
+    **{
+        f"feature_noise.{number}.{ours}": f"srm_conv{number + 1}.{theirs}"
+        for number in (0, 1)
+        for ours, theirs in (("filters.filters", "kernel"), ("combine.", "out_conv."))
+    },
+    "places.filters.filters": "srm_sa.srm.kernel",
+    "places.layers.": "srm_sa.conv.",
+    "places.score.": "srm_sa.pa.conv.",
+    "attended.": "srm_sa_post.",
+    **{
+        f"exchanges.{number}.{ours}": f"dual_cma{number}.{theirs}"
+        for number in (0, 1)
+        for ours, theirs in (
+            ("image_key.", "key_conv1."),
+            ("noise_key.", "key_conv2."),
+            ("shared_key.", "key_conv_share."),
+            ("image_scores.", "linear1."),
+            ("noise_scores.", "linear2."),
+            ("image_value.", "value_conv1."),
+            ("noise_value.", "value_conv2."),
+            ("image_gain", "gamma1"),
+            ("noise_gain", "gamma2"),
+        )
+    },
+    "fusion.join.": "fusion.convblk.",
+    "fusion.gate.": "fusion.ca.sharedMLP.",
+}
+# Parts of SRM that the network does not use, or only in training.
+SRM_UNUSED = (
+    *("backbone_rgb.adjust_channel.", "backbone_srm.adjust_channel.", "backbone_srm.last_linear."),
+    "blur.",
+)
 
 
 def recognises(shapes: Shapes) -> bool:
@@ -89,8 +126,8 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Find out which of the networks the file holds, and turn its two classes into one logit."""
     names = tensors.left.keys()
     if "backbone_srm.conv1.weight" in names:
-        raise CheckpointError(f"{tensors.path}: the network SRM of DeepfakeBench is not supported")
-    if "encoder_f.block12.skip.weight" in names:
+        architecture, state = _read_srm(tensors)
+    elif "encoder_f.block12.skip.weight" in names:
         architecture, state = _read_ucf(tensors)
     elif "backbone.fc2.weight" in names:
         architecture, state = _read_meso(tensors)
@@ -141,12 +178,23 @@ def _read_ucf(tensors: Tensors) -> tuple[str, State]:
     tensors.drop_below(*UCF_TRAINING)
 
     def source(name: str) -> str:
-        for ours, theirs in UCF_PLACES.items():
-            if name.startswith(ours):
-                return name.replace(ours, theirs, 1)
-        return f"encoder_f.{xception_name(name)}"
+        renamed = _renamed(name, UCF_PLACES)
+        return f"encoder_f.{xception_name(name)}" if renamed == name else renamed
 
     return "xception_ucf", tensors.take_model("xception_ucf", source, known)
+
+
+def _read_srm(tensors: Tensors) -> tuple[str, State]:
+    known = _take_head(tensors, "backbone_rgb.last_linear", "image.head")
+    tensors.drop_below(*SRM_UNUSED)
+
+    def source(name: str) -> str:
+        for ours, theirs in SRM_STREAMS.items():
+            if name.startswith(ours):
+                return theirs + xception_name(name.removeprefix(ours))
+        return _renamed(name, SRM_PLACES)
+
+    return "xception_srm", tensors.take_model("xception_srm", source, known)
 
 
 def _read_meso(tensors: Tensors) -> tuple[str, State]:
@@ -170,10 +218,18 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
     return architecture, tensors.take_model(architecture, str, known)
 
 
+def _renamed(name: str, places: Mapping[str, str]) -> str:
+    """Return a name with the beginning that it has in the file, or unchanged."""
+    for ours, theirs in places.items():
+        if name.startswith(ours):
+            return name.replace(ours, theirs, 1)
+    return name
+
+
 register_format(
     Format(
         "deepfakebench",
-        "DeepfakeBench: Xception, CORE, EfficientNet-B4, Meso4, MesoInception4, SPSL, UCF",
+        "DeepfakeBench: Xception, CORE, EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM, UCF",
         recognises,
         read,
     )

@@ -23,6 +23,7 @@ NETWORKS = {
     "deepfakebench_efficientnetb4": ("deepfakebench", "efficientnet_b4_unpadded_stem", 256),
     "deepfakebench_meso4": ("deepfakebench", "meso4", 256),
     "deepfakebench_meso4inception": ("deepfakebench", "meso_inception4_linear", 256),
+    "deepfakebench_srm": ("deepfakebench", "xception_srm", 256),
     "deepfakebench_spsl": ("deepfakebench", "xception_phase", 256),
     "deepfakebench_ucf": ("deepfakebench", "xception_ucf", 256),
     "deepfakebench_xception": ("deepfakebench", "xception", 256),
@@ -196,6 +197,8 @@ def test_a_tensor_too_many_is_named(tmp_path):
 
 
 def test_unsupported_networks_of_a_format_are_named(tmp_path):
-    torch.save({"backbone_srm.conv1.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "srm.pth")
-    with pytest.raises(CheckpointError, match="SRM of DeepfakeBench is not supported"):
-        convert(tmp_path / "srm.pth", tmp_path / "a.safetensors")
+    shapes = read_list("deepfakebench_efficientnetb4")
+    state = {one: torch.empty(shape, device="meta") for one, shape in shapes.items()}
+    state["backbone.efficientnet._conv_head.weight"] = torch.empty(1536, 448, 1, 1, device="meta")
+    with pytest.raises(CheckpointError, match="only EfficientNet-B4 of DeepfakeBench"):
+        formats()["deepfakebench"].read(Tensors(tmp_path / "b3.pth", state))
