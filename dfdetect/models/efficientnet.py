@@ -65,6 +65,24 @@ class FixedPaddingConv2d(nn.Conv2d):
         return super().forward(pad(images, self.sides))
 
 
+class Swish(nn.Module):
+    """x * sigmoid(x), computed as in efficientnet_pytorch.
+
+    `nn.SiLU` rounds in another way, so that logits differ by up to 4e-5. It is a tenth to a fifth
+    faster.
+
+    Args:
+        inplace: Has no effect; timm's networks give it to all activations.
+    """
+
+    def __init__(self, inplace: bool = False):
+        super().__init__()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map features to features of the same shape."""
+        return features * features.sigmoid()
+
+
 class EfficientNet(nn.Module):
     """One of timm's `tf_efficientnet_b0` to `b7`, split into features and head.
 
@@ -79,6 +97,7 @@ class EfficientNet(nn.Module):
     """
 
     network: Any
+    activation: type[nn.Module] = nn.SiLU
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
         super().__init__()
@@ -88,6 +107,7 @@ class EfficientNet(nn.Module):
             num_classes=1,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            act_layer=self.activation,
         )
         # For a head with one output, timm draws weights from U(-1, 1), which gives logits of +-30.
         head: nn.Linear = self.network.classifier
@@ -132,6 +152,7 @@ class EfficientNet(nn.Module):
 class FixedEfficientNet(EfficientNet):
     """An EfficientNet with the paddings of efficientnet_pytorch 0.7 and later."""
 
+    activation = Swish
     layer_by_layer = True
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
