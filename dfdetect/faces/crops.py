@@ -116,8 +116,12 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     """
     height, width = size, rule.width(size)
     if rule.fit == "pad":
-        shrink = min(height / crop.shape[1], width / crop.shape[2])
-        inner = [max(1, int(shrink * side)) for side in crop.shape[1:]]
+        scales = height / crop.shape[1], width / crop.shape[2]
+        # The side that fills the image is not multiplied: rounding could make it a pixel shorter.
+        inner = [
+            wanted if scale == min(scales) else max(1, int(min(scales) * side))
+            for wanted, scale, side in zip((height, width), scales, crop.shape[1:], strict=True)
+        ]
         return _centred(_resize(crop, inner, rule.interpolation), height, width)
     return _resize(crop, [height, width], rule.interpolation)
 

@@ -49,6 +49,13 @@ def test_rectangle_relative_to_the_longer_side():
     assert CropRule(1.3, 0.0, longer=True).rectangle((0, 0, 20, 10)) == (-3, -8, 26, 26)
 
 
+def test_resize_crop_fills_the_longer_side_when_it_pads():
+    # 380 / 312 * 312 is a little less than 380 in floating-point numbers.
+    crop = torch.full((3, 312, 200), 255, dtype=torch.uint8)
+    padded = resize_crop(crop, 380, ResizeRule(fit="pad"))
+    assert padded[:, [0, -1], 190].min() == 255
+
+
 def test_resize_crop_pads_with_black():
     crop = cut(CropRule(scale=1.0, shift=0.0, width=1.0), ResizeRule(fit="pad"))
     assert crop.shape == (3, 20, 20)

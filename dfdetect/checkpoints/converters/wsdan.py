@@ -17,7 +17,7 @@ from dfdetect.checkpoints.converters.registry import (
 )
 from dfdetect.checkpoints.converters.tensors import State, Tensors, one_logit
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.faces.geometry import CropRule
+from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.scoring.aggregation import Aggregation
 
 MEAN, STD = (0.4479, 0.3744, 0.3473), (0.2537, 0.2502, 0.2424)
@@ -70,6 +70,7 @@ def _spec(
         mean=mean,
         std=std,
         crop=CropRule(border="zeros", template=TEMPLATE),
+        resize=ResizeRule(interpolation="linear"),
         aggregation=Aggregation("mean_probability", "pooled", floor=FLOOR),
         training={"converted_from": "wsdan"},
         licence="MIT",
