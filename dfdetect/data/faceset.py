@@ -393,8 +393,8 @@ def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> Non
         name: Name of the held-out crops, for error messages.
 
     Raises:
-        FaceSetError: Both face sets have the same actor group or id, or only one of them has actor
-            groups.
+        FaceSetError: An actor group or an id occurs in both face sets, or only one face set has
+            actor groups.
     """
     if (GROUP in train.table) != (GROUP in held_out.table):
         raise FaceSetError(

@@ -31,7 +31,7 @@ from dfdetect.video.reader import Frame
 METADATA = "metadata.json"
 MANIFEST = "manifest.csv"
 ARCHIVE_SUFFIX = ".zip"
-# The exceptions of zipfile if it cannot read a member; for an encrypted one, it is RuntimeError.
+# Exceptions that zipfile raises if it cannot read a member. RuntimeError is for encrypted members.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError)
 LOGGER = logging.getLogger(__name__)
 # The zip file that holds a video, or None; and the path of the video, or its name in the zip file.

@@ -98,7 +98,7 @@ def _cut(
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Return an image of shape (height, width, 3) as a tensor of shape (3, height, width)."""
+    """Return a uint8 image (height, width, 3) as a uint8 tensor of shape (3, height, width)."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 

@@ -33,7 +33,8 @@ RUN_BYTES = 256 * 2**20
 # Maximum number of consecutive detection frames on which a face may be missed before its track
 # ends: the detection frames between two searches for faces of all sizes.
 MAX_MISSED = SEARCH_STRIDE - 1
-# If the boxes of a face on two detection frames overlap more, the frame between them is skipped.
+# If the boxes of all faces on two detection frames have at least this IoU, the detection frame
+# between them is skipped.
 STILL_IOU = 0.7
 # A box continues a track if its IoU with the track's last box is at least this. Both boxes are
 # first enlarged to twice their width and height, so that a face may move by its own width from one

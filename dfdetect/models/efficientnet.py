@@ -293,9 +293,9 @@ class SequenceEfficientNet(Fixed06EfficientNet):
 def noise_filters() -> torch.Tensor:
     """Return three filters of 5 x 5 pixels that extract noise from an image, shape (3, 1, 5, 5).
 
-    Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The
-    filters compute second differences along a row, along rows and columns, and along rows and
-    columns over more pixels.
+    Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The first
+    filter computes second differences along a row. The second and the third filter compute them
+    along rows and columns, from 3 x 3 and from 5 x 5 pixels.
     """
     line = torch.tensor([1.0, -2.0, 1.0])
     row, square = torch.zeros(5, 5), torch.zeros(5, 5)

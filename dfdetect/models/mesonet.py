@@ -35,7 +35,7 @@ INCEPTION_2 = (2, 4, 4, 2)
 
 
 class _MesoNet(nn.Module):
-    """The part that both networks share: all but their first two layers."""
+    """The base class of Meso4 and MesoInception4: all layers but the first two are the same."""
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, drop_rate: float):
         super().__init__()

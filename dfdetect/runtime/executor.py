@@ -18,7 +18,7 @@ from dfdetect.runtime.device import available_cores, choose_device, other_gpus
 from dfdetect.runtime.ray_cluster import connected, map_on_cluster
 from dfdetect.video.isolated import DecoderPool
 
-# Maximum number of threads, because each thread takes memory.
+# Maximum number of threads. More threads would take too much memory.
 MAX_WORKERS = 16
 
 Item = TypeVar("Item")
@@ -188,7 +188,7 @@ def _make_in_process(
 
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
-    """Provide a pool of threads for a `with` block; at its end, waiting items are dropped."""
+    """Provide a pool of threads for a `with` block; the end of the block drops waiting items."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
     try:

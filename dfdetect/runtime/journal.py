@@ -56,7 +56,7 @@ class Journal:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
                 # Start with a line break, because a killed process may have left half a line.
                 file.write(f"\n{line}\n")
-        except OSError as error:  # the run goes on, because its results are also kept in memory
+        except OSError as error:  # the run can continue, because memory also holds its results
             warnings.warn(
                 f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
                 "next one starts from the beginning",

@@ -39,7 +39,7 @@ TIMEOUT = 10.0
 # Maximum number of items that are sent to processes ahead of the oldest unfinished item: AHEAD, or
 # AHEAD_EACH per process if that is more. One slow item therefore does not hold up the others.
 AHEAD, AHEAD_EACH = 256, 4
-# Maximum number of processes per GPU, because each process takes some of the GPU's memory.
+# Maximum number of processes per GPU. Each process takes some of the GPU's memory.
 SHARE_GPU = 8
 # An item is given up after this number of processes were lost while they worked on it.
 ATTEMPTS = 3

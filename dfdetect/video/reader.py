@@ -254,7 +254,7 @@ def _read_image(path: Path, choice: _Choice) -> Iterator[Frame]:
         raise
     except Image.UnidentifiedImageError as error:
         raise VideoError(path, Status.UNREADABLE_IMAGE) from error
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of exceptions for damaged files
         details = getattr(error, "strerror", None) or str(error)
         raise VideoError(path, Status.UNREADABLE_IMAGE, details) from error
     if upright is None:

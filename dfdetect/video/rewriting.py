@@ -163,7 +163,7 @@ def _add_video(
 def _frames(
     source: "InputContainer", stream: "VideoStream", timeline: Timeline, sound: "_Sound"
 ) -> Iterator[tuple["av.VideoFrame", int]]:
-    """Yield each frame with its stamp, in increasing order; pass packets of sound to `sound`."""
+    """Yield each frame with its stamp, in order of the stamps, and write the sound."""
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
         stamp = frame.pts if timeline.timed else ordinal
@@ -175,7 +175,7 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the decoded frames in order, without damaged ones; pass sound to `sound`."""
+    """Yield the decoded frames in order, without damaged ones, and write the sound."""
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
         if sound is not None and packet.stream is other:

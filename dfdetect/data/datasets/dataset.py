@@ -23,7 +23,7 @@ NAMED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The labelled videos or crops of a data set, as far as a folder holds them.
+    """The labelled videos or crops of a data set that were found in a folder.
 
     Attributes:
         name: The data set's own name.
@@ -146,7 +146,7 @@ def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
 def sample_frames(faces: FaceSet, count: int) -> FaceSet:
     """Return a face set with at most `count` evenly spaced crops of each track.
 
-    Benchmarks of data sets usually score this many frames per video.
+    Benchmarks usually score a fixed number of frames per video.
 
     Args:
         faces: The face set.
