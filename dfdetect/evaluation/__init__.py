@@ -1,1 +1,1 @@
-"""Measure how good detectors are: metrics, subgroups, aggregations, the study of architectures."""
+"""Measures how accurate detectors are, and compares detectors, aggregations and architectures."""

@@ -1,10 +1,10 @@
-"""Compare aggregations: ways to combine the probabilities of frames and faces into the video's.
+"""Compare aggregations, which combine the probabilities of frames into that of a video.
 
-The data are pairs of a REAL track and a self-blended fake of the same frames (`dfdetect extract
---blend`). Three kinds of FAKE scenes are composed of them: a person who is fake all the time, a
-person who is fake for a fifth of the time, and two people of whom one is fake. The REAL scenes show
-the same people. The AUC is computed within each source. The aggregations are those of this package
-and of the winners of the Deepfake Detection Challenge.
+The data are pairs of a REAL track and a self-blended fake of the same frames, made by `dfdetect
+extract --blend`. Three kinds of FAKE scenes are composed of the tracks: one person who is fake all
+the time, one person who is fake for a fifth of the time, and two people of whom one is fake. The
+REAL scenes show the same people. The AUC is computed within each source. The compared aggregations
+are those of this package and those of the winners of the Deepfake Detection Challenge.
 """
 
 import warnings
@@ -25,14 +25,15 @@ from dfdetect.evaluation.metrics import auc_within, metrics
 from dfdetect.runtime.executor import Executor
 from dfdetect.scoring.aggregation import Aggregation
 
-# Each aggregation sees every fourth, every second, and every frame.
+# Each aggregation is measured on every fourth frame, on every second frame, and on all frames.
 SPARSER = (4, 2, 1)
-# Share of fake frames in a scene that is fake in part, and number of places where that part starts.
+# Share of fake frames in a scene that is fake for a part of the time. Each track makes several such
+# scenes, in which this part starts at different frames.
 FAKE_SHARE = 0.2
 STARTS = 3
 FEWEST_PAIRS = 20
 
-# Takes P(FAKE) of each frame of each person, and returns P(FAKE) of the video.
+# Function that takes P(FAKE) of each frame of each person, and returns P(FAKE) of the video.
 VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 
 
@@ -41,8 +42,9 @@ class Scene:
     """The frame probabilities of one composed video.
 
     Attributes:
-        kind: `all`, `part` or `one of two`.
-        source: The source of the people in it.
+        kind: `all` (one person, fake all the time), `part` (one person, fake for a part of the
+            time) or `one of two` (two people of whom one is fake).
+        source: The source of the tracks.
         label: 1 for FAKE, 0 for REAL.
         people: For each person, P(FAKE) of each frame, float of shape (frames,).
     """
@@ -53,7 +55,7 @@ class Scene:
     people: list[np.ndarray]
 
     def sparser(self, step: int) -> "Scene":
-        """Return the same scene with every `step`-th frame only."""
+        """Return a copy of the scene that has only every `step`-th frame."""
         return replace(self, people=[one[step // 2 :: step] for one in self.people])
 
 
@@ -64,17 +66,19 @@ def compare_aggregations(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure all aggregations on the tracks of a face set.
+    """Measure all aggregations of `AGGREGATIONS` on the tracks of a face set.
 
     Args:
-        index: A face set made with `dfdetect extract --blend`.
-        weights: As in `load_detector`; or a detector, which keeps its own device.
-        device: As in `load_detector`.
+        index: Index of a face set that was made with `dfdetect extract --blend`.
+        weights: Name or file of weights, as in `load_detector`; or a detector, which keeps its own
+            device.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
     Returns:
-        One row for each aggregation and number of frames. For each kind of scene, the columns are
-        the mean AUC within sources and the log loss, in which REAL and FAKE count one half each.
+        A table with one row for each aggregation and number of frames. Its columns are, for each
+        kind of scene, the mean AUC within sources and the log loss with equal total weights of REAL
+        and FAKE.
 
     Raises:
         FaceSetError: The face set has no REAL track with a fake of the same frames.
@@ -86,9 +90,14 @@ def compare_aggregations(
     faces = FaceSet.read(index)
     pairs = find_pairs(faces)
     if not pairs:
-        raise FaceSetError(f"{index}: no REAL tracks with a fake of themselves: extract with blend")
+        raise FaceSetError(
+            f"{index}: no REAL track has a fake of the same frames; make the face set with "
+            "`dfdetect extract --blend`"
+        )
     if len(pairs) < FEWEST_PAIRS:
-        warnings.warn(f"{index}: {len(pairs)} people are too few to choose by", stacklevel=2)
+        warnings.warn(
+            f"{index}: {len(pairs)} people are too few to choose an aggregation", stacklevel=2
+        )
     detector = weights if isinstance(weights, Detector) else load_detector(weights, device)
     probabilities = _frame_probabilities(detector, faces, progress)
     scenes = make_scenes(pairs, faces, probabilities)
@@ -104,7 +113,7 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows of each REAL track, and the rows of the fake made of the same frames."""
+    """Return pairs of row numbers: those of a REAL track, and those of the fake of its frames."""
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
         return []
@@ -122,7 +131,13 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
 def make_scenes(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, probabilities: np.ndarray
 ) -> list[Scene]:
-    """Compose scenes of all three kinds, REAL and FAKE; `probabilities` has one value per crop."""
+    """Return REAL and FAKE scenes of all three kinds.
+
+    Args:
+        pairs: Rows of REAL tracks and of their fakes, as `find_pairs` returns them.
+        faces: The face set of these rows.
+        probabilities: P(FAKE) of each crop of the face set, float of shape (n,).
+    """
     scenes = []
     by_source = defaultdict(list)
     for real_rows, fake_rows in pairs:
@@ -144,7 +159,7 @@ def make_scenes(
 
 
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
-    """Return the function that applies one of this package's aggregations."""
+    """Return a function that applies an aggregation of this package to frame probabilities."""
 
     def answer(people: Sequence[np.ndarray]) -> float:
         logits = [np.log(one / (1 - one)) for one in people]
@@ -154,12 +169,12 @@ def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
 
 
 def mean_probability(people: Sequence[np.ndarray]) -> float:
-    """Second place of the challenge: the mean over all frames."""
+    """Return the mean over all frames, as the second place of the challenge did."""
     return float(np.concatenate(people).mean())
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """First place of the challenge: the mean of the confident frames, if they are numerous."""
+    """Return the mean of the confident frames if there are many, as the first place did."""
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
     if len(fake) > len(every) / 2.5 and len(fake) > 11 * len(every) / 32:
@@ -168,14 +183,21 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 
 
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
-    """Third place: probabilities are moved away from 0.5 and weighted by their distance from it."""
+    """Return a weighted mean of probabilities moved away from 0.5, as the third place did.
+
+    The weight of a frame is the distance of its probability from 0.5.
+    """
     every = np.concatenate(people) - 0.5
     moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
     return float(np.average(moved, weights=np.abs(every) + 1e-6))
 
 
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Fourth place: the highest mean if it is clear or all agree, the lowest if all are REAL."""
+    """Return the mean of the most extreme person, as the fourth place did.
+
+    This is the highest mean if one person is clearly FAKE or all are FAKE, and the lowest mean if
+    all are REAL. Otherwise, the mean over all people is returned.
+    """
     means = np.array([one.mean() for one in people])
     if means.max() > 0.9 or means.min() > 0.6:
         return float(means.max())

@@ -1,4 +1,4 @@
-"""A detector's answers to labelled videos and face sets, for each video and for each crop."""
+"""Answers: the scores that a detector gives to labelled videos and to the crops of face sets."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -26,19 +26,19 @@ BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A detector's answer to one labelled video, or to one crop that belongs to no video.
+    """The score of one labelled video, or of one crop that belongs to no video.
 
     Attributes:
         name: The name of the video, or the id of the crop.
         label: REAL or FAKE.
-        group: The actor group. Videos in which the same actor is known to appear have the same one.
-        source: The source of the video; empty if it is unknown.
-        method: The method that made the fake; empty if it is unknown.
+        group: Name of the actor group. All videos that are known to show the same actor share it.
+        source: Name of the video's source; empty if it is unknown.
+        method: Name of the method that made the fake; empty if it is unknown.
         kind: The kind of fake (swap, lipsync...); empty if it is unknown.
-        scene: Name of the scene. REAL and FAKE videos of the same scene have the same one; empty
-            if no other video shows the scene.
+        scene: Name of the scene, shared by the REAL and FAKE videos that show it; empty if no
+            other video shows the scene.
         probability: P(FAKE), or NaN if the video has no score.
-        tracks: For each track, P(FAKE) of each of its crops, float64 of shape (crops,).
+        tracks: For each track, P(FAKE) of its crops, float64 of shape (crops,).
         status: `ok`, or the reason why the video has no score.
     """
 
@@ -83,14 +83,14 @@ class Answers:
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:
-        """Return one attribute of each answer, as text of shape (n,)."""
+        """Return the attribute `name` of each answer, an array of text of shape (n,)."""
         return np.array([getattr(row, name) for row in self.rows], dtype=str)
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return P(FAKE) of every crop, and the index of the answer that the crop belongs to.
+        """Return P(FAKE) of every crop, and for every crop the position of its answer in `rows`.
 
         Returns:
-            float64 and int64, both of shape (crops,).
+            Two arrays of shape (crops,), float64 and int64.
         """
         parts = [(np.concatenate(row.tracks), n) for n, row in enumerate(self.rows) if row.tracks]
         counts = [len(part) for part, _ in parts]
@@ -98,7 +98,10 @@ class Answers:
         return np.concatenate([np.zeros(0), *(part for part, _ in parts)]), owners
 
     def table(self) -> pd.DataFrame:
-        """Return a table with the attributes and the numbers of tracks and crops of each answer."""
+        """Return a table with a row for each answer: its attributes, tracks and crops.
+
+        The columns `tracks` and `crops` hold numbers of tracks and crops.
+        """
         rows = []
         for row in self.rows:
             values = {name: value for name, value in vars(row).items() if name != "tracks"}
@@ -118,10 +121,11 @@ def score_face_set(
     """Score each video of a face set, and each crop that belongs to no video.
 
     Args:
-        detector: Scores the crops; its aggregation combines those of a video.
+        detector: The detector. Its aggregation combines the logits of a video's crops.
         faces: The face set.
-        executor: Distributes the crops over the cores or GPUs of this machine.
-        degrade: How each crop is damaged before it is scored, as in `evaluate`.
+        executor: The executor that distributes the crops over the cores or GPUs of this machine.
+        degrade: Damage to each crop before it is scored: `jpeg`, `half`, `dark`, or None for no
+            damage, as in `evaluate`.
         progress: Show a progress bar.
 
     Returns:
@@ -170,18 +174,18 @@ def track_logits(
     degrade: str | None = None,
     progress: bool = False,
 ) -> list[np.ndarray]:
-    """Score the crops of tracks.
+    """Return the calibrated logits of the crops of several tracks.
 
     Args:
-        detector: Scores the crops.
-        faces: The crops.
+        detector: The detector that scores the crops.
+        faces: The face set of the crops.
         tracks: For each track, the rows of its crops in `faces`, in the order of time.
-        executor: Distributes the tracks over the cores or GPUs of this machine.
-        degrade: As in `evaluate`.
+        executor: The executor that distributes the tracks over the cores or GPUs of this machine.
+        degrade: Damage to each crop before it is scored, as in `score_face_set`.
         progress: Show a progress bar.
 
     Returns:
-        The calibrated logits of FAKE of each track, float64 of shape (crops,).
+        For each track, the calibrated logits of FAKE of its crops, float64 of shape (crops,).
     """
     change = require_degradation(degrade)
 
@@ -202,7 +206,7 @@ def track_logits(
 
 
 def _batches(tracks: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Group the tracks into batches of at least `BATCH` crops; the last one may be smaller."""
+    """Yield batches of whole tracks, which have at least `BATCH` crops except for the last one."""
     batch: list[Sequence[int]] = []
     for track in tracks:
         batch.append(track)
@@ -220,12 +224,12 @@ def score_videos(
     *,
     progress: bool = False,
 ) -> Answers:
-    """Score labelled videos with the whole pipeline.
+    """Score labelled videos: decode them, track their faces, and score these.
 
     Args:
-        detector: Scores the videos.
+        detector: The detector that scores the videos.
         videos: The videos.
-        executor: Distributes the videos over cores, GPUs or a cluster.
+        executor: The executor that distributes the videos over cores, GPUs or a cluster.
         progress: Show a progress bar.
 
     Returns:

@@ -1,7 +1,8 @@
-"""Train and measure all detectors of a published study on the same faces.
+"""Compare architectures: train each on the same faces, and measure all on the same faces.
 
 The study that this package is based on trained eight detectors on the challenge's data. It reported
-their accuracies on data of which 80.75 % was FAKE: always answering FAKE scores 0.8075 there.
+their accuracies on data of which 80.75 % was FAKE, where always answering FAKE has an accuracy of
+0.8075.
 """
 
 import logging
@@ -31,7 +32,7 @@ from dfdetect.training.trainer import train
 
 LOGGER = logging.getLogger(__name__)
 STUDY_FAKE_SHARE = 0.8075
-# Validation accuracy that the study states for each of its detectors, if it does.
+# Validation accuracy of those of the study's detectors for which the study states it.
 STUDY_ACCURACY = {
     "logistic_regression": 0.8333,
     "linear_svm": 0.67,
@@ -41,7 +42,7 @@ STUDY_ACCURACY = {
     "resnet50": 0.70,
     "xception": 0.84,
 }
-# Initial weights of the architectures that do not start from random ones.
+# Initial weights of those architectures that do not start from random weights.
 INITIAL = {"tf_efficientnet_lite0": IMAGENET}
 DEFAULT = "default detector"
 SPEED_CROPS = 256
@@ -59,27 +60,28 @@ def compare(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Train each architecture by its recipe, unless its checkpoint exists, and measure all of them.
+    """Train architectures with their recipes, measure them, and return a table of their metrics.
 
-    The installed default detector is measured too, regardless of its training data. The function
-    writes `comparison.csv`, `comparison.md` and `comparison.png` to the folder of the checkpoints.
-    Detectors that were measured before and are not requested now keep their rows.
+    An architecture whose checkpoint already exists is not trained again. The installed default
+    detector is measured too, regardless of its training data. The function writes `comparison.csv`,
+    `comparison.md` and `comparison.png` to the folder of the checkpoints. The files keep the rows
+    of detectors that were measured by an earlier call and are not part of this one.
 
     Args:
         faces: Indexes of face sets to train on. Some of their actors are held out to choose the
-            epoch.
+            best epoch.
         val: Index of a face set of other actors, on which all detectors are measured.
-        out: Folder of the checkpoints, `NAME.safetensors`. Existing ones are used as they are, and
-            an interrupted training continues.
-        clips: Indexes of face sets that hold tracks (made by `dfdetect extract`), on which the clip
-            models are trained in addition.
-        val_clips: Index of a face set that holds tracks, on which all detectors are measured too.
-        architectures: The architectures; None for `compared_architectures()`.
-        device: As in `load_detector`.
+        out: Folder of the checkpoints, `NAME.safetensors`. Existing checkpoints are measured
+            without training, and an interrupted training continues.
+        clips: Indexes of face sets with tracks, made by `dfdetect extract`. Models that take clips
+            are trained on these in addition.
+        val_clips: Index of a face set with tracks, on which all detectors are also measured.
+        architectures: Names of the architectures; None for `compared_architectures()`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show progress bars.
 
     Returns:
-        One row per detector, with the columns of `comparison.csv`.
+        A table with one row per detector and the columns of `comparison.csv`.
 
     Raises:
         FaceSetError: A face set is unusable, or the same actors are in `faces` and in `val`.
@@ -132,9 +134,10 @@ def compare(
 
 
 def compared_architectures() -> list[str]:
-    """Return the architectures that have a recipe, those of the study first.
+    """Return the names of the architectures that have a training recipe, those of the study first.
 
-    The architecture of the default detector is left out: the installed detector is measured.
+    The architecture of the default detector is left out, because `compare` measures the installed
+    default detector instead.
     """
     default = [member.architecture for member in read_spec(find_weights()).members]
     others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, *default})
@@ -162,7 +165,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Draw balanced accuracies with intervals, and accuracies at the study's share of FAKE."""
+    """Return a plot of balanced accuracies, and of accuracies at the study's share of FAKE."""
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))[::-1]
@@ -195,7 +198,7 @@ def _require_trained_on(checkpoint: Path, sets: Sequence[str | Path]) -> None:
     found = read_spec(checkpoint).training.get("faces")
     if found != names:
         raise InputError(
-            f"{checkpoint}: exists, and was trained on {found} instead of {names}: delete it to "
+            f"{checkpoint}: exists and was trained on {found} instead of {names}; delete it to "
             "train again, or give another folder"
         )
 
@@ -243,7 +246,7 @@ def _input(spec: ModelSpec) -> str:
 
 
 def _speed(detector: Detector) -> float:
-    """Return the number of crops (or of clips, for clip models) scored per second."""
+    """Return the number of crops (for models that take clips: of clips) scored per second."""
     noise = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
     crops = list(noise)
     detector.predict_faces(crops[:32])
@@ -253,7 +256,7 @@ def _speed(detector: Detector) -> float:
 
 
 def _training_minutes(checkpoint: Path) -> float:
-    """Return the training time according to the training history, or NaN if there is none."""
+    """Return the training time in minutes from the training history, or NaN without a history."""
     history = checkpoint.with_suffix(".history.csv")
     if not history.is_file():
         return float("nan")

@@ -1,6 +1,7 @@
-"""Measure on which faces a detector is less reliable; warnings of results rest on these figures.
+"""Measure under which conditions a detector is less reliable.
 
-There are three kinds of comparison, each with an interval of the difference in balanced accuracy:
+The limits beyond which results have warnings come from these measurements. There are three kinds of
+comparison, each with an interval of the difference in balanced accuracy:
 
 - *damaged*: copies of good crops that were made smaller, darker or blurrier, or were compressed,
   against the good crops themselves;
@@ -29,8 +30,9 @@ from dfdetect.faces.crops import compress_jpeg
 from dfdetect.faces.geometry import CropRule
 from dfdetect.runtime.executor import Executor
 
-# Kinds and levels of damage to good crops. A height is the height of the face's box in pixels; the
-# width of a blur is a share of the crop's side.
+# Kinds of damage to good crops, each with a function and its levels. The level of `height` is the
+# height of the face's bounding box in pixels, that of `brightness` a factor, that of `blur` the
+# standard deviation as a share of the crop's side, and that of `jpeg` the quality.
 Damage = Callable[[np.ndarray, Any], np.ndarray]
 DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
     "height": (lambda crop, height: shrink(crop, CropRule().scale * height), (100, 70, 50, 35)),
@@ -64,7 +66,7 @@ class _Answers:
         return _Answers(self.labels[rows], self.probabilities[rows], self.groups[rows])
 
     def balanced_accuracy(self, weights: np.ndarray) -> float:
-        """Return the mean of the shares of REAL and FAKE that are recognised; NaN without both."""
+        """Return the weighted balanced accuracy, or NaN unless both classes have some weight."""
         right = (self.probabilities > THRESHOLD) == (self.labels == 1)
         totals, found = (
             np.bincount(self.labels, one, minlength=2) for one in (weights, weights * right)
@@ -83,22 +85,24 @@ def compare_conditions(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure a detector under the conditions of `DAMAGES`, `RANGES` and `FRAMES`.
+    """Return a table of a detector's metrics on damaged crops, hard faces and few frames.
 
     Args:
         sources: Indexes of face sets, which are measured together.
-        crops: Largest number of good crops that are damaged, half of them FAKE; 0 for none.
-        weights: As in `load_detector`, or a detector, which keeps its own device.
-        device: As in `load_detector`.
+        crops: Maximum number of good crops to damage, half of which are FAKE; 0 for none.
+        weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
+            own device.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
     Returns:
-        A row for each comparison: `comparison` (damaged, natural or frames), `condition`, `level`
-        (for natural crops, the range), `n` (crops or tracks), `sharpness` (the median of
-        damaged crops), `auc`, `false_alarm_rate`, `found_rate`, `balanced_accuracy`, its
-        `difference` from the other side of the comparison, and the edges `low` and `high` of the
-        95 % interval of this difference (bootstrap over whole actors or videos). Ranges with fewer
-        than 15 crops of a class are left out.
+        A table with a row for each comparison. The columns `comparison` (damaged, natural or
+        frames), `condition` and `level` (for natural crops, a range) say what is compared. `n` is
+        the number of crops or tracks, and `sharpness` the median sharpness of damaged crops.
+        `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy` are metrics. `difference` is
+        the balanced accuracy minus that of the crops or frames compared with, and `low` and `high`
+        are the ends of its 95 % interval, by bootstrap over whole actors or videos. Ranges with
+        fewer than 15 crops of a class are left out.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.
@@ -131,7 +135,7 @@ def compare_conditions(
 
 
 def _draw_balanced(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Draw some of the rows, the same number of each class."""
+    """Return up to `count` of the rows, drawn at random, half of them from each class."""
     generator = np.random.default_rng(0)
     classes = [generator.permutation(rows[labels[rows] == label]) for label in (0, 1)]
     each = min(count // 2, *map(len, classes))
@@ -151,7 +155,7 @@ def _damaged(
         for start in range(0, len(rows), BATCH):
             images = [damage(faces.image(row), level) for row in rows[start : start + BATCH]]
             logits += detector.frame_logits([[image] for image in images])
-        # The median of the last batch is precise enough.
+        # The median over the last batch is precise enough.
         sharpness = [measure_crop(image).sharpness for image in images]
         part = everything[rows].with_probabilities(aggregation.probability(np.concatenate(logits)))
         row = _row("damaged", name, f"{level:g}", part, everything[rows])
@@ -197,7 +201,7 @@ def _fewer_frames(
 def _row(
     comparison: str, condition: str, level: str, part: _Answers, others: _Answers
 ) -> dict[str, Any]:
-    """Return the figures of some crops, and their difference from the figures of others."""
+    """Return a row of the table: metrics of `part`, and its difference from `others`."""
     names, group_of = np.unique(np.concatenate([part.groups, others.groups]), return_inverse=True)
     own, theirs = group_of[: len(part.groups)], group_of[len(part.groups) :]
 

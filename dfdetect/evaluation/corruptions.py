@@ -14,11 +14,13 @@ BRIGHTNESS = 0.6
 
 
 def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that damages a crop, RGB uint8 of shape (height, width, 3).
+    """Return the function of this name, which takes a crop and returns a damaged copy.
+
+    A crop is RGB uint8 of shape (height, width, 3).
 
     Args:
-        name: `jpeg` (quality 50), `half` (half the size and back) or `dark` (40 % darker); None
-            for a function that returns the crop unchanged.
+        name: `jpeg` (compressed as JPEG of quality 50), `half` (resized to half the size and back)
+            or `dark` (40 % darker); None for a function that returns the crop unchanged.
 
     Raises:
         ArgumentError: The name is unknown.
@@ -33,7 +35,9 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shrink(image: np.ndarray, side: float) -> np.ndarray:
-    """Shrink a square crop to a side in pixels, and enlarge it again; no change if it is smaller.
+    """Return a square crop that was resized to `side` pixels and back to its size.
+
+    A crop that is not larger than `side` is returned unchanged.
 
     Example:
         >>> shrink(crop, 56).shape == crop.shape
@@ -47,12 +51,12 @@ def shrink(image: np.ndarray, side: float) -> np.ndarray:
 
 
 def darken(image: np.ndarray, share: float) -> np.ndarray:
-    """Multiply all levels by a share, 0 to 1."""
+    """Return a darker image: its pixel values are multiplied by `share`, 0 to 1."""
     return np.round(share * image).astype(np.uint8)
 
 
 def blur(image: np.ndarray, width: float) -> np.ndarray:
-    """Blur by a Gaussian whose standard deviation is this share of the image's height."""
+    """Return an image blurred by a Gaussian of standard deviation `width` times its height."""
     return cv2.GaussianBlur(image, (0, 0), width * len(image))
 
 

@@ -1,4 +1,4 @@
-"""Measure how good a detector is on labelled faces and videos."""
+"""`evaluate`: measures how accurate a detector is on labelled faces and videos."""
 
 import warnings
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ from dfdetect.files import atomic_path, require_writable
 from dfdetect.results import OperatingPoints
 from dfdetect.runtime.executor import Executor
 
-# Of what is no index of a face set: a zip file of videos, or a JSON file of DeepfakeBench.
+# Suffixes of sources other than face sets: a zip file of videos, a JSON file of DeepfakeBench.
 DATASET_SUFFIXES = (ARCHIVE_SUFFIX, ".json")
-# With fewer actors or videos, intervals cannot be trusted.
+# Minimum number of actors or videos for intervals by bootstrap, which are unreliable with fewer.
 FEWEST_GROUPS = 10
 
 
@@ -53,37 +53,40 @@ def evaluate(
     cluster: str | None = None,
     progress: bool = False,
 ) -> EvaluationResult:
-    """Measure a detector on labelled faces or videos.
+    """Score labelled faces or videos with a detector, and return metrics of its accuracy.
 
-    Each video gets one probability: the detector's aggregation combines its crops.
+    The detector's aggregation combines the crops of a video, so that each video has one score. A
+    video without a score counts with the prior 0.5.
 
     Args:
-        sources: The index of a face set, or several indexes that are measured together; or a folder
-            of a data set, a zip file or a JSON file of DeepfakeBench, as `read_dataset` takes it. A
-            video without a score counts with the prior 0.5.
-        split: The official split of a data set that is measured, `test`, `val` or `train`; None for
-            all of it.
-        weights: As in `load_detector`; or a detector, which keeps its own frames and device.
-        frames: Number of frames sampled from each video; None for 32. Not allowed for face sets, of
-            which all crops are used.
-        device: As in `load_detector`; with `cuda`, all GPUs are used.
-        plots: Folder for `roc.png`, `reliability.png`, `histogram.png` and `scores.csv`, which has
-            a row for each answer.
-        table: A file for a table with the figures of all videos, of frames, of each source and of
-            each method, with intervals: Markdown if it ends in `.md`, or `.csv`.
-        fake_share: Also compute the metrics as they would be if this share were FAKE.
-        degrade: Damage the crops of a face set before they are scored: `jpeg` (quality 50), `half`
-            (half the size and back) or `dark` (40 % darker).
+        sources: The index of a face set, or several indexes, which are measured together. Instead,
+            one data set that `read_dataset` reads: a folder, a zip file, or a JSON file of
+            DeepfakeBench.
+        split: Part of the data set to measure on, as its authors split it: `test`, `val` or
+            `train`; None for all of it.
+        weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
+            own number of frames and its device.
+        frames: Number of frames sampled from each video; None for 32. Must be None for face sets,
+            of which all crops are used.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`; with `cuda`, all GPUs are
+            used.
+        plots: Folder to write `roc.png`, `reliability.png` and `histogram.png` to, and `scores.csv`
+            with a row for each score.
+        table: A file to write the metrics to, with intervals, for all videos, all frames, each
+            source and each method: a Markdown table if its name ends in `.md`, or a `.csv` file.
+        fake_share: Also compute the metrics for data with this share of FAKE.
+        degrade: Damage to the crops of a face set before they are scored: `jpeg` (compressed as
+            JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 % darker).
         subgroups: Also compute the metrics of small, dark, blurred and turned faces of a face set.
-        cluster: Score videos on the Ray cluster of this address, or on a `local` one, as in
+        cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster`.
-        progress: Show a progress bar on stderr.
+        progress: Show a progress bar on standard error.
 
     Raises:
         FileNotFoundError: The source or the weights do not exist.
         ArgumentError: Two arguments exclude each other, or a value is unknown or out of range.
-            This is checked before anything is loaded.
-        InputError: The source is not labelled as it should be.
+            The arguments are checked before anything is loaded.
+        InputError: The labels of the source are missing or unusable.
 
     Example:
         >>> evaluate("val.csv").metrics.auc
@@ -95,7 +98,7 @@ def evaluate(
     of_videos = dataset is not None and dataset.faces is None
     if dataset is None and frames is not None:
         raise ArgumentError(
-            f"{shown}: frames are sampled from videos only; of a face set all crops are taken"
+            f"{shown}: a face set has no frames to sample, all its crops are used: leave out frames"
         )
     _require_consistent(shown, of_videos, degrade, subgroups, cluster)
     if fake_share is not None and not 0 < fake_share < 1:
@@ -127,7 +130,7 @@ def evaluate(
     groups = answers.texts("group")
     if (count := len(set(groups))) < FEWEST_GROUPS:
         warnings.warn(
-            f"{shown}: {count} actors or videos are too few for intervals to be trusted",
+            f"{shown}: {count} actors or videos are too few for reliable intervals",
             stacklevel=2,
         )
     labels, probabilities = answers.labels, answers.probabilities
@@ -153,14 +156,16 @@ def evaluate(
 
 
 def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
-    """Return the data set that is given, or None if face sets are given."""
+    """Return the data set at the path, or None if the paths are indexes of face sets."""
     shown = ", ".join(map(str, paths))
     if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
         if len(paths) != 1:
-            raise ArgumentError(f"{shown}: only face sets are measured together: give one folder")
+            raise ArgumentError(
+                f"{shown}: only face sets can be measured together; give one data set at a time"
+            )
         return read_dataset(paths[0], split)
     if split is not None:
-        raise ArgumentError(f"{shown}: a face set has no official split: leave out split")
+        raise ArgumentError(f"{shown}: a face set has no official split; leave out split")
     return None
 
 
@@ -183,7 +188,7 @@ def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
         if path.name in detector.spec.training.get("faces", ()):
             warnings.warn(
                 f"{path}: the detector was trained on a face set of this name; if it is the "
-                "same, the figures say nothing about other faces",
+                "same, the metrics say nothing about other faces",
                 stacklevel=3,
             )
 
@@ -210,7 +215,7 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
-    """Return the metrics of the fakes of each known method, with all REAL of their sources."""
+    """Return metrics for each known method: of its fakes and all REAL answers of their sources."""
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
     for name in np.unique(names[~real & (names != "")]).tolist():
@@ -220,7 +225,7 @@ def _measure_methods(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
-    """Return the metrics of some answers, with intervals if they show enough actors or videos."""
+    """Return the metrics of some answers, with intervals if enough actors or videos are in them."""
     groups = answers.texts("group")[rows]
     enough = len(set(groups.tolist())) >= FEWEST_GROUPS
     return metrics(
@@ -229,7 +234,7 @@ def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
 
 
 def _measure_votes(answers: Answers) -> VotedMetrics:
-    """Return the metrics, with intervals, in which each known source counts the same."""
+    """Return metrics, with intervals, in which every known source has the same weight."""
     known = answers.texts("source") != ""
     columns = (answers.texts(name)[known] for name in ("source", "kind", "scene"))
     return voted_metrics(
@@ -238,7 +243,7 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 
 
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
-    """Return the metrics of single crops; these are `overall` if each answer has one crop."""
+    """Return the metrics of single crops, which are `overall` if every answer has one crop."""
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):
         return overall

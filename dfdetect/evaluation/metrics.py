@@ -1,4 +1,4 @@
-"""Metrics of probabilities against labels: AUC, false alarms and others, with intervals."""
+"""Metrics that compare probabilities with labels: AUC, false alarms and others, with intervals."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,36 +15,38 @@ CALIBRATION_BINS = 15
 BOOTSTRAP_ROUNDS = 1000
 NAN = float("nan")
 
-# Lower and upper edge.
+# Lower and upper end of a 95 % interval.
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """How well probabilities of FAKE agree with labels; a figure that needs both classes is NaN.
+    """Metrics that compare probabilities of FAKE with labels.
+
+    Metrics that need both classes are NaN if all labels are the same.
 
     Attributes:
-        n: Number of answers.
-        fake_fraction: Share of FAKE.
+        n: Number of items.
+        fake_fraction: Share of FAKE items.
         auc: Area under the ROC curve.
-        false_alarm_rate: Share of REAL above 0.5.
-        found_rate: Share of FAKE above 0.5.
+        false_alarm_rate: Share of REAL items above 0.5.
+        found_rate: Share of FAKE items above 0.5.
         calibration_error: Expected calibration error (Naeini et al. 2015), 15 bins of equal width.
         log_loss: Mean negative log likelihood, in nats.
         constant_log_loss: The log loss of always answering `fake_fraction`.
-        accuracy: Share of right answers at 0.5.
-        best_accuracy: The same at the threshold that gives the most of them. It is chosen on these
-            answers, so new ones will have less.
-        best_threshold: That threshold: FAKE is what reaches it.
-        constant_accuracy: The accuracy of always answering the commoner class.
+        accuracy: Accuracy at the threshold 0.5.
+        best_accuracy: Accuracy at `best_threshold`. The threshold is chosen on these same items, so
+            the accuracy on other items will be lower.
+        best_threshold: The threshold with the highest accuracy; items at or above it count as FAKE.
+        constant_accuracy: The accuracy of always answering the more frequent class.
         balanced_accuracy: Mean of the accuracies of REAL and of FAKE; 0.5 for a constant answer.
         average_precision: Area under the precision-recall curve; `fake_fraction` for a constant
             answer.
-        eer: Equal error rate: the share of errors at the threshold at which REAL and FAKE have the
-            same share of errors.
-        tpr_at_1_fpr: Share of FAKE above the threshold that 1 % of REAL exceed.
-        tpr_at_5_fpr: Share of FAKE above the threshold that 5 % of REAL exceed.
-        intervals: 95 % intervals by name, if they were requested.
+        eer: Equal error rate: the error rate at the threshold where REAL and FAKE have the same
+            error rate.
+        tpr_at_1_fpr: Share of FAKE items above the threshold that 1 % of REAL items exceed.
+        tpr_at_5_fpr: Share of FAKE items above the threshold that 5 % of REAL items exceed.
+        intervals: 95 % intervals by the name of the metric; empty unless requested.
     """
 
     n: int
@@ -67,7 +69,7 @@ class Metrics:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metrics by name, with `intervals` if there are any."""
+        """Return a dictionary of the metrics by name, with `intervals` if there are any."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         intervals = values.pop("intervals")
         return values | ({"intervals": dict(intervals)} if intervals else {})
@@ -75,21 +77,22 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class VotedMetrics:
-    """Metrics in which REAL and FAKE count one half each, and all sources of a class the same.
+    """Metrics with equal weights: of the two classes, and of the sources within each class.
 
     Attributes:
-        real_sources: Number of sources with REAL.
-        fake_sources: Number of sources with FAKE.
-        log_loss: As in `Metrics`, with these weights.
-        auc: As in `Metrics`, with these weights.
-        false_alarm_rate: Share of REAL above 0.5, averaged over the sources.
-        found_rate: Share of FAKE above 0.5, averaged over the sources.
-        balanced_accuracy: As in `Metrics`, with these weights.
+        real_sources: Number of sources with REAL items.
+        fake_sources: Number of sources with FAKE items.
+        log_loss: Weighted mean negative log likelihood, in nats.
+        auc: Area under the weighted ROC curve.
+        false_alarm_rate: Share of REAL items above 0.5, averaged over the sources.
+        found_rate: Share of FAKE items above 0.5, averaged over the sources.
+        balanced_accuracy: Mean of the weighted accuracies of REAL and of FAKE.
         found_by_kind: `found_rate` of each kind of fake.
-        pairs: Number of scenes that have both REAL and FAKE.
-        pairs_in_order: Share of the pairs of a REAL and a FAKE of one scene in which the FAKE has
-            the higher probability, averaged over the scenes.
-        intervals: 95 % intervals over sources, by name, if they were requested.
+        pairs: Number of scenes with both REAL and FAKE items.
+        pairs_in_order: Share of the pairs of a REAL and a FAKE item of one scene in which the FAKE
+            item has the higher probability, averaged over the scenes.
+        intervals: 95 % intervals by the name of the metric, from a bootstrap over sources; empty
+            unless requested.
     """
 
     real_sources: int
@@ -105,7 +108,10 @@ class VotedMetrics:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metrics by name, with `found_KIND` for each kind, and `intervals` if any."""
+        """Return a dictionary of the metrics by name, with `intervals` if there are any.
+
+        Instead of `found_by_kind`, the dictionary has an entry `found_KIND` for each kind of fake.
+        """
         values: dict[str, Any] = {}
         for one in fields(self):
             value = getattr(self, one.name)
@@ -119,14 +125,14 @@ class VotedMetrics:
 def metrics(
     labels: np.ndarray, probabilities: np.ndarray, *, groups: np.ndarray | None = None
 ) -> Metrics:
-    """Compare probabilities of FAKE with labels.
+    """Return metrics that compare probabilities of FAKE with labels.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         probabilities: P(FAKE) strictly between 0 and 1, float, shape (n,).
         groups: Name of the actor or video of each item, shape (n,). If given, the result has
-            intervals by bootstrap (Efron 1979). Errors on crops of one actor are not independent;
-            whole groups are therefore drawn.
+            intervals by bootstrap (Efron 1979). The bootstrap draws whole groups, because the
+            errors on crops of one actor are not independent.
 
     Example:
         >>> metrics(np.array([0, 1]), np.array([0.2, 0.8])).log_loss
@@ -147,18 +153,19 @@ def metrics(
 
 
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
-    """Return the metrics as they would be if another share of the items were FAKE.
+    """Return the metrics for data in which the share of FAKE items is `fake_share`.
 
-    The items of each class are weighted to that share. The probabilities, which assume that half of
-    the items are FAKE, are corrected for the new prior (Saerens et al. 2002).
+    The items of each class are weighted so that they have this share. The probabilities, which
+    assume that half of the items are FAKE, are corrected for the new share (Saerens et al. 2002).
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
-        probabilities: P(FAKE) if half are FAKE, strictly between 0 and 1, shape (n,).
-        fake_share: The share of FAKE, strictly between 0 and 1.
+        probabilities: P(FAKE) under the assumption that half of the items are FAKE, strictly
+            between 0 and 1, shape (n,).
+        fake_share: The share of FAKE items, strictly between 0 and 1.
 
     Raises:
-        ArgumentError: Only one class occurs, or the share is out of range.
+        ArgumentError: Only one class occurs, or `fake_share` is out of range.
 
     Example:
         >>> reweighted_metrics(np.array([0, 1]), np.array([0.6, 0.6]), 0.8).constant_accuracy
@@ -174,16 +181,17 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 
 
 def auc_within(sources: Mapping[str, Metrics]) -> float:
-    """Return the mean of the AUCs of the sources, weighted by `n`.
+    """Return the mean of the AUCs of single sources, weighted by their numbers of items.
 
-    Sources differ in camera and codec, and the answers of a detector differ with them. The AUC over
-    all sources together may only show this difference. Sources with one class do not count.
+    The scores of a detector depend on the cameras and codecs of a source. An AUC over all sources
+    together may therefore only show differences between sources. Sources with only one class are
+    left out.
 
     Args:
-        sources: The metrics of each source.
+        sources: The metrics of each source, by its name.
 
     Returns:
-        0 to 1, or NaN if no source has both classes.
+        The mean AUC, 0 to 1, or NaN if no source has both classes.
 
     Example:
         >>> auc_within({"page": metrics(labels, probabilities)})
@@ -198,7 +206,7 @@ def auc_within(sources: Mapping[str, Metrics]) -> float:
 def calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """Return the expected calibration error (Naeini et al. 2015), 0 to 1, over 15 equal bins."""
+    """Return the expected calibration error (Naeini et al. 2015), 0 to 1, with 15 equal bins."""
     weights = np.ones(len(labels)) if weights is None else weights
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=weights * (labels - probabilities))
@@ -212,17 +220,19 @@ def bootstrap_intervals(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return 95 % intervals of metrics, by drawing groups with replacement (Efron 1979).
+    """Return 95 % intervals of metrics, by a bootstrap that draws whole groups (Efron 1979).
 
     Args:
-        measure: Takes the number of times that each group was drawn, int of shape (count,), and
-            returns metrics by name. A NaN is left out of the interval.
+        measure: Function that takes the number of times that each group was drawn, int of shape
+            (count,), and returns metrics by name. Draws in which a metric is NaN are left out of
+            its interval.
         count: Number of groups.
         rounds: Number of draws.
         seed: Seed of the draws.
 
     Returns:
-        Lower and upper edge by name, without metrics that are NaN in every draw.
+        Lower and upper end of each interval by the name of the metric, without metrics that are NaN
+        in every draw.
     """
     drawn = bootstrap_draws(measure, count, rounds=rounds, seed=seed)
     edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
@@ -236,7 +246,10 @@ def bootstrap_draws(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the metrics of each draw, one row per draw; arguments as in `bootstrap_intervals`."""
+    """Return the metrics of each draw of a bootstrap, a table with one row per draw.
+
+    The arguments are those of `bootstrap_intervals`.
+    """
     generator = np.random.default_rng(seed)
     return pd.DataFrame(
         measure(np.bincount(generator.integers(count, size=count), minlength=count))
@@ -247,7 +260,9 @@ def bootstrap_draws(
 def figures_of(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return a function that takes weights of shape (n,) and returns the metrics by name.
+    """Return a function that computes the metrics of these items with given weights.
+
+    The function takes the weights of the items, float of shape (n,), and returns metrics by name.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -257,16 +272,16 @@ def figures_of(
 
 
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Return weights that give each class half of the total, and each source an equal part of it.
+    """Return weights with equal totals of both classes, and of all sources within a class.
 
-    Sources are very unequal in size; without such weights the largest would decide.
+    Sources differ much in size. Without such weights, the largest sources would dominate.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
-        sources: Name of the source of each, shape (n,).
+        sources: Name of the source of each item, shape (n,).
 
     Returns:
-        float64 of shape (n,), summing to 1. A single class has all the weight.
+        Weights of the items, float64 of shape (n,), whose sum is 1.
 
     Example:
         >>> vote_weights(np.array([0, 0, 0, 1]), np.array(["a", "a", "b", "a"]))
@@ -285,16 +300,16 @@ def voted_metrics(
     *,
     intervals: bool = False,
 ) -> VotedMetrics:
-    """Compare probabilities of FAKE with labels so that all sources count the same.
+    """Return metrics in which all sources have the same weight, as in `vote_weights`.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
-        sources: Name of the source of each, shape (n,).
-        kinds: The kind of each fake (swap, lipsync...), empty if it is unknown; shape (n,).
-        scenes: Name of the scene of each, the same for REAL and FAKE of one scene, empty if it is
+        sources: Name of the source of each item, shape (n,).
+        kinds: Kind of fake (swap, lipsync...) of each item, empty if it is unknown; shape (n,).
+        scenes: Name of the scene of each item, shared by its REAL and FAKE items, empty if it is
             unknown; shape (n,).
-        intervals: Also compute intervals by bootstrap; whole sources are drawn.
+        intervals: Also compute intervals, by a bootstrap that draws whole sources.
 
     Example:
         >>> voted_metrics(np.array([0, 1]), np.array([0.2, 0.8]), np.array(["a", "b"])).auc
@@ -340,25 +355,25 @@ def voted_metrics(
 
 
 def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
-    """Return the log loss in nats, weighted with the weights of `vote_weights`."""
+    """Return the weighted mean of the log loss in nats; all arrays have the shape (n,)."""
     certainty = np.where(labels == 1, probabilities, 1 - probabilities)
     smallest = np.finfo(np.float64).eps
     return float(np.average(-np.log(np.clip(certainty, smallest, 1)), weights=weights))
 
 
 class _Curve:
-    """Labels and probabilities, sorted once: intervals need their ROC curve a thousand times."""
+    """Labels sorted by probability. A bootstrap computes a thousand ROC curves without sorting."""
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
         self.labels = np.asarray(labels)
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
         self.order = np.argsort(-self.probabilities, kind="stable")
         steps = np.diff(self.probabilities[self.order])
-        # The last of those that have the same probability.
+        # Positions of the last of the items that have the same probability.
         self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:
-        """Return the figures over all thresholds; NaN if a class has no weight."""
+        """Return the metrics that need all thresholds; they are NaN if a class has no weight."""
         names = (
             *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr"),
             *("best_accuracy", "best_threshold"),
@@ -371,16 +386,16 @@ class _Curve:
             return dict.fromkeys(names, NAN)
         tpr = np.append(0, found / found[-1])
         fpr = np.append(0, alarms / alarms[-1])
-        # Thresholds that only rows without weight exceed have no precision, and no weight either.
+        # If only items without weight exceed a threshold, `tiny` prevents a division by zero.
         precision = found / np.maximum(found + alarms, np.finfo(np.float64).tiny)
         right = np.append(0, found - alarms) + alarms[-1]
         best = int(right.argmax())
-        # The first threshold is above everything.
+        # Position 0 stands for a threshold above all probabilities.
         threshold = self.probabilities[self.order][self.ends[best - 1]] if best else 1.0
         values = (
             np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2),
             np.sum(np.diff(tpr) * precision),
-            # Where the rates of both errors cross, between two thresholds if need be.
+            # Both error rates are equal between two thresholds; interpolate.
             np.interp(0, fpr - (1 - tpr), fpr),
             *(tpr[np.searchsorted(fpr, rate, side="right") - 1] for rate in (0.01, 0.05)),
             right[best] / (found[-1] + alarms[-1]),
@@ -390,7 +405,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """Return all metrics of `Metrics`, with a weight for each row."""
+    """Return the metrics of `Metrics` by name, computed with a weight for each item."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD
@@ -412,7 +427,7 @@ def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
 
 
 def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return weights as `vote_weights` does, with each source repeated `times` times."""
+    """Return the weights of `vote_weights` if a bootstrap has drawn each source `times` times."""
     _, own, sizes = np.unique(2 * source_of + labels, return_inverse=True, return_counts=True)
     weights = times[source_of] / sizes[own]
     totals = np.bincount(labels, weights, minlength=2)
@@ -424,7 +439,10 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 def _orders(
     labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each scene with both classes, the share of pairs in order, and its source."""
+    """Return, for each scene with both classes, its share of pairs in order and its source number.
+
+    A pair, one REAL and one FAKE item, is in order if the FAKE item has the higher probability.
+    """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):
         rows = scenes == scene

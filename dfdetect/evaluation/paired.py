@@ -1,4 +1,4 @@
-"""Tests of whether two detectors differ on the same videos: paired bootstrap and DeLong's test."""
+"""Compare two detectors on the same videos, by a paired bootstrap and by DeLong's test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,21 +20,21 @@ COMPARED = (
     *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr", "accuracy"),
     *("best_accuracy", "balanced_accuracy", "log_loss", "calibration_error"),
 )
-# Quantiles of the draws at which the interval begins and ends.
+# Quantiles of the draws that are the ends of the 95 % interval.
 TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One figure of two detectors, and a test of whether it differs.
+    """The difference of a metric between two detectors, with a test of its significance.
 
     Attributes:
-        first: The figure of the first detector.
-        second: The figure of the second detector.
-        difference: The second figure minus the first.
-        interval: 95 % interval of the difference; None where it cannot be computed.
-        p_value: Probability of a difference at least as large, in either direction, by chance
-            alone. NaN where it cannot be computed.
+        first: The metric of the first detector.
+        second: The metric of the second detector.
+        difference: The second metric minus the first.
+        interval: 95 % interval of the difference; None if it cannot be computed.
+        p_value: Two-sided p-value: the probability that a difference of at least this size arises
+            by chance. NaN if it cannot be computed.
     """
 
     first: float
@@ -46,17 +46,17 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedComparison:
-    """Two detectors on the same videos or crops.
+    """The results of two detectors on the same videos or crops, and the differences of metrics.
 
-    `str` returns a report for people, `to_dict` the content of the JSON file.
+    `str` returns a report for people, and `to_dict` returns the values for JSON.
 
     Attributes:
-        first: The figures of the first detector.
-        second: The figures of the second detector.
-        differences: The difference of each figure, by name, with interval and p-value by paired
-            bootstrap: whole actors or videos are drawn with replacement, the same ones for both
+        first: The result of the first detector.
+        second: The result of the second detector.
+        differences: The difference of each metric, by its name, tested by a paired bootstrap. The
+            bootstrap draws whole actors or videos with replacement, the same ones for both
             detectors.
-        delong: The difference of the AUC by DeLong's test, which assumes independent answers.
+        delong: The difference of the AUC by DeLong's test, which assumes independent scores.
         groups: Number of actors or videos from which the bootstrap draws.
     """
 
@@ -67,7 +67,7 @@ class PairedComparison:
     groups: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures by name, in JSON's types; None if a value cannot be computed."""
+        """Return a dictionary for JSON; values that cannot be computed are None."""
         return without_nan(
             {
                 "first": self.first.to_dict(),
@@ -104,11 +104,11 @@ def compare_detectors(
     detectors: tuple[Weights | Detector, Weights | Detector],
     **options: Any,
 ) -> PairedComparison:
-    """Measure two detectors on the same data, and test whether they differ.
+    """Measure two detectors on the same data, and test whether their metrics differ.
 
     Args:
-        sources: As in `evaluate`.
-        detectors: Two detectors, each in a form that `evaluate` takes as `weights`.
+        sources: Face sets or a data set, as in `evaluate`.
+        detectors: Two detectors, each a name, a file or an object, as `weights` in `evaluate`.
         options: Further arguments of `evaluate`.
 
     Raises:
@@ -124,10 +124,10 @@ def compare_detectors(
 
 
 def compare_results(first: EvaluationResult, second: EvaluationResult) -> PairedComparison:
-    """Test whether two detectors that were measured on the same data differ.
+    """Compare the results of two detectors on the same data, and test whether their metrics differ.
 
     Raises:
-        ArgumentError: The answers are not to the same videos, in the same order.
+        ArgumentError: The results are not of the same videos in the same order.
 
     Example:
         >>> compare_results(evaluate("val.csv"), evaluate("val.csv", weights="xception")).delong
@@ -148,19 +148,21 @@ def compare_results(first: EvaluationResult, second: EvaluationResult) -> Paired
 
 
 def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Difference:
-    """Test the difference of two AUCs on the same answers.
+    """Test the difference between the AUCs of two detectors on the same items.
 
-    DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver
-    Operating Characteristic Curves", Biometrics 1988. It is computed by ranks, as in Sun and Xu,
-    "Fast Implementation of DeLong's Algorithm", IEEE Signal Processing Letters 2014.
+    The test is that of DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More
+    Correlated Receiver Operating Characteristic Curves", Biometrics 1988. It is computed from
+    ranks, as in Sun and Xu, "Fast Implementation of DeLong's Algorithm", IEEE Signal Processing
+    Letters 2014.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         first: P(FAKE) by the first detector, shape (n,).
-        second: P(FAKE) by the second.
+        second: P(FAKE) by the second detector, shape (n,).
 
     Returns:
-        The difference; NaN, without an interval, if one class has fewer than two answers.
+        The difference. Its values are NaN, without an interval, if a class has fewer than two
+        items.
 
     Example:
         >>> delong_test(labels, first, second).p_value
@@ -171,7 +173,7 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
     if min(fakes, reals) < 2:
         nan = float("nan")
         return Difference(first=nan, second=nan, difference=nan, interval=None, p_value=nan)
-    # For each FAKE, the share of REAL below it; for each REAL, the share of FAKE above it.
+    # For each FAKE item, the share of REAL items below it; for each REAL item, of FAKE above it.
     of_fakes, of_reals = [], []
     for values in (first, second):
         ranks = rankdata(values)
@@ -199,7 +201,10 @@ def _bootstrap(
     group_of: np.ndarray,
     groups: int,
 ) -> dict[str, Difference]:
-    """Test each figure (Efron & Tibshirani 1993, "An Introduction to the Bootstrap")."""
+    """Return the difference of each metric, tested by a paired bootstrap.
+
+    The method is that of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
+    """
     measures = [figures_of(labels, one) for one in probabilities]
 
     def differ(times: np.ndarray) -> dict[str, float]:
@@ -235,4 +240,6 @@ def _require_same(first: Answers, second: Answers) -> None:
         (first.texts(name) == second.texts(name)).all() for name in ("name", "label", "group")
     )
     if not same:
-        raise ArgumentError("only answers to the same videos can be compared: measure both on one")
+        raise ArgumentError(
+            "the two results are not of the same videos; measure both detectors on the same data"
+        )

@@ -1,4 +1,4 @@
-"""Plots of how good a detector is: ROC curve, calibration and histogram."""
+"""Plots of the accuracy of a detector: ROC curve, calibration and histogram."""
 
 from pathlib import Path
 
@@ -10,10 +10,12 @@ from sklearn.metrics import RocCurveDisplay
 
 
 def write_plots(folder: str | Path, labels: np.ndarray, probabilities: np.ndarray) -> None:
-    """Write `histogram.png` and, if both classes occur, `roc.png` and `reliability.png`.
+    """Write plots of the probabilities: `histogram.png`, `roc.png` and `reliability.png`.
+
+    The last two are written only if both classes occur.
 
     Args:
-        folder: Folder for the pictures; it is created if it does not exist.
+        folder: Folder for the plots; it is created if it does not exist.
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         probabilities: P(FAKE), shape (n,).
     """

@@ -1,4 +1,4 @@
-"""The result of `evaluate`, and the report that is printed of it."""
+"""EvaluationResult: the metrics that `evaluate` returns, as a printed report and as JSON."""
 
 import math
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ import pandas as pd
 from dfdetect.evaluation.answers import Answers
 from dfdetect.evaluation.metrics import Interval, Metrics, VotedMetrics
 
-# Up to this number of answers, each one is printed.
+# The report lists single answers if there are at most this many.
 MOST_ANSWERS = 50
+# Width of a column of the report, in characters.
 COLUMN = 24
-# Title of each metric, and what a constant answer scores: a number or the name of another metric;
-# None if that depends on the constant.
+# Title of each metric, and its value for a detector that always gives the same answer: a number, or
+# the name of another metric, or None if the value depends on that answer.
 ROWS = {
     "auc": ("AUC", 0.5),
     "false_alarm_rate": ("false alarms (REAL above 0.5)", None),
@@ -34,14 +35,14 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """How one of the checkpoint's thresholds performs on the evaluated data.
+    """False alarms and detected fakes at a threshold of the checkpoint, on the evaluated data.
 
     Attributes:
         threshold: The threshold, a probability of FAKE.
-        false_alarms: Number of REAL above the threshold.
-        found: Number of FAKE above the threshold.
-        false_alarm_rate: Share of REAL above the threshold; NaN if the data has no REAL.
-        found_rate: Share of FAKE above the threshold; NaN if the data has no FAKE.
+        false_alarms: Number of REAL items above the threshold.
+        found: Number of FAKE items above the threshold.
+        false_alarm_rate: Share of REAL items above the threshold; NaN if there are none.
+        found_rate: Share of FAKE items above the threshold; NaN if there are none.
     """
 
     threshold: float
@@ -53,23 +54,24 @@ class OperatingPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """How good a detector is on labelled faces or videos.
+    """Metrics of a detector on labelled faces or videos.
 
-    `str` returns a report to read, `to_dict` the content of the JSON.
+    `str` returns a report for people, and `to_dict` returns the values for JSON.
 
     Attributes:
-        answers: The detector's answer to each video, or to each crop that belongs to no video.
-        metrics: Metrics of the answers, with intervals over actors or videos.
-        frame_level: Metrics of single crops: each crop of each track counts by itself.
-        sources: Metrics of each known source, with intervals if it has enough groups.
-        methods: Metrics of the fakes of each known method, together with all REAL of the sources
-            that hold these fakes.
-        auc_within_sources: Mean of the AUCs of the sources, or NaN.
-        each_source_one_vote: Metrics in which each source counts the same, with intervals over
-            sources; None if fewer than two sources are known.
-        operating_points: How the thresholds of the checkpoint perform, by name.
-        subgroups: Metrics of small, dark, blurred and turned faces, if they were requested.
-        reweighted: Metrics at another share of FAKE, if they were requested.
+        answers: The score of each video, and of each crop that belongs to no video.
+        metrics: Metrics of these scores, with intervals from a bootstrap over actors or videos.
+        frame_level: Metrics of the scores of single crops.
+        sources: Metrics of each known source, with intervals if it has enough actors or videos.
+        methods: For each known method, metrics of its fakes and of all REAL items of the sources
+            that these fakes belong to.
+        auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
+        each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
+            a bootstrap over sources; None if fewer than two sources are known.
+        operating_points: False alarms and detected fakes at the checkpoint's thresholds, by the
+            name of the verdict.
+        subgroups: Metrics of small, dark, blurred and turned faces; empty unless requested.
+        reweighted: Metrics for another share of FAKE; None unless requested.
 
     Example:
         >>> result = evaluate("val.csv")
@@ -105,12 +107,13 @@ class EvaluationResult:
         return sum(math.isnan(row.probability) for row in self.answers.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all figures by name, in JSON's types; None if a value cannot be computed.
+        """Return a dictionary for JSON; values that cannot be computed are None.
 
         Returns:
-            The figures of `metrics` with their `intervals`; `tracks`, `crops` and `without_score`;
-            `frame_level`, `sources`, where `label` has the number of each, and so on; and
-            `answers`, each one's name, label, source and probability.
+            The metrics by name with their `intervals`, the numbers `tracks`, `crops` and
+            `without_score`, and a dictionary for each other attribute. The entry `label` of a
+            source has its numbers of REAL and FAKE. `answers` is a list of the name, label, source
+            and probability of each answer.
         """
         labels = self.answers.texts("label")
         names = self.answers.texts("source")
@@ -172,7 +175,7 @@ class EvaluationResult:
         return text
 
     def _main_table(self) -> str:
-        """Return a table of figures: of answers, with equal sources, of crops, of a constant."""
+        """Return a table of the metrics, with a column for each way to weight the items."""
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
             columns["each source one vote"] = self.each_source_one_vote
@@ -193,7 +196,7 @@ class EvaluationResult:
         return "\n".join(line.rstrip() for line in lines)
 
     def _operating_points(self) -> str:
-        """Return how many of the answers exceed the thresholds of the verdicts."""
+        """Return lines with the numbers of REAL and FAKE answers above the verdicts' thresholds."""
         fake = int(self.answers.labels.sum())
         lines = [
             f"above {one.threshold:.3f} ({name}): "
@@ -209,7 +212,7 @@ class EvaluationResult:
 
 
 def _cell(figures: Metrics | VotedMetrics, name: str) -> str:
-    """Return the text of one figure with its interval, or an empty text."""
+    """Return the text of one metric with its interval, or an empty text if it is NaN."""
     value = getattr(figures, name, math.nan)
     return _with_interval(value, figures.intervals.get(name))
 
@@ -222,7 +225,7 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return lines with the share found of each kind of fake, and of pairs that are in order."""
+    """Return lines with the share of detected fakes of each kind, and of pairs in order."""
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
     }
@@ -259,7 +262,7 @@ def _table(parts: Mapping[str, Metrics]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a value with each NaN replaced by None, because JSON has no NaN."""
+    """Return a copy of nested values in which None replaces NaN, which JSON does not have."""
     if isinstance(value, Mapping):
         return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Parts of a face set that are harder than others: small, dark, blurred and turned faces."""
+"""Subgroups of a face set that are hard to score: small, dark, blurred and turned faces."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,17 +14,17 @@ from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED
 def measure_attributes(
     faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Measure what makes a face hard to judge.
+    """Return attributes of faces that affect how reliable a detector is.
 
     Args:
-        faces: The face set; its crops were cut by the default rule.
-        rows: The crops to look at.
+        faces: The face set, whose crops must have been cut by the default crop rule.
+        rows: Rows of the crops to measure.
         progress: Show a progress bar.
 
     Returns:
         Arrays of shape (rows,) by name: `brightness`, `sharpness` and `turn`, as in
-        `FaceAttributes`, and `height`, that of the face's box in its video, in pixels, which is NaN
-        where the index has no `native_px`.
+        `FaceAttributes`, and `height`, the height of the face's bounding box in its video in
+        pixels. `height` is NaN if the index has no column `native_px`.
     """
     bar = tqdm(rows, "attributes", unit="crop", disable=not progress)
     found = [measure_crop(faces.image(row)) for row in bar]
@@ -41,20 +41,24 @@ def measure_attributes(
 
 
 def measure_crop(crop: np.ndarray) -> FaceAttributes:
-    """Measure a crop of any size, RGB uint8 of shape (side, side, 3), cut by the default rule."""
+    """Return the attributes of a face, given its crop of any size, cut by the default crop rule.
+
+    Args:
+        crop: RGB uint8 of shape (side, side, 3).
+    """
     resized = resize_crop(to_tensor(crop), ATTRIBUTE_FORMAT.size)
     return measure_face(resized.permute(1, 2, 0).numpy())
 
 
 def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Find the crops for which a result would have a warning.
+    """Return masks of the small, dark, blurred and turned faces, for which results have warnings.
 
     Args:
-        attributes: As `measure_attributes` returns them.
+        attributes: Attributes of the faces, as `measure_attributes` returns them.
 
     Returns:
-        Boolean masks over the crops: `small`, `dark`, `blurred` and `turned`, as in
-        `dfdetect.scoring.reliability`, and `other` for those in none of them.
+        Boolean arrays of shape (crops,) by name: `small`, `dark`, `blurred` and `turned`, by the
+        limits in `dfdetect.scoring.reliability`, and `other` for the crops in none of these.
     """
     masks = {
         "small": attributes["height"] <= SMALL,

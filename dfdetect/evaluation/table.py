@@ -10,7 +10,7 @@ from dfdetect.evaluation.metrics import Metrics
 from dfdetect.evaluation.result import EvaluationResult
 from dfdetect.files import atomic_path
 
-# Figures in the order of the columns, and what papers call them.
+# Metrics in the order of the columns, with the names that papers use.
 FIGURES = {
     "auc": "AUC",
     "average_precision": "AP",
@@ -27,12 +27,12 @@ SUFFIXES = (".md", ".csv")
 
 
 def to_table(result: EvaluationResult) -> pd.DataFrame:
-    """Return the metrics of all videos, of all frames, of each source and of each method.
+    """Return a table of the metrics: of all videos, of all frames, and of each source and method.
 
     Returns:
-        One row for each of them. The columns are `part` (`videos`, `frames`, `source` or `method`),
-        `name` (of the source or method), `n`, `fake_fraction`, and each metric followed by the
-        edges of its 95 % interval, `METRIC_low` and `METRIC_high`, which may be missing.
+        A table whose columns are `part` (`videos`, `frames`, `source` or `method`), `name` (of the
+        source or method), `n`, `fake_fraction`, and each metric followed by the ends of its 95 %
+        interval, `METRIC_low` and `METRIC_high`, which may be missing values.
 
     Example:
         >>> to_table(evaluate("val.csv"))[["part", "auc", "auc_low", "auc_high"]]
@@ -44,7 +44,7 @@ def to_table(result: EvaluationResult) -> pd.DataFrame:
 
 
 def to_markdown(result: EvaluationResult) -> str:
-    """Return the table in Markdown: metrics with their 95 % intervals, rounded to three places."""
+    """Return the metrics and their 95 % intervals as a Markdown table, rounded to three places."""
     table = to_table(result)
     names = [
         part if not name else f"{part} {_escaped(name)}"
@@ -62,27 +62,27 @@ def to_markdown(result: EvaluationResult) -> str:
 
 
 def markdown(columns: Mapping[str, Iterable[str]]) -> str:
-    """Return a Markdown table with the given cells in each column."""
+    """Return a Markdown table, given the cells of each column by its title."""
     lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
 def require_table_suffix(path: str | Path) -> None:
-    """Refuse a file that is neither Markdown nor CSV by its name.
+    """Check that the name of a table's file ends in `.md` or `.csv`.
 
     Raises:
-        ArgumentError: It is not.
+        ArgumentError: The name has another suffix.
     """
     if Path(path).suffix not in SUFFIXES:
-        raise ArgumentError(f"{path}: a table is written as {' or '.join(SUFFIXES)}")
+        raise ArgumentError(f"{path}: the name of a table must end in {' or '.join(SUFFIXES)}")
 
 
 def write_table(path: str | Path, result: EvaluationResult) -> None:
-    """Write the table, as Markdown to a `.md` and as CSV to a `.csv`.
+    """Write the metrics as a table: as Markdown to a `.md` file, as CSV to a `.csv` file.
 
     Raises:
-        ArgumentError: The file has another suffix.
-        OSError: It cannot be written.
+        ArgumentError: The name of the file has another suffix.
+        OSError: The file cannot be written.
     """
     require_table_suffix(path)
     with atomic_path(path) as temporary:

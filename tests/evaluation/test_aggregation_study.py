@@ -100,5 +100,5 @@ def test_a_comparison_has_every_aggregation_and_kind(matched):
 
 
 def test_a_face_set_without_matched_fakes_is_refused(face_set):
-    with pytest.raises(FaceSetError, match="no REAL tracks with a fake of themselves"):
+    with pytest.raises(FaceSetError, match="no REAL track has a fake of the same frames"):
         compare_aggregations(face_set)

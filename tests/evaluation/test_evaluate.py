@@ -77,7 +77,7 @@ def test_evaluate_takes_a_detector_as_it_is(face_set, quick):
 
 
 def test_evaluate_takes_one_folder_of_videos_at_a_time(face_set, tmp_path):
-    with pytest.raises(ValueError, match="only face sets are measured together"):
+    with pytest.raises(ValueError, match="only face sets can be measured together"):
         evaluate([face_set, tmp_path])
 
 
@@ -153,7 +153,7 @@ def test_evaluate_warns_of_few_actors(face_set, quick):
     [
         ({"fake_share": 2}, "fake_share must be strictly between 0 and 1, not 2"),
         ({"degrade": "wet"}, "degrade must be jpeg, half, dark, not 'wet'"),
-        ({"frames": 8}, "frames are sampled from videos only"),
+        ({"frames": 8}, "a face set has no frames to sample"),
         ({"cluster": "local"}, "only videos are scored on a cluster"),
     ],
 )
