@@ -1,1 +1,1 @@
-"""Measure the speed of a detector, and project it to many videos on many machines."""
+"""Measures the speed of a detector, and projects it to many videos on many machines."""

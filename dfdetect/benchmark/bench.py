@@ -1,4 +1,4 @@
-"""Measure the time per video, and compare it with two references on the same videos."""
+"""`bench`: measures the time per video, and compares it with two references."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,8 +28,8 @@ from dfdetect.video.discovery import find_videos
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame, VideoError, pick_evenly
 
-# Minimum number of videos per core to time; fewer videos are scored repeatedly. In a short run, the
-# cores that wait for the last video at the end would count too much.
+# Minimum number of timed videos per core; fewer videos are scored repeatedly. At the end of a run,
+# cores wait for the last video, and in a short run this would distort the time per video.
 LEAST_VIDEOS = 10
 STAGES = ("decode", "detect", "crop", "classify", "wait")
 SAME_FACE_IOU = 0.5
@@ -40,27 +40,26 @@ PROJECTED = (400, 4000)
 class BenchResult:
     """The time per video on this machine, and the comparison with two references.
 
-    `str` returns a report to read, `to_dict` the content of the JSON.
+    `str` returns a report for people, and `to_dict` returns the values for JSON.
 
     Attributes:
         videos: Number of videos.
-        seconds_per_video: Time per video, with several videos at a time.
-        stages: Seconds that each video spends in each stage meanwhile, by name.
-        engine: What computed the networks.
-        engines: Time per video with each engine that is installed, by name.
-        decode_seconds_per_video: Time per video for decoding its sampled frames alone, with several
-            videos at a time: nothing else that is done to them makes this shorter.
-        read_seconds_per_video: Time per video in which OpenCV reads every frame and does nothing
-            else.
-        reference_seconds_per_video: Time per video of the pipeline of the challenge's winner.
+        seconds_per_video: Time per video if several videos are scored at once.
+        stages: Mean time that a video spends in each stage of that run, in seconds, by name.
+        engine: Name of the library that computed the networks.
+        engines: Time per video with each installed library, by its name.
+        decode_seconds_per_video: Time per video if its sampled frames are only decoded, several
+            videos at once. This is a lower limit of `seconds_per_video`.
+        read_seconds_per_video: Time per video if OpenCV only reads every frame.
+        reference_seconds_per_video: Time per video of the face pipeline of the challenge's winner.
         face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too,
             with an IoU of at least 0.5; None if the winner's pipeline found none.
         probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
             winner's pipeline, over the videos that both scored; None if there are none.
         probability_difference_max: The largest of these differences, or None.
-        peak_memory_mb: Peak memory of the process in MB, less its memory after torch was loaded;
-            None if the system does not report it.
-        process_mb: Peak memory of the process in MB, or None.
+        peak_memory_mb: Peak memory of the process in MB, minus its memory when `bench` began; None
+            if the system does not report it.
+        process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
 
     videos: int
@@ -84,12 +83,12 @@ class BenchResult:
 
     @property
     def ratio_to_read(self) -> float:
-        """Return the time per video, divided by the time in which OpenCV reads every frame."""
+        """Return the time per video divided by the time in which OpenCV reads every frame."""
         return self.seconds_per_video / self.read_seconds_per_video
 
     @property
     def ratio_to_reference(self) -> float:
-        """Return the time per video, divided by that of the winner's pipeline."""
+        """Return the time per video divided by that of the winner's pipeline."""
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
@@ -97,7 +96,7 @@ class BenchResult:
         return videos * self.seconds_per_video
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values by name, with `projected_seconds_400` and `projected_seconds_4000`."""
+        """Return a dictionary for JSON: all attributes, ratios and projections by name."""
         return {
             **asdict(self),
             "videos_per_second": self.videos_per_second,
@@ -143,23 +142,24 @@ def bench(
     engine: str = AUTO,
     progress: bool = False,
 ) -> BenchResult:
-    """Measure the time per video, and compare it with two references.
+    """Measure the time per video on this machine, and compare it with two references.
 
-    `read` is OpenCV reading every frame and doing nothing else. `reference` is the face pipeline of
-    the winner of the Deepfake Detection Challenge (Seferbekov 2020): OpenCV reads through the file,
-    and MTCNN looks at each sampled frame at half size, one video after another. It differs from the
-    winner's in using MTCNN's default thresholds and this package's classifier, in float32.
+    The first reference, `read`, is OpenCV, which reads every frame and does nothing else. The
+    second, `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge
+    (Seferbekov 2020): OpenCV reads the file, and MTCNN detects faces in each sampled frame at half
+    size, one video after another. Unlike the winner's, this pipeline uses the default thresholds of
+    MTCNN, and the classifier of this package in float32.
 
-    Nothing else should run on the machine, nor in the process before, or `peak_memory_mb` is too
-    low.
+    Run `bench` on an idle machine and in a new process: `peak_memory_mb` is too low if the process
+    has used much memory before.
 
     Args:
-        paths: Videos and folders of them, as in `predict`.
-        weights: As in `load_detector`.
+        paths: Videos and folders of videos, as in `predict`.
+        weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
-        device: As in `load_detector`.
-        engine: As in `load_detector`; with `auto`, the other engines that are installed are timed
-            too.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
+        engine: The library that computes the networks on a CPU, as in `load_detector`; with `auto`,
+            all installed libraries are timed.
         progress: Show progress bars.
 
     Raises:
@@ -207,7 +207,15 @@ def bench(
 
 
 def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:
-    """Return the share of the reference's faces that were found too; None if it has none."""
+    """Return the share of the reference's faces that the detector also found.
+
+    Args:
+        scores: Results of the detector, one for each video.
+        reference: Results of the reference, for the same videos.
+
+    Returns:
+        The share, 0 to 1, or None if the reference found no face.
+    """
     covered = [
         any(iou(box, other) >= SAME_FACE_IOU for other in _boxes_at(score.tracks, time))
         for score, expected in zip(scores, reference, strict=True)
@@ -218,7 +226,7 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """The pipeline of the challenge's winner, with this package's model and aggregation."""
+    """The face pipeline of the challenge's winner, with the model of the measured detector."""
 
     def __init__(self, detector: Detector):
         super().__init__(
@@ -232,7 +240,7 @@ class _Reference(Detector):
         """Score a video whose frames OpenCV reads."""
         try:
             return self.predict(_pass_through(path, self.frames))
-        except (ArgumentError, VideoError):  # it gives no frames
+        except (ArgumentError, VideoError):  # OpenCV reads no frame
             return VideoResult.without_score(path, path.name, Status.NO_FRAME)
 
     def _find_tracks(
@@ -243,7 +251,8 @@ class _Reference(Detector):
         if side not in self.face_detectors:
             thresholds = (0.6, 0.7, 0.7)
             face_detector = MTCNNDetector(self.device, side, min_face=20, thresholds=thresholds)
-            face_detector.network.to(memory_format=torch.contiguous_format)  # as it is by itself
+            # The winner's pipeline uses the default memory format.
+            face_detector.network.to(memory_format=torch.contiguous_format)
             self.face_detectors[side] = face_detector
         detect = self.face_detectors[side].detect
         tracks = track_faces(frames, detect, self._crop_formats, 1, 1)
@@ -253,7 +262,7 @@ class _Reference(Detector):
 def _warm_detector(
     weights: Weights, device: str, frames: int, engine: str, videos: Sequence[Path]
 ) -> Detector:
-    """Return a detector that has scored the videos once, which chooses and compiles kernels."""
+    """Return a detector that has scored the videos once, so that its kernels are compiled."""
     chosen = choose_engine(engine, choose_device(device))
     detector = load_detector(weights, device, frames, chosen)
     if not any(detector.predict(video).tracks for video in videos):
@@ -262,7 +271,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Return the seconds per video for decoding its sampled frames, several videos at a time."""
+    """Return the seconds per video if sampled frames are only decoded, several videos at once."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -288,7 +297,7 @@ def _in_rounds(videos: Sequence[Path]) -> list[Path]:
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
 ) -> tuple[list[VideoResult], float]:
-    """Return the results of the videos, repeated in rounds, and the seconds per video."""
+    """Return the results of the repeated videos, and the seconds per video."""
     many = _in_rounds(videos)
     start = perf_counter()
     scores = list(
@@ -306,7 +315,7 @@ def _time_pipeline(
 def _time_each(
     videos: list[Path], function: Any, title: str, progress: bool
 ) -> tuple[list[Any], float]:
-    """Apply a function to one video after another; return the results and the seconds per video."""
+    """Return the results of a function for one video after another, and the seconds per video."""
     start = perf_counter()
     results = [
         function(video) for video in tqdm(videos, desc=title, unit="video", disable=not progress)
@@ -339,7 +348,10 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 
 
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
-    """Return each track's box at a time, up to one sampled frame before and after the track."""
+    """Return the bounding boxes of the tracks at a time, interpolated between sampled frames.
+
+    A track also counts for one sampled frame before its first and after its last.
+    """
     boxes: list[Box] = []
     for track in tracks:
         step = max(np.diff(track.times), default=0.0)
@@ -353,7 +365,7 @@ def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
 def _probability_differences(
     scores: list[VideoResult], reference: list[VideoResult]
 ) -> list[float]:
-    """Return the absolute differences of P(FAKE), for the videos that both scored."""
+    """Return the absolute differences of P(FAKE) for the videos that have both scores."""
     pairs = [
         (score.probability, expected.probability)
         for score, expected in zip(scores, reference, strict=True)

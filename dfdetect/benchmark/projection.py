@@ -1,4 +1,4 @@
-"""Project the time that many machines need for a large set of videos, from measurements here."""
+"""Project measurements on this machine to many videos and machines: time, disk and memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,10 +23,14 @@ GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Parse a number of videos, and numbers of machines that are separated by commas.
+    """Return the numbers of videos and machines of the command's option `--plan`.
+
+    Args:
+        videos: A number as text.
+        nodes: Numbers as text, separated by commas.
 
     Raises:
-        ArgumentError: One of them is not a whole number of at least 1.
+        ArgumentError: One of the numbers is not a whole number of at least 1.
 
     Example:
         >>> parse_plan("119154", "1,8,64")
@@ -47,13 +51,13 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measurements on this machine, per video.
+    """Measurements per video on this machine, from which `project` computes.
 
     Attributes:
-        predict_seconds: Time per video for scoring, with several videos at a time.
-        extract_seconds: Time per video for extracting crops, with several videos at a time.
+        predict_seconds: Time per video for scoring, several videos at once.
+        extract_seconds: Time per video for extracting crops, several videos at once.
         video_bytes: Mean size of a video.
-        crop_bytes: Mean size of a video's crops and of their rows in the index.
+        crop_bytes: Mean size of the crops of a video, with their rows in the index.
         write_bytes_per_second: Speed at which one process writes crops to a face set.
         process_mb: Memory of the process in MB, or None if the system does not report it.
     """
@@ -68,16 +72,16 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """The projected time, disk and memory of one job on some number of machines.
+    """The projected time, disk space and memory of one job on a number of machines.
 
     Attributes:
         job: `predict` or `extract`.
         nodes: Number of machines.
         hours: Duration of the job.
-        bound: What limits the speed: `compute`, `network` or `writer`.
-        hours_of: The hours that each of these three would need alone, by name.
-        disk_gb: Gigabytes that are written.
-        memory_gb: Gigabytes of memory used on each machine, or None if unknown.
+        bound: The slowest part, which determines the duration: `compute`, `network` or `writer`.
+        hours_of: Duration of each of these three parts, by name.
+        disk_gb: Size of the written files in GB.
+        memory_gb: Used memory of each machine in GB, or None if it is unknown.
     """
 
     job: str
@@ -91,7 +95,7 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Projections for a large set of videos; `str` returns a table to read.
+    """Projections for a large set of videos; `str` returns a table for people.
 
     Attributes:
         videos: Number of videos.
@@ -108,7 +112,7 @@ class Plan:
     projected: Sequence[Projection]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all values by name, as types that JSON has."""
+        """Return a dictionary for JSON with all attributes."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -145,15 +149,18 @@ def plan(
     device: str = "auto",
     progress: bool = False,
 ) -> Plan:
-    """Project the time, disk and memory for scoring a large set of videos and extracting its crops.
+    """Estimate the time, disk space and memory for a large set of videos on many machines.
+
+    There are two jobs: scoring the videos, and extracting crops from them. The second is measured
+    by this function, the first was measured by `bench`.
 
     Args:
         paths: The videos that `bench` was measured on.
         bench: The result of `bench`.
-        videos: Number of videos of the large set.
-        nodes: Numbers of machines, each like this one, to project for.
+        videos: Number of videos in the large set.
+        nodes: Numbers of machines to project for; each machine is like this one.
         frames: Number of frames sampled from each video.
-        device: As in `load_detector`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
     Example:
@@ -166,16 +173,16 @@ def plan(
 
 
 def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int) -> Plan:
-    """Project the resources for a large set of videos from measurements per video.
+    """Compute the projections for a large set of videos from measurements per video.
 
-    The projection assumes that the machines do not slow each other down and share the work evenly;
-    that each receives its videos and sends its crops at 1 Gbit/s; that one machine writes all
-    crops; and that each core has a process with the memory of this one. The slowest of computing,
-    network and writing determines the time.
+    The projection assumes that the machines share the work evenly and do not slow each other down;
+    that each machine receives its videos and sends its crops at 1 Gbit/s; that one machine writes
+    all crops; and that each core has a process with as much memory as the measured one. The slowest
+    of computing, network and writing determines the time.
 
     Args:
         measured: The measurements on this machine.
-        videos: Number of videos.
+        videos: Number of videos in the large set.
         nodes: Numbers of machines to project for.
         cores: Number of cores of each machine.
     """
@@ -195,7 +202,7 @@ def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int
 def _measure(
     paths: Sequence[str | Path], bench: BenchResult, frames: int, device: str, progress: bool
 ) -> Measured:
-    """Extract crops on this machine and measure time, bytes and writing speed."""
+    """Extract crops on this machine, and return the measured times, sizes and writing speed."""
     found = list(find_videos(paths).values())
     rounds = -(-LEAST_VIDEOS * available_cores() // len(found))
     with TemporaryDirectory(prefix="dfdetect-") as folder:
@@ -219,7 +226,7 @@ def _measure(
 
 
 def _write_rate(index: Path) -> float:
-    """Return how many bytes of crops per second the writer of a face set writes."""
+    """Return the speed, in bytes per second, at which one process writes crops to a face set."""
     faces = FaceSet.read(index)
     crops = [place.read() for place in faces.locations]
     copy = index.with_name("copy.csv")

@@ -1,4 +1,4 @@
-"""Checkpoints: their header, reading and writing them, finding installed ones by name.
+"""Checkpoints: reads and writes their headers and weights, and finds installed ones by name.
 
-Uses `models`, `scoring` and the crop rule of `faces`.
+The modules of this package use `models`, `scoring`, and the crop rule of `faces`.
 """

@@ -20,21 +20,25 @@ MEMBER_COUNTS = range(2, 65)
 
 @dataclass(frozen=True)
 class EnsembleSpec:
-    """The specification of several models that answer together.
+    """Description of an ensemble: several models whose logits are averaged.
 
-    Each member gets crops of the kind that it was trained on. Its logits are calibrated by its own
-    calibration; then the logits of all members for one frame are averaged. (Seferbekov 2020 and
-    others in the Deepfake Detection Challenge average probabilities. In a mean of logits, members
-    that are sure count for more.) The ensemble has one aggregation, which turns the averaged logits
-    of the frames into the probability of the video; the members' own aggregations are not used.
+    Each member scores crops of the kind that it was trained on, and its logits are calibrated by
+    its own calibration. Then the logits of all members for a frame are averaged. (Seferbekov 2020
+    and others in the Deepfake Detection Challenge average probabilities instead. In a mean of
+    logits, confident members have more influence.) The aggregation of the ensemble turns the mean
+    logits of the frames into the probability of the video; the aggregations of the members are not
+    used.
 
     Args:
-        members: The models, in the order of their weights in the file.
-        shares: How much each member's logits count, above 0; they sum to 1.
-        aggregation: Combines the averaged logits of frames into the probability of a video.
+        members: The specifications of the models, in the order of their weights in the file.
+        shares: Weight of each member in the mean, above 0; the sum is 1.
+        aggregation: Rule that combines the mean logits of frames into the probability of a video.
         operating_points: Thresholds of the verdicts, or None if they were not fitted. The
-            thresholds of the members do not hold for their mean.
-        scores: Measured figures, by the name of the data that they were measured on.
+            thresholds of the members are not valid for the ensemble.
+        scores: Measured metrics, by the name of the data that they were measured on.
+
+    Raises:
+        ArgumentError: There are too few or too many members, or the shares are unusable.
     """
 
     members: tuple[ModelSpec, ...]
@@ -44,7 +48,7 @@ class EnsembleSpec:
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse values that no ensemble can have."""
+        """Raise an error for values that no ensemble can have."""
         if len(self.members) not in MEMBER_COUNTS:
             raise ArgumentError(
                 f"an ensemble needs {MEMBER_COUNTS[0]} to {MEMBER_COUNTS[-1]} members, "
@@ -61,17 +65,17 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return what the members were trained on: `faces` has the names of all their face sets."""
+        """Return a dictionary whose entry `faces` has the names of all members' training sets."""
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
 
     @property
     def licence(self) -> str:
-        """Return the licences of all members."""
+        """Return the licences of all members as one text."""
         return "; ".join(dict.fromkeys(member.licence for member in self.members))
 
     def describe(self) -> str:
-        """Return one line with the members, their shares and their licences."""
+        """Return a line of text: the members, their shares and their licences."""
         members = " + ".join(
             f"{share:.2f} {member.architecture}, {member.input_size} px"
             for share, member in zip(self.shares, self.members, strict=True)
@@ -79,15 +83,15 @@ class EnsembleSpec:
         return f"{members}; {self.licence}"
 
     def to_json(self) -> str:
-        """Return the header's JSON object as text."""
+        """Return the specification as text: the JSON object of a checkpoint's header."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "EnsembleSpec":
-        """Make the specification from the fields of the header's JSON object.
+        """Return the specification with these fields, read from a checkpoint's header.
 
         Raises:
-            ArgumentError: A value is impossible.
+            ArgumentError: A value is out of its range.
             TypeError: A field is missing, unknown or of the wrong type.
         """
         values = dict(fields)
@@ -102,15 +106,16 @@ class EnsembleSpec:
 def join_specs(
     specs: Sequence[ModelSpec | EnsembleSpec], shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Make the specification of an ensemble, which gets the aggregation of its first member.
+    """Return the specification of an ensemble, with the aggregation of its first member.
 
     Args:
         specs: Specifications of the members, in order. An ensemble among them is replaced by its
             own members.
-        shares: How much each one counts, numbers above 0 of any sum; None if all count the same.
+        shares: Weight of each specification in the mean of the logits, above 0, with any sum; None
+            for equal weights.
 
     Raises:
-        ArgumentError: A share is not above 0, or there is not one for each member.
+        ArgumentError: The number of shares is not that of `specs`, or a share is not above 0.
     """
     shares = [1.0] * len(specs) if shares is None else list(shares)
     if len(shares) != len(specs) or not all(0 < share < np.inf for share in shares):
@@ -127,20 +132,20 @@ def join_specs(
 
 
 def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
-    """Make the specification of a model or an ensemble from the header's JSON object.
+    """Return the specification of a model or an ensemble, given the JSON text of its header.
 
     Raises:
-        ArgumentError: The object has another format or version, or a value is impossible.
+        ArgumentError: The text has another format or version, or a value is out of its range.
         TypeError: A field is missing, unknown or of the wrong type.
     """
     values = json.loads(text, parse_constant=_refuse_constant)
     kind = KINDS.get(str(values.pop("format", None))) if isinstance(values, dict) else None
     if kind is None:
-        raise ArgumentError(f"its header does not say {' or '.join(map(repr, KINDS))}")
+        raise ArgumentError(f"the format in its header is not {' or '.join(map(repr, KINDS))}")
     if (version := values.pop("version", None)) != VERSION:
         raise ArgumentError(
-            f"it has format version {version!r} and this dfdetect reads {VERSION}: "
-            "install the release of dfdetect that wrote it"
+            f"it has format version {version!r}, but this dfdetect reads version {VERSION}; "
+            "install the release of dfdetect that wrote the file"
         )
     values.pop(CHECKSUM_KEY, None)  # it belongs to the file, not to the model
     return kind.from_fields(values)
@@ -153,4 +158,4 @@ KINDS: dict[str, type[ModelSpec] | type[EnsembleSpec]] = {
 
 
 def _refuse_constant(name: str) -> None:
-    raise ArgumentError(f"its header has {name} for a number")
+    raise ArgumentError(f"its header has {name} instead of a number")

@@ -1,15 +1,16 @@
-"""Export a checkpoint as an ONNX file, for programs that run without torch or Python.
+"""Export a checkpoint to an ONNX file, for programs without torch or Python.
 
-The graph takes what a face detector cuts out and gives what can be averaged over frames, so that
-nothing between the two can be forgotten:
+The graph contains all steps from the crop to the calibrated logit, so that a program cannot forget
+one of them:
 
-- input `crops`: uint8 RGB of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
-  for a model of clips. The batch may have any size; the crops must already be cut and resized.
-- in the graph: normalisation, channel order, the model, calibration.
-- output `logits`: float32 of shape (batch, 1); P(FAKE) is the sigmoid.
+- Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
+  for models that take clips. The batch may have any size. The crops must be cut and resized.
+- In the graph: channel order, normalisation, the model, and the calibration.
+- Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
-The file's metadata has `dfdetect`, the JSON object of the checkpoint's header, with the crop rule,
-mean, std, calibration and aggregation; and `input` and `output`, which say the above in words.
+The metadata of the file has three entries. `dfdetect` is the JSON object of the checkpoint's
+header, with the crop rule and the aggregation. `input` and `output` describe input and output in
+words.
 """
 
 import warnings
@@ -30,10 +31,10 @@ from dfdetect.files import atomic_path, require_writable
 
 SUFFIX = ".onnx"
 OPSET = 18
-# Largest difference of a logit from torch's that still counts as the same.
+# Maximum difference between the logits of the exported file and those of torch.
 TOLERANCE = 1e-4
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-# Batches that the file is tried with; the graph is traced with another size.
+# Sizes of the batches that the file is compared with torch on; the graph is traced with another.
 TRIED_BATCHES = (1, 3)
 
 
@@ -42,10 +43,11 @@ class ExportResult:
     """The description of an exported model.
 
     Attributes:
-        path: The file.
+        path: The ONNX file.
         opset: Version of the ONNX operators.
-        input_shape: Of `crops`; `batch` stands for any number.
-        difference: Largest difference of a logit from torch's, on made-up crops.
+        input_shape: Shape of the input `crops`, in which `batch` stands for any number.
+        difference: Largest difference between a logit of the file and that of torch, on artificial
+            crops.
     """
 
     path: Path
@@ -62,11 +64,11 @@ class ExportResult:
 
 
 class CropsToLogits(nn.Module):
-    """A network of normalisation, model and calibration.
+    """A network that normalises crops, applies the model, and calibrates its logits.
 
     Args:
-        model: As `load_checkpoint` gives it.
-        spec: Its specification.
+        model: The model, as `load_checkpoint` returns it.
+        spec: The specification of the model.
     """
 
     def __init__(self, model: nn.Module, spec: ModelSpec):
@@ -75,25 +77,30 @@ class CropsToLogits(nn.Module):
         self.spec = spec
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        """Return logits of uint8 RGB crops (batch, 3, height, width), or of clips of them."""
+        """Return calibrated logits of shape (batch, 1).
+
+        Args:
+            crops: RGB uint8 of shape (batch, 3, height, width), or of shape
+                (batch, frames, 3, height, width) for a model that takes clips.
+        """
         calibration = self.spec.calibration
         return calibration.scale * self.model(self.spec.normalise(crops)) + calibration.bias
 
 
 def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> ExportResult:
-    """Write a checkpoint as an ONNX file, and compare its answers with torch's.
+    """Write a checkpoint as an ONNX file, and check that its logits are those of torch.
 
     Args:
-        weights: As in `find_weights`.
-        out: The file to write, ending in `.onnx`.
+        weights: Name or file of the weights, as in `find_weights`.
+        out: The file to write, whose name ends in `.onnx`.
 
     Raises:
-        FileNotFoundError: There are no such weights.
+        FileNotFoundError: `weights` names no installed weights and no file.
         CheckpointError: The file is no usable checkpoint.
         ArgumentError: `out` has another suffix or cannot be written, or the checkpoint is an
             ensemble.
-        DfdetectError: A package is missing, the model has an operator that ONNX lacks, or the file
-            answers differently.
+        DfdetectError: A package is missing, the model has an operator that ONNX lacks, or the
+            logits of the file differ from those of torch.
 
     Example:
         >>> print(export_onnx("tf_efficientnet_lite0", out="lite0.onnx"))
@@ -110,7 +117,7 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
     model, spec = load_checkpoint(find_weights(weights))
     if isinstance(spec, EnsembleSpec):
         raise ArgumentError(
-            f"{weights}: an ensemble, whose members take crops of their own: export them one by one"
+            f"{weights}: an ensemble, whose members take different crops; export each member alone"
         )
     network = CropsToLogits(model, spec).eval()
     with atomic_path(out) as temporary:
@@ -118,8 +125,8 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
         difference = _compare(network, spec, temporary)
         if not difference <= TOLERANCE:
             raise DfdetectError(
-                f"{out}: not written: its logits would differ from torch's by {difference:.1e}, "
-                f"more than {TOLERANCE:.0e}"
+                f"{out}: not written, because its logits would differ from those of torch by "
+                f"{difference:.1e}, more than {TOLERANCE:.0e}"
             )
     return ExportResult(
         path=out,
@@ -134,7 +141,7 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch, about its own exporter
+            warnings.simplefilter("ignore")  # torch warns about its own exporter
             program = torch.onnx.export(
                 network,
                 (_made_up_crops(spec, 2),),
@@ -163,7 +170,7 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
 @torch.inference_mode()
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
-    """Return the largest difference between a logit and torch's."""
+    """Return the largest difference between a logit of the file and that of torch."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -176,7 +183,7 @@ def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
 
 
 def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
-    """Return crops of smooth noise, which is more like pictures than noise of single pixels."""
+    """Return crops of smooth noise, which resembles pictures more than noise of single pixels."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *spec.input_shape[1:])
     coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)

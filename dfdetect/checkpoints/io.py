@@ -1,10 +1,11 @@
-"""One .safetensors file holds the weights and all that is needed to use them.
+"""Read and write checkpoints: .safetensors files with weights and the description of the model.
 
-The tensors are the model's state dict (float16 or float32 on disk, float32 when loaded); the names
-of those of an ensemble's members begin with `0.`, `1.` and so on. The header's metadata has one
-entry, `dfdetect`: a JSON object with the fields of `ModelSpec` or `EnsembleSpec`, `format`,
-`version` and `sha256`, a checksum of the other entries and of the tensors. Loading runs no code
-from the file, downloads nothing, and is strict: the header is checked before memory is allocated.
+The tensors are the state dict of the model, in float16 or float32; they are loaded as float32. In
+an ensemble, the names of the tensors begin with the number of the member: `0.`, `1.` and so on. The
+metadata in the header has one entry, `dfdetect`. It is a JSON object with the fields of `ModelSpec`
+or `EnsembleSpec`, and with `format`, `version` and `sha256`, a checksum of the other entries and of
+the tensors. Loading runs no code from the file and downloads nothing. It is strict: the header is
+checked before memory is allocated for the tensors.
 """
 
 import json
@@ -32,24 +33,25 @@ from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import create_model
 
 METADATA_KEY = "dfdetect"
-# A hundred times the size of the default detector's header.
+# Maximum size of a header, a hundred times that of the default detector's.
 MOST_HEADER_BYTES = 4 * 2**20
 FLOAT_TYPES = ("F16", "BF16", "F32")
 Spec = ModelSpec | EnsembleSpec
 
 
 class CheckpointError(InputError):
-    """A file cannot be used as a checkpoint; the message says why and how to fix it."""
+    """A file cannot be used as a checkpoint. The message says why, and how to fix it."""
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: bool = True) -> None:
-    """Write `model` and `spec` to one file.
+    """Write the weights of a model and its specification to one file.
 
     Args:
-        path: The `.safetensors` file.
+        path: The `.safetensors` file to write.
         model: The network, or an `nn.ModuleList` of the members of an ensemble.
-        spec: All that is needed to use it.
-        half: Whether the weights are kept in float16, which takes half the room, or as they are.
+        spec: The specification of the model or of the ensemble.
+        half: Store the weights as float16 to halve the size of the file; otherwise they keep their
+            dtype.
 
     Raises:
         InputError: A weight is not finite in the precision of the file.
@@ -69,10 +71,12 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
 
 
 def read_spec(path: str | Path) -> Spec:
-    """Read a checkpoint's header. The weights are not read, so the checksum is not verified.
+    """Return the specification in a checkpoint's header.
+
+    The weights are not read, and the checksum is therefore not verified.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         CheckpointError: The file is not a checkpoint of this version.
     """
     path = Path(path)
@@ -81,12 +85,13 @@ def read_spec(path: str | Path) -> Spec:
 
 
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
-    """Rebuild the model of a checkpoint, in float32 on the CPU and in evaluation mode.
+    """Return the model and the specification of a checkpoint.
 
-    That of an ensemble is an `nn.ModuleList` of its members.
+    The model is in float32, on the CPU and in evaluation mode. For an ensemble, it is an
+    `nn.ModuleList` of the members.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         CheckpointError: The file is truncated or damaged, is not a checkpoint, has another version,
             or its tensors do not fit its architecture.
 
@@ -116,16 +121,18 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
 def load_ensemble(
     paths: Sequence[str | Path], shares: Sequence[float] | None = None
 ) -> tuple[nn.Module, Spec]:
-    """Load checkpoints that answer together; a single one by itself, as `load_checkpoint`.
+    """Return the models and the specification of an ensemble of several checkpoints.
+
+    A single checkpoint is loaded as by `load_checkpoint`, and makes no ensemble.
 
     Args:
-        paths: One or more checkpoints; the members of one that is an ensemble become members.
-        shares: As in `join_specs`.
+        paths: One or more checkpoints. If one is an ensemble itself, its members are added.
+        shares: Weight of each checkpoint in the mean of the logits, as in `join_specs`.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: A file does not exist.
         CheckpointError: A file is no usable checkpoint.
-        ArgumentError: There is not one share above 0 for each checkpoint.
+        ArgumentError: The number of shares is not that of the checkpoints, or one is not above 0.
 
     Example:
         >>> model, spec = load_ensemble([find_weights("cnn_lstm"), find_weights("xception")])
@@ -144,20 +151,20 @@ def load_ensemble(
 def make_ensemble(
     paths: Sequence[str | Path], out: str | Path, *, shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Save several checkpoints as one checkpoint, whose models answer together.
+    """Write one checkpoint that combines several as an ensemble, and return its specification.
 
-    It has the aggregation of the first one and no operating points.
+    The ensemble has the aggregation of its first member, and no operating points.
 
     Args:
         paths: Two or more checkpoints, as in `load_ensemble`.
         out: The `.safetensors` file to write.
-        shares: As in `join_specs`.
+        shares: Weight of each checkpoint in the mean of the logits, as in `join_specs`.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: A file does not exist.
         CheckpointError: A file is no usable checkpoint.
-        ArgumentError: There are fewer than two, `out` is one of them, has another suffix or cannot
-            be written, or there is not one share above 0 for each.
+        ArgumentError: There are fewer than two checkpoints; `out` is one of them, has another
+            suffix or cannot be written; or the shares are unusable, as in `load_ensemble`.
 
     Example:
         >>> make_ensemble(["a.safetensors", "b.safetensors"], "both.safetensors").shares
@@ -170,14 +177,14 @@ def make_ensemble(
         raise ArgumentError(f"{out}: is a member of the ensemble; write to another file")
     require_writable(out)
     model, spec = load_ensemble(paths, shares)
-    assert isinstance(spec, EnsembleSpec)  # there are two or more
+    assert isinstance(spec, EnsembleSpec)  # because there are two or more checkpoints
     save_checkpoint(out, model, spec)
     return spec
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[safe_open]:
-    """Open a .safetensors file, after a check that its header is not too large to read."""
+    """Open a .safetensors file after checking that its header is not too large to read."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -201,8 +208,8 @@ def _metadata(path: Path, file: safe_open) -> dict[str, str]:
     metadata = file.metadata() or {}
     if METADATA_KEY not in metadata:
         raise CheckpointError(
-            f"{path}: a .safetensors file without dfdetect's header; to use bare weights, start "
-            "`dfdetect train --init` from them, which writes a checkpoint"
+            f"{path}: a .safetensors file without dfdetect's header; to use bare weights, train a "
+            "checkpoint from them with `dfdetect train --init`"
         )
     return metadata
 
@@ -221,7 +228,7 @@ def _build(spec: Spec) -> nn.Module:
 
 
 def _require_tensors_of(path: Path, spec: Spec, file: safe_open) -> None:
-    """Compare the tensors in the header with those of the architecture, built without memory."""
+    """Check that the file has the tensors of its architecture, before memory is allocated."""
     try:
         with torch.device("meta"):
             model = _build(spec)
@@ -254,7 +261,7 @@ def _name(kind: torch.dtype) -> str:
 
 
 def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of the header's JSON and the tensors, whatever their order in the file."""
+    """Return the SHA-256 of the header's JSON and of the tensors in alphabetical order."""
     digest = sha256(text.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""The specification that a checkpoint holds: all that is needed to use its weights."""
+"""ModelSpec: the description of a model in the header of its checkpoint."""
 
 import json
 import math
@@ -21,7 +21,7 @@ ARGUMENTS = ("drop_rate", "drop_path_rate")
 INPUT_SIZES = range(16, 1025)
 CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
-# Names that older files have for fields of `Aggregation`.
+# Old names of fields of `Aggregation`, in older files, with their new names.
 RENAMED = {"person": "frames", "video": "tracks"}
 RGB = 3
 CHANNELS = ("RGB", "BGR")
@@ -30,27 +30,33 @@ WHITE = 255
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """All that is needed to use the weights, and what is known about them.
+    """Description of a model: its architecture, its input, its calibration and its origin.
 
     Args:
-        architecture: A name that `create_model` takes.
-        arguments: Arguments of `create_model`: `drop_rate`, `drop_path_rate`.
-        input_size: Height of the input in pixels; its width, too, unless `resize` says otherwise.
-        mean: Subtracted from the channels of pixels in 0..1, in the order of `channels`.
-        std: The channels are divided by it then.
-        channels: Their order in the model's input, `RGB` or `BGR`.
-        crop: Which part of a frame around a face box is cut out.
-        resize: How it is brought to the input's size.
-        frames_per_clip: Consecutive crops of a face per input; 1 for an image model.
-        positive_class: The class whose logit the model gives; always FAKE.
-        calibration: Maps raw logits to calibrated ones.
-        aggregation: Combines the logits of crops into the probability of a video.
+        architecture: Name of the architecture, as in `create_model`.
+        arguments: Arguments of `create_model`: `drop_rate` and `drop_path_rate`.
+        input_size: Height of the input in pixels. The width is the same unless `resize` says
+            otherwise.
+        mean: Mean of each channel, for pixel values of 0 to 1, in the order of `channels`. It is
+            subtracted from the input.
+        std: Standard deviation of each channel. The input is divided by it after the subtraction.
+        channels: Order of the colours in the model's input, `RGB` or `BGR`.
+        crop: Rule that cuts a crop around the bounding box of a face.
+        resize: Rule that resizes a crop to the size of the input.
+        frames_per_clip: Number of consecutive crops of a face in each input; 1 for models that take
+            single crops.
+        positive_class: The class whose logit the model returns; always FAKE.
+        calibration: Calibration of the model's logits.
+        aggregation: Rule that combines the logits of crops into the probability of a video.
         operating_points: Thresholds of the verdicts on a video, or None if they were not fitted.
-        mirror: Whether every second frame of a face is shown to the model mirrored, and a single
-            crop both ways; for image models.
-        training: Data, split, configuration, seed, date.
-        scores: Measured figures, by the name of the data that they were measured on.
-        licence: Terms for the weights.
+        mirror: Whether every second crop of a face is mirrored before the model scores it, and a
+            single crop is scored both mirrored and not. Only for models that take single crops.
+        training: Information on the training: data, split, configuration, seed, date.
+        scores: Measured metrics, by the name of the data that they were measured on.
+        licence: Licence of the weights.
+
+    Raises:
+        ArgumentError: A value is out of its range, or does not fit the architecture.
     """
 
     architecture: str
@@ -84,16 +90,16 @@ class ModelSpec:
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
-        """Return the models that answer: only this one. An `EnsembleSpec` has several."""
+        """Return a tuple with this specification alone, like the several of an `EnsembleSpec`."""
         return (self,)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Return how much the logits of each member count."""
+        """Return the weight of the single member, like the several of an `EnsembleSpec`."""
         return (1.0,)
 
     def __post_init__(self) -> None:
-        """Refuse values that no model of this version can have."""
+        """Raise an error for values that no model of this version can have."""
         if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:
             raise ArgumentError(
                 f"input_size must be {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels, "
@@ -133,7 +139,7 @@ class ModelSpec:
             raise ArgumentError(f"licence must be a line of text, not {self.licence!r}")
 
     def describe(self) -> str:
-        """Return architecture, size, crop, aggregation and terms in a line."""
+        """Return a line of text: architecture, input size, crop, aggregation and licence."""
         width = self.resize.width(self.input_size)
         sides = "" if width == self.input_size else f" x {width}"
         return (
@@ -142,14 +148,15 @@ class ModelSpec:
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 RGB crops into the model's input.
+        """Return the model's input, made of RGB uint8 crops of the input's size.
 
         Args:
             images: uint8 of shape (batch, 3, height, width), or of shape
                 (batch, frames_per_clip, 3, height, width), on any device.
 
         Returns:
-            float32 of the same shape, on the same device; images are in channels-last memory order.
+            float32 of the same shape, on the same device. Single crops are in channels-last memory
+            format.
         """
         mean, std = (
             torch.tensor(values, device=images.device).view(RGB, 1, 1)
@@ -160,15 +167,15 @@ class ModelSpec:
         return pixels if pixels.ndim > 4 else pixels.contiguous(memory_format=torch.channels_last)
 
     def to_json(self) -> str:
-        """Return the header's JSON object as text."""
+        """Return the specification as text: the JSON object of a checkpoint's header."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "ModelSpec":
-        """Make the specification from the fields of the header's JSON object.
+        """Return the specification with these fields, read from a checkpoint's header.
 
         Raises:
-            ArgumentError: A value is impossible.
+            ArgumentError: A value is out of its range.
             TypeError: A field is missing, unknown or of the wrong type.
         """
         values = dict(fields)
@@ -188,5 +195,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Give the fields of a part their current names."""
+    """Return the fields with their current names instead of old ones."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

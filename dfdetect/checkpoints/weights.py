@@ -1,4 +1,4 @@
-"""Find the checkpoints, and other folders, that come with the package."""
+"""Find the checkpoints and folders that are installed with the package."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,20 +8,23 @@ from dfdetect.files import require_writable
 
 DEFAULT_WEIGHTS = "tf_efficientnet_lite2_wild"
 SUFFIX = ".safetensors"
-# One checkpoint, or several that answer together.
+# A name or a file of weights, several for an ensemble, or None for the default.
 Weights = str | Path | Sequence[str | Path] | None
 
 
 def list_weights() -> dict[str, Path]:
-    """Return the paths of the installed checkpoints by name, sorted by name.
+    """Return the paths of the installed checkpoints by their names, in alphabetical order.
 
-    The wheel brings the default and the small ones; in a clone all are found.
+    The wheel contains the default checkpoint and the small ones; a clone has all checkpoints.
     """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
 
 def find_weights(weights: str | Path | None = None) -> Path:
-    """Return the path of a checkpoint: the default, an installed one by name, or the user's file.
+    """Return the path of a checkpoint.
+
+    Args:
+        weights: Name of an installed checkpoint, path of a file, or None for the default.
 
     Raises:
         FileNotFoundError: `weights` is neither a file nor an installed name.
@@ -43,11 +46,14 @@ def find_weights(weights: str | Path | None = None) -> Path:
 
 
 def find_all_weights(weights: Weights = None) -> list[Path]:
-    """Return the paths of one checkpoint or several, each as in `find_weights`.
+    """Return the paths of one or several checkpoints.
+
+    Args:
+        weights: A name or path, as in `find_weights`, or a sequence of names and paths.
 
     Raises:
         ArgumentError: The sequence is empty.
-        FileNotFoundError: One is neither a file nor an installed name.
+        FileNotFoundError: An element is neither a file nor an installed name.
 
     Example:
         >>> [path.name for path in find_all_weights(["cnn_lstm", "xception"])]
@@ -61,7 +67,7 @@ def find_all_weights(weights: Weights = None) -> list[Path]:
 
 
 def require_new_checkpoint(path: Path) -> None:
-    """Refuse a name that no new checkpoint can have, before anything is computed for it.
+    """Check that a new checkpoint can be written, before its content is computed.
 
     Raises:
         ArgumentError: The file exists, cannot be written, or has another suffix.
@@ -69,21 +75,24 @@ def require_new_checkpoint(path: Path) -> None:
     require_checkpoint_name(path)
     require_writable(path)
     if path.exists():
-        raise ArgumentError(f"{path}: exists; delete it, or name another file")
+        raise ArgumentError(f"{path}: exists; delete it, or give another file")
 
 
 def require_checkpoint_name(path: Path) -> None:
-    """Refuse a name that no checkpoint has.
+    """Check that the name of a checkpoint's file ends in `.safetensors`.
 
     Raises:
-        ArgumentError: It has another suffix.
+        ArgumentError: The name has another suffix.
     """
     if path.suffix != SUFFIX:
-        raise ArgumentError(f"{path}: a checkpoint's name must end in {SUFFIX}")
+        raise ArgumentError(f"{path}: the name of a checkpoint must end in {SUFFIX}")
 
 
 def package_folder(name: str) -> Path:
-    """Return the folder `weights` or `kernel`, in the installed package or beside it in a clone."""
+    """Return the path of the folder `weights` or `kernel` that belongs to this package.
+
+    The folder is inside an installed package, and beside the package in a clone.
+    """
     package = Path(__file__).parent.parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name

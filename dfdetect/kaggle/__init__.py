@@ -1,1 +1,1 @@
-"""The Kaggle competition: its data, its submissions, and the bundle to upload."""
+"""The Kaggle competition: finds its data, writes submissions, and makes the bundle to upload."""

@@ -1,4 +1,4 @@
-"""Write what an offline Kaggle notebook needs into two folders, ready for the `kaggle` tool."""
+"""`bundle`: writes the data set and the notebook that Kaggle needs to run dfdetect offline."""
 
 import base64
 import hashlib
@@ -21,8 +21,8 @@ from dfdetect.errors import ArgumentError, DfdetectError, InputError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.data import COMPETITION
 
-# The wheels that Kaggle's image lacks, with a pattern of their file names. PyAV's wheel serves
-# Python 3.12 and later; facenet-pytorch 2.6 would ask pip for an old torch.
+# Requirements that Kaggle's image lacks, with the pattern of the file names of their wheels. PyAV's
+# wheel works on Python 3.12 and later. facenet-pytorch 2.6 would make pip install an old torch.
 WHEELS = {
     "facenet-pytorch>=2.5.3,<2.6": r"facenet_pytorch-2\.5\.\d+-py3-none-any\.whl",
     "av>=14.2": r"av-[\d.]+-cp312-abi3-manylinux\w*x86_64(\.\w+)*\.whl",
@@ -35,7 +35,7 @@ PIP_PLATFORM = (
 ARCHIVES = frozenset(".zip .tar .gz .tgz .bz2 .xz .7z .rar".split())
 PICKLES = frozenset(".pt .pth .pkl .pickle .ckpt .bin .joblib .npy .npz".split())
 MOST_BYTES = 10**9
-# Placeholder for a user name that is not known yet.
+# Placeholder for a Kaggle user name that is not known yet.
 ANYONE = "OWNER"
 TITLE_LENGTHS = range(6, 51)
 FILE_LIST = "files.csv"
@@ -43,9 +43,10 @@ DATASET_METADATA = "dataset-metadata.json"
 KERNEL_METADATA = "kernel-metadata.json"
 # The files of a bundle, which the next bundle replaces.
 OURS = ("*.whl", "*.safetensors", "*.ipynb", DATASET_METADATA, KERNEL_METADATA, FILE_LIST)
-# Code, and what `package_data` in setup.py names; weights and notebook are beside the wheel.
+# Files of the wheel: the code, and the files that `package_data` in setup.py names. The weights and
+# the notebook are uploaded as files of their own.
 PACKAGE_FILES = ("*.py", "py.typed", "reporting/*.css", "reporting/*.html", "runtime/*.yaml")
-# All files in the wheel have this date, so that the same package gives the same bytes.
+# All files in the wheel have this date, so that the same package always makes the same wheel.
 WHEEL_DATE = (2020, 1, 1, 0, 0, 0)
 
 
@@ -56,28 +57,27 @@ def bundle(
     wheels: str | Path | None = None,
     name: str = "dfdetect",
 ) -> list[str]:
-    """Write `OUT/dataset` and `OUT/kernel`.
+    """Write a Kaggle data set and a notebook to two folders, and return the next steps as text.
 
-    The data set holds the wheels of dfdetect and of packages that Kaggle's image lacks, the
-    weights, `dataset-metadata.json` and `files.csv` with sizes and SHA-256. It has no sub-folders,
-    which the `kaggle` tool would skip. The kernel is the notebook, with a `kernel-metadata.json`
-    that names the data set.
+    The data set, `OUT/dataset`, has the wheels of dfdetect and of the packages that Kaggle's image
+    lacks, the weights, `dataset-metadata.json`, and `files.csv` with the size and SHA-256 of each
+    file. It has no sub-folders, because the `kaggle` tool skips them. The notebook is in
+    `OUT/kernel`, together with a `kernel-metadata.json` that names the data set.
 
     Args:
-        out: Folder to write to; an earlier bundle there is replaced.
-        owner: A Kaggle user name; the placeholder `OWNER` can be replaced later.
-        weights: As in `load_detector`.
-        wheels: Folder that holds the wheels of facenet-pytorch and PyAV, so that nothing is
-            downloaded; without it, pip fetches them.
+        out: Folder to write to; an earlier bundle in it is replaced.
+        owner: Your Kaggle user name; the placeholder `OWNER` can be replaced later.
+        weights: Name or file of the weights, as in `find_weights`.
+        wheels: Folder with the wheels of facenet-pytorch and PyAV. If None, pip downloads them.
         name: Name of the data set, and first word of the notebook's title.
 
     Returns:
-        The next steps for the user, line by line.
+        The next steps for the user, as lines of text.
 
     Raises:
         FileNotFoundError: The weights, the folder of wheels or a wheel in it do not exist.
-        ArgumentError: Kaggle would refuse a name, or the output folders hold other files.
-        InputError: A file does not belong into a Kaggle data set.
+        ArgumentError: Kaggle would refuse a name, or the output folders contain other files.
+        InputError: Kaggle would refuse or change a file, or a file could run code.
         DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
 
     Example:
@@ -113,12 +113,10 @@ def bundle(
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write a wheel of this package without its weights, from the installed package or the clone.
+    """Write a wheel of this package without its weights, and return the path of the wheel.
 
-    This function does not use setuptools, which needs a clone and, for a build, the network.
-
-    Returns:
-        The path of the wheel. The same package gives the same bytes.
+    The files come from the installed package or the clone. The function does not use setuptools,
+    which needs a clone, and the network for a build. The same package always makes the same bytes.
 
     Raises:
         DfdetectError: The package's metadata is missing, or has another version than its code.
@@ -127,12 +125,12 @@ def write_wheel(folder: Path) -> Path:
         installed = distribution("dfdetect")
     except PackageNotFoundError as error:
         raise DfdetectError(
-            "dfdetect is not installed: run `pip install .` in its clone"
+            "dfdetect is not installed; run `pip install .` in its clone"
         ) from error
     if installed.version != __version__:
         raise DfdetectError(
             f"the installed metadata is that of dfdetect {installed.version}, but the code is "
-            f"{__version__}: run `pip install` again in its clone"
+            f"{__version__}; run `pip install` again in its clone"
         )
     information = f"dfdetect-{__version__}.dist-info"
     files = package_files(Path(__file__).parent.parent)
@@ -155,9 +153,13 @@ def write_wheel(folder: Path) -> Path:
 
 
 def package_files(package: Path) -> dict[str, bytes]:
-    """Return the contents of the files that belong to a package, by their paths in a wheel.
+    """Return the contents of a package's files, by their paths in a wheel.
 
-    As in `setup.py`, folders without `__init__.py` and other files (data, backups) are left out.
+    As in `setup.py`, folders without `__init__.py` are left out, and files other than
+    `PACKAGE_FILES`, such as data and backups.
+
+    Args:
+        package: The folder of the package.
     """
     return {
         path.relative_to(package.parent).as_posix(): path.read_bytes()
@@ -171,9 +173,9 @@ def check_dataset(folder: str | Path) -> None:
     """Check that Kaggle accepts a data set and does not change its files.
 
     Raises:
-        InputError: It has sub-folders, more than 1 GB, archives that Kaggle would unpack, files
-            that run code when they are loaded, or a title that Kaggle refuses.
-        ArgumentError: Kaggle refuses its name or its owner's name.
+        InputError: The data set has sub-folders, more than 1 GB, archives that Kaggle would unpack,
+            files that may run code when they are loaded, or a title that Kaggle refuses.
+        ArgumentError: Kaggle refuses the name of the data set or of its owner.
     """
     folder = Path(folder)
     size = 0
@@ -183,9 +185,9 @@ def check_dataset(folder: str | Path) -> None:
         if path.suffix.lower() in ARCHIVES:
             raise InputError(f"{path}: Kaggle would unpack it; leave it out")
         if path.suffix == ".whl" and not zipfile.is_zipfile(path):
-            raise InputError(f"{path.name}: a damaged wheel; fetch it again")
+            raise InputError(f"{path.name}: the wheel is damaged; download it again")
         if path.suffix.lower() in PICKLES:
-            raise InputError(f"{path}: may run code when loaded; use .safetensors instead")
+            raise InputError(f"{path}: may run code when it is loaded; use .safetensors instead")
         size += path.stat().st_size
     if size > MOST_BYTES:
         raise InputError(f"{folder}: {size / 1e9:.2f} GB; the competition allows 1 GB")
@@ -197,11 +199,11 @@ def check_dataset(folder: str | Path) -> None:
 
 
 def _require_ours(folder: Path) -> None:
-    """Refuse a folder that holds anything but the files of a bundle."""
+    """Raise an error if a folder contains other files than those of a bundle."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
-                raise ArgumentError(f"{path} is not part of a bundle: give another folder")
+                raise ArgumentError(f"{path} is not part of a bundle; give another folder")
     require_writable(folder / FILE_LIST)
 
 
@@ -217,14 +219,14 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Copy the wheels that Kaggle lacks from a folder, or have pip download them."""
+    """Copy the wheels that Kaggle lacks from a folder, or let pip download them."""
     if wheels is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run([*command, "--dest", dataset, *PIP_PLATFORM, *WHEELS], check=False)
         if run.returncode:
             raise DfdetectError(
-                "pip could not download the wheels of facenet-pytorch and PyAV, see above; without "
-                "a network, give a folder that holds them as wheels"
+                "pip could not download the wheels of facenet-pytorch and PyAV (see above); "
+                "without a network, give a folder that contains them as wheels"
             )
         wheels = dataset
     if not Path(wheels).is_dir():
@@ -235,8 +237,8 @@ def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
         )
         if not fitting:
             raise FileNotFoundError(
-                f"{wheels}: no wheel of {requirement} for Python 3.12 and later on Linux, like "
-                f"`pip download {' '.join(PIP_PLATFORM)} --no-deps '{requirement}'` brings"
+                f"{wheels}: no wheel of {requirement} for Python 3.12 and later on Linux; get it "
+                f"with `pip download {' '.join(PIP_PLATFORM)} --no-deps '{requirement}'`"
             )
         if fitting[-1].parent != dataset:
             shutil.copy(fitting[-1], dataset)
@@ -252,7 +254,7 @@ def _list_files(dataset: Path) -> None:
 
 
 def _write_kernel(kernel: Path, owner: str, name: str) -> str:
-    """Copy the notebook and fill in its metadata; return the notebook's id."""
+    """Copy the notebook, write its metadata, and return its id on Kaggle."""
     source = package_folder("kernel")
     metadata = json.loads((source / KERNEL_METADATA).read_text())
     metadata["title"] = f"{name} submission"
@@ -290,5 +292,5 @@ def _write_json(path: Path, content: dict) -> None:
 
 
 def _digest(data: bytes) -> str:
-    """SHA-256 in the form that a wheel's RECORD needs."""
+    """Return the SHA-256 of data in the form that a wheel's RECORD needs."""
     return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -1,4 +1,4 @@
-"""Find the competition's data on Kaggle, which has two layouts, or beside a local notebook."""
+"""Find the competition's data: in the folders where Kaggle mounts it, or beside a notebook."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,13 +16,14 @@ SAMPLE_SUBMISSION = "sample_submission.csv"
 
 @dataclass(frozen=True)
 class CompetitionData:
-    """The parts of the competition's data.
+    """Paths of the parts of the competition's data.
 
     Attributes:
         test_videos: Folder of the videos to score.
-        train_videos: Folder of labelled videos with `metadata.json`, or None.
-        sample_submission: The names and order of the rows to submit, or None.
-        weights: The checkpoint of an attached data set, or None for the installed one.
+        train_videos: Folder of labelled videos with `metadata.json`, or None if it is missing.
+        sample_submission: File with the names and the order of the rows to submit, or None if it is
+            missing.
+        weights: Checkpoint in an attached data set, or None if no data set has one.
     """
 
     test_videos: Path
@@ -34,11 +35,16 @@ class CompetitionData:
 def find_data(
     root: str | Path = INPUT, elsewhere: Iterable[str | Path] = ("sample_data", "../sample_data")
 ) -> CompetitionData:
-    """Find the competition's data.
+    """Return the paths of the competition's data.
 
-    The function looks where Kaggle mounts the data now (`root/competitions/<slug>`), where Kaggle
-    used to mount it (`root/<slug>`), in any folder up to three levels below the root (searching all
-    of Kaggle's mounts would take minutes), and last in the folders of `elsewhere`.
+    The function searches, in this order: the folder where Kaggle mounts the data
+    (`root/competitions/<slug>`), the folder where Kaggle used to mount it (`root/<slug>`), all
+    folders up to three levels below the root, and the folders of `elsewhere`. A deeper search of
+    Kaggle's mounts would take minutes.
+
+    Args:
+        root: Folder of Kaggle's inputs.
+        elsewhere: Further folders to search, for notebooks that do not run on Kaggle.
 
     Raises:
         FileNotFoundError: The data is in none of these places; the message says what to do.
@@ -60,18 +66,18 @@ def find_data(
                 weights=_find_weights(root),
             )
     raise FileNotFoundError(
-        f"no folder {TEST_FOLDER} below {root}: on Kaggle, add the competition {COMPETITION!r} as "
-        "input; elsewhere, run from the clone, beside sample_data"
+        f"no folder {TEST_FOLDER} below {root}; on Kaggle, add the competition {COMPETITION!r} as "
+        "input; elsewhere, run the notebook in the clone, beside sample_data"
     )
 
 
 def _find_weights(root: Path) -> Path | None:
-    """Return the first checkpoint in an attached data set, in either layout, or None."""
+    """Return the first checkpoint in an attached data set, in both layouts of mounts, or None."""
     from dfdetect.checkpoints.io import CheckpointError, read_spec
 
     for mount in ("datasets/*/*", "*"):
         for path in sorted(root.glob(f"{mount}/*{SUFFIX}")):
-            with suppress(CheckpointError):  # of another package
+            with suppress(CheckpointError):  # a .safetensors file of another package
                 read_spec(path)
                 return path
     return None

@@ -1,4 +1,4 @@
-"""Write and check `submission.csv`: one row for each requested video, in order."""
+"""Read, write and check submissions: tables with one row for each requested video, in order."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ COLUMNS = ["filename", "label"]
 
 
 class SubmissionError(InputError):
-    """The competition would refuse a submission; the message names the file and the row."""
+    """A submission that the competition would refuse; the message names the file and the row."""
 
 
 def read_sample_submission(path: str | Path) -> list[str]:
-    """Return the names in a sample submission, in its order.
+    """Return the names of the rows of a sample submission, in their order.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        SubmissionError: The file has no column `filename`, no rows, or a name twice.
+        FileNotFoundError: The file does not exist.
+        SubmissionError: The file has no column `filename`, no rows, or the same name twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +46,7 @@ def write_submission(
     *,
     verify: bool = True,
 ) -> None:
-    """Write a submission. If anything goes wrong, an existing file stays as it is.
+    """Write a submission. If an error occurs, an existing file remains unchanged.
 
     Args:
         path: The file to write.
@@ -54,7 +54,7 @@ def write_submission(
         results: The results by name. A row gets the prior if its result is missing or has no
             probability.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
-        verify: Read the file back and check it before it takes the place of an older one.
+        verify: Read the new file and check it before it replaces an existing one.
     """
     rows = []
     for name in names:
@@ -68,9 +68,9 @@ def write_submission(
 
 
 def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
-    """Write a row for each video, with the columns of `dfdetect.results.to_dataframe`.
+    """Write the results to a CSV file with the columns of `dfdetect.results.to_dataframe`.
 
-    `probability` is empty if the video has no score. Text that a spreadsheet would take for a
+    `probability` is empty if the video has no score. A text that a spreadsheet would compute as a
     formula gets an apostrophe in front.
     """
     table = to_dataframe(results.values())
@@ -81,10 +81,14 @@ def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
 
 
 def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
-    """Read a submission back and check that the competition would accept it.
+    """Check that the competition would accept a submission, and return it as a table.
+
+    Args:
+        path: The submission.
+        names: The names of the rows that it must have, in order.
 
     Returns:
-        The table, with columns `filename` and `label`.
+        The table, with the columns `filename` and `label`.
 
     Raises:
         SubmissionError: Columns, rows, order or values are wrong.
@@ -94,7 +98,7 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
         raise SubmissionError(f"{path}: header {','.join(table.columns)}, not {','.join(COLUMNS)}")
     _require_unique(path, table["filename"])
     if table["filename"].tolist() != list(names):
-        raise SubmissionError(f"{path}: its rows are not the {len(names)} names requested")
+        raise SubmissionError(f"{path}: its rows are not the {len(names)} requested names")
     labels = pd.to_numeric(table["label"], errors="coerce")
     bad = table.loc[~((labels > 0) & (labels < 1)), "filename"]
     if len(bad):
@@ -109,8 +113,8 @@ def _require_unique(path: str | Path, names: pd.Series) -> None:
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    # File names are bytes: they need not be UTF-8, and may hold a carriage return, which readers
-    # take for the end of a line unless it is quoted.
+    # File names may be invalid UTF-8, and may contain a carriage return, which readers take for the
+    # end of a line unless it is quoted.
     odd = table["filename"].str.contains("\r", regex=False).any()
     quoting = csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
     table.to_csv(path, index=False, quoting=quoting, errors="surrogateescape")

@@ -1,1 +1,1 @@
-"""Training of detectors on face sets, which `data` reads."""
+"""Trains detectors on face sets, which the package `data` reads."""

@@ -1,4 +1,4 @@
-"""Augmentations that mimic what happens to faces between the camera and the detector."""
+"""Augmentations of training crops: framing, light, noise and compression, as in real videos."""
 
 from fractions import Fraction
 from typing import cast
@@ -11,17 +11,19 @@ from torchvision.transforms import v2
 
 from dfdetect.faces.crops import compress_jpeg, to_tensor
 
+# Pixels that are added to each side of a crop before it is moved.
 PADDING = 24
+# The encoder of each codec, by the name of the codec's decoder.
 ENCODERS = {"h264": "libx264", "mpeg2video": "mpeg2video"}
 
 
 class Rescale(nn.Module):
-    """Shrink an image by a random factor and enlarge it again, so that it looks like a small face.
+    """A transform that shrinks an image and enlarges it again, so that it looks like a small face.
 
     Args:
-        smallest: The strongest shrinking, as a fraction of the side.
-        between: A transform of the small image, such as compression; the sides of the image are
-            even.
+        smallest: Lowest factor by which the sides are multiplied, 0 to 1; the factor is random.
+        between: A transform of the shrunk image, such as compression. The shrunk image has even
+            sides.
     """
 
     def __init__(self, smallest: float, between: nn.Module | None = None):
@@ -30,7 +32,7 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Rescale uint8 images of shape (..., 3, height, width), all by the same factor."""
+        """Return images rescaled by one factor, uint8 of shape (..., 3, height, width)."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -39,7 +41,7 @@ class Rescale(nn.Module):
 
 
 class Compress(nn.Module):
-    """Compress and decompress an image as JPEG.
+    """A transform that compresses an image as JPEG of random quality and decompresses it.
 
     Args:
         quality: Lowest and highest quality, on JPEG's scale from 1 to 100.
@@ -50,7 +52,7 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compress uint8 images of shape (..., 3, height, width), all with the same quality."""
+        """Return images compressed with one quality, uint8 of shape (..., 3, height, width)."""
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -58,10 +60,10 @@ class Compress(nn.Module):
 
 
 class Darken(nn.Module):
-    """Darken an image like a room at night, by a gamma curve and a factor.
+    """A transform that darkens an image by a random gamma curve and factor, as in poor light.
 
     Args:
-        darkest: The lowest factor.
+        darkest: Lowest factor of the pixel values, 0 to 1.
     """
 
     def __init__(self, darkest: float):
@@ -69,7 +71,7 @@ class Darken(nn.Module):
         self.darkest = darkest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Darken uint8 images of shape (..., 3, height, width), all alike."""
+        """Return darkened images, uint8 of shape (..., 3, height, width), all darkened alike."""
         gamma, factor = torch.rand(2).tolist()
         factor = self.darkest + (1 - self.darkest) * factor
         levels = torch.linspace(0, 1, 256) ** (1 + gamma) * factor * 255
@@ -77,10 +79,11 @@ class Darken(nn.Module):
 
 
 class Noise(nn.Module):
-    """Add noise to each pixel, like that of a sensor in low light.
+    """A transform that adds Gaussian noise to each pixel, like a camera in poor light.
 
     Args:
-        strongest: Largest standard deviation, in grey levels of 0 to 255.
+        strongest: Maximum standard deviation, for pixel values of 0 to 255; the deviation is
+            random.
     """
 
     def __init__(self, strongest: float):
@@ -88,19 +91,21 @@ class Noise(nn.Module):
         self.strongest = strongest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Add noise to uint8 images of shape (..., 3, height, width)."""
+        """Return images with noise, uint8 of shape (..., 3, height, width)."""
         noise = torch.randn(image.shape) * torch.rand(()) * self.strongest
         return (image + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 class Encode(nn.Module):
-    """Encode images as a video, and decode them; a single image becomes a key frame.
+    """A transform that encodes images as a video of random quality and decodes it.
+
+    A single image becomes a key frame.
 
     Args:
-        codec: `h264`, or `mpeg2video`, whose blocks are those of old and of broadcast clips.
-        coarseness: Lowest and highest coarseness. For H.264 it is the constant rate factor, where
-            23 is the default of x264 and 51 the worst; for MPEG-2 it is the scale of the quantiser,
-            1 to 31.
+        codec: `h264`, or `mpeg2video`, the codec of old and of broadcast videos.
+        coarseness: Lowest and highest coarseness of the compression. For H.264, it is the constant
+            rate factor, where 23 is the default of x264 and 51 the worst quality. For MPEG-2, it is
+            the scale of the quantiser, 1 to 31.
     """
 
     def __init__(self, codec: str, coarseness: tuple[int, int]):
@@ -109,7 +114,11 @@ class Encode(nn.Module):
         self.coarseness = coarseness
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Encode uint8 images of shape (..., 3, height, width), with even sides, at one quality."""
+        """Return encoded and decoded images, all of one quality.
+
+        Args:
+            image: uint8 of shape (..., 3, height, width), with even height and width.
+        """
         lowest, highest = self.coarseness
         coarseness = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -119,31 +128,32 @@ class Encode(nn.Module):
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Return a transform of RGB uint8 crops with random framing, light and compression.
 
-    The framing varies because the model may be used with another face detector than the one that
-    cut its training crops. The sizes of the detectors' crops differ by a ratio of 0.78 to 0.88, and
-    their places by 0.01 to 0.13 of the face's height.
+    The framing varies because a model may be used with another face detector than the one that cut
+    its training crops. Face detectors differ: the ratio of the sizes of their crops is 0.78 to
+    0.88, and the places of their crops differ by 0.01 to 0.13 of the face's height.
 
     Args:
         input_size: Side of the result in pixels.
-        strength: `light`, or `strong` for long trainings of detectors that must work on footage of
+        strength: `light`, or `strong` for long trainings of detectors that must work on videos of
             other sources. `strong` adds wider framing, shrinking to a fifth, darkness, noise,
             occlusion and video codecs.
 
     Returns:
-        A transform of crops (..., 3, height, width) to uint8 (..., 3, input_size, input_size). It
-        changes all crops of one call in the same way; its randomness comes from torch's global
-        generator.
+        A transform of crops of shape (..., 3, height, width) to uint8 of shape
+        (..., 3, input_size, input_size). It changes all crops of one call in the same way, and
+        draws random numbers from torch's global generator.
     """
     changes = _strong(input_size) if strength == "strong" else _light(input_size)
     return v2.Compose([v2.RandomHorizontalFlip(), *changes])
 
 
 def matching_compression() -> nn.Module:
-    """Return the compression that reconstructions and the REAL crops beside them get first.
+    """Return a random compression for reconstructed fakes and for the REAL crops they were made of.
 
-    A REAL crop has the grain of its codec, which a reconstruction lacks. Without this compression,
-    a model would learn that clean images are FAKE. (The same trap is described by Chen et al.,
-    "Dual Data Alignment Makes AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
+    A REAL crop has the artefacts of its codec, which a reconstruction lacks. Without the same
+    compression of both, a model would learn that clean images are FAKE. (Chen et al. describe this
+    problem in "Dual Data Alignment Makes AI-Generated Image Detector Easier Generalizable", NeurIPS
+    2025.)
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
     return v2.RandomApply([compression], p=0.75)
@@ -153,7 +163,7 @@ def _framing(degrees: float, shift: float, zoom: tuple[float, float]) -> list[nn
     affine = v2.RandomAffine(
         degrees, (shift, shift), zoom, interpolation=v2.InterpolationMode.BILINEAR
     )
-    # When a crop is moved, its borders are repeated to fill the area outside of it.
+    # The padding repeats the borders of a crop, so that a moved crop has no empty area.
     return [v2.Pad(PADDING, padding_mode="edge"), affine, _TrimPadding()]
 
 
@@ -175,8 +185,8 @@ def _strong(size: int) -> list[nn.Module]:
         [Compress((25, 95)), Encode("h264", (18, 40)), Encode("mpeg2video", (2, 12))],
         p=[0.6, 0.2, 0.2],
     )
-    # Sharpness differs more between sources than between real and fake: models must not use it.
-    # They must not use large blocks, either: a small face in a clip is compressed, then enlarged.
+    # Sharpness differs more between sources than between REAL and FAKE, so models must not use it.
+    # They must not use large blocks either, which arise if a small compressed face is enlarged.
     sharpness = v2.RandomChoice(
         [
             Rescale(smallest=0.2, between=v2.RandomApply([compression], p=0.5)),
@@ -200,7 +210,7 @@ def _strong(size: int) -> list[nn.Module]:
 
 
 class _TrimPadding(nn.Module):
-    """Cut off the border that `Pad` added, from images of any size."""
+    """A transform that cuts off the padding of images of any size."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image[..., PADDING:-PADDING, PADDING:-PADDING]
@@ -211,7 +221,7 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
-    """Encode and decode images with a video codec; uint8 of shape (n, 3, height, width)."""
+    """Return images encoded and decoded by a video codec, uint8 of shape (n, 3, height, width)."""
     encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
     encoder.height, encoder.width = images.shape[-2:]
     encoder.pix_fmt = "yuv420p"

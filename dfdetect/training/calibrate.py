@@ -1,4 +1,4 @@
-"""Calibrate a trained detector again, on faces like those that it will be used on."""
+"""`calibrate`: fits the calibration of a trained detector again, on faces like those of its use."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,26 +26,26 @@ def calibrate(
 ) -> ModelSpec:
     """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
-    Both are fitted on whole videos, as at the end of `train`. Faces without a known source have one
-    half of the weight. The other half is divided equally among the sources, in each class. The
-    network is not changed. The faces must show people and come from sources that the network was
-    not trained on; otherwise its answers become too certain.
+    Both are fitted on the scores of whole videos, as at the end of `train`. Videos without a known
+    source have half of the total weight. The other half is divided equally among the sources of
+    each class. The network itself is not changed. It must not have been trained on the people and
+    sources of these faces, or its probabilities become too extreme.
 
     Args:
-        weights: Installed weights by name, or a file.
+        weights: Name or file of the weights.
         faces: Indexes of face sets with REAL and FAKE crops.
-        out: The checkpoint to write, ending in `.safetensors`.
-        device: As in `load_detector`.
-        workers: Processes that read crops; 0 to read them in this one.
+        out: The checkpoint to write, whose name ends in `.safetensors`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
+        workers: Number of processes that read crops; 0 to read them in this process.
         progress: Show a progress bar.
 
     Returns:
-        The specification that the new checkpoint holds; `scores["calibration_faces"]` has the
-        figures of `dfdetect.training.judging` on the faces.
+        The specification of the new checkpoint. Its `scores["calibration_faces"]` has the metrics
+        of `dfdetect.training.judging` on these faces.
 
     Raises:
-        FaceSetError: A face set is unusable, or has one class only.
-        ArgumentError: `out` exists or cannot be written, `weights` are an ensemble, or the device
+        FaceSetError: A face set is unusable, or all crops have the same label.
+        ArgumentError: `out` exists or cannot be written, `weights` is an ensemble, or the device
             is unknown.
         CheckpointError: The checkpoint is unusable.
 
@@ -59,7 +59,7 @@ def calibrate(
     path = find_weights(weights)
     model, spec = load_checkpoint(path)
     if not isinstance(spec, ModelSpec):
-        raise ArgumentError(f"{path}: an ensemble: calibrate its members, then join them again")
+        raise ArgumentError(f"{path}: an ensemble; calibrate its members, then combine them again")
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
     joined.require_readable(progress)

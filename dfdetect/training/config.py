@@ -1,4 +1,4 @@
-"""The settings of a training run, and how an architecture's recipe sets them."""
+"""TrainConfig: the settings of a training run, with the defaults of each architecture."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,13 +8,14 @@ from dfdetect.defaults import FRAME_AGGREGATIONS
 from dfdetect.errors import ArgumentError
 
 LR_SCALINGS = ("equal", "by_inputs")
-# Share of the epochs in which crops grow, and the step of their side in pixels.
+# If training starts with small crops, they grow during this share of the epochs, in steps of so
+# many pixels of their side.
 GROWING = 2 / 3
 SIZE_STEP = 16
 
 
 def _setting(default: float | str, text: str) -> Any:
-    """Return a field with a default and the help that the command line shows."""
+    """Return a dataclass field with a default value and the help text of the command line."""
     return field(default=default, metadata={"help": text})
 
 
@@ -28,52 +29,58 @@ class TrainConfig:
     """
 
     architecture: str
-    input_size: int = _setting(160, "side of the crops shown to the model, in pixels")
+    input_size: int = _setting(160, "side of the model's input in pixels")
     start_size: int = _setting(
         0,
-        "side of the crops in the first epoch, growing to the input size by two thirds of the "
-        "epochs; 0 for the input size throughout",
+        "side of the input in the first epoch; it grows to the input size during two thirds of the "
+        "epochs; 0: the input size in all epochs",
     )
-    frames_per_clip: int = _setting(1, "crops of a face in a row that a clip model looks at")
-    epochs: int = _setting(6, "passes over the rarer class, each with as many of the other")
-    epoch_crops: int = _setting(0, "crops or clips in an epoch instead, of both classes; 0: a pass")
+    frames_per_clip: int = _setting(1, "number of consecutive crops in each clip; 1: single crops")
+    epochs: int = _setting(
+        6, "maximum number of epochs; in each, all crops of the rarer class are used once"
+    )
+    epoch_crops: int = _setting(
+        0, "number of crops or clips in each epoch; 0: twice those of the rarer class"
+    )
     patience: int = _setting(4, "stop after this number of epochs without a lower choosing loss")
-    batch_size: int = _setting(32, "crops or clips in a step, half of each class")
-    learning_rate: float = _setting(6e-4, "peak of the one-cycle schedule")
+    batch_size: int = _setting(32, "crops or clips in each batch, half of each class")
+    learning_rate: float = _setting(6e-4, "highest learning rate of the one-cycle schedule")
     lr_scaling: str = _setting(
-        "equal", "equal, or by_inputs: smaller for layers with many inputs, for nets as VGG"
+        "equal", "equal: one rate; by_inputs: lower rates for layers with many inputs, as for VGG16"
     )
-    weight_decay: float = _setting(0.02, "of AdamW")
+    weight_decay: float = _setting(0.02, "weight decay of AdamW")
     label_smoothing: float = _setting(0.04, "how far targets are moved from 0 and 1 towards 0.5")
-    drop_rate: float = _setting(0.2, "dropout before the last layer")
-    drop_path_rate: float = _setting(0.0, "stochastic depth, of timm's models")
-    augmentation: str = _setting("light", "light or strong changes to each crop")
+    drop_rate: float = _setting(0.2, "rate of dropout before the last layer")
+    drop_path_rate: float = _setting(0.0, "rate of stochastic depth, for models of timm")
+    augmentation: str = _setting("light", "strength of the random changes to each crop")
     self_blend_share: float = _setting(
-        0.0, "share of the FAKE crops that are self-blended REAL ones"
+        0.0, "share of the FAKE crops that are made by self-blending REAL crops"
     )
     reconstruction_share: float = _setting(
-        0.0, "share of the FAKE crops that are made with reconstructions of REAL ones"
+        0.0, "share of the FAKE crops that are made from reconstructions of REAL crops"
     )
     pair_share: float = _setting(
-        0.0, "share of the recorded FAKE crops that bring the REAL crop of the same scene along"
+        0.0, "share of the recorded FAKE crops that have the REAL crop of their scene in the batch"
     )
     min_pair_difference: float = _setting(
-        0.0, "leave out FAKE crops that differ less from their originals"
+        0.0, "leave out FAKE crops that differ less than this from their originals"
     )
-    ema_decay: float = _setting(0.0, "decay of a moving average of the weights; 0 for none")
+    ema_decay: float = _setting(0.0, "decay of a moving average of the weights; 0: no average")
     precision: str = _setting(
-        "auto", "float32, mixed (on processors that are fast at it), or auto: mixed on a GPU alone"
+        "auto", "float32; mixed, on processors that are fast at it; auto: mixed on GPUs only"
     )
     aggregation: str = _setting(
-        "mean_logit", "how the frames of a person become the answer for the person"
+        "mean_logit", "rule that combines the frames of a person into one score"
     )
-    crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's box of the face")
-    crop_shift: float = _setting(0.08, "their centre below the box's / height of the box")
-    licence: str = _setting("research only, as the training data", "terms for the weights")
-    seed: int = _setting(0, "of weights, order, augmentation and split")
+    crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's bounding box")
+    crop_shift: float = _setting(
+        0.08, "distance from the centre of the bounding box down to that of the crop / box height"
+    )
+    licence: str = _setting("research only, as the training data", "licence of the weights")
+    seed: int = _setting(0, "seed of the initial weights, the order, augmentation and split")
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can use."""
+        """Raise an error for values that no run can use."""
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ArgumentError(f"{name} must be {' or '.join(choices)}, not {value!r}")
@@ -82,9 +89,13 @@ class TrainConfig:
                 raise ArgumentError(f"{name} must be {low:g} to {high:g}, not {value:g}")
 
     def crop_size(self, epoch: int) -> int:
-        """Return the side of the crops in an epoch; the first epochs use small crops to save time.
+        """Return the side in pixels of the crops in an epoch.
 
-        Tan & Le, "EfficientNetV2: Smaller Models and Faster Training", ICML 2021.
+        The first epochs use smaller crops to save time, as in Tan & Le, "EfficientNetV2: Smaller
+        Models and Faster Training", ICML 2021.
+
+        Args:
+            epoch: Number of the epoch, from 0.
 
         Example:
             >>> config = TrainConfig("simple_cnn_1", epochs=6, start_size=96, input_size=160)
@@ -98,7 +109,7 @@ class TrainConfig:
         return min(self.input_size, SIZE_STEP * round(size / SIZE_STEP))
 
 
-# Lowest and highest values that make sense.
+# Lowest and highest value of each setting.
 LIMITS = {
     "epochs": (1, 10_000),
     "patience": (1, 10_000),
@@ -125,7 +136,7 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """Return the settings that suit an architecture; given settings replace these.
+    """Return the recommended settings for an architecture, replaced by the given settings.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.
@@ -134,7 +145,7 @@ def recipe(architecture: str, **settings: Any) -> TrainConfig:
         >>> recipe("simple_cnn_1", epochs=2).learning_rate
         0.002
     """
-    # Imported here: the help of `dfdetect train` needs `TrainConfig` and should not load torch.
+    # Imported here, because `dfdetect train --help` imports this module and should not load torch.
     from dfdetect.models.registry import model_info
 
     return TrainConfig(architecture, **{**model_info(architecture).recipe, **settings})

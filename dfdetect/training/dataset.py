@@ -1,4 +1,4 @@
-"""Turn face sets into inputs of a model: crops or clips, recorded or made from REAL ones."""
+"""ClipDataset: the training inputs of a model, made from the crops of face sets."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -17,22 +17,22 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """What is done to a crop before it is augmented."""
+    """Says what is made of a crop before it is augmented."""
 
-    RECORDED = "as it is"
-    SELF_BLENDED = "a fake, blended from the REAL crop itself"
-    RECONSTRUCTED = "a fake, with a reconstruction of the REAL crop in it"
-    MATCHED = "the REAL crop, resized and compressed as the reconstruction beside it"
+    RECORDED = "the crop itself"
+    SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
+    RECONSTRUCTED = "a fake, which is the REAL crop blended with its reconstruction"
+    MATCHED = "the REAL crop, resized and compressed like the RECONSTRUCTED fake made of it"
 
 
 class Item(NamedTuple):
     """One entry of a batch.
 
     Attributes:
-        position: Position of the crop or clip in the dataset.
-        seed: Seed of all its random draws. A fake and the REAL item that it is made of have the
-            same seed, so that they are augmented alike.
-        role: What is done to the crop before it is augmented.
+        position: Index of the crop or clip in the dataset.
+        seed: Seed of all random changes to the item. A fake and the REAL item that it is made of
+            have the same seed, so that they are augmented in the same way.
+        role: What is made of the crop before it is augmented.
     """
 
     position: int
@@ -41,22 +41,23 @@ class Item(NamedTuple):
 
 
 class ClipDataset(Dataset):
-    """A dataset of the inputs of a model and their labels, as (images, label).
+    """A dataset of pairs (images, label) for torch's data loader.
+
+    The images of an entry are uint8 of shape (3, size, size), or (length, 3, size, size) for clips.
+    Its label is 1.0 for FAKE and 0.0 for REAL. The index of an entry is an `Item` or an int.
 
     Args:
-        faces: The crops.
-        transform: Turns uint8 images (..., 3, height, width) into (..., 3, size, size). It gets all
-            crops of a clip together.
-        length: Number of crops in a clip; 1 for image models, which get single crops. A clip model
-            gets consecutive crops of a track. From a crop without a track, it gets moved copies.
-        jitter: Whether these copies are moved differently each time, as for training.
-        reconstructions: A face set whose rows name REAL crops of `faces` as their `original`. Only
-            image models use it.
-        compression: Applied to reconstructions and to the REAL crops beside them before the
-            transform: a reconstruction lacks the grain that a codec has left in its original.
-
-    Items are uint8 (3, size, size), or (length, 3, size, size) for clips, and 0.0 or 1.0. They are
-    requested by an `Item` or by a position.
+        faces: The face set of the crops.
+        transform: Function from uint8 images of shape (..., 3, height, width) to uint8 images of
+            shape (..., 3, size, size). It gets all crops of a clip in one call.
+        length: Number of crops in each clip; 1 for models that take single crops. A clip consists
+            of consecutive crops of a track, or of moved copies of a crop that belongs to no track.
+        jitter: Move these copies in another way each time, as for training.
+        reconstructions: A face set whose column `original` names REAL crops of `faces`. It is only
+            used for models that take single crops.
+        compression: Transform of reconstructed fakes, and of the REAL crops that they are made of,
+            before `transform`. Without it, fakes would differ by their lack of compression
+            artefacts.
     """
 
     def __init__(
@@ -100,7 +101,8 @@ class ClipDataset(Dataset):
         rows = self.clips[position]
         crops = torch.stack([to_tensor(self.faces.image(row)) for row in rows])
         label = float(self.labels[position])
-        # A pair is made with its own generator, so that both items are augmented in the same way.
+        # This generator keeps torch's global one unchanged, so that a fake and its REAL item, which
+        # have the same seed, are augmented in the same way.
         generator = torch.Generator().manual_seed(seed)
         if role is Role.SELF_BLENDED:
             crops, label = self_blend(crops, generator), 1.0
@@ -118,7 +120,7 @@ class ClipDataset(Dataset):
     def _pair_with_reconstruction(
         self, position: int, real: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the REAL crop, and a fake that is made from it and one of its reconstructions."""
+        """Return a REAL crop, and a fake made of this crop and one of its reconstructions."""
         assert self.reconstructions is not None
         rows = self._made_of[position]
         row = rows[int(torch.randint(len(rows), (), generator=generator))]
@@ -128,7 +130,7 @@ class ClipDataset(Dataset):
 
 
 def _by_original(faces: FaceSet, reconstructions: FaceSet | None) -> dict[int, list[int]]:
-    """Return the rows of the reconstructions of each original, by the row of the original."""
+    """Return the rows of the reconstructions of each REAL crop, by the row of the crop."""
     if reconstructions is None:
         return {}
     made = reconstructions.table.groupby("original").indices

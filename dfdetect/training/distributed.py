@@ -1,9 +1,10 @@
-"""Train in several processes, which `torchrun` starts, or in a single one.
+"""DistributedContext: training in several processes, which `torchrun` starts, or in one.
 
 Each process learns from its part of every batch. The result is the same as that of one process with
-the whole batch: gradients are averaged (torch's DistributedDataParallel, Li et al. 2020), batch
-normalisation uses the statistics of the whole batch (also on CPUs, where torch's SyncBatchNorm does
-not run), and dropout masks are drawn for the whole batch.
+whole batches, for three reasons. Gradients are averaged over the processes, by torch's
+DistributedDataParallel (Li et al. 2020). Batch normalisation uses the statistics of the whole
+batch, also on CPUs, where torch's SyncBatchNorm does not run. Dropout masks are drawn for the whole
+batch.
 """
 
 import os
@@ -25,7 +26,7 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The place of this process among those that train together.
+    """The rank of this process among the processes of a training, and their communication.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -39,7 +40,7 @@ class DistributedContext:
 
     @property
     def is_first(self) -> bool:
-        """Return whether this is the process that writes files and shows progress."""
+        """Return whether this process is the one that writes files and shows progress."""
         return self.rank == 0
 
     @property
@@ -48,11 +49,11 @@ class DistributedContext:
         return max(1, available_cores() // self.local_world_size)
 
     def shard(self, items: Sequence | np.ndarray | torch.Tensor) -> Any:
-        """Return this process's part of the items."""
+        """Return the part of the items that this process works on."""
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Return the parts of all processes in the order that they had before `shard`."""
+        """Return the parts of all processes as one array, in the order before `shard`."""
         if self.world_size == 1:
             return part
         parts: list[np.ndarray] = [part] * self.world_size
@@ -63,7 +64,7 @@ class DistributedContext:
         return whole
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """Return the object that the first process makes and sends to the others."""
+        """Return the object that `make` returns in the first process, which sends it to all."""
         made = [make() if self.is_first else None]
         if self.world_size > 1:
             distributed.broadcast_object_list(made)
@@ -77,13 +78,13 @@ class DistributedContext:
         return value.item()
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Return a wrapped model whose gradients are averaged over all processes."""
+        """Return the model, wrapped so that its gradients are averaged over all processes."""
         if self.world_size == 1:
             return model
         return DistributedDataParallel(model)
 
     def global_batch(self, size: int) -> AbstractContextManager:
-        """Return a context in which models treat their items as part of a batch of `size`."""
+        """Return a context in which layers treat their input as part of a batch of `size` items."""
         return nullcontext() if self.world_size == 1 else _GlobalBatchMode(self, size)
 
 
@@ -92,10 +93,13 @@ ONE_PROCESS = DistributedContext()
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.device]]:
-    """Join the processes that `torchrun` started, if there are any.
+    """Yield the context and the device of this process, connected to the others of `torchrun`.
+
+    Without `torchrun`, the context is that of a single process.
 
     Args:
-        device: As in `load_detector`. On a machine with several GPUs, each process takes its own.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`. On a machine with several
+            GPUs, each process uses another GPU.
 
     Raises:
         ArgumentError: The device does not work.
@@ -125,14 +129,14 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
 
 class _GlobalBatchMode(TorchFunctionMode):
-    """Makes layers treat a part of a batch as one process would treat it in the whole batch.
+    """Makes layers compute their part of a batch as a single process would compute the whole batch.
 
-    This covers batch normalisation, dropout and stochastic depth. A model that draws random numbers
-    in any other way is refused, because it would draw others than in a single process. The states
-    of torch's generators show such draws.
+    The mode changes batch normalisation, dropout and stochastic depth. A model that draws random
+    numbers in any other way raises an error, because it would draw other numbers than in a single
+    process. Such draws are noticed by the states of torch's generators.
 
     Args:
-        context: The processes.
+        context: The context of this process.
         size: Number of items in the whole batch.
     """
 
@@ -172,7 +176,10 @@ class _GlobalBatchMode(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> torch.Tensor:
-        """Normalise a part by the whole batch's mean and variance (Ioffe & Szegedy 2015)."""
+        """Return inputs normalised by the mean and variance of the whole batch.
+
+        Ioffe & Szegedy, "Batch Normalization", ICML 2015.
+        """
         if not training:
             return functional.batch_norm(
                 images, running_mean, running_var, weight, bias, training, momentum, eps
@@ -196,13 +203,13 @@ class _GlobalBatchMode(TorchFunctionMode):
     def _dropout(
         self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
-        """Drop the units that are dropped in the whole batch (Srivastava et al. 2014)."""
+        """Return inputs with the dropout mask of the whole batch (Srivastava et al. 2014)."""
         if not training or p == 0:
             return values
         return values * self._bernoulli(torch.empty_like(values), 1 - p) / (1 - p)
 
     def _bernoulli(self, values: torch.Tensor, p: float = 0.5) -> torch.Tensor:
-        """Draw numbers for all items of the whole batch, and return those of this part."""
+        """Fill a tensor with this part of the random numbers for the whole batch."""
         self._require_no_other_draws()
         rows = values.shape[0] // self.own
         whole = values.new_empty((self.size, rows, *values.shape[1:])).bernoulli_(p)
@@ -212,20 +219,20 @@ class _GlobalBatchMode(TorchFunctionMode):
     def _require_no_other_draws(self) -> None:
         if not all(map(torch.equal, self.generators, _generator_states())):
             raise DfdetectError(
-                "this architecture draws random numbers in training in another way than by dropout "
-                "or stochastic depth, and would learn otherwise with several processes: train it "
-                "without torchrun"
+                "in training, this architecture draws random numbers that are neither those of "
+                "dropout nor of stochastic depth; several processes would train it differently "
+                "from one: train it without torchrun"
             )
 
 
 def _generator_states() -> list[torch.Tensor]:
-    """Return the states of torch's generators on the CPU and on this process's GPU, if any."""
+    """Return the states of torch's generators: that of the CPU and, if there is one, of the GPU."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_available() else states
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes, through which gradients flow back to each of them."""
+    """The sum of a tensor over all processes, with gradients in each process."""
 
     @staticmethod
     def forward(_: Any, values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Write the metrics of each epoch of a training run, as a table and as a picture."""
+"""Write the metrics of each epoch of a training run, as a table and as a plot."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
 
     Args:
         checkpoint: The path of the checkpoint.
-        history: A row for each epoch, whose first entry is the position on the horizontal axis.
+        history: A row for each epoch: values by name. The first value is the position on the
+            horizontal axis of the plots.
     """
     table = pd.DataFrame(history)
     with atomic_path(checkpoint.with_suffix(".history.csv")) as temporary:

@@ -1,10 +1,11 @@
-"""Judge a model during training on held-out faces, by one number that chooses the best epoch.
+"""Judge: measures a model on held-out faces after each epoch, to choose the best epoch.
 
-Users have two kinds of footage: that of the challenge, and everything else. One half of the number
-is therefore the log loss of held-out faces without a known source (those of the challenge, split by
-actor). The other half is the log loss of held-out sources, which all count the same. Both are
-computed from one calibrated answer per video, with the aggregation of the checkpoint. (If the
-aggregation is a mean, calibrating a video's answer is the same as calibrating each frame.)
+The best epoch is that with the lowest `choosing_loss`. Users have two kinds of videos: those of the
+challenge, and all others. One half of the loss is therefore the log loss of held-out videos without
+a known source, which are those of the challenge, split by actor. The other half is the log loss of
+held-out sources, all of which have the same weight. Both are computed from one calibrated score per
+video, combined by the aggregation of the checkpoint. (If the aggregation is a mean, calibrating the
+logit of a video is the same as calibrating the logit of each frame.)
 """
 
 from collections import defaultdict
@@ -24,12 +25,12 @@ CHOOSING = "choosing_loss"
 
 
 class Judge:
-    """Turns the logits of held-out crops or clips into figures.
+    """Computes the calibration and the metrics of a model from its logits of held-out faces.
 
     Args:
         faces: The held-out faces.
-        length: Number of crops in a clip, as in `ClipDataset`.
-        aggregation: Turns the logits of crops into the probability of a video.
+        length: Number of crops in each clip, as in `ClipDataset`.
+        aggregation: Rule that combines the logits of crops into the probability of a video.
     """
 
     def __init__(self, faces: FaceSet, length: int, aggregation: Aggregation):
@@ -52,15 +53,16 @@ class Judge:
         self.aggregation = aggregation
 
     def judge(self, logits: np.ndarray) -> tuple[Calibration, dict[str, float]]:
-        """Calibrate a model, and measure it.
+        """Return the calibration of a model, and its metrics.
 
         Args:
-            logits: Raw logits of FAKE of each crop or clip.
+            logits: Raw logits of FAKE of each held-out crop or clip, float of shape (n,).
 
         Returns:
-            The calibration; and `choosing_loss`, the figures of `metrics` for faces without a
-            source (for all, if each has one) and, as `sources_...`, those of `voted_metrics` for
-            faces that have one.
+            The calibration, and metrics by name: `choosing_loss`; those of `metrics`, computed from
+            the videos without a known source, or from all videos if all have one; and those of
+            `voted_metrics`, with the prefix `sources_`, computed from the videos with a known
+            source.
         """
         raw = self._video_logits(logits)
         try:
@@ -84,13 +86,16 @@ class Judge:
         return calibration, scores
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
-        """Return the thresholds that 5 % and 1 % of REAL videos exceed; sources count the same."""
+        """Return the thresholds of the verdicts, which 5 % and 1 % of REAL videos exceed.
+
+        All sources have the same weight.
+        """
         real = self.labels == 0
         probabilities = self.probabilities(calibration, logits)[real]
         return fit_operating_points(probabilities, self.weights[real])
 
     def probabilities(self, calibration: Calibration, logits: np.ndarray) -> np.ndarray:
-        """Return P(FAKE) of each video, from the raw logits of crops or clips."""
+        """Return P(FAKE) of each video, given the raw logits of its crops or clips."""
         return self.aggregation.probability(self._video_logits(calibration.apply(logits)))
 
     def _video_logits(self, logits: np.ndarray) -> np.ndarray:

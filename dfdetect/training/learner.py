@@ -1,4 +1,4 @@
-"""Train a model batch by batch: optimiser, schedule, precision and moving average."""
+"""Learner: trains a model on one batch after another."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -22,20 +22,20 @@ from dfdetect.training.param_groups import parameter_groups
 
 WARM_UP = 0.15
 RECENT_STEPS = 50
-# Seconds between two saves within an epoch: a run that is killed loses no more time than this.
+# Seconds between two saves within an epoch. A run that is killed loses no more time than this.
 SAVE_EVERY = 600.0
 
 
 class Learner:
-    """Model, optimiser and schedule; mixed precision where the configuration and device say so.
+    """Trains a model: holds the optimiser, the learning rate schedule and the moving average.
 
     Args:
-        model: The model that learns, on its device.
-        spec: The specification, which says how the input is normalised.
-        config: Configuration of the run.
-        steps: Number of steps in an epoch.
-        batch: Number of items in a batch, which the processes share.
-        context: The processes that train together.
+        model: The model to train, on its device.
+        spec: The specification of the model, which says how the input is normalised.
+        config: The settings of the run.
+        steps: Number of batches in an epoch.
+        batch: Number of items in a batch, which is divided among the processes.
+        context: The rank of this process among those of the run.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Learner:
         self.batch = batch
         self.context = context
         self.seed = config.seed
-        self.losses: list[float] = []  # of the epoch that is under way
+        self.losses: list[float] = []  # one for each batch of the current epoch
         self.spec = spec
         self.smoothing = config.label_smoothing
         self.device = next(model.parameters()).device
@@ -77,7 +77,7 @@ class Learner:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """Return all parts that have a state."""
+        """Return the model, the optimiser and all other parts that have a state, by name."""
         parts = {
             "model": self.model,
             "optimizer": self.optimizer,
@@ -89,14 +89,17 @@ class Learner:
     def pass_over(
         self, batches: DataLoader, title: str, progress: bool, save: Callable[[], None]
     ) -> float:
-        """Learn from each batch once, and return the mean loss of the epoch.
+        """Train the model on the batches of an epoch, and return the mean loss of the epoch.
 
         Args:
-            batches: The remaining batches of the epoch, which may have begun in a run that was
-                stopped.
-            title: The text of the progress bar.
+            batches: The batches of the epoch. If the epoch began in an earlier run that was
+                stopped, only the remaining batches.
+            title: Text of the progress bar.
             progress: Show a progress bar.
-            save: A function that is called every ten minutes.
+            save: Function that saves the state of the run; it is called every ten minutes.
+
+        Raises:
+            DfdetectError: The loss is not finite.
         """
         self.model.train()
         losses = self.losses
@@ -112,7 +115,7 @@ class Learner:
             for images, labels in batches:
                 losses.append(self.step(images, labels))
                 if not np.isfinite(losses[-1]):
-                    raise DfdetectError(f"training diverged in {title}: try a lower learning_rate")
+                    raise DfdetectError(f"training diverged in {title}; try a lower learning_rate")
                 bar.set_postfix(loss=f"{np.mean(losses[-RECENT_STEPS:]):.3f}", refresh=False)
                 bar.update(self.batch)
                 if monotonic() - saved > SAVE_EVERY:
@@ -122,8 +125,14 @@ class Learner:
         return float(np.mean(losses))
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        """Learn from one batch, and return its mean loss over all processes."""
-        # Dropout uses torch's generators: with this seed, a step does not depend on earlier ones.
+        """Train the model on one batch, and return the mean loss of the batch.
+
+        Args:
+            images: This process's part of the batch: uint8 inputs of the model, as in
+                `ModelSpec.normalise`.
+            labels: 1 for FAKE and 0 for REAL, shape (n,).
+        """
+        # Dropout uses torch's generators. With a seed for each step, a resumed run draws the same.
         torch.manual_seed(step_seed(self.seed, self.schedule.last_epoch))
         targets = labels.to(self.device, torch.float32)
         targets = targets * (1 - self.smoothing) + self.smoothing / 2
@@ -133,9 +142,10 @@ class Learner:
         ):
             logits = self.parallel(self.spec.normalise(images.to(self.device)))[:, 0]
         total = binary_cross_entropy_with_logits(logits.float(), targets, reduction="sum")
-        loss = total / self.batch  # the part of this process in the mean over the batch
+        loss = total / self.batch  # this process's part of the mean loss of the batch
         self.optimizer.zero_grad()
-        # DDP averages gradients over the processes; the loss of the batch is the sum of parts.
+        # DistributedDataParallel averages the gradients of the processes, but the loss of the batch
+        # is the sum of their parts.
         self.scaler.scale(loss * self.context.world_size).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -146,9 +156,10 @@ class Learner:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Mix the seed of a run and the number of a step, from 0, into the seed of that step.
+    """Return the seed of one training step, given the seed of the run and the step's number.
 
-    With the sum of both, runs with neighbouring seeds would use the same numbers, one step apart.
+    The sum of both numbers would be no good seed: a run with the next seed would use the same seeds
+    one step earlier.
 
     Example:
         >>> step_seed(0, 1) == step_seed(1, 0)

@@ -1,4 +1,4 @@
-"""Fit the linear models with scikit-learn, and keep them as plain tensors."""
+"""Fit linear models with scikit-learn, and copy their weights to a torch model."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,8 @@ from dfdetect.training.dataset import ClipDataset
 
 BATCH = 256
 MAX_ITERATIONS = 1000
-# Inverse strengths of the penalty on the weights; the SVM's are lower because its loss is larger.
+# Values of scikit-learn's `C` that are tried: inverse strengths of the penalty on the weights. The
+# values of the SVM are lower because its loss is larger.
 STRENGTHS = {
     "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
     "linear_svm": (1e-5, 1e-4, 1e-3, 1e-2),
@@ -30,7 +31,14 @@ STRENGTHS = {
 def linear_features(
     model: LinearModel, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of each crop and of its mirror image.
+    """Return the features of each crop, and the features of its mirror image.
+
+    Args:
+        model: The model that computes the features.
+        faces: The face set of the crops.
+        spec: The specification of the model.
+        workers: Number of processes that read crops; 0 to read them in this process.
+        progress: Show a progress bar.
 
     Returns:
         Two float32 arrays of shape (n, features).
@@ -52,17 +60,17 @@ def linear_features(
 def fit_head(
     model: LinearModel, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Fit the layer of a `LinearModel`; each class has one half of the weight.
+    """Fit the linear layer of a model, with equal total weights of REAL and FAKE.
 
     Args:
-        model: The model whose `head` is set.
-        architecture: `logistic_regression` or `linear_svm` (squared hinge loss).
+        model: The model, whose `head` is changed.
+        architecture: `logistic_regression` or `linear_svm` (with squared hinge loss).
         strength: Inverse strength of the penalty on the squared weights, scikit-learn's `C`.
-        features: float32 of shape (n, features).
-        labels: 1 for FAKE, 0 for REAL, shape (n,).
+        features: Features of the crops, float32 of shape (n, features).
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
 
     Returns:
-        A row for the history, which says what was done.
+        A row for the training history: `C` and the number of iterations.
     """
     if architecture == "linear_svm":
         fit = LinearSVC(C=strength, dual=False, class_weight="balanced", max_iter=MAX_ITERATIONS)

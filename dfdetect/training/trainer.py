@@ -1,4 +1,4 @@
-"""Train one model on face sets, keep its best epoch, calibrate it, and write the checkpoint."""
+"""`train`: trains a model on face sets, and writes a calibrated checkpoint of its best epoch."""
 
 import random
 import warnings
@@ -45,9 +45,11 @@ from dfdetect.training.run import Run, RunState
 from dfdetect.training.sampler import BalancedSampler
 from dfdetect.training.split import Split, as_list, read_split
 
+# Number of inputs in a batch when the model is measured.
 EVAL_BATCH = 64
+# Number of inputs from which random weights are scaled.
 SAMPLE = 64
-# People are ignored if they are seen in fewer frames than this share of the most seen person's.
+# A track is ignored if it has fewer frames than this share of the frames of the longest track.
 MIN_TRACK_SHARE = 0.25
 
 
@@ -64,44 +66,48 @@ def train(
     weights: Sequence[tuple[float, float]] | None = None,
     progress: bool = False,
 ) -> ModelSpec:
-    """Train a model and write its checkpoint.
+    """Train a model, write its checkpoint, and return the specification of the checkpoint.
 
-    After each epoch the model is scored on held-out actors and sources, as described in
-    `dfdetect.training.judging`. The epoch with the lowest `choosing_loss` is kept, and its
-    logits are calibrated on the same faces (Platt scaling). Linear models are fitted at several
-    strengths of their penalty instead; the best one is kept in the same way. `OUT.state.pt` holds
-    all that resuming needs, and `OUT.best.safetensors` is the checkpoint of the best epoch so far;
-    both are deleted at the end. `OUT.history.csv` and `OUT.history.png` have the figures of each
-    epoch.
+    After each epoch, the model is measured on held-out actors and sources, as described in
+    `dfdetect.training.judging`. The checkpoint has the weights of the epoch with the lowest
+    `choosing_loss`, whose logits are calibrated on the same held-out faces. A linear model has no
+    epochs: it is fitted with several strengths of the penalty, of which the best is kept.
 
-    If `torchrun` starts several processes, they share each batch. The losses are the same as those
-    of one process except for rounding, and a run may be resumed with another number of processes.
+    During the run, `OUT.state.pt` is the file to resume from, and `OUT.best.safetensors` is the
+    checkpoint of the best epoch so far. Both are deleted at the end. `OUT.history.csv` and
+    `OUT.history.png` have the metrics of each epoch.
+
+    If `torchrun` starts several processes, each batch is divided among them. The losses are the
+    same as those of one process except for rounding, and a run may be resumed with another number
+    of processes.
 
     Args:
-        config: Architecture and hyper-parameters; `recipe(architecture)` has those that suit it.
-        faces: Indexes of the face sets to train on. Face sets that `dfdetect reconstruct` has
-            made from them may be included, for the setting `reconstruction_share`.
-        out: The checkpoint to write, ending in `.safetensors`.
-        val: Index of a face set of other actors and sources, or the share of the actor groups or
-            sources of `faces` to hold out; or a list of several of these.
-        init: A state dict to start from (`.pth`, `.safetensors`, `.h5`), `"imagenet"` for the
-            weights of an installed package (`dfdetect.training.pretrained` lists them), or None for
-            random weights.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process takes its
-            own.
-        resume: Continue from `OUT.state.pt`, where a run of the same configuration stopped.
-        workers: Processes that read and augment crops; None for this process's share of the cores.
+        config: Architecture and settings; `recipe(architecture)` returns the recommended ones.
+        faces: Indexes of the face sets to train on. For the setting `reconstruction_share`, include
+            the face sets that `dfdetect reconstruct` has made from them.
+        out: The checkpoint to write, whose name ends in `.safetensors`.
+        val: The index of a face set of other actors and sources, the share (0 to 1) of the actors
+            or sources of `faces` to hold out, or a list of several of these.
+        init: A state dict to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for the
+            weights of an installed package (see `dfdetect.training.pretrained`), or None for random
+            weights.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process uses
+            another GPU.
+        resume: Continue from `OUT.state.pt`, which a stopped run with the same settings has left.
+        workers: Number of processes that read and augment crops; None for this process's share of
+            the CPU cores.
+        weights: For each of `faces`, its relative shares of the REAL and of the FAKE crops in each
+            batch; None for equal shares. Fakes that are made from REAL crops are not counted.
         progress: Show progress bars.
-        weights: Share of the REAL and of the FAKE crops of each batch that come from each of
-            `faces`; equal if None. Fakes that are made from REAL crops do not count.
 
     Returns:
-        The specification that the checkpoint holds.
+        The specification of the checkpoint.
 
     Raises:
-        FaceSetError: A face set is unusable, has an image that cannot be read, has one class, or
-            shares crops with `val`. Nothing has been trained then.
-        ArgumentError: An argument cannot be used, or several processes are to fit a linear model.
+        FaceSetError: Before the training starts: a face set is unusable, has an image that cannot
+            be read, has only one class, or shares crops with `val`.
+        ArgumentError: An argument cannot be used, or `torchrun` starts several processes for a
+            linear model.
         InputError: `init` does not fit the architecture.
 
     Example:
@@ -115,7 +121,7 @@ def train(
         closed_form = model_info(config.architecture).closed_form
         if closed_form and context.world_size > 1:
             raise ArgumentError(
-                f"{config.architecture} is fitted by one process: start it without torchrun"
+                f"{config.architecture} is fitted by one process; start it without torchrun"
             )
         seed_everything(config.seed)
         spec, model = start_spec(config), start_model(config, init)
@@ -159,15 +165,17 @@ class _Loading:
 
 
 def _require_new(out: Path, state_path: Path, resume: bool) -> None:
-    """Refuse to overwrite files of an earlier run, before anything is read.
+    """Check that the run overwrites no file of an earlier run.
 
     Raises:
-        ArgumentError: The checkpoint exists, cannot be written or has another suffix, or a stopped
-            run is neither to be resumed nor deleted.
+        ArgumentError: The checkpoint exists, cannot be written or has another suffix, or the state
+            of a stopped run exists and `resume` is not set.
     """
     require_new_checkpoint(out)
     if state_path.exists() and not resume:
-        raise ArgumentError(f"{state_path}: left by a stopped run; resume it, or delete the file")
+        raise ArgumentError(
+            f"{state_path}: left by a stopped run; resume this run, or delete the file"
+        )
 
 
 def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
@@ -192,11 +200,11 @@ def _best_path(out: Path) -> Path:
 
 
 def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
-    """Write the checkpoint, and delete the files that are needed only during the run."""
+    """Write the checkpoint, and delete the files that are only needed during the run."""
     scores = run.best["scores"]
     if scores["log_loss"] >= scores["constant_log_loss"]:
         warnings.warn(
-            f"{run.out}: no better on held-out actors than a constant answer; it needs more "
+            f"{run.out}: on held-out actors, no better than a constant answer; train with more "
             "epochs, more faces or another learning_rate",
             stacklevel=3,
         )
@@ -207,11 +215,12 @@ def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
-    """Build the model with random weights, or with those of `init` except for the head.
+    """Return a model with random weights or, except for the head, with those of `init`.
 
     Raises:
-        ArgumentError: The architecture lacks a configured option or cannot take crops of the
-            configured size, or `init` is not a state dict of it.
+        ArgumentError: The architecture does not have a setting, or cannot take inputs of this size.
+        FileNotFoundError: `init` is not found.
+        InputError: `init` does not fit the architecture.
     """
     rates = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate}
     if model_info(config.architecture).closed_form:
@@ -233,8 +242,8 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
             output = model.eval()(torch.zeros(shape))
     except (AssertionError, RuntimeError) as error:
         raise ArgumentError(
-            f"{config.architecture} cannot take crops of {size} pixels, try another input_size: "
-            f"{error}"
+            f"{config.architecture} cannot take inputs of {size} pixels ({error}); try another "
+            "input_size"
         ) from error
     if output.shape != (1, 1):
         raise ArgumentError(f"{config.architecture} is no image classifier with one output")
@@ -242,10 +251,10 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
 
 
 def start_spec(config: TrainConfig) -> ModelSpec:
-    """Return the specification of a run's input, before anything is known of its output.
+    """Return the specification of a model before its training, without calibration and scores.
 
     Raises:
-        ArgumentError: The architecture is unknown, or cannot take such input.
+        ArgumentError: The architecture is unknown, or cannot take inputs of this kind or size.
     """
     info = model_info(config.architecture)
     return ModelSpec(
@@ -262,14 +271,14 @@ def start_spec(config: TrainConfig) -> ModelSpec:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python's, numpy's and torch's generators."""
+    """Seed the global random generators of Python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
-    """Return some inputs of the model, from crops or clips spread over a face set."""
+    """Return some normalised inputs of the model, made of crops or clips from a whole face set."""
     dataset = ClipDataset(
         faces, partial(resize_crop, size=spec.input_size), spec.frames_per_clip, jitter=False
     )
@@ -286,9 +295,18 @@ def predict_logits(
     progress: bool,
     context: DistributedContext = ONE_PROCESS,
 ) -> np.ndarray:
-    """Return the raw logit of FAKE of each crop or clip, resized as in the detector; float32 (n,).
+    """Return the raw logit of FAKE of each crop or clip of a face set, float32 of shape (n,).
 
-    Each process computes a part, and all get the whole.
+    The crops are resized as in the detector. If there are several processes, each computes a part
+    of the logits, and each returns all of them.
+
+    Args:
+        model: The model, which is set to evaluation mode.
+        faces: The face set.
+        spec: The specification of the model.
+        workers: Number of processes that read crops; 0 to read them in this process.
+        progress: Show a progress bar.
+        context: The rank of this process among those of the run.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -305,7 +323,7 @@ def predict_logits(
 
 
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
-    """Fit a linear model at several strengths of its penalty."""
+    """Fit a linear model with several strengths of its penalty, and record each in the run."""
     how = loading.workers, loading.progress
     model = run.model
     assert isinstance(model, LinearModel)  # the only architecture with a closed form
@@ -329,7 +347,7 @@ def _fit_epochs(
     state: RunState,
     loading: _Loading,
 ) -> None:
-    """Train a network epoch by epoch, until the last one or until it stops getting better."""
+    """Train a network for all epochs, or until it has not improved for `patience` epochs."""
     dataset = ClipDataset(
         split.train,
         training_transform(config.input_size, config.augmentation),

@@ -90,7 +90,9 @@ def test_make_ensemble_needs_two_and_writes_over_none(files):
 
 
 def test_make_ensemble_refuses_a_name_that_no_checkpoint_has(files, tmp_path):
-    with pytest.raises(ValueError, match=r"both\.txt: a checkpoint's name must end in \.safetens"):
+    with pytest.raises(
+        ValueError, match=r"both\.txt: the name of a checkpoint must end in \.safetens"
+    ):
         make_ensemble(files, tmp_path / "both.txt")
     assert not (tmp_path / "both.txt").exists()
 

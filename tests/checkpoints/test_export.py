@@ -68,14 +68,14 @@ def test_export_onnx_states_what_goes_in_and_out(tmp_path):
 def test_export_onnx_refuses_an_ensemble(tmp_path):
     both = tmp_path / "both.safetensors"
     make_ensemble([find_weights("logistic_regression"), find_weights("simple_cnn_2")], both)
-    with pytest.raises(ArgumentError, match="export them one by one"):
+    with pytest.raises(ArgumentError, match="export each member alone"):
         export_onnx(both, out=tmp_path / "both.onnx")
     assert not (tmp_path / "both.onnx").exists()
 
 
 def test_export_onnx_writes_nothing_that_answers_differently(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    with pytest.raises(DfdetectError, match="not written: its logits would differ"):
+    with pytest.raises(DfdetectError, match="not written, because its logits would differ"):
         export_onnx("logistic_regression", out=tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 

@@ -154,8 +154,8 @@ def test_empty_file(file):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 3}, "format version 3 and this dfdetect reads 2"),
-        ({"format": "something"}, "does not say 'dfdetect-checkpoint'"),
+        ({"version": 3}, "format version 3, but this dfdetect reads version 2"),
+        ({"format": "something"}, "the format in its header is not 'dfdetect-checkpoint'"),
         ({"architecture": "resnet_of_dreams"}, "unknown architecture 'resnet_of_dreams'"),
         ({"architecture": "resnet18"}, "do not fit resnet18"),
         ({"architecture": None}, "architecture"),
@@ -176,8 +176,8 @@ def test_empty_file(file):
         ({"resize": {"fit": "bend"}}, r"resize\.fit"),
         ({"channels": "GRB"}, "channels must be one of"),
         ({"aggregation": {"tracks": "min"}}, "unknown aggregation"),
-        ({"crop": {"scale": float("nan")}}, "NaN for a number"),
-        ({"mean": [0, 0, float("inf")]}, "Infinity for a number"),
+        ({"crop": {"scale": float("nan")}}, "NaN instead of a number"),
+        ({"mean": [0, 0, float("inf")]}, "Infinity instead of a number"),
         ({"crop": {"shift": "below"}}, "not a usable checkpoint"),
         ({"input_size": 64.0}, "input_size"),
         ({"aggregation": {"floor": 1e-20}}, "floor"),

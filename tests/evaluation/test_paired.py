@@ -92,7 +92,7 @@ def test_compare_results_of_other_videos(two_results, tmp_path, face_set):
     (tmp_path / "half.csv").write_text("\n".join(table))
     (tmp_path / "half").symlink_to(face_set.with_suffix(""))
     half = evaluate(tmp_path / "half.csv", weights="logistic_regression")
-    with pytest.raises(ArgumentError, match="answers to the same videos"):
+    with pytest.raises(ArgumentError, match="results are not of the same videos"):
         compare_results(two_results[0], half)
 
 

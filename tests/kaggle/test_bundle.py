@@ -125,7 +125,7 @@ def test_package_files_leaves_out_what_setup_does_not_take(tmp_path):
 
 def test_write_wheel_refuses_metadata_of_another_version(tmp_path, monkeypatch):
     monkeypatch.setattr("dfdetect.kaggle.bundle.__version__", "99.0")
-    with pytest.raises(DfdetectError, match=r"the code is 99\.0: run `pip install` again"):
+    with pytest.raises(DfdetectError, match=r"the code is 99\.0; run `pip install` again"):
         write_wheel(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -199,8 +199,8 @@ def test_bundle_does_not_replace_a_folder_of_other_files(wheels, tmp_path):
     [
         ("clips.zip", "Kaggle would unpack it"),
         ("dfdetect-0.1.0.tar.gz", "Kaggle would unpack it"),
-        ("model.PTH", "may run code when loaded"),
-        ("table.pkl", "may run code when loaded"),
+        ("model.PTH", "may run code when it is loaded"),
+        ("table.pkl", "may run code when it is loaded"),
     ],
 )
 def test_check_dataset_refuses_other_files(wheels, tmp_path, name, message):

@@ -58,5 +58,5 @@ def test_calibrate_command_prints_the_thresholds(face_set, tmp_path, capsys):
 def test_calibrate_refuses_an_ensemble(face_set, tmp_path):
     pair = tmp_path / "pair.safetensors"
     make_ensemble([find_weights(name) for name in (WEIGHTS, "simple_cnn_1")], pair)
-    with pytest.raises(ArgumentError, match="an ensemble: calibrate its members"):
+    with pytest.raises(ArgumentError, match="an ensemble; calibrate its members"):
         calibrate(pair, [face_set], tmp_path / "mine.safetensors")

@@ -68,7 +68,7 @@ def train(face_set, out, *options):
 )
 def test_global_batch_refuses_draws_that_it_does_not_share(model):
     with (
-        pytest.raises(DfdetectError, match="draws random numbers in training in another way"),
+        pytest.raises(DfdetectError, match="random numbers that are neither those of"),
         DistributedContext(rank=0, world_size=2).global_batch(4),
     ):
         model(torch.ones(2, 3, 8, 8))

@@ -47,7 +47,7 @@ def test_initial_weights_by_position(tmp_path):
 
 def test_initial_weights_of_another_architecture(tmp_path):
     torch.save(create_model("resnet18").state_dict(), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"102 tensors, the architecture has"):
+    with pytest.raises(ValueError, match=r"102 tensors, but the architecture has"):
         load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
     state = create_model("test_efficientnet").state_dict()
     state["conv_stem.weight"] = torch.zeros(1)
@@ -77,7 +77,7 @@ def test_initial_weights_name_missing_and_extra_tensors(tmp_path):
     path = tmp_path / "weights.pth"
     state = create_model("resnet18").state_dict()
     torch.save({name: tensor for name, tensor in state.items() if name != "conv1.weight"}, path)
-    with pytest.raises(ValueError, match=r"'conv1.weight' is not among them"):
+    with pytest.raises(ValueError, match=r"'conv1.weight' is missing"):
         load_initial_weights(create_model("resnet18"), path)
     torch.save({**state, "extra.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match=r"'extra.weight'"):

@@ -154,7 +154,7 @@ def test_sampler_continues_within_an_epoch_with_the_same_batches():
 
 
 def test_sampler_refuses_fewer_items_than_processes():
-    with pytest.raises(ValueError, match="batches of 2 items are too few for 3 processes"):
+    with pytest.raises(ValueError, match="batches of 2 items are too small for 3 processes"):
         BalancedSampler(stand_in(np.arange(10) % 2), 2, seed=0, context=DistributedContext(0, 3))
 
 

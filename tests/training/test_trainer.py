@@ -77,7 +77,7 @@ def test_train_leaves_out_actors_of_the_held_out_face_set(face_set, tmp_path):
     table = faces.table.iloc[8:24]
     table = table.assign(id=[f"v{row}" for row in range(8, 24)])
     table.to_csv(folder.with_suffix(".csv"), index=False)
-    with pytest.warns(UserWarning, match="crops of actors who are in it too are left out"):
+    with pytest.warns(UserWarning, match="show actors of this face set and are left out"):
         split = read_split([face_set], [folder.with_suffix(".csv")], seed=0)
     assert set(split.train.groups).isdisjoint(split.held_out.groups)
     assert len(split.held_out) == 16
@@ -174,7 +174,7 @@ def test_train_does_not_overwrite_a_stopped_run(face_set, tmp_path):
 def test_train_warns_of_a_model_that_learnt_nothing(face_set, tmp_path, monkeypatch):
     config = replace(TINY, epochs=1)
     monkeypatch.setattr(trainer, "predict_logits", lambda _, faces, *rest: np.zeros(len(faces)))
-    with pytest.warns(UserWarning, match="no better on held-out actors than a constant"):
+    with pytest.warns(UserWarning, match="on held-out actors, no better than a constant answer"):
         run(face_set, tmp_path / "lazy.safetensors", config)
 
 
@@ -182,7 +182,7 @@ def test_train_fits_a_linear_model_in_one_process_only(face_set, tmp_path, monke
     two = nullcontext((DistributedContext(0, 2, 2), torch.device("cpu")))
     monkeypatch.setattr(trainer, "init_distributed", lambda device: two)
     (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="is fitted by one process: start it without torchrun"):
+    with pytest.raises(ValueError, match="is fitted by one process; start it without torchrun"):
         run(face_set, tmp_path / "x.safetensors", recipe("linear_svm"))
 
 
@@ -230,7 +230,7 @@ def test_train_takes_different_architectures(face_set, tmp_path):
 
 def test_train_refuses_sizes_that_an_architecture_cannot_take(face_set, tmp_path):
     config = replace(TINY, architecture="vit_tiny_patch16_224")
-    with pytest.raises(ValueError, match="cannot take crops of 32 pixels"):
+    with pytest.raises(ValueError, match="cannot take inputs of 32 pixels"):
         run(face_set, tmp_path / "x.safetensors", config)
 
 

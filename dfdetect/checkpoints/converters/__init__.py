@@ -1,5 +1,6 @@
-"""Conversion of published checkpoints: one module for each format, and what all formats need.
+"""Converts published checkpoints of other projects to checkpoints of this package.
 
-`reading` reads a file. `registry` lists the formats and recognises the format of a file. `tensors`
-makes sure that every tensor is used. `convert` writes the checkpoint.
+There is one module for each format, and four for all formats. `reading` reads a file. `registry`
+lists the formats and recognises the format of a file. `tensors` makes sure that every tensor of the
+file is used. `convert` writes the checkpoint.
 """

@@ -1,10 +1,11 @@
-"""CLIP's image encoder with the names of Hugging Face, as in the files of Effort and GenD.
+"""Read the checkpoints of Effort and GenD: CLIP's image encoder and a head with two classes.
 
-Both have a head with two classes. Effort (Yan et al., ICML 2025) keeps each linear layer of the
-attention as a fixed matrix and what was trained beside it, as factors of a second one; their sum
-is the layer. GenD (Yermakov et al. 2025) has plain layers, and scales the features to length 1.
-Read in https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and
-https://github.com/yermandy/GenD at commit e03532d. Faces are aligned as in DeepfakeBench.
+The tensors of the encoder have the names of Hugging Face. In Effort (Yan et al., ICML 2025), the
+weight of each linear layer of the attention is the sum of a fixed matrix and a trained matrix,
+which is stored as factors. GenD (Yermakov et al. 2025) has plain layers, and scales the features to
+length 1. Both align faces as DeepfakeBench does. The formats were read from
+https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and from
+https://github.com/yermandy/GenD at commit e03532d.
 """
 
 import json
@@ -45,24 +46,27 @@ INNER = {
 
 
 def recognises_effort(shapes: Shapes) -> bool:
-    """Return whether each attention layer is stored as a matrix and factors of another one."""
+    """Return whether a file with tensors of these shapes has the format of Effort."""
     return f"{EFFORT}encoder.layers.0.self_attn.q_proj.weight_main" in shapes
 
 
 def recognises_gend(shapes: Shapes) -> bool:
-    """Return whether the file holds CLIP's encoder as GenD stores it."""
+    """Return whether a file with tensors of these shapes has the format of GenD."""
     return f"{GEND}encoder.layers.0.self_attn.q_proj.weight" in shapes
 
 
 def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Add up the parts of each attention layer, and give the tensors timm's names."""
+    """Return the specification and the state dict of a file of Effort, with timm's names."""
     known = _take_head(tensors, "head")
     state = _read_encoder(tensors, EFFORT, known, ENCODER, "")
     return _spec(ENCODER, "effort", "not stated", "linear"), state
 
 
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Give the tensors timm's names; `config.json` beside the file names the head."""
+    """Return the specification and the state dict of a file of GenD, with timm's names.
+
+    The file `config.json` in the same folder says which head the network has.
+    """
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"
     config = tensors.path.with_name("config.json")
@@ -112,12 +116,12 @@ def _read_encoder(
 
 
 def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of a linear layer, which Effort stores as a sum."""
+    """Return the weight and bias of a linear layer, whose weight Effort stores as a sum."""
     bias = tensors.take(f"{place}.bias")
     if f"{place}.weight" in tensors.left:
         return tensors.take(f"{place}.weight"), bias
     main, left, scale, right = (tensors.take(f"{place}.{name}") for name in FACTORS)
-    # What the fixed matrix was made of, for the losses of the training.
+    # Factors of the fixed matrix, which only the losses of the training use.
     tensors.drop(*(f"{place}.{name}" for name in ("U_r", "S_r", "V_r")))
     return main + (left * scale) @ right, bias
 

@@ -1,4 +1,4 @@
-"""Turn a published checkpoint into one of this package."""
+"""`convert`: converts a published checkpoint of another project to a checkpoint of this package."""
 
 from pathlib import Path
 
@@ -14,23 +14,25 @@ from dfdetect.models.registry import create_model
 
 
 def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSpec:
-    """Convert a published checkpoint, with the crop, size and aggregation that belong to it.
+    """Convert a published checkpoint of another project, and return the new specification.
 
-    Nothing in the file is run. Its weights keep their precision.
+    The new checkpoint has the crop rule, input size and aggregation of the published detector. No
+    code in the file is run. The weights keep their precision.
 
     Args:
-        path: The published file: made by `torch.save`, a `.safetensors` file, or a `.h5` of Keras.
+        path: The published file: a file made by `torch.save`, a `.safetensors` file, or a Keras
+            file (`.h5`).
         out: The `.safetensors` file to write.
-        format: One of `formats()`, or `auto` to recognise it by the tensors.
+        format: A name in `formats()`, or `auto` to recognise the format by the tensors.
 
     Returns:
-        The specification that the new checkpoint holds.
+        The specification of the new checkpoint.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ArgumentError: `out` has another suffix, or there is no such format.
-        CheckpointError: The file cannot be read, is in another format, or a tensor is missing or
-            left over.
+        FileNotFoundError: The file does not exist.
+        ArgumentError: `out` has another suffix, or the format is unknown.
+        CheckpointError: The file cannot be read or has another format, or a tensor is missing or
+            not used.
 
     Example:
         >>> convert("final_111_DeepFakeClassifier_tf_efficientnet_b7_ns_0_36", "b7.safetensors")

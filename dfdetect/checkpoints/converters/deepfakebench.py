@@ -109,7 +109,7 @@ SRM_UNUSED = (
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the names of a network begin with one of the prefixes of the benchmark."""
+    """Return whether a file with tensors of these shapes is a network of DeepfakeBench."""
     return bool(
         {
             "backbone.block12.skip.weight",
@@ -123,7 +123,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Find out which of the networks the file holds, and turn its two classes into one logit."""
+    """Return the specification and the state dict of the file; its two classes become one logit."""
     names = tensors.left.keys()
     if "backbone_srm.conv1.weight" in names:
         architecture, state = _read_srm(tensors)

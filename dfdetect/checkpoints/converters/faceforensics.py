@@ -1,9 +1,10 @@
-"""FaceForensics++ (Roessler et al., ICCV 2019): Xception.
+"""Read the checkpoints of FaceForensics++ (Roessler et al., ICCV 2019): Xception.
 
 The format was read from https://github.com/ondyari/FaceForensics at commit b952e41. The published
-files hold whole networks, which cannot be read without running code; the state dicts of these
-networks can be read. Names begin with `model.`, and a dropout may precede the head. Crops are
-squares with 1.3 times the longer side of the boxes that dlib finds.
+files contain whole networks, which cannot be read without running code. This module reads state
+dicts that were saved from these networks. The names of tensors begin with `model.`, and a dropout
+layer may precede the head. Crops are squares whose side is 1.3 times the longer side of dlib's
+bounding box.
 """
 
 from dfdetect.checkpoints.converters.names import xception_name
@@ -23,13 +24,13 @@ HEADS = ("model.last_linear", "model.last_linear.1")
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds Xception with two classes and names that begin with `model`."""
+    """Return whether a file with tensors of these shapes is an Xception of FaceForensics++."""
     heads = [shapes.get(f"{head}.weight", (0,))[0] for head in HEADS]
     return "model.block12.skip.weight" in shapes and 2 in heads
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Give the tensors the names of this package, and turn the two classes into one logit."""
+    """Return the specification and the state dict of the file; its two classes become one logit."""
     place = next(head for head in HEADS if f"{head}.weight" in tensors.left)
     head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
     known = {f"head.{part}": tensor for part, tensor in head.items()}
@@ -38,7 +39,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
         input_size=299,
         mean=HALF,
         std=HALF,
-        # Dlib's boxes are tighter than MTCNN's: 0.8 times as high, and a little lower.
+        # Dlib's bounding boxes are 0.8 times as high as those of MTCNN, and lie a little lower.
         crop=CropRule(scale=1.3 * CropRule.scale, shift=CropRule.shift),
         aggregation=Aggregation("mean_probability", floor=FLOOR),
         training={"converted_from": "faceforensics"},

@@ -1,10 +1,11 @@
-"""ISPL's networks (Bonettini et al., ICPR 2020): EfficientNet-B4 (with attention or not), Xception.
+"""Read the checkpoints of ISPL (Bonettini et al., ICPR 2020): EfficientNet-B4 and Xception.
 
 The format was read from https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411 (licence
-GPL-3.0). Names begin with `efficientnet.` or `xception.`. Networks with Siamese training (ST) have
-`feat_ext.` before that, and their head is a batch norm and a linear layer. The authors cut
-BlazeFace's boxes with a margin of 20 %, made square; the crop rule here gives about the same crops
-from MTCNN's boxes.
+GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. Networks with Siamese
+training have the prefix `feat_ext.` before this name, and their head is a batch norm and a linear
+layer. Some EfficientNets have an attention layer. The authors' crops are the bounding boxes of
+BlazeFace with a margin of 20 %, made square. The crop rule of this module makes about the same
+crops from MTCNN's bounding boxes.
 """
 
 import torch
@@ -29,14 +30,17 @@ HEADS = ("classifier.weight", "classifier.1.weight", "xception.last_linear.weigh
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds one of the two networks and a head with one output."""
+    """Return whether a file with tensors of these shapes is a network of ISPL with one output."""
     names = {name.removeprefix(SIAMESE) for name in shapes}
     network = {"efficientnet._conv_stem.weight", "xception.conv1.weight"} & names
     return bool(network) and any(shapes.get(head, (0,))[0] == 1 for head in HEADS)
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Find the network and its head, and fold the batch norm of a Siamese head into it."""
+    """Return the specification and the state dict of the file.
+
+    The batch norm of a head with Siamese training is fused with its linear layer.
+    """
     prefix = SIAMESE if any(name.startswith(SIAMESE) for name in tensors.left) else ""
     is_xception = f"{prefix}xception.conv1.weight" in tensors.left
     if prefix:

@@ -1,8 +1,8 @@
-"""MesoNet's own files: Keras weights of Meso4 and MesoInception4 (Afchar et al. 2018).
+"""Read the checkpoints of MesoNet (Afchar et al. 2018): Keras files of Meso4 and MesoInception4.
 
 The format was read from https://github.com/DariusAf/MesoNet at commit 2144d56 (licence Apache-2.0).
-Layers are numbered in the order in which they were made. Kernels have the shape (height, width, in,
-out). The sigmoid of the last layer is P(REAL).
+The layers of a Keras file are numbered in the order in which they were made. Kernels have the shape
+(height, width, in, out). The sigmoid of the last layer is P(REAL).
 """
 
 import re
@@ -27,7 +27,7 @@ KERAS_NAMES = {
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds the layers of one of the two networks."""
+    """Return whether a file with tensors of these shapes is a Meso4 or MesoInception4 of Keras."""
     layers = {name.partition("/")[0] for name in shapes}
     count = {kind: sum(_kind(layer) == kind for layer in layers) for kind in KINDS}
     return (
@@ -39,7 +39,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Give the layers the names of this package, and turn P(REAL) into a logit of FAKE."""
+    """Return the specification and the state dict of the file; P(REAL) becomes a logit of FAKE."""
     layers = {name.partition("/")[0] for name in tensors.left}
     ordered = {
         kind: sorted((one for one in layers if _kind(one) == kind), key=_number) for kind in KINDS
@@ -56,7 +56,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
     hidden, last = ordered["dense"]
     state["hidden.1.weight"] = _channels_first(tensors.take(f"{hidden}/{hidden}/kernel:0"))
     state["hidden.1.bias"] = tensors.take(f"{hidden}/{hidden}/bias:0")
-    # The output is P(REAL): the logit of FAKE is its negative.
+    # The sigmoid of the output is P(REAL), so the logit of FAKE is the negative output.
     state["head.weight"] = -tensors.take(f"{last}/{last}/kernel:0").T
     state["head.bias"] = -tensors.take(f"{last}/{last}/bias:0")
     state = {name: tensor.contiguous() for name, tensor in state.items()}
@@ -82,7 +82,7 @@ def _number(layer: str) -> int:
 
 
 def _places(architecture: str) -> list[str]:
-    """Return the names of the convolutions here, in the order in which Keras made them."""
+    """Return this package's names of the convolutions, in the order in which Keras made them."""
     if architecture == "meso4":
         return [f"layers.{number}" for number in (0, 4, 8, 12)]
     inception = [
@@ -99,7 +99,14 @@ def _norms(architecture: str) -> list[str]:
 
 
 def _channels_first(kernel: torch.Tensor) -> torch.Tensor:
-    """Turn a flat kernel (row, column, channel, out) into weights (out, channel, row, column)."""
+    """Return the weight of a fully connected layer with its inputs in channels-first order.
+
+    Args:
+        kernel: float32 of shape (rows * columns * channels, out).
+
+    Returns:
+        float32 of shape (out, channels * rows * columns).
+    """
     side = SIDE_AFTER_LAYERS
     return kernel.T.unflatten(1, (side, side, -1)).permute(0, 3, 1, 2).flatten(1)
 

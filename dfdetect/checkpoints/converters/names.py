@@ -1,11 +1,12 @@
-"""Translate the names of tensors in this package into the names in published networks."""
+"""Translate names of tensors of this package into the names in published implementations."""
 
 from collections.abc import Callable
 from math import ceil
 
 from dfdetect.checkpoints.converters.registry import Shapes
 
-# Number of blocks in each stage of EfficientNet-B0, and the factor for each larger variant.
+# Number of blocks in each stage of EfficientNet-B0; for each variant from B0 to B7, the factor of
+# these numbers, and the number of channels of the last convolution.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 DEPTHS = {0: 1.0, 1: 1.1, 2: 1.2, 3: 1.4, 4: 1.8, 5: 2.2, 6: 2.6, 7: 3.1}
 WIDTHS = {0: 1280, 1: 1280, 2: 1408, 3: 1536, 4: 1792, 5: 2048, 6: 2304, 7: 2560}
@@ -49,7 +50,7 @@ XCEPTION = {
 
 
 def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
-    """Return which variant of efficientnet_pytorch's EfficientNet a file holds, 0 to 7, or None.
+    """Return the variant (0 to 7) of efficientnet_pytorch's EfficientNet in a file, or None.
 
     Args:
         shapes: Names and shapes of the tensors.
@@ -70,10 +71,10 @@ def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
 
 
 def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
-    """Return a function that turns timm's names of tensors into those of efficientnet_pytorch.
+    """Return a function that translates timm's names of tensors into those of efficientnet_pytorch.
 
     Args:
-        variant: 0 to 7.
+        variant: Variant of EfficientNet, 0 to 7.
         prefix: The prefix of the names in the file.
 
     Example:
@@ -95,7 +96,7 @@ def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
 
 
 def xception_name(name: str) -> str:
-    """Return the name that a tensor of Xception has in the implementation by R. Cadene.
+    """Return the name that a tensor of Xception has in the implementation by Remi Cadene.
 
     Example:
         >>> xception_name("middle.0.layers.1.weight")

@@ -1,11 +1,10 @@
-"""The networks of NTech-Lab, which came third in the DFDC (Davletshin et al. 2020).
+"""Read the checkpoints of NTech-Lab, third place of the DFDC (Davletshin et al. 2020).
 
 The format was read from https://github.com/NTech-Lab/deepfake-detection-challenge at commit 52095ce
-(licence Apache-2.0), which uses efficientnet_pytorch 0.6.3. Files are state dicts in half
-precision: two EfficientNet-B7 for frames, and one for sequences of seven frames. Crops are boxes
-    with a margin
-of a quarter on each side. The network for frames with `large_crop` in the path of its file gets the
-whole crop; the other networks get its middle.
+(licence Apache-2.0), which uses efficientnet_pytorch 0.6.3. The files are state dicts in half
+precision: two EfficientNet-B7 for single frames, and one for sequences of seven frames. Crops are
+bounding boxes with a margin of one quarter on each side. The network with `large_crop` in the path
+of its file takes the whole crop; the other networks take the middle of the crop.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
@@ -25,21 +24,21 @@ from dfdetect.scoring.aggregation import Aggregation
 
 HEIGHT, WIDTH = 224, 192
 GROWN = 1.5
-# Width / height of MTCNN's boxes: the networks' crops are relative to the width alone.
+# Width / height of MTCNN's bounding boxes. The size of the crops depends on the width alone.
 BOX_ASPECT = 0.8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds EfficientNet-B7 with one output and names without a prefix."""
+    """Return whether a file with tensors of these shapes is an EfficientNet-B7 with one output."""
     return efficientnet_variant(shapes) == 7 and shapes.get("_fc.weight", (0,))[0] == 1
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Find out whether the network takes frames or sequences; give the tensors timm's names."""
+    """Return the specification and the state dict of the file, a network for frames or clips."""
     sequences = any(name.endswith("_expand_conv.conv.weight") for name in tensors.left)
     architecture = "efficientnet_b7_sequence" if sequences else "efficientnet_b7_fixed06"
     large = any("large_crop" in part for part in tensors.path.parts)
-    # Boxes grown to 1.5 times are resized until their width is this, then the middle is cut out.
+    # A box of 1.5 times the size is resized to this width, and then its middle is cut out.
     resized = WIDTH if large else HEIGHT
     crop = CropRule(
         scale=GROWN * HEIGHT / resized * BOX_ASPECT,

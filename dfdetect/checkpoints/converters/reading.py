@@ -16,11 +16,12 @@ from dfdetect.errors import DfdetectError
 
 SAFETENSORS_SUFFIX = ".safetensors"
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
-# Keys under which training scripts save the state dict, beside the epoch, the optimiser and so on.
+# Keys of the state dict in files that also contain the epoch, the optimiser and so on.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 # The prefix that `DataParallel` puts before every name.
 PARALLEL = "module."
-# Scores are often saved as numpy numbers. These functions build such numbers and do nothing else.
+# Files often contain scores as numpy numbers. torch may call these functions, which only make
+# numbers, when it loads a file.
 NUMBERS: list[Any] = [
     np.dtype,
     np.dtypes.Float32DType,
@@ -33,18 +34,20 @@ NUMBERS: list[Any] = [
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a file by name, and leave out what the training script saved beside them.
+    """Return the tensors in a file by their names.
+
+    Other content of the file, such as the epoch and the optimiser, is ignored.
 
     Args:
-        path: A file of `torch.save` (any suffix), a `.safetensors` file, or a Keras file (`.h5`),
-            which needs the package h5py.
+        path: A file made by `torch.save` (any suffix), a `.safetensors` file, or a Keras file
+            (`.h5`), which needs the package h5py.
 
     Returns:
         The tensors, on the CPU, in the precision of the file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file holds no tensors, or reading it would run code from it.
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file contains no tensors, or reading it would run code from it.
         DfdetectError: h5py is not installed.
     """
     path = Path(path)
@@ -72,22 +75,23 @@ def _read_torch(path: Path) -> Any:
         if "Unsupported" not in str(error):
             raise CheckpointError(f"{path}: not a file of torch ({_first_line(error)})") from error
         raise CheckpointError(
-            f"{path}: it holds Python objects, such as a whole network, and loading those would "
-            "run code from the file. Open it where you trust it, with the original code, and save "
-            "the weights alone: torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
+            f"{path}: it contains Python objects, such as a whole network, and loading them would "
+            "run code from the file. If you trust the file, open it with the original code and "
+            "save only the weights: "
+            "torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: truncated, damaged or not saved by torch") from error
 
 
 def _without_wrapper(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    """Return the state dict that a training script saved; remove `DataParallel`'s prefix."""
+    """Return the state dict in the content of a file, without the prefix of `DataParallel`."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not any(map(torch.is_tensor, content.values())):
-        raise CheckpointError(f"{path}: it holds no state dict of tensors")
+        raise CheckpointError(f"{path}: it contains no state dict of tensors")
     tensors = {
         str(name): tensor.detach() for name, tensor in content.items() if torch.is_tensor(tensor)
     }

@@ -1,6 +1,6 @@
-"""The formats of published checkpoints, by name.
+"""Registry of the formats of published checkpoints.
 
-To add a format, write one module in this folder that registers a `Format`.
+To add a format, write a module in this folder that registers a `Format`.
 """
 
 import pkgutil
@@ -16,7 +16,8 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.errors import ArgumentError
 
 AUTO = "auto"
-# Lowest probability of a converted checkpoint: too small to change a score at the shown precision.
+# Lowest probability of a converted checkpoint. It is too small to change the printed digits of a
+# score.
 FLOOR = 1e-6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -25,13 +26,15 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Format:
-    """How the authors of a published detector keep their weights.
+    """A file format in which the authors of a detector have published their weights.
 
     Attributes:
-        name: The name that `convert` and the command line take.
-        description: One line that says whose weights these are.
-        recognises: Takes names and shapes of tensors; returns whether they are in this format.
-        read: Takes the tensors; returns the specification and the state dict of its architecture.
+        name: Name of the format, as in `convert` and on the command line.
+        description: Authors and networks, in one line.
+        recognises: Function that takes the shapes of a file's tensors by name, and returns whether
+            the file has this format.
+        read: Function that takes the tensors of a file, and returns the specification and the state
+            dict of the model.
     """
 
     name: str
@@ -44,19 +47,19 @@ _FORMATS: dict[str, Format] = {}
 
 
 def register_format(format: Format) -> None:
-    """Make a format known.
+    """Add a format to the registry.
 
     Raises:
-        ArgumentError: Another format has its name.
+        ArgumentError: Another format has the same name.
     """
     if format.name in _FORMATS:
-        raise ArgumentError(f"a format {format.name!r} is registered already: use another name")
+        raise ArgumentError(f"a format {format.name!r} is already registered; use another name")
     _FORMATS[format.name] = format
 
 
 @cache
 def formats() -> Mapping[str, Format]:
-    """Return all formats by name, sorted.
+    """Return all formats by their names, in alphabetical order.
 
     Example:
         >>> "mesonet" in formats()
@@ -69,26 +72,26 @@ def formats() -> Mapping[str, Format]:
 
 
 def require_format(name: str) -> None:
-    """Refuse a name that is neither that of a format nor `auto`.
+    """Check that a name is that of a format, or `auto`.
 
     Raises:
-        ArgumentError: There is no such format.
+        ArgumentError: The format is unknown.
     """
     if name not in (AUTO, *formats()):
         raise ArgumentError(f"unknown format {name!r}; known are {AUTO}, {', '.join(formats())}")
 
 
 def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
-    """Recognise the format of a file, or check that the file has the named format.
+    """Return the format of a file, which is recognised by the names and shapes of its tensors.
 
     Args:
-        path: The file, which messages name.
-        shapes: Names and shapes of its tensors.
-        name: The name of a format, or `auto`.
+        path: The file, for the text of errors.
+        shapes: Shapes of the tensors in the file, by name.
+        name: The format that the file must have, or `auto` for any.
 
     Raises:
-        ArgumentError: There is no such format.
-        CheckpointError: The file is in another format, or its format is unknown.
+        ArgumentError: `name` is unknown.
+        CheckpointError: The file has another format, or its format is unknown.
     """
     require_format(name)
     known = formats()
@@ -99,16 +102,14 @@ def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
         return known[name]
     names = " or ".join(one.name for one in found)
     if len(found) > 1:
-        raise CheckpointError(f"{path}: it may be in several formats; say which: {names}")
+        raise CheckpointError(f"{path}: it fits several formats; give one of them: {names}")
     if found:
         raise CheckpointError(
             f"{path}: not in the format {name}, but in {names} ({found[0].description})"
         )
     examples = ", ".join(f"{tensor} {shape}" for tensor, shape in list(shapes.items())[:3])
+    fault = "no known format" if name == AUTO else f"not in the format {name}"
     raise CheckpointError(
-        f"{path}: not in the format {name}"
-        if name != AUTO
-        else f"{path}: no known format"
-        f"; it has {len(shapes)} tensors, the first are {examples}. Known formats: "
+        f"{path}: {fault}; it has {len(shapes)} tensors, the first are {examples}. Known formats: "
         f"{', '.join(known)}"
     )

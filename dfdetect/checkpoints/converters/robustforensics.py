@@ -1,10 +1,10 @@
-"""The image networks of RobustForensics, which came fourth in the DFDC (Shao et al. 2020).
+"""Read the checkpoints of RobustForensics, fourth place of the DFDC (Shao et al. 2020).
 
 The format was read from https://github.com/Siyu-C/RobustForensics at commit 344a355 (licence MIT).
-Files (`.pth.tar`) hold `step`, `state_dict` and `optimizer`. The networks are EfficientNet-B0, B1
-and B3 of efficientnet_pytorch, a ResNet-34, and an Xception that takes BGR images. The SlowFast
-networks for videos are not supported. Crops are squares with 1.3 times the longer side of
-RetinaFace's boxes, equally large in all frames.
+The files (`.pth.tar`) contain `step`, `state_dict` and `optimizer`. The networks for single frames
+are EfficientNet-B0, B1 and B3 of efficientnet_pytorch, a ResNet-34, and an Xception that takes BGR
+images. The SlowFast networks for videos are not supported. Crops are squares of the same size in
+all frames of a track, whose side is 1.3 times the longer side of RetinaFace's bounding box.
 """
 
 from dfdetect.checkpoints.converters.names import (
@@ -30,12 +30,12 @@ XCEPTION_HEAD, RESNET_HEAD, EFFICIENTNET_HEAD = "model.fc", "fc", "_fc"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds one of the three kinds of networks, with two classes."""
+    """Return whether a file with tensors of these shapes is a supported network of two classes."""
     return _head(shapes) is not None
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Find out which network the file holds, and turn its two classes into one logit."""
+    """Return the specification and the state dict of the file; its two classes become one logit."""
     shapes = tensors.shapes
     place = _head(shapes)
     head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
@@ -71,7 +71,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
 
 
 def _head(shapes: Shapes) -> str | None:
-    """Return the name of the last layer if it has two outputs and the network is known."""
+    """Return the name of the last layer with two outputs, or None if the network is unknown."""
 
     def two(place: str) -> bool:
         return shapes.get(f"{place}.weight", (0,))[0] == 2

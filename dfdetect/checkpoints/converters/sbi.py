@@ -1,8 +1,8 @@
-"""Self-blended images (Shiohara & Yamasaki, CVPR 2022): EfficientNet-B4.
+"""Read the checkpoints of self-blended images (Shiohara & Yamasaki, CVPR 2022): EfficientNet-B4.
 
 The format was read from https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (for
-research only). Files (`.tar`) hold `model`, `optimizer` and `epoch`. Crops are RetinaFace's boxes
-with a margin of one eighth on each side.
+research only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are RetinaFace's
+bounding boxes with a margin of one eighth on each side.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
@@ -17,12 +17,12 @@ MARGIN = 1 / 8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds EfficientNet-B4 with two classes, below the prefix `net.`."""
+    """Return whether a file with tensors of these shapes is an EfficientNet-B4 of this project."""
     return efficientnet_variant(shapes, "net.") == 4 and shapes.get("net._fc.weight", (0,))[0] == 2
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Give the tensors timm's names, and turn the two classes into one logit."""
+    """Return the specification and the state dict of the file; its two classes become one logit."""
     head = one_logit(tensors.take("net._fc.weight"), tensors.take("net._fc.bias"))
     known = {f"network.classifier.{part}": tensor for part, tensor in head.items()}
     spec = ModelSpec(

@@ -1,9 +1,10 @@
-"""DeepFakeClassifier, which won the Deepfake Detection Challenge (Seferbekov 2020).
+"""Read the checkpoints of DeepFakeClassifier, first place of the DFDC (Seferbekov 2020).
 
 The format was read from https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290
-(licence MIT). Files have no suffix and hold `epoch`, `state_dict` and `bce_best`. The names below
-`encoder.` are timm's; the encoder's own classifier is not used. Crops are MTCNN's boxes with a
-margin of one third on each side.
+(licence MIT). The files have no suffix and contain `epoch`, `state_dict` and `bce_best`. After the
+prefix `encoder.`, the names of tensors are those of timm. The classifier of the encoder is not
+used, because the network has another head. Crops are MTCNN's bounding boxes with a margin of one
+third on each side.
 """
 
 from dfdetect.checkpoints.converters.names import WIDTHS
@@ -25,13 +26,13 @@ UNUSED = ("encoder.classifier.weight", "encoder.classifier.bias", "srm_conv.weig
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds an encoder of timm and one of the heads."""
+    """Return whether a file with tensors of these shapes is a DeepFakeClassifier."""
     width = shapes.get("fc.weight", (0, 0))[-1]
     return "encoder.conv_stem.weight" in shapes and width in list(WIDTHS.values())[2:]
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Put the head of the file in the place of timm's head."""
+    """Return the specification and the state dict of the file."""
     shapes = tensors.shapes
     width = shapes["fc.weight"][1]
     variant = next(one for one, size in WIDTHS.items() if size == width and one >= 2)

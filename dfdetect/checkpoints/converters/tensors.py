@@ -1,4 +1,4 @@
-"""The tensors of a published file, all of which must be used by a model or dropped on purpose."""
+"""Tensors: the tensors of a published file, each of which must be used or dropped on purpose."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,18 +8,18 @@ import torch
 from dfdetect.checkpoints.io import CheckpointError
 from dfdetect.models.registry import create_model
 
-# Number of names that a message lists; it counts the others.
+# Maximum number of names that an error lists; it only counts the others.
 NAMES_SHOWN = 4
 COUNTER = "num_batches_tracked"
 State = dict[str, torch.Tensor]
 
 
 class Tensors:
-    """The tensors of a file by name; each is taken once.
+    """The tensors of a file that were not used yet, by name. Each can be taken once.
 
     Args:
-        path: The file, which messages name.
-        tensors: Its tensors, by their names in the file.
+        path: The file, for the text of errors.
+        tensors: All tensors of the file, by name.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor]):
@@ -28,14 +28,14 @@ class Tensors:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return names and shapes of the tensors that were not taken yet."""
+        """Return the shapes of the tensors that were not used yet, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.left.items()}
 
     def take(self, name: str) -> torch.Tensor:
-        """Take a tensor; return it in float32 if its numbers are floating-point.
+        """Return a tensor, which then counts as used. Floating-point tensors become float32.
 
         Raises:
-            CheckpointError: The tensor is missing, or was taken already.
+            CheckpointError: The tensor is missing, or was already taken.
         """
         if name not in self.left:
             raise CheckpointError(f"{self.path}: the tensor {name!r} is missing")
@@ -43,29 +43,28 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Drop tensors that only training uses, if the file has them."""
+        """Count tensors as used that only the training needs, if the file has them."""
         for name in names:
             self.left.pop(name, None)
 
     def drop_below(self, *prefixes: str) -> None:
-        """Drop all tensors whose names begin with a prefix of parts that only training uses."""
+        """Drop all tensors whose names begin with one of the prefixes, as in `drop`."""
         self.drop(*(name for name in self.left if name.startswith(prefixes)))
 
     def take_model(
         self, architecture: str, source: Callable[[str], str], known: Mapping[str, torch.Tensor]
     ) -> State:
-        """Take the tensors of an architecture; none may be left over.
+        """Return the state dict of an architecture, made of all tensors that were not used yet.
 
         Args:
-            architecture: A name that `create_model` takes.
-            source: Turns the name of a tensor in the architecture into its name in the file.
-            known: Tensors of the architecture that were computed from other tensors of the file.
-
-        Returns:
-            The state dict of the architecture.
+            architecture: Name of the architecture, as in `create_model`.
+            source: Function that translates the name of a tensor of the architecture into its name
+                in the file.
+            known: Tensors of the architecture that were computed before, by name.
 
         Raises:
-            CheckpointError: A tensor is missing, has another shape or is left over.
+            CheckpointError: A tensor is missing, has another shape, or is not part of the
+                architecture.
         """
         with torch.device("meta"):
             wanted = create_model(architecture).state_dict()
@@ -83,28 +82,29 @@ class Tensors:
             elif (found := self.left[origin]).shape != expected.shape:
                 raise CheckpointError(
                     f"{self.path}: {origin} has shape {tuple(found.shape)}, "
-                    f"and {architecture} needs {tuple(expected.shape)}"
+                    f"but {architecture} needs {tuple(expected.shape)}"
                 )
             else:
                 state[name] = self.take(origin).contiguous()
         self.drop(*(name for name in self.left if name.endswith(COUNTER)))
         if missing:
             raise CheckpointError(
-                f"{self.path}: {_listed(missing)} missing: the file is incomplete, or of a "
+                f"{self.path}: the file lacks {_listed(missing)}; it is incomplete, or of a "
                 "variant that is not supported"
             )
         if self.left:
             raise CheckpointError(
-                f"{self.path}: {architecture} has no place for {_listed(list(self.left))}: the "
-                "file is of a variant that is not supported"
+                f"{self.path}: {architecture} does not have {_listed(list(self.left))}; the file "
+                "is of a variant that is not supported"
             )
         return state
 
 
 def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
-    """Turn the linear layer of two classes, REAL and FAKE, into one that gives the logit of FAKE.
+    """Return a linear layer with one output, given one with the classes REAL and FAKE.
 
-    softmax(z)[1] is sigmoid(z[1] - z[0]), so nothing is lost.
+    The output is the logit of FAKE. It gives the same probabilities, because softmax(z)[1] equals
+    sigmoid(z[1] - z[0]).
 
     Args:
         weight: float32 of shape (2, features).
@@ -122,13 +122,13 @@ def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
 
 
 def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> State:
-    """Change the weight of a batch norm so that another epsilon gives the same output.
+    """Return a state dict in which a batch norm gives the same output with another epsilon.
 
     Args:
         state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.
-        prefix: The prefix of the batch norm's names, with the dot.
-        epsilon: The number that the original network adds to the variance.
-        wanted: The number that the network here adds to the variance.
+        prefix: Prefix of the batch norm's names, with the dot.
+        epsilon: Number that the original network adds to the variance.
+        wanted: Number that the network of this package adds to the variance.
     """
     variance = state[f"{prefix}running_var"].double()
     ratio = ((variance + wanted) / (variance + epsilon)).sqrt()
@@ -137,7 +137,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
 
 
 def _listed(names: list[str]) -> str:
-    """Return the first names, the number of others, and the verb in the singular or plural."""
+    """Return a text with the first names and the number of others."""
     shown = ", ".join(names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"the tensors {shown}" + (f" and {more} others" if more > 0 else "")

@@ -1,10 +1,10 @@
-"""The networks that came second in the Deepfake Detection Challenge (Zhao, Cui & Zhou 2020).
+"""Read the checkpoints of WS-DAN, second place of the DFDC (Zhao, Cui & Zhou 2020).
 
 The format was read from https://github.com/cuihaoleo/kaggle-dfdc at commit 91dae24 (licence MIT),
-whose EfficientNet is efficientnet_pytorch at commit d8481a5. Files hold `state_dict` and, for
-WS-DAN, `logs` and `feature_center`. The three networks are WS-DAN of Xception, WS-DAN of
-EfficientNet-B3, and a plain Xception. Faces are aligned by five points. The authors score the
-largest face of each frame; this package pools the frames of all people.
+whose EfficientNet is efficientnet_pytorch at commit d8481a5. The files contain `state_dict` and,
+for WS-DAN, `logs` and `feature_center`. There are three networks: a WS-DAN with Xception, a WS-DAN
+with EfficientNet-B3, and a plain Xception. Faces are aligned by five landmarks. The authors score
+the largest face of each frame; this package pools the frames of all tracks.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, xception_name
@@ -21,7 +21,7 @@ from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.scoring.aggregation import Aggregation
 
 MEAN, STD = (0.4479, 0.3744, 0.3473), (0.2537, 0.2502, 0.2424)
-# Places of the eyes, the nose and the corners of the mouth in a picture of 320 by 320 pixels.
+# Positions of the eyes, the nose and the corners of the mouth in a crop of 320 by 320 pixels.
 POINTS = ((122.5, 141.25), (197.5, 141.25), (160.0, 178.75), (137.5, 225.25), (182.5, 225.25))
 TEMPLATE = tuple((x / 320, y / 320) for x, y in POINTS)
 ATTENTION = {"attention.0": "attentions.conv", "attention.1": "attentions.bn"}
@@ -29,13 +29,13 @@ PLAIN_HEAD = "last_linear"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether the file holds attention maps, or a plain Xception of two classes."""
+    """Return whether a file with tensors of these shapes is a WS-DAN or a plain Xception."""
     plain = "block12.skip.weight" in shapes and shapes.get("last_linear.weight", (0,))[0] == 2
     return plain or {"attentions.conv.weight", "fc.weight"} <= shapes.keys()
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Find out which network the file holds, and turn its two classes into one logit."""
+    """Return the specification and the state dict of the file; its two classes become one logit."""
     if "attentions.conv.weight" not in tensors.left:
         head = one_logit(tensors.take(f"{PLAIN_HEAD}.weight"), tensors.take(f"{PLAIN_HEAD}.bias"))
         known = {f"head.{part}": tensor for part, tensor in head.items()}

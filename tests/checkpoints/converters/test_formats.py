@@ -176,7 +176,7 @@ def test_convert_checks_names_before_it_reads_the_file(tmp_path):
     absent = tmp_path / "absent.pth"
     with pytest.raises(ValueError, match="unknown format 'foo'; known are auto, "):
         convert(absent, tmp_path / "a.safetensors", format="foo")
-    with pytest.raises(ValueError, match=r"a\.txt: a checkpoint's name must end in"):
+    with pytest.raises(ValueError, match=r"a\.txt: the name of a checkpoint must end in"):
         convert(absent, tmp_path / "a.txt")
 
 
