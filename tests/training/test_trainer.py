@@ -156,7 +156,7 @@ def test_train_resumes_within_an_epoch(trained, face_set, tmp_path, monkeypatch)
 def test_train_refuses_to_resume_other_settings(face_set, tmp_path):
     out = tmp_path / "model.safetensors"
     torch.save({"run": {"seed": 99}}, out.with_suffix(".state.pt"))
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match="with other settings"):
         run(face_set, out, resume=True)
 
 
@@ -165,7 +165,7 @@ def test_train_does_not_overwrite_a_stopped_run(face_set, tmp_path):
     out.with_suffix(".state.pt").write_bytes(b"hours of work")
     # That is said before the images are read, which takes long.
     (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="resume it, or delete"):
+    with pytest.raises(ValueError, match="resume this run, or delete"):
         run(face_set, out)
     assert out.with_suffix(".state.pt").read_bytes() == b"hours of work"
 

@@ -66,7 +66,7 @@ def test_convert_names_tensors_of_no_known_format(tmp_path):
 
 
 def test_convert_writes_safetensors_only(tmp_path):
-    with pytest.raises(ValueError, match=r"must be a \.safetensors file"):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         convert(tmp_path / "a.pth", tmp_path / "b.pth")
 
 
