@@ -399,8 +399,8 @@ def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> Non
     if (GROUP in train.table) != (GROUP in held_out.table):
         raise FaceSetError(
             f"{name}: only one side has a column {GROUP!r}, so it is unknown whether both sides "
-            "show the same people: add the column to the other side, or remove it from this one if "
-            "each of its crops shows another person"
+            "show the same people: add the column to the other side, or remove it if each crop "
+            "shows another person"
         )
     for what, column in (("actor groups", GROUP), ("ids", "id")):
         if column in train.table:

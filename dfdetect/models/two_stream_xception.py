@@ -13,21 +13,21 @@ INPUT_SIZE = 256
 # Side of the features that the streams exchange, for images of INPUT_SIZE.
 EXCHANGED_SIDE = 16
 CHANNELS = 728
-# Number of features / number of features that keys and the hidden layer of the gate have.
+# Channels of the features / channels of the keys, and of the hidden layer of the gate.
 KEY_RATIO, GATE_RATIO = 8, 16
-# The noise is cut off at this value, as in steganalysis (Fridrich & Kodovsky 2012).
+# Noise values are clipped to this absolute value, as in steganalysis (Fridrich & Kodovsky 2012).
 CUT_OFF = 3.0
-# Attention layers start with small weights, so that they change little at first.
+# Scale of the initial weights of attention layers, which change the features little at first.
 START_GAIN = 0.02
 
 
 @register_model("xception_srm", recipe={"input_size": INPUT_SIZE})
 class TwoStreamXception(nn.Module):
-    """An Xception for the image and one for its noise, which exchange features.
+    """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
     DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image and of the first
-    features. The noise also says where in the image the first stream should look.
+    features. An attention map, computed from the noise, weights the features of the image.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -86,7 +86,8 @@ class NoiseFilters(nn.Module):
 
     Args:
         channels: Number of channels of the input.
-        mixed: Whether each filter adds up all channels; if not, each channel has its own noise.
+        mixed: Whether each filter adds up the noise of all channels. If not, the noise of each
+            channel is kept.
     """
 
     def __init__(self, channels: int, mixed: bool = False):
@@ -98,13 +99,16 @@ class NoiseFilters(nn.Module):
         self.groups = 1 if mixed else channels
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map (batch, channels, side, side) to noise of 3 channels, or of 3 for each channel."""
+        """Return the noise of features (batch, channels, side, side).
+
+        The noise has 3 channels if `mixed` is set, otherwise 3 channels per channel of the input.
+        """
         noise = conv2d(features, self.filters, padding=2, groups=self.groups)
         return hardtanh(noise, -CUT_OFF, CUT_OFF)
 
 
 class FeatureNoise(nn.Module):
-    """The noise of features, combined into as many features."""
+    """The noise of features, combined so that it has as many channels as the features."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -116,12 +120,12 @@ class FeatureNoise(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map features (batch, channels, side, side) to features of the same layout."""
+        """Return the combined noise of features; both are (batch, channels, side, side)."""
         return self.combine(self.filters(features))
 
 
 class PlaceAttention(nn.Module):
-    """A map that says, from the noise of the image, which places matter."""
+    """An attention map of the image that is computed from the noise of the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -137,16 +141,17 @@ class PlaceAttention(nn.Module):
         self.score = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return weights 0 to 1, shape (batch, 1, side, side), of noise (batch, 3, size, size)."""
+        """Return the map (batch, 1, side, side), 0 to 1, for noise (batch, 3, size, size)."""
         features = self.layers(self.filters(noise))
         mean, most = features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)
         return self.score(torch.cat([mean, most], dim=1)).sigmoid()
 
 
 class Exchange(nn.Module):
-    """Each stream gets features of the other stream, from the places that both find related.
+    """Attention by which each stream gets features of the other stream.
 
-    The paper calls this dual cross-modality attention.
+    It prefers places whose features are related in both streams. The paper calls this dual
+    cross-modality attention.
     """
 
     def __init__(self, channels: int):
@@ -166,7 +171,7 @@ class Exchange(nn.Module):
     def forward(
         self, image: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Map features (batch, channels, 16, 16) of both streams to others of that layout."""
+        """Return the new features of both streams, all (batch, channels, 16, 16)."""
         if image.shape[-2:] != (EXCHANGED_SIDE, EXCHANGED_SIDE):
             raise ArgumentError(f"xception_srm takes images of {INPUT_SIZE} x {INPUT_SIZE} pixels")
         image_keys = self.shared_key(self.image_key(image)).flatten(2)
@@ -183,7 +188,7 @@ class Exchange(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The features of both streams in one, each weighted by a gate (Woo et al., ECCV 2018)."""
+    """The features of both streams, joined and weighted by a gate (Woo et al., ECCV 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -198,7 +203,7 @@ class Fusion(nn.Module):
         _start_small(self.gate)
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Map features (batch, channels, side, side) of both streams to one of that layout."""
+        """Return the joined features; inputs and output are (batch, channels, side, side)."""
         features = self.join(torch.cat([image, noise], dim=1))
         mean = features.mean(dim=(2, 3), keepdim=True)
         most = features.amax(dim=(2, 3), keepdim=True)

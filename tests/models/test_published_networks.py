@@ -44,21 +44,21 @@ def test_phase_image_ignores_the_scale_of_pixel_values():
     assert torch.allclose(phase_image(images), phase_image(3 * images), atol=1e-5)
 
 
-def test_fixed_efficientnets_round_like_the_original():
+def test_swish_rounds_like_efficientnet_pytorch():
     model = create_model("efficientnet_b0_fixed")
     values = torch.linspace(-4, 4, 1001)
     assert torch.equal(model.network.bn1.act(values), values * values.sigmoid())
     assert not any(isinstance(module, torch.nn.SiLU) for module in model.modules())
 
 
-def test_two_streams_give_every_parameter_a_gradient():
+def test_two_stream_xception_gives_every_parameter_a_gradient():
     model = create_model("xception_srm", drop_rate=0.2)
     model(torch.randn(2, 3, 256, 256)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert head_parameters(model)[0].shape == (1, 2048)
 
 
-def test_two_streams_take_one_size_only():
+def test_two_stream_xception_refuses_other_image_sizes():
     with pytest.raises(ArgumentError, match="256 x 256 pixels"):
         Exchange(16)(torch.zeros(1, 16, 14, 14), torch.zeros(1, 16, 14, 14))
 
@@ -80,6 +80,6 @@ def test_noise_filters_give_each_channel_all_filters():
 
 
 @pytest.mark.slow
-def test_two_streams_can_be_fused():
+def test_fuse_batch_norms_of_two_stream_xception():
     model = create_model("xception_srm").eval()
     assert fuse_batch_norms(model, (1, 3, 256, 256)) is not model
