@@ -276,6 +276,7 @@ def forty_clips(sample_data, tmp_path):
 @pytest.mark.slow
 def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status):
     command = [sys.executable, "-m", "dfdetect", "predict", forty_clips, "--out", "s.csv"]
+    command += ["--engine", "torch"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as run:
         while not (tmp_path / "s.progress.jsonl").exists():
             assert run.poll() is None

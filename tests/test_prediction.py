@@ -157,7 +157,8 @@ def test_a_killed_run_leaves_a_submission_and_is_gone_on_with(sample_data, tmp_p
     names = [path.name for path in sorted(videos.glob("*.mp4"))]
     notes = tmp_path / "submission.progress.jsonl"
     # So many frames take long enough to stop the run before it is through.
-    command = [sys.executable, "-m", "dfdetect", "predict", videos, "--frames", "24", "--out", out]
+    command = [sys.executable, "-m", "dfdetect", "predict", videos, "--out", out]
+    command += ["--frames", "24", "--engine", "torch"]
     done: dict[str, bytes] = {}
     for lines in (1, 3):
         with subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL) as run:
@@ -172,7 +173,7 @@ def test_a_killed_run_leaves_a_submission_and_is_gone_on_with(sample_data, tmp_p
         file.write('{"name": "half a line')
     subprocess.run(list(map(str, command)), check=True)
     assert not notes.exists()
-    expected = predict(videos, out=tmp_path / "whole.csv", frames=24)
+    expected = predict(videos, out=tmp_path / "whole.csv", frames=24, engine="torch")
     labels = check_submission(out, names)["label"]
     assert labels.tolist() == pytest.approx([one.probability for one in expected.values()])
 
