@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Bounding box: x1, y1, x2, y2 in pixels of the full frame.
 Box = tuple[float, float, float, float]
-# Number of moments of a face that are shown.
+# Number of most suspicious moments of a face that texts and pages show.
 MOMENTS = 3
 # Minimum number of seconds between two moments of `TrackResult.most_suspicious`.
 APART = 1.0

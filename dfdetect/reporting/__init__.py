@@ -1,1 +1,1 @@
-"""Results as pages and figures for people to look at."""
+"""Shows results to people: as text, HTML pages, figures, annotated videos and a local web page."""

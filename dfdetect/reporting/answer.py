@@ -1,4 +1,4 @@
-"""Render a result as HTML for the local page: first the verdict, then each person."""
+"""Render a result as HTML for the local web page: first the verdict, then each person."""
 
 import base64
 from html import escape
@@ -26,15 +26,14 @@ HEAT_MAPS = "Where the detector sees evidence for FAKE: the redder, the stronger
 
 
 def render_note(text: str) -> str:
-    """Render a note that says what is being done, or what could not be done."""
+    """Return an HTML paragraph with a short message on the progress of a check."""
     return f'<p class="note">{escape(text)}</p>'
 
 
 def render_verdict(result: VideoResult) -> str:
-    """Render the verdict on a video, its meaning and the warnings; or why there is no score.
+    """Return the verdict on a video as HTML, with its meaning and the warnings.
 
-    Returns:
-        HTML, for the style sheet `app.css`.
+    If the video has no score, the HTML says why. It needs the style sheet `app.css`.
 
     Example:
         >>> render_verdict(detector.predict("a.mp4"))
@@ -55,10 +54,9 @@ def render_verdict(result: VideoResult) -> str:
 
 
 def render_people(result: VideoResult) -> str:
-    """Render each person's P(FAKE) over time, and their heat maps if the result has any.
+    """Return HTML with P(FAKE) of each person over time, and heat maps if the result has any.
 
-    Returns:
-        HTML with embedded pictures.
+    The HTML contains its pictures and needs the style sheet `app.css`.
 
     Example:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))
@@ -136,7 +134,7 @@ def _when(track: TrackResult) -> str:
 
 
 def _face(heat_map: HeatMap, is_image: bool) -> str:
-    """Return a picture of a face beside the same picture with its heat map."""
+    """Return an HTML figure with a face, the same face with its heat map, and a caption."""
     at = "" if is_image else f"At {time_stamp(heat_map.time)}: "
     where = describe_heat_map(heat_map)
     return (

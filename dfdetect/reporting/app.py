@@ -1,8 +1,8 @@
-"""The local page, which shows the verdict on a video, an image or a clip from the webcam.
+"""The local web page, which shows the verdict on a video, an image or a webcam recording.
 
-Gradio is optional (`pip install 'dfdetect[app]'`), and no other module uses it. Nothing is fetched
-from the network, neither by this process nor by the browser, and every upload is deleted as soon as
-it has been checked.
+The page needs Gradio (`pip install 'dfdetect[app]'`), which no other module uses. Neither this
+process nor the browser loads anything from the network. Every upload is deleted as soon as it has
+been checked.
 """
 
 import json
@@ -34,15 +34,16 @@ if TYPE_CHECKING:
     import gradio
 
 LARGEST_UPLOAD = "2 GB"
-# Number of people who may wait while the video of another one is checked.
+# Maximum number of checks that wait while another one runs.
 QUEUE = 20
-# Seconds after which the rest of an interrupted upload is deleted, and seconds between cleanings.
+# Parts of interrupted uploads are deleted when they are older than this number of seconds. Gradio
+# looks for them every CLEANED_EVERY seconds.
 LONGEST_KEPT, CLEANED_EVERY = 3600, 60
-# The sample videos lie beside the package in a clone; a wheel does not contain them.
+# In a clone, the sample videos are beside the package; a wheel does not contain them.
 SAMPLES = Path(__file__).parents[2] / "sample_data" / "train_sample_videos"
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 LOCAL_NAMES = ["127.0.0.1", "localhost"]
-# With this policy, the browser refuses everything that comes from another server.
+# With this policy, the browser loads nothing from other servers.
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; "
     "form-action 'self'; frame-ancestors 'self'"
@@ -80,24 +81,24 @@ def serve_app(
     host: str = "127.0.0.1",
     port: int | None = None,
 ) -> Iterator[str]:
-    """Serve the page until the context ends.
+    """Serve the local web page until the context ends.
 
     Args:
-        weights: As in `load_detector`.
-        device: As in `load_detector`.
-        frames: As in `load_detector`.
-        host: The address to listen at. Unless it is a loopback address, everybody who reaches this
+        weights: Names or files of the weights, as in `load_detector`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
+        frames: Number of frames sampled from each video.
+        host: Address of the page. Unless it is a loopback address, everybody who can reach this
             machine over the network can use the page, and a warning is logged.
-        port: The port to listen at; None for the first free one from 7860.
+        port: Port of the page; None for the first free port from 7860 on.
 
     Yields:
-        The address of the page.
+        The URL of the page.
 
     Raises:
         DfdetectError: Gradio is not installed.
-        ArgumentError: The port is taken, the host is not an address of this machine, or
-            `load_detector` refuses an argument.
-        FileNotFoundError: There are no such weights.
+        ArgumentError: The port is in use, the host is not an address of this machine, or an
+            argument of `load_detector` cannot be used.
+        FileNotFoundError: `weights` names no installed weights and no file.
 
     Example:
         >>> with serve_app() as url:
@@ -125,12 +126,12 @@ def serve_app(
 def build_page(
     detector: Detector, samples: Mapping[Path, str], folder: str | Path
 ) -> "gradio.Blocks":
-    """Build the page, which `serve_app` serves.
+    """Return the web page, which `serve_app` serves.
 
     Args:
         detector: The detector that checks the files, one at a time.
-        samples: Videos to offer as examples, each with the text of its button.
-        folder: The folder that holds annotated videos while they are shown.
+        samples: The texts of buttons, by the sample videos that they check.
+        folder: Folder for the annotated videos while they are shown.
     """
     import gradio
 
@@ -142,11 +143,11 @@ def build_page(
         with gradio.Row():
             with gradio.Column(scale=2):
                 with gradio.Tab("File"):
-                    # All types are accepted, so that a file that is no video is deleted, too.
+                    # All types are accepted, because Gradio would not delete a refused file.
                     label = f"A video or an image, up to {LARGEST_UPLOAD}"
                     file = gradio.File(label=label, height=160)
                 with gradio.Tab("Webcam"):
-                    # To mirror or mute a clip, Gradio would need the program ffmpeg.
+                    # Gradio would need the program ffmpeg to mirror or mute a recording.
                     webcam = gradio.Video(
                         label="A clip from your webcam",
                         sources=["webcam"],
@@ -210,7 +211,7 @@ def build_page(
 
 
 def _find_samples() -> dict[Path, str]:
-    """Return the sample videos, each with its name and label."""
+    """Return a text with name and label for each sample video, by its path."""
     try:
         text = (SAMPLES / "metadata.json").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -219,7 +220,7 @@ def _find_samples() -> dict[Path, str]:
 
 
 class _Step(NamedTuple):
-    """The contents of the page at one time: HTML and an annotated video."""
+    """The content of the page during a check: two parts in HTML, and an annotated video."""
 
     verdict: str
     people: str = ""
@@ -227,7 +228,13 @@ class _Step(NamedTuple):
 
 
 def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
-    """Check a file, yield what is known so far, and write the annotated video to `target`."""
+    """Check a file, yield the content of the page after each step, and write an annotated video.
+
+    Args:
+        detector: The detector.
+        path: The file to check.
+        target: The annotated video to write.
+    """
     result = yield from _predict(detector, path)
     verdict, people = render_verdict(result), render_people(result)
     if result.frames_sampled <= 1 or not result.tracks:  # an image, or no face in the video
@@ -244,9 +251,9 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
 
 
 def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResult]:
-    """Yield how many frames have been looked at, and return the result."""
+    """Yield the content of the page after each frame that was read, and return the result."""
     counts: SimpleQueue[int | None] = SimpleQueue()
-    # If nobody waits for the result any longer, closing the decoders first ends the job.
+    # If the page is closed, this generator is closed, too: closing the decoders ends the job.
     with ThreadPoolExecutor(1) as thread, _CountingDecoders(counts.put) as decoders:
         replica = detector.replica(detector.device, decoders)
         job = thread.submit(replica.predict, path, heat_maps=MOMENTS)
@@ -257,7 +264,7 @@ def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResu
 
 
 class _CountingDecoders(DecoderPool):
-    """Decoders that call a function at each frame, with the number of frames read so far."""
+    """Pool of decoders that calls a function with the number of frames read, after each frame."""
 
     def __init__(self, on_frame: Callable[[int], None]):
         super().__init__()
@@ -270,14 +277,19 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated videos that open pages show, each in a folder of its own."""
+    """The annotated videos that open pages show, each in its own folder."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the video that a page shows, and return the path for its next one."""
+        """Delete the annotated video of a page, and return the path of its next one.
+
+        Args:
+            session: Gradio's identifier of the open page.
+            video: The file that will be annotated.
+        """
         self.delete(session)
         self.shown[session] = Path(tempfile.mkdtemp(dir=self.folder))
         return self.shown[session] / f"{video.stem}-annotated.mp4"
@@ -295,13 +307,13 @@ def _delete(upload: Path) -> None:
 
 
 def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
-    """Serve the page in a thread and return its address."""
+    """Serve the page in a thread, and return its URL."""
     from gradio.themes import Default
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     middleware = [Middleware(_add_policy)]
-    if host in LOCAL_NAMES:  # other sites get no access by a name that leads here
+    if host in LOCAL_NAMES:  # a website must not get access by a name that it points to 127.0.0.1
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES))
     try:
         _, url, _ = page.launch(
@@ -328,7 +340,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
 
 
 def _add_policy(app: Callable) -> Callable:
-    """Return ASGI middleware that sends `POLICY` with every answer."""
+    """Return ASGI middleware that sends `POLICY` with every HTTP response."""
 
     async def call(scope: dict, receive: Callable, send: Callable) -> None:
         async def send_with_policy(message: dict) -> None:
@@ -344,7 +356,7 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Make Gradio store its files in a folder, send no usage reports, and ignore proxies."""
+    """Set environment variables: Gradio uses this folder, sends no reports and ignores proxies."""
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))
     wanted = {

@@ -1,4 +1,4 @@
-"""Draw charts of results as SVG within HTML; a style sheet sets the colours of their parts."""
+"""Charts of results as SVG in HTML. The style sheet of the page sets their colours."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,14 @@ WIDTH, HEIGHT, NAMES = 480, 110, 84
 
 
 def curve_chart(track: TrackResult, thresholds: OperatingPoints | None) -> str:
-    """Draw P(FAKE) of a person over time; return an empty text if only one frame shows the person.
+    """Return a chart of P(FAKE) of a person over time, as HTML.
+
+    If only one frame shows the person, an empty text is returned.
 
     Args:
-        track: The person.
-        thresholds: The thresholds of the verdicts, drawn as lines with their names, if there are
-            any.
+        track: The result for the person.
+        thresholds: The thresholds of the verdicts, which are drawn as lines with their names; None
+            for no lines.
 
     Example:
         >>> curve_chart(result.tracks[0], result.operating_points)
@@ -52,11 +54,13 @@ def curve_chart(track: TrackResult, thresholds: OperatingPoints | None) -> str:
 
 
 def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | None) -> str:
-    """Draw the number of videos in each range of probabilities; nothing for a single video.
+    """Return a histogram of the probabilities of videos, as HTML.
+
+    For fewer than two videos, an empty text is returned.
 
     Args:
         probabilities: P(FAKE) of each video.
-        points: The thresholds to mark, if there are any.
+        points: The thresholds of the verdicts, which are drawn as lines; None for no lines.
     """
     if len(probabilities) < 2:
         return ""
@@ -77,10 +81,10 @@ def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | No
 
 
 def _thresholds(points: OperatingPoints | None) -> str:
-    """Draw the thresholds of the verdicts across a curve, with their names on the right."""
+    """Return SVG lines for the thresholds of the verdicts, with their names on the right."""
     if points is None:
         return ""
-    # One name stands above its line and one below: they have room even if the lines are close.
+    # One name is above its line and the other below, so that they do not overlap on close lines.
     named = (
         ("fake", points.fake, "text-after-edge"),
         ("uncertain", points.uncertain, "text-before-edge"),

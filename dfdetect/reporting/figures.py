@@ -1,4 +1,4 @@
-"""Pictures of results: the most suspicious frame, and each person's score over time."""
+"""Plots of results: the most suspicious frame and faces, and each person's P(FAKE) over time."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ THRESHOLD = 0.5
 def draw_frame(
     axes: Axes, path: str | Path, result: VideoResult, frames: int = DEFAULT_FRAMES
 ) -> None:
-    """Draw the most suspicious frame of the most suspicious person, with all boxes in it.
+    """Draw the frame with the highest P(FAKE) of the most suspicious person, with bounding boxes.
 
     Args:
         axes: The axes to draw in.
         path: The video.
-        result: The detector's result for the video, with at least one face.
-        frames: Number of frames that the detector sampled.
+        result: The detector's result for the video, with at least one track.
+        frames: Number of frames that the detector sampled from the video.
 
     Raises:
         ArgumentError: The result has no tracks.
@@ -51,7 +51,7 @@ def draw_frame(
 
 
 def draw_curve(axes: Axes, result: VideoResult) -> None:
-    """Draw P(FAKE) over time, a line for each person."""
+    """Draw P(FAKE) over time, with a line for each person."""
     for number, track in enumerate(result.tracks, start=1):
         axes.plot(
             track.times,
@@ -65,7 +65,12 @@ def draw_curve(axes: Axes, result: VideoResult) -> None:
 
 
 def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
-    """Draw the face of the most suspicious person at some moments, side by side.
+    """Draw crops of the most suspicious person's face at several moments, side by side.
+
+    Args:
+        axes: The axes to draw in.
+        path: The video.
+        result: The detector's result for the video, with at least one track.
 
     Raises:
         VideoError: The video cannot be read.

@@ -1,4 +1,4 @@
-"""Turn heat maps into pictures that people can read."""
+"""Turn heat maps into pictures, and describe them in words."""
 
 import json
 import os
@@ -13,27 +13,26 @@ import numpy as np
 from dfdetect.faces.crops import encode_jpeg
 from dfdetect.results import HeatMap, VideoResult
 
-# RGB colour of the evidence over the grey face, and its opacity where the evidence is strongest.
+# RGB colour that marks evidence for FAKE on the grey face, and its highest opacity.
 COLOUR = (255, 40, 0)
 STRENGTH = 0.7
 JPEG_QUALITY = 80
 
 
 def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
-    """Draw a heat map over the face that it explains.
+    """Return a picture of a heat map over its face: the redder, the stronger the evidence for FAKE.
 
-    The face is grey, so that its own colours cannot be mistaken for evidence. The redder a place
-    is, the stronger is its evidence for FAKE.
+    The face is grey, so that its own colours cannot be mistaken for evidence.
 
     Returns:
-        RGB uint8, as large as the crop.
+        RGB uint8 of the shape of the crop.
 
     Example:
         >>> paint_heat_map(result.tracks[0].heat_maps[0]).shape
         (160, 160, 3)
     """
     height, width = heat_map.crop.shape[:2]
-    # Smooth between the centres of the cells, which are much larger than pixels.
+    # The cells of the heat map are much larger than pixels: interpolate between their centres.
     values = cv2.resize(heat_map.values, (width, height), interpolation=cv2.INTER_LINEAR)
     share = STRENGTH * values[..., None].clip(0, 1)
     grey = cv2.cvtColor(heat_map.crop, cv2.COLOR_RGB2GRAY)[..., None]
@@ -42,12 +41,12 @@ def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HeatMapPicture:
-    """A heat map, painted.
+    """A picture of a heat map.
 
     Attributes:
-        time: Seconds since the first frame.
-        jpeg: The picture.
-        description: Where the evidence for FAKE is, in words.
+        time: Time of the frame in seconds since the first frame.
+        jpeg: The picture as a JPEG file.
+        description: The place of the evidence for FAKE, in words.
     """
 
     time: float
@@ -56,7 +55,7 @@ class HeatMapPicture:
 
 
 def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
-    """Paint the heat maps of each person.
+    """Return a picture of each heat map, in a list for each person of the result.
 
     Example:
         >>> picture_heat_maps(detector.predict("a.mp4", heat_maps=1))[0][0].description
@@ -74,7 +73,7 @@ def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
 
 
 def describe_heat_map(heat_map: HeatMap) -> str:
-    """Return a description, in words, of the place with most of the evidence.
+    """Return the place of the evidence for FAKE in words, such as "strongest in the lower right".
 
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))
@@ -102,9 +101,9 @@ def _third(share: float) -> int:
 
 
 class HeatMapStore:
-    """Painted heat maps of many videos, in a temporary file instead of in memory.
+    """Pictures of the heat maps of many videos, kept in a temporary file instead of in memory.
 
-    Several threads may add to a store.
+    Several threads may use a store at the same time.
 
     Example:
         >>> with HeatMapStore() as store:
@@ -124,7 +123,7 @@ class HeatMapStore:
         self._file.close()
 
     def take(self, name: str, result: VideoResult) -> VideoResult:
-        """Keep the heat maps of a result, and return it without them."""
+        """Store pictures of the heat maps of a result, and return the result without heat maps."""
         pictures = [
             [(one.time, b64encode(one.jpeg).decode(), one.description) for one in maps]
             for maps in picture_heat_maps(result)
@@ -135,7 +134,7 @@ class HeatMapStore:
         return replace(result, tracks=[replace(one, heat_maps=[]) for one in result.tracks])
 
     def get(self, name: str) -> list[list[HeatMapPicture]] | None:
-        """Return the pictures of a video, for each person, or None if it was never added."""
+        """Return the pictures of a video, in a list for each person, or None for unknown videos."""
         if name not in self._places:
             return None
         with self._lock:

@@ -1,6 +1,6 @@
-"""Write results as one HTML page that needs no network and no other file.
+"""Write results as one HTML page, which needs no network and no other file.
 
-The links to moments of the videos use the paths that the videos had when the page was written.
+The page links to moments in the videos, by the paths that the videos had when it was written.
 """
 
 import base64
@@ -35,7 +35,7 @@ from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError
 
 JPEG_QUALITY = 80
-# The place of the videos in the template.
+# Placeholder for the sections of the videos in the template.
 VIDEOS = "$videos"
 
 
@@ -49,22 +49,22 @@ def write_report(
     progress: bool = False,
     heat_maps: HeatMapStore | None = None,
 ) -> None:
-    """Write the page: a summary, a table to sort and search, and the people in each video.
+    """Write an HTML page with a summary, a table of all videos, and the people in each video.
 
-    Each video with people is read again to get pictures of their faces. A video that can no longer
-    be read, or for which no time is left, is shown without pictures. Only a few videos are in
-    memory at a time.
+    Each video with people is read again for pictures of their faces. If it can no longer be read,
+    or no time is left, the page shows it without pictures. Only a few videos are in memory at a
+    time.
 
     Args:
         path: The file to write.
         results: The results by name, as `predict` returns them.
         videos: The video files by name.
-        prior: P(FAKE) that the submission has for videos without a score; None if no submission
-            was written.
-        detector: The name of the detector that the page shows.
-        budget: The time within which the page must be written.
+        prior: P(FAKE) in the submission for videos without a score; None if no submission was
+            written.
+        detector: Name of the detector, which the page shows.
+        budget: The time budget of the run, whose rest limits the reading of videos.
         progress: Show a progress bar.
-        heat_maps: The store of the heat maps, if the results do not hold them.
+        heat_maps: The store of the heat maps; None if the results contain their heat maps.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
@@ -73,7 +73,7 @@ def write_report(
     seen = [(name, result) for name, result in ranked if result.tracks]
     head, tail = _page(ranked, prior, detector)
     folder = Path(path).absolute().parent
-    # Names of files need not be UTF-8.
+    # File names may be invalid UTF-8.
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace") as page,
@@ -90,7 +90,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """Return the parts of the page before and after the videos."""
+    """Return the parts of the page before and after the sections of the videos."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]
@@ -114,7 +114,7 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield pictures of the people in each video, in the given order of videos."""
+    """Yield strips of face pictures for each video, one for each person, in the given order."""
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
         name, result = pair
@@ -194,7 +194,7 @@ def _css_class(result: VideoResult) -> str:
 
 
 def _link(video: Path, folder: Path) -> str:
-    """Return the path from the page to a video as a URL, or nothing if there is no such path."""
+    """Return the relative URL of a video, from the folder of the page, or an empty text."""
     try:
         relative = os.path.relpath(video.absolute(), folder)
     except ValueError:  # the video is on another drive of Windows
@@ -235,7 +235,7 @@ def _section(
 
 
 def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
-    """Return when a person is seen, and the most suspicious moments."""
+    """Return an HTML paragraph on when a person is seen and the most suspicious moments."""
     first, last = (time_stamp(track.times[place]) for place in (0, -1))
     moments = ", ".join(
         f"{_moment(time, link)} ({probability:.3f})"
@@ -248,7 +248,7 @@ def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
 
 
 def _moment(time: float, link: str) -> str:
-    """Return a time stamp that links to this moment of the video."""
+    """Return a time stamp as HTML, with a link to this moment of the video if there is one."""
     stamp = time_stamp(time)
     if not link:
         return stamp

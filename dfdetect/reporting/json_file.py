@@ -1,4 +1,4 @@
-"""Write results as JSON; `docs/result.schema.json` describes the object of a result."""
+"""Write results as JSON. The format of a result is described in `docs/result.schema.json`."""
 
 import json
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from dfdetect.results import VideoResult
 
 
 def to_json(result: VideoResult) -> str:
-    """Return a result as one line of JSON, in ASCII.
+    """Return a result as one line of JSON in ASCII.
 
     Example:
         >>> json.loads(to_json(detector.predict("a.mp4")))["probability"]
@@ -19,12 +19,12 @@ def to_json(result: VideoResult) -> str:
 
 
 def write_json(path: str | Path, results: Iterable[VideoResult]) -> None:
-    """Write results, or leave the file as it was if anything goes wrong.
+    """Write results to a file as JSON. If an error occurs, an existing file remains unchanged.
 
     Args:
-        path: The file to write. It gets an array if its name ends in `.json`, and otherwise one
-            object on each line.
-        results: In the order in which they are written.
+        path: The file to write. If its name ends in `.json`, it gets an array of objects; otherwise
+            one object on each line.
+        results: The results, in the order to write them.
     """
     lines = [to_json(result) for result in results]
     with atomic_path(path) as temporary:

@@ -1,6 +1,6 @@
-"""Annotated videos: copies of the videos with boxes, curves of P(FAKE) and the sound.
+"""Write annotated videos: copies with bounding boxes, curves of P(FAKE) and the sound.
 
-Each video is decoded and encoded in a process of its own, because a hostile file may crash it.
+Each video is decoded and encoded in its own process, because a malicious file may crash it.
 """
 
 import json
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 SUFFIX = ".mp4"
 KEPT_SUFFIXES = frozenset((SUFFIX, *IMAGE_SUFFIXES))
-# Seconds from one check for a reason to stop to the next.
+# Seconds between two calls of `check`, which may stop the work.
 LOOK_EVERY = 0.2
-# Seconds that a video may take: a fixed number, and a number for each second of the video.
+# Time limit for a video in seconds: a fixed part, and a part for each second of the video.
 TIME_LIMIT, TIME_LIMIT_PER_SECOND = 300.0, 20.0
-# The process imports modules from the same places as this one; decoder processes do so, too.
+# The process imports modules from the same folders as this one.
 CODE = "import sys; sys.path[:] = {!r}; import dfdetect.reporting.painting as p; p.main({})"
 LOGGER = logging.getLogger(__name__)
 
@@ -48,23 +48,24 @@ def annotate(
 ) -> None:
     """Write a copy of a video or image that shows the result of a detector.
 
-    Each person has a box with a number and P(FAKE) at this time; a panel below shows the verdict
-    and the curves. Boxes and P(FAKE) are interpolated between the sampled frames; a person who was
-    not seen on a sampled frame nearby has no box. Frames keep their times. Frames with a side of
-    more than 1280 pixels are reduced to this size, and those narrower than 480 pixels are enlarged.
-    A video becomes an MP4 file with H.264 and AAC, which browsers play; an image becomes an image
-    without curves. An existing file is replaced once the new one is complete.
+    Each person has a bounding box with a number and the current P(FAKE). A panel below the frame
+    shows the verdict and the curves. Boxes and P(FAKE) are interpolated between the sampled frames.
+    A person has no box at times far from a sampled frame that shows the person. Frames keep their
+    times. Frames with a side of more than 1280 pixels are reduced to this size, and frames narrower
+    than 480 pixels are enlarged. A video becomes an MP4 file with H.264 and AAC, which browsers
+    play. An image becomes an image without curves. An existing file is replaced when the new one is
+    complete.
 
     Args:
         path: The video or image.
-        result: The result of `Detector.predict` for it, with at least one face.
-        out: The file to write, with the suffix `.mp4` (for images `.jpg`, `.png` or `.webp`).
-        threads: Number of threads, both to decode and to encode; 0 for as many as there are cores.
-        check: A function that is called several times a second, and may raise to end the work.
+        result: The result of `Detector.predict` for this file, with at least one track.
+        out: The file to write, with the suffix `.mp4`, or `.jpg`, `.png` or `.webp` for an image.
+        threads: Number of threads, both to decode and to encode; 0 for one on each CPU core.
+        check: Function that is called several times a second; it stops the work by an exception.
 
     Raises:
         VideoError: The video cannot be read.
-        ArgumentError: The result has no faces, or `out` cannot be written.
+        ArgumentError: The result has no tracks, or `out` cannot be written.
         OSError: The file cannot be written, for example because the disk is full.
 
     Example:
@@ -74,7 +75,7 @@ def annotate(
     if not result.tracks:
         raise ArgumentError(f"{path}: nothing to annotate: {result.message}")
     if Path(os.path.realpath(path)) == Path(os.path.realpath(out)):
-        raise ArgumentError(f"{out}: is to be read; annotate it into another file")
+        raise ArgumentError(f"{out}: is the input; write the annotated video to another file")
     lasts = max(track.times[-1] for track in result.tracks)
     with atomic_path(out) as temporary:
         request = {
@@ -86,11 +87,11 @@ def annotate(
 
 
 def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str, Path]:
-    """Return the path of the annotated video of each video.
+    """Return the paths that annotated videos are written to, by the names of the videos.
 
-    Names keep their folders; `.mp4` is appended to names with other suffixes. Parts of a name that
-    would lead out of the folder are left out. If two videos would get the same path, a number is
-    added to the second.
+    The names may contain sub-folders, which are kept. `.mp4` is appended to names with suffixes
+    other than those of MP4 files and images. Parts of a name that would lead out of the folder are
+    left out. If two videos would get the same path, a number is added to the second.
 
     Raises:
         ArgumentError: The folder cannot be written to, or a video would be overwritten.
@@ -116,7 +117,7 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
             number += 1
             target = path.with_stem(f"{path.stem} ({number})")
         if os.path.realpath(target) in inputs:
-            raise ArgumentError(f"{target}: is to be read; annotate into another folder")
+            raise ArgumentError(f"{target}: is an input; write annotated videos to another folder")
         taken.add(str(target).lower())
         found[name] = target
     return found
@@ -129,19 +130,20 @@ def annotate_videos(
     budget: TimeBudget | None = None,
     progress: bool = False,
 ) -> dict[str, Path]:
-    """Annotate many videos, as many at a time as there are cores.
+    """Write annotated copies of many videos, one on each CPU core at a time.
 
-    A video is logged and left out if it has no score, cannot be annotated, or has no time left.
+    A video is left out, and this is logged, if it has no score, if it cannot be annotated, or if no
+    time is left for it.
 
     Args:
-        results: The results of the detector, by name.
-        videos: The files, by name.
-        targets: The paths that `annotated_paths` returned.
-        budget: The time within which the videos must be written.
+        results: The results of the detector, by the names of the videos.
+        videos: The video files, by name.
+        targets: The files to write, by name, as `annotated_paths` returns them.
+        budget: The time budget of the run, whose rest limits the annotation.
         progress: Show a progress bar.
 
     Returns:
-        The files that were written, by name.
+        The files that were written, by the names of the videos.
     """
     from dfdetect.runtime.executor import Executor  # loads torch, which takes seconds
 
@@ -149,7 +151,7 @@ def annotate_videos(
     written: dict[str, Path] = {}
 
     def write(decoders: DecoderPool, name: str) -> str:
-        """Annotate a video; return an error message, or nothing if it succeeded."""
+        """Annotate a video, and return an error message, or an empty text if it succeeded."""
 
         def check() -> None:
             if decoders.closed:  # the executor ends
@@ -199,7 +201,7 @@ def _run(
     seconds: float,
     check: Callable[[], None],
 ) -> None:
-    """Run `dfdetect.reporting.painting.main` in a process of its own."""
+    """Run `dfdetect.reporting.painting.main` in a new process, and raise its errors."""
     process = subprocess.Popen(
         [sys.executable, "-c", CODE.format(sys.path, threads)],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Draw on the frames of an annotated video: boxes, and a panel with curves."""
+"""Draw bounding boxes and a panel with curves on the frames of an annotated video."""
 
 import json
 import sys
@@ -17,20 +17,21 @@ from dfdetect.video.planes import Planes
 from dfdetect.video.reader import VideoError, read_frames
 from dfdetect.video.rewriting import rewrite_video
 
-# One colour for each person. Colour-blind people can tell them apart (Okabe & Ito 2008), and each
-# is light enough for black text.
+# RGB colours of the people in a video. Colour-blind viewers can tell them apart (Okabe & Ito
+# 2008), and black text is readable on each.
 PERSON_COLOURS = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
     *((204, 121, 167), (213, 94, 0), (255, 255, 255)),
 )
-# Larger frames are reduced: encoding would take longer than detecting. Narrower ones are enlarged,
-# so that text fits.
+# Frames with a longer side are reduced, because encoding them would take longer than detection.
+# Narrower frames are enlarged, so that the text fits.
 LONGEST_SIDE, NARROWEST = 1280, 480
-# Seconds from a sampled frame within which a face is assumed to stay in its place.
+# A face is assumed to keep its place for this number of seconds before and after a sampled frame.
 NEARBY = 1.0
-# Time for which the first and the last sampled frame count, as a share of the interval.
+# A person's first and last bounding box are shown for this share of the sampling interval before
+# and after their frames.
 REACH = 0.55
-# Number of intervals between sampled frames after which a person's curve is broken.
+# A person's curve is interrupted if this number of sampling intervals has no frame of the person.
 BREAK = 2.5
 # Height of letters: a share of the width, with limits in pixels. Other lengths are multiples of it.
 LETTER_SHARE, SMALLEST_LETTER, LARGEST_LETTER = 1 / 40, 14, 32
@@ -46,10 +47,10 @@ FAINT = 0.35
 
 
 class PersonPath:
-    """The box and P(FAKE) of one person at any time.
+    """The bounding box and P(FAKE) of one person at any time of the video.
 
-    Both are interpolated between two sampled frames. They are unknown at times without a sampled
-    frame of the track nearby.
+    Both are interpolated between two sampled frames. They are unknown at times that are far from
+    all sampled frames of the track.
 
     Args:
         track: The detector's result for the person.
@@ -87,20 +88,21 @@ class PersonPath:
 
 
 class BoxPainter:
-    """Draws boxes, numbers and probabilities of people on frames, and a panel below them.
+    """Draws the bounding boxes of people on frames, with P(FAKE), and a panel below each frame.
 
-    The panel shows the verdict and each person's P(FAKE) over time. The part of a curve up to the
-    current time is bright.
+    The panel shows the verdict, and a curve of P(FAKE) over time for each person. The part of a
+    curve before the current time is bright.
 
     Args:
         result: The detector's result for the video, with at least one person.
         width: Width of the upright frames in pixels.
         height: Height of the upright frames in pixels.
-        seconds: Seconds from the first frame to the last; 0 for an image, which gets no curves.
+        seconds: Duration from the first frame to the last in seconds; 0 for an image, which gets no
+            curves.
 
     Attributes:
         frame_size: Width and height that frames are resized to.
-        size: Width and height of the picture, even, with the frame in its top left corner.
+        size: Width and height of the whole picture, both even. The frame is in its top left corner.
     """
 
     def __init__(self, result: VideoResult, width: int, height: int, seconds: float):
@@ -124,7 +126,12 @@ class BoxPainter:
         self.label = lru_cache(maxsize=1000)(self._draw_label)
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw on a picture that holds a frame, `time` seconds after the first one."""
+        """Draw boxes and panel on a picture that contains a frame.
+
+        Args:
+            picture: The picture, of the size `size`, which is changed.
+            time: Time of the frame in seconds since the first frame.
+        """
         for place, path in enumerate(self.paths):
             found = path.at(time)
             if found is not None:
@@ -139,7 +146,7 @@ class BoxPainter:
             for edge, limit in zip(box, limits, strict=True)
         )
         thickness = max(2, self.letter // 10 * 2)
-        # A dark rim keeps the box visible on any background.
+        # A dark outline makes the box visible on any background.
         rim = (left - 2, top - 2, right + 2, bottom + 2)
         picture.outline(_within(rim, limits), self.black, thickness + 4)
         picture.outline((left, top, right, bottom), self.colours[place], thickness)
@@ -168,25 +175,25 @@ class BoxPainter:
 
 
 def person_colour(place: int) -> tuple[int, int, int]:
-    """Return the RGB colour of a person, by position in the result; colours repeat."""
+    """Return the RGB colour of the person at this position in the result; colours repeat."""
     return PERSON_COLOURS[place % len(PERSON_COLOURS)]
 
 
 def sampling_interval(result: VideoResult) -> float:
-    """Return the median number of seconds between sampled frames that show faces."""
+    """Return the median time in seconds between the sampled frames that show faces."""
     times = sorted({time for track in result.tracks for time in track.times})
     return float(np.median(np.diff(times))) if len(times) > 1 else NEARBY
 
 
 def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
-    """Draw on a single image as on a frame of a video.
+    """Return a copy of an image with the boxes and the panel of an annotated video.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
         result: The detector's result for the image, with at least one person.
 
     Returns:
-        RGB uint8, larger than the image by the panel.
+        RGB uint8 of shape (height of image and panel, width, 3), resized as a frame would be.
     """
     import av
 
@@ -199,10 +206,13 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
 
 
 def main(threads: int) -> None:
-    """Annotate one video or image; this is the main function of a separate process.
+    """Annotate one video or image. This is the main function of a separate process.
 
-    Standard input holds a JSON object with `path`, `out` and `result`; if the video cannot be read,
-    standard output gets one with `status` and `details`.
+    The function reads a JSON object with `path`, `out` and `result` from standard input. If the
+    video cannot be read, it writes a JSON object with `status` and `details` to standard output.
+
+    Args:
+        threads: Number of threads, both to decode and to encode.
     """
     request = json.loads(sys.stdin.buffer.read())
     path, out, result = request["path"], request["out"], VideoResult.from_dict(request["result"])
@@ -225,7 +235,7 @@ def _within(box: Sequence[int], limits: Sequence[int]) -> tuple[int, int, int, i
 
 
 def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of the curves in the panel."""
+    """Return the left, top, right and bottom edges, in pixels, of the curves in the panel."""
     side = round(CHART_SIDE * letter)
     top = round(CHART_TOP * letter)
     return side, top, width - side, top + round(CHART_HEIGHT * letter)
@@ -234,7 +244,16 @@ def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
 def _draw_panel(
     result: VideoResult, width: int, letter: int, seconds: float, interval: float, strength: float
 ) -> np.ndarray:
-    """Draw the verdict and the curves, with lines of a strength of 0 to 1; return RGB uint8."""
+    """Return the panel with verdict and curves, RGB uint8 of shape (height, width, 3).
+
+    Args:
+        result: The detector's result for the video.
+        width: Width of the panel in pixels.
+        letter: Height of letters in pixels.
+        seconds: Duration of the video in seconds; 0 for no curves.
+        interval: Seconds between sampled frames.
+        strength: Opacity of the curves, 0 to 1.
+    """
     chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0
     height = -(-round((CHART_TOP + chart) * letter) // 2) * 2
     image = Image.new("RGB", (width * SMOOTH, height * SMOOTH), PANEL)
@@ -302,7 +321,7 @@ def _draw_curve(
     interval: float,
     colour: tuple[int, ...],
 ) -> tuple[float, float]:
-    """Draw P(FAKE) of a person and return where the curve ends."""
+    """Draw the curve of a person, and return the position (x, y) of its end."""
     left, top, right, bottom = box
     points = [
         (left + (right - left) * time / seconds, bottom - (bottom - top) * probability)
@@ -319,7 +338,7 @@ def _draw_curve(
 
 
 def _clock(seconds: float) -> str:
-    """Return a time in minutes and seconds, as players show it."""
+    """Return a time as minutes and seconds, such as `1:05`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02}"
 

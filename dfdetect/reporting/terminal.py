@@ -1,6 +1,6 @@
-"""Results as text for a terminal: a line for each video, details of one, a summary of many.
+"""Format results as text: a line for each video, the details of one, the summary of many.
 
-All functions return text; the command line prints it.
+The functions return text, which the command line prints.
 """
 
 import os
@@ -17,7 +17,7 @@ from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 VERDICT_COLOURS = {Verdict.FAKE: "1;31", Verdict.UNCERTAIN: "33", Verdict.REAL: "36"}
 WARNING_COLOUR = "33"
 FAINT = "2"
-# Number of letters in the first column.
+# Width of the first column in characters.
 VERDICT_WIDTH = len("no verdict")
 # Number of videos that the summary names for each reason.
 NAMED = 3
@@ -29,10 +29,11 @@ HINT = "A score is a hint for a person who looks, never proof."
 
 
 def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether text for a stream is to be coloured.
+    """Return whether text that is written to a stream should have colours.
 
-    If the variable `NO_COLOR` is not empty (https://no-color.org), text is not coloured. Otherwise
-    it is if `FORCE_COLOR` is not empty, or if the stream is a terminal that is not `dumb`.
+    If the environment variable `NO_COLOR` is not empty (https://no-color.org), the text has no
+    colours. Otherwise it has colours if `FORCE_COLOR` is not empty, or if the stream is a terminal
+    whose type (`TERM`) is not `dumb`.
 
     Example:
         >>> wants_colour(sys.stdout)
@@ -46,7 +47,9 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
 
 def result_line(result: VideoResult, *, colour: bool = False) -> str:
-    """Return verdict, probability, people and name of a video, and a line for each warning.
+    """Return a line with the verdict, P(FAKE), people and name of a video, and its warnings.
+
+    Each warning is a further line. If the video has no score, the line says why.
 
     Example:
         >>> print(result_line(detector.predict("a.mp4")))
@@ -91,7 +94,7 @@ def result_details(result: VideoResult) -> str:
         "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks\n"
         "manipulated to the detector. It is not the chance that the video is fake."
     ]
-    # With some checkpoints, the faces of all people decide together.
+    # Some aggregations combine the scores of all people, so that no single person decides.
     if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
         meaning.append("The person with the highest P(FAKE) decides for the video.")
     parts = [*people, "", *meaning, verdict_meaning(result.operating_points)]
@@ -104,8 +107,9 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
     """Return the number of videos with each verdict, and without a score for each reason.
 
     Args:
-        results: By name, as `predict` returns them.
-        prior: P(FAKE) of videos without a score in the submission, if one was written.
+        results: The results by name, as `predict` returns them.
+        prior: P(FAKE) in the submission for videos without a score; None if no submission was
+            written.
 
     Example:
         >>> print(summary(results))
@@ -134,8 +138,8 @@ def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> st
     """Return the text after the lines of videos: details of one, a summary of many, or nothing.
 
     Args:
-        results: As in `summary`.
-        prior: As in `summary`.
+        results: The results by name, as `predict` returns them.
+        prior: P(FAKE) in the submission for videos without a score, as in `summary`.
 
     Example:
         >>> print(ending(predict("videos")))
@@ -182,7 +186,9 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
 
 
 def verdict_reason(result: VideoResult) -> str:
-    """Return why a video has its verdict, as a sentence or two; nothing if it has none.
+    """Return one or two sentences that say why a video has its verdict.
+
+    If the video has no verdict, an empty text is returned.
 
     Example:
         >>> verdict_reason(detector.predict("a.mp4"))
@@ -204,7 +210,7 @@ def verdict_reason(result: VideoResult) -> str:
 
 
 def lower_probabilities(points: OperatingPoints) -> str:
-    """Return which P(FAKE) the verdict `real` has, as the beginning of a sentence.
+    """Return a phrase that says for which P(FAKE) the verdict is `real`.
 
     Example:
         >>> lower_probabilities(OperatingPoints(uncertain=0.76, fake=0.89))
@@ -214,7 +220,7 @@ def lower_probabilities(points: OperatingPoints) -> str:
 
 
 def time_stamp(seconds: float) -> str:
-    """Return a time in a video as players show it, with tenths of a second.
+    """Return a time as hours, minutes, seconds and tenths; hours only if there are any.
 
     Example:
         >>> time_stamp(3.4), time_stamp(3723.44)

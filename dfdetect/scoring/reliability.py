@@ -1,9 +1,9 @@
-"""Measured limits beyond which a detector is less reliable than usual, with a sentence for each.
+"""Warnings that a score is less reliable than usual, because the face is hard to see.
 
-The limits hold for the default detector. Beyond each of them, its balanced accuracy is lower than
-elsewhere; for damaged crops the 95 % interval of the difference lies below 0.
-`dfdetect compare-conditions` measures them again, and the page Experiments has all figures,
-including those of properties that make no difference.
+The limits were measured on the default detector. Its balanced accuracy is lower on faces beyond a
+limit than on other faces; for damaged crops, the 95 % interval of the difference is below 0. The
+command `dfdetect compare-conditions` repeats these measurements. All results, including those of
+properties that make no difference, are in `docs/experiments.md`.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,10 @@ import numpy as np
 
 from dfdetect.faces.attributes import FaceAttributes
 
-# Height of the face's box, in pixels of the frame.
+# Maximum height of a small face's bounding box, in pixels of the frame.
 SMALL = 70.0
-# See `FaceAttributes` for these three.
+# Limits of the brightness of dark faces, the sharpness of blurred faces and the turn of turned
+# faces; `FaceAttributes` describes these values.
 DARK = 30.0
 BLURRED = 0.05
 TURNED = 0.5
@@ -23,15 +24,15 @@ TURNED = 0.5
 def find_warnings(
     heights: Sequence[float], faces: Sequence[FaceAttributes], frames: int
 ) -> tuple[str, ...]:
-    """Say why the score of a face is less reliable than usual; medians over its frames count.
+    """Return sentences that say why the score of a face is less reliable than usual.
 
     Args:
-        heights: Of the face's boxes, in pixels, at least one.
-        faces: How well the face can be seen in some of its frames, at least one.
+        heights: Heights in pixels of the face's bounding boxes, at least one. Their median counts.
+        faces: Attributes of some crops of the face, at least one. Their medians count.
         frames: Number of frames that show the face.
 
     Returns:
-        Sentences; none for a face like those on which the detector was measured.
+        One sentence for each reason; an empty tuple if there is none.
 
     Example:
         >>> find_warnings([200.0], [FaceAttributes(brightness=90, sharpness=0.1, turn=0.6)], 32)

@@ -103,7 +103,9 @@ def test_annotated_paths_keep_names_apart(tmp_path):
 def test_annotated_paths_never_overwrite_a_video(tmp_path):
     video = tmp_path / "a.mp4"
     video.touch()
-    with pytest.raises(ArgumentError, match=r"a\.mp4: is to be read; annotate into another"):
+    with pytest.raises(
+        ArgumentError, match=r"a\.mp4: is an input; write annotated videos to another"
+    ):
         annotated_paths({"a.mp4": video}, tmp_path)
     with pytest.raises(ArgumentError, match=r"a\.mp4: is no folder"):
         annotated_paths({"b.mp4": tmp_path / "b.mp4"}, video)
