@@ -63,7 +63,7 @@ def test_annotate_needs_a_face_and_a_file_of_its_own(real_clip, tmp_path):
     nobody = VideoResult.without_score(real_clip, "a.mp4", Status.NO_FACE)
     with pytest.raises(ArgumentError, match="nothing to annotate: no face found"):
         annotate(real_clip, nobody, tmp_path / "out.mp4")
-    with pytest.raises(ArgumentError, match="into another file"):
+    with pytest.raises(ArgumentError, match="to another file"):
         annotate(real_clip, result(), real_clip)
 
 
@@ -138,7 +138,7 @@ def test_predict_annotates_what_it_scored(sample_data, tmp_path):
     videos = sample_data / "test_videos"
     dfdetect.predict(videos / "ehtdtkmmli.mp4", frames=4, annotate=tmp_path / "annotated")
     assert [path.name for path in (tmp_path / "annotated").iterdir()] == ["ehtdtkmmli.mp4"]
-    with pytest.raises(ArgumentError, match="annotate into another folder"):
+    with pytest.raises(ArgumentError, match="to another folder"):
         dfdetect.predict(videos, annotate=videos)
 
 
