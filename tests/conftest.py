@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         path = tmp_path / name
         container_options = {"movflags": movflags} if movflags else {}
-        with av.open(str(path), "w", options=container_options) as container:
+        with usual_priority(), av.open(str(path), "w", options=container_options) as container:
             stream = container.add_stream(codec, rate=rate, options=options)
             stream.pix_fmt = pix_fmt
             stream.height, stream.width = frames[0].shape[:2]
@@ -99,6 +100,19 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@contextmanager
+def usual_priority() -> Iterator[None]:
+    """Take back the real-time priority that SVT-AV1 gives to a process of root.
+
+    All processes that the tests start later would have it too, and others would hardly run.
+    """
+    try:
+        yield
+    finally:
+        if sys.platform == "linux":
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 @pytest.fixture
