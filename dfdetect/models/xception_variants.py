@@ -85,5 +85,6 @@ def phase_image(images: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 of shape (batch, 1, height, width).
     """
-    spectrum = torch.fft.fft2(images.float().mean(dim=1, keepdim=True))
-    return torch.fft.ifft2(torch.exp(1j * spectrum.angle())).real
+    phases = torch.fft.fft2(images.float().mean(dim=1, keepdim=True)).angle()
+    # `torch.exp(1j * phases)` is the same, but cannot be exported.
+    return torch.fft.ifft2(torch.complex(phases.cos(), phases.sin())).real

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect import find_weights, load_detector, read_frames
+from dfdetect import create_model, find_weights, load_detector, read_frames
 from dfdetect.checkpoints import export
 from dfdetect.checkpoints.export import TOLERANCE, CropsToLogits, export_onnx
-from dfdetect.checkpoints.io import load_checkpoint, make_ensemble
+from dfdetect.checkpoints.io import load_checkpoint, make_ensemble, save_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.cli import main
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.crops import cut_crops
@@ -45,6 +46,18 @@ def test_export_onnx_answers_as_torch_does_on_real_crops(name, faces, tmp_path):
     assert np.abs(found - expected).max() <= TOLERANCE
     (one,) = session.run(None, {"crops": crops[:1].numpy()})
     assert np.abs(one - expected[:1]).max() <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["xception_phase", "xception_srm"])
+def test_export_onnx_takes_the_networks_of_noise_and_phases(name, tmp_path):
+    path = tmp_path / "published.safetensors"
+    spec = ModelSpec(name, input_size=256, mean=(0.5,) * 3, std=(0.5,) * 3)
+    model = create_model(name)
+    with torch.no_grad():  # with random weights, logits are about 1e5
+        model.get_classifier().weight *= 1e-6
+    save_checkpoint(path, model, spec, half=False)
+    assert export_onnx(path, out=tmp_path / "model.onnx").difference <= TOLERANCE
 
 
 def test_export_onnx_states_what_goes_in_and_out(tmp_path):
