@@ -553,14 +553,15 @@ def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
         commands,
         "compare-conditions",
         _compare_conditions,
-        "Measure a detector on small, dark, blurred, compressed and turned faces, and few frames.",
+        "Measure a detector on small, dark, blurred and turned faces, and on compressed videos.",
     )
     parser.add_argument(
         "sources",
         nargs="+",
         type=Path,
-        metavar="INDEX.csv",
-        help="face sets, which are measured together",
+        metavar="INDEX.csv|VIDEO_FOLDER",
+        help="face sets, or folders of labelled videos, which are measured together; of videos, "
+        "the compression and the frame rate are varied",
     )
     parser.add_argument(
         "--crops",
@@ -784,10 +785,18 @@ def _compare_aggregation(**options: Any) -> None:
     print(compare_aggregations(progress=True, **options).to_string(float_format="{:.3f}".format))
 
 
-def _compare_conditions(**options: Any) -> None:
+def _compare_conditions(sources: list[Path], crops: int, **options: Any) -> None:
+    from dfdetect.detector import load_detector
     from dfdetect.evaluation.conditions_study import compare_conditions
+    from dfdetect.evaluation.encodings_study import FRAMES, compare_encodings
 
-    table = compare_conditions(progress=True, **options)
+    folders = [source for source in sources if source.is_dir()]
+    if not folders:
+        table = compare_conditions(sources, crops=crops, progress=True, **options)
+    elif len(folders) == len(sources):
+        table = compare_encodings(folders, load_detector(frames=FRAMES, **options), progress=True)
+    else:
+        raise ArgumentError("give face sets or folders of videos, not both")
     print(table.to_string(index=False, float_format="{:.3f}".format, na_rep=""))
 
 

@@ -204,10 +204,10 @@ class Detector:
         try:
             with watch.measure("total"):
                 check()
-                tracks, sampled = self._find_tracks(read, watch, check)
+                tracks, sampled, bits_per_pixel = self._find_tracks(read, watch, check)
                 with watch.measure("classify"):
                     logits = self._track_logits(tracks, check)
-                    warnings = self._find_warnings(tracks, logits)
+                    warnings = self._find_warnings(tracks, logits, bits_per_pixel)
                 heat_maps: list[list[HeatMap]] = [[] for _ in tracks]
                 if maps_per_track:  # without `check`: running out of time must not lose the scores
                     with watch.measure("heat_maps"):
@@ -430,9 +430,10 @@ class Detector:
 
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
-    ) -> tuple[list[FaceTrack], int]:
-        """Return the tracks of a video, and the number of frames that were searched for faces."""
-        sampled = 0
+    ) -> tuple[list[FaceTrack], int, float]:
+        """Return the tracks of a video, and the attributes of `_CheckedFrames`."""
+        tracks: list[FaceTrack] = []
+        sampled, bits_per_pixel = 0, np.nan
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
             detect = watch.timed("detect", face_detector.detect)
             with (
@@ -442,10 +443,10 @@ class Detector:
                 frames = _CheckedFrames(watch.iterate("wait", ahead), check)
                 formats = list(dict.fromkeys([*self._crop_formats, ATTRIBUTE_FORMAT]))
                 tracks = track_faces(frames, detect, formats)
-            sampled = frames.count
+            sampled, bits_per_pixel = frames.count, frames.bits_per_pixel
             if tracks:
-                return tracks, sampled
-        return [], sampled
+                break
+        return tracks, sampled, bits_per_pixel
 
     def _video_result(
         self,
@@ -471,7 +472,7 @@ class Detector:
         )
 
     def _find_warnings(
-        self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray]
+        self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], bits_per_pixel: float
     ) -> tuple[str, ...]:
         """Return warnings that say why the score of the most suspicious face is less reliable."""
         if not tracks:
@@ -484,6 +485,7 @@ class Detector:
             [bottom - top for _, top, _, bottom in track.boxes],
             [measure_face(crops[place].permute(1, 2, 0).numpy()) for place in places],
             len(track.times),
+            bits_per_pixel,
         )
 
     def _track_result(
@@ -579,17 +581,20 @@ class _CheckedFrames:
 
     Attributes:
         count: Number of frames that were yielded so far.
+        bits_per_pixel: That of the last frame, which all frames of a file share.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):
         self.frames = frames
         self.check = check
         self.count = 0
+        self.bits_per_pixel = np.nan
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self.frames:
             self.check()
             self.count += 1
+            self.bits_per_pixel = frame.bits_per_pixel
             yield frame
 
 

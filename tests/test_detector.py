@@ -423,6 +423,14 @@ def test_predict_warns_of_the_most_suspicious_face(one_face_detector):
     assert any("dark" in one for one in one_face_detector.predict([image] * 8).warnings)
 
 
+@pytest.mark.parametrize(("bits_per_pixel", "warned"), [(0.01, True), (0.04, False)])
+def test_predict_warns_of_strong_compression(one_face_detector, bits_per_pixel, warned):
+    image = np.full((100, 80, 3), 100, np.uint8)
+    frames = [Frame(0.1 * number, image, number, bits_per_pixel) for number in range(6)]
+    said = " ".join(one_face_detector.predict(frames).warnings)
+    assert ("strongly compressed" in said) == warned
+
+
 def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_face_detector):
     assert one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8)).verdict is None
     points = OperatingPoints(uncertain=0.4, fake=0.8)

@@ -245,7 +245,7 @@ class _Reference(Detector):
 
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], *_: object
-    ) -> tuple[list[FaceTrack], int]:
+    ) -> tuple[list[FaceTrack], int, float]:
         frames = list(read())
         side = max(frames[0].image.shape) // 2
         if side not in self.face_detectors:
@@ -256,7 +256,7 @@ class _Reference(Detector):
             self.face_detectors[side] = face_detector
         detect = self.face_detectors[side].detect
         tracks = track_faces(frames, detect, self._crop_formats, 1, 1)
-        return tracks, len(frames)
+        return tracks, len(frames), frames[0].bits_per_pixel
 
 
 def _warm_detector(

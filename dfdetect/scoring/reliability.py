@@ -19,10 +19,16 @@ SMALL = 70.0
 DARK = 30.0
 BLURRED = 0.05
 TURNED = 0.5
+# Bits per pixel of the compressed video, the mean over its frames. Videos of the challenge have
+# 0.035 to 0.050.
+COMPRESSED = 0.015
 
 
 def find_warnings(
-    heights: Sequence[float], faces: Sequence[FaceAttributes], frames: int
+    heights: Sequence[float],
+    faces: Sequence[FaceAttributes],
+    frames: int,
+    bits_per_pixel: float = np.nan,
 ) -> tuple[str, ...]:
     """Return sentences that say why the score of a face is less reliable than usual.
 
@@ -30,6 +36,7 @@ def find_warnings(
         heights: Heights in pixels of the face's bounding boxes, at least one. Their median counts.
         faces: Attributes of some crops of the face, at least one. Their medians count.
         frames: Number of frames that show the face.
+        bits_per_pixel: Of the compressed video, as in `dfdetect.video.reader.Frame`.
 
     Returns:
         One sentence for each reason; an empty tuple if there is none.
@@ -60,6 +67,10 @@ def find_warnings(
         (
             turn > TURNED,
             "The face is seen from the side: the detector misses many fakes of such faces.",
+        ),
+        (
+            bits_per_pixel < COMPRESSED,
+            "The video is strongly compressed: the detector misses many fakes in such videos.",
         ),
         (
             frames == 1,

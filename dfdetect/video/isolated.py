@@ -167,9 +167,8 @@ def _serve(
             if pending_ack:
                 requests.readline()
             slot.put(frame.image)
-            _write_line(
-                out, {"time": frame.time, "number": frame.number, "shape": frame.image.shape}
-            )
+            values = {name: value for name, value in vars(frame).items() if name != "image"}
+            _write_line(out, {**values, "shape": frame.image.shape})
             pending_ack = True
     except VideoError as error:
         end = {"status": error.status.value, "details": error.details}
@@ -272,9 +271,9 @@ class DecoderProcess:
         try:
             self._send({"path": str(Path(path).absolute()), **wanted})
             while "shape" in (answer := self._receive(path)):
-                image = self.slot.get(answer["shape"])
+                image = self.slot.get(answer.pop("shape"))
                 self._send({})
-                yield Frame(answer["time"], image, answer["number"])
+                yield Frame(image=image, **answer)
         finally:
             timer.cancel()
         self.ready = True

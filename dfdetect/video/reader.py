@@ -82,11 +82,14 @@ class Frame:
         time: Seconds since the first frame.
         image: RGB uint8 of shape (height, width, 3), upright.
         number: Index of the frame in the video, from 0.
+        bits_per_pixel: Compressed bits per pixel in the video stream of the file, the mean over all
+            its frames; NaN for images and frames in memory, and if the file was not read by PyAV.
     """
 
     time: float
     image: np.ndarray
     number: int = 0
+    bits_per_pixel: float = np.nan
 
 
 def read_frames(
@@ -209,11 +212,13 @@ class Timeline:
             of the frames if time stamps are missing or occur twice; int64 of shape (frames,).
         timed: Whether `stamps` holds the time stamps of the file.
         unit: Seconds per unit of the stamps.
+        bits_per_pixel: As in `Frame`.
     """
 
     stamps: np.ndarray
     timed: bool
     unit: Fraction
+    bits_per_pixel: float
 
     @property
     def first(self) -> int:
@@ -283,7 +288,8 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
             while pending and pending[0] <= stamp:
                 pending.popleft()
             number = int(np.searchsorted(plan.timeline.stamps, stamp))
-            yield Frame(plan.timeline.seconds(stamp), _to_rgb(frame), number)
+            seconds, bits = plan.timeline.seconds(stamp), plan.timeline.bits_per_pixel
+            yield Frame(seconds, _to_rgb(frame), number, bits)
             if not pending:
                 return
         if skip == "NONKEY" and len(pending) < choice.num_frames:
@@ -328,22 +334,24 @@ def _list_packets(
 ) -> tuple[np.ndarray, Timeline]:
     """Return the packets and the timeline of a video stream.
 
-    The packets are an array in the order of the file, with the time stamp (`stamp`) and the
-    key-frame flag (`key`) of each packet.
+    The packets are an array in the order of the file, with the time stamp (`stamp`), the key-frame
+    flag (`key`) and the size (`bytes`) of each packet.
     """
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     packets = np.fromiter(
         (
-            (NO_STAMP if packet.pts is None else packet.pts, packet.is_keyframe)
+            (NO_STAMP if packet.pts is None else packet.pts, packet.is_keyframe, packet.size)
             for packet in read_packets(container, stream)
             if not packet.is_discard
         ),
-        dtype=[("stamp", np.int64), ("key", bool)],
+        dtype=[("stamp", np.int64), ("key", bool), ("bytes", np.int64)],
     )
+    pixels = len(packets) * stream.width * stream.height
+    bits = 8 * float(packets["bytes"].sum()) / pixels if pixels else np.nan
     order = np.unique(packets["stamp"])
     if len(order) < len(packets) or NO_STAMP in order:
-        return packets, Timeline(np.arange(len(packets)), False, 1 / rate)
-    return packets, Timeline(order, True, stream.time_base or 1 / rate)
+        return packets, Timeline(np.arange(len(packets)), False, 1 / rate, bits)
+    return packets, Timeline(order, True, stream.time_base or 1 / rate, bits)
 
 
 def open_container(path: Path) -> "av.container.InputContainer":

@@ -1,19 +1,21 @@
 import pytest
 
 from dfdetect.faces.attributes import FaceAttributes
-from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED, find_warnings
+from dfdetect.scoring.reliability import BLURRED, COMPRESSED, DARK, SMALL, TURNED, find_warnings
 
 GOOD = {"brightness": 100.0, "sharpness": 0.1, "turn": 0.05}
 
 
-def warnings_of(height=200.0, frames=32, **attributes):
-    return find_warnings([height], [FaceAttributes(**GOOD | attributes)], frames)
+def warnings_of(height=200.0, frames=32, bits_per_pixel=0.05, **attributes):
+    faces = [FaceAttributes(**GOOD | attributes)]
+    return find_warnings([height], faces, frames, bits_per_pixel)
 
 
 def test_find_warnings_has_none_for_usual_faces():
     assert warnings_of() == ()
     assert warnings_of(SMALL + 1, brightness=DARK, sharpness=BLURRED, turn=TURNED) == ()
     assert warnings_of(frames=2) == ()
+    assert warnings_of(bits_per_pixel=COMPRESSED) == ()
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,7 @@ def test_find_warnings_has_none_for_usual_faces():
         ({"sharpness": 0.9 * BLURRED}, "blurred"),
         ({"turn": TURNED + 0.1}, "from the side"),
         ({"frames": 1}, "Only one frame"),
+        ({"bits_per_pixel": 0.9 * COMPRESSED}, "strongly compressed"),
     ],
 )
 def test_find_warnings_is_one_sentence_for_each_condition(condition, words):

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -57,6 +58,15 @@ def test_read_frames_gives_the_same_frames_as_the_reader(sample_data, decoders):
         for one, other in zip(read_frames(path, 5), decoders.read_frames(path, 5), strict=True):
             assert (one.time, one.number) == (other.time, other.number)
             assert np.array_equal(one.image, other.image)
+
+
+def test_read_frames_tells_how_strongly_the_video_is_compressed(real_clip, decoders):
+    (near,), (far,) = read_frames(real_clip, 1), decoders.read_frames(real_clip, 1)
+    with av.open(str(real_clip)) as container:
+        stream = container.streams.video[0]
+        sizes = [packet.size for packet in container.demux(stream) if packet.size]
+        pixels = len(sizes) * stream.width * stream.height
+    assert near.bits_per_pixel == far.bits_per_pixel == pytest.approx(8 * sum(sizes) / pixels)
 
 
 def test_read_frames_reuses_a_process(sample_data, decoders, tmp_path):

@@ -1,0 +1,205 @@
+"""Measure how compression and the frame rate of videos change what a detector says of them.
+
+The first seconds of each labelled video are encoded anew by x264: once with hardly any loss, as the
+reference, and then with more and more loss, or with fewer frames. A copy differs from the reference
+in nothing else.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import takewhile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from dfdetect.data.labels import LabelledVideo, read_labels
+from dfdetect.detector import Detector
+from dfdetect.evaluation.metrics import bootstrap_intervals
+from dfdetect.video.reader import Frame, VideoError, av, read_frames
+
+# Length of each copy in seconds, and the number of its frames that the command line has scored.
+SECONDS, FRAMES = 2.5, 8
+# Constant rate factors of x264 (lower is better): of the reference, and of compressed copies.
+REFERENCE, COMPRESSIONS = 18, (28, 34, 40, 46)
+# Frames per second of copies with fewer frames.
+RATES = (5, 2)
+# Edges of ranges of bits per pixel into which the compressed copies are divided.
+RANGES = (0, 0.004, 0.008, 0.015, 0.03, np.inf)
+THRESHOLD = 0.5
+# More frames than any video has in that time.
+MOST_FRAMES = 1000
+Choose = Callable[[Sequence[Frame]], Sequence[Frame]]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a copy of a video is encoded.
+
+    Attributes:
+        condition: What is varied: `reference`, `crf` or `frame rate`.
+        level: How much.
+        crf: The constant rate factor of x264.
+        choose: Takes all frames and returns those that the copy has.
+    """
+
+    condition: str
+    level: str
+    crf: int
+    choose: Choose = list
+
+
+def compare_encodings(
+    folders: Sequence[str | Path], detector: Detector, *, progress: bool = False
+) -> pd.DataFrame:
+    """Measure a detector on copies of labelled videos, each beside the reference of its video.
+
+    Args:
+        folders: Folders of labelled videos, as `read_labels` takes them.
+        detector: Scores the copies.
+        progress: Show a progress bar.
+
+    Returns:
+        A row for each encoding and each range of bits per pixel of the compressed copies:
+        `condition`, `level`, `n` (copies with a score), `bits_per_pixel` (median),
+        `probability_change` (mean absolute difference of P(FAKE)); and, for REAL and for FAKE, the
+        share above 0.5 of the references (`..._before`) and of the copies (`..._after`), with the
+        95 % interval of the difference (`..._low`, `..._high`; bootstrap over whole sources).
+
+    Raises:
+        FileNotFoundError: A folder does not exist.
+        InputError: The videos of a folder have no labels.
+
+    Example:
+        >>> compare_encodings(["videos"], load_detector(frames=FRAMES)).query("condition == 'crf'")
+    """
+    videos = [video for folder in folders for video in read_labels(folder)]
+    copies = pd.DataFrame(
+        [
+            row
+            for video in tqdm(videos, "videos", unit="video", disable=not progress)
+            for row in _score_copies(video, detector)
+        ]
+    )
+    compressed = copies[copies["condition"] == "crf"]
+    ranges = pd.cut(compressed["bits_per_pixel"], RANGES, right=False)
+    rows = [
+        _summarise(condition, level, part)
+        for (condition, level), part in copies.groupby(["condition", "level"], sort=False)
+    ]
+    rows += [
+        _summarise("bits per pixel", level, part)
+        for level, part in compressed.groupby(ranges, observed=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def encodings() -> list[Encoding]:
+    """Return the encodings of the copies; the first one is the reference."""
+    return [
+        Encoding("reference", f"{REFERENCE}", REFERENCE),
+        *(Encoding("crf", f"{crf}", crf) for crf in COMPRESSIONS),
+        *(Encoding("frame rate", f"{rate}", REFERENCE, _at_rate(rate)) for rate in RATES),
+        Encoding("frame rate", "uneven", REFERENCE, _every_other),
+    ]
+
+
+def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
+    """Encode frames by x264 with a constant rate factor; they keep their times."""
+    unit = Fraction(1, 1000)
+    with av.open(str(path), "w", format="mp4") as target:
+        options = {"crf": f"{crf}", "preset": "veryfast"}
+        stream = target.add_stream("libx264", rate=30, options=options)
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = unit
+        for number, frame in enumerate(frames):
+            height, width = (side // 2 * 2 for side in frame.image.shape[:2])
+            if number == 0:
+                stream.height, stream.width = height, width
+            image = np.ascontiguousarray(frame.image[:height, :width])
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+            picture.pts, picture.time_base = round(frame.time / unit), unit
+            target.mux(stream.encode(picture))
+        target.mux(stream.encode())
+
+
+def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
+    """Yield a row for each copy that has a score; none if the reference has none."""
+    with TemporaryDirectory(prefix="dfdetect-") as folder, video.open() as source:
+        path = Path(folder, "copy.mp4")
+        try:
+            found = read_frames(source, indices=range(MOST_FRAMES), threads=1)
+            frames = list(takewhile(lambda frame: frame.time <= SECONDS, found))
+        except VideoError:
+            return
+        before = None
+        for encoding in encodings():
+            write_copy(path, encoding.choose(frames), encoding.crf)
+            probability = detector.predict(path).probability
+            if before is None and probability is None:
+                return
+            before = probability if before is None else before
+            if probability is not None:
+                yield {
+                    "condition": encoding.condition,
+                    "level": encoding.level,
+                    "label": video.label,
+                    "source": video.source,
+                    "bits_per_pixel": next(read_frames(path, 1)).bits_per_pixel,
+                    "before": before,
+                    "after": probability,
+                }
+
+
+def _summarise(condition: str, level: object, copies: pd.DataFrame) -> dict:
+    row = {
+        "condition": condition,
+        "level": f"{level}",
+        "n": len(copies),
+        "bits_per_pixel": copies["bits_per_pixel"].median(),
+        "probability_change": (copies["after"] - copies["before"]).abs().mean(),
+    }
+    for label, part in copies.groupby("label"):
+        above = part[["before", "after"]].to_numpy() > THRESHOLD
+        names, source_of = np.unique(part["source"], return_inverse=True)
+
+        def differ(
+            times: np.ndarray, above: np.ndarray = above, source_of: np.ndarray = source_of
+        ) -> dict[str, float]:
+            before, after = np.average(above, axis=0, weights=times[source_of])
+            return {"difference": after - before}
+
+        low, high = bootstrap_intervals(differ, len(names))["difference"]
+        before, after = above.mean(axis=0)
+        name = f"{label}".lower()
+        row |= {
+            f"{name}_before": before,
+            f"{name}_after": after,
+            f"{name}_low": low,
+            f"{name}_high": high,
+        }
+    return row
+
+
+def _at_rate(rate: int) -> Choose:
+    """Keep at most so many frames per second."""
+
+    def choose(frames: Sequence[Frame]) -> list[Frame]:
+        slots = [int(frame.time * rate + 1e-6) for frame in frames]
+        return [
+            frame
+            for slot, last, frame in zip(slots, [-1, *slots], frames, strict=False)
+            if slot != last
+        ]
+
+    return choose
+
+
+def _every_other(frames: Sequence[Frame]) -> list[Frame]:
+    """Keep a random half of the frames, so that the times between them differ."""
+    generator = np.random.default_rng(0)
+    kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]
+    return [frames[place] for place in sorted(kept)]

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+
+from dfdetect import Detector
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.cli import main
+from dfdetect.evaluation.encodings_study import compare_encodings, encodings
+from dfdetect.video.reader import Frame
+
+
+class GrainIsFake(torch.nn.Module):
+    """A model whose logit is how much neighbouring pixels differ."""
+
+    def forward(self, images):
+        return 50 * ((images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3)) - 0.03)[:, None]
+
+
+class OneFace:
+    def detect(self, images, smallest=None):
+        return [[(10.0, 10.0, 60.0, 60.0)] for _ in images]
+
+
+@pytest.fixture
+def detector():
+    spec = ModelSpec("xception", 64, mean=(0.5,) * 3, std=(0.5,) * 3)
+    return Detector(GrainIsFake(), spec, torch.device("cpu"), 4, face_detector=OneFace())
+
+
+@pytest.fixture
+def grainy_fakes(write_clip, tmp_path):
+    generator = np.random.default_rng(0)
+    for label, grain in (("real", 1), ("fake", 90)):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for name in "ab":
+            frames = [generator.integers(80, 80 + grain, (71, 81, 3)) for _ in range(20)]
+            images = [frame.astype(np.uint8)[:70, :80] for frame in frames]
+            write_clip(images, f"videos/{label}/{label}{name}.mp4", rate=10, crf="10")
+    return tmp_path / "videos"
+
+
+def test_compare_encodings_finds_that_compression_hides_grain(detector, grainy_fakes):
+    table = compare_encodings([grainy_fakes], detector).set_index(["condition", "level"])
+    reference, worst = table.loc[("reference", "18")], table.loc[("crf", "46")]
+    assert (reference["n"], reference["fake_after"], reference["real_after"]) == (4, 1, 0)
+    assert reference["probability_change"] == 0
+    assert (worst["fake_before"], worst["fake_after"], worst["fake_high"]) == (1, 0, -1)
+    assert worst["bits_per_pixel"] < reference["bits_per_pixel"] / 4
+    assert table.loc[("frame rate", "5"), "fake_after"] == 1
+    assert table.loc["bits per pixel", "n"].sum() == 16
+
+
+@pytest.mark.parametrize(
+    ("level", "times"),
+    [("5", [0.0, 0.2, 0.4, 0.6, 0.8]), ("2", [0.0, 0.5])],
+)
+def test_encodings_drop_frames_to_a_rate(level, times):
+    (encoding,) = (
+        one for one in encodings() if (one.condition, one.level) == ("frame rate", level)
+    )
+    frames = [Frame(number / 10, np.zeros((2, 2, 3), np.uint8)) for number in range(10)]
+    assert [frame.time for frame in encoding.choose(frames)] == times
+
+
+def test_compare_conditions_takes_face_sets_or_folders(tmp_path, capsys):
+    assert main(["compare-conditions", str(tmp_path), str(tmp_path / "faces.csv")]) == 2
+    assert "face sets or folders of videos, not both" in capsys.readouterr().err
