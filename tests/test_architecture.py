@@ -63,7 +63,7 @@ def imports_of(module):
     return own, others
 
 
-def test_a_module_uses_only_what_stands_above_it():
+def test_order_allows_imports_of_earlier_modules_only():
     below = [
         (module, other)
         for module in MODULES
@@ -73,27 +73,27 @@ def test_a_module_uses_only_what_stands_above_it():
     assert below == []
 
 
-def test_gradio_is_imported_by_the_page_alone_and_only_when_it_is_built():
+def test_imports_of_gradio_are_in_build_page_only():
     assert {module for module in MODULES if "gradio" in imports_of(module)[1]} == {"reporting.app"}
     tree = ast.parse(MODULES["reporting.app"].read_text(encoding="utf-8"))
     at_import = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert "gradio" not in " ".join(map(ast.unparse, at_import))
 
 
-def test_models_know_only_errors_of_the_package():
+def test_imports_of_models_are_errors_only():
     models = [module for module in MODULES if module.startswith("models.")]
     used = set().union(*(imports_of(module)[0] for module in models))
     assert {other for other in used if not other.startswith("models.")} <= {"errors"}
 
 
 @pytest.mark.parametrize("package", FOREIGN)
-def test_what_a_package_does_without(package):
+def test_imports_of_a_package_exclude_foreign_libraries(package):
     modules = [module for module in MODULES if module.partition(".")[0] == package]
     used = {other for module in modules for other in imports_of(module)[1]}
     assert used.isdisjoint(FOREIGN[package])
 
 
-def test_inference_uses_neither_training_nor_evaluation():
+def test_imports_of_inference_exclude_training_and_evaluation():
     seen, left = set(), ["detector", "prediction"]
     while left:
         module = left.pop()
@@ -104,7 +104,7 @@ def test_inference_uses_neither_training_nor_evaluation():
     assert packages.isdisjoint({"data", "training", "evaluation", "benchmark"})
 
 
-def test_the_init_of_a_package_holds_its_docstring_alone():
+def test_init_of_a_package_has_only_a_docstring():
     for path in MODULES.values():
         if path.name == "__init__.py":
             (docstring,) = ast.parse(path.read_text(encoding="utf-8")).body

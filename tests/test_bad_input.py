@@ -67,19 +67,19 @@ PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"
     ],
     ids="empty byte text zeros png zip concat playlist dash".split(),
 )
-def test_files_that_are_no_videos(scorer, tmp_path, real_clip, content, reason):
+def test_predict_of_files_that_are_no_videos(scorer, tmp_path, real_clip, content, reason):
     shutil.copy(real_clip, tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_bytes(content)
     assert status_of(scorer, tmp_path / "bad.mp4").startswith(reason)
 
 
-def test_a_playlist_opens_no_other_file(scorer, tmp_path, write_clip, faces):
+def test_predict_of_a_playlist_opens_no_other_file(scorer, tmp_path, write_clip, faces):
     assert status_of(scorer, write_clip(faces, "good.ts")) == "ok"
     (tmp_path / "bad.m3u8").write_bytes(PLAYLIST.replace(b"{}", b"good.ts"))
     assert status_of(scorer, tmp_path / "bad.m3u8").startswith("not a readable video")
 
 
-def test_a_playlist_makes_no_connection(scorer, tmp_path):
+def test_predict_of_a_playlist_makes_no_connection(scorer, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.5)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts".encode()
@@ -90,7 +90,7 @@ def test_a_playlist_makes_no_connection(scorer, tmp_path):
             server.accept()
 
 
-def test_a_name_that_looks_like_an_address_is_a_file(scorer, tmp_path, real_clip, monkeypatch):
+def test_predict_of_a_name_that_looks_like_a_url(scorer, tmp_path, real_clip, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("http:x.mp4", "concat:a|b.mp4", "-i.mp4", "%03d.mp4", "pipe:0"):
         shutil.copy(real_clip, name)
@@ -98,7 +98,7 @@ def test_a_name_that_looks_like_an_address_is_a_file(scorer, tmp_path, real_clip
         assert len(list(read_frames(name, 2))) == 2
 
 
-def test_sound_with_a_cover(scorer, tmp_path, faces):
+def test_predict_of_sound_with_a_cover_picture(scorer, tmp_path, faces):
     path = tmp_path / "song.m4a"
     with av.open(str(path), "w", format="mp4") as container:
         sound = container.add_stream("aac", rate=16000, layout="mono")
@@ -121,7 +121,7 @@ def test_sound_with_a_cover(scorer, tmp_path, faces):
         ("none.avi", "no frame can be decoded"),
     ],
 )
-def test_a_video_stream_without_frames(scorer, write_clip, name, reason):
+def test_predict_of_a_video_stream_without_frames(scorer, write_clip, name, reason):
     path = write_clip([np.zeros((64, 64, 3), np.uint8)], name, "mpeg4", frames_kept=0)
     assert path.stat().st_size > 100
     assert status_of(scorer, path).startswith(reason)
@@ -136,7 +136,7 @@ def small_clip(sample_data):
 
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
-def test_truncated(scorer, tmp_path, small_clip, share):
+def test_predict_of_a_truncated_file(scorer, tmp_path, small_clip, share):
     """The index is at the end, and is lost or cut."""
     assert small_clip.find(b"moov") > 0.99 * len(small_clip)
     path = tmp_path / "cut.mp4"
@@ -145,7 +145,7 @@ def test_truncated(scorer, tmp_path, small_clip, share):
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.1, "no frame can be decoded"), (0.7, "ok")])
-def test_truncated_behind_the_index(scorer, write_clip, faces, share, status):
+def test_predict_of_a_file_truncated_after_its_index(scorer, write_clip, faces, share, status):
     """All frames that are left are taken."""
     path = write_clip(faces, movflags="faststart")
     whole = path.read_bytes()
@@ -159,14 +159,14 @@ def test_truncated_behind_the_index(scorer, write_clip, faces, share, status):
         assert len(list(read_frames(path, 16, threads=threads))) == left
 
 
-def test_the_index_is_missing(scorer, tmp_path, small_clip):
+def test_predict_of_a_file_without_an_index(scorer, tmp_path, small_clip):
     path = tmp_path / "no_moov.mp4"
     path.write_bytes(small_clip.replace(b"moov", b"lost"))
     assert status_of(scorer, path).startswith("not a readable video")
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_bits_flipped_in_all_pictures_but_the_first(scorer, tmp_path, small_clip, seed):
+def test_predict_of_a_file_with_flipped_bits(scorer, tmp_path, small_clip, seed):
     path = tmp_path / "flipped.mp4"
     path.write_bytes(small_clip)
     with av.open(str(path)) as container:
@@ -183,7 +183,7 @@ def test_bits_flipped_in_all_pictures_but_the_first(scorer, tmp_path, small_clip
 
 @pytest.mark.parametrize("value", [0, 1, 2**32 - 1])
 @pytest.mark.parametrize("box", [b"mvhd", b"tkhd", b"mdhd"])
-def test_wrong_duration(scorer, tmp_path, small_clip, box, value):
+def test_predict_of_a_file_with_a_wrong_duration(scorer, tmp_path, small_clip, box, value):
     data = bytearray(small_clip)
     place = data.index(box) + (24 if box == b"tkhd" else 20)
     data[place : place + 4] = struct.pack(">I", value)
@@ -200,7 +200,9 @@ def test_wrong_duration(scorer, tmp_path, small_clip, box, value):
         (2**32 - 1, "not a readable video"),
     ],
 )
-def test_wrong_number_of_frames(scorer, tmp_path, small_clip, value, status):
+def test_predict_of_a_file_with_a_wrong_number_of_frames(
+    scorer, tmp_path, small_clip, value, status
+):
     data = bytearray(small_clip)
     place = data.index(b"stsz") + 12
     data[place : place + 4] = struct.pack(">I", value)
@@ -238,24 +240,24 @@ def test_wrong_number_of_frames(scorer, tmp_path, small_clip, value, status):
         ("picture.gif", "gif", "rgb8"),
     ],
 )
-def test_codecs_and_pixels(scorer, write_clip, faces, name, codec, pix_fmt):
+def test_predict_of_codecs_and_pixel_formats(scorer, write_clip, faces, name, codec, pix_fmt):
     assert status_of(scorer, write_clip(faces[:8], name, codec, pix_fmt=pix_fmt)) == "ok"
 
 
-def test_interlaced(scorer, write_clip, faces):
+def test_predict_of_interlaced_video(scorer, write_clip, faces):
     options = {"flags": "+ilme+ildct"}
     assert status_of(scorer, write_clip(faces, "fields.mpg", "mpeg2video", **options)) == "ok"
 
 
 @pytest.mark.parametrize("rate", [1, 120])
-def test_frame_rates(scorer, write_clip, faces, rate):
+def test_predict_of_low_and_high_frame_rates(scorer, write_clip, faces, rate):
     path = write_clip(faces, rate=rate)
     score = scorer.predict(path)
     assert score.status == "ok"
     assert max(score.tracks[0].times) == pytest.approx(14 / rate, rel=0.1)
 
 
-def test_a_variable_rate_is_sampled_by_time(write_clip, numbered_frames):
+def test_read_frames_samples_a_variable_rate_by_time(write_clip, numbered_frames):
     stamps = [*range(20), *range(100, 2000, 100)]
     path = write_clip(numbered_frames(39), stamps=stamps, bf="0")
     times = [25 * frame.time for frame in read_frames(path, 10)]
@@ -263,14 +265,14 @@ def test_a_variable_rate_is_sampled_by_time(write_clip, numbered_frames):
     assert np.abs(times - (np.arange(10) + 0.5) / 10 * 1900).max() <= 60
 
 
-def test_a_late_start_is_second_zero(scorer, write_clip, faces):
+def test_predict_counts_seconds_from_a_late_first_frame(scorer, write_clip, faces):
     path = write_clip(faces, "late.ts", stamps=range(90_000, 90_016))
     score = scorer.predict(path)
     assert score.status == "ok"
     assert 0 <= score.tracks[0].times[0] < 0.2
 
 
-def test_an_edit_list_hides_frames(write_clip):
+def test_read_frames_skips_frames_before_an_edit_list(write_clip):
     """MP4's B frames make FFmpeg write one, and it cuts what precedes the stated start."""
     grey = [np.full((32, 32, 3), 4 * number, np.uint8) for number in range(50)]
     path = write_clip(grey, stamps=range(-10, 40), bf="2")
@@ -281,7 +283,7 @@ def test_an_edit_list_hides_frames(write_clip):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (2, 2), (17, 33), (1, 64), (361, 641), (16, 4000)])
-def test_sizes(scorer, write_clip, faces, size):
+def test_predict_of_odd_frame_sizes(scorer, write_clip, faces, size):
     height, width = size
     frames = [cv2.resize(frame, (width, height)) for frame in faces[:4]]
     path = write_clip(frames, "size.avi", "ffv1", pix_fmt="bgr0")
@@ -289,7 +291,7 @@ def test_sizes(scorer, write_clip, faces, size):
 
 
 @pytest.mark.slow
-def test_8k_in_bounded_memory(scorer, write_clip, faces, monkeypatch):
+def test_predict_of_8k_video_takes_bounded_memory(scorer, write_clip, faces, monkeypatch):
     large = cv2.resize(faces[0], (7680, 4320))
     path = write_clip([large] * 8, "8k.mp4", "mpeg4")
     process, most = psutil.Process(), []
@@ -312,7 +314,7 @@ def clip_of_side(write_clip, side):
 
 
 @pytest.mark.slow
-def test_as_many_pixels_as_are_allowed(write_clip):
+def test_read_frames_of_the_most_pixels_allowed(write_clip):
     with DecoderPool(threads=1) as decoders:
         (frame,) = decoders.read_frames(clip_of_side(write_clip, 8192), 1)
     assert frame.image.shape == (8192, 8192, 3)
@@ -320,7 +322,7 @@ def test_as_many_pixels_as_are_allowed(write_clip):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_more_pixels_than_any_camera_has(scorer, write_clip):
+def test_predict_of_too_many_pixels_takes_no_memory(scorer, write_clip):
     """The memory that they would take is never taken."""
     path = clip_of_side(write_clip, 8194)
     with DecoderPool() as decoders:
@@ -330,7 +332,7 @@ def test_more_pixels_than_any_camera_has(scorer, write_clip):
     assert 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", account)[1]) < 3 * MAX_PIXELS
 
 
-def test_a_header_that_claims_more_pixels_than_there_are(scorer, write_clip):
+def test_predict_of_a_header_that_claims_too_many_pixels(scorer, write_clip):
     path = write_clip([np.zeros((64, 64, 3), np.uint8)] * 2, "huge.avi", "ffv1", pix_fmt="gray")
     data, sizes = path.read_bytes(), struct.pack("<ii", 64, 64)
     assert data.count(sizes) >= 1
@@ -338,7 +340,7 @@ def test_a_header_that_claims_more_pixels_than_there_are(scorer, write_clip):
     assert status_of(scorer, path) == "no frame can be decoded"
 
 
-def test_two_video_streams(scorer, tmp_path, faces):
+def test_predict_of_two_video_streams_uses_the_larger(scorer, tmp_path, faces):
     path = tmp_path / "two.mkv"
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("mpeg4", rate=25) for _ in range(2)]
@@ -359,7 +361,7 @@ def test_two_video_streams(scorer, tmp_path, faces):
 
 
 @pytest.mark.slow
-def test_a_long_clip_is_sampled_at_key_frames(write_clip, decoded):
+def test_read_frames_of_a_long_video_decodes_key_frames(write_clip, decoded):
     grey = [np.full((32, 32, 3), number % 200, np.uint8) for number in range(3100)]
     path = write_clip(grey, "long.mp4", g="30", bf="2", sc_threshold="0")
     frames = list(read_frames(path, 32))
@@ -374,7 +376,7 @@ def test_a_long_clip_is_sampled_at_key_frames(write_clip, decoded):
 
 
 @pytest.mark.slow
-def test_a_long_clip_of_damaged_key_frames_is_decoded_whole(write_clip, monkeypatch):
+def test_read_frames_of_damaged_key_frames_decodes_all_frames(write_clip, monkeypatch):
     from dfdetect.video import reader
 
     grey = [np.full((32, 32, 3), 90, np.uint8)] * 3100
@@ -391,7 +393,7 @@ def test_a_long_clip_of_damaged_key_frames_is_decoded_whole(write_clip, monkeypa
 # Faces
 
 
-def test_no_face(scorer, write_clip, numbered_frames):
+def test_predict_of_a_video_without_faces(scorer, write_clip, numbered_frames):
     assert status_of(scorer, write_clip(numbered_frames(20))) == "no face found"
 
 
@@ -413,7 +415,7 @@ def cut_through(box, edge, share, frames, write_clip):
 
 
 @pytest.mark.parametrize("edge", EDGES)
-def test_faces_at_the_border(scorer, write_clip, faces, edge):
+def test_predict_of_faces_at_the_border(scorer, write_clip, faces, edge):
     """A fifth of the face lies outside of the frame, and the boxes reach there."""
     (whole,) = scorer.face_detector.detect(faces[:1])[0]
     path, part = cut_through(whole, edge, 0.2, faces[:1] * 8, write_clip)  # it keeps still
@@ -430,14 +432,14 @@ def test_faces_at_the_border(scorer, write_clip, faces, edge):
 
 
 @pytest.mark.parametrize("edge", EDGES)
-def test_a_quarter_of_a_face_is_none(scorer, write_clip, faces, edge):
+def test_predict_of_a_quarter_of_a_face_finds_none(scorer, write_clip, faces, edge):
     (whole,) = scorer.face_detector.detect(faces[:1])[0]
     path, _ = cut_through(whole, edge, 0.75, faces, write_clip)
     assert status_of(scorer, path) == "no face found"
 
 
 @pytest.mark.slow
-def test_thirty_faces(scorer, write_clip, faces):
+def test_predict_of_thirty_faces(scorer, write_clip, faces):
     small = [cv2.resize(frame, (320, 180)) for frame in faces]
     crowd = [np.vstack([np.hstack([frame] * 6)] * 5) for frame in small]
     score = scorer.predict(write_clip(crowd))
@@ -448,7 +450,7 @@ def test_thirty_faces(scorer, write_clip, faces):
 @pytest.mark.parametrize(
     ("number", "found"), [(1, True), (7, False), (8, True), (10, False), (14, True)]
 )
-def test_a_face_in_one_frame_only(scorer, write_clip, faces, number, found):
+def test_predict_of_a_face_in_one_frame(scorer, write_clip, faces, number, found):
     """Of those sampled (1, 3, 5, 7, 8, 10, 12, 14) every second and the last are searched."""
     frames = [np.zeros_like(faces[0])] * 16
     frames[number] = faces[0]
@@ -459,7 +461,7 @@ def test_a_face_in_one_frame_only(scorer, write_clip, faces, number, found):
     assert [face.times for face in score.tracks] == ([[number / 25]] if found else [])
 
 
-def test_a_clip_of_one_frame(scorer, write_clip, faces):
+def test_predict_of_a_video_of_one_frame(scorer, write_clip, faces):
     score = scorer.predict(write_clip(faces[:1]))
     assert score.status == "ok"
     assert [face.times for face in score.tracks] == [[0.0]]
@@ -483,7 +485,7 @@ ODD_NAMES = [
 ]
 
 
-def test_odd_names_get_their_rows(tmp_path, capsys):
+def test_predict_writes_rows_of_odd_names(tmp_path, capsys):
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in ODD_NAMES:
@@ -500,7 +502,7 @@ def test_odd_names_get_their_rows(tmp_path, capsys):
     assert "<script>alert" not in outputs[2].read_text(encoding="utf-8")
 
 
-def test_a_file_without_a_suffix_is_taken_if_given(scorer, real_clip, tmp_path):
+def test_find_videos_takes_a_given_file_without_a_suffix(scorer, real_clip, tmp_path):
     path = tmp_path / "clip"
     shutil.copy(real_clip, path)
     assert status_of(scorer, path) == "ok"
@@ -509,7 +511,7 @@ def test_a_file_without_a_suffix_is_taken_if_given(scorer, real_clip, tmp_path):
         find_videos([tmp_path])
 
 
-def test_links_loops_and_folders(scorer, real_clip, tmp_path):
+def test_find_videos_in_links_loops_and_folders(scorer, real_clip, tmp_path):
     folder = tmp_path / "videos"
     (folder / "folder.mp4").mkdir(parents=True)
     shutil.copy(real_clip, folder / "folder.mp4" / "inside.mp4")
@@ -533,7 +535,7 @@ def test_links_loops_and_folders(scorer, real_clip, tmp_path):
     }
 
 
-def test_what_may_not_be_read_is_said(real_clip, tmp_path):
+def test_find_videos_names_files_without_permission(real_clip, tmp_path):
     """By a process without root's rights, where the tests run as root."""
     folder = tmp_path / "videos"
     (folder / "closed").mkdir(parents=True)
@@ -569,7 +571,7 @@ def test_what_may_not_be_read_is_said(real_clip, tmp_path):
     assert f"{folder / 'closed'}: cannot be searched (Permission denied)" in run.stderr
 
 
-def test_a_file_that_vanishes(scorer, real_clip, tmp_path, monkeypatch):
+def test_read_frames_of_a_file_that_vanishes(scorer, real_clip, tmp_path, monkeypatch):
     from dfdetect.video import reader
 
     path = tmp_path / "vanishing.mp4"
@@ -586,7 +588,7 @@ def test_a_file_that_vanishes(scorer, real_clip, tmp_path, monkeypatch):
         list(read_frames(path, 4))
 
 
-def test_a_file_that_grows(write_clip, numbered_frames, monkeypatch):
+def test_read_frames_of_a_file_that_grows(write_clip, numbered_frames, monkeypatch):
     from dfdetect.video import reader
 
     path = write_clip(numbered_frames(90), "growing.ts", g="10", bf="0")
@@ -605,7 +607,7 @@ def test_a_file_that_grows(write_clip, numbered_frames, monkeypatch):
     assert frames[-1].time < 2.2
 
 
-def test_a_stamp_at_the_end_of_time(write_clip, numbered_frames):
+def test_read_frames_of_a_huge_time_stamp(write_clip, numbered_frames):
     stamps = [0, 1, 2, 2**51 - 1]  # which the file counts in 51,200ths of a second
     path = write_clip(numbered_frames(4), "far.nut", "ffv1", pix_fmt="bgr0", stamps=stamps)
     with av.open(str(path)) as container:
@@ -615,7 +617,7 @@ def test_a_stamp_at_the_end_of_time(write_clip, numbered_frames):
     assert [frame.time for frame in read_frames(path, 1)] == times[2:3]
 
 
-def test_stamps_at_both_ends_of_time():
+def test_pick_evenly_of_extreme_time_stamps():
     """Their difference is no int64."""
     end = 2**63 - 1
     assert pick_evenly(np.array([-end, 0, end - 2, end - 1, end]), 1).tolist() == [1]

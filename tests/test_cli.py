@@ -54,7 +54,7 @@ def test_predict_from_any_folder(sample_data, tmp_path):
         (["train", "resnet18", "--faces", "none.csv", "--out", "x.pt"], "must end in .safetensors"),
     ],
 )
-def test_unusable_input_is_named_and_ends_with_2(arguments, message, tmp_path, monkeypatch, capsys):
+def test_main_names_unusable_input_and_returns_2(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.mp4").write_bytes(b"junk")
     assert main(arguments) == 2
@@ -77,7 +77,7 @@ def scored(sample_data, tmp_path, monkeypatch, capsys):
     return score
 
 
-def test_predict_of_one_video_shows_the_answer_and_writes_nothing(scored, tmp_path):
+def test_predict_of_one_video_prints_the_score_and_writes_nothing(scored, tmp_path):
     first, *rest = scored().out.splitlines()
     verdict, probability, one, person, name = first.split()
     assert verdict in ("real", "uncertain", "fake")
@@ -90,7 +90,7 @@ def test_predict_of_one_video_shows_the_answer_and_writes_nothing(scored, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predict_json_is_all_of_stdout_and_as_the_schema_says(scored):
+def test_predict_json_prints_only_objects_of_the_schema(scored):
     printed = scored("--json", "--out", "r.jsonl").out
     result = json.loads(printed)
     schema = Path(__file__).parent.parent / "docs" / "result.schema.json"
@@ -110,19 +110,19 @@ def test_predict_of_an_image_warns_of_a_single_frame(real_clip, tmp_path, capsys
     assert not any("seen" in text or "moments" in text for text in rest)
 
 
-def test_predict_quiet_prints_the_line_alone(scored):
+def test_predict_quiet_prints_one_line(scored):
     assert len(scored("--quiet").out.splitlines()) == 1
     assert scored("-q").err == ""
 
 
-def test_predict_colours_if_it_is_asked_to(scored, monkeypatch):
+def test_predict_with_force_color_prints_colours(scored, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert scored("-q").out.startswith("\x1b[")
 
 
 @pytest.mark.parametrize("arguments", [[], ["fly"], ["predict"], ["predict", "x", "--colour", "1"]])
-def test_unusable_arguments_end_with_2(arguments):
+def test_main_exits_with_2_for_unusable_arguments(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
@@ -138,7 +138,7 @@ def test_main_verbose_shows_the_traceback_of_an_expected_error(arguments, capsys
     assert shown.splitlines()[-1].startswith("dfdetect: nowhere: no such file or folder")
 
 
-def test_main_does_not_hide_a_fault(tmp_path, monkeypatch):
+def test_main_raises_unexpected_errors(tmp_path, monkeypatch):
     """A ValueError that dfdetect did not raise on purpose is no unusable argument."""
     (tmp_path / "a.mp4").write_bytes(b"junk")
 
@@ -171,7 +171,7 @@ def test_models_without_a_pattern_fits_on_a_screen(capsys):
 
 
 @pytest.mark.slow
-def test_evaluate_prints_json_and_draws(sample_data, tmp_path, capsys):
+def test_evaluate_prints_json_and_writes_plots(sample_data, tmp_path, capsys):
     folder, plots = sample_data / "train_sample_videos", tmp_path / "plots"
     assert main(["evaluate", str(folder), "--frames", "4", "--json", "--plots", str(plots)]) == 0
     scores = json.loads(capsys.readouterr().out)
@@ -214,7 +214,7 @@ def test_train_then_evaluate(face_set, tmp_path, capsys):
     ],
     ids=["harmless", "parent", "absolute", "link"],
 )
-def test_a_face_set_that_leads_out_of_its_folder_is_refused(
+def test_evaluate_refuses_archive_members_outside_the_folder(
     face_set, tmp_path, monkeypatch, capsys, names, fault
 ):
     """Nothing of its archive is written anywhere, and nothing of one that is harmless."""
@@ -244,7 +244,7 @@ def test_a_face_set_that_leads_out_of_its_folder_is_refused(
         assert fault in said
 
 
-def test_a_stopped_command_says_so(monkeypatch, capsys):
+def test_main_returns_130_when_interrupted(monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
@@ -254,7 +254,7 @@ def test_a_stopped_command_says_so(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_reader_who_has_seen_enough_is_no_error():
+def test_main_ignores_a_closed_output_pipe():
     command = [sys.executable, "-m", "dfdetect", "models"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout.readline() == b"weights:\n"
@@ -274,7 +274,7 @@ def forty_clips(sample_data, tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.slow
-def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status):
+def test_main_ignores_a_second_signal(forty_clips, tmp_path, number, status):
     command = [sys.executable, "-m", "dfdetect", "predict", forty_clips, "--out", "s.csv"]
     command += ["--engine", "torch"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as run:
@@ -293,7 +293,7 @@ def test_a_second_signal_disturbs_nothing(forty_clips, tmp_path, number, status)
     assert "crashed" not in (tmp_path / "s.progress.jsonl").read_text()
 
 
-def test_strict_makes_an_unscored_video_an_error(sample_data, tmp_path, capsys):
+def test_predict_strict_returns_1_for_an_unscored_video(sample_data, tmp_path, capsys):
     good = str(sample_data / "test_videos" / "ehtdtkmmli.mp4")
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
@@ -305,13 +305,13 @@ def test_strict_makes_an_unscored_video_an_error(sample_data, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_a_folder_that_takes_no_files_is_said_at_once(sample_data, capsys):
+def test_predict_names_a_folder_that_cannot_be_written(sample_data, capsys):
     assert main(["predict", str(sample_data / "test_videos"), "--out", "/proc/s.csv"]) == 2
     assert "/proc/s.csv: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_terminal_hears_nothing_of_ffmpeg_unless_asked(sample_data, tmp_path):
+def test_predict_prints_messages_of_ffmpeg_only_with_verbose(sample_data, tmp_path):
     clip = bytearray((sample_data / "test_videos" / "ehtdtkmmli.mp4").read_bytes())
     for place in range(5000, len(clip) - 5000, 500):
         clip[place] ^= 255

@@ -43,7 +43,7 @@ def clip_detector():
     return Detector(BrighterIsFake(), spec, torch.device("cpu"), frames=16)
 
 
-def test_a_clip_model_sees_neighbours_in_order(clip_detector):
+def test_predict_clips_gives_the_model_consecutive_crops(clip_detector):
     frames = [np.full((40, 40, 3), level, np.uint8) for level in (100, 110, 120, 130)]
     rising, falling, still = clip_detector.predict_clips([frames, frames[::-1], frames[:1]])
     assert falling < 0.3 < 0.7 < rising
@@ -62,7 +62,7 @@ class LeftIsFake(torch.nn.Module):
         return (left.mean(dim=(1, 2, 3)) - right.mean(dim=(1, 2, 3)))[:, None]
 
 
-def test_predict_faces_and_clips_show_every_second_crop_mirrored():
+def test_predict_clips_mirrors_every_second_crop():
     crop = np.zeros((32, 32, 3), np.uint8)
     crop[:, :16] = 200
     values = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
@@ -80,7 +80,7 @@ def test_predict_faces_and_clips_show_every_second_crop_mirrored():
         ModelSpec("cnn_lstm", 32, **values, frames_per_clip=4, mirror=True)
 
 
-def test_a_clip_model_scores_videos(clip_detector, real_clip):
+def test_predict_with_a_clip_model(clip_detector, real_clip):
     score = clip_detector.predict(real_clip)
     assert score.status == "ok"
     (face,) = score.tracks
@@ -96,7 +96,7 @@ def bright_detector():
     return Detector(BrightIsFake(), spec, torch.device("cpu"), frames=16)
 
 
-def test_a_score_says_who_where_when_and_how_much(detector, real_clip):
+def test_predict_returns_tracks_boxes_times_and_timings(detector, real_clip):
     score = detector.predict(real_clip)
     assert isinstance(score, VideoResult)
     assert (score.name, score.status) == ("ajqslcypsw.mp4", "ok")
@@ -114,15 +114,17 @@ def test_a_score_says_who_where_when_and_how_much(detector, real_clip):
     assert score.timings["total"] / 2 < sum(stages) < score.timings["total"]
 
 
-def test_the_same_clip_gives_the_same_score(detector, real_clip):
+def test_predict_twice_gives_the_same_result(detector, real_clip):
     assert detector.predict(real_clip).tracks == detector.predict(real_clip).tracks
 
 
-def test_number_of_frames(bright_detector, real_clip):
+def test_predict_samples_the_number_of_frames(bright_detector, real_clip):
     assert bright_detector.predict(real_clip).frames_with_faces == 16
 
 
-def test_the_most_suspicious_person_decides(bright_detector, sample_data, write_clip):
+def test_predict_returns_the_score_of_the_most_suspicious_person(
+    bright_detector, sample_data, write_clip
+):
     folder = sample_data / "train_sample_videos"
     dark, bright = (
         [frame.image for frame in read_frames(folder / name, 16)]
@@ -136,7 +138,7 @@ def test_the_most_suspicious_person_decides(bright_detector, sample_data, write_
     assert score.probability == probabilities[1]
 
 
-def test_videos_are_scored_in_the_order_given(bright_detector, sample_data, tmp_path):
+def test_predict_videos_keeps_the_given_order(bright_detector, sample_data, tmp_path):
     text = tmp_path / "text.mp4"
     text.write_text("no video")
     clips = sorted(sample_data.glob("test_videos/*.mp4"), reverse=True)[:2]
@@ -148,7 +150,7 @@ def test_videos_are_scored_in_the_order_given(bright_detector, sample_data, tmp_
     assert scores[2].status == Status.NO_SUCH_FILE
 
 
-def test_videos_side_by_side_score_as_they_do_alone(sample_data):
+def test_predict_videos_gives_the_scores_of_predict(sample_data):
     detector = load_detector(device="cpu", frames=8)
     paths = sorted(sample_data.glob("test_videos/*.mp4"))[:2]
     together = [score.probability for score in detector.predict_videos(paths)]
@@ -200,7 +202,7 @@ def test_predict_videos_retries_on_the_first_gpu(
     assert statuses == ["ok"] * 4
 
 
-def test_a_full_gpu_costs_time_only(bright_detector, real_clip, monkeypatch):
+def test_predict_on_a_full_gpu_uses_smaller_batches(bright_detector, real_clip, monkeypatch):
     expected = bright_detector.predict(real_clip)
     forward = BrightIsFake.forward
 
@@ -213,12 +215,12 @@ def test_a_full_gpu_costs_time_only(bright_detector, real_clip, monkeypatch):
     assert bright_detector.predict(real_clip).probability == pytest.approx(expected.probability)
 
 
-def test_a_clip_without_faces_has_a_reason(bright_detector, write_clip, numbered_frames):
+def test_predict_without_faces_has_the_status_no_face(bright_detector, write_clip, numbered_frames):
     score = bright_detector.predict(write_clip(numbered_frames(20)))
     assert (score.probability, score.status, score.tracks) == (None, Status.NO_FACE, [])
 
 
-def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeypatch):
+def test_predict_reports_an_unexpected_error_in_the_result(bright_detector, real_clip, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of something\nand many more lines")
 
@@ -228,14 +230,14 @@ def test_an_unforeseen_fault_costs_one_video(bright_detector, real_clip, monkeyp
     assert score.message == "dfdetect failed (RuntimeError: out of something)"
 
 
-def test_a_model_that_gives_no_number_is_a_fault(bright_detector, real_clip, monkeypatch):
+def test_predict_fails_if_the_model_returns_nan(bright_detector, real_clip, monkeypatch):
     monkeypatch.setattr(BrightIsFake, "forward", lambda _, images: images[:, :1, 0, 0] * np.nan)
     score = bright_detector.predict(real_clip)
     assert score.probability is None
     assert "not a finite number" in score.message
 
 
-def test_crops_of_any_size(bright_detector):
+def test_predict_faces_takes_crops_of_any_size(bright_detector):
     crops = [np.full((size, size + 10, 3), level, np.uint8) for size, level in ((20, 0), (90, 255))]
     dark, bright = bright_detector.predict_faces(crops)
     assert dark == bright_detector.spec.aggregation.floor
@@ -244,7 +246,7 @@ def test_crops_of_any_size(bright_detector):
     assert bright_detector.predict_faces([]).shape == (0,)
 
 
-def test_many_crops_are_scored_like_one(detector):
+def test_predict_faces_scores_many_crops_like_one(detector):
     crops = np.random.default_rng(0).integers(0, 255, (70, 40, 40, 3), dtype=np.uint8)
     alone = [detector.predict_faces(crops[row : row + 1])[0] for row in (0, 33, 69)]
     assert detector.predict_faces(crops)[[0, 33, 69]] == pytest.approx(alone, abs=1e-5)
@@ -259,7 +261,7 @@ def test_many_crops_are_scored_like_one(detector):
         np.zeros((0, 8, 3), np.uint8),
     ],
 )
-def test_crops_of_another_kind_are_refused(detector, crop):
+def test_predict_faces_refuses_other_shapes_and_dtypes(detector, crop):
     with pytest.raises(ValueError, match="crop 0: needs RGB uint8"):
         detector.predict_faces([crop])
 
@@ -270,19 +272,19 @@ def test_load_detector_takes_a_numpy_integer():
 
 
 @pytest.mark.parametrize(("name", "value"), [("frames", 0), ("device", "abacus")])
-def test_unusable_arguments(name, value):
+def test_load_detector_refuses_unusable_arguments(name, value):
     with pytest.raises(ValueError, match=name):
         load_detector(**{name: value})
 
 
-def test_untrained_model_scores_near_one_half(real_clip):
+def test_predict_of_an_untrained_model_is_near_one_half(real_clip):
     spec = ModelSpec("resnet18", 64, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
     detector = Detector(create_model("resnet18"), spec, torch.device("cpu"), frames=4)
     assert detector.predict(real_clip).probability == pytest.approx(0.5, abs=0.2)
 
 
 @pytest.mark.slow
-def test_swapped_faces_score_higher_than_their_originals(detector, sample_data):
+def test_predict_scores_swapped_faces_higher_than_originals(detector, sample_data):
     folder = sample_data / "train_sample_videos"
     metadata = json.loads((folder / "metadata.json").read_text())
     differences = [
@@ -297,7 +299,7 @@ def test_swapped_faces_score_higher_than_their_originals(detector, sample_data):
 
 @pytest.mark.corpus
 @pytest.mark.slow
-def test_challenge_clips_are_told_apart(detector, corpus):
+def test_predict_scores_fakes_of_the_challenge_higher(detector, corpus):
     scores = {
         label: [
             detector.predict(path) for path in sorted((corpus / "videos/dfdc" / label).iterdir())
@@ -312,7 +314,7 @@ def test_challenge_clips_are_told_apart(detector, corpus):
 
 
 @pytest.mark.corpus
-def test_faces_of_unseen_actors_are_told_apart(detector, corpus):
+def test_predict_faces_scores_fakes_of_unseen_actors_higher(detector, corpus):
     faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
     rows = np.random.default_rng(0).permutation(len(faces))[:100]
     probabilities = detector.predict_faces([faces.image(row) for row in rows])
@@ -320,7 +322,7 @@ def test_faces_of_unseen_actors_are_told_apart(detector, corpus):
     assert probabilities[labels == 1].mean() > probabilities[labels == 0].mean() + 0.3
 
 
-def test_names_with_spaces_and_other_letters(bright_detector, real_clip, tmp_path):
+def test_predict_of_names_with_spaces_and_other_letters(bright_detector, real_clip, tmp_path):
     path = tmp_path / "a clip (1) лицо 顔.MP4"
     shutil.copy(real_clip, path)
     score = bright_detector.predict(path)
@@ -383,7 +385,7 @@ def test_predict_refuses_what_is_no_image(one_face_detector, source, message):
         one_face_detector.predict(source)
 
 
-def test_predict_of_a_file_uses_the_face_detector_that_was_given(one_face_detector, real_clip):
+def test_predict_of_a_file_uses_the_given_face_detector(one_face_detector, real_clip):
     result = one_face_detector.predict(real_clip)
     assert (result.path, result.frames_sampled) == (real_clip, 32)
     assert {box for track in result.tracks for box in track.boxes} == {(10.0, 10.0, 50.0, 60.0)}
@@ -431,7 +433,7 @@ def test_predict_warns_of_strong_compression(one_face_detector, bits_per_pixel, 
     assert ("strongly compressed" in said) == warned
 
 
-def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_face_detector):
+def test_predict_returns_a_verdict_if_there_are_operating_points(one_face_detector):
     assert one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8)).verdict is None
     points = OperatingPoints(uncertain=0.4, fake=0.8)
     one_face_detector.spec = replace(one_face_detector.spec, operating_points=points)
@@ -441,7 +443,7 @@ def test_predict_gives_a_verdict_where_the_checkpoint_has_operating_points(one_f
     assert one_face_detector.predict(np.zeros((100, 80, 3), np.uint8)).verdict == Verdict.REAL
 
 
-def test_predict_clips_draws_crops_batch_by_batch(one_face_detector, monkeypatch):
+def test_predict_clips_resizes_crops_batch_by_batch(one_face_detector, monkeypatch):
     """A million crops are not held at once, resized, beside those that were given."""
     made, seen = [], []
     resize, forward = detector_module.resize_crop, Classifier._forward
@@ -479,9 +481,7 @@ def logit(probabilities):
     return np.log(probabilities / (1 - probabilities))
 
 
-def test_an_ensemble_averages_the_logits_of_members_that_see_different_crops(
-    two_members, real_clip
-):
+def test_predict_of_an_ensemble_averages_logits(two_members, real_clip):
     alone = [
         Detector(*member, torch.device("cpu"), frames=16).predict(real_clip)
         for member in two_members
@@ -495,7 +495,7 @@ def test_an_ensemble_averages_the_logits_of_members_that_see_different_crops(
     assert together.verdict is None
 
 
-def test_an_ensemble_finds_faces_once(two_members, real_clip):
+def test_predict_of_an_ensemble_detects_faces_once(two_members, real_clip):
     looked_at = []
 
     class Counting:
@@ -515,7 +515,7 @@ def test_an_ensemble_finds_faces_once(two_members, real_clip):
     assert counts[0] == counts[1] > 0
 
 
-def test_an_ensemble_of_twins_answers_as_one_of_them(two_members, real_clip):
+def test_predict_of_an_ensemble_of_equal_members(two_members, real_clip):
     alone = Detector(*two_members[0], torch.device("cpu"), frames=16)
     together = join(two_members[0], two_members[0])
     assert together.predict(real_clip).probability == alone.predict(real_clip).probability
@@ -523,7 +523,7 @@ def test_an_ensemble_of_twins_answers_as_one_of_them(two_members, real_clip):
     assert together.predict_faces(crops) == pytest.approx(alone.predict_faces(crops))
 
 
-def test_an_ensemble_warns_of_crops_that_are_cut_for_one_member_only(two_members):
+def test_predict_faces_of_an_ensemble_warns_of_different_crop_rules(two_members):
     crops = [np.full((20, 20, 3), 130, np.uint8)]
     with pytest.warns(UserWarning, match="crops that were cut in different ways"):
         join(*two_members).predict_faces(crops)
@@ -569,7 +569,7 @@ def coloured(colour, rows=slice(None), columns=slice(None)):
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 
 
-def test_predict_has_no_heat_maps_unless_asked():
+def test_predict_has_no_heat_maps_by_default():
     result = red_detector().predict(coloured(RED))
     assert result.tracks[0].heat_maps == []
     assert "heat_maps" not in result.timings
@@ -598,7 +598,7 @@ def test_predict_maps_the_moments_that_most_suspicious_finds():
     assert [one.time for one in track.heat_maps] == pytest.approx([0.8, 2.4])
 
 
-def test_heat_maps_are_dark_where_a_face_looks_real():
+def test_predict_heat_maps_are_zero_for_a_real_face():
     (heat_map,) = red_detector().predict(coloured(GREEN), heat_maps=1).tracks[0].heat_maps
     assert heat_map.values.max() == 0
     half = coloured(GREEN)
@@ -608,7 +608,7 @@ def test_heat_maps_are_dark_where_a_face_looks_real():
     assert np.unravel_index(heat_map.values.argmax(), (4, 4))[0] >= 2
 
 
-def test_heat_maps_of_a_grey_face_are_finite():
+def test_predict_heat_maps_of_a_grey_face_are_finite():
     (heat_map,) = red_detector().predict(coloured((9, 9, 9)), heat_maps=1).tracks[0].heat_maps
     assert heat_map.values.tolist() == np.zeros((4, 4)).tolist()
 
@@ -649,7 +649,7 @@ def test_activation_maps_of_an_ensemble_are_the_mean_of_its_members():
     assert maps == pytest.approx(0.75 * expected + 0.25 * other, abs=1e-4)
 
 
-def test_heat_maps_of_an_ensemble_are_of_members_with_the_same_crops():
+def test_predict_heat_maps_of_an_ensemble_use_members_with_the_same_crops():
     members = [
         (red_detector(crop=CropRule(scale)).model, red_detector(crop=CropRule(scale)).spec)
         for scale in (0.8, 1.4)
@@ -662,7 +662,7 @@ def test_heat_maps_of_an_ensemble_are_of_members_with_the_same_crops():
     assert both == alone
 
 
-def test_models_without_a_feature_map_have_no_heat_maps(one_face_detector):
+def test_predict_of_a_model_without_a_feature_map_has_no_heat_maps(one_face_detector):
     image = np.full((100, 80, 3), 255, np.uint8)
     result = one_face_detector.predict(image, heat_maps=1)
     assert (result.status, result.tracks[0].heat_maps) == (Status.OK, [])
@@ -670,7 +670,7 @@ def test_models_without_a_feature_map_have_no_heat_maps(one_face_detector):
         one_face_detector.activation_maps([[image]])
 
 
-def test_activation_maps_refuses_what_frame_logits_refuses():
+def test_activation_maps_refuse_an_empty_clip():
     with pytest.raises(ArgumentError, match="clip 1: no crops"):
         red_detector().activation_maps([[coloured(RED)], []])
     with pytest.raises(ArgumentError, match="heat_maps must be 0 or more"):

@@ -6,7 +6,7 @@ from dfdetect.errors import ArgumentError
 from dfdetect.files import atomic_path, require_writable
 
 
-def test_the_file_appears_whole(tmp_path):
+def test_atomic_path_replaces_the_file_at_the_end(tmp_path):
     path = tmp_path / "folder" / "file.csv"
     with atomic_path(path) as temporary:
         temporary.write_text("new")
@@ -16,7 +16,7 @@ def test_the_file_appears_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_leaves_the_old_file(tmp_path):
+def test_atomic_path_keeps_the_old_file_after_an_error(tmp_path):
     path = tmp_path / "file.csv"
     path.write_text("old")
 
@@ -31,7 +31,7 @@ def test_a_failure_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_others_may_read_it(tmp_path):
+def test_atomic_path_gives_default_permissions(tmp_path):
     plain, path = tmp_path / "plain", tmp_path / "file"
     plain.write_text("")
     with atomic_path(path) as temporary:
@@ -40,7 +40,7 @@ def test_others_may_read_it(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs pipes and links")
-def test_pipes_are_not_replaced_and_links_stay(tmp_path):
+def test_atomic_path_refuses_pipes_and_keeps_links(tmp_path):
     pipe, file, link = (tmp_path / name for name in ("pipe", "file", "link"))
     os.mkfifo(pipe)
     with pytest.raises(ValueError, match="is no regular file"):

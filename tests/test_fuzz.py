@@ -51,7 +51,7 @@ def changed(data, mutations):
     return data
 
 
-def test_a_case_is_the_same_each_time_and_not_the_original(sample_data):
+def test_damaged_is_deterministic_and_not_the_original(sample_data):
     clips = sorted((sample_data / "test_videos").glob("*.mp4"))
     for number in range(50):
         data = damaged(clips, number)
@@ -59,7 +59,7 @@ def test_a_case_is_the_same_each_time_and_not_the_original(sample_data):
         assert data not in [clip.read_bytes() for clip in clips]
 
 
-def test_each_kind_of_mutation_does_what_it_says():
+def test_apply_of_each_kind_of_mutation():
     data = bytes(range(200))
     sizes = {kind: len(Mutation(kind, 0.5, 10, 1).apply(data)) - len(data) for kind in KINDS}
     assert sizes == {**dict.fromkeys(KINDS, 0), "cut": -100, "drop": -10, "repeat": 10}
@@ -68,7 +68,7 @@ def test_each_kind_of_mutation_does_what_it_says():
 
 
 @pytest.mark.slow
-def test_damaged_clips_have_a_score_or_a_documented_reason():
+def test_fuzz_clips_gives_a_score_or_a_documented_reason():
     scores = fuzz_clips(0, 150, progress=False)
     assert {number: one for number, one in scores.items() if not is_promised(one)} == {}
     assert len({score.status for score in scores.values()}) >= 4
@@ -76,7 +76,7 @@ def test_damaged_clips_have_a_score_or_a_documented_reason():
 
 
 @pytest.mark.parametrize(("number", "status"), FOUND.items())
-def test_what_was_found_once(sample_data, tmp_path, number, status):
+def test_read_frames_of_damaged_files_found_before(sample_data, tmp_path, number, status):
     if status == Status.DECODER_OUT_OF_MEMORY and sys.platform != "linux":
         pytest.skip("other systems do not keep the limit")
     path = tmp_path / "found.mp4"
@@ -95,7 +95,9 @@ def decoders():
 @QUICK
 @given(mutations=MUTATIONS)
 @pytest.mark.slow
-def test_reading_ends_with_frames_or_a_reason(tmp_path, clip, mutations, decoders):
+def test_read_frames_of_damaged_files_ends_with_frames_or_a_reason(
+    tmp_path, clip, mutations, decoders
+):
     path = tmp_path / "damaged.mp4"
     path.write_bytes(changed(clip, mutations))
     try:
@@ -111,7 +113,7 @@ def test_reading_ends_with_frames_or_a_reason(tmp_path, clip, mutations, decoder
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_are_refused():
+def test_fuzz_checkpoints_refuses_damaged_files():
     outcomes = fuzz_checkpoints(0, 200, progress=False)
     assert {number: text for number, text in outcomes.items() if "WRONG" in text} == {}
     kinds = ("truncated", "checksum", "do not fit", "not a checkpoint", "not a usable")
@@ -120,7 +122,7 @@ def test_damaged_checkpoints_are_refused():
 
 @QUICK
 @given(mutations=MUTATIONS)
-def test_a_checkpoint_is_whole_or_refused(tmp_path, mutations):
+def test_load_checkpoint_refuses_damaged_files(tmp_path, mutations):
     original = find_weights("logistic_regression").read_bytes()
     data = changed(original, mutations)
     path = tmp_path / "damaged.safetensors"

@@ -9,13 +9,13 @@ import dfdetect
 SLOW = {"av", "cv2", "numpy", "pandas", "sklearn", "timm", "torch"}
 
 
-def test_modules_are_there_without_being_imported():
+def test_getattr_imports_a_submodule():
     code = "import dfdetect; print(dfdetect.results.Status.OK)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "ok"
 
 
-def test_every_public_name_is_there():
+def test_getattr_of_every_public_name():
     assert {name for name in dfdetect.__all__ if getattr(dfdetect, name) is None} == set()
     assert set(dfdetect.__all__) <= set(dir(dfdetect))
     assert dfdetect.VideoResult.__module__ == "dfdetect.results"
@@ -30,7 +30,7 @@ def test_every_public_name_is_there():
         "from dfdetect.cli import main\ntry: main(['--help'])\nexcept SystemExit: 0",
     ],
 )
-def test_nothing_slow_is_loaded_before_it_is_needed(code):
+def test_import_loads_no_slow_module(code):
     code = f"{code}\nimport sys; print('loaded:', *sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = run.stdout.split("loaded:")[1].split()
@@ -38,7 +38,7 @@ def test_nothing_slow_is_loaded_before_it_is_needed(code):
     assert SLOW.isdisjoint(loaded)
 
 
-def test_the_metadata_names_the_terms_of_code_and_weights():
+def test_metadata_names_the_licences_of_code_and_weights():
     metadata = distribution("dfdetect").metadata
     assert metadata["License-Expression"] == "Apache-2.0 AND LicenseRef-dfdetect-weights"
     assert set(metadata.get_all("License-File")) == {"LICENSE", "weights/LICENSE"}

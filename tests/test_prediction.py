@@ -43,7 +43,7 @@ def two_videos(tmp_path, sample_data):
     return folder
 
 
-def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path):
+def test_predict_gives_every_video_a_score_or_a_reason(mixed_folder, tmp_path):
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     scores = predict([mixed_folder], out=out, details=details, frames=8, prior=0.4)
     names = ["empty.mp4", "faceless.mp4", "good.mp4", "text.mp4", "truncated.mp4"]
@@ -65,7 +65,7 @@ def test_every_video_gets_a_row_or_a_reason(mixed_folder, tmp_path):
     assert "1 x no face found: faceless.mp4" in printed
 
 
-def test_rows_follow_the_sample_submission(sample_data, tmp_path, caplog):
+def test_predict_writes_the_rows_of_the_sample_submission(sample_data, tmp_path, caplog):
     caplog.set_level(logging.INFO, "dfdetect")
     sample = tmp_path / "sample.csv"
     sample.write_text("filename,label\njytrvwlewz.mp4,0\ngone.mp4,0\nehtdtkmmli.mp4,0\n")
@@ -78,14 +78,14 @@ def test_rows_follow_the_sample_submission(sample_data, tmp_path, caplog):
     assert "4 more videos are not in" in caplog.text
 
 
-def test_two_runs_give_the_same_file(two_videos, tmp_path):
+def test_predict_twice_writes_the_same_file(two_videos, tmp_path):
     files = tmp_path / "first.csv", tmp_path / "second.csv"
     for file in files:
         predict([two_videos], out=file, frames=4, progress=False)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_scores_carry_the_names_of_the_rows(tmp_path, real_clip):
+def test_predict_results_have_the_names_of_the_rows(tmp_path, real_clip):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         shutil.copy(real_clip, tmp_path / folder / "a.mp4")
@@ -95,12 +95,12 @@ def test_scores_carry_the_names_of_the_rows(tmp_path, real_clip):
 
 
 @pytest.mark.parametrize("prior", [0, 1, -0.1, float("nan")])
-def test_impossible_priors(sample_data, prior):
+def test_predict_refuses_impossible_priors(sample_data, prior):
     with pytest.raises(ValueError, match="prior"):
         predict([sample_data], prior=prior)
 
 
-def test_what_is_done_is_written_when_interrupted(sample_data, tmp_path, monkeypatch):
+def test_predict_writes_finished_results_when_interrupted(sample_data, tmp_path, monkeypatch):
     predict_one = Detector.predict
     third = sorted((sample_data / "test_videos").glob("*.mp4"))[2]
 
@@ -137,7 +137,7 @@ def note_and(predict_one, scored):
     return score_and_note
 
 
-def test_a_submission_is_there_before_the_first_score(sample_data, tmp_path, monkeypatch):
+def test_predict_writes_a_submission_before_the_first_score(sample_data, tmp_path, monkeypatch):
     out = tmp_path / "submission.csv"
     names = [path.name for path in sorted((sample_data / "test_videos").glob("*.mp4"))]
 
@@ -151,7 +151,7 @@ def test_a_submission_is_there_before_the_first_score(sample_data, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_a_submission_and_is_gone_on_with(sample_data, tmp_path):
+def test_predict_continues_a_killed_run(sample_data, tmp_path):
     out = tmp_path / "submission.csv"
     videos = sample_data / "test_videos"
     names = [path.name for path in sorted(videos.glob("*.mp4"))]
@@ -188,7 +188,7 @@ def entries(notes):
 
 @pytest.mark.parametrize(("seconds", "videos"), [(6, 40), (600, 8)])
 @pytest.mark.slow
-def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds, videos):
+def test_predict_ends_within_its_time_budget(sample_data, tmp_path, seconds, videos):
     folder = tmp_path / "videos"
     folder.mkdir()
     clip = sample_data / "test_videos" / "ehtdtkmmli.mp4"
@@ -206,12 +206,12 @@ def test_a_run_ends_within_its_time_with_all_rows(sample_data, tmp_path, seconds
     assert (tmp_path / "submission.progress.jsonl").exists() == bool(late)
 
 
-def test_durations_that_are_none_are_refused(sample_data, tmp_path):
+def test_predict_refuses_an_unusable_time_budget(sample_data, tmp_path):
     with pytest.raises(ValueError, match="'soon' is not a duration"):
         predict(sample_data, out=tmp_path / "s.csv", time_budget="soon")
 
 
-def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_path, monkeypatch):
+def test_predict_refuses_unusable_outputs_before_loading(sample_data, tmp_path, monkeypatch):
     monkeypatch.setattr("dfdetect.detector.load_detector", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a folder"):
@@ -237,7 +237,7 @@ def test_outputs_that_cannot_be_written_are_refused_at_once(sample_data, tmp_pat
     assert video.read_bytes() == b"precious"
 
 
-def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, monkeypatch):
+def test_predict_survives_a_disk_that_is_full_for_a_while(sample_data, tmp_path, monkeypatch):
     monkeypatch.setattr("dfdetect.prediction.SAVE_EVERY", 0)
     monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk(until=4))
     out = tmp_path / "submission.csv"
@@ -250,9 +250,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(sample_data, tmp_path, mo
     assert check_submission(out, sorted(scores))["label"].ne(0.5).all()
 
 
-def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
-    two_videos, tmp_path, monkeypatch, caplog
-):
+def test_predict_on_a_full_disk_keeps_the_old_files(two_videos, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "dfdetect")
     out, details = tmp_path / "submission.csv", tmp_path / "details.csv"
     predict(two_videos, out=out, frames=2)
@@ -275,7 +273,7 @@ def test_a_disk_that_stays_full_is_named_and_the_old_files_stay(
     assert "2 of 2 videos are scored already" in caplog.text
 
 
-def test_a_full_disk_does_not_hide_an_interrupt(sample_data, tmp_path, monkeypatch):
+def test_predict_on_a_full_disk_still_raises_the_interrupt(sample_data, tmp_path, monkeypatch):
     def stop(*_, **__):
         monkeypatch.setattr("dfdetect.kaggle.submission._write_csv", full_disk())
         raise KeyboardInterrupt
@@ -301,7 +299,7 @@ def full_disk(until=10**9):
     return fail
 
 
-def test_a_journal_that_cannot_be_written_stops_nothing(sample_data, tmp_path):
+def test_predict_continues_without_a_writable_journal(sample_data, tmp_path):
     (tmp_path / "submission.progress.jsonl").mkdir()
     with pytest.warns(UserWarning, match=r"progress.jsonl: cannot be written \(Is a directory\)"):
         scores = predict(sample_data / "test_videos", out=tmp_path / "submission.csv", **QUICK)
@@ -309,7 +307,7 @@ def test_a_journal_that_cannot_be_written_stops_nothing(sample_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_files(tmp_path, real_clip, monkeypatch):
+def test_predict_of_ten_thousand_files(tmp_path, real_clip, monkeypatch):
     """Links and junk, of which only the links are looked at, and then cheaply."""
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -337,7 +335,7 @@ def rough_score(path):
     return VideoResult(path=path, name=path.name, probability=0.7)
 
 
-def test_no_cell_of_the_details_is_a_formula(tmp_path):
+def test_predict_writes_no_formulas_to_the_details(tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
     names = ['=HYPERLINK("http:x","y").mp4', "+1.mp4", "-1.mp4", "@x.mp4", "\tx.mp4", "x.mp4"]
@@ -371,7 +369,7 @@ def test_predict_prints_and_writes_nothing(sample_data, tmp_path, monkeypatch, c
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predict_hands_over_each_result_once(mixed_folder, tmp_path, monkeypatch):
+def test_predict_calls_on_result_once_for_each_row(mixed_folder, tmp_path, monkeypatch):
     """Also those of an earlier run, and of videos that are not there; and writes them as JSON."""
     sample, out = tmp_path / "sample.csv", tmp_path / "results.json"
     sample.write_text("filename\ntext.mp4\ngone.mp4\ngood.mp4\nempty.mp4\n")

@@ -49,12 +49,12 @@ def rewrite_header(path, **changes):
     save_file(load_file(path), path, metadata={"dfdetect": text})
 
 
-def test_older_names_of_the_aggregation_are_read(file):
+def test_read_spec_accepts_old_names_of_the_aggregation(file):
     rewrite_header(file, aggregation={"person": "soft_maximum", "video": "max"})
     assert read_spec(file).aggregation == Aggregation(frames="soft_maximum", tracks="max")
 
 
-def test_all_that_is_needed_comes_back(file):
+def test_load_checkpoint_returns_the_saved_model_and_spec(file):
     model, spec = load_checkpoint(file)
     assert spec == SPEC == read_spec(file)
     assert not model.training
@@ -66,19 +66,19 @@ def test_all_that_is_needed_comes_back(file):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_weights_are_stored_in_half_precision(file):
+def test_save_checkpoint_stores_float16(file):
     kinds = {tensor.dtype for tensor in load_file(file).values() if tensor.is_floating_point()}
     assert kinds == {torch.float16}
 
 
-def test_crop_rule():
+def test_load_checkpoint_returns_the_crop_rule():
     left, top, width, side = CropRule(scale=0.8, shift=0.1).rectangle((100, 50, 180, 150))
     assert width == side == pytest.approx(80)
     assert left + side / 2 == pytest.approx(140)
     assert top + side / 2 == pytest.approx(110)
 
 
-def test_preprocessing_of_any_kind_comes_back(tmp_path):
+def test_load_checkpoint_returns_other_preprocessing(tmp_path):
     torch.manual_seed(0)
     template = tuple((0.1 * number, 0.2) for number in range(5))
     spec = replace(
@@ -96,20 +96,20 @@ def test_preprocessing_of_any_kind_comes_back(tmp_path):
     )
 
 
-def test_weights_can_keep_their_precision(tmp_path):
+def test_save_checkpoint_without_half_keeps_the_dtype(tmp_path):
     model = create_model("meso4")
     save_checkpoint(tmp_path / "a.safetensors", model, MESO, half=False)
     loaded, _ = load_checkpoint(tmp_path / "a.safetensors")
     assert torch.equal(loaded.head.weight, model.head.weight)
 
 
-def test_normalise_turns_channels():
+def test_normalise_reverses_channels_for_bgr():
     images = torch.tensor([[[[0]], [[51]], [[255]]]], dtype=torch.uint8)
     spec = replace(SPEC, mean=(0.0, 0.0, 0.0), std=(1.0, 0.5, 1.0), channels="BGR")
     assert spec.normalise(images)[0, :, 0, 0].tolist() == pytest.approx([1.0, 0.4, 0.0])
 
 
-def test_normalise():
+def test_normalise_single_crops():
     images = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
     images[:, 0] = 255
     pixels = SPEC.normalise(images)
@@ -124,14 +124,14 @@ def test_normalise_clips():
     assert pixels[1, 3, :, 0, 0].tolist() == pytest.approx([2.5, 2.0, 1.75])
 
 
-def test_not_a_checkpoint(tmp_path):
+def test_load_checkpoint_refuses_another_file(tmp_path):
     path = tmp_path / "text.safetensors"
     path.write_text("this is no checkpoint")
     with pytest.raises(CheckpointError, match=r"text\.safetensors: not a checkpoint"):
         load_checkpoint(path)
 
 
-def test_bare_weights(tmp_path):
+def test_load_checkpoint_refuses_bare_weights(tmp_path):
     path = tmp_path / "bare.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="without dfdetect's header"):
@@ -139,13 +139,13 @@ def test_bare_weights(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.999, 0.5, 0.01])
-def test_truncated_file(file, share):
+def test_load_checkpoint_refuses_a_truncated_file(file, share):
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
     with pytest.raises(CheckpointError, match="truncated"):
         load_checkpoint(file)
 
 
-def test_empty_file(file):
+def test_load_checkpoint_refuses_an_empty_file(file):
     file.write_bytes(b"")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
         load_checkpoint(file)
@@ -197,7 +197,7 @@ def test_empty_file(file):
         ({"scores": {"deep": DEEP}}, "not a usable checkpoint"),
     ],
 )
-def test_wrong_headers(file, changes, message):
+def test_load_checkpoint_refuses_wrong_headers(file, changes, message):
     rewrite_header(file, **changes)
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(file)
@@ -205,7 +205,7 @@ def test_wrong_headers(file, changes, message):
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape", "nan"])
-def test_wrong_tensors(file, change):
+def test_load_checkpoint_refuses_wrong_tensors(file, change):
     tensors = load_file(file)
     name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
     if change == "missing":
@@ -221,7 +221,7 @@ def test_wrong_tensors(file, change):
         load_checkpoint(file)
 
 
-def test_a_changed_weight_or_word_is_noticed(file):
+def test_load_checkpoint_refuses_changed_content(file):
     tensors, text = load_file(file), SPEC.to_json()
     (name, *_) = (name for name, tensor in tensors.items() if tensor.is_floating_point())
     with safe_open(file, "pt") as opened:
@@ -241,7 +241,7 @@ def test_a_changed_weight_or_word_is_noticed(file):
     load_checkpoint(file)
 
 
-def test_other_types_of_numbers_are_refused(file):
+def test_load_checkpoint_refuses_other_dtypes(file):
     tensors = load_file(file)
     (name, *_) = (name for name, tensor in tensors.items() if tensor.is_floating_point())
     for kind in (torch.int64, torch.float64, torch.bool):
@@ -252,7 +252,7 @@ def test_other_types_of_numbers_are_refused(file):
             load_checkpoint(file)
 
 
-def test_a_header_that_claims_gigabytes_takes_no_memory(tmp_path):
+def test_load_checkpoint_of_a_huge_header_takes_no_memory(tmp_path):
     path = tmp_path / "huge.safetensors"
     with path.open("wb") as file:
         file.write((90 * 2**20).to_bytes(8, "little") + b"{")
@@ -264,7 +264,7 @@ def test_a_header_that_claims_gigabytes_takes_no_memory(tmp_path):
     tracemalloc.stop()
 
 
-def test_a_large_architecture_takes_no_memory_before_its_tensors_are_there(file):
+def test_load_checkpoint_of_a_large_architecture_takes_no_memory(file):
     rewrite_header(file, architecture="vit_giant_patch14_224")
     before = psutil.Process().memory_info().rss
     with pytest.raises(CheckpointError, match="do not fit"):
@@ -272,7 +272,7 @@ def test_a_large_architecture_takes_no_memory_before_its_tensors_are_there(file)
     assert psutil.Process().memory_info().rss - before < 100 * 2**20
 
 
-def test_weights_that_overflow_are_not_written(tmp_path):
+def test_save_checkpoint_refuses_weights_that_overflow(tmp_path):
     model = create_model(ARCHITECTURE)
     torch.nn.init.constant_(model.get_classifier().weight, 1e6)
     with pytest.raises(ValueError, match="not finite in float16"):
@@ -280,19 +280,19 @@ def test_weights_that_overflow_are_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_installed_weights_are_found_by_name(file):
+def test_find_weights_by_name(file):
     assert find_weights() == find_weights("tf_efficientnet_lite2_wild")
     assert find_weights(file) == find_weights(str(file)) == file
     assert set(list_weights().values()) >= {find_weights()}
 
 
-def test_unknown_weights(tmp_path):
+def test_find_weights_refuses_unknown_names(tmp_path):
     with pytest.raises(FileNotFoundError, match="tf_efficientnet_lite2"):
         find_weights(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize("name", list_weights())
-def test_installed_weights_load_and_say_where_they_are_from(name):
+def test_load_checkpoint_of_installed_weights(name):
     _, spec = load_checkpoint(find_weights(name))
     assert spec.training["faces"]
     assert spec.scores

@@ -32,13 +32,13 @@ def matched(face_set):
     return face_set
 
 
-def test_real_tracks_and_their_fakes_are_found(matched):
+def test_find_pairs_of_real_tracks_and_their_fakes(matched):
     pairs = find_pairs(FaceSet.read(matched))
     assert [(real[0], fake[0]) for real, fake in pairs] == [(0, 10), (20, 30)]
     assert all(len(real) == len(fake) == FRAMES for real, fake in pairs)
 
 
-def test_scenes(matched):
+def test_make_scenes_of_all_kinds(matched):
     faces = FaceSet.read(matched)
     probabilities = np.where(faces.labels == 1, 0.9, 0.1)
     scenes = make_scenes(find_pairs(faces), faces, probabilities)
@@ -52,27 +52,27 @@ def test_scenes(matched):
         assert fake.mean() == pytest.approx(expected)
 
 
-def test_every_rule_tells_clear_cases(matched):
+def test_aggregations_separate_clear_cases(matched):
     real, fake = np.full(32, 0.05), np.full(32, 0.95)
     for name, aggregate in AGGREGATIONS.items():
         assert aggregate([real]) < 0.2, name
         assert aggregate([fake]) > 0.8, name
 
 
-def test_ours_see_one_fake_among_two_people():
+def test_by_aggregation_detects_one_fake_of_two_people():
     people = [np.full(32, 0.05), np.full(32, 0.95)]
     assert AGGREGATIONS["mean logit"](people) == pytest.approx(0.95)
     assert mean_probability(people) == pytest.approx(0.5)
 
 
-def test_the_soft_maximum_sees_someone_who_is_fake_for_a_while():
+def test_by_aggregation_soft_maximum_detects_a_short_fake():
     person = np.full(32, 0.05)
     person[10:16] = 0.95
     assert AGGREGATIONS["mean logit"]([person]) < 0.2
     assert AGGREGATIONS["soft maximum, sharpness 1, window 3"]([person]) > 0.5
 
 
-def test_the_winners_rules():
+def test_aggregations_of_the_winners():
     sure = np.array([0.9] * 20 + [0.3] * 12)
     assert confident_majority([sure]) == pytest.approx(0.9)
     assert confident_majority([1 - sure]) == pytest.approx((1 - sure).mean())
@@ -84,13 +84,13 @@ def test_the_winners_rules():
     assert agreement_of_people([np.full(4, 0.3), np.full(4, 0.7)]) == pytest.approx(0.5)
 
 
-def test_fewer_frames():
+def test_sparser_keeps_every_nth_frame():
     scene = Scene("all", "a", 1, [np.arange(32.0), np.arange(6.0)])
     assert scene.sparser(4).people[0].tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
     assert scene.sparser(4).people[1].tolist() == [2]
 
 
-def test_a_comparison_has_every_aggregation_and_kind(matched):
+def test_compare_aggregations_has_every_aggregation_and_kind(matched):
     table = compare_aggregations(matched)
     assert len(table) == 3 * len(AGGREGATIONS)
     assert list(table.columns) == [
@@ -99,6 +99,6 @@ def test_a_comparison_has_every_aggregation_and_kind(matched):
     assert table.notna().all(axis=None)
 
 
-def test_a_face_set_without_matched_fakes_is_refused(face_set):
+def test_compare_aggregations_refuses_a_face_set_without_pairs(face_set):
     with pytest.raises(FaceSetError, match="no REAL track has a fake of the same frames"):
         compare_aggregations(face_set)

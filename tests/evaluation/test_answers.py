@@ -19,7 +19,7 @@ def answer(label, probability, tracks=()):
     )
 
 
-def test_answers_count_what_has_no_score_with_the_prior():
+def test_probabilities_without_a_score_are_the_prior():
     answers = Answers([answer("REAL", np.nan), answer("FAKE", 0.9, [np.array([0.8, 0.9])])])
     assert answers.probabilities.tolist() == [0.5, 0.9]
     assert answers.labels.tolist() == [0, 1]
@@ -41,7 +41,7 @@ def test_score_face_set_keeps_the_order_of_single_crops(detector, face_set, exec
     assert answers.probabilities[20] == pytest.approx(single, abs=1e-5)
 
 
-def test_score_face_set_gives_one_answer_a_video(detector, face_set, executor):
+def test_score_face_set_gives_each_video_one_answer(detector, face_set, executor):
     table = pd.read_csv(face_set, dtype=str)
     table[["video", "track", "frame"]] = ""
     # One video with two tracks, the first in reversed order, and a fake that was made from it.

@@ -16,7 +16,7 @@ def sets(face_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
+def test_compare_trains_measures_and_writes(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
     names = ("logistic_regression", "linear_svm")
@@ -38,7 +38,7 @@ def test_a_comparison_trains_measures_and_writes(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_trained_already_is_only_measured(sets, tmp_path):
+def test_compare_does_not_train_existing_checkpoints(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
     options = {"architectures": ("logistic_regression",)}
@@ -53,7 +53,7 @@ def test_what_is_trained_already_is_only_measured(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_measured_before_keeps_its_row(sets, tmp_path):
+def test_compare_keeps_the_rows_of_earlier_runs(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
     first = compare([train], val=val, out=out, architectures=["linear_svm"])
@@ -63,7 +63,7 @@ def test_what_was_measured_before_keeps_its_row(sets, tmp_path):
     assert kept.tolist() == first.loc["linear_svm", ["auc", "log_loss", "input"]].tolist()
 
 
-def test_the_faces_trained_on_are_not_measured_on(sets, tmp_path):
+def test_compare_refuses_to_measure_on_training_faces(sets, tmp_path):
     train, _ = sets
     with pytest.raises(FaceSetError, match="actor groups are also in the training faces"):
         compare([train], val=train, out=tmp_path / "weights")
@@ -71,7 +71,7 @@ def test_the_faces_trained_on_are_not_measured_on(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_checkpoints_of_other_faces_are_refused(sets, tmp_path):
+def test_compare_refuses_checkpoints_of_other_faces(sets, tmp_path):
     train, val = sets
     out = tmp_path / "weights"
     options = {"architectures": ("logistic_regression",)}

@@ -210,7 +210,7 @@ def test_check_dataset_refuses_other_files(wheels, tmp_path, name, message):
         check_dataset(tmp_path / "dataset")
 
 
-def test_what_else_kaggle_refuses(wheels, tmp_path):
+def test_check_dataset_refuses_large_data_folders_and_short_titles(wheels, tmp_path):
     bundle(tmp_path, "ada", wheels=wheels)
     dataset = tmp_path / "dataset"
     large = dataset / "large.safetensors"

@@ -41,7 +41,7 @@ def test_write_submission_refuses_invalid_rows(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_are_complete_and_in_the_order_asked_for(tmp_path):
+def test_write_submission_writes_all_rows_in_order(tmp_path):
     path = tmp_path / "sub" / "submission.csv"
     names = ["d.mp4", "a.mp4", "missing.mp4", "b.mp4"]
     write_submission(path, names, SCORES, prior=0.4)
@@ -50,7 +50,7 @@ def test_rows_are_complete_and_in_the_order_asked_for(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["submission.csv"]
 
 
-def test_details_say_why_there_is_no_score(tmp_path):
+def test_write_details_says_why_there_is_no_score(tmp_path):
     path = tmp_path / "details.csv"
     write_details(path, SCORES)
     table = pd.read_csv(path)
@@ -79,14 +79,14 @@ def test_details_say_why_there_is_no_score(tmp_path):
         ("name,label\na.mp4,0.5\nb.mp4,0.5\n", "header"),
     ],
 )
-def test_invalid_submissions_are_caught(tmp_path, text, message):
+def test_check_submission_refuses_invalid_files(tmp_path, text, message):
     path = tmp_path / "submission.csv"
     path.write_text(text)
     with pytest.raises(SubmissionError, match=message):
         check_submission(path, ["a.mp4", "b.mp4"])
 
 
-def test_sample_submission_keeps_its_order(tmp_path):
+def test_read_sample_submission_keeps_the_order(tmp_path):
     path = tmp_path / "sample_submission.csv"
     path.write_text("filename,label\nz.mp4,0\nNA,0\n007,0\na.mp4,0\n")
     assert read_sample_submission(path) == ["z.mp4", "NA", "007", "a.mp4"]
@@ -96,7 +96,7 @@ def test_sample_submission_keeps_its_order(tmp_path):
     ("text", "message"),
     [("name\na\n", "no column"), ("filename,label\n", "no rows"), ("filename\na\na\n", "twice")],
 )
-def test_unusable_sample_submissions(tmp_path, text, message):
+def test_read_sample_submission_refuses_unusable_files(tmp_path, text, message):
     path = tmp_path / "sample_submission.csv"
     path.write_text(text)
     with pytest.raises(SubmissionError, match=message):

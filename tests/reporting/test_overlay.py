@@ -143,7 +143,7 @@ def test_predict_annotates_what_it_scored(sample_data, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_an_image_is_annotated_as_an_image(tmp_path, suffix):
+def test_annotate_of_an_image_writes_an_image(tmp_path, suffix):
     image = np.full((240, 480, 3), 90, np.uint8)
     path, out = tmp_path / f"face{suffix}", tmp_path / f"out{suffix}"
     Image.fromarray(image).save(path)
@@ -159,7 +159,7 @@ def test_an_image_is_annotated_as_an_image(tmp_path, suffix):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
 @pytest.mark.skipif(find_spec("playwright") is None, reason="needs playwright")
 @pytest.mark.browser
-def test_a_browser_plays_the_video_and_jumps_in_it(real_clip, tmp_path):
+def test_annotate_writes_a_video_that_browsers_play(real_clip, tmp_path):
     from playwright.sync_api import sync_playwright
 
     out = tmp_path / "out.mp4"

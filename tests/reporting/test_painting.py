@@ -37,7 +37,7 @@ def near(image, colour):
     return np.abs(image - colour).max(axis=-1) < 40
 
 
-def test_a_path_interpolates_between_sampled_frames():
+def test_person_path_interpolates_between_sampled_frames():
     moving = TrackResult(0.5, [1.0, 2.0], [(0, 0, 10, 10), (20, 0, 30, 10)], [0.2, 0.6])
     box, probability = PersonPath(moving, 1.0).at(1.25)
     assert box == (5, 0, 15, 10)
@@ -48,18 +48,18 @@ def test_a_path_interpolates_between_sampled_frames():
     ("time", "known"),
     [(0.4, False), (0.6, True), (1.0, True), (2.4, True), (2.6, False), (5.4, False), (5.6, True)],
 )
-def test_a_path_ends_where_no_sampled_frame_is_near(time, known):
+def test_person_path_is_none_far_from_sampled_frames(time, known):
     path = PersonPath(track(LEFT, (1.0, 2.0, 6.0)), 0.8)
     assert (path.at(time) is not None) == known
 
 
-def test_a_path_of_one_frame_holds_for_a_moment():
+def test_person_path_of_one_frame():
     path = PersonPath(track(LEFT, (3.0,)), 1.0)
     assert path.at(3.4)[0] == LEFT
     assert path.at(4.0) is None
 
 
-def test_boxes_lie_where_the_faces_are():
+def test_box_painter_draws_boxes_around_faces():
     _, image = paint(result(track(LEFT), track(RIGHT)), 1.0)
     for (left, top, right, bottom), colour in zip((LEFT, RIGHT), PERSON_COLOURS[:2], strict=True):
         edges = near(image, colour)
@@ -73,13 +73,13 @@ def test_boxes_lie_where_the_faces_are():
     assert np.abs(image[:60] - 60).max() < 6
 
 
-def test_a_person_who_is_away_has_no_box():
+def test_box_painter_draws_no_box_of_an_absent_person():
     _, image = paint(result(track(LEFT), track(RIGHT, (1.5, 2.0))), 0.5)
     assert near(image[:360], PERSON_COLOURS[0]).any()
     assert not near(image[:360], PERSON_COLOURS[1]).any()
 
 
-def test_the_panel_gets_bright_as_time_passes():
+def test_box_painter_brightens_the_panel_up_to_the_current_time():
     found = result(track(LEFT, np.linspace(0.1, 1.9, 19)))
     bright = [
         near(paint(found, time)[1][360:], PERSON_COLOURS[0]).sum() for time in (0.1, 1.0, 1.9)
@@ -87,7 +87,7 @@ def test_the_panel_gets_bright_as_time_passes():
     assert bright[0] < bright[1] < bright[2]
 
 
-def test_a_box_outside_of_the_picture_is_cut():
+def test_box_painter_clips_boxes_to_the_picture():
     _, image = paint(result(track((-50.0, -50.0, 700.0, 500.0))), 1.0)
     assert near(image[:360, :4], PERSON_COLOURS[0]).any()
     assert not near(image[362:380], PERSON_COLOURS[0]).any()
@@ -97,7 +97,7 @@ def test_a_box_outside_of_the_picture_is_cut():
     ("size", "frame_size"),
     [((640, 360), (640, 360)), ((224, 168), (480, 360)), ((3840, 2160), (1280, 720))],
 )
-def test_small_frames_are_enlarged_and_large_ones_reduced(size, frame_size):
+def test_box_painter_resizes_small_and_large_frames(size, frame_size):
     painter = BoxPainter(result(track(LEFT)), *size, 2.0)
     assert painter.frame_size == frame_size
     assert painter.size[0] == frame_size[0]
@@ -105,14 +105,14 @@ def test_small_frames_are_enlarged_and_large_ones_reduced(size, frame_size):
 
 
 @pytest.mark.parametrize("size", [(3, 3), (40, 4000), (4000, 40), (97, 131)])
-def test_odd_shapes_are_drawn(size):
+def test_box_painter_takes_odd_shapes(size):
     image = np.full((size[1], size[0], 3), 60, np.uint8)
     found = replace(result(track((1.0, 1.0, 3.0, 3.0))), verdict=Verdict.UNCERTAIN)
     painter, drawn = paint(found, 1.0, np.pad(image, ((0, size[1] % 2), (0, size[0] % 2), (0, 0))))
     assert drawn.shape[:2] == painter.size[::-1]
 
 
-def test_an_image_has_boxes_but_no_curve():
+def test_paint_image_draws_boxes_and_no_curve():
     found = result(track(LEFT, (0.0,)))
     image = paint_image(GREY, found)
     assert image.shape[1] == 640

@@ -168,7 +168,7 @@ def test_time_stamp_is_as_players_show_it(seconds, text):
     assert time_stamp(seconds) == text
 
 
-def test_four_hundred_results_take_no_time():
+def test_result_line_of_four_hundred_results_is_fast():
     """As lines with a summary, and as JSON; in seconds of the processor, which others use too."""
     times = [number / 3 for number in range(32)]
     track = TrackResult(0.9, times, [(100.123456, 2.0, 3.0, 4.0)] * 32, [0.123456789] * 32)

@@ -5,7 +5,7 @@ from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration, fit_calibration
 
 
-def test_calibration_mends_overconfidence():
+def test_calibration_corrects_overconfidence():
     generator = np.random.default_rng(0)
     true_logits = generator.normal(0, 2, 20_000)
     labels = generator.random(20_000) < 1 / (1 + np.exp(-true_logits))
@@ -29,7 +29,7 @@ def test_calibration_of_tiny_logits():
     assert probabilities[-1] > 0.7
 
 
-def test_a_few_crops_told_apart_perfectly_make_nothing_certain():
+def test_calibration_of_few_separable_items_is_not_certain():
     few = fit_calibration(np.array([-0.1, 0.1]), np.array([0, 1])).apply([-0.1, 0.1])
     many = fit_calibration(np.repeat([-0.1, 0.1], 500), np.repeat([0, 1], 500)).apply([0.1])
     probabilities = Aggregation().probability(few)
@@ -39,12 +39,12 @@ def test_a_few_crops_told_apart_perfectly_make_nothing_certain():
         fit_calibration(np.array([0.1, 0.2]), np.array([1, 1]))
 
 
-def test_calibration_refuses_to_turn_answers_round():
+def test_calibration_refuses_to_swap_the_classes():
     with pytest.raises(ValueError, match="positive scale"):
         fit_calibration(np.array([2.0, 1.5, -1.0, -2.0, 0.3, 0.1]), np.array([0, 0, 1, 1, 1, 0]))
 
 
 @pytest.mark.parametrize("values", [{"scale": 0}, {"scale": float("nan")}, {"bias": float("inf")}])
-def test_impossible_calibrations(values):
+def test_calibration_refuses_impossible_numbers(values):
     with pytest.raises(ValueError, match="positive scale and finite"):
         Calibration(**values)

@@ -12,7 +12,7 @@ def blob():
 
 @pytest.mark.parametrize("strength", ["light", "strong"])
 @pytest.mark.parametrize("shape", [(3, 20, 20), (3, 80, 60), (3, 300, 300), (4, 3, 64, 64)])
-def test_augmentation_turns_any_crop_into_the_input(shape, strength):
+def test_training_transform_takes_crops_of_any_size(shape, strength):
     transform = training_transform(48, strength)
     for _ in range(10):
         image = transform(torch.zeros(shape, dtype=torch.uint8))
@@ -20,14 +20,14 @@ def test_augmentation_turns_any_crop_into_the_input(shape, strength):
         assert image.dtype == torch.uint8
 
 
-def test_augmentation_keeps_the_face_in_the_picture():
+def test_training_transform_keeps_the_face_in_the_picture():
     torch.manual_seed(0)
     for _ in range(30):
         image = training_transform(40)(blob()).float()
         assert image[:, 15:25, 15:25].mean() > 2 * image[:, :4, :4].mean() + 30
 
 
-def test_augmentation_depends_on_the_seed_alone():
+def test_training_transform_depends_only_on_the_seed():
     transform = training_transform(40)
     torch.manual_seed(5)
     first, second = transform(blob()), transform(blob())
@@ -36,7 +36,7 @@ def test_augmentation_depends_on_the_seed_alone():
     assert not torch.equal(first, second)
 
 
-def test_rescaling_removes_detail_and_keeps_the_size():
+def test_rescale_removes_detail_and_keeps_the_size():
     torch.manual_seed(0)
     noise = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
     small = Rescale(smallest=0.3)(noise)
@@ -44,7 +44,7 @@ def test_rescaling_removes_detail_and_keeps_the_size():
     assert small.float().std() < 0.8 * noise.float().std()
 
 
-def test_compression_changes_little_and_keeps_the_colours():
+def test_compress_changes_little_and_keeps_the_colours():
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     image[0] = torch.arange(64) * 3
     image[2, 20:40] = 200
@@ -54,7 +54,7 @@ def test_compression_changes_little_and_keeps_the_colours():
     assert good[:, 30, 60].tolist() == pytest.approx([180, 0, 200], abs=25)
 
 
-def test_what_happens_to_the_small_image_shows_in_large():
+def test_rescale_applies_the_transform_between():
     class Invert(torch.nn.Module):
         def forward(self, image):
             assert all(side % 2 == 0 and side < 64 for side in image.shape[-2:])
@@ -68,7 +68,7 @@ def test_what_happens_to_the_small_image_shows_in_large():
 @pytest.mark.parametrize(
     ("codec", "best", "usual", "worst"), [("h264", 10, 23, 50), ("mpeg2video", 2, 8, 31)]
 )
-def test_video_compression_changes_little_and_keeps_the_colours(codec, best, usual, worst):
+def test_encode_changes_little_and_keeps_the_colours(codec, best, usual, worst):
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
     image[0] = torch.arange(64) * 3
     image[2, 20:40] = 200
@@ -81,7 +81,7 @@ def test_video_compression_changes_little_and_keeps_the_colours(codec, best, usu
     assert clip.shape == (3, 3, 64, 64)
 
 
-def test_darkness_and_noise():
+def test_darken_and_noise_change_images():
     torch.manual_seed(0)
     image = torch.full((3, 64, 64), 128, dtype=torch.uint8)
     for _ in range(10):

@@ -86,7 +86,7 @@ def test_global_batch_shares_what_dropout_draws():
 
 
 @pytest.mark.slow
-def test_a_step_is_that_of_one_process(tmp_path):
+def test_step_of_several_processes_equals_one_process(tmp_path):
     """Also if the processes do not get equally many images."""
     script = tmp_path / "compare.py"
     script.write_text(COMPARISON)
@@ -94,7 +94,7 @@ def test_a_step_is_that_of_one_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_losses_are_those_of_one_process(face_set, tmp_path):
+def test_train_with_several_processes_gives_the_losses_of_one(face_set, tmp_path):
     """Over 24 steps, dropout included, by a net whose rounding errors do not grow."""
     options = ["simple_cnn_2", "--epochs", "4", "--drop-rate", "0.2"]
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
@@ -115,7 +115,7 @@ def test_the_losses_are_those_of_one_process(face_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_goes_on_as_one_process(face_set, tmp_path):
+def test_train_resumes_a_killed_run_with_one_process(face_set, tmp_path):
     options = ["simple_cnn_2", "--epochs", "12", "--patience", "12"]
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
     assert main(train(face_set, whole, *options)) == 0

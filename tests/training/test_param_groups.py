@@ -6,14 +6,14 @@ from dfdetect.models.registry import create_model
 from dfdetect.training.param_groups import parameter_groups, start_head_at_zero
 
 
-def test_every_parameter_gets_the_one_rate():
+def test_parameter_groups_equal_gives_one_rate():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(1000, 1))
     (group,) = parameter_groups(model, 1e-3, "equal")
     assert group["lr"] == 1e-3
     assert list(map(id, group["params"])) == list(map(id, model.parameters()))
 
 
-def test_weights_with_many_inputs_get_a_smaller_rate():
+def test_parameter_groups_by_inputs_gives_wide_layers_smaller_rates():
     model = nn.Sequential(nn.Conv2d(25, 8, (1, 2)), nn.Linear(1000, 4))
     groups = parameter_groups(model, 1e-3, "by_inputs")
     assert [group["lr"] for group in groups] == pytest.approx([2e-3, 1e-3, 1e-4, 1e-3])
@@ -21,7 +21,7 @@ def test_weights_with_many_inputs_get_a_smaller_rate():
     assert list(map(id, parameters)) == list(map(id, model.parameters()))
 
 
-def test_one_step_moves_wide_and_narrow_layers_alike():
+def test_parameter_groups_by_inputs_moves_wide_and_narrow_layers_alike():
     moved = []
     for inputs in (10, 10_000):
         layer = nn.Linear(inputs, 1)
@@ -34,7 +34,7 @@ def test_one_step_moves_wide_and_narrow_layers_alike():
     assert moved[0] == pytest.approx(moved[1], rel=1e-3)
 
 
-def test_a_head_that_starts_at_zero_answers_half():
+def test_start_head_at_zero_gives_one_half():
     model = create_model("simple_cnn_2").eval()
     start_head_at_zero(model)
     assert (model(torch.randn(2, 3, 64, 64)) == 0).all()

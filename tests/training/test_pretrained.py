@@ -115,7 +115,7 @@ def test_initial_weights_in_a_wrapper(tmp_path):
         load_initial_weights(create_model("test_efficientnet"), path)
 
 
-def test_responses_are_standardised_where_nothing_else_does_it():
+def test_standardise_responses_of_a_model_without_norms():
     torch.manual_seed(0)
     model = create_model("vgg11")
     images = torch.rand(24, 3, 32, 32) * torch.rand(24, 1, 1, 1)
@@ -133,7 +133,7 @@ def test_responses_are_standardised_where_nothing_else_does_it():
         assert units.std(dim=1).median() == pytest.approx(1, abs=1e-2)
 
 
-def test_normalised_models_are_left_as_they_are():
+def test_standardise_responses_leaves_models_with_norms():
     model = create_model("resnet18")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     standardise_responses(model, torch.rand(4, 3, 64, 64))

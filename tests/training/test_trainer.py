@@ -86,7 +86,7 @@ def test_train_leaves_out_actors_of_the_held_out_face_set(face_set, tmp_path):
         read_split([face_set], face_set, seed=0)
 
 
-def test_crops_grow_from_the_start_size():
+def test_train_grows_crops_from_the_start_size():
     config = TrainConfig("simple_cnn_1", epochs=9, start_size=100, input_size=160)
     sizes = [config.crop_size(epoch) for epoch in range(9)]
     assert sizes == sorted(sizes)
@@ -342,7 +342,7 @@ def test_train_writes_the_aggregation_of_frames(face_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_rates_by_inputs_start_at_one_half_and_learn_otherwise(face_set, tmp_path):
+def test_train_by_inputs_starts_at_one_half(face_set, tmp_path):
     heads = []
     for rates in ("equal", "by_inputs"):
         out = tmp_path / f"{rates}.safetensors"

@@ -117,7 +117,7 @@ def write(path, name, state):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_tensor_of_a_format_finds_its_place(name, tmp_path):
+def test_read_of_each_format_uses_every_tensor(name, tmp_path):
     format_name, architecture, height = NETWORKS[name]
     shapes = {one.removeprefix("module."): shape for one, shape in read_list(name).items()}
     chosen = choose_format(tmp_path, shapes)
@@ -151,12 +151,12 @@ def test_convert_writes_a_checkpoint_of_each_format(name, tmp_path):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_every_list_is_tested():
+def test_formats_are_all_tested():
     assert {path.stem for path in LISTS.glob("*.csv")} == set(NETWORKS)
     assert set(CONVERTED) == {format_name for format_name, _, _ in NETWORKS.values()}
 
 
-def test_converted_checkpoints_predict(tmp_path):
+def test_predict_with_converted_checkpoints(tmp_path):
     path = write(tmp_path / "published.pth", ONE, make_state(ONE))
     convert(path, tmp_path / "b0.safetensors", format="robustforensics")
     detector = load_detector(tmp_path / "b0.safetensors", device="cpu")
@@ -166,7 +166,7 @@ def test_converted_checkpoints_predict(tmp_path):
     assert ((probabilities > 0) & (probabilities < 1)).all()
 
 
-def test_a_file_of_another_format_is_named(tmp_path):
+def test_convert_names_the_format_of_another_file(tmp_path):
     path = write(tmp_path / "published.pth", ONE, make_state(ONE))
     with pytest.raises(CheckpointError, match="not in the format sbi, but in robustforensics"):
         convert(path, tmp_path / "a.safetensors", format="sbi")
@@ -181,7 +181,7 @@ def test_convert_checks_names_before_it_reads_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["_blocks.3._bn1.running_mean", "_conv_stem.weight"])
-def test_a_missing_tensor_is_named(name, tmp_path):
+def test_convert_names_a_missing_tensor(name, tmp_path):
     state = make_state(ONE)
     del state[f"module.{name}"]
     path = write(tmp_path / "published.pth", ONE, state)
@@ -189,14 +189,14 @@ def test_a_missing_tensor_is_named(name, tmp_path):
         convert(path, tmp_path / "a.safetensors")
 
 
-def test_a_tensor_too_many_is_named(tmp_path):
+def test_convert_names_an_unknown_tensor(tmp_path):
     state = make_state(ONE) | {"module.extra.weight": torch.zeros(2)}
     path = write(tmp_path / "published.pth", ONE, state)
     with pytest.raises(CheckpointError, match=r"does not have the tensors extra\.weight"):
         convert(path, tmp_path / "a.safetensors")
 
 
-def test_unsupported_networks_of_a_format_are_named(tmp_path):
+def test_convert_names_unsupported_networks(tmp_path):
     shapes = read_list("deepfakebench_efficientnetb4")
     state = {one: torch.empty(shape, device="meta") for one, shape in shapes.items()}
     state["backbone.efficientnet._conv_head.weight"] = torch.empty(1536, 448, 1, 1, device="meta")

@@ -26,7 +26,7 @@ def images(folder):
 
 
 @pytest.mark.corpus
-def test_meso4_gives_the_published_probabilities(folder, images, tmp_path):
+def test_convert_meso4_gives_the_published_probabilities(folder, images, tmp_path):
     out = tmp_path / "meso4.safetensors"
     spec = convert(folder / "Meso4_DF.h5", out)
     assert (spec.architecture, spec.input_size, spec.licence) == ("meso4", 256, "Apache-2.0")
@@ -35,7 +35,7 @@ def test_meso4_gives_the_published_probabilities(folder, images, tmp_path):
 
 
 @pytest.mark.corpus
-def test_meso_inception4_computes_what_the_file_says(folder, images, tmp_path):
+def test_convert_meso_inception4_computes_the_layers_of_the_file(folder, images, tmp_path):
     h5py = pytest.importorskip("h5py")
     out = tmp_path / "inception.safetensors"
     assert convert(folder / "MesoInception_DF.h5", out).architecture == "meso_inception4"
@@ -48,7 +48,7 @@ def test_meso_inception4_computes_what_the_file_says(folder, images, tmp_path):
 
 
 @pytest.mark.corpus
-def test_another_format_is_named(folder, tmp_path, capsys):
+def test_convert_names_another_format(folder, tmp_path, capsys):
     out = tmp_path / "other.safetensors"
     arguments = ["convert", str(folder / "Meso4_DF.h5"), "--out", str(out)]
     assert main([*arguments, "--from", "nobody"]) == 2
