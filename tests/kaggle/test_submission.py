@@ -69,8 +69,8 @@ def test_write_details_says_why_there_is_no_score(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("filename,label\nb.mp4,0.5\na.mp4,0.5\n", "not the 2 names"),
-        ("filename,label\na.mp4,0.5\n", "not the 2 names"),
+        ("filename,label\nb.mp4,0.5\na.mp4,0.5\n", "not the 2 requested names"),
+        ("filename,label\na.mp4,0.5\n", "not the 2 requested names"),
         ("filename,label\na.mp4,0.5\na.mp4,0.5\n", "twice"),
         ("filename,label\na.mp4,0\nb.mp4,0.5\n", "'a.mp4' is not strictly"),
         ("filename,label\na.mp4,0.5\nb.mp4,1.0\n", "'b.mp4' is not strictly"),

@@ -51,6 +51,7 @@ def test_swish_rounds_like_efficientnet_pytorch():
     assert not any(isinstance(module, torch.nn.SiLU) for module in model.modules())
 
 
+@pytest.mark.slow
 def test_two_stream_xception_gives_every_parameter_a_gradient():
     model = create_model("xception_srm", drop_rate=0.2)
     model(torch.randn(2, 3, 256, 256)).sum().backward()

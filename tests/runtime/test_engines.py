@@ -64,6 +64,7 @@ def test_engine_network_can_be_sent_to_another_process(network, engine):
 
 
 @pytest.mark.skipif(not is_installed("openvino"), reason="not installed")
+@pytest.mark.slow
 @torch.inference_mode()
 def test_engine_network_compiles_all_networks_with_one_core(network, monkeypatch):
     import openvino
