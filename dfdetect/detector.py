@@ -431,7 +431,7 @@ class Detector:
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
     ) -> tuple[list[FaceTrack], int, float]:
-        """Return the tracks of a video, and the attributes of `_CheckedFrames`."""
+        """Return the tracks of a video, its number of sampled frames, and its bits per pixel."""
         tracks: list[FaceTrack] = []
         sampled, bits_per_pixel = 0, np.nan
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
@@ -536,7 +536,7 @@ def load_detector(
 
 
 def has_failed(result: VideoResult) -> bool:
-    """Return whether the detector itself failed on a video, so that another device may succeed."""
+    """Return whether a result has the status `failed`; another device may then succeed."""
     return result.status == Status.FAILED
 
 
@@ -581,7 +581,7 @@ class _CheckedFrames:
 
     Attributes:
         count: Number of frames that were yielded so far.
-        bits_per_pixel: That of the last frame, which all frames of a file share.
+        bits_per_pixel: Bits per pixel of the file, as the last frame states them.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):

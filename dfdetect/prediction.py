@@ -243,7 +243,7 @@ def _write_out(
 def _write_or_warn(
     out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the results so far. If that fails, warn: the next attempt follows in a few seconds."""
+    """Write the results so far. An error becomes a warning, because they are soon written again."""
     try:
         _write_out(out, names, results, prior, verify=False)
     except OSError as error:

@@ -382,10 +382,10 @@ def to_dataframe(results: Iterable[VideoResult]) -> "pd.DataFrame":
 
 
 def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: int) -> list[int]:
-    """Choose the frames with the highest P(FAKE) that are at least a second apart.
+    """Return the positions of the frames with the highest P(FAKE), at least one second apart.
 
     Args:
-        times: Seconds, of each frame.
+        times: Time of each frame in seconds.
         probabilities: P(FAKE) of each frame.
         count: Maximum number of frames.
 

@@ -1,4 +1,6 @@
-"""How much faster two machines of one core are than one, which are processes of this machine.
+"""Measure how much faster a cluster of two machines is than one machine.
+
+The machines are processes of this machine, with one core each.
 
     python tests/cluster_speed.py ../shared/data/videos/dfdc --clips 60
 
@@ -20,7 +22,7 @@ NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
 
 
 def seconds(videos: Path, out: Path, nodes: int) -> float:
-    """What scoring takes, from the command to the submission."""
+    """Return the seconds from the call of `predict` to the finished submission."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 

@@ -1,4 +1,4 @@
-"""Fixtures: the sample clips, the research footage where it is there, clips made on the spot."""
+"""Fixtures: the sample videos, the research data if it exists, and videos made by the tests."""
 
 import os
 import sys
@@ -68,9 +68,9 @@ def detector() -> Detector:
 
 @pytest.fixture
 def write_clip(tmp_path: Path) -> Callable[..., Path]:
-    """A function that encodes RGB frames and gives the path; options are those of the codec.
+    """Return a function that encodes RGB frames as a video and returns its path.
 
-    `stamps` are the frames' times counted in frames, by default one after another.
+    `stamps` are the times of the frames in units of a frame; `options` are those of the codec.
     """
 
     def write(
@@ -117,7 +117,7 @@ def usual_priority() -> Iterator[None]:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[av.VideoFrame]:
-    """The frames that this process decodes, as they come."""
+    """Return a list to which every frame that this process decodes is added."""
     frames = []
     decode = reader._decode
 
@@ -132,7 +132,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[av.VideoFrame]:
 
 @pytest.fixture
 def numbered_frames() -> Callable[[int], list[np.ndarray]]:
-    """Frames that tell their number: two grey patches in moving noise, 25 levels a digit."""
+    """Return a function that makes numbered frames.
+
+    The number is shown by two grey patches in moving noise, with 25 grey levels for each digit.
+    """
 
     def make(count: int, size: tuple[int, int] = (96, 128)) -> list[np.ndarray]:
         noise = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
@@ -149,12 +152,12 @@ def numbered_frames() -> Callable[[int], list[np.ndarray]]:
 
 @pytest.fixture
 def face_set(tmp_path: Path) -> Path:
-    """The index of `make_face_set`."""
+    """Return the index of a face set that `make_face_set` has written."""
     return make_face_set(tmp_path)
 
 
 def make_face_set(parent: Path) -> Path:
-    """Write 48 crops of 12 actors, some large; the FAKE ones have a checkerboard over them."""
+    """Write 48 crops of 12 actors in three sizes; FAKE crops have a checkerboard pattern."""
     generator = np.random.default_rng(0)
     folder = parent / "faces"
     folder.mkdir()

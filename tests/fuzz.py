@@ -1,11 +1,11 @@
-"""Damage files at random and see what becomes of them.
+"""Damage videos and checkpoints at random, and check how dfdetect handles them.
 
     python tests/fuzz.py clips --count 2000
     python tests/fuzz.py checkpoints --count 200
 
-Each case has a number, and comes out the same again from it: `--first NUMBER --count 1`. A clip may
-have a score or one of the documented reasons; a checkpoint must be refused. The exit status is 1 if
-any case broke that promise.
+Each case has a number, from which it can be repeated: `--first NUMBER --count 1`. A damaged video
+must get a score or a documented status, and a damaged checkpoint must be refused. The exit status
+is 1 if this fails in any case.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from dfdetect.results import Status
 REPOSITORY = Path(__file__).parent.parent
 KINDS = ("flip", "zero", "random", "cut", "drop", "repeat", "number", "swap")
 EXTREMES = (0, 1, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1)
-# Parts of a file that say most about it: the first and the last.
+# Share of a file at its beginning and at its end, where headers are, that is damaged more often.
 EDGE = 0.02
 MOST_MEMORY = 100 * 2**20
 
@@ -40,9 +40,9 @@ class Mutation:
 
     Attributes:
         kind: One of `KINDS`.
-        where: Share of the file before it, 0 to 1.
-        length: Number of bytes changed, at least 1.
-        seed: Of the new bytes, and of which extreme number is written.
+        where: Share of the file before the change, 0 to 1.
+        length: Number of changed bytes, at least 1.
+        seed: Seed of the new bytes or of the choice of an extreme number.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Mutation:
     seed: int
 
     def apply(self, data: bytes) -> bytes:
-        """The changed file."""
+        """Return the changed content of a file."""
         start = min(int(self.where * len(data)), max(len(data) - 1, 0))
         end = min(start + self.length, len(data))
         before, part, after = data[:start], data[start:end], data[end:]
@@ -78,7 +78,7 @@ class Mutation:
 
 
 def draw(number: int) -> tuple[np.random.Generator, list[Mutation]]:
-    """The generator and the mutations of a case, the same for the same number."""
+    """Return the random generator and the mutations of the case with this number."""
     generator = np.random.default_rng(number)
     mutations = []
     for _ in range(int(generator.integers(1, 6))):
@@ -92,7 +92,7 @@ def draw(number: int) -> tuple[np.random.Generator, list[Mutation]]:
 
 
 def damaged(files: Sequence[Path], number: int) -> bytes:
-    """The content of a case: one of the files, changed."""
+    """Return the damaged content of one of the files, for the case with this number."""
     generator, mutations = draw(number)
     original = data = files[int(generator.integers(len(files)))].read_bytes()
     for mutation in mutations:
@@ -101,7 +101,7 @@ def damaged(files: Sequence[Path], number: int) -> bytes:
 
 
 def fuzz_clips(first: int, count: int, progress: bool = True) -> dict[int, VideoResult]:
-    """Predict damaged copies of the sample clips; give scores by number."""
+    """Score damaged copies of the sample videos, and return the results by case number."""
     clips = sorted((REPOSITORY / "sample_data").glob("*_videos/*.mp4"))
     with tempfile.TemporaryDirectory() as folder:
         names = {f"{number:09}.mp4": number for number in range(first, first + count)}
@@ -114,9 +114,9 @@ def fuzz_clips(first: int, count: int, progress: bool = True) -> dict[int, Video
 
 
 def fuzz_checkpoints(first: int, count: int, progress: bool = True) -> dict[int, str]:
-    """Load damaged copies of installed weights; give by number what came of it.
+    """Load damaged copies of installed weights, and return a text for each case number.
 
-    That is the message of a `CheckpointError`, or what should not have happened, beginning `WRONG`.
+    The text is the message of the `CheckpointError`, or begins with `WRONG` if there was none.
     """
     files = [find_weights(name) for name in ("simple_cnn_2", "logistic_regression", None)]
     process = psutil.Process()
@@ -131,7 +131,7 @@ def fuzz_checkpoints(first: int, count: int, progress: bool = True) -> dict[int,
                 outcomes[number] = "WRONG: it was loaded"
             except CheckpointError as error:
                 outcomes[number] = str(error)
-            except Exception as error:  # whatever it is, it is what we look for
+            except Exception as error:  # any other error is a defect
                 outcomes[number] = f"WRONG: {type(error).__name__}: {error}"
             if process.memory_info().rss - before > MOST_MEMORY:
                 outcomes[number] = "WRONG: it took more than 100 MB"
@@ -139,7 +139,7 @@ def fuzz_checkpoints(first: int, count: int, progress: bool = True) -> dict[int,
 
 
 def is_promised(score: VideoResult) -> bool:
-    """Whether a score is there, or a documented reason that does not blame us."""
+    """Return whether a result has a score, or a documented status other than `failed`."""
     if score.status == Status.OK:
         return score.probability is not None and 0 < score.probability < 1
     return score.probability is None and score.status != Status.FAILED
@@ -147,7 +147,10 @@ def is_promised(score: VideoResult) -> bool:
 
 @contextmanager
 def watched_memory() -> Iterator[list[float]]:
-    """MB that this process and its decoders hold, noted every second."""
+    """Yield a list to which the memory of this process and its decoders is added every second.
+
+    The unit is MB.
+    """
     process, notes, ended = psutil.Process(), [], Event()
 
     def watch() -> None:
@@ -166,7 +169,7 @@ def watched_memory() -> Iterator[list[float]]:
 
 
 def main() -> int:
-    """Run the harness; see the top of the file."""
+    """Run the cases that the command line names, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["clips", "checkpoints"])
     parser.add_argument("--count", type=int, default=200)

@@ -1,4 +1,4 @@
-"""Which part of the package may use which: data flows down one list."""
+"""Check which modules of the package a module imports: only those before it in one list."""
 
 import ast
 from functools import cache
@@ -22,7 +22,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
     if path != PACKAGE / "__init__.py"
 }
-# What a part must not load by itself, whatever it uses of the package.
+# Libraries that a package must not import.
 FOREIGN = {
     "video": ("torch", "torchvision", "timm", "facenet_pytorch"),
     "models": ("pathlib", "os", "io", "safetensors", "pandas", "cv2"),
@@ -30,7 +30,7 @@ FOREIGN = {
 
 
 def place_of(module):
-    """The position of a module in the list, by itself or with its package."""
+    """Return the position in ORDER of a module or of its package."""
     while module not in ORDER:
         module, dot, _ = module.rpartition(".")
         assert dot, "a module that no entry of ORDER holds"
@@ -39,7 +39,7 @@ def place_of(module):
 
 @cache
 def imports_of(module):
-    """All that a module imports, also within functions: (of this package, others')."""
+    """Return the modules of this package and the other packages that a module imports."""
     own, others = set(), set()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -137,7 +137,7 @@ def small_clip(sample_data):
 
 @pytest.mark.parametrize("share", [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999])
 def test_predict_of_a_truncated_file(scorer, tmp_path, small_clip, share):
-    """The index is at the end, and is lost or cut."""
+    """The index at the end of the file is lost or incomplete."""
     assert small_clip.find(b"moov") > 0.99 * len(small_clip)
     path = tmp_path / "cut.mp4"
     path.write_bytes(small_clip[: int(share * len(small_clip))])
@@ -146,7 +146,7 @@ def test_predict_of_a_truncated_file(scorer, tmp_path, small_clip, share):
 
 @pytest.mark.parametrize(("share", "status"), [(0.1, "no frame can be decoded"), (0.7, "ok")])
 def test_predict_of_a_file_truncated_after_its_index(scorer, write_clip, faces, share, status):
-    """All frames that are left are taken."""
+    """All remaining frames are read."""
     path = write_clip(faces, movflags="faststart")
     whole = path.read_bytes()
     assert whole.find(b"moov") < 0.1 * len(whole)
@@ -273,7 +273,7 @@ def test_predict_counts_seconds_from_a_late_first_frame(scorer, write_clip, face
 
 
 def test_read_frames_skips_frames_before_an_edit_list(write_clip):
-    """MP4's B frames make FFmpeg write one, and it cuts what precedes the stated start."""
+    """FFmpeg writes an edit list for B frames, which hides the frames before the start."""
     grey = [np.full((32, 32, 3), 4 * number, np.uint8) for number in range(50)]
     path = write_clip(grey, stamps=range(-10, 40), bf="2")
     assert b"elst" in path.read_bytes()
@@ -323,7 +323,7 @@ def test_read_frames_of_the_most_pixels_allowed(write_clip):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_predict_of_too_many_pixels_takes_no_memory(scorer, write_clip):
-    """The memory that they would take is never taken."""
+    """The decoder never allocates the memory of such a frame."""
     path = clip_of_side(write_clip, 8194)
     with DecoderPool() as decoders:
         assert status_of(scorer.replica(scorer.device, decoders), path) == "no frame can be decoded"
@@ -401,9 +401,9 @@ EDGES = ("left", "top", "right", "bottom")
 
 
 def cut_through(box, edge, share, frames, write_clip):
-    """A clip that lacks a share of the face in the box, and which part of the frames it shows.
+    """Return a video that lacks a share of the face, and the part of the frames that it shows.
 
-    Lossless, as x264 does not always encode narrow frames alike.
+    The video is lossless, because x264 does not encode narrow frames the same way each time.
     """
     number, (height, width) = EDGES.index(edge), frames[0].shape[:2]
     inwards = share * (box[number % 2 + 2] - box[number % 2]) * (1 if number < 2 else -1)
@@ -416,7 +416,7 @@ def cut_through(box, edge, share, frames, write_clip):
 
 @pytest.mark.parametrize("edge", EDGES)
 def test_predict_of_faces_at_the_border(scorer, write_clip, faces, edge):
-    """A fifth of the face lies outside of the frame, and the boxes reach there."""
+    """A fifth of the face is outside of the frame, and the boxes extend beyond the border."""
     (whole,) = scorer.face_detector.detect(faces[:1])[0]
     path, part = cut_through(whole, edge, 0.2, faces[:1] * 8, write_clip)  # it keeps still
     score = scorer.predict(path)
@@ -451,7 +451,7 @@ def test_predict_of_thirty_faces(scorer, write_clip, faces):
     ("number", "found"), [(1, True), (7, False), (8, True), (10, False), (14, True)]
 )
 def test_predict_of_a_face_in_one_frame(scorer, write_clip, faces, number, found):
-    """Of those sampled (1, 3, 5, 7, 8, 10, 12, 14) every second and the last are searched."""
+    """Frames 1, 3, 5, 7, 8, 10, 12 and 14 are sampled; every second and the last are searched."""
     frames = [np.zeros_like(faces[0])] * 16
     frames[number] = faces[0]
     path = write_clip(frames, bf="0")
@@ -536,7 +536,7 @@ def test_find_videos_in_links_loops_and_folders(scorer, real_clip, tmp_path):
 
 
 def test_find_videos_names_files_without_permission(real_clip, tmp_path):
-    """By a process without root's rights, where the tests run as root."""
+    """If the tests run as root, another process without root's permissions reads the files."""
     folder = tmp_path / "videos"
     (folder / "closed").mkdir(parents=True)
     shutil.copy(real_clip, folder / "open.mp4")
@@ -618,6 +618,6 @@ def test_read_frames_of_a_huge_time_stamp(write_clip, numbered_frames):
 
 
 def test_pick_evenly_of_extreme_time_stamps():
-    """Their difference is no int64."""
+    """The difference of the time stamps does not fit into an int64."""
     end = 2**63 - 1
     assert pick_evenly(np.array([-end, 0, end - 2, end - 1, end]), 1).tolist() == [1]

@@ -66,7 +66,7 @@ def test_main_names_unusable_input_and_returns_2(arguments, message, tmp_path, m
 
 @pytest.fixture
 def scored(sample_data, tmp_path, monkeypatch, capsys):
-    """A function that scores two frames of a clip in an empty folder and gives (stdout, stderr)."""
+    """Return a function that scores a video in an empty folder and returns (stdout, stderr)."""
     clip = str(sample_data / "test_videos" / "ehtdtkmmli.mp4")
     monkeypatch.chdir(tmp_path)
 
@@ -139,7 +139,7 @@ def test_main_verbose_shows_the_traceback_of_an_expected_error(arguments, capsys
 
 
 def test_main_raises_unexpected_errors(tmp_path, monkeypatch):
-    """A ValueError that dfdetect did not raise on purpose is no unusable argument."""
+    """A ValueError that dfdetect did not raise on purpose is a defect of the program."""
     (tmp_path / "a.mp4").write_bytes(b"junk")
 
     def faulty(*_, **__):
@@ -217,7 +217,7 @@ def test_train_then_evaluate(face_set, tmp_path, capsys):
 def test_evaluate_refuses_archive_members_outside_the_folder(
     face_set, tmp_path, monkeypatch, capsys, names, fault
 ):
-    """Nothing of its archive is written anywhere, and nothing of one that is harmless."""
+    """No file is written, neither from a malicious archive nor from a harmless one."""
     for name in ("inside", "outside", "temporary"):
         (tmp_path / name).mkdir()
     index = face_set.rename(tmp_path / "inside" / "index.csv")

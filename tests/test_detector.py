@@ -29,7 +29,7 @@ class BrightIsFake(torch.nn.Module):
 
 
 class BrighterIsFake(torch.nn.Module):
-    """A model of clips whose logit is by how much they get brighter."""
+    """A model of clips whose logit is the brightness of the last crop minus that of the first."""
 
     def forward(self, clips):
         brightness = clips.mean(dim=(2, 3, 4))
@@ -55,7 +55,7 @@ def test_predict_clips_gives_the_model_consecutive_crops(clip_detector):
 
 
 class LeftIsFake(torch.nn.Module):
-    """A model whose logit is by how much the left half is brighter."""
+    """A model whose logit is the brightness of the left half minus that of the right half."""
 
     def forward(self, images):
         left, right = images.chunk(2, dim=-1)
@@ -164,7 +164,7 @@ def test_predict_videos_gives_the_scores_of_predict(sample_data):
 
 @pytest.fixture
 def three_gpus(monkeypatch):
-    """Stand-ins that differ for torch, and are all the CPU."""
+    """Pretend to have three GPUs, by devices that torch tells apart and that are all the CPU."""
     others = [torch.device("cpu", 0)] * 2
     monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
 
@@ -330,7 +330,7 @@ def test_predict_of_names_with_spaces_and_other_letters(bright_detector, real_cl
 
 
 class OneFace:
-    """A face detector that finds one face at the same place of every image."""
+    """A face detector that finds one face at the same position in every image."""
 
     def __init__(self, box):
         self.box = box
@@ -444,7 +444,7 @@ def test_predict_returns_a_verdict_if_there_are_operating_points(one_face_detect
 
 
 def test_predict_clips_resizes_crops_batch_by_batch(one_face_detector, monkeypatch):
-    """A million crops are not held at once, resized, beside those that were given."""
+    """Resized copies of a million crops would not fit into memory."""
     made, seen = [], []
     resize, forward = detector_module.resize_crop, Classifier._forward
     monkeypatch.setattr(
@@ -462,7 +462,7 @@ def test_predict_clips_resizes_crops_batch_by_batch(one_face_detector, monkeypat
 
 @pytest.fixture
 def two_members():
-    """A model of small crops and one of clips of large, wide ones, with their specifications."""
+    """Return two models with their specifications: one for small crops, one for clips of large."""
     values = {"mean": (0.5, 0.5, 0.5), "std": (0.1, 0.1, 0.1)}
     image = ModelSpec("test_efficientnet", 32, **values)
     clip = ModelSpec("cnn_lstm", 48, **values, frames_per_clip=4, crop=CropRule(1.4, 0.0))
@@ -540,7 +540,7 @@ def test_load_detector_of_several_weights():
 
 
 class RedIsFake(torch.nn.Module):
-    """A model whose logit is by how much redder than green the image is, on a map of 4 x 4."""
+    """A model with a 4 x 4 feature map, whose logit is the mean of red minus that of green."""
 
     def forward(self, images):
         return self.forward_head(self.forward_features(images))
@@ -560,7 +560,7 @@ def red_detector(**options):
 
 
 def coloured(colour, rows=slice(None), columns=slice(None)):
-    """A grey image with a coloured part."""
+    """Return a grey image with a coloured part."""
     image = np.full((80, 80, 3), 60, np.uint8)
     image[rows, columns] = colour
     return image
@@ -678,9 +678,9 @@ def test_activation_maps_refuse_an_empty_clip():
 
 
 def lower_share(detector, crops, region):
-    """The share of evidence for FAKE in the lower half of crops in which one region is blended.
+    """Return the share of the evidence for FAKE in the lower half of self-blended crops.
 
-    Only those count in which the detector notices the blend: their logit rises by 1 or more.
+    One region of each crop is blended. Only crops whose logit rises by more than 1 are counted.
     """
     fakes = [
         self_blend(torch.from_numpy(crop).permute(2, 0, 1), generator, [region])

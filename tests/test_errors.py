@@ -14,7 +14,7 @@ TREES = {
     )
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-# What Python itself raises for a fault of the program, and users cannot tell from one.
+# Errors that Python itself raises for a defect of the program; dfdetect must not raise them.
 FOR_FAULTS = {"ValueError", "RuntimeError", "TypeError", "KeyError", "Exception", "AssertionError"}
 
 
@@ -27,7 +27,7 @@ def test_raise_of_each_module_is_expected_errors_only():
         and isinstance(node.exc, ast.Call)
         and isinstance(node.exc.func, ast.Name)
     }
-    # A fault in a decoder process, told to the process that started it.
+    # A defect in a decoder process is raised again in the process that started it.
     faults = {("dfdetect.video.isolated", "RuntimeError")}
     assert {(module, name) for module, name in raised if name in FOR_FAULTS} <= faults
 

@@ -57,7 +57,7 @@ def test_atomic_path_refuses_pipes_and_keeps_links(tmp_path):
 
 
 def test_atomic_path_leaves_the_umask_alone(tmp_path, monkeypatch):
-    """It belongs to the whole process: other threads create files meanwhile."""
+    """The umask belongs to the whole process, in which other threads may create files."""
     monkeypatch.setattr(os, "umask", None)
     with atomic_path(tmp_path / "file") as temporary:
         temporary.write_text("")

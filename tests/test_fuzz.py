@@ -1,4 +1,4 @@
-"""A little of `fuzz.py`, each time the same, and what it and others found."""
+"""Run a few cases of `fuzz.py`, always the same, and cases that were found with it before."""
 
 import sys
 
@@ -24,8 +24,8 @@ MUTATIONS = st.lists(
     min_size=1,
     max_size=5,
 )
-# Cases of `fuzz.py clips`, one a status. In the first, FFmpeg asks for gigabytes.
-# They depend on the bytes of the sample videos: where these change, look for others.
+# Cases of `fuzz.py clips`, one for each status. In the first, FFmpeg asks for gigabytes. The cases
+# depend on the sample videos: if these change, find others.
 FOUND = {
     58730: Status.DECODER_OUT_OF_MEMORY,
     431: Status.NO_DECODER,

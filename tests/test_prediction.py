@@ -128,7 +128,7 @@ def test_predict_writes_finished_results_when_interrupted(sample_data, tmp_path,
 
 
 def note_and(predict_one, scored):
-    """`Detector.predict`, which notes the videos that it is called with."""
+    """Return `Detector.predict` that adds each video it is called with to a list."""
 
     def score_and_note(self, path, **options):
         scored.append(path)
@@ -156,7 +156,7 @@ def test_predict_continues_a_killed_run(sample_data, tmp_path):
     videos = sample_data / "test_videos"
     names = [path.name for path in sorted(videos.glob("*.mp4"))]
     notes = tmp_path / "submission.progress.jsonl"
-    # So many frames take long enough to stop the run before it is through.
+    # With 24 frames per video, the run takes long enough to be stopped before its end.
     command = [sys.executable, "-m", "dfdetect", "predict", videos, "--out", out]
     command += ["--frames", "24", "--engine", "torch"]
     done: dict[str, bytes] = {}
@@ -179,7 +179,7 @@ def test_predict_continues_a_killed_run(sample_data, tmp_path):
 
 
 def entries(notes):
-    """The scores in a journal, as bytes, by name; a name comes only once."""
+    """Return the lines of a journal as bytes, by the names of the videos, each of them unique."""
     lines = [line for line in notes.read_bytes().splitlines() if line] if notes.exists() else []
     found = [(json.loads(line)["name"], line) for line in lines if line.endswith(b"}}")]
     assert len(found) == len(dict(found))
@@ -287,7 +287,7 @@ def test_predict_on_a_full_disk_still_raises_the_interrupt(sample_data, tmp_path
 
 
 def full_disk(until=10**9):
-    """A function to write tables that fails so many times."""
+    """Return a function that writes tables, and fails in its first calls."""
     write = submission._write_csv
     calls = iter(range(10**9))
 
@@ -308,7 +308,7 @@ def test_predict_continues_without_a_writable_journal(sample_data, tmp_path):
 
 @pytest.mark.slow
 def test_predict_of_ten_thousand_files(tmp_path, real_clip, monkeypatch):
-    """Links and junk, of which only the links are looked at, and then cheaply."""
+    """Half of the files are links to a video and half are junk; a quick stand-in scores them."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for number in range(10_000):
@@ -348,7 +348,7 @@ def test_predict_writes_no_formulas_to_the_details(tmp_path):
 
 
 def test_saves_take_a_small_share_of_the_time():
-    """However long it takes to write the submission of a million videos."""
+    """Writing the submission of a million videos takes long."""
     now = 0.0
     saves = _Saves(lambda: now)
     written = 0
@@ -370,7 +370,7 @@ def test_predict_prints_and_writes_nothing(sample_data, tmp_path, monkeypatch, c
 
 
 def test_predict_calls_on_result_once_for_each_row(mixed_folder, tmp_path, monkeypatch):
-    """Also those of an earlier run, and of videos that are not there; and writes them as JSON."""
+    """This includes results of an earlier run and missing videos; all are written as JSON."""
     sample, out = tmp_path / "sample.csv", tmp_path / "results.json"
     sample.write_text("filename\ntext.mp4\ngone.mp4\ngood.mp4\nempty.mp4\n")
     options = {"out": out, "sample_submission": sample, "frames": 2}

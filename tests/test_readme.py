@@ -1,4 +1,4 @@
-"""The documents say what the code does: statuses, options of commands, names of files."""
+"""Check the documents against the code: statuses, options of commands, names of files."""
 
 import contextlib
 import io

@@ -1,8 +1,8 @@
-"""Measure how compression and the frame rate of videos change what a detector says of them.
+"""Measure how the compression and the frame rate of videos change the scores of a detector.
 
-The first seconds of each labelled video are encoded anew by x264: once with hardly any loss, as the
-reference, and then with more and more loss, or with fewer frames. A copy differs from the reference
-in nothing else.
+The first seconds of each labelled video are encoded again by x264. One copy, the reference, has
+hardly any loss of quality. The other copies are more strongly compressed or have fewer frames, and
+differ from the reference in nothing else.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,9 +21,10 @@ from dfdetect.detector import Detector
 from dfdetect.evaluation.metrics import bootstrap_intervals
 from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
-# Length of each copy in seconds, and the number of its frames that the command line has scored.
+# Length of each copy in seconds, and the number of frames that the command line samples from it.
 SECONDS, FRAMES = 2.5, 8
-# Constant rate factors of x264 (lower is better): of the reference, and of compressed copies.
+# Constant rate factors of x264, where a lower factor is a better quality: the factor of the
+# reference, and those of the compressed copies.
 REFERENCE, COMPRESSIONS = 18, (28, 34, 40, 46)
 # Frames per second of copies with fewer frames.
 RATES = (5, 2)
@@ -37,13 +38,13 @@ Choose = Callable[[Sequence[Frame]], Sequence[Frame]]
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a copy of a video is encoded.
+    """Settings for one copy of a video.
 
     Attributes:
-        condition: What is varied: `reference`, `crf` or `frame rate`.
-        level: How much.
+        condition: The kind of copy: `reference`, `crf` (compressed) or `frame rate` (fewer frames).
+        level: The constant rate factor or the frame rate, as text.
         crf: The constant rate factor of x264.
-        choose: Takes all frames and returns those that the copy has.
+        choose: Function that takes all frames and returns the frames of the copy.
     """
 
     condition: str
@@ -55,19 +56,20 @@ class Encoding:
 def compare_encodings(
     folders: Sequence[str | Path], detector: Detector, *, progress: bool = False
 ) -> pd.DataFrame:
-    """Measure a detector on copies of labelled videos, each beside the reference of its video.
+    """Return a table that compares the scores of copies of videos with those of the references.
 
     Args:
-        folders: Folders of labelled videos, as `read_labels` takes them.
-        detector: Scores the copies.
+        folders: Folders of labelled videos, as in `read_labels`.
+        detector: The detector that scores the copies.
         progress: Show a progress bar.
 
     Returns:
-        A row for each encoding and each range of bits per pixel of the compressed copies:
-        `condition`, `level`, `n` (copies with a score), `bits_per_pixel` (median),
-        `probability_change` (mean absolute difference of P(FAKE)); and, for REAL and for FAKE, the
-        share above 0.5 of the references (`..._before`) and of the copies (`..._after`), with the
-        95 % interval of the difference (`..._low`, `..._high`; bootstrap over whole sources).
+        A table with a row for each encoding, and for each range of bits per pixel of the compressed
+        copies. The columns are `condition`, `level`, `n` (number of copies with a score),
+        `bits_per_pixel` (the median) and `probability_change` (the mean absolute difference of
+        P(FAKE)). For REAL and FAKE videos, `..._before` and `..._after` are the shares of
+        references and copies above 0.5. `..._low` and `..._high` are the ends of the 95 % interval
+        of their difference, by bootstrap over whole sources.
 
     Raises:
         FileNotFoundError: A folder does not exist.
@@ -108,7 +110,10 @@ def encodings() -> list[Encoding]:
 
 
 def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
-    """Encode frames by x264 with a constant rate factor; they keep their times."""
+    """Write frames to an MP4 file, encoded by x264 with a constant rate factor.
+
+    The frames keep their times.
+    """
     unit = Fraction(1, 1000)
     with av.open(str(path), "w", format="mp4") as target:
         options = {"crf": f"{crf}", "preset": "veryfast"}
@@ -127,7 +132,10 @@ def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
 
 
 def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
-    """Yield a row for each copy that has a score; none if the reference has none."""
+    """Yield a row for each copy of a video that has a score.
+
+    If the reference has no score, no row is yielded.
+    """
     with TemporaryDirectory(prefix="dfdetect-") as folder, video.open() as source:
         path = Path(folder, "copy.mp4")
         try:
@@ -185,7 +193,7 @@ def _summarise(condition: str, level: object, copies: pd.DataFrame) -> dict:
 
 
 def _at_rate(rate: int) -> Choose:
-    """Keep at most so many frames per second."""
+    """Return a function that keeps at most `rate` frames per second."""
 
     def choose(frames: Sequence[Frame]) -> list[Frame]:
         slots = [int(frame.time * rate + 1e-6) for frame in frames]
@@ -199,7 +207,7 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Keep a random half of the frames, so that the times between them differ."""
+    """Return a random half of the frames, whose distances in time therefore differ."""
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]
     return [frames[place] for place in sorted(kept)]

@@ -59,9 +59,8 @@ def evaluate(
     video without a score counts with the prior 0.5.
 
     Args:
-        sources: The index of a face set, or several indexes, which are measured together. Instead,
-            one data set that `read_dataset` reads: a folder, a zip file, or a JSON file of
-            DeepfakeBench.
+        sources: The index of a face set, several indexes, which are measured together, or a data
+            set that `read_dataset` reads: a folder, a zip file, or a JSON file of DeepfakeBench.
         split: Part of the data set to measure on, as its authors split it: `test`, `val` or
             `train`; None for all of it.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
@@ -243,7 +242,7 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 
 
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
-    """Return the metrics of single crops, which are `overall` if every answer has one crop."""
+    """Return the metrics of single crops; if every answer has only one crop, return `overall`."""
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):
         return overall

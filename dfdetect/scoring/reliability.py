@@ -36,7 +36,7 @@ def find_warnings(
         heights: Heights in pixels of the face's bounding boxes, at least one. Their median counts.
         faces: Attributes of some crops of the face, at least one. Their medians count.
         frames: Number of frames that show the face.
-        bits_per_pixel: Of the compressed video, as in `dfdetect.video.reader.Frame`.
+        bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`.
 
     Returns:
         One sentence for each reason; an empty tuple if there is none.

@@ -64,7 +64,7 @@ class DistributedContext:
         return whole
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """Return the object that `make` returns in the first process, which sends it to all."""
+        """Call `make` in the first process, and return its result in all processes."""
         made = [make() if self.is_first else None]
         if self.world_size > 1:
             distributed.broadcast_object_list(made)

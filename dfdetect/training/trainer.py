@@ -215,7 +215,7 @@ def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
-    """Return a model with random weights or, except for the head, with those of `init`.
+    """Return a new model. Its weights are random, or those of `init` except for the head.
 
     Raises:
         ArgumentError: The architecture does not have a setting, or cannot take inputs of this size.

@@ -1,4 +1,4 @@
-"""Processes that train together, two or three on this machine, as torchrun starts them."""
+"""Training in two or three processes on this machine, which torchrun starts."""
 
 import subprocess
 import sys

@@ -8,7 +8,7 @@ from dfdetect.training.judging import CHOOSING, Judge
 
 
 def held_out(*rows):
-    """A face set without images: label, source, video of each crop."""
+    """Return a face set without images, given the label, source and video of each crop."""
     table = pd.DataFrame(rows, columns=["label", "source", "video"])
     table["id"] = [f"{row:03}" for row in range(len(table))]
     table[["track", "frame"]] = 0

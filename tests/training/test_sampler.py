@@ -9,7 +9,7 @@ from dfdetect.training.sampler import OPEN_SHARDS, BalancedSampler
 
 
 def stand_in(labels, **columns):
-    """What the sampler asks of a dataset."""
+    """Return an object with the attributes of a dataset that the sampler uses."""
     labels = np.asarray(labels)
     nothing = np.zeros(len(labels), int)
     defaults = {

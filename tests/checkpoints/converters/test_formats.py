@@ -1,4 +1,4 @@
-"""Each format, by files with the names and shapes that the original networks save.
+"""Tests of each format with files that have the tensors of the original networks.
 
 `tests/checkpoints/formats` lists the tensors of each network, a line per module: `batch_norm 64`
 stands for the five tensors of a batch norm of 64 channels.

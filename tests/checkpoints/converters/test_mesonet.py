@@ -1,4 +1,4 @@
-"""The real files of MesoNet, and the network written another way."""
+"""Tests with the published files of MesoNet, and with a second implementation of the network."""
 
 import numpy as np
 import pytest
