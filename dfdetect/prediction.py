@@ -243,7 +243,7 @@ def _write_out(
 def _write_or_warn(
     out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the results so far. An error becomes a warning, because they are soon written again."""
+    """Write the results so far. An error only causes a warning, as the next write is soon."""
     try:
         _write_out(out, names, results, prior, verify=False)
     except OSError as error:

@@ -228,7 +228,10 @@ def _bootstrap(
 
 
 def _p_value(draws: np.ndarray) -> float:
-    """Return twice the share of draws above zero or below zero, whichever is smaller; at most 1."""
+    """Return the two-sided p-value of a difference, given its values in the draws of a bootstrap.
+
+    It is twice the share of the draws on the rarer side of zero, and at most 1.
+    """
     if not len(draws):
         return float("nan")
     rarer = min((draws <= 0).sum(), (draws >= 0).sum())

@@ -193,7 +193,8 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
         result: The detector's result for the image, with at least one person.
 
     Returns:
-        RGB uint8 of shape (height of image and panel, width, 3), resized as a frame would be.
+        RGB uint8 of shape (height, width, 3). The height includes the panel, and the image is
+        resized as the frames of a video are.
     """
     import av
 

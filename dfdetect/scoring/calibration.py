@@ -39,10 +39,10 @@ def fit_calibration(
 ) -> Calibration:
     """Fit Platt scaling by maximum likelihood, with equal total weights of REAL and FAKE.
 
-    The weights are equal because half of the challenge's test videos are REAL, whatever the share
-    of REAL in the given data is. As in Platt (1999), the targets are not exactly 0 and 1, but
-    1 / (n + 2) and (n + 1) / (n + 2) for a class of n items. Otherwise a few items that the logits
-    separate perfectly would make every probability 0 or 1.
+    The total weights are equal because half of the challenge's test videos are REAL. As in Platt
+    (1999), the targets are not exactly 0 and 1, but 1 / (n + 2) and (n + 1) / (n + 2) for a class
+    of n items. Otherwise a few items that the logits separate perfectly would make every
+    probability 0 or 1.
 
     Args:
         logits: Raw logits of FAKE of items that the model was not trained on, shape (n,).
