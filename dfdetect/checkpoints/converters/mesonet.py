@@ -12,7 +12,7 @@ import torch
 from dfdetect.checkpoints.converters.registry import FLOOR, Format, Shapes, register_format
 from dfdetect.checkpoints.converters.tensors import State, Tensors
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.faces.geometry import CropRule
+from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.models.mesonet import SIDE_AFTER_LAYERS
 from dfdetect.scoring.aggregation import Aggregation
 
@@ -66,6 +66,8 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         crop=CropRule(scale=1.0, shift=0.08),
+        # The authors resize faces without averaging pixels.
+        resize=ResizeRule(interpolation="linear"),
         aggregation=Aggregation(floor=FLOOR),
         training={"converted_from": "mesonet"},
         licence="Apache-2.0",

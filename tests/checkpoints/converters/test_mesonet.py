@@ -31,7 +31,7 @@ def test_convert_meso4_gives_the_published_probabilities(folder, images, tmp_pat
     spec = convert(folder / "Meso4_DF.h5", out)
     assert (spec.architecture, spec.input_size, spec.licence) == ("meso4", 256, "Apache-2.0")
     found = 1 - load_detector(out, device="cpu").predict_faces(images)
-    assert found == pytest.approx(list(PUBLISHED.values()), abs=0.01)
+    assert found == pytest.approx(list(PUBLISHED.values()), abs=0.001)
 
 
 @pytest.mark.corpus
