@@ -72,7 +72,7 @@ def find_data(
 
 
 def _find_weights(root: Path) -> Path | None:
-    """Return the first checkpoint in an attached data set, in both layouts of mounts, or None."""
+    """Return the first checkpoint in a data set that is attached to the notebook, or None."""
     from dfdetect.checkpoints.io import CheckpointError, read_spec
 
     for mount in ("datasets/*/*", "*"):

@@ -198,7 +198,10 @@ def _read_srm(tensors: Tensors) -> tuple[str, State]:
 
 
 def _read_meso(tensors: Tensors) -> tuple[str, State]:
-    """Read a Meso network: it uses batch norms twice, and convolutions without a bias."""
+    """Return the architecture and the state dict of a Meso network.
+
+    In the file, two layers share each batch norm, and convolutions have no bias.
+    """
     inception = "backbone.Incption1_conv1.weight" in tensors.left
     architecture = "meso_inception4_linear" if inception else "meso4"
     known = _take_head(tensors, "backbone.fc2", "head")
