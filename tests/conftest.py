@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def engine_auto_is_torch() -> Iterator[None]:
-    """Let torch compute where no engine is named: to compile takes longer than most tests."""
+    """Make torch the default engine, because others compile longer than most tests run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "PAYS_AFTER", sys.maxsize)
         yield

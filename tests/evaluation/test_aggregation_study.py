@@ -20,7 +20,7 @@ FRAMES = 10
 
 @pytest.fixture
 def matched(face_set):
-    """Two people of one source, ten frames each, REAL and FAKE; eight crops are left out."""
+    """Return a face set with two people of one source: ten REAL and ten FAKE crops of each."""
     table = pd.read_csv(face_set, dtype=str).iloc[: 4 * FRAMES]
     table["label"] = np.repeat(["REAL", "FAKE", "REAL", "FAKE"], FRAMES)
     table["method"] = np.repeat(["", "self-blended", "", "self-blended"], FRAMES)

@@ -11,7 +11,7 @@ from dfdetect.cli import main
 from dfdetect.evaluation.evaluate import evaluate
 from dfdetect.results import OperatingPoints
 
-# What outside readers of the JSON rely on.
+# Keys of the JSON on which other programs rely.
 PROMISED = {
     *("n", "fake_fraction", "log_loss", "auc", "average_precision", "eer", "tpr_at_1_fpr"),
     *("tpr_at_5_fpr", "accuracy", "balanced_accuracy", "constant_log_loss"),

@@ -13,7 +13,7 @@ from tests.conftest import make_face_set
 
 @pytest.fixture
 def answers():
-    """Labels, and the probabilities of a good and of a worse detector that err together."""
+    """Return labels, and probabilities of a good and a worse detector with correlated errors."""
     generator = np.random.default_rng(0)
     labels = np.arange(200) % 2
     shared = generator.normal(size=200)

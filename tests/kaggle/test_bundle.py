@@ -25,7 +25,7 @@ NAMES = "facenet_pytorch-2.5.3-py3-none-any.whl", "av-99.1.0-cp312-abi3-manylinu
 
 @pytest.fixture
 def wheels(tmp_path):
-    """Stand-ins; the true ones are downloaded and used in the test of the notebook."""
+    """Return a folder of fake wheels. The test of the notebook downloads and uses real ones."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     for name in (*NAMES, "av-99.1.0-cp311-cp311-manylinux_2_28_x86_64.whl", "other.zip"):

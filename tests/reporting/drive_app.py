@@ -1,4 +1,4 @@
-"""Uses the page of `dfdetect app` in Chromium as a person would, and prints what came of it.
+"""Use the page of `dfdetect app` in Chromium as a person would, and print what it showed.
 
 `python drive_app.py FOLDER GOOD BROKEN [--offline]` prints JSON.
 
@@ -43,7 +43,7 @@ WAIT = 120_000
 
 
 def bring_loopback_up() -> None:
-    """What `ip link set lo up` does, where that is not installed."""
+    """Bring up the loopback interface, like `ip link set lo up`, which may not be installed."""
     flags, get, put = 0x1, 0x8913, 0x8914  # IFF_UP, SIOCGIFFLAGS, SIOCSIFFLAGS of netdevice(7)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sh14x", b"lo", 0)
@@ -60,7 +60,7 @@ def upload(page: Page, file: Path) -> str:
 
 
 def files_left(folder: Path) -> list[str]:
-    """Files in the app's folder that are not empty."""
+    """Return the files in the app's folder that are not empty."""
     found = (file for place in folder.glob("dfdetect-*") for file in place.rglob("*"))
     return [str(file) for file in found if file.is_file() and file.stat().st_size]
 

@@ -49,7 +49,7 @@ with init_distributed("cpu") as (context, device):
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch):
-    """Gloo would go by the machine's name, which need not lead anywhere."""
+    """Let Gloo use the loopback interface, because the machine's name may have no address."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
 
 
@@ -87,7 +87,7 @@ def test_global_batch_shares_what_dropout_draws():
 
 @pytest.mark.slow
 def test_step_of_several_processes_equals_one_process(tmp_path):
-    """Also if the processes do not get equally many images."""
+    """This holds even if the processes get different numbers of images."""
     script = tmp_path / "compare.py"
     script.write_text(COMPARISON)
     subprocess.run(torchrun(3, script, 3), check=True)
@@ -95,7 +95,7 @@ def test_step_of_several_processes_equals_one_process(tmp_path):
 
 @pytest.mark.slow
 def test_train_with_several_processes_gives_the_losses_of_one(face_set, tmp_path):
-    """Over 24 steps, dropout included, by a net whose rounding errors do not grow."""
+    """The network has dropout, and its rounding errors do not grow over 24 steps."""
     options = ["simple_cnn_2", "--epochs", "4", "--drop-rate", "0.2"]
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
     assert main(train(face_set, alone, *options)) == 0

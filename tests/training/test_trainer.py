@@ -258,7 +258,7 @@ def test_train_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypat
 @pytest.mark.parametrize("architecture", list_recipes())
 @pytest.mark.slow
 def test_train_two_steps_of_each_architecture(architecture, face_set, tmp_path, sample_data):
-    """Trained for two steps, saved, loaded by the command line, used on a video."""
+    """Each is trained for two steps, saved, loaded by the command line and used on a video."""
     small = {"input_size": 64} | ({"epochs": 1, "batch_size": 18, "seed": 1})
     out = tmp_path / f"{architecture}.safetensors"
     spec = run(face_set, out, recipe(architecture, **small))
