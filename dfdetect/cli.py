@@ -110,7 +110,7 @@ def _one_interrupt() -> Iterator[None]:
         for one in before:
             signal.signal(one, signal.SIG_IGN)
         print(
-            "\ndfdetect: stopping; the results so far are saved first, which takes a few seconds",
+            "\ndfdetect: stopping, which takes a few seconds; results that go to a file are kept",
             file=sys.stderr,
         )
         raise KeyboardInterrupt(number)

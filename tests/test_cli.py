@@ -286,7 +286,7 @@ def test_main_ignores_a_second_signal(forty_clips, tmp_path, number, status):
             time.sleep(0.1)
         printed = run.stderr.read().decode()
     assert run.returncode == status
-    assert "stopping; the results so far are saved first" in printed
+    assert "stopping, which takes a few seconds; results that go to a file are kept" in printed
     assert "terminate" not in printed
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 41
     # What was given up has no score, and no reason that blames the file.

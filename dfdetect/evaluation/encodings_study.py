@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dfdetect.data.labels import LabelledVideo, read_labels
 from dfdetect.detector import Detector
 from dfdetect.evaluation.metrics import bootstrap_intervals
+from dfdetect.scoring.reliability import COMPRESSED
 from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
 # Length of each copy in seconds, and the number of frames that the command line samples from it.
@@ -28,8 +29,9 @@ SECONDS, FRAMES = 2.5, 8
 REFERENCE, COMPRESSIONS = 18, (28, 34, 40, 46)
 # Frames per second of copies with fewer frames.
 RATES = (5, 2)
-# Edges of ranges of bits per pixel into which the compressed copies are divided.
-RANGES = (0, 0.004, 0.008, 0.015, 0.03, np.inf)
+# Edges of the ranges of bits per pixel into which the compressed copies are divided: with and
+# without a warning.
+RANGES = (0, COMPRESSED, np.inf)
 THRESHOLD = 0.5
 # More frames than any video has in that time.
 MOST_FRAMES = 1000
