@@ -11,14 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from facenet_pytorch import MTCNN
 from tqdm import tqdm
 
 from dfdetect.checkpoints.weights import Weights
 from dfdetect.defaults import DEFAULT_FRAMES, ENGINES
 from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import ArgumentError, InputError
-from dfdetect.faces.detection import MTCNNDetector
+from dfdetect.faces.detection import brighten
 from dfdetect.faces.geometry import interpolate_box, iou
+from dfdetect.faces.mtcnn import shrink
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.results import Box, Status, TrackResult, VideoResult
 from dfdetect.runtime.device import available_cores, choose_device
@@ -234,7 +236,7 @@ class _Reference(Detector):
         )
         for classifier in self.classifiers:
             classifier.half = False
-        self.face_detectors: dict[int, MTCNNDetector] = {}
+        self.detect = _WinnersFaceDetector(detector.device).detect
 
     def predict_file(self, path: Path) -> VideoResult:
         """Score a video whose frames OpenCV reads."""
@@ -247,16 +249,30 @@ class _Reference(Detector):
         self, read: Callable[[], Iterator[Frame]], *_: object
     ) -> tuple[list[FaceTrack], int, float]:
         frames = list(read())
-        side = max(frames[0].image.shape) // 2
-        if side not in self.face_detectors:
-            thresholds = (0.6, 0.7, 0.7)
-            face_detector = MTCNNDetector(self.device, side, min_face=20, thresholds=thresholds)
-            # The winner's pipeline uses the default memory format.
-            face_detector.network.to(memory_format=torch.contiguous_format)
-            self.face_detectors[side] = face_detector
-        detect = self.face_detectors[side].detect
-        tracks = track_faces(frames, detect, self._crop_formats, 1, 1)
+        tracks = track_faces(frames, self.detect, self._crop_formats, 1, 1)
         return tracks, len(frames), frames[0].bits_per_pixel
+
+
+class _WinnersFaceDetector:
+    """MTCNN as facenet_pytorch implements it, on frames of half the size."""
+
+    def __init__(self, device: torch.device):
+        self.network = MTCNN(
+            keep_all=True, min_face_size=20, thresholds=[0.6, 0.7, 0.7], device=device
+        )
+
+    def detect(
+        self, images: Sequence[np.ndarray], smallest: float | None = None
+    ) -> list[list[Box]]:
+        """Detect the faces in images, as `FaceDetector.detect`."""
+        found: list[list[Box]] = []
+        for image in images:
+            height, width = image.shape[:2]
+            half = brighten(shrink(image, (width // 2, height // 2)))
+            boxes = self.network.detect(half)[0]
+            boxes = np.zeros((0, 4)) if boxes is None else 2 * boxes.astype(float)
+            found.append([tuple(box) for box in boxes.tolist()])
+        return found
 
 
 def _warm_detector(

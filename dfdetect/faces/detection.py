@@ -7,17 +7,12 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
-from torch import nn
 
+from dfdetect.faces.mtcnn import Cascade, pyramid, shrink
 from dfdetect.results import Box
-from dfdetect.runtime.device import split_on_oom
-from dfdetect.runtime.engines import EngineNetwork
 
 # Maximum number of pixels of shrunk frames in a batch.
 BATCH_PIXELS = 8 * 2**20
-# Maximum number of candidate faces in a batch of MTCNN's later stages.
-CANDIDATES = 2048
 # Images whose brightest pixels are below this level (of 255) are brightened.
 DARK = 128
 
@@ -68,14 +63,7 @@ class MTCNNDetector:
     ):
         self.max_side = max_side
         self.min_face = min_face
-        self.network = MTCNN(
-            keep_all=True, min_face_size=min_face, thresholds=list(thresholds), device=device
-        ).to(memory_format=torch.channels_last)
-        stages = (("pnet", 64, (0, 2, 3)), ("rnet", 24, (0,)), ("onet", 48, (0,)))
-        for name, side, varying in stages:
-            example = torch.zeros(1, 3, side, side, device=device)
-            stage = EngineNetwork(getattr(self.network, name), example, varying, engine)
-            setattr(self.network, name, stage if name == "pnet" else _InParts(stage))
+        self.cascade = Cascade(device, thresholds, engine)
 
     @classmethod
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
@@ -93,8 +81,7 @@ class MTCNNDetector:
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
             smallest: Height in pixels of the smallest face that is known to be in the images. If
-                given, the images are shrunk as far as possible, but so that a face of half that
-                height is still found.
+                given, faces of less than half that height are not looked for.
 
         Returns:
             One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image
@@ -107,28 +94,18 @@ class MTCNNDetector:
 
     def _detect_in_batch(self, images: list[np.ndarray], smallest: float | None) -> list[list[Box]]:
         height, width = images[0].shape[:2]
-        shrink = min(1.0, self.max_side / max(height, width))
-        if smallest is not None:
-            shrink = min(shrink, 2 * self.min_face / smallest)
-        size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        if min(size) < self.min_face:
-            return [[] for _ in images]
-        if shrink < 1:
-            images = [_shrink(image, size) for image in images]
-        scale = np.array([width / size[0], height / size[1]] * 2)
+        scale = min(1.0, self.max_side / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        scales = pyramid(size[1], size[0], self.min_face, scale * (smallest or 0) / 2)
+        enlarge = np.array([width / size[0], height / size[1]] * 2)
         batch = max(1, BATCH_PIXELS // (size[0] * size[1]))
         found: list[list[Box]] = []
         for start in range(0, len(images), batch):
-            bright = [brighten(image) for image in images[start : start + batch]]
-            for boxes in split_on_oom(self._run_network, bright):
-                boxes = np.zeros((0, 4)) if boxes is None else boxes.astype(float)
-                found.append([tuple(box) for box in (boxes * scale).tolist()])
+            part = images[start : start + batch]
+            copies = [brighten(shrink(image, size)) for image in part]
+            for boxes in self.cascade.find(copies, scales):
+                found.append([tuple(box) for box in (boxes * enlarge).tolist()])
         return found
-
-    @torch.inference_mode()
-    def _run_network(self, images: Sequence[np.ndarray]) -> Sequence[np.ndarray | None]:
-        """Return the boxes in each image, float of shape (faces, 4), or None if there are none."""
-        return self.network.detect(np.stack(images))[0]
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
@@ -145,30 +122,3 @@ def brighten(image: np.ndarray) -> np.ndarray:
         return image
     levels = np.arange(256) / 255
     return cv2.LUT(image, np.round(255 * np.sqrt(levels)).astype(np.uint8))
-
-
-class _InParts(nn.Module):
-    """A stage of MTCNN that processes a limited number of candidate faces at a time.
-
-    An image of a crowd can have tens of thousands of candidates. Together they would take gigabytes
-    of memory.
-    """
-
-    def __init__(self, stage: nn.Module):
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, candidates: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        parts = [self.stage(part) for part in candidates.split(CANDIDATES)]
-        return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
-
-
-def _shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink an image to a size (width, height) by averaging pixels.
-
-    The image is first halved as often as possible, because halving is much faster.
-    """
-    while image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]:
-        half = image.shape[1] // 2, image.shape[0] // 2
-        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -71,20 +71,6 @@ def test_detect_with_a_known_height_finds_faces_half_as_high(face_detector, face
     assert iou(box, tuple(2 * edge for edge in small_box)) > 0.7
 
 
-def test_detect_processes_candidates_in_parts(real_clip, monkeypatch):
-    images = [frame.image for frame in read_frames(real_clip, 4)]
-    face_detector = MTCNNDetector.high_recall(torch.device("cpu"))
-    expected = face_detector.detect(images)
-    assert all(expected)
-    sizes = []
-    forward = type(face_detector.network.rnet.stage.network).forward
-
-    def note(self, candidates):
-        sizes.append(len(candidates))
-        return forward(self, candidates)
-
-    monkeypatch.setattr(type(face_detector.network.rnet.stage.network), "forward", note)
-    monkeypatch.setattr("dfdetect.faces.detection.CANDIDATES", 3)
-    for found, boxes in zip(face_detector.detect(images), expected, strict=True):
-        assert np.allclose(found, boxes, atol=0.01)
-    assert max(sizes) == 3
+def test_detect_finds_known_faces_where_a_search_for_all_sizes_does(face_detector, face):
+    ((box,),) = face_detector.detect([face])
+    assert face_detector.detect([face], box[3] - box[1]) == [[pytest.approx(box)]]

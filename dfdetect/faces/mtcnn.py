@@ -1,0 +1,254 @@
+"""MTCNN: three networks that find faces, one after another (Zhang et al. 2016).
+
+The first network looks at copies of an image in falling sizes and proposes boxes. The second and
+third networks look at these boxes only. Each of them drops most boxes and corrects the others.
+
+The networks, their weights and the arithmetic of boxes are those of facenet_pytorch. Its own search
+spends half of its time between the networks. The search here finds the same boxes, but resizes
+images and boxes with sums over the image (Crow 1984), which is faster, and can leave out the copies
+that are needed for small faces only. The networks only see a few sizes of input, because engines
+other than torch compile a network for every new size.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from facenet_pytorch.models.utils.detect_face import (
+    batched_nms_numpy,
+    bbreg,
+    generateBoundingBox,
+    pad,
+    rerec,
+)
+from torch import nn
+from torchvision.ops import batched_nms
+
+from dfdetect.runtime.device import split_on_oom
+from dfdetect.runtime.engines import EngineNetwork
+
+# Height and width in pixels of the inputs for which the three networks give one answer.
+SIDES = 12, 24, 48
+# Size of each copy of an image / size of the copy before.
+FACTOR = 0.709
+# Maximum number of boxes in a batch: an image of a crowd can have tens of thousands, which together
+# would take gigabytes of memory. The number is rounded up to a multiple of `STEP`.
+BOXES, STEP = 512, 8
+# Boxes with a larger IoU are the same face: in one copy of an image, and later.
+SAME_COPY_IOU, SAME_IOU = 0.5, 0.7
+
+
+class Cascade:
+    """The three networks of MTCNN.
+
+    Args:
+        device: The device on which the networks run.
+        thresholds: Minimum confidence of each of the three networks, 0 to 1.
+        engine: The library that runs the networks on a CPU, as returned by
+            `dfdetect.runtime.engines.choose_engine`.
+
+    Example:
+        >>> cascade = Cascade(torch.device("cpu"), (0.6, 0.7, 0.9))
+        >>> cascade.find([image], pyramid(1080, 1920, 24))
+        [array([[804.1, 112.3, 986.2, 352.9]], dtype=float32)]
+    """
+
+    def __init__(
+        self, device: torch.device, thresholds: tuple[float, float, float], engine: str = "torch"
+    ):
+        self.device = device
+        self.thresholds = thresholds
+        networks = MTCNN(device=device).to(memory_format=torch.channels_last)
+
+        def make(name: str, side: int, varying: tuple[int, ...]) -> EngineNetwork:
+            example = torch.zeros(1, 3, side, side, device=device)
+            return EngineNetwork(getattr(networks, name), example, varying, engine)
+
+        self.pnet = make("pnet", 64, (0, 2, 3))
+        self.rnet = make("rnet", SIDES[1], (0,))
+        self.onet = make("onet", SIDES[2], (0,))
+
+    @torch.inference_mode()
+    def find(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> list[np.ndarray]:
+        """Find the faces in images.
+
+        Args:
+            images: RGB uint8 arrays of shape (height, width, 3), all of the same size.
+            scales: Size of each copy that the first network looks at / size of the images, as
+                returned by `pyramid`.
+
+        Returns:
+            The boxes of the faces in each image: x1, y1, x2, y2 in pixels, float32 of shape
+            (faces, 4).
+        """
+        sums = [cv2.integral(image) for image in images]
+        boxes, owners = self._propose(sums, scales)
+        boxes, owners = self._refine(sums, boxes, owners)
+        boxes, owners = self._confirm(sums, boxes, owners)
+        return [boxes[owners == number].numpy() for number in range(len(images))]
+
+    def _propose(
+        self, sums: Sequence[np.ndarray], scales: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the squares that the first network proposes, and the number of their image."""
+        # The activations of a single image fit into the caches of a CPU.
+        batch = 1 if self.device.type == "cpu" else len(sums)
+        found, owners = [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)]
+        for start in range(0, len(sums), batch):
+            for scale in scales:
+                propose = partial(self._propose_at, scale)
+                proposed = split_on_oom(propose, sums[start : start + batch])
+                found += proposed
+                owners += [
+                    torch.full((len(one),), number) for number, one in enumerate(proposed, start)
+                ]
+        boxes, numbers = torch.cat(found), torch.cat(owners)
+        best = batched_nms(boxes[:, :4], boxes[:, 4], numbers, SAME_IOU)
+        boxes, numbers = boxes[best], numbers[best]
+        sides = (boxes[:, 2:4] - boxes[:, :2]).repeat(1, 2)
+        return rerec(boxes[:, :4] + boxes[:, 5:] * sides), numbers
+
+    def _propose_at(self, scale: float, sums: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """Return the boxes that the first network proposes in copies of the images at a scale.
+
+        Each box has nine columns: the box, its confidence, and its four corrections.
+        """
+        height, width = (int((length - 1) * scale + 1) for length in sums[0].shape[:2])
+        copies = np.stack([_resize(one, height, width) for one in sums])
+        corrections, confidence = (one.cpu() for one in self.pnet(self._to_input(copies)))
+        boxes, numbers = generateBoundingBox(
+            corrections, confidence[:, 1], scale, self.thresholds[0]
+        )
+        best = batched_nms(boxes[:, :4], boxes[:, 4], numbers, SAME_COPY_IOU)
+        return [boxes[best[numbers[best] == number]] for number in range(len(sums))]
+
+    def _refine(
+        self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the squares that the second network keeps, and the number of their image."""
+        looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
+        boxes, owners, confidence, corrections = looked
+        best = batched_nms(boxes, confidence, owners, SAME_IOU)
+        return rerec(bbreg(boxes[best], corrections[best])), owners[best]
+
+    def _confirm(
+        self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the boxes that the third network keeps, and the number of their image."""
+        looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
+        boxes, owners, confidence, corrections = looked
+        boxes = bbreg(boxes, corrections)
+        best = batched_nms_numpy(boxes, confidence, owners, SAME_IOU, "Min")
+        return boxes[best], owners[best]
+
+    def _look(
+        self,
+        network: nn.Module,
+        side: int,
+        threshold: float,
+        sums: Sequence[np.ndarray],
+        boxes: torch.Tensor,
+        owners: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Let a network look at boxes, and return those in which it sees a face.
+
+        Returns:
+            The boxes (kept, 4), the number of their image (kept,), their confidence (kept,) and
+            their corrections (kept, 4).
+        """
+        height, width = (length - 1 for length in sums[0].shape[:2])
+        tops, bottoms, lefts, rights = pad(boxes, width, height)
+        tops, lefts = tops - 1, lefts - 1
+        inside = np.flatnonzero((tops < bottoms) & (lefts < rights))
+        boxes, owners = boxes[inside], owners[inside]
+        parts = [
+            sums[owner][tops[row] : bottoms[row] + 1, lefts[row] : rights[row] + 1]
+            for row, owner in zip(inside, owners.tolist(), strict=True)
+        ]
+        answers: list[list[float]] = []
+        for start in range(0, len(parts), BOXES):
+            answer = partial(self._answer, network, side)
+            answers += split_on_oom(answer, parts[start : start + BOXES])
+        confidence, corrections = torch.tensor(answers).reshape(-1, 5).split((1, 4), 1)
+        kept = confidence[:, 0] > threshold
+        return boxes[kept], owners[kept], confidence[kept, 0], corrections[kept]
+
+    def _answer(
+        self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
+    ) -> list[list[float]]:
+        """Return the confidence that each part of an image is a face, and its corrections."""
+        inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
+        for number, part in enumerate(parts):
+            inputs[number] = _resize(part, side, side)
+        corrections, *_, confidence = network(self._to_input(inputs))
+        return torch.cat([confidence[:, 1:], corrections], 1)[: len(parts)].tolist()
+
+    def _to_input(self, images: np.ndarray) -> torch.Tensor:
+        """Turn RGB levels (images, height, width, 3) into an input of the networks."""
+        return (torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2) - 127.5) / 128
+
+
+def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> list[float]:
+    """Return the scales of the copies of an image that the first network looks at.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        min_face: Height in pixels of the smallest faces that the first copy shows large enough.
+        smallest: Height in pixels of the smallest face to find. Copies that are needed for smaller
+            faces only are left out.
+
+    Example:
+        >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]
+        [0.5, 0.355, 0.251, 0.178]
+    """
+    scales = []
+    scale = SIDES[0] / min_face
+    while min(height, width) * scale >= SIDES[0]:
+        scales.append(scale)
+        scale *= FACTOR
+    return [scale for scale in scales if FACTOR * scale * smallest < SIDES[0]]
+
+
+def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Shrink an image to a size (width, height) by averaging pixels.
+
+    The image is first halved as often as possible, because halving is much faster.
+    """
+    while image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]:
+        half = image.shape[1] // 2, image.shape[0] // 2
+        image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a part of an image, of which the sums over the image are given.
+
+    Each pixel of the result is the mean of all pixels that it touches, as in torch's
+    `adaptive_avg_pool2d`.
+
+    Args:
+        sums: The part's rows and columns, and the next ones, of OpenCV's `integral` of an image.
+        height: Height of the result in pixels.
+        width: Width of the result in pixels.
+
+    Returns:
+        RGB levels, float32 of shape (height, width, 3).
+    """
+    above, below = _bins(len(sums) - 1, height)
+    before, after = _bins(sums.shape[1] - 1, width)
+    rows = sums[below]
+    rows -= sums[above]
+    totals = rows.take(after, axis=1)
+    totals -= rows.take(before, axis=1)
+    pixels = (below - above)[:, None, None] * (after - before)[:, None]
+    return np.divide(totals, pixels, dtype=np.float32)
+
+
+def _bins(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where `count` equal parts of a length begin and end, int64 of shape (count,)."""
+    edges = np.arange(count + 1) * length
+    return edges[:-1] // count, -(-edges[1:] // count)
