@@ -172,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ensemble(commands)
     _add_convert(commands)
     _add_calibrate(commands)
+    _add_fit_texture(commands)
     _add_export(commands)
     _add_models(commands)
     _add_bench(commands)
@@ -491,6 +492,34 @@ def _add_calibrate(commands: argparse._SubParsersAction) -> None:
         type=Path,
         metavar="INDEX.csv",
         help="face sets of people and sources that the detector was not trained on",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands,
+        "fit-texture",
+        _fit_texture,
+        "Let a trained tf_efficientnet_lite2 also look at the texture of faces.",
+    )
+    parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument(
+        "--faces",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="INDEX.csv",
+        help="face sets with sources, and the faces of the challenge, which have none",
+    )
+    parser.add_argument(
+        "--val",
+        nargs="+",
+        type=_index_or_fraction,
+        default=0.08,
+        metavar="INDEX.csv|SHARE",
+        help="crops to calibrate on, as in train; best those that were held out of the training",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -837,7 +866,19 @@ def _train(
 def _calibrate(weights: str, faces: list[Path], out: Path, device: str) -> None:
     from dfdetect.training.calibrate import calibrate
 
-    spec = calibrate(weights, faces, out, device=device, progress=True)
+    _print_calibration(out, calibrate(weights, faces, out, device=device, progress=True))
+
+
+def _fit_texture(
+    weights: str, faces: list[Path], val: float | list[Path | float], out: Path, device: str
+) -> None:
+    from dfdetect.training.texture import fit_texture
+
+    spec = fit_texture(weights, faces, out, val=val, device=device, progress=True)
+    _print_calibration(out, spec)
+
+
+def _print_calibration(out: Path, spec: Any) -> None:
     print(f"{out}: calibrated = {spec.calibration.scale:.3f} * logit {spec.calibration.bias:+.3f}")
     if (points := spec.operating_points) is not None:
         print(f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}")

@@ -62,7 +62,7 @@ class Judge:
             The calibration, and metrics by name: `choosing_loss`; those of `metrics`, computed from
             the videos without a known source, or from all videos if all have one; and those of
             `voted_metrics`, with the prefix `sources_`, computed from the videos with a known
-            source.
+            source. Metrics that are undefined are left out: a checkpoint holds no NaN.
         """
         raw = self._video_logits(logits)
         try:
@@ -83,7 +83,7 @@ class Judge:
             )
             voted = voted_metrics(self.labels[rows], *own)
             scores |= {f"sources_{name}": value for name, value in voted.to_dict().items()}
-        return calibration, scores
+        return calibration, {name: value for name, value in scores.items() if np.isfinite(value)}
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
         """Return the thresholds of the verdicts, which 5 % and 1 % of REAL videos exceed.

@@ -70,3 +70,11 @@ def test_judge_operating_points_are_thresholds_of_real_videos():
     real = judge.probabilities(calibration, logits)[:100]
     assert (real > points.uncertain).sum() == 5
     assert (real > points.fake).sum() == 1
+
+
+def test_judge_leaves_out_figures_that_cannot_be_computed():
+    faces = held_out(("REAL", "a", ""), ("FAKE", "a", ""), ("REAL", "b", ""), ("FAKE", "b", ""))
+    _, scores = Judge(faces, 1, Aggregation()).judge(np.array([-1.0, 1.0, -2.0, 2.0]))
+    assert scores["sources_auc"] == 1
+    assert "sources_pairs_in_order" not in scores
+    assert np.isfinite(list(scores.values())).all()

@@ -1,0 +1,105 @@
+"""An EfficientNet that also looks at the texture of a face: at statistics of its early features.
+
+The mean and the standard deviation of each early feature over the image say how smooth, sharp and
+noisy the crop is, and nothing about the person. (Such statistics are known as style: Gatys et al.
+2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) A linear
+function of them orders REAL and FAKE faces of unseen sources better than the deep features of a
+detector, which learn the sources of the training by heart. It says nothing about the faces of the
+Deepfake Detection Challenge, where both classes have the same texture. A second linear function
+therefore decides how much the texture of a face counts.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import dropout
+
+from dfdetect.models import timm_models
+from dfdetect.models.registry import register_model
+
+# Stages, from 0, whose features are described: a quarter to a sixteenth of the height and width.
+STAGES = (1, 2, 4)
+
+
+@register_model("tf_efficientnet_lite2_texture")
+class TextureEfficientNet(nn.Module):
+    """EfficientNet-Lite2 with texture: logit = deep logit + relevance * texture logit.
+
+    `dfdetect.training.texture` adds the two linear functions of the texture to a trained
+    `tf_efficientnet_lite2`. Until then, they are zero.
+
+    Args:
+        drop_rate: Dropout before the last layer, 0 to 1.
+        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1.
+
+    Example:
+        >>> TextureEfficientNet()(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 1])
+    """
+
+    base = "tf_efficientnet_lite2"
+    network: Any
+
+    def __init__(self, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.network = timm_models.create(self.base, drop_rate, drop_path_rate)
+        channels = {info["module"]: info["num_chs"] for info in self.network.feature_info}
+        self.statistics = 2 * sum(channels[f"blocks.{stage}"] for stage in STAGES)
+        self.texture = nn.Linear(self.statistics, 1)
+        self.relevance = nn.Linear(self.statistics, 1)
+        for layer in (self.texture, self.relevance):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, 1) of normalised images (batch, 3, height, width)."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the deep features of normalised images, followed by the statistics.
+
+        Returns:
+            Shape (batch, channels, height / 32, width / 32). Each statistic is the same everywhere.
+        """
+        network, found = self.network, []
+        features = network.bn1(network.conv_stem(images))
+        for number, stage in enumerate(network.blocks):
+            features = stage(features)
+            if number in STAGES:
+                found += mean_and_std(features)
+        features = network.bn2(network.conv_head(features))
+        statistics = torch.cat(found, 1)[:, :, None, None].to(features.dtype)
+        return torch.cat([features, statistics.expand(-1, -1, *features.shape[2:])], 1)
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, 1) of what `forward_features` returns."""
+        deep, statistics = self.pool(features)
+        deep = dropout(deep, self.network.drop_rate, self.training)
+        texture = self.relevance(statistics).sigmoid() * self.texture(statistics)
+        return self.network.classifier(deep) + texture
+
+    def pool(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean deep features (batch, channels) and the statistics, from the same map."""
+        pooled = features.mean(dim=(2, 3))
+        deep, statistics = pooled.split([self.network.num_features, self.statistics], dim=1)
+        return deep, statistics
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer of the deep features; timm's models have such a method too."""
+        classifier: nn.Module = self.network.classifier
+        return classifier
+
+
+def mean_and_std(features: torch.Tensor) -> list[torch.Tensor]:
+    """Return mean and standard deviation over the image, each float32 of shape (batch, channels).
+
+    Example:
+        >>> mean_and_std(torch.ones(1, 2, 4, 4))
+        [tensor([[1., 1.]]), tensor([[0., 0.]])]
+    """
+    features = features.float()
+    mean = features.mean(dim=(2, 3), keepdim=True)
+    # A square root has no finite gradient at 0.
+    variance = (features - mean).square().mean(dim=(2, 3))
+    return [mean.flatten(1), variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()]

@@ -1,0 +1,233 @@
+"""Add the texture of faces to a trained detector: three linear layers, without gradient descent.
+
+`dfdetect.models.texture` describes the model. Its layers are fitted by logistic regression on the
+mean features of whole tracks. All sources have the same weight, and so have REAL and FAKE:
+
+- the last layer of the deep features, anew, on faces with a known source;
+- the texture, on the same faces, with a strong penalty: with a weak one it learns their sources;
+- the relevance of the texture, which tells faces with a known source from those of the Deepfake
+  Detection Challenge, which have none.
+
+Afterwards the model is calibrated as at the end of `train`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dfdetect.checkpoints.io import load_checkpoint, save_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.checkpoints.weights import find_weights, require_new_checkpoint
+from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.errors import ArgumentError
+from dfdetect.evaluation.metrics import vote_weights
+from dfdetect.faces.crops import resize_crop
+from dfdetect.models.registry import create_model
+from dfdetect.models.texture import TextureEfficientNet
+from dfdetect.runtime.device import choose_device
+from dfdetect.runtime.engines import EngineNetwork, choose_engine
+from dfdetect.training.dataset import ClipDataset
+from dfdetect.training.judging import Judge
+from dfdetect.training.split import as_list, read_split
+from dfdetect.training.trainer import predict_logits
+
+ARCHITECTURE = "tf_efficientnet_lite2_texture"
+# Inverse strengths of the penalties on the squared weights, scikit-learn's `C`, for standardised
+# features. That of the texture was chosen by leaving sources out.
+DEEP_STRENGTH, TEXTURE_STRENGTH, RELEVANCE_STRENGTH = 1e-3, 1e-4, 1e-2
+# The strong penalty makes the texture's logits small. This factor, of those from 0 to 15, gives the
+# default detector the lowest `choosing_loss` on faces that were held out.
+TEXTURE_SCALE = 6.0
+# Crops of the challenge that are used. The relevance needs no more.
+MOST_CHALLENGE_CROPS = 2000
+BATCH, MAX_ITERATIONS = 64, 1000
+
+
+def fit_texture(
+    weights: str | Path,
+    faces: Sequence[str | Path],
+    out: str | Path,
+    *,
+    val: str | Path | float | Sequence[str | Path | float] = 0.08,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 0,
+    progress: bool = False,
+) -> ModelSpec:
+    """Add texture to a trained `tf_efficientnet_lite2`, and write a new checkpoint.
+
+    Args:
+        weights: Installed weights by name, or a file. If they have texture already, it is fitted
+            anew.
+        faces: Indexes of face sets. Some crops need a source, others must have none.
+        out: The checkpoint to write, ending in `.safetensors`.
+        val: As in `train`: faces to calibrate on, best those that were held out of the training.
+        seed: Seed of the choice of held-out faces, as in `train`, and of the crops that are used.
+        device: As in `load_detector`.
+        workers: Processes that read crops; 0 to read them in this one.
+        progress: Show progress bars.
+
+    Returns:
+        The specification that the new checkpoint holds.
+
+    Raises:
+        FaceSetError: A face set is unusable, or faces with or without a source are missing.
+        ArgumentError: `out` exists or cannot be written, `weights` have another architecture, or
+            the device is unknown.
+        CheckpointError: The checkpoint is unusable.
+
+    Example:
+        >>> fit_texture("lite2.safetensors", ["dfdc.csv", "clips.csv"], "texture.safetensors")
+    """
+    out = Path(out)
+    require_new_checkpoint(out)
+    torch_device = choose_device(device)
+    path = find_weights(weights)
+    network, spec = load_checkpoint(path)
+    if isinstance(network, TextureEfficientNet):
+        network = network.network
+    elif not isinstance(spec, ModelSpec) or spec.architecture != TextureEfficientNet.base:
+        raise ArgumentError(f"{path}: texture can be added to {TextureEfficientNet.base} only")
+    assert isinstance(spec, ModelSpec)
+    split = read_split(faces, val, seed)
+    split.held_out.require_readable(progress)
+    used = _choose(split.train, seed)
+    used.require_readable(progress)
+    spec = replace(spec, architecture=ARCHITECTURE)
+    model = create_model(ARCHITECTURE).eval().to(torch_device)
+    assert isinstance(model, TextureEfficientNet)
+    model.network.load_state_dict(network.state_dict())
+    fit_layers(model, used, *_features(model, used, spec, workers, progress))
+    judge = Judge(split.held_out, spec.frames_per_clip, spec.aggregation)
+    logits = predict_logits(_fast(model, spec), split.held_out, spec, workers, progress)
+    calibration, scores = judge.judge(logits)
+    spec = replace(
+        spec,
+        calibration=calibration,
+        operating_points=judge.operating_points(calibration, logits),
+        scores={"held_out_actors": scores},
+        training={
+            **spec.training,
+            "texture": {
+                "added_to": path.name,
+                "faces": [Path(index).name for index in faces],
+                "val": [one if isinstance(one, float) else Path(one).name for one in as_list(val)],
+                "seed": seed,
+                "date": date.today().isoformat(),
+            },
+        },
+    )
+    save_checkpoint(out, model.cpu(), spec)
+    return spec
+
+
+def fit_layers(
+    model: TextureEfficientNet, faces: FaceSet, deep: np.ndarray, statistics: np.ndarray
+) -> None:
+    """Fit the three linear layers of a model.
+
+    Args:
+        model: The model whose layers are set.
+        faces: The crops.
+        deep: Mean deep features of each crop, shape (crops, channels).
+        statistics: The statistics of each crop, shape (crops, statistics).
+    """
+    tracks = faces.tracks()
+    deep, statistics = (
+        np.stack([values[track].mean(axis=0) for track in tracks]) for values in (deep, statistics)
+    )
+    first = [track[0] for track in tracks]
+    labels, sources = faces.labels[first], faces.sources[first]
+    known = sources != ""
+    votes = vote_weights(labels[known], sources[known]) * known.sum()
+    fit_linear(model.network.classifier, deep[known], labels[known], votes, DEEP_STRENGTH)
+    fit_linear(model.texture, statistics[known], labels[known], votes, TEXTURE_STRENGTH)
+    with torch.no_grad():
+        model.texture.weight.mul_(TEXTURE_SCALE)
+        model.texture.bias.mul_(TEXTURE_SCALE)
+    shares = np.full(len(known), len(known) / (2 * (~known).sum()))
+    shares[known] = votes / votes.sum() * len(known) / 2
+    fit_linear(model.relevance, statistics, known.astype(int), shares, RELEVANCE_STRENGTH)
+
+
+def fit_linear(
+    layer: nn.Linear,
+    features: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray,
+    strength: float,
+) -> None:
+    """Set a layer with one output by logistic regression on standardised features.
+
+    Args:
+        layer: The layer that is set; it takes the features as they are.
+        features: Shape (n, features).
+        labels: 0 or 1, shape (n,).
+        weights: Weight of each example, 1 on average, shape (n,).
+        strength: Inverse strength of the penalty on the squared weights, scikit-learn's `C`.
+    """
+    scaler = StandardScaler().fit(features, sample_weight=weights)
+    fit = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
+    fit.fit(scaler.transform(features), labels, sample_weight=weights)
+    weight = fit.coef_[0] / scaler.scale_
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight)[None])
+        layer.bias.fill_(float(fit.intercept_[0] - weight @ scaler.mean_))
+
+
+def _choose(faces: FaceSet, seed: int) -> FaceSet:
+    """Return all crops with a known source, and some of those without one."""
+    known = faces.sources != ""
+    if known.all() or not known.any():
+        raise FaceSetError(
+            "faces with a source and faces without one are needed: give the faces of the challenge "
+            "and face sets with a column 'source'"
+        )
+    plain = np.random.default_rng(seed).permutation(np.flatnonzero(~known))
+    return faces.select(np.sort([*np.flatnonzero(known), *plain[:MOST_CHALLENGE_CROPS]]))
+
+
+@torch.inference_mode()
+def _features(
+    model: TextureEfficientNet, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean deep features and the statistics of each crop, both float32."""
+    device = next(model.parameters()).device
+    body = _fast(_Body(model), spec)
+    dataset = ClipDataset(faces, partial(resize_crop, size=spec.input_size), jitter=False)
+    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    with tqdm(total=len(faces), desc="features", unit="crop", disable=not progress) as bar:
+        for images, _ in DataLoader(dataset, batch_size=BATCH, num_workers=workers):
+            pooled = body(spec.normalise(images.to(device)))
+            for parts, part in zip(found, pooled, strict=True):
+                parts.append(part.float().cpu().numpy())
+            bar.update(len(images))
+    return np.concatenate(found[0]), np.concatenate(found[1])
+
+
+class _Body(nn.Module):
+    """The part of the model before its three layers; returns deep features and statistics."""
+
+    def __init__(self, model: TextureEfficientNet):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.model.pool(self.model.forward_features(images))
+
+
+def _fast(network: nn.Module, spec: ModelSpec) -> EngineNetwork:
+    """Return a network that the fastest installed engine computes."""
+    device = next(network.parameters()).device
+    example = torch.zeros(spec.input_shape, device=device)
+    return EngineNetwork(network, example, (0,), choose_engine("auto", device))

@@ -1,0 +1,63 @@
+import pytest
+import torch
+
+from dfdetect.models.activation_maps import activation_maps
+from dfdetect.models.fuse import fuse_batch_norms
+from dfdetect.models.registry import create_model
+from dfdetect.models.texture import mean_and_std
+
+
+@pytest.fixture
+def model():
+    """A model whose three layers have random weights."""
+    torch.manual_seed(0)
+    model = create_model("tf_efficientnet_lite2_texture").eval()
+    for layer in (model.texture, model.relevance):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return model
+
+
+@torch.inference_mode()
+def test_texture_model_without_fitted_layers_answers_like_its_network():
+    model = create_model("tf_efficientnet_lite2_texture").eval()
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(model(images), model.network(images), atol=1e-6)
+
+
+@torch.inference_mode()
+def test_texture_model_adds_relevance_times_texture(model):
+    images = torch.randn(2, 3, 64, 64)
+    found = []
+    for number in (1, 2, 4):
+        features = model.network.bn1(model.network.conv_stem(images))
+        for stage in model.network.blocks[: number + 1]:
+            features = stage(features)
+        found += [features.mean(dim=(2, 3)), features.std(dim=(2, 3), unbiased=False)]
+    statistics = torch.cat(found, 1)
+    added = model.relevance(statistics).sigmoid() * model.texture(statistics)
+    assert added.abs().max() > 0.01
+    assert torch.allclose(model(images), model.network(images) + added, atol=1e-5)
+
+
+def test_texture_model_has_maps_that_add_up_to_the_logit(model):
+    images = torch.randn(2, 3, 96, 96)
+    maps = activation_maps(model, images)
+    with torch.inference_mode():
+        assert torch.allclose(maps.sum(dim=(1, 2, 3)), model(images)[:, 0], atol=1e-4)
+
+
+@torch.inference_mode()
+def test_texture_model_can_be_fused(model):
+    fused = fuse_batch_norms(model, (1, 3, 64, 64))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
+    images = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(fused(images), model(images), atol=1e-4)
+
+
+def test_mean_and_std_have_finite_gradients_where_features_are_constant():
+    features = torch.ones(1, 2, 4, 4, requires_grad=True)
+    mean, std = mean_and_std(features)
+    (mean.sum() + std.sum()).backward()
+    assert mean.tolist() == [[1.0, 1.0]]
+    assert std.max() < 1e-6
+    assert features.grad.isfinite().all()
