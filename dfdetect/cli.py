@@ -502,7 +502,7 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
         commands,
         "fit-texture",
         _fit_texture,
-        "Let a trained tf_efficientnet_lite2 also look at the texture of faces.",
+        "Let a trained tf_efficientnet_lite2 also use the texture of faces.",
     )
     parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument(

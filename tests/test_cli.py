@@ -154,7 +154,8 @@ def test_models_lists_weights_and_architectures(capsys):
     assert main(["models", "tf_efficientnet_lite*"]) == 0
     printed = capsys.readouterr().out
     weights, architectures = printed.split("architectures")
-    assert "tf_efficientnet_lite2_wild, the default  (tf_efficientnet_lite2, 160 px" in weights
+    name = "tf_efficientnet_lite2_texture"
+    assert f"{name}, the default  ({name}, 160 px" in weights
     assert "xception" not in weights
     assert "tf_efficientnet_lite2 *\n" in architectures
     assert "tf_efficientnet_lite4\n" in architectures

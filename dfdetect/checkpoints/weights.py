@@ -6,7 +6,7 @@ from pathlib import Path
 from dfdetect.errors import ArgumentError
 from dfdetect.files import require_writable
 
-DEFAULT_WEIGHTS = "tf_efficientnet_lite2_wild"
+DEFAULT_WEIGHTS = "tf_efficientnet_lite2_texture"
 SUFFIX = ".safetensors"
 # A name or a file of weights, several for an ensemble, or None for the default.
 Weights = str | Path | Sequence[str | Path] | None

@@ -1,4 +1,4 @@
-"""An EfficientNet that also looks at the texture of a face: at statistics of its early features.
+"""An EfficientNet that also uses the texture of a face: statistics of its early features.
 
 The mean and the standard deviation of each early feature over the image say how smooth, sharp and
 noisy the crop is, and nothing about the person. (Such statistics are known as style: Gatys et al.

@@ -78,7 +78,7 @@ def result_details(result: VideoResult) -> str:
 
     Example:
         >>> print(result_details(detector.predict("a.mp4")))
-        fake: P(FAKE) 0.951 is above 0.894, which only 1 % of REAL videos exceed.
+        fake: P(FAKE) 0.951 is above 0.865, which only 1 % of REAL videos exceed.
         <BLANKLINE>
         person 1: P(FAKE) 0.951, seen from 0:00.2 to 0:09.8, in 32 of 32 frames
           most suspicious moments: 0:03.4 (0.990), 0:05.1 (0.981), 0:07.7 (0.973)
@@ -164,7 +164,7 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
     Example:
         >>> print(verdict_meaning(detector.operating_points))
         The thresholds were set on REAL videos that the detector was not trained on:
-          fake       P(FAKE) above 0.894, which 1 % of them exceed
+          fake       P(FAKE) above 0.865, which 1 % of them exceed
         ...
     """
     if points is None:
@@ -192,7 +192,7 @@ def verdict_reason(result: VideoResult) -> str:
 
     Example:
         >>> verdict_reason(detector.predict("a.mp4"))
-        'P(FAKE) 0.951 is above 0.894, which only 1 % of REAL videos exceed.'
+        'P(FAKE) 0.951 is above 0.865, which only 1 % of REAL videos exceed.'
     """
     points, probability = result.operating_points, result.probability
     if points is None or probability is None or result.verdict is None:

@@ -281,7 +281,7 @@ def test_save_checkpoint_refuses_weights_that_overflow(tmp_path):
 
 
 def test_find_weights_by_name(file):
-    assert find_weights() == find_weights("tf_efficientnet_lite2_wild")
+    assert find_weights() == find_weights("tf_efficientnet_lite2_texture")
     assert find_weights(file) == find_weights(str(file)) == file
     assert set(list_weights().values()) >= {find_weights()}
 

@@ -40,7 +40,7 @@ def test_bundle_writes_both_folders_ready_to_upload(wheels, tmp_path, capsys):
         assert main([*arguments, "--out", str(tmp_path / "kaggle")]) == 0
     dataset, kernel = tmp_path / "kaggle" / "dataset", tmp_path / "kaggle" / "kernel"
     wheel = f"dfdetect-{dfdetect.__version__}-py3-none-any.whl"
-    weights = "tf_efficientnet_lite2_wild.safetensors"
+    weights = "tf_efficientnet_lite2_texture.safetensors"
     expected = {*NAMES, wheel, weights, DATASET_METADATA, "files.csv"}
     assert {path.name for path in dataset.iterdir()} == expected
     table = pd.read_csv(dataset / "files.csv", index_col="file")
@@ -148,7 +148,7 @@ def test_write_wheel_takes_the_files_that_setup_takes(tmp_path, sample_data):
     own = zipfile.ZipFile(write_wheel(tmp_path)).namelist()
     assert names - beside == {name for name in own if ".dist-info/" not in name}
     checkpoints = {name for name in beside if name.endswith(".safetensors")}
-    assert "dfdetect/weights/tf_efficientnet_lite2_wild.safetensors" in checkpoints
+    assert "dfdetect/weights/tf_efficientnet_lite2_texture.safetensors" in checkpoints
     assert "dfdetect/weights/xception.safetensors" not in checkpoints
     assert built.stat().st_size < 15_000_000
 
