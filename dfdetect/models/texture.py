@@ -1,7 +1,7 @@
 """An EfficientNet that also uses the texture of a face: statistics of its early features.
 
 The mean and the standard deviation of each early feature over the image say how smooth, sharp and
-noisy the crop is, and nothing about the person. (Such statistics are known as style: Gatys et al.
+noisy the crop is, and little about the person. (Such statistics are known as style: Gatys et al.
 2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) A linear
 function of them orders REAL and FAKE faces of unseen sources better than the deep features of a
 detector, which learn the sources of the training by heart. It says nothing about the faces of the

@@ -43,7 +43,7 @@ from dfdetect.training.trainer import predict_logits
 
 ARCHITECTURE = "tf_efficientnet_lite2_texture"
 # Inverse strengths of the penalties on the squared weights, scikit-learn's `C`, for standardised
-# features. That of the texture was chosen by leaving sources out.
+# features. That of the texture was chosen by `dev` and `dev_b` of the research data.
 DEEP_STRENGTH, TEXTURE_STRENGTH, RELEVANCE_STRENGTH = 1e-3, 1e-4, 1e-2
 # The strong penalty makes the texture's logits small. This factor, of those from 0 to 15, gives the
 # default detector the lowest `choosing_loss` on faces that were held out.
