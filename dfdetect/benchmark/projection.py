@@ -151,8 +151,8 @@ def plan(
 ) -> Plan:
     """Estimate the time, disk space and memory for a large set of videos on many machines.
 
-    There are two jobs: scoring the videos, and extracting crops from them. The second is measured
-    by this function, the first was measured by `bench`.
+    There are two jobs: scoring the videos, and extracting crops from them. `bench` has already
+    measured the scoring. This function measures the extraction.
 
     Args:
         paths: The videos that `bench` was measured on.

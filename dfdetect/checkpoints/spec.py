@@ -49,8 +49,9 @@ class ModelSpec:
         calibration: Calibration of the model's logits.
         aggregation: Rule that combines the logits of crops into the probability of a video.
         operating_points: Thresholds of the verdicts on a video, or None if they were not fitted.
-        mirror: Whether every second crop of a face is mirrored before the model scores it, and a
-            single crop is scored both mirrored and not. Only for models that take single crops.
+        mirror: Whether every second crop of a face is mirrored before the model scores it. If a
+            face has only one crop, the model scores this crop and its mirror image. Must be False
+            for models that take clips.
         training: Information on the training: data, split, configuration, seed, date.
         scores: Measured metrics, by the name of the data that they were measured on.
         licence: Licence of the weights.
@@ -99,7 +100,7 @@ class ModelSpec:
         return (1.0,)
 
     def __post_init__(self) -> None:
-        """Raise an error for values that no model of this version can have."""
+        """Raise an error if a value is out of its range, or does not fit the architecture."""
         if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:
             raise ArgumentError(
                 f"input_size must be {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels, "

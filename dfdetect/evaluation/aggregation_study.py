@@ -174,7 +174,7 @@ def mean_probability(people: Sequence[np.ndarray]) -> float:
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return the mean of the confident frames if there are many, as the first place did."""
+    """Return the mean of the confident frames if there are many, as the challenge's winner did."""
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
     if len(fake) > len(every) / 2.5 and len(fake) > 11 * len(every) / 32:
@@ -183,9 +183,10 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 
 
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
-    """Return a weighted mean of probabilities moved away from 0.5, as the third place did.
+    """Return a weighted mean over all frames, as the third place of the challenge did.
 
-    The weight of a frame is the distance of its probability from 0.5.
+    The weight of a frame is the distance of its probability from 0.5. Before the mean is computed,
+    each probability is moved away from 0.5.
     """
     every = np.concatenate(people) - 0.5
     moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
@@ -193,7 +194,7 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 
 
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Return the mean of the most extreme person, as the fourth place did.
+    """Return the mean of the most extreme person, as the fourth place of the challenge did.
 
     This is the highest mean if one person is clearly FAKE or all are FAKE, and the lowest mean if
     all are REAL. Otherwise, the mean over all people is returned.

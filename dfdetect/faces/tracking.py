@@ -133,7 +133,7 @@ def crop_at_tracks(
     Both videos show the same scene, for example an original and a fake made from it.
 
     Args:
-        frames: Frames of the first video; frames with numbers that no track has are ignored.
+        frames: Frames of the first video. A frame is ignored if no track has a box for its number.
         others: The tracks of the other video.
         formats: The formats of the crops to cut.
 

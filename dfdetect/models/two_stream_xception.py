@@ -125,7 +125,7 @@ class FeatureNoise(nn.Module):
 
 
 class PlaceAttention(nn.Module):
-    """An attention map of the image that is computed from the noise of the image."""
+    """Computes an attention map for the features of the image from the noise of the image."""
 
     def __init__(self) -> None:
         super().__init__()

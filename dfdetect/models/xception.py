@@ -83,7 +83,7 @@ class Xception(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, outputs) of normalised images (batch, 3, size, size > 70)."""
+        """Return logits (batch, outputs) of normalised images (batch, 3, size, size)."""
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ class UCFXception(Xception):
         self.head = nn.Linear(UCF_CHANNELS, 1)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features (batch, 256, side, side) of normalised images of size 71 or more."""
+        """Return features (batch, 256, side, side) of normalised images."""
         flow = self.middle(self.entry(self.stem(images)))
         # The ReLU at the end of Xception is left out.
         return self.shared(self.narrow(self.exit[:-1](flow)))

@@ -93,9 +93,10 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return the third (0, 1 or 2) of a side in which the centre of the evidence (0 to 1) lies.
+    """Return 0, 1 or 2 for the first, middle or last third of a map's width or height.
 
-    The middle third is narrow, because the centre is seldom far from the middle.
+    `share` is the position of the centre of the evidence along this side, from 0 to 1. The middle
+    third is narrow, because the centre is seldom far from the middle.
     """
     return int(share > 0.42) + int(share > 0.58)
 

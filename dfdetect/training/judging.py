@@ -103,6 +103,9 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Return the rows of faces without a known source and with one; no group is empty."""
+        """Return the rows of the videos without a known source, and the rows of the others.
+
+        An empty group is left out.
+        """
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

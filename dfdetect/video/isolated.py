@@ -99,7 +99,8 @@ class DecoderPool:
         Args:
             path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
             num_frames: Number of evenly spaced frames, at least 1.
-            indices: If given, numbers of the frames to read instead, from 0, in increasing order.
+            indices: Numbers of the frames to read, counted from 0, in increasing order; None to
+                read evenly spaced frames.
             seconds: Time limit for reading the video, including the time in which the caller uses
                 the frames.
 

@@ -1,9 +1,9 @@
 """Read evenly spaced RGB frames of a video file, with their times, or the one frame of an image.
 
 First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
-time stamps of the packets show which frames the file really holds; its header may be wrong. They
-also show which packets are B frames: a B frame is shown earlier than some packet before it in the
-file. If the video has enough I and P frames, the reader samples only those, and the decoder skips
+time stamps of the packets tell which frames the file really holds; its header may be wrong. They
+also tell which packets are B frames: in the file, a B frame comes after a frame that is displayed
+later. If the video has enough I and P frames, the reader samples only those, and the decoder skips
 all frames that no other frame refers to. This halves the decoding time of the DFDC
 videos. Skipping all B frames would be faster still, but x264 lets P frames refer to B frames, and
 a P frame that is decoded without its B frame shows block artefacts. Seeking to key frames would not
@@ -110,8 +110,8 @@ def read_frames(
         path: Any video file that FFmpeg reads; or a JPEG, PNG or WebP image, whose name ends in
             `.jpg`, `.jpeg`, `.png` or `.webp`.
         num_frames: Number of evenly spaced frames, at least 1.
-        indices: If given, numbers of the frames to read instead, from 0, in increasing order.
-            Numbers beyond the last frame are ignored.
+        indices: Numbers of the frames to read, counted from 0, in increasing order; None to read
+            evenly spaced frames. Numbers beyond the last frame are ignored.
         threads: Number of decoder threads; 0 for the number of cores.
 
     Raises:
