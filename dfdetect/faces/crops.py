@@ -99,7 +99,9 @@ def _cut(
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """Return a uint8 image (height, width, 3) as a uint8 tensor of shape (3, height, width)."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    # torch warns about arrays that cannot be written to, such as those of Pillow.
+    image = np.require(image, requirements=("C", "W"))
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE) -> torch.Tensor:

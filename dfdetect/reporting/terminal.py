@@ -205,7 +205,8 @@ def verdict_reason(result: VideoResult) -> str:
         Verdict.REAL: f"P(FAKE) {probability:.3f} is not above {usual}.",
     }[result.verdict]
     if result.verdict == Verdict.REAL and probability > EVEN:
-        text += f" Even more of them exceed {EVEN:g}, so that is not the limit."
+        more = f"More than {_percent(UNCERTAIN_RATE)} of them exceed {EVEN:g}"
+        text += f" {more}, so {EVEN:g} is not the limit."
     return text
 
 

@@ -1,8 +1,10 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.crops import cut_crop, cut_crops, resize_crop
+from dfdetect.faces.crops import cut_crop, cut_crops, resize_crop, to_tensor
 from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule
 
 
@@ -77,3 +79,13 @@ def test_resize_crop_by_each_interpolation(name, side):
 def test_resize_rule_refuses_unknown_values(fields):
     with pytest.raises(ValueError, match=r"resize\."):
         ResizeRule(**fields)
+
+
+def test_to_tensor_takes_arrays_that_cannot_be_written_to():
+    image = np.full((2, 4, 3), 7, np.uint8)
+    image.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = to_tensor(image)
+    assert tensor.shape == (3, 2, 4)
+    assert (tensor == 7).all()

@@ -104,7 +104,7 @@ def test_result_details_say_who_and_when():
         (0.7, "P(FAKE) 0.700 is above 0.600, which 5 % of REAL videos exceed, but not above 0.800"),
         (
             0.55,
-            "not above 0.600, which 5 % of REAL videos exceed. Even more of them exceed 0.5, so",
+            "not above 0.600, which 5 % of REAL videos exceed. More than 5 % of them exceed 0.5,",
         ),
         (0.3, "P(FAKE) 0.300 is not above 0.600, which 5 % of REAL videos exceed."),
     ],
