@@ -8,7 +8,7 @@ differ from the reference in nothing else.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -198,12 +198,8 @@ def _at_rate(rate: int) -> Choose:
     """Return a function that keeps at most `rate` frames per second."""
 
     def choose(frames: Sequence[Frame]) -> list[Frame]:
-        slots = [int(frame.time * rate + 1e-6) for frame in frames]
-        return [
-            frame
-            for slot, last, frame in zip(slots, [-1, *slots], frames, strict=False)
-            if slot != last
-        ]
+        slots = groupby(frames, lambda frame: int(frame.time * rate + 1e-6))
+        return [next(in_slot) for _, in_slot in slots]
 
     return choose
 
