@@ -484,17 +484,9 @@ def _add_calibrate(commands: argparse._SubParsersAction) -> None:
         _calibrate,
         "Fit the calibration and the verdict thresholds of a detector on new faces.",
     )
-    parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
-    parser.add_argument(
-        "--faces",
-        nargs="+",
-        required=True,
-        type=Path,
-        metavar="INDEX.csv",
-        help="face sets of people and sources that the detector was not trained on",
+    _add_refit_arguments(
+        parser, "face sets of people and sources that the detector was not trained on"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
 def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
@@ -504,14 +496,8 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
         _fit_texture,
         "Let a trained tf_efficientnet_lite2 also use the texture of faces.",
     )
-    parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
-    parser.add_argument(
-        "--faces",
-        nargs="+",
-        required=True,
-        type=Path,
-        metavar="INDEX.csv",
-        help="face sets with sources, and the faces of the challenge, which have none",
+    _add_refit_arguments(
+        parser, "face sets with sources, and the faces of the challenge, which have none"
     )
     parser.add_argument(
         "--val",
@@ -520,6 +506,14 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
         default=0.08,
         metavar="INDEX.csv|SHARE",
         help="crops to calibrate on, as in train; best those that were held out of the training",
+    )
+
+
+def _add_refit_arguments(parser: argparse.ArgumentParser, faces: str) -> None:
+    """Add the arguments of commands that fit parts of a trained detector again."""
+    parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
+    parser.add_argument(
+        "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help=faces
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -1,10 +1,11 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
-The limits were measured on the default detector. Its balanced accuracy is lower on faces beyond a
-limit than on other faces; for damaged crops, the 95 % interval of the difference is below 0. Strong
-compression is the exception: the detector misses more fakes in compressed videos, but also calls
-fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements. All
-results, including those of properties that make no difference, are in `docs/experiments.md`.
+The limits were measured on the default detector before texture was added. Its balanced accuracy is
+lower on faces beyond a limit than on other faces; for damaged crops, the 95 % interval of the
+difference is below 0. Strong compression is the exception: the detector misses more fakes in
+compressed videos, but also calls fewer REAL videos FAKE. The command `dfdetect compare-conditions`
+repeats these measurements. All results, including those of properties that make no difference, are
+in `docs/experiments.md`.
 """
 
 from collections.abc import Sequence
