@@ -115,7 +115,7 @@ def join_specs(
             for equal weights.
 
     Raises:
-        ArgumentError: The number of shares is not that of `specs`, or a share is not above 0.
+        ArgumentError: `shares` and `specs` differ in length, or a share is not above 0.
     """
     shares = [1.0] * len(specs) if shares is None else list(shares)
     if len(shares) != len(specs) or not all(0 < share < np.inf for share in shares):
@@ -147,7 +147,7 @@ def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
             f"it has format version {version!r}, but this dfdetect reads version {VERSION}; "
             "install the release of dfdetect that wrote the file"
         )
-    values.pop(CHECKSUM_KEY, None)  # it belongs to the file, not to the model
+    values.pop(CHECKSUM_KEY, None)  # the checksum belongs to the file
     return kind.from_fields(values)
 
 

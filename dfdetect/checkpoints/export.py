@@ -34,7 +34,8 @@ OPSET = 18
 # Maximum difference between the logits of the exported file and those of torch.
 TOLERANCE = 1e-4
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-# Sizes of the batches that the file is compared with torch on; the graph is traced with another.
+# On batches of these sizes, the file is compared with torch. The graph is traced with a batch of
+# another size.
 TRIED_BATCHES = (1, 3)
 
 

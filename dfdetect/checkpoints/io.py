@@ -33,7 +33,7 @@ from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.registry import create_model
 
 METADATA_KEY = "dfdetect"
-# Maximum size of a header, a hundred times that of the default detector's.
+# Maximum size of a header, a hundred times the size of the default detector's header.
 MOST_HEADER_BYTES = 4 * 2**20
 FLOAT_TYPES = ("F16", "BF16", "F32")
 Spec = ModelSpec | EnsembleSpec
@@ -126,13 +126,14 @@ def load_ensemble(
     A single checkpoint is loaded as by `load_checkpoint`, and makes no ensemble.
 
     Args:
-        paths: One or more checkpoints. If one is an ensemble itself, its members are added.
+        paths: One or more checkpoints. A checkpoint that is itself an ensemble is replaced by its
+            members.
         shares: Weight of each checkpoint in the mean of the logits, as in `join_specs`.
 
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is no usable checkpoint.
-        ArgumentError: The number of shares is not that of the checkpoints, or one is not above 0.
+        ArgumentError: `shares` and `paths` differ in length, or a share is not above 0.
 
     Example:
         >>> model, spec = load_ensemble([find_weights("cnn_lstm"), find_weights("xception")])

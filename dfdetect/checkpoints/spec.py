@@ -91,12 +91,12 @@ class ModelSpec:
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
-        """Return a tuple with this specification alone, like the several of an `EnsembleSpec`."""
+        """Return a tuple of this specification alone; an `EnsembleSpec` has several members."""
         return (self,)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Return the weight of the single member, like the several of an `EnsembleSpec`."""
+        """Return the weight of the single member: 1; an `EnsembleSpec` has a share per member."""
         return (1.0,)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from facenet_pytorch.models.mtcnn import ONet
 
 from dfdetect.faces.geometry import CropFormat
 
-# The last stage of MTCNN takes images of this side in pixels, with pixel values from -1 to 1.
+# The last stage of MTCNN takes square images with this side in pixels, and values from -1 to 1.
 STAGE_PIXELS = 48
 GREY, SPREAD = 127.5, 128.0
 
@@ -25,8 +25,8 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 of shape (5, 2): x and y of each point, as shares of the side. The points are the
-        left eye, the right eye, the nose, the left and the right corner of the mouth; left and
-        right are those of the image.
+        left eye, the right eye, the nose, and the left and the right corner of the mouth. The left
+        eye is the one on the left of the image.
     """
     small = cv2.resize(face, (STAGE_PIXELS, STAGE_PIXELS), interpolation=cv2.INTER_AREA)
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None].float()

@@ -22,7 +22,7 @@ class FaceAttributes:
         brightness: Mean of all pixel values, 0 to 255.
         sharpness: Mean of the absolute Laplacian of the grey crop, divided by the standard
             deviation of the grey levels. Sharp faces have about 0.1, and blurred faces less. The
-            contrast of the crop does not change it.
+            contrast of the crop does not change the sharpness.
         turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
             distance between the eyes. A face seen from the front has 0, and a face turned by 40
             degrees has about 0.35.

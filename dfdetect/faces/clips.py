@@ -1,12 +1,15 @@
-"""Group the crops of a track into inputs of a model: single crops, or clips of several crops."""
+"""Group the crops of a track into inputs of a model: single crops, or clips of several crops.
+
+A track is one face followed through a video. A clip is a model's input of several crops.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import pad
 
-# Maximum movement of the copies of a single crop, as a share of the crop's side. The boxes of a
-# face detector jitter about as much.
+# If a track has a single crop, its clip holds moved copies of the crop. This is the maximum
+# movement, as a share of the crop's side. The boxes of a face detector jitter about as much.
 JITTER = 0.03
 JITTER_SEED = 0
 

@@ -18,7 +18,7 @@ Strip = list[tuple[float, np.ndarray]]
 # Default number of pictures in a strip, and their side in pixels.
 STRIP = 8
 FACE_PIXELS = 112
-# Side of the square that such a picture shows / height of the face's box.
+# A picture of a strip shows a square around a face: side of the square / height of the face's box.
 FACE_MARGIN = 1.3
 DEFAULT_RESIZE = ResizeRule()
 PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -42,7 +42,7 @@ def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -
 def cut_crops(
     image: np.ndarray, box: Box, formats: Iterable[CropFormat]
 ) -> dict[CropFormat, torch.Tensor]:
-    """Cut the crops of one face that several models take, each in its own format.
+    """Return the crops of one face in several formats, such as those of the models of an ensemble.
 
     A part of the image that several formats share is cut only once.
 
@@ -119,7 +119,7 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     height, width = size, rule.width(size)
     if rule.fit == "pad":
         scales = height / crop.shape[1], width / crop.shape[2]
-        # The side that fills the image is not multiplied: rounding could make it a pixel shorter.
+        # One side of the crop fills the image. Multiplying it could round it to one pixel less.
         inner = [
             wanted if scale == min(scales) else max(1, int(min(scales) * side))
             for wanted, scale, side in zip((height, width), scales, crop.shape[1:], strict=True)
@@ -162,7 +162,7 @@ def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     decoded = cv2.imdecode(
         np.frombuffer(encode_jpeg(image, quality), dtype=np.uint8), cv2.IMREAD_COLOR
     )
-    assert decoded is not None  # it was encoded a line above
+    assert decoded is not None  # the line above encoded it
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 

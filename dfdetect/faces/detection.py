@@ -11,7 +11,7 @@ import torch
 from dfdetect.faces.mtcnn import Cascade, pyramid, shrink
 from dfdetect.results import Box
 
-# Maximum number of pixels of shrunk frames in a batch.
+# Maximum number of pixels in a batch of shrunk frames.
 BATCH_PIXELS = 8 * 2**20
 # Images whose brightest pixels are below this level (of 255) are brightened.
 DARK = 128
@@ -69,7 +69,7 @@ class MTCNNDetector:
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
         """Return a detector that finds more faces, but is slower and gives more false alarms.
 
-        It finds faces that are darker, smaller or turned further.
+        This detector also finds faces that are dark, small or turned far to the side.
         """
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7), engine=engine)
 

@@ -11,8 +11,8 @@ from dfdetect.results import Box
 
 # Limit of the scale, shift and width in a crop rule. Larger values must be mistakes.
 FARTHEST = 10
-# The values of `CropRule.border`, `ResizeRule.fit` and `ResizeRule.interpolation`, and the limits
-# of `ResizeRule.aspect`.
+# The allowed values of `CropRule.border`, `ResizeRule.fit` and `ResizeRule.interpolation`, and the
+# limits of `ResizeRule.aspect`.
 BORDERS = ("repeat", "zeros", "cut")
 FITS = ("stretch", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "linear", "area_or_cubic")
@@ -25,7 +25,7 @@ LANDMARKS = 5
 class CropRule:
     """The rule by which a crop is cut around a face, relative to the face's box as MTCNN finds it.
 
-    The default values give a crop like the box of dlib's frontal face detector: only the face.
+    With the default values, a crop shows only the face, like a box of dlib's frontal face detector.
 
     Args:
         scale: Height of the crop / height of the box.
@@ -68,7 +68,7 @@ class CropRule:
             template = tuple((float(x), float(y)) for x, y in self.template)
             if len(template) != LANDMARKS or not np.isfinite(template).all():
                 raise ArgumentError(f"crop.template must be five points (x, y), not {template}")
-            object.__setattr__(self, "template", template)  # JSON has lists
+            object.__setattr__(self, "template", template)  # a template from JSON is a list
 
     def rectangle(self, box: Box) -> tuple[float, float, float, float]:
         """Return left, top, width and height of the crop for a box (x1, y1, x2, y2), in pixels.

@@ -1,13 +1,13 @@
 """MTCNN: three networks that find faces, one after another (Zhang et al. 2016).
 
-The first network looks at copies of an image in falling sizes and proposes boxes. The second and
+The first network looks at ever smaller copies of an image and proposes boxes. The second and
 third networks look at these boxes only. Each of them drops most boxes and corrects the others.
 
 The networks, their weights and the arithmetic of boxes are those of facenet_pytorch. Its own search
-spends half of its time between the networks. The search here finds the same boxes, but resizes
-images and boxes with sums over the image (Crow 1984), which is faster, and can leave out the copies
-that are needed for small faces only. The networks only see a few sizes of input, because engines
-other than torch compile a network for every new size.
+spends half of its time between the networks. The search here finds the same boxes. It is faster,
+because it resizes images and boxes with sums over the image (Crow 1984), and because it can leave
+out the copies that are needed for small faces only. All inputs of the networks have one of a few
+sizes, because engines other than torch compile a network for every new size.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,15 @@ from torchvision.ops import batched_nms
 from dfdetect.runtime.device import split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
 
-# Height and width in pixels of the inputs for which the three networks give one answer.
+# Height and width in pixels of the input for which each of the three networks gives one answer.
 SIDES = 12, 24, 48
 # Size of each copy of an image / size of the copy before.
 FACTOR = 0.709
 # Maximum number of boxes in a batch: an image of a crowd can have tens of thousands, which together
 # would take gigabytes of memory. The number is rounded up to a multiple of `STEP`.
 BOXES, STEP = 512, 8
-# Boxes with a larger IoU are the same face: in one copy of an image, and later.
+# Boxes with a larger IoU show the same face: first among boxes of one copy of an image, then among
+# the boxes of all copies.
 SAME_COPY_IOU, SAME_IOU = 0.5, 0.7
 
 
@@ -93,7 +94,7 @@ class Cascade:
     def _propose(
         self, sums: Sequence[np.ndarray], scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the first network proposes, and the number of their image."""
+        """Return the squares that the first network proposes, with the numbers of their images."""
         # The activations of a single image fit into the caches of a CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
         found, owners = [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)]
@@ -128,7 +129,7 @@ class Cascade:
     def _refine(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the second network keeps, and the number of their image."""
+        """Return the squares that the second network keeps, with the numbers of their images."""
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         best = batched_nms(boxes, confidence, owners, SAME_IOU)
@@ -137,7 +138,7 @@ class Cascade:
     def _confirm(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the boxes that the third network keeps, and the number of their image."""
+        """Return the boxes that the third network keeps, with the numbers of their images."""
         looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         boxes = bbreg(boxes, corrections)
@@ -179,7 +180,7 @@ class Cascade:
     def _answer(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """Return the confidence that each part of an image is a face, and its corrections."""
+        """Return the confidence that each part is a face, and the corrections of the part's box."""
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
             inputs[number] = _resize(part, side, side)
@@ -197,7 +198,8 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Height in pixels of the smallest faces that the first copy shows large enough.
+        min_face: Height in pixels of the faces that are just large enough for the first network in
+            the first copy, which is the largest.
         smallest: Height in pixels of the smallest face to find. Copies that are needed for smaller
             faces only are left out.
 
@@ -225,13 +227,14 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a part of an image, of which the sums over the image are given.
+    """Resize a part of an image, given the sums of OpenCV's `integral` over the image.
 
     Each pixel of the result is the mean of all pixels that it touches, as in torch's
     `adaptive_avg_pool2d`.
 
     Args:
-        sums: The part's rows and columns, and the next ones, of OpenCV's `integral` of an image.
+        sums: The rows and columns of `integral` that belong to the part, and the next row and
+            column.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 

@@ -1,1 +1,1 @@
-"""Network architectures. They read no files, and use no other part of dfdetect but `errors`."""
+"""Network architectures. This package reads no files, and of dfdetect it uses only `errors`."""

@@ -1,9 +1,10 @@
 """Activation maps: how much each place of an image contributes to a network's logit of FAKE.
 
-A place is a position in the network's last feature map. Its evidence is the sum over channels of
-the features at this place times the gradient of the logit (HiResCAM: Draelos & Carin, "Use HiResCAM
-instead of Grad-CAM for faithful explanations", 2020). All networks use this rule. Depending on the
-layers that follow the feature map, the rule gives the same maps as other methods:
+A place is a position in the network's last feature map. To compute its contribution, each feature
+at this place is multiplied by its gradient, and the products are added up (HiResCAM: Draelos &
+Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations", 2020). The same rule is used
+for all networks. Depending on the layers that follow the feature map, the rule gives the same maps
+as other methods:
 
 - A mean over the image and a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
@@ -66,7 +67,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     with (
         torch.enable_grad(),
         torch.autocast(features.device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=False),  # its LSTM has no gradient in evaluation mode
+        torch.backends.cudnn.flags(enabled=False),  # its LSTM needs training mode for gradients
     ):
         logits = head(features)
         (gradient,) = torch.autograd.grad(logits.sum(), features)
@@ -80,7 +81,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 
 
 def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
-    """Average several models' maps of the same crops, on the finest grid among the maps.
+    """Return the mean of several models' maps of the same crops, on the finest grid of these maps.
 
     Args:
         maps: One float32 array of shape (crops, rows, columns) per model.
@@ -102,7 +103,7 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """Split a model after its last feature map; return None if it has no feature map."""
+    """Return the parts of a model before and after its last feature map, or None if it has none."""
     if isinstance(model, VGG):  # its last pooling would reduce a crop of 48 pixels to one place
         *layers, pool = model.features
         return nn.Sequential(*layers), lambda features: model.forward_head(pool(features))

@@ -78,7 +78,7 @@ class Autoencoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Group normalisation (Wu & He 2018), SiLU and a convolution, added to their input."""
+    """A layer that adds its input to a convolution of the normalised input (Wu & He 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()

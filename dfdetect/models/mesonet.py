@@ -45,7 +45,7 @@ class _MesoNet(nn.Module):
             *_end_of_layer(16, 2),
             *_conv(16, 16, 5),
             *_end_of_layer(16, 4),
-            # For inputs of 256 pixels, the side is 8 already. Other features are resized to it.
+            # The features of a 256-pixel input have this side already; others are resized to it.
             nn.AdaptiveAvgPool2d(SIDE_AFTER_LAYERS),
             nn.Flatten(),
         )

@@ -4,7 +4,7 @@ Every model takes a float32 tensor of RGB crops that are normalised with the che
 std. The shape is (batch, 3, size, size), or (batch, time, 3, size, size) if the model takes clips.
 The model returns logits of FAKE of shape (batch, 1). Weights are random until a checkpoint is
 loaded; nothing is downloaded. If a model also has timm's methods `forward_features` and
-`forward_head`, `dfdetect.models.activation_maps` can draw where it finds evidence for FAKE.
+`forward_head`, `dfdetect.models.activation_maps` can show where the model finds evidence for FAKE.
 
 To add an architecture, write a file in this folder, with `register_model` above its class.
 """
@@ -114,7 +114,7 @@ def create_model(name: str, **arguments: float) -> nn.Module:
 
     Raises:
         ArgumentError: The name is unknown; the message lists similar ones.
-        TypeError: The architecture has no such argument.
+        TypeError: The architecture does not take one of `arguments`.
 
     Example:
         >>> import torch
@@ -138,7 +138,7 @@ def model_info(name: str) -> ModelInfo:
     own = _own_models()
     if name in own:
         return own[name]
-    # For a name with a tag ("name.tag") or a hub, timm would look for pretrained weights.
+    # If the name has a tag ("name.tag") or a hub ("hf-hub:..."), timm looks for pretrained weights.
     if name not in timm_models.names():
         similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
         raise ArgumentError(

@@ -1,12 +1,13 @@
-"""An EfficientNet that also uses the texture of a face: statistics of its early features.
+"""An EfficientNet that also uses the texture of a face: statistics of the network's early features.
 
 The mean and the standard deviation of each early feature over the image say how smooth, sharp and
 noisy the crop is, and little about the person. (Such statistics are known as style: Gatys et al.
-2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) A linear
-function of them orders REAL and FAKE faces of unseen sources better than the deep features of a
-detector, which learn the sources of the training by heart. It says nothing about the faces of the
-Deepfake Detection Challenge, where both classes have the same texture. A second linear function
-therefore decides how much the texture of a face counts.
+2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) On faces
+of unseen sources (other data sets or sites), a linear function of the statistics separates REAL
+from FAKE better than a detector's deep features, which memorise the sources that the detector was
+trained on. The statistics do not help on faces of the Deepfake Detection Challenge, whose REAL and
+FAKE faces have the same texture. A second linear function therefore decides how much the texture of
+a face counts.
 """
 
 from typing import Any
@@ -18,7 +19,8 @@ from torch.nn.functional import dropout
 from dfdetect.models import timm_models
 from dfdetect.models.registry import register_model
 
-# Stages, from 0, whose features are described: a quarter to a sixteenth of the height and width.
+# Numbers, from 0, of the stages whose statistics are used. The height and width of their features
+# are a quarter to a sixteenth of those of the image.
 STAGES = (1, 2, 4)
 
 
@@ -60,7 +62,8 @@ class TextureEfficientNet(nn.Module):
         """Return the deep features of normalised images, followed by the statistics.
 
         Returns:
-            Shape (batch, channels, height / 32, width / 32). Each statistic is the same everywhere.
+            Shape (batch, channels, height / 32, width / 32). A statistic has the same value at all
+            places.
         """
         network, found = self.network, []
         features = network.bn1(network.conv_stem(images))
@@ -73,20 +76,20 @@ class TextureEfficientNet(nn.Module):
         return torch.cat([features, statistics.expand(-1, -1, *features.shape[2:])], 1)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of what `forward_features` returns."""
+        """Return logits (batch, 1) of features from `forward_features`."""
         deep, statistics = self.pool(features)
         deep = dropout(deep, self.network.drop_rate, self.training)
         texture = self.relevance(statistics).sigmoid() * self.texture(statistics)
         return self.network.classifier(deep) + texture
 
     def pool(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean deep features (batch, channels) and the statistics, from the same map."""
+        """Return the mean deep features and the statistics, both (batch, channels), of features."""
         pooled = features.mean(dim=(2, 3))
         deep, statistics = pooled.split([self.network.num_features, self.statistics], dim=1)
         return deep, statistics
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer of the deep features; timm's models have such a method too."""
+        """Return the linear layer of the deep features, under timm's name for the last layer."""
         classifier: nn.Module = self.network.classifier
         return classifier
 

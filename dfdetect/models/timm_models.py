@@ -27,9 +27,9 @@ from torch.nn.functional import linear
 
 # Standard deviation of the random weights of a new head.
 HEAD_STD = 0.01
-# Fields of `TrainConfig` with values other than the defaults. They were chosen by the scores on
-# actors held out of training, with two CPU cores in mind. `mixed` makes large networks twice as
-# fast on a GPU or on a CPU with AMX.
+# Fields of `TrainConfig` with values other than the defaults. The values were chosen by the scores
+# on actors held out of training, for a machine with two CPU cores. The precision `mixed` makes
+# large networks twice as fast on a GPU or on a CPU with AMX.
 RECIPES: dict[str, dict[str, Any]] = {
     "resnet50": {"input_size": 96, "epochs": 7, "learning_rate": 1e-3, "precision": "mixed"},
     "vgg16": {

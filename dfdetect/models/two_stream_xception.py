@@ -13,11 +13,13 @@ INPUT_SIZE = 256
 # Side of the features that the streams exchange, for images of INPUT_SIZE.
 EXCHANGED_SIDE = 16
 CHANNELS = 728
-# Channels of the features / channels of the keys, and of the hidden layer of the gate.
+# Channels of the features / channels of the keys; channels of the features / channels of the gate's
+# hidden layer.
 KEY_RATIO, GATE_RATIO = 8, 16
 # Noise values are clipped to this absolute value, as in steganalysis (Fridrich & Kodovsky 2012).
 CUT_OFF = 3.0
-# Scale of the initial weights of attention layers, which change the features little at first.
+# Scale of the initial weights of attention layers; with this scale, the layers change the features
+# only a little at first.
 START_GAIN = 0.02
 
 
@@ -57,7 +59,7 @@ class TwoStreamXception(nn.Module):
         """Return features (batch, 2048, side, side) of normalised images.
 
         Raises:
-            ArgumentError: The images have another size than 256 by 256 pixels.
+            ArgumentError: The images do not have 256 by 256 pixels.
         """
         image, noise = images, self.image_noise(images)
         places = self.places(noise)
@@ -150,8 +152,8 @@ class PlaceAttention(nn.Module):
 class Exchange(nn.Module):
     """Attention by which each stream gets features of the other stream.
 
-    It prefers places whose features are related in both streams. The paper calls this dual
-    cross-modality attention.
+    The attention is strongest at places whose features are related in both streams. The paper calls
+    this dual cross-modality attention.
     """
 
     def __init__(self, channels: int):

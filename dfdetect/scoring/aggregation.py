@@ -14,11 +14,12 @@ A video is scored in four steps, whose settings are part of each checkpoint (`Ca
    probabilities: `mean_probability`, and three rules of winners of the Deepfake Detection
    Challenge, `confident_majority` (first place, Seferbekov 2020), `power_law` (third place,
    Davletshin et al. 2020) and `confident_fives` (fourth place, Shao et al. 2020).
-3. The logits of the tracks are combined into the logit of the video. `max` takes the highest: one
-   fake face makes a fake video. `pooled` combines the frames of all tracks as if they were one
-   track. `agreement` (fourth place) takes the highest if one track is clearly FAKE or all are FAKE,
-   the lowest if all are REAL, and the mean probability otherwise. A track with few frames, compared
-   with the longest track, is ignored: it may be a picture on the wall that was taken for a face.
+3. The logits of the tracks are combined into the logit of the video. `max` takes the highest,
+   because one fake face makes a video fake. `pooled` combines the frames of all tracks as if they
+   were one track. `agreement` (fourth place) takes the highest if one track is clearly FAKE or all
+   are FAKE, the lowest if all are REAL, and the mean probability otherwise. A track that has few
+   frames compared with the longest track is ignored: it may be a picture on the wall that was taken
+   for a face.
 4. The probability is kept within [floor, 1 - floor], so that a single confident error does not
    dominate the log loss.
 """
@@ -44,7 +45,7 @@ class Aggregation:
     Args:
         frames: Name of the rule that combines the frames of a track, one of `FRAME_RULES`.
         tracks: Name of the rule that combines the tracks of a video, one of `TRACK_RULES`.
-        floor: Lowest probability of either class.
+        floor: Lowest possible P(FAKE); the highest is 1 - floor.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
             small value, and near the maximum for a large one.
         window: Number of neighbouring frames that are averaged before the soft maximum.
@@ -126,8 +127,8 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of the confident frames, if one class has many.
 
-    The mean is taken over the frames above 0.8 if they are many, over those below 0.2 if nearly all
-    are, and over all frames otherwise.
+    The mean is taken over the frames above 0.8 if there are many of them, over the frames below 0.2
+    if nearly all frames are below 0.2, and over all frames otherwise.
     """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
@@ -137,7 +138,11 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the mean of the confident groups of five frames if most are, else of all groups."""
+    """Return the logit of the mean probability of groups of five frames.
+
+    The mean is taken over the confident groups if most groups are confident in the same class, and
+    over all groups otherwise.
+    """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
     values = _sigmoid(means)
@@ -148,7 +153,7 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _power_law(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of a weighted mean, which moves probabilities away from 0.5.
+    """Return the logit of a weighted mean of probabilities that were moved away from 0.5.
 
     The weight of a frame is the distance of its probability from 0.5.
     """
@@ -166,9 +171,9 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
-    """Return the highest logit if one track is clearly FAKE or all are; the lowest if all are REAL.
+    """Return the highest logit if one track is clearly FAKE or all are FAKE.
 
-    Otherwise, return the logit of the mean probability.
+    Return the lowest logit if all tracks are REAL, and otherwise the logit of the mean probability.
     """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:

@@ -1,4 +1,4 @@
-"""Platt scaling: turns the raw logits of a model into logits whose probabilities are right."""
+"""Platt scaling: turns the raw logits of a model into logits with well-calibrated probabilities."""
 
 from dataclasses import dataclass
 
@@ -46,7 +46,7 @@ def fit_calibration(
 
     Args:
         logits: Raw logits of FAKE of items that the model was not trained on, shape (n,).
-        labels: 1 for FAKE, 0 for REAL, shape (n,). Both must occur.
+        labels: 1 for FAKE, 0 for REAL, shape (n,). There must be items of both classes.
         weights: Weight of each item within its class, shape (n,). None means equal weights.
 
     Raises:
@@ -62,7 +62,8 @@ def fit_calibration(
     if counts.min() == 0:
         raise ArgumentError("calibration needs both REAL and FAKE crops")
     certain = (counts + 1) / (counts + 2)
-    # A target of, say, 0.99 is two items: one of its class with weight 0.99, one of the other.
+    # scikit-learn takes no targets between 0 and 1. An item with the target 0.99 is therefore given
+    # as two: one with target 1 and weight 0.99, and one with target 0 and weight 0.01.
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     weights = weights / np.bincount(labels, weights)[labels]
     shares = np.concatenate([certain[labels], 1 - certain[labels]]) * np.tile(weights, 2)

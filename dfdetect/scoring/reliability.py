@@ -1,11 +1,12 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
-The limits were measured on the default detector before texture was added. Its balanced accuracy is
-lower on faces beyond a limit than on other faces; for damaged crops, the 95 % interval of the
-difference is below 0. Strong compression is the exception: the detector misses more fakes in
-compressed videos, but also calls fewer REAL videos FAKE. The command `dfdetect compare-conditions`
-repeats these measurements. All results, including those of properties that make no difference, are
-in `docs/experiments.md`.
+The limits were measured on the default detector before texture was added. On faces beyond a limit,
+its balanced accuracy is lower than on other faces. It is also lower on copies of good crops that
+were damaged until they lie beyond the limit, with a 95 % interval of the difference that is below
+0. Strong compression is the exception: the detector misses more fakes in compressed videos, but
+also calls fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these
+measurements. All results, including those of properties that make no difference, are in
+`docs/experiments.md`.
 """
 
 from collections.abc import Sequence
@@ -35,8 +36,10 @@ def find_warnings(
     """Return sentences that say why the score of a face is less reliable than usual.
 
     Args:
-        heights: Heights in pixels of the face's bounding boxes, at least one. Their median counts.
-        faces: Attributes of some crops of the face, at least one. Their medians count.
+        heights: Heights in pixels of the face's bounding boxes, at least one. Their median is
+            compared with the limit.
+        faces: Attributes of some crops of the face, at least one. Their medians are compared with
+            the limits.
         frames: Number of frames that show the face.
         bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`.
 

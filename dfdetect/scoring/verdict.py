@@ -25,7 +25,7 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     reached = np.cumsum(weights[order]) / np.sum(weights)
     thresholds = []
     for rate in (UNCERTAIN_RATE, FAKE_RATE):
-        # The threshold is the lowest probability that at most this share of the weight exceeds.
+        # The threshold is the lowest probability that at most this share of the videos exceeds.
         place = int(np.searchsorted(reached, 1 - rate - 1e-9))
         thresholds.append(float(probabilities[order][min(place, len(order) - 1)]))
     return OperatingPoints(*thresholds)

@@ -19,8 +19,8 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Return all videos in some files and folders, each under a unique name.
 
     A folder is searched with all its sub-folders and linked folders, for files whose suffix is in
-    `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. A given file is always
-    accepted, whatever its suffix is; it may also be an image.
+    `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. If a path is a file, it is
+    accepted with any suffix, and may also be an image.
 
     The name of a video is its base name. Videos with equal base names are named by their paths
     below the given folder. If these are equal too, the videos are named by their whole paths.
@@ -61,7 +61,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
-    """Return a unique name for each file; `below` holds the paths below the given folder."""
+    """Return a unique name for each file; `below` holds the file's path below the given folder."""
     forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
     counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
     names = {

@@ -105,7 +105,7 @@ class DecoderPool:
                 the frames.
 
         Raises:
-            VideoError: Not one frame can be read, or the decoder crashed, took too long or needed
+            VideoError: No frame can be read, or the decoder crashed, took too long or needed
                 too much memory.
             CancelledError: The pool was closed.
         """
@@ -157,7 +157,7 @@ def _serve(
     path: str,
     **wanted: Any,
 ) -> None:
-    """Send the frames of a video, and then a message that there are no more.
+    """Send the frames of a video, and then a message that all frames were sent.
 
     Before it sends a message, the process waits until the caller has copied the previous frame.
     """
@@ -175,7 +175,7 @@ def _serve(
         end = {"status": error.status.value, "details": error.details}
     except MemoryError:
         end = {"status": Status.DECODER_OUT_OF_MEMORY.value, "details": ""}
-    except Exception as error:  # whatever it is, the caller raises it again
+    except Exception as error:  # the caller raises any exception again
         LOGGER.exception("%s", path)
         end = {"fault": f"{type(error).__name__}: {error}"}
     if pending_ack:
@@ -258,7 +258,7 @@ class DecoderProcess:
         self.expired = False
 
     def read(self, path: str | Path, wanted: dict[str, Any], seconds: float) -> Iterator[Frame]:
-        """Yield the frames of a video, with the exceptions of `DecoderPool.read_frames`.
+        """Yield the frames of a video, or raise the same errors as `DecoderPool.read_frames`.
 
         Args:
             path: The video file.

@@ -57,7 +57,10 @@ class Planes:
 
     @classmethod
     def of_rgb(cls, image: np.ndarray) -> "Planes":
-        """Return a picture of an RGB uint8 image, (height, width, 3); both sides must be even."""
+        """Return a picture of an RGB uint8 image of shape (height, width, 3).
+
+        The height and the width must be even.
+        """
         import av
 
         return cls(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=FORMAT))

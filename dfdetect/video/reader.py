@@ -115,7 +115,7 @@ def read_frames(
         threads: Number of decoder threads; 0 for the number of cores.
 
     Raises:
-        VideoError: The file is missing, is empty, is neither a video nor an image, or not one frame
+        VideoError: The file is missing, is empty, or is neither a video nor an image; or no frame
             can be decoded.
         ArgumentError: `num_frames` is below 1.
 
@@ -177,7 +177,7 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     count = min(count, len(times))
     if count == 0:
         return np.zeros(0, dtype=np.int64)
-    times = np.asarray(times, dtype=np.float64)  # stamps at both ends of int64 have no difference
+    times = np.asarray(times, dtype=np.float64)  # differences of int64 stamps may overflow
     first, last = times[0], times[-1]
     targets = first + (np.arange(count) + 0.5) / count * (last - first)
     after = np.clip(np.searchsorted(times, targets), 1, max(len(times) - 1, 1))
@@ -196,7 +196,7 @@ class _Choice:
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Return the positions of the requested frames in `times`, as far as they exist there."""
+        """Return the positions in `times` of all requested frames that exist."""
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
         positions = np.array(self.indices, dtype=np.int64)
@@ -391,7 +391,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the packets of these streams, but no empty packets. A truncated file ends early."""
+    """Yield the packets of these streams, without empty ones, up to the end of a truncated file."""
     try:
         for packet in container.demux(*streams):
             if packet.size:

@@ -60,8 +60,8 @@ class Painter(Protocol):
         """Draw on a picture that holds the frame shown `time` seconds after the first frame."""
 
 
-# Makes the painter for a video from the width and height of its upright frames in pixels, and from
-# the seconds between its first frame and its last.
+# A function that returns the painter for a video. Its arguments are the width and height of the
+# upright frames in pixels, and the seconds between the first frame and the last.
 MakePainter = Callable[[int, int, float], Painter]
 
 
@@ -87,7 +87,7 @@ def rewrite_video(
         OSError: `out` cannot be written.
 
     Example:
-        >>> rewrite_video("clip.mov", "clip.mp4", lambda width, height, seconds: painter)
+        >>> rewrite_video("video.mov", "video.mp4", lambda width, height, seconds: painter)
     """
     if av is None or ENCODER not in av.codecs_available:
         raise DfdetectError("writing videos needs PyAV with libx264: run `pip install av`")
@@ -225,7 +225,7 @@ class _Sound:
             return
         try:
             frames = cast("list[av.AudioFrame]", packet.decode())
-        except av.FFmpegError:  # damaged
+        except av.FFmpegError:  # the packet is damaged
             return
         for frame in frames:
             if frame.pts is not None:

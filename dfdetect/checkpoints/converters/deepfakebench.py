@@ -29,8 +29,9 @@ from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.models.mesonet import EPSILON
 from dfdetect.scoring.aggregation import Aggregation
 
-# Places of the eyes, the nose and the corners of the mouth in a picture of 96 by 112 pixels. That
-# picture is the middle of one of 112 by 112 pixels, which gets a margin of 15 % on each side.
+# Positions of the eyes, the nose and the corners of the mouth in a picture of 96 by 112 pixels.
+# This picture is the middle of a picture of 112 by 112 pixels, to which a margin of 15 % is added
+# on each side.
 POINTS = (
     *((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366)),
     *((33.5493, 92.3655), (62.7299, 92.2041)),
@@ -38,7 +39,8 @@ POINTS = (
 TEMPLATE = tuple((((x + 8) / 112 + 0.15) / 1.3, (y / 112 + 0.15) / 1.3) for x, y in POINTS)
 MESO_NORMS = ("weight", "bias", "running_mean", "running_var")
 TORCH_EPSILON = 1e-5
-# For each layer of the Meso networks: names of its convolutions and batch norm there, and here.
+# For each layer of the Meso networks: a dictionary from this package's names of the convolutions to
+# the names in the file, and the name of the batch norm in this package and in the file.
 MESO4 = (
     ({"layers.0": "conv1"}, "layers.2", "bn1"),
     ({"layers.4": "conv2"}, "layers.6", "bn1"),
@@ -101,7 +103,7 @@ SRM_PLACES = {
     "fusion.join.": "fusion.convblk.",
     "fusion.gate.": "fusion.ca.sharedMLP.",
 }
-# Parts of SRM that the network does not use, or only in training.
+# Parts of SRM that the network does not use, or uses only in training.
 SRM_UNUSED = (
     *("backbone_rgb.adjust_channel.", "backbone_srm.adjust_channel.", "backbone_srm.last_linear."),
     "blur.",
@@ -222,7 +224,7 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
-    """Return a name with the beginning that it has in the file, or unchanged."""
+    """Return the name of a tensor in the file; `places` maps beginnings of names to those there."""
     for ours, theirs in places.items():
         if name.startswith(ours):
             return name.replace(ours, theirs, 1)

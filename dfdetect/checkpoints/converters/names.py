@@ -5,8 +5,8 @@ from math import ceil
 
 from dfdetect.checkpoints.converters.registry import Shapes
 
-# Number of blocks in each stage of EfficientNet-B0; for each variant from B0 to B7, the factor of
-# these numbers, and the number of channels of the last convolution.
+# Number of blocks in each stage of EfficientNet-B0. Then, for each variant from B0 to B7: the
+# factor by which these numbers are multiplied, and the number of channels of the last convolution.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 DEPTHS = {0: 1.0, 1: 1.1, 2: 1.2, 3: 1.4, 4: 1.8, 5: 2.2, 6: 2.6, 7: 3.1}
 WIDTHS = {0: 1280, 1: 1280, 2: 1408, 3: 1536, 4: 1792, 5: 2048, 6: 2304, 7: 2560}
@@ -54,7 +54,7 @@ def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
 
     Args:
         shapes: Names and shapes of the tensors.
-        prefix: The prefix of the network's names in the file.
+        prefix: The prefix of the names of the network's tensors in the file.
     """
     width = shapes.get(f"{prefix}_conv_head.weight", (0,))[0]
     blocks = {

@@ -38,7 +38,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
     sequences = any(name.endswith("_expand_conv.conv.weight") for name in tensors.left)
     architecture = "efficientnet_b7_sequence" if sequences else "efficientnet_b7_fixed06"
     large = any("large_crop" in part for part in tensors.path.parts)
-    # A box of 1.5 times the size is resized to this width, and then its middle is cut out.
+    # The box, enlarged 1.5 times, is resized to this width, and then the middle is cut out.
     resized = WIDTH if large else HEIGHT
     crop = CropRule(
         scale=GROWN * HEIGHT / resized * BOX_ASPECT,

@@ -72,7 +72,7 @@ def formats() -> Mapping[str, Format]:
 
 
 def require_format(name: str) -> None:
-    """Check that a name is that of a format, or `auto`.
+    """Check that a name is `auto` or the name of a format.
 
     Raises:
         ArgumentError: The format is unknown.

@@ -8,7 +8,7 @@ import torch
 from dfdetect.checkpoints.io import CheckpointError
 from dfdetect.models.registry import create_model
 
-# Maximum number of names that an error lists; it only counts the others.
+# An error lists at most this many names, and gives the number of the others.
 NAMES_SHOWN = 4
 COUNTER = "num_batches_tracked"
 State = dict[str, torch.Tensor]
@@ -43,7 +43,7 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Count tensors as used that only the training needs, if the file has them."""
+        """Count tensors as used, because only training needs them; the file may lack them."""
         for name in names:
             self.left.pop(name, None)
 
@@ -101,7 +101,7 @@ class Tensors:
 
 
 def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
-    """Return a linear layer with one output, given one with the classes REAL and FAKE.
+    """Return a linear layer with one output, given a linear layer with the classes REAL and FAKE.
 
     The output is the logit of FAKE. It gives the same probabilities, because softmax(z)[1] equals
     sigmoid(z[1] - z[0]).
