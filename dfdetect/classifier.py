@@ -55,7 +55,7 @@ class Classifier:
             clips: For each face, its crops in the order of time: RGB uint8 tensors of shape
                 (3, input_size, input_size). The faces are read one after another, when the next
                 batch needs them.
-            check: Function that is called before each batch; it stops the work by an exception.
+            check: Function that is called before each batch, and may raise an error to stop.
 
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). A model that

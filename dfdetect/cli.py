@@ -28,7 +28,7 @@ from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, ENGIN
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import CHOICES, TrainConfig, recipe
 
-# Exit statuses: with `--strict`, a video has no score; arguments, input or output are unusable.
+# Exit statuses: a video has no score (with `--strict`); arguments, input or output are unusable.
 REASONS_GIVEN = 1
 UNUSABLE = 2
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
@@ -40,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `dfdetect`, and return its exit status.
 
     Expected errors (`DfdetectError`, `OSError`) are printed as one line on standard error. With
-    `--verbose`, their traceback is printed above it. Any other exception is a defect of the
+    `--verbose`, the traceback is printed above this line. Any other exception is a defect of the
     program and is not caught.
 
     Args:
-        arguments: The command and its arguments; those of the process if None.
+        arguments: The command and its arguments; None for the arguments of the process.
 
     Returns:
         0 if every video has a score or a stated reason for having none; 1 if `--strict` was given
@@ -142,7 +142,7 @@ def _print_above_bars(text: str) -> None:
 
 
 def _printable(message: object) -> str:
-    """Return a message with its control characters escaped, which file names may contain."""
+    """Return a message with escaped control characters, which file names may contain."""
     from dfdetect.files import printable
 
     return "\n".join(map(printable, str(message).splitlines()))
@@ -505,7 +505,7 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
         type=_index_or_fraction,
         default=0.08,
         metavar="INDEX.csv|SHARE",
-        help="crops to calibrate on, as in train; best those that were held out of the training",
+        help="crops to calibrate on, as in train; best are crops that were not trained on",
     )
 
 
@@ -583,8 +583,8 @@ def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=Path,
         metavar="INDEX.csv|VIDEO_FOLDER",
-        help="face sets, or folders of labelled videos, which are measured together; of videos, "
-        "the compression and the frame rate are varied",
+        help="face sets or folders of labelled videos, all measured together; for videos, the "
+        "compression and the frame rate are varied",
     )
     parser.add_argument(
         "--crops",
@@ -688,7 +688,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 
 
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
-    """Return the index and the weights of its REAL and FAKE crops that INDEX.csv[=WEIGHT] gives."""
+    """Return the index, and the weights of its REAL and FAKE crops, from INDEX.csv[=WEIGHT]."""
     index, _, weights = text.rpartition("=")
     real, separator, fake = weights.partition(":")
     try:

@@ -44,7 +44,7 @@ from dfdetect.scoring.reliability import find_warnings
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
-# Frames are decoded ahead of face detection: at most so many, and at most so many bytes of them.
+# Maximum number of frames, and of their bytes, that are decoded ahead of face detection.
 FRAMES_AHEAD = 8
 AHEAD_BYTES = 64 * 2**20
 # Maximum length of the text of an unexpected error in a result.
@@ -70,8 +70,8 @@ class Detector:
         decoders: Pool of the processes that decode videos; None for a new pool.
         face_detector: Detector of the faces in a frame; None for MTCNN.
         fallback_face_detector: Face detector that searches a video again if `face_detector` finds
-            no face in it. None means a more sensitive MTCNN if `face_detector` is None, too;
-            otherwise it means that no video is searched again.
+            no face in it. None means a more sensitive MTCNN if `face_detector` is also None.
+            Otherwise, None means that no video is searched again.
         engine: The library that computes the networks on a CPU, as in `load_detector`.
 
     Example:
@@ -164,9 +164,9 @@ class Detector:
                 moments, which are at least one second apart. The values of all heat maps of a
                 video are divided by the strongest evidence, for FAKE or REAL, in any of them, and
                 evidence for REAL becomes 0. The map of a face that looks REAL is therefore nearly 0
-                everywhere. For an ensemble, the maps are the mean of those members that have the
-                crop rule of the first member. Models without a feature map, such as transformers,
-                have no heat maps.
+                everywhere. For an ensemble, a map is the mean of the maps of all members that have
+                the crop rule of the first member. Models without a feature map, such as
+                transformers, have no heat maps.
             allowance: Number of frames to sample from this file, and the time when to give up.
 
         Raises:
@@ -577,7 +577,7 @@ def _require_image(image: np.ndarray, name: str) -> None:
 
 
 class _CheckedFrames:
-    """Iterates over frames, counts them, and calls a function before it yields each.
+    """Iterates over frames, counts them, and calls a function before it yields each frame.
 
     Attributes:
         count: Number of frames that were yielded so far.
@@ -614,7 +614,7 @@ class _Stopwatch:
             self.seconds[stage] += perf_counter() - self._sum(apart_from) - start
 
     def timed(self, stage: str, function: Callable[..., Item]) -> Callable[..., Item]:
-        """Return a function that calls the given one and measures the time of each call."""
+        """Return a function that calls `function` and measures the time of each call."""
 
         def call(*arguments: Any) -> Item:
             with self.measure(stage):

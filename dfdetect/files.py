@@ -18,7 +18,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. Its file replaces `path` if the block raises nothing.
+    """Yield a temporary path. A file written to it replaces `path` if the block raises no error.
 
     If the process is killed or the disk is full (OSError), the old file remains unchanged, and
     `path` never holds half of the new one. Only regular files are replaced.
@@ -30,7 +30,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         >>> with atomic_path("submission.csv") as temporary:
         ...     table.to_csv(temporary)
     """
-    path = Path(os.path.realpath(path))  # of a symbolic link, the target is replaced
+    path = Path(os.path.realpath(path))  # the target of a symbolic link is replaced
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")

@@ -68,9 +68,8 @@ def predict(
 
     If `out` is given, a complete file exists from the start and is rewritten every few seconds. In
     addition, the results are saved in `OUT.progress.jsonl`. If the run is stopped or killed, or its
-    time budget ends, the next run with the same `out`, weights and frames continues from there. The
-    progress file is deleted when every video is done. Without `out`, a stopped run cannot be
-    continued.
+    time budget ends, the next run with the same `out`, weights and frames continues from this file.
+    The file is deleted when every video is done. Without `out`, a stopped run cannot be continued.
 
     Args:
         paths: One path or several: videos, images, and folders, whose videos and those of all their
@@ -91,14 +90,14 @@ def predict(
             time is too short, fewer frames are sampled from each video, and some videos may get no
             score.
         report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
-            over time. For it the videos are read a second time, as far as the time budget allows.
+            over time. The videos are read a second time for it, as far as the time budget allows.
         annotate: A folder to write copies of the videos to, with boxes and curves drawn as by
             `dfdetect.annotate`, as far as the time budget allows.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster`. All its machines must find the videos at the same paths.
         on_result: Function that is called with each result, in the caller's thread. First come the
-            rows without a video file and the results of an earlier run, then the others in the
-            order of the rows, each as soon as it and all those before it are known.
+            rows without a video file and the results of an earlier run. Then come the other results
+            in the order of the rows, each as soon as all results before it are known.
         progress: Show progress bars on standard error.
 
     Returns:
@@ -142,7 +141,7 @@ def predict(
         from dfdetect.runtime.executor import Executor
 
         detector = load_detector(checkpoints, device if cluster is None else "cpu", frames, engine)
-        executor = Executor(device, cluster)  # last, because nothing before could close it
+        executor = Executor(device, cluster)  # last, so that no earlier error leaves it open
     heat_maps = None if report is None else _open_heat_maps()
     maps_per_track = 0 if report is None else MOMENTS
     whole = cluster is None or asks_for_frames
@@ -168,7 +167,7 @@ def predict(
                     if out is not None:
                         _write_or_warn(out, names, results, prior)
         except BaseException:
-            for error in _write_all(outputs).values():  # the error that stopped the run is raised
+            for error in _write_all(outputs).values():  # the block's own error is raised
                 warnings.warn(f"cannot be written: {error}", stacklevel=2)
             LOGGER.info("%s", summary(results, prior if is_submission(out) else None))
             raise
@@ -233,7 +232,7 @@ def _write_out(
     *,
     verify: bool = True,
 ) -> None:
-    """Write the results so far, in the format that the suffix of the file names."""
+    """Write the results so far, in the format of the file's suffix."""
     if is_submission(out):
         write_submission(out, names, results, prior, verify=verify)
     else:
@@ -243,7 +242,7 @@ def _write_out(
 def _write_or_warn(
     out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the results so far. An error only causes a warning, as the next write is soon."""
+    """Write the results so far. An error only causes a warning: the next write follows soon."""
     try:
         _write_out(out, names, results, prior, verify=False)
     except OSError as error:
@@ -292,7 +291,7 @@ def _make_scorer(
     device: "torch.device",
     decoders: "DecoderPool",
 ) -> Callable[[_Task], VideoResult]:
-    """Return a function that scores one video, without details of single frames unless `whole`."""
+    """Return a function that scores one video, with details of single frames if `whole`."""
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:
@@ -341,7 +340,7 @@ def _score_rest(
         desc="videos",
         unit="video",
         disable=not progress,
-        leave=not sys.stderr.isatty(),  # a terminal shows the results, and then no bar
+        leave=not sys.stderr.isatty(),  # on a terminal, only the results stay
     )
     saves = _Saves()
     yield

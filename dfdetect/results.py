@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Bounding box: x1, y1, x2, y2 in pixels of the full frame.
 Box = tuple[float, float, float, float]
-# Number of most suspicious moments of a face that texts and pages show.
+# Number of moments that texts and pages show of each face: the most suspicious ones.
 MOMENTS = 3
 # Minimum number of seconds between two moments of `TrackResult.most_suspicious`.
 APART = 1.0
@@ -60,7 +60,7 @@ class Status(str, Enum):
     OUT_OF_TIME = "out_of_time", "no time was left for it"
     NOT_SCORED = "not_scored", "interrupted before it was scored"
 
-    # A member is defined by a value and a sentence, but `Status(value)` finds it by the value.
+    # A member is defined by a value and a sentence; `Status(value)` finds the member by the value.
     def __new__(cls, value: str, sentence: str = "") -> "Status":
         """Return a member that is equal to its value."""
         member = str.__new__(cls, value)
@@ -169,7 +169,7 @@ class HeatMap:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "HeatMap":
-        """Return the heat map from whose `to_dict` the fields come.
+        """Return the heat map that `to_dict` turned into these fields.
 
         Raises:
             InputError: The crop is no image in base64.
@@ -236,7 +236,7 @@ class TrackResult:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "TrackResult":
-        """Return the track result from whose `to_dict` the fields come."""
+        """Return the track result that `to_dict` turned into these fields."""
         return cls(
             **{
                 **fields,
@@ -253,7 +253,7 @@ class VideoResult:
     Attributes:
         path: The file, or None if the frames were given in memory.
         name: Name of the video: the base name of its file. If two videos of a call of `predict`
-            have the same base name, it is their path below the given folder.
+            have the same base name, their names are their paths below the given folder.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
@@ -264,8 +264,9 @@ class VideoResult:
         frames_sampled: Number of frames that were sampled from the video.
         warnings: Sentences that say why the probability is less reliable than usual.
         timings: Seconds spent in each stage: `detect` (face detection), `crop`, `classify`, `wait`
-            (for decoded frames) and, if they were requested, `heat_maps`; and in all of these,
-            `total`. The stage `decode` runs in another thread and is not part of `total`.
+            (for decoded frames) and, if they were requested, `heat_maps`. `total` is the time of
+            all these stages together. The stage `decode` runs in another thread and is not part of
+            `total`.
 
     Example:
         >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
@@ -331,7 +332,7 @@ class VideoResult:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "VideoResult":
-        """Return the video result from whose `to_dict` the fields come.
+        """Return the video result that `to_dict` turned into these fields.
 
         Example:
             >>> result = VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
@@ -390,7 +391,7 @@ def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: 
         count: Maximum number of frames.
 
     Returns:
-        Positions of the frames, that with the highest P(FAKE) first.
+        Positions of the frames; the frame with the highest P(FAKE) comes first.
 
     Example:
         >>> pick_moments([0.0, 0.5, 2.0], [0.7, 0.9, 0.8], 3)

@@ -47,17 +47,19 @@ class BenchResult:
     Attributes:
         videos: Number of videos.
         seconds_per_video: Time per video if several videos are scored at once.
-        stages: Mean time that a video spends in each stage of that run, in seconds, by name.
+        stages: Mean seconds that a video spends in each stage if several videos are scored at once,
+            by name of the stage.
         engine: Name of the library that computed the networks.
         engines: Time per video with each installed library, by its name.
         decode_seconds_per_video: Time per video if its sampled frames are only decoded, several
             videos at once. This is a lower limit of `seconds_per_video`.
-        read_seconds_per_video: Time per video if OpenCV only reads every frame.
+        read_seconds_per_video: Time per video if OpenCV reads every frame and nothing else is done.
         reference_seconds_per_video: Time per video of the face pipeline of the challenge's winner.
         face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too,
             with an IoU of at least 0.5; None if the winner's pipeline found none.
         probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
-            winner's pipeline, over the videos that both scored; None if there are none.
+            winner's pipeline, over the videos that both scored; None if no video was scored by
+            both.
         probability_difference_max: The largest of these differences, or None.
         peak_memory_mb: Peak memory of the process in MB, minus its memory when `bench` began; None
             if the system does not report it.
@@ -366,7 +368,8 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Return the bounding boxes of the tracks at a time, interpolated between sampled frames.
 
-    A track also counts for one sampled frame before its first and after its last.
+    The first box of a track also counts one sampled frame earlier, and the last box one sampled
+    frame later.
     """
     boxes: list[Box] = []
     for track in tracks:

@@ -191,7 +191,7 @@ def extract(
 
 
 class _Extractor:
-    """Finds faces and cuts crops. Several threads may use it, each for another group of videos."""
+    """Finds faces and cuts crops. Several threads may share an extractor."""
 
     def __init__(self, settings: CropSettings, device: torch.device, decoders: DecoderPool):
         self.settings = settings
@@ -241,7 +241,7 @@ class _Extractor:
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
         """Cut crops at the boxes of the original, and return whether this was possible.
 
-        It is possible if faces were found in the original, and its frames have the same size.
+        This is possible if faces were found in the original, and its frames have the same size.
         """
         if not original.tracks:
             return False

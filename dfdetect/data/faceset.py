@@ -93,7 +93,7 @@ class FaceSet:
         """Read an index and find its images.
 
         Raises:
-            FileNotFoundError: The index is missing, or both the tar file and the folder are.
+            FileNotFoundError: There is no index, or neither a tar file nor a folder of images.
             FaceSetError: The index lacks a column or an image, or has unknown labels, repeated ids
                 or empty groups. Or the tar file is damaged, or has members that no face set needs:
                 links, devices, sparse or huge files, or names that lead out of the folder. Or a
@@ -145,7 +145,7 @@ class FaceSet:
 
     @property
     def sources(self) -> np.ndarray:
-        """Return the source of each crop; it is empty for crops without a source in the index."""
+        """Return the source of each crop, or an empty text if the index does not give it."""
         return self.texts("source")
 
     def texts(self, column: str) -> np.ndarray:
@@ -156,7 +156,7 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return for each crop the number, from 0, of its face set before joining; int64 (n,)."""
+        """Return the number, from 0, of the joined face set that has each crop; int64 (n,)."""
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
         return self.table["face_set"].to_numpy(dtype=np.int64)
@@ -215,7 +215,7 @@ class FaceSet:
 
     @property
     def groups(self) -> np.ndarray:
-        """Return the actor group of each crop, or its id if the index has no such column."""
+        """Return the actor group of each crop, or the crop's id if the index has no groups."""
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
 
     def image(self, row: int) -> np.ndarray:
@@ -311,8 +311,8 @@ class FaceSet:
 
         A model gives better scores on sources and faces that it was trained on, so the two parts
         share neither. Each of the joined face sets is split separately: by source if its FAKE crops
-        have several sources, otherwise by actor group. Crops of held-out actors that are not held
-        out themselves are left out of both parts.
+        have several sources, otherwise by actor group. If a held-out actor also has crops that are
+        not held out, these crops are left out of both parts.
 
         Face sets without FAKE crops are not held out, because they cannot show how good a model is.
         If a face set is split by actor group, its sources without FAKE crops are not held out
@@ -463,7 +463,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """Return the places of the images, which the index gives as parts of shards."""
+    """Return the places of the images in the shards, as the index gives them."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()

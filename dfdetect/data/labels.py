@@ -81,7 +81,7 @@ class LabelledVideo:
             wanted: The argument `num_frames` or `indices` of `DecoderPool.read_frames`.
 
         Raises:
-            VideoError: Not one frame can be read.
+            VideoError: No frame can be read.
             OSError: The file cannot be read, or is damaged in its zip file.
         """
         with self.open() as path:

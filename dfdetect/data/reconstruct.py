@@ -54,8 +54,8 @@ AUTOENCODERS: dict[str, AutoencoderSpec] = {
 STEPS = 600
 BATCH = 8
 PIECE = 96
-# A crop is resized to a random side in pixels: in training, within these limits before a piece is
-# cut; in reconstruction, to one of `DRAWN_SIDES`.
+# For training, a crop is resized to a random side within these limits, in pixels, before a piece is
+# cut from it. For reconstruction, the random side is one of `DRAWN_SIDES`.
 SIDES = (96, 224)
 DRAWN_SIDES = range(96, 225, 8)
 LEARNING_RATE = 2e-3
@@ -204,7 +204,7 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator for one step, and return its loss for the autoencoder.
+        """Train the discriminator for one step, and return its part of the autoencoder's loss.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.

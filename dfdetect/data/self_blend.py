@@ -2,8 +2,8 @@
 
 The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
 2022. A copy of a face, with slightly changed colours, sharpness, size and position, is blended into
-the face through a soft mask. Like every face swap, the result has a seam, and its two sides do not
-quite match. It has no traces of a particular method, camera or person.
+the face through a soft mask. Like every face swap, the result has a seam, and the two sides of the
+seam do not quite match. The result has no traces of a particular method, camera or person.
 
 The paper draws the mask around the landmarks of a face. Here, the mask is drawn around fixed
 positions, and its size is random. This works because the crop rule of the DFDC faces puts the eyes,

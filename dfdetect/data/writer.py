@@ -2,8 +2,9 @@
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
 entry by entry; an entry is for example a video with its crops. A log has one row per complete
-entry, which also gives the sizes of the index and the shard after this entry. If a file is longer
-than the last row says, the rest belongs to an incomplete entry, and the next run cuts it off.
+entry. The row also gives the sizes that the index and the shard have after this entry. If a file is
+longer than the last row says, the rest belongs to an incomplete entry, and the next run cuts it
+off.
 """
 
 import sys
@@ -99,7 +100,7 @@ class FaceSetWriter:
         self._lock.close()
 
     def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
-        """Write the crops of an entry, then their rows of the index, and last the row of the log.
+        """Write the crops of an entry, then their rows in the index, and last the row in the log.
 
         Args:
             entry: The row of the log, without `LOG_COLUMNS`.

@@ -113,7 +113,7 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return pairs of row numbers: those of a REAL track, and those of the fake of its frames."""
+    """Return the row numbers of each REAL track, with those of the fake made from its frames."""
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
         return []

@@ -206,7 +206,7 @@ def track_logits(
 
 
 def _batches(tracks: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Yield batches of whole tracks, which have at least `BATCH` crops except for the last one."""
+    """Yield batches of whole tracks. Each batch but the last has at least `BATCH` crops."""
     batch: list[Sequence[int]] = []
     for track in tracks:
         batch.append(track)
@@ -224,7 +224,7 @@ def score_videos(
     *,
     progress: bool = False,
 ) -> Answers:
-    """Score labelled videos: decode them, track their faces, and score these.
+    """Score labelled videos: decode the videos, track their faces, and score the faces.
 
     Args:
         detector: The detector that scores the videos.

@@ -32,7 +32,7 @@ from dfdetect.training.trainer import train
 
 LOGGER = logging.getLogger(__name__)
 STUDY_FAKE_SHARE = 0.8075
-# Validation accuracy of those of the study's detectors for which the study states it.
+# Validation accuracies of the study's detectors, as far as the study states them.
 STUDY_ACCURACY = {
     "logistic_regression": 0.8333,
     "linear_svm": 0.67,
@@ -42,7 +42,7 @@ STUDY_ACCURACY = {
     "resnet50": 0.70,
     "xception": 0.84,
 }
-# Initial weights of those architectures that do not start from random weights.
+# Initial weights of the architectures that do not start from random weights.
 INITIAL = {"tf_efficientnet_lite0": IMAGENET}
 DEFAULT = "default detector"
 SPEED_CROPS = 256
@@ -74,7 +74,7 @@ def compare(
         out: Folder of the checkpoints, `NAME.safetensors`. Existing checkpoints are measured
             without training, and an interrupted training continues.
         clips: Indexes of face sets with tracks, made by `dfdetect extract`. Models that take clips
-            are trained on these in addition.
+            are also trained on these face sets.
         val_clips: Index of a face set with tracks, on which all detectors are also measured.
         architectures: Names of the architectures; None for `compared_architectures()`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
@@ -246,7 +246,7 @@ def _input(spec: ModelSpec) -> str:
 
 
 def _speed(detector: Detector) -> float:
-    """Return the number of crops (for models that take clips: of clips) scored per second."""
+    """Return the number of crops, or of clips, that the detector scores per second."""
     noise = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
     crops = list(noise)
     detector.predict_faces(crops[:32])

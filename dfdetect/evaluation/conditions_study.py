@@ -30,9 +30,9 @@ from dfdetect.faces.crops import compress_jpeg
 from dfdetect.faces.geometry import CropRule
 from dfdetect.runtime.executor import Executor
 
-# Kinds of damage to good crops, each with a function and its levels. The level of `height` is the
-# height of the face's bounding box in pixels, that of `brightness` a factor, that of `blur` the
-# standard deviation as a share of the crop's side, and that of `jpeg` the quality.
+# Kinds of damage to good crops, each with a function and its levels. A level is the height of the
+# face's bounding box in pixels for `height`, a factor for `brightness`, the standard deviation as a
+# share of the crop's side for `blur`, and the quality for `jpeg`.
 Damage = Callable[[np.ndarray, Any], np.ndarray]
 DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
     "height": (lambda crop, height: shrink(crop, CropRule().scale * height), (100, 70, 50, 35)),
@@ -100,9 +100,9 @@ def compare_conditions(
         frames), `condition` and `level` (for natural crops, a range) say what is compared. `n` is
         the number of crops or tracks, and `sharpness` the median sharpness of damaged crops.
         `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy` are metrics. `difference` is
-        the balanced accuracy minus that of the crops or frames compared with, and `low` and `high`
-        are the ends of its 95 % interval, by bootstrap over whole actors or videos. Ranges with
-        fewer than 15 crops of a class are left out.
+        the balanced accuracy minus the balanced accuracy of the crops or frames that the row is
+        compared with. `low` and `high` are the ends of its 95 % interval, by bootstrap over whole
+        actors or videos. Ranges with fewer than 15 crops of a class are left out.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.

@@ -33,7 +33,7 @@ RATES = (5, 2)
 # without a warning.
 RANGES = (0, COMPRESSED, np.inf)
 THRESHOLD = 0.5
-# More frames than any video has in that time.
+# More frames than any video has in `SECONDS`.
 MOST_FRAMES = 1000
 Choose = Callable[[Sequence[Frame]], Sequence[Frame]]
 

@@ -59,7 +59,7 @@ def evaluate(
     video without a score counts with the prior 0.5.
 
     Args:
-        sources: The index of a face set, several indexes, which are measured together, or a data
+        sources: The index of a face set; several indexes, which are measured together; or a data
             set that `read_dataset` reads: a folder, a zip file, or a JSON file of DeepfakeBench.
         split: Part of the data set to measure on, as its authors split it: `test`, `val` or
             `train`; None for all of it.
@@ -214,7 +214,7 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
-    """Return metrics for each known method: of its fakes and all REAL answers of their sources."""
+    """Return metrics for each method, from its fakes and all REAL answers of their sources."""
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
     for name in np.unique(names[~real & (names != "")]).tolist():

@@ -272,9 +272,10 @@ def figures_of(
 
 
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Return weights with equal totals of both classes, and of all sources within a class.
+    """Return weights by which both classes count the same, and all sources within a class.
 
-    Sources differ much in size. Without such weights, the largest sources would dominate.
+    Within a class, each source has one vote, whatever its size. Without these weights, the largest
+    sources would dominate.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).

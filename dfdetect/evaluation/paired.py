@@ -173,7 +173,7 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
     if min(fakes, reals) < 2:
         nan = float("nan")
         return Difference(first=nan, second=nan, difference=nan, interval=None, p_value=nan)
-    # For each FAKE item, the share of REAL items below it; for each REAL item, of FAKE above it.
+    # The share of REAL items below each FAKE item, and of FAKE items above each REAL item.
     of_fakes, of_reals = [], []
     for values in (first, second):
         ranks = rankdata(values)
@@ -230,7 +230,7 @@ def _bootstrap(
 def _p_value(draws: np.ndarray) -> float:
     """Return the two-sided p-value of a difference, given its values in the draws of a bootstrap.
 
-    It is twice the share of the draws on the rarer side of zero, and at most 1.
+    The p-value is twice the share of the draws on the rarer side of zero, and at most 1.
     """
     if not len(draws):
         return float("nan")

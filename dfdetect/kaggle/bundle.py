@@ -116,7 +116,7 @@ def write_wheel(folder: Path) -> Path:
     """Write a wheel of this package without its weights, and return the path of the wheel.
 
     The files come from the installed package or the clone. The function does not use setuptools,
-    which needs a clone, and the network for a build. The same package always makes the same bytes.
+    because setuptools needs a clone and the network. The same package always makes the same bytes.
 
     Raises:
         DfdetectError: The package's metadata is missing, or has another version than its code.
@@ -155,8 +155,8 @@ def write_wheel(folder: Path) -> Path:
 def package_files(package: Path) -> dict[str, bytes]:
     """Return the contents of a package's files, by their paths in a wheel.
 
-    As in `setup.py`, folders without `__init__.py` are left out, and files other than
-    `PACKAGE_FILES`, such as data and backups.
+    As in `setup.py`, folders without `__init__.py` are left out. Files other than `PACKAGE_FILES`,
+    such as data and backups, are left out too.
 
     Args:
         package: The folder of the package.

@@ -33,7 +33,7 @@ def render_note(text: str) -> str:
 def render_verdict(result: VideoResult) -> str:
     """Return the verdict on a video as HTML, with its meaning and the warnings.
 
-    If the video has no score, the HTML says why. It needs the style sheet `app.css`.
+    If the video has no score, the HTML says why. The page needs the style sheet `app.css`.
 
     Example:
         >>> render_verdict(detector.predict("a.mp4"))

@@ -130,7 +130,7 @@ def build_page(
 
     Args:
         detector: The detector that checks the files, one at a time.
-        samples: The texts of buttons, by the sample videos that they check.
+        samples: For each sample video, the text of the button that checks this video.
         folder: Folder for the annotated videos while they are shown.
     """
     import gradio
@@ -284,7 +284,7 @@ class _AnnotatedVideos:
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the annotated video of a page, and return the path of its next one.
+        """Delete the annotated video of a page, and return the path for the page's next one.
 
         Args:
             session: Gradio's identifier of the open page.
@@ -313,7 +313,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     middleware = [Middleware(_add_policy)]
-    if host in LOCAL_NAMES:  # a website must not get access by a name that it points to 127.0.0.1
+    if host in LOCAL_NAMES:  # a website could point a name of its own to 127.0.0.1
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES))
     try:
         _, url, _ = page.launch(
@@ -356,7 +356,7 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Set environment variables: Gradio uses this folder, sends no reports and ignores proxies."""
+    """Make Gradio use this folder, send no reports and ignore proxies, by environment variables."""
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))
     wanted = {

@@ -62,7 +62,7 @@ def write_report(
         prior: P(FAKE) in the submission for videos without a score; None if no submission was
             written.
         detector: Name of the detector, which the page shows.
-        budget: The time budget of the run, whose rest limits the reading of videos.
+        budget: The time budget of the run. The remaining time limits the reading of videos.
         progress: Show a progress bar.
         heat_maps: The store of the heat maps; None if the results contain their heat maps.
 
@@ -114,7 +114,7 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield strips of face pictures for each video, one for each person, in the given order."""
+    """Yield for each video, in the given order, a strip of face pictures of each person."""
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
         name, result = pair

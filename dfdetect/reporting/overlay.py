@@ -61,7 +61,8 @@ def annotate(
         result: The result of `Detector.predict` for this file, with at least one track.
         out: The file to write, with the suffix `.mp4`, or `.jpg`, `.png` or `.webp` for an image.
         threads: Number of threads, both to decode and to encode; 0 for one on each CPU core.
-        check: Function that is called several times a second; it stops the work by an exception.
+        check: Function that is called several times a second, and may raise an error to end the
+            work.
 
     Raises:
         VideoError: The video cannot be read.
@@ -69,8 +70,8 @@ def annotate(
         OSError: The file cannot be written, for example because the disk is full.
 
     Example:
-        >>> result = dfdetect.load_detector().predict("clip.mov")
-        >>> annotate("clip.mov", result, "annotated.mp4")
+        >>> result = dfdetect.load_detector().predict("video.mov")
+        >>> annotate("video.mov", result, "annotated.mp4")
     """
     if not result.tracks:
         raise ArgumentError(f"{path}: nothing to annotate: {result.message}")
@@ -97,8 +98,8 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
         ArgumentError: The folder cannot be written to, or a video would be overwritten.
 
     Example:
-        >>> annotated_paths({"clip.mov": Path("videos/clip.mov")}, "annotated")
-        {'clip.mov': PosixPath('annotated/clip.mov.mp4')}
+        >>> annotated_paths({"a.mov": Path("videos/a.mov")}, "annotated")
+        {'a.mov': PosixPath('annotated/a.mov.mp4')}
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -139,7 +140,7 @@ def annotate_videos(
         results: The results of the detector, by the names of the videos.
         videos: The video files, by name.
         targets: The files to write, by name, as `annotated_paths` returns them.
-        budget: The time budget of the run, whose rest limits the annotation.
+        budget: The time budget of the run. The remaining time limits the annotation.
         progress: Show a progress bar.
 
     Returns:

@@ -33,7 +33,7 @@ NEARBY = 1.0
 REACH = 0.55
 # A person's curve is interrupted if this number of sampling intervals has no frame of the person.
 BREAK = 2.5
-# Height of letters: a share of the width, with limits in pixels. Other lengths are multiples of it.
+# Height of letters: a share of the width, with limits in pixels. It is the unit of other lengths.
 LETTER_SHARE, SMALLEST_LETTER, LARGEST_LETTER = 1 / 40, 14, 32
 CHART_TOP, CHART_HEIGHT, CHART_BOTTOM, CHART_SIDE = 2.6, 4.5, 1.9, 2.0
 # The panel is drawn larger by this factor and then reduced, which gives lines smooth edges.

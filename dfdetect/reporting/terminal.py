@@ -1,4 +1,4 @@
-"""Format results as text: a line for each video, the details of one, the summary of many.
+"""Format results as text: a line for each video, details of one video, a summary of many videos.
 
 The functions return text, which the command line prints.
 """
@@ -104,7 +104,7 @@ def result_details(result: VideoResult) -> str:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return the number of videos with each verdict, and without a score for each reason.
+    """Return how many videos have each verdict, and how many have no score for each reason.
 
     Args:
         results: The results by name, as `predict` returns them.
@@ -135,7 +135,9 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return the text after the lines of videos: details of one, a summary of many, or nothing.
+    """Return the text that follows the lines of the videos.
+
+    The text has the details of a single video or the summary of several videos, or is empty.
 
     Args:
         results: The results by name, as `predict` returns them.
@@ -159,7 +161,7 @@ def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> st
 
 
 def verdict_meaning(points: OperatingPoints | None) -> str:
-    """Return what the verdicts at these thresholds mean, or that there are none.
+    """Return what the verdicts at these thresholds mean, or that there are no verdicts.
 
     Example:
         >>> print(verdict_meaning(detector.operating_points))

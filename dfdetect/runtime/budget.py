@@ -11,7 +11,7 @@ from dfdetect.results import VideoResult
 # seconds, or this share of the budget if that is longer.
 RESERVE_SECONDS = 3.0
 RESERVE_SHARE = 0.01
-# Number of frames that are sampled from a video however short the time is.
+# Minimum number of frames that are sampled from a video, however short the time is.
 FEWEST_FRAMES = 4
 # Weight of the newest video in the moving average of processing speed.
 LATEST = 0.2
@@ -59,9 +59,9 @@ def parse_duration(text: str | float) -> float:
 class TimeBudget:
     """Divides the remaining time among the remaining videos.
 
-    The time to decode a video does not depend on the number of sampled frames; the time for all
-    other stages is proportional to it. Both times are measured while videos are scored, and each
-    new video gets as many frames as there is time for. Several threads may use one budget.
+    The time to decode a video does not depend on the number of sampled frames. The time for all
+    other stages is proportional to this number. Both times are measured while videos are scored,
+    and each new video gets as many frames as there is time for. Several threads may use one budget.
 
     Args:
         seconds: Time from now to the end of the run.

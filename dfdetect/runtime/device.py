@@ -16,7 +16,7 @@ _ALONE = Lock()
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Return the torch device of a name, after a check that the device works.
+    """Return the torch device with this name, after checking that the device works.
 
     The check runs a convolution, because torch also lists GPUs that are too old for its kernels.
     If a GPU fails the check, `auto` returns the CPU and warns with the reason.

@@ -224,7 +224,7 @@ def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
                 waiting.put((item,))
                 if unwanted.is_set():
                     return
-        except BaseException as error:  # whatever it is, the caller's thread raises it again
+        except BaseException as error:  # the caller's thread raises any exception again
             waiting.put(error)
         waiting.put(None)
 

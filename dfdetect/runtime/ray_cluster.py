@@ -75,8 +75,8 @@ def map_on_cluster(
             item. It takes the item and a message, and returns the result of the item.
 
     Raises:
-        DfdetectError: Ray is not installed, or the cluster has no CPU or another version of this
-            package.
+        DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
+            has another version of this package.
         ArgumentError: The cluster cannot be reached.
         ConnectionError: The connection to the cluster was lost.
         Exception: Any exception that the function raises.

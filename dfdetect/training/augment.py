@@ -102,7 +102,7 @@ class Encode(nn.Module):
     A single image becomes a key frame.
 
     Args:
-        codec: `h264`, or `mpeg2video`, the codec of old and of broadcast videos.
+        codec: `h264`, or `mpeg2video`, the codec of old videos and of broadcasts.
         coarseness: Lowest and highest coarseness of the compression. For H.264, it is the constant
             rate factor, where 23 is the default of x264 and 51 the worst quality. For MPEG-2, it is
             the scale of the quantiser, 1 to 31.

@@ -1,4 +1,4 @@
-"""`calibrate`: fits the calibration of a trained detector again, on faces like those of its use."""
+"""`calibrate`: fits the calibration of a trained detector again, on faces like the user's own."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ def calibrate(
     Both are fitted on the scores of whole videos, as at the end of `train`. Videos without a known
     source have half of the total weight. The other half is divided equally among the sources of
     each class. The network itself is not changed. It must not have been trained on the people and
-    sources of these faces, or its probabilities become too extreme.
+    sources of these faces; otherwise its probabilities become too extreme.
 
     Args:
         weights: Name or file of the weights.

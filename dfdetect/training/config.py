@@ -8,8 +8,8 @@ from dfdetect.defaults import FRAME_AGGREGATIONS
 from dfdetect.errors import ArgumentError
 
 LR_SCALINGS = ("equal", "by_inputs")
-# If training starts with small crops, they grow during this share of the epochs, in steps of so
-# many pixels of their side.
+# If the training starts with small crops, the crops grow during this share of the epochs. Each step
+# adds `SIZE_STEP` pixels to the side.
 GROWING = 2 / 3
 SIZE_STEP = 16
 
@@ -40,9 +40,9 @@ class TrainConfig:
         6, "maximum number of epochs; in each, all crops of the rarer class are used once"
     )
     epoch_crops: int = _setting(
-        0, "number of crops or clips in each epoch; 0: twice those of the rarer class"
+        0, "number of crops or clips in each epoch; 0: twice as many as the rarer class has"
     )
-    patience: int = _setting(4, "stop after this number of epochs without a lower choosing loss")
+    patience: int = _setting(4, "stop after this number of epochs without a lower held-out loss")
     batch_size: int = _setting(32, "crops or clips in each batch, half of each class")
     learning_rate: float = _setting(6e-4, "highest learning rate of the one-cycle schedule")
     lr_scaling: str = _setting(
@@ -67,14 +67,14 @@ class TrainConfig:
     )
     ema_decay: float = _setting(0.0, "decay of a moving average of the weights; 0: no average")
     precision: str = _setting(
-        "auto", "float32; mixed, on processors that are fast at it; auto: mixed on GPUs only"
+        "auto", "float32; mixed: half precision if it is faster; auto: mixed on GPUs only"
     )
     aggregation: str = _setting(
         "mean_logit", "rule that combines the frames of a person into one score"
     )
     crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's bounding box")
     crop_shift: float = _setting(
-        0.08, "distance from the centre of the bounding box down to that of the crop / box height"
+        0.08, "distance of the crop's centre below the bounding box's centre / height of the box"
     )
     licence: str = _setting("research only, as the training data", "licence of the weights")
     seed: int = _setting(0, "seed of the initial weights, the order, augmentation and split")
@@ -136,7 +136,7 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """Return the recommended settings for an architecture, replaced by the given settings.
+    """Return the recommended settings for an architecture, with the given settings in place.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.

@@ -55,9 +55,9 @@ class ClipDataset(Dataset):
         jitter: Move these copies in another way each time, as for training.
         reconstructions: A face set whose column `original` names REAL crops of `faces`. It is only
             used for models that take single crops.
-        compression: Transform of reconstructed fakes, and of the REAL crops that they are made of,
-            before `transform`. Without it, fakes would differ by their lack of compression
-            artefacts.
+        compression: Transform that reconstructed fakes, and the REAL crops that they are made of,
+            go through before `transform`. Without it, a lack of compression artefacts would give
+            the fakes away.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class ClipDataset(Dataset):
         rows = self.clips[position]
         crops = torch.stack([to_tensor(self.faces.image(row)) for row in rows])
         label = float(self.labels[position])
-        # This generator keeps torch's global one unchanged, so that a fake and its REAL item, which
-        # have the same seed, are augmented in the same way.
+        # Draws from this generator leave torch's global generator unchanged. A fake and its REAL
+        # item, which have the same seed, are therefore augmented in the same way.
         generator = torch.Generator().manual_seed(seed)
         if role is Role.SELF_BLENDED:
             crops, label = self_blend(crops, generator), 1.0

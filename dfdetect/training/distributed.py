@@ -53,7 +53,7 @@ class DistributedContext:
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Return the parts of all processes as one array, in the order before `shard`."""
+        """Return the parts of all processes as one array, in the order of the items of `shard`."""
         if self.world_size == 1:
             return part
         parts: list[np.ndarray] = [part] * self.world_size
@@ -93,7 +93,7 @@ ONE_PROCESS = DistributedContext()
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.device]]:
-    """Yield the context and the device of this process, connected to the others of `torchrun`.
+    """Connect to the other processes of `torchrun`, and yield this process's context and device.
 
     Without `torchrun`, the context is that of a single process.
 
@@ -133,7 +133,7 @@ class _GlobalBatchMode(TorchFunctionMode):
 
     The mode changes batch normalisation, dropout and stochastic depth. A model that draws random
     numbers in any other way raises an error, because it would draw other numbers than in a single
-    process. Such draws are noticed by the states of torch's generators.
+    process. The mode notices such draws, because they change the states of torch's generators.
 
     Args:
         context: The context of this process.
@@ -209,7 +209,7 @@ class _GlobalBatchMode(TorchFunctionMode):
         return values * self._bernoulli(torch.empty_like(values), 1 - p) / (1 - p)
 
     def _bernoulli(self, values: torch.Tensor, p: float = 0.5) -> torch.Tensor:
-        """Fill a tensor with this part of the random numbers for the whole batch."""
+        """Fill a tensor with this process's part of the random numbers for the whole batch."""
         self._require_no_other_draws()
         rows = values.shape[0] // self.own
         whole = values.new_empty((self.size, rows, *values.shape[1:])).bernoulli_(p)

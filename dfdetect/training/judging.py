@@ -1,11 +1,12 @@
 """Judge: measures a model on held-out faces after each epoch, to choose the best epoch.
 
-The best epoch is that with the lowest `choosing_loss`. Users have two kinds of videos: those of the
-challenge, and all others. One half of the loss is therefore the log loss of held-out videos without
-a known source, which are those of the challenge, split by actor. The other half is the log loss of
-held-out sources, all of which have the same weight. Both are computed from one calibrated score per
-video, combined by the aggregation of the checkpoint. (If the aggregation is a mean, calibrating the
-logit of a video is the same as calibrating the logit of each frame.)
+The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses,
+because users have two kinds of videos: those of the challenge, and all others. The first is the log
+loss on held-out videos of the challenge, which have no known source and are held out by actor. The
+second is the log loss on held-out sources, all of which have the same weight. Both are computed
+from one calibrated score per video, which the aggregation of the checkpoint gives. (If the
+aggregation is a mean, calibrating the logit of a video is the same as calibrating the logit of each
+frame.)
 """
 
 from collections import defaultdict

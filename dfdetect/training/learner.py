@@ -35,7 +35,7 @@ class Learner:
         config: The settings of the run.
         steps: Number of batches in an epoch.
         batch: Number of items in a batch, which is divided among the processes.
-        context: The rank of this process among those of the run.
+        context: The rank of this process among the processes of the run.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Learner:
                 `ModelSpec.normalise`.
             labels: 1 for FAKE and 0 for REAL, shape (n,).
         """
-        # Dropout uses torch's generators. With a seed for each step, a resumed run draws the same.
+        # Dropout uses torch's generators. With a seed per step, a resumed run draws the same masks.
         torch.manual_seed(step_seed(self.seed, self.schedule.last_epoch))
         targets = labels.to(self.device, torch.float32)
         targets = targets * (1 - self.smoothing) + self.smoothing / 2

@@ -36,11 +36,12 @@ class Run:
         model: The model that is trained.
         spec: The specification of the model, with no calibration yet.
         judge: The judge that measures the model on held-out faces.
-        context: The rank of this process among those of the training.
+        context: The rank of this process among the processes of the training.
         progress: Print the main metrics of each epoch to standard error.
         history: The metrics of each epoch or, for a linear model, of each strength of the penalty.
         best: `weights`, `calibration`, `operating_points`, `scores` and `made_by` of the model with
-            the lowest choosing loss; empty before the first epoch has ended.
+            the lowest `choosing_loss` (see `dfdetect.training.judging`); empty before the first
+            epoch has ended.
     """
 
     out: Path
@@ -65,7 +66,7 @@ class Run:
             made_by: What made the model: the number of the epoch, or the strength of the penalty.
             notes: Further values for the history, such as the training loss.
             logits: Raw logits of the held-out crops or clips, shape (n,).
-            model: The model; None for the one of this run.
+            model: The model; None for the model of this run.
         """
         model = model or self.model
         calibration, scores = self.judge.judge(logits)
@@ -88,7 +89,7 @@ class Run:
             }
 
     def epochs_since_best(self) -> int:
-        """Return the number of epochs since the best one."""
+        """Return the number of epochs since the best epoch."""
         losses = [entry[CHOOSING] for entry in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
@@ -99,7 +100,7 @@ class RunState:
 
     Attributes:
         path: The file.
-        description: The settings of the run. A run with other settings cannot continue from it.
+        description: The settings of the run. A run with other settings cannot use the file.
         resume: Whether `restore` loads the file.
     """
 

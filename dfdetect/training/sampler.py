@@ -10,8 +10,8 @@ from dfdetect.errors import ArgumentError
 from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
-# Number of shards whose items are drawn during the same time. That many shards fit into memory, so
-# that random access to them is fast.
+# Number of shards from which items are drawn at a time. They fit into memory together, so that
+# random access to them is fast.
 OPEN_SHARDS = 16
 
 
@@ -34,9 +34,9 @@ class BalancedSampler(Sampler[list[Item]]):
     `pair_share` of them, the batch also gets a REAL item of the same scene, in place of another
     REAL item. Both have the same seed, too.
 
-    **Epochs.** An epoch has `epoch_items` items. By default, it has as many as are needed to use
-    each item of the rarer class once if all items have the same source. The last, incomplete batch
-    is left out, unless it is the only one.
+    **Epochs.** An epoch has `epoch_items` items. The default is the number with which each item of
+    the rarer class is used once if all items have the same source. The last, incomplete batch is
+    left out, unless it is the only batch.
 
     **Shards.** If the face sets have many shards, a few shards are read at a time. They are chosen
     at random, and their items are drawn in random order.
@@ -51,8 +51,8 @@ class BalancedSampler(Sampler[list[Item]]):
         reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
         pair_share: Share of the recorded fakes that are in a batch with a REAL item of their scene.
         epoch_items: Number of items in an epoch, or 0 for the default.
-        context: The rank of this process among those of the training. Each process gets its part of
-            every batch.
+        context: The rank of this process among the processes of the training. Each process gets its
+            part of every batch.
 
     Raises:
         ArgumentError: A batch has fewer items than there are processes, or the number of weights is
@@ -143,7 +143,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot of a REAL item that may be replaced, or None.
+        """Return the slot (position in the batch) of a REAL item that may be replaced, or None.
 
         The item must come from the same face set as the fake.
 
@@ -158,7 +158,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Return, for each of some REAL items, the role of the fake that is made of it."""
+        """Return the role of the fake that is made of each of these REAL items."""
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )
@@ -167,9 +167,9 @@ class BalancedSampler(Sampler[list[Item]]):
         return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
-        """Return the turn of each item, int of shape (n,).
+        """Return the number of the turn in which each item is drawn, int of shape (n,).
 
-        Shards are read in turns of `OPEN_SHARDS` shards, and an item has the turn of its shard.
+        In each turn, `OPEN_SHARDS` shards are read, and all items in these shards are drawn.
         """
         found, numbers = np.unique(self.dataset.shards, return_inverse=True)
         if len(found) <= OPEN_SHARDS:
@@ -221,7 +221,7 @@ class _Pool:
 
 
 class _Queue:
-    """Endless sequence of items in random order, with a new order after each last item."""
+    """An endless sequence of items in random order; each round has a new order."""
 
     def __init__(self, items: np.ndarray, turns: np.ndarray, generator: np.random.Generator):
         self.items = items

@@ -84,7 +84,7 @@ def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
     """Return the faces without the crops of actors who are also in a held-out face set.
 
     Raises:
-        FaceSetError: The face sets share crops, or lack the column that tells their actors.
+        FaceSetError: The face sets share crops, or lack the column with the actor groups.
     """
     shared = np.zeros(len(faces), bool)
     if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):

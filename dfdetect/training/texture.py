@@ -1,12 +1,14 @@
-"""Add the texture of faces to a trained detector: three linear layers, without gradient descent.
+"""Add the texture of faces to a trained detector, by fitting three linear layers.
 
-`dfdetect.models.texture` describes the model. Its layers are fitted by logistic regression on the
-mean features of whole tracks. All sources have the same weight, and so have REAL and FAKE:
+`dfdetect.models.texture` describes the model. Its layers are fitted by logistic regression, without
+gradient descent, on the mean features of whole tracks. All sources have the same weight, and so
+have REAL and FAKE:
 
-- the last layer of the deep features, anew, on faces with a known source;
-- the texture, on the same faces, with a strong penalty: with a weak one it learns their sources;
-- the relevance of the texture, which tells faces with a known source from those of the Deepfake
-  Detection Challenge, which have none.
+- The layer after the deep features is fitted again, on faces with a known source.
+- The layer of the texture is fitted on the same faces, with a strong penalty. With a weak penalty,
+  it would learn to recognise the sources.
+- The layer of the relevance learns to tell faces with a known source from faces of the Deepfake
+  Detection Challenge, which have no source in their index.
 
 Afterwards the model is calibrated as at the end of `train`.
 """
@@ -43,12 +45,13 @@ from dfdetect.training.trainer import predict_logits
 
 ARCHITECTURE = "tf_efficientnet_lite2_texture"
 # Inverse strengths of the penalties on the squared weights, scikit-learn's `C`, for standardised
-# features. That of the texture was chosen by `dev` and `dev_b` of the research data.
+# features. The strength for the texture was chosen on `dev` and `dev_b` of the research data.
 DEEP_STRENGTH, TEXTURE_STRENGTH, RELEVANCE_STRENGTH = 1e-3, 1e-4, 1e-2
-# The strong penalty makes the texture's logits small. This factor, of those from 0 to 15, gives the
-# default detector the lowest `choosing_loss` on faces that were held out.
+# The strong penalty makes the logits of the texture too small, so they are multiplied by this
+# factor. Among factors from 0 to 15, it gives the default detector the lowest `choosing_loss` (see
+# `dfdetect.training.judging`) on held-out faces.
 TEXTURE_SCALE = 6.0
-# Crops of the challenge that are used. The relevance needs no more.
+# Maximum number of crops of the challenge that are used. The relevance needs no more crops.
 MOST_CHALLENGE_CROPS = 2000
 BATCH, MAX_ITERATIONS = 64, 1000
 
@@ -67,14 +70,16 @@ def fit_texture(
     """Add texture to a trained `tf_efficientnet_lite2`, and write a new checkpoint.
 
     Args:
-        weights: Installed weights by name, or a file. If they have texture already, it is fitted
-            anew.
-        faces: Indexes of face sets. Some crops need a source, others must have none.
+        weights: Name or file of the weights. If they already have layers for texture, these layers
+            are fitted again.
+        faces: Indexes of face sets. Some crops must have a source, and some must have none.
         out: The checkpoint to write, ending in `.safetensors`.
-        val: As in `train`: faces to calibrate on, best those that were held out of the training.
-        seed: Seed of the choice of held-out faces, as in `train`, and of the crops that are used.
+        val: Faces to calibrate on, given as in `train`. Best are faces that the detector was not
+            trained on.
+        seed: Seed of the random choice of held-out faces, as in `train`, and of crops without a
+            source.
         device: As in `load_detector`.
-        workers: Processes that read crops; 0 to read them in this one.
+        workers: Number of processes that read crops; 0 to read them in this process.
         progress: Show progress bars.
 
     Returns:
@@ -87,7 +92,7 @@ def fit_texture(
         CheckpointError: The checkpoint is unusable.
 
     Example:
-        >>> fit_texture("lite2.safetensors", ["dfdc.csv", "clips.csv"], "texture.safetensors")
+        >>> fit_texture("lite2.safetensors", ["dfdc.csv", "web.csv"], "texture.safetensors")
     """
     out = Path(out)
     require_new_checkpoint(out)
@@ -167,10 +172,11 @@ def fit_linear(
     weights: np.ndarray,
     strength: float,
 ) -> None:
-    """Set a layer with one output by logistic regression on standardised features.
+    """Set the weights of a layer with one output by logistic regression.
 
     Args:
-        layer: The layer that is set; it takes the features as they are.
+        layer: The layer, which takes `features` as they are. (For the regression, the features are
+            standardised.)
         features: Shape (n, features).
         labels: 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
@@ -227,7 +233,7 @@ class _Body(nn.Module):
 
 
 def _fast(network: nn.Module, spec: ModelSpec) -> EngineNetwork:
-    """Return a network that the fastest installed engine computes."""
+    """Return the network, run by the fastest installed engine."""
     device = next(network.parameters()).device
     example = torch.zeros(spec.input_shape, device=device)
     return EngineNetwork(network, example, (0,), choose_engine("auto", device))

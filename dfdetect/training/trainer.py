@@ -47,7 +47,7 @@ from dfdetect.training.split import Split, as_list, read_split
 
 # Number of inputs in a batch when the model is measured.
 EVAL_BATCH = 64
-# Number of inputs from which random weights are scaled.
+# Number of inputs that are used to scale random weights.
 SAMPLE = 64
 # A track is ignored if it has fewer frames than this share of the frames of the longest track.
 MIN_TRACK_SHARE = 0.25

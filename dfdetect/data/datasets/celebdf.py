@@ -76,7 +76,7 @@ def _video(
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """Return the part of a video in lower case, and its file name, without folders in between."""
+    """Return a video's part of the data set, in lower case, and the video's file name."""
     return path.parts[0].lower(), path.name
 
 

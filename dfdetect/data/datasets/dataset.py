@@ -80,7 +80,7 @@ class Dataset:
         return f"{missing}{f'; {self.note}' if self.note else ''}"
 
 
-# A function that reads a folder or file if it has the layout, and returns None otherwise.
+# A function that returns the data set in a folder or file, or None if it has another layout.
 Reader = Callable[[Path], Dataset | None]
 READERS: list[Reader] = []
 

@@ -130,7 +130,7 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
 
 
 def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the name and the entry of each video, with or without a level for the compression."""
+    """Yield the name and the entry of each video, also if videos are grouped by compression."""
     for name, entry in videos.items():
         if "frames" in entry:
             yield above + name, entry
