@@ -35,8 +35,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        temporary.touch(exist_ok=False)  # gives it the default permissions of new files
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # the default permissions of new files
         yield temporary
+        temporary.chmod(mode)  # libraries that create the file anew may let only its owner read it
         temporary.replace(path)
     except OSError as error:
         # The user knows the final file, not the temporary one.
