@@ -22,6 +22,7 @@ from dfdetect.files import atomic_path
 from dfdetect.reporting.charts import curve_chart, histogram_chart
 from dfdetect.reporting.heat_maps import HeatMapPicture, HeatMapStore, picture_heat_maps
 from dfdetect.reporting.terminal import (
+    fakes_found,
     lower_probabilities,
     summary,
     time_stamp,
@@ -149,7 +150,7 @@ def _meaning(points: OperatingPoints | None) -> str:
     rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
     return (
         "<p>The thresholds were set on REAL videos that the detector was not trained on. On other "
-        "footage, more REAL videos may exceed them.</p><dl>"
+        f"footage, more REAL videos may exceed them. {fakes_found(points)}</p><dl>"
         f'<dt class="fake">fake</dt><dd>P(FAKE) above {points.fake:.3f}, which {rare} of these '
         f'videos exceed</dd><dt class="uncertain">uncertain</dt><dd>P(FAKE) above '
         f"{points.uncertain:.3f}, which {usual} of them exceed</dd>"
@@ -256,35 +257,35 @@ def _moment(time: float, link: str) -> str:
 
 
 def _faces(person: int, strip: Strip, link: str) -> str:
-    pictures = "".join(
-        _picture(encode_jpeg(image, JPEG_QUALITY), f"person {person} at {time_stamp(time)}")
-        + f"<figcaption>{_moment(time, link)}</figcaption></figure>"
-        for time, image in strip
-    )
-    return f'<div class="faces">{pictures}</div>' if pictures else ""
+    figures = []
+    for time, image in strip:
+        text = f"person {person} at {time_stamp(time)}"
+        figures.append(_figure(_picture(encode_jpeg(image, JPEG_QUALITY), text), time, link))
+    return f'<div class="faces">{"".join(figures)}</div>' if figures else ""
 
 
 def _heat_maps(person: int, maps: Sequence[HeatMapPicture], link: str) -> str:
     if not maps:
         return ""
-    pictures = "".join(
-        _picture(
-            one.jpeg, f"heat map of person {person} at {time_stamp(one.time)}, {one.description}"
-        )
-        + f"<figcaption>{_moment(one.time, link)}</figcaption></figure>"
-        for one in maps
-    )
+    figures = []
+    for one in maps:
+        text = f"heat map of person {person} at {time_stamp(one.time)}, {one.description}"
+        button = f'<button aria-pressed="false" title="enlarge">{_picture(one.jpeg, text)}</button>'
+        figures.append(_figure(button, one.time, link))
     return (
         '<p class="note">Where the detector sees evidence for FAKE at the most suspicious moments: '
-        'none <span class="heat" aria-hidden="true"></span> strong</p>'
-        f'<div class="faces">{pictures}</div>'
+        'none <span class="heat" aria-hidden="true"></span> strong. Click a picture to enlarge '
+        f'it.</p><div class="faces">{"".join(figures)}</div>'
     )
+
+
+def _figure(picture: str, time: float, link: str) -> str:
+    return f"<figure>{picture}<figcaption>{_moment(time, link)}</figcaption></figure>"
 
 
 def _picture(jpeg: bytes, alt: str) -> str:
-    """Return the beginning of a figure, with a picture and without the closing tag."""
     source = base64.b64encode(jpeg).decode()
-    return f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{source}">'
+    return f'<img alt="{alt}" src="data:image/jpeg;base64,{source}">'
 
 
 def _count(number: int, noun: str) -> str:

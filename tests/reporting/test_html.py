@@ -146,7 +146,9 @@ def full_score(name, verdict, probability):
         name=name,
         probability=probability,
         verdict=verdict,
-        operating_points=OperatingPoints(uncertain=0.4, fake=0.8),
+        operating_points=OperatingPoints(
+            uncertain=0.4, fake=0.8, fakes={"people": {"videos": 4, "uncertain": 2, "fake": 1}}
+        ),
         tracks=[face],
         frames_sampled=4,
         timings={"total": 0.5},
@@ -180,7 +182,9 @@ def test_the_page_says_verdicts_and_what_they_mean(page):
     text = Reader(page.read_text(encoding="utf-8")).text
     assert "P(FAKE) above 0.800, which 1 % of these videos exceed" in text
     assert "P(FAKE) above 0.400, which 5 % of them exceed" in text
+    assert "Of 4 fakes of people new to the detector, 25 % get" in text
     assert "never proof" in text
+    assert "docs/interpretation.md" in text
     assert "The faces are <small>." in text
     assert "1 fake, 1 uncertain, 1 real" in text
 
@@ -323,6 +327,21 @@ def test_everything_fits_and_can_be_read(show, width, scheme):
     )
     assert max(lines) == 1
     assert tab.evaluate(LOWEST_CONTRAST) >= 4.5
+
+
+@in_browser
+@pytest.mark.parametrize("width", [400, 1200])
+def test_heat_maps_are_large_and_become_larger(show, width):
+    tab = show(width)
+    button = tab.get_by_role("button", name="heat map of person 1").first
+    assert button.bounding_box()["width"] >= 160
+    button.focus()
+    tab.keyboard.press("Enter")
+    assert button.bounding_box()["width"] >= 360
+    assert button.get_attribute("aria-pressed") == "true"
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    button.click()
+    assert button.bounding_box()["width"] < 200
 
 
 @in_browser
