@@ -875,7 +875,10 @@ def _fit_texture(
 def _print_calibration(out: Path, spec: Any) -> None:
     print(f"{out}: calibrated = {spec.calibration.scale:.3f} * logit {spec.calibration.bias:+.3f}")
     if (points := spec.operating_points) is not None:
+        from dfdetect.reporting.terminal import fakes_found
+
         print(f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}")
+        print(fakes_found(points))
 
 
 def _bench(

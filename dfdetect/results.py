@@ -20,6 +20,8 @@ Box = tuple[float, float, float, float]
 MOMENTS = 3
 # Minimum number of seconds between two moments of `TrackResult.most_suspicious`.
 APART = 1.0
+# What is new to a model in the fakes that `OperatingPoints.fakes` counts.
+NEW = ("people", "sources")
 # Columns of `to_dataframe` and of details.csv.
 COLUMNS = (
     *("filename", "probability", "verdict", "status", "people", "frames", "seconds"),
@@ -95,21 +97,33 @@ class OperatingPoints:
         uncertain: Threshold of the verdict `uncertain`: the probability that 5 % of REAL videos
             exceed.
         fake: Threshold of the verdict `fake`: the probability that 1 % of REAL videos exceed.
+        fakes: Numbers of FAKE videos that the model was not trained on, by what was new in them:
+            `people`, or also the `sources`. Each entry has the number of `videos`, and how many of
+            them exceed the thresholds `uncertain` and `fake`. Empty if this was not measured.
 
     Raises:
-        ArgumentError: A threshold is not between 0 and 1, or `uncertain` is above `fake`.
+        ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or the
+            numbers of videos contradict each other.
     """
 
     uncertain: float = 0.5
     fake: float = 0.5
+    fakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise an error for thresholds that are no probabilities or are in the wrong order."""
+        """Raise an error for impossible thresholds and numbers."""
         if not 0 <= self.uncertain <= self.fake <= 1:
             raise ArgumentError(
                 "operating points must be between 0 and 1, and `uncertain` must not be above "
                 f"`fake`; got {self}"
             )
+        for new, counts in self.fakes.items():
+            if (
+                new not in NEW
+                or set(counts) != {"videos", "uncertain", "fake"}
+                or not 0 <= counts["fake"] <= counts["uncertain"] <= counts["videos"] > 0
+            ):
+                raise ArgumentError(f"operating points: impossible numbers of fakes: {self.fakes}")
 
     def verdict(self, probability: float) -> Verdict:
         """Return the verdict for a video's P(FAKE).

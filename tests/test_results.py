@@ -21,7 +21,9 @@ SCORED = VideoResult(
     name="a.mp4",
     probability=0.9,
     verdict=Verdict.FAKE,
-    operating_points=OperatingPoints(uncertain=0.6, fake=0.8),
+    operating_points=OperatingPoints(
+        uncertain=0.6, fake=0.8, fakes={"people": {"videos": 9, "uncertain": 5, "fake": 2}}
+    ),
     tracks=[TRACK],
     frames_sampled=32,
     warnings=("The face is dark.",),
@@ -103,6 +105,20 @@ def test_verdict_is_above_a_threshold(probability, verdict):
 def test_operating_points_refuse_impossible_thresholds(points):
     with pytest.raises(ValueError, match="operating points must be between 0 and 1"):
         OperatingPoints(*points)
+
+
+@pytest.mark.parametrize(
+    "fakes",
+    [
+        {"people": {"videos": 9, "uncertain": 2, "fake": 5}},
+        {"people": {"videos": 0, "uncertain": 0, "fake": 0}},
+        {"people": {"videos": 9}},
+        {"cats": {"videos": 9, "uncertain": 5, "fake": 2}},
+    ],
+)
+def test_operating_points_refuse_impossible_numbers_of_fakes(fakes):
+    with pytest.raises(ValueError, match="impossible numbers of fakes"):
+        OperatingPoints(fakes=fakes)
 
 
 def test_most_suspicious_are_moments_apart():

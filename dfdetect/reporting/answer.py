@@ -8,7 +8,7 @@ import numpy as np
 from dfdetect.faces.crops import encode_jpeg
 from dfdetect.reporting.charts import curve_chart
 from dfdetect.reporting.heat_maps import describe_heat_map, paint_heat_map
-from dfdetect.reporting.terminal import time_stamp, verdict_reason
+from dfdetect.reporting.terminal import fakes_found, time_stamp, verdict_reason
 from dfdetect.results import HeatMap, OperatingPoints, TrackResult, Verdict, VideoResult
 
 JPEG_QUALITY = 80
@@ -18,8 +18,9 @@ HEADLINES = {
     Verdict.REAL: "Real: no clear sign of manipulation was found",
 }
 CAUTION = (
-    "A score is a hint for a person who looks, never proof. The detector judges faces only: not "
-    "voices, not scenes, and not whether a true video is shown in a false context."
+    "A score is a hint for a person who looks, never proof (docs/interpretation.md). The detector "
+    "judges faces only: not voices, not scenes, and not whether a true video is shown in a false "
+    "context."
 )
 
 HEAT_MAPS = "Where the detector sees evidence for FAKE: the redder, the stronger."
@@ -88,7 +89,7 @@ def _meaning(result: VideoResult) -> str:
         )
     return (
         f"What it means: {verdict_reason(result)} These are REAL videos that the detector was not "
-        f"trained on. {caution}"
+        f"trained on. {caution} {fakes_found(points)}"
     )
 
 

@@ -25,7 +25,12 @@ NAMED = 3
 LINE = 80
 # The probability at which a reader expects the limit between real and fake.
 EVEN = 0.5
-HINT = "A score is a hint for a person who looks, never proof."
+HINT = "A score is a hint for a person who looks, never proof (docs/interpretation.md)."
+# What `OperatingPoints.fakes` counts, in words.
+NEW_FAKES = {
+    "people": "fakes of people new to the detector",
+    "sources": "fakes from sources new to the detector",
+}
 
 
 def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
@@ -182,9 +187,27 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
         f"  real       {lower_probabilities(points)}; this does not show that\n"
         "             a video is real",
         "On other footage, more REAL videos may exceed them.",
+        *filter(None, [fill(fakes_found(points), LINE)]),
         HINT,
     )
     return "\n".join(lines)
+
+
+def fakes_found(points: OperatingPoints) -> str:
+    """Return sentences on the share of fakes that the thresholds find, as it was measured.
+
+    If it was not measured, an empty text is returned.
+
+    Example:
+        >>> fakes_found(detector.operating_points)
+        'Of 509 fakes of people new to the detector, 40 % get the verdict fake and 47 % real...'
+    """
+    return " ".join(
+        f"Of {counts['videos']} {NEW_FAKES[new]}, "
+        f"{_percent(round(counts['fake'] / counts['videos'], 2))} get the verdict fake and "
+        f"{_percent(round(1 - counts['uncertain'] / counts['videos'], 2))} real."
+        for new, counts in points.fakes.items()
+    )
 
 
 def verdict_reason(result: VideoResult) -> str:

@@ -19,7 +19,7 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
 
     Example:
         >>> fit_operating_points(np.arange(1, 101) / 200, np.ones(100))
-        OperatingPoints(uncertain=0.475, fake=0.495)
+        OperatingPoints(uncertain=0.475, fake=0.495, fakes={})
     """
     order = np.argsort(probabilities)
     reached = np.cumsum(weights[order]) / np.sum(weights)
@@ -28,4 +28,5 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
         # The threshold is the lowest probability that at most this share of the videos exceeds.
         place = int(np.searchsorted(reached, 1 - rate - 1e-9))
         thresholds.append(float(probabilities[order][min(place, len(order) - 1)]))
-    return OperatingPoints(*thresholds)
+    uncertain, fake = thresholds
+    return OperatingPoints(uncertain, fake)

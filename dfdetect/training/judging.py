@@ -10,6 +10,7 @@ frame.)
 """
 
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import metrics, vote_weights, voted_metrics, weighted_log_loss
-from dfdetect.results import OperatingPoints
+from dfdetect.results import NEW, OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration, fit_calibration
 from dfdetect.scoring.verdict import fit_operating_points
@@ -87,13 +88,21 @@ class Judge:
         return calibration, {name: value for name, value in scores.items() if np.isfinite(value)}
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
-        """Return the thresholds of the verdicts, which 5 % and 1 % of REAL videos exceed.
+        """Return the thresholds of the verdicts, and how many FAKE videos exceed them.
 
-        All sources have the same weight.
+        5 % and 1 % of REAL videos exceed the thresholds, where all sources have the same weight. Of
+        FAKE videos without a known source, only the people are new to the model.
         """
+        probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
-        probabilities = self.probabilities(calibration, logits)[real]
-        return fit_operating_points(probabilities, self.weights[real])
+        points = fit_operating_points(probabilities[real], self.weights[real])
+        known = self.sources != ""
+        fakes = {
+            new: _count_fakes(points, probabilities[rows])
+            for new, rows in zip(NEW, (~real & ~known, ~real & known), strict=True)
+            if rows.any()
+        }
+        return replace(points, fakes=fakes)
 
     def probabilities(self, calibration: Calibration, logits: np.ndarray) -> np.ndarray:
         """Return P(FAKE) of each video, given the raw logits of its crops or clips."""
@@ -110,3 +119,11 @@ class Judge:
         """
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]
+
+
+def _count_fakes(points: OperatingPoints, probabilities: np.ndarray) -> dict[str, int]:
+    return {
+        "videos": len(probabilities),
+        "uncertain": int((probabilities > points.uncertain).sum()),
+        "fake": int((probabilities > points.fake).sum()),
+    }

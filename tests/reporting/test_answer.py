@@ -61,6 +61,13 @@ def test_render_verdict_explains_the_verdict(verdict, probability, words):
     assert "uncertain above 0.40, fake above 0.80" in " ".join(answer.text.split())
 
 
+def test_render_verdict_says_how_many_fakes_are_found():
+    points = replace(POINTS, fakes={"people": {"videos": 4, "uncertain": 2, "fake": 1}})
+    found = replace(judged(Verdict.FAKE, 0.9), operating_points=points)
+    assert "Of 4 fakes of people" in Reader(render_verdict(found)).text
+    assert "docs/interpretation.md" in Reader(render_verdict(found)).text
+
+
 def test_render_verdict_without_thresholds_gives_no_verdict():
     answer = Reader(render_verdict(result(probability=0.9)))
     assert "No verdict" in answer.text

@@ -9,6 +9,7 @@ from dfdetect import OperatingPoints, Status, TrackResult, Verdict, VideoResult
 from dfdetect.reporting.json_file import to_json
 from dfdetect.reporting.terminal import (
     ending,
+    fakes_found,
     lower_probabilities,
     result_details,
     result_line,
@@ -140,6 +141,26 @@ def test_verdict_meaning_states_thresholds_and_their_rates():
     assert "never proof" in text
     assert "holds no thresholds" in verdict_meaning(None)
     assert "0.5" not in verdict_meaning(None)
+
+
+def test_fakes_found_says_how_many_fakes_get_which_verdict():
+    counts = {
+        "people": {"videos": 200, "uncertain": 120, "fake": 80},
+        "sources": {"videos": 7, "uncertain": 2, "fake": 1},
+    }
+    text = fakes_found(replace(POINTS, fakes=counts))
+    assert text == (
+        "Of 200 fakes of people new to the detector, 40 % get the verdict fake and 40 % real. "
+        "Of 7 fakes from sources new to the detector, 14 % get the verdict fake and 71 % real."
+    )
+    meaning = verdict_meaning(replace(POINTS, fakes=counts))
+    assert text in " ".join(meaning.split())
+    assert max(map(len, meaning.splitlines())) <= 80
+
+
+def test_verdict_meaning_says_nothing_of_fakes_that_were_not_measured():
+    assert fakes_found(POINTS) == ""
+    assert "fakes" not in verdict_meaning(POINTS)
 
 
 def test_summary_counts_verdicts_and_reasons():

@@ -4,6 +4,7 @@ import pytest
 
 from dfdetect.data.faceset import FaceSet
 from dfdetect.scoring.aggregation import Aggregation
+from dfdetect.scoring.calibration import Calibration
 from dfdetect.training.judging import CHOOSING, Judge
 
 
@@ -70,6 +71,22 @@ def test_judge_operating_points_are_thresholds_of_real_videos():
     real = judge.probabilities(calibration, logits)[:100]
     assert (real > points.uncertain).sum() == 5
     assert (real > points.fake).sum() == 1
+
+
+def test_judge_operating_points_count_the_fakes_above_them():
+    faces = held_out(
+        *[("REAL", "", "")] * 50,
+        *[("REAL", "a", "")] * 50,
+        *[("FAKE", "", "")] * 2,
+        *[("FAKE", "a", "")] * 4,
+    )
+    judge = Judge(faces, 1, Aggregation())
+    logits = np.concatenate([np.linspace(-2, 2, 100), [-3, 3], [-3, 3, 3, 1.95]])
+    points = judge.operating_points(Calibration(), logits)
+    assert points.fakes == {
+        "people": {"videos": 2, "uncertain": 1, "fake": 1},
+        "sources": {"videos": 4, "uncertain": 3, "fake": 2},
+    }
 
 
 def test_judge_leaves_out_figures_that_cannot_be_computed():
