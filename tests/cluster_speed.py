@@ -4,8 +4,8 @@ The machines are processes of this machine, with one core each.
 
     python tests/cluster_speed.py ../shared/data/videos/dfdc --clips 60
 
-Needs two idle cores. Scores links to the clips in a folder with one machine, then with two, and
-looks whether the submissions are the same.
+The script needs two idle cores. It scores links to the videos in a folder, first with one machine
+and then with two, and checks that both submissions are the same.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def seconds(videos: Path, out: Path, nodes: int) -> float:
 
 
 def main() -> None:
-    """Measure, and print the ratio."""
+    """Measure both times, and print their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=60)

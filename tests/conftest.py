@@ -70,7 +70,7 @@ def detector() -> Detector:
 def write_clip(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that encodes RGB frames as a video and returns its path.
 
-    `stamps` are the times of the frames in units of a frame; `options` are those of the codec.
+    `stamps` are the times of the frames, in units of 1 / `rate`; `options` are for the codec.
     """
 
     def write(
@@ -106,7 +106,8 @@ def write_clip(tmp_path: Path) -> Callable[..., Path]:
 def usual_priority() -> Iterator[None]:
     """Take back the real-time priority that SVT-AV1 gives to a process of root.
 
-    All processes that the tests start later would have it too, and others would hardly run.
+    Otherwise, processes that the tests start later would inherit this priority, and all other
+    processes would hardly run.
     """
     try:
         yield

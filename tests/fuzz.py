@@ -175,7 +175,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="number, and seed, of the first case")
     options = parser.parse_args()
-    print(f"cases {options.first} to {options.first + options.count - 1}, each its own seed")
+    print(f"cases {options.first} to {options.first + options.count - 1}; the number is the seed")
     if options.what == "checkpoints":
         outcomes = fuzz_checkpoints(options.first, options.count)
         wrong = {number: text for number, text in outcomes.items() if text.startswith("WRONG")}
@@ -186,7 +186,9 @@ def main() -> int:
         wrong = {number: one.message for number, one in scores.items() if not is_promised(one)}
         slowest = max(score.timings.get("total", 0.0) for score in scores.values())
         quarters = [np.median(part) for part in np.array_split(notes, 4) if len(part)]
-        print(f"the slowest clip took {slowest:.1f} s; MB held, by quarter: ", end="")
+        print(
+            f"the slowest video took {slowest:.1f} s; MB of memory by quarter of the run: ", end=""
+        )
         print(*map(round, quarters))
     for number, text in wrong.items():
         print(f"case {number}: {text}", file=sys.stderr)

@@ -1,10 +1,11 @@
-"""Whether converted networks answer like the original ones, which are built by their authors' code.
+"""Check that converted networks give the same logits as the original networks.
 
     python tests/parity.py ispl ../icpr2020dfdc ../shared/data/dfdc_faces/val.csv
 
-The second argument is a checkout of the repository that `docs/checkpoints.md` names; its code is
-run. Networks get random weights and the statistics of real crops. A file as their authors save it
-is converted, and both networks score 64 crops. The output is a table in Markdown.
+The second argument is a checkout of the repository that `docs/checkpoints.md` names. The original
+networks are built by the code of this checkout. They get random weights and the statistics of real
+crops, and are saved in the way in which their authors save them. The file is converted, and both
+networks score 64 crops. The output is a table in Markdown.
 
 efficientnet_pytorch must be installed: 0.6.3 for `wsdan` and `ntechlab`, 0.7.1 for `ispl`, `sbi`
 and `deepfakebench`. `effort` and `gend` need transformers.
@@ -45,12 +46,12 @@ Logit = Callable[[nn.Module, torch.Tensor], torch.Tensor]
 
 
 def single(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The logits of a network with one output."""
+    """Return the logits of a network with one output."""
     return network(images).flatten()
 
 
 def difference(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """The logits of FAKE of a network with two classes, which is what the softmax compares."""
+    """Return the logits of FAKE of a network with two classes: the differences of its outputs."""
     return network(images).diff().flatten()
 
 
@@ -72,12 +73,12 @@ class Original:
 
 
 def in_parallel(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights with the names that networks on several GPUs have."""
+    """Return the weights with the names that networks on several GPUs have."""
     return {f"module.{name}": tensor for name, tensor in state.items()}
 
 
 def stub(*names: str) -> None:
-    """Let modules be imported that the networks do not need."""
+    """Replace modules that the networks import but do not need."""
     sys.modules.update({name: MagicMock() for name in names})
 
 
@@ -96,7 +97,7 @@ def module_of(folder: Path, name: str) -> ModuleType:
 
 
 def efficientnets() -> ModuleType:
-    """The package efficientnet_pytorch, which downloads nothing."""
+    """Return the package efficientnet_pytorch, changed so that it downloads nothing."""
     found = import_module("efficientnet_pytorch")
     found.EfficientNet.from_pretrained = classmethod(
         lambda kind, name, advprop=False, weights_path=None, **options: kind.from_name(
@@ -126,7 +127,7 @@ def benchmark_logit(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def benchmark_packages(training: Path) -> Path:
-    """Make DeepfakeBench's packages importable, with only those networks that are asked for."""
+    """Make DeepfakeBench's packages importable, with only the networks that are needed."""
     stub("torch.utils.tensorboard", "loralib")
     registry = module_of(training, "metrics.registry")
     package(training / "detectors", DETECTOR=registry.DETECTOR)
@@ -138,7 +139,7 @@ def benchmark_packages(training: Path) -> Path:
 
 
 def clip_model() -> nn.Module:
-    """CLIP ViT-L/14 with random weights, in the place of a download."""
+    """Return CLIP ViT-L/14 with random weights instead of downloaded weights."""
     from transformers import CLIPConfig, CLIPModel
 
     vision = {
@@ -291,7 +292,7 @@ def settle(original: Original, images: torch.Tensor) -> None:
 
 
 def read_spec(original: Original) -> ModelSpec:
-    """What a checkpoint of this network would hold."""
+    """Return the specification in a checkpoint of this network."""
     state = original.network.state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     path = Path(original.file)

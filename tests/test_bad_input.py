@@ -1,4 +1,4 @@
-"""A catalogue of what folders of videos hold; a detector sees each, and says what it should."""
+"""Tests with files that a folder of videos may hold: each gets the right score or status."""
 
 import os
 import re
@@ -25,13 +25,13 @@ from dfdetect.video.reader import MAX_PIXELS, pick_evenly, read_frames
 
 @pytest.fixture(scope="module")
 def faces(real_clip):
-    """16 RGB frames that show one face."""
+    """Return 16 RGB frames that show one face."""
     return [frame.image for frame in read_frames(real_clip, 16)]
 
 
 @pytest.fixture(scope="module")
 def scorer():
-    """A detector with the face detector of all, and a classifier that takes little time."""
+    """Return a detector with the usual face detector and a fast classifier."""
     return load_detector("logistic_regression", device="cpu", frames=8)
 
 
@@ -83,7 +83,7 @@ def test_predict_of_a_playlist_makes_no_connection(scorer, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.5)
         address = f"http://127.0.0.1:{server.getsockname()[1]}/x.ts".encode()
-        for name in ("bad.mp4", "bad.m3u8"):  # by the first name FFmpeg itself takes it for none
+        for name in ("bad.mp4", "bad.m3u8"):  # FFmpeg knows playlists by the second name
             (tmp_path / name).write_bytes(PLAYLIST.replace(b"{}", address))
             assert status_of(scorer, tmp_path / name).startswith("not a readable video")
         with pytest.raises(TimeoutError):
@@ -116,8 +116,8 @@ def test_predict_of_sound_with_a_cover_picture(scorer, tmp_path, faces):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("none.mp4", "the file has no video stream"),  # its index names streams with frames alone
-        ("none.mkv", "not a readable video"),  # it ends where the first frame should be
+        ("none.mp4", "the file has no video stream"),  # the index lists only streams with frames
+        ("none.mkv", "not a readable video"),  # the file ends before the first frame
         ("none.avi", "no frame can be decoded"),
     ],
 )
@@ -357,7 +357,7 @@ def test_predict_of_two_video_streams_uses_the_larger(scorer, tmp_path, faces):
     assert score.status == "ok"
     ((_, top, _, bottom),) = scorer.face_detector.detect(faces[:1])[0]
     heights = [box[3] - box[1] for box in score.tracks[0].boxes]
-    assert heights == pytest.approx([bottom - top] * 8, rel=0.2)  # the larger one's
+    assert heights == pytest.approx([bottom - top] * 8, rel=0.2)  # those in the larger stream
 
 
 @pytest.mark.slow
@@ -369,7 +369,7 @@ def test_read_frames_of_a_long_video_decodes_key_frames(write_clip, decoded):
     assert len(frames) == len(decoded) == 32
     assert (
         np.abs(np.array([frame.time for frame in frames]) - ideal).max() < 1.2
-    )  # between two key frames
+    )  # key frames are 1.2 s apart
     assert {frame.number % 30 for frame in frames} == {0}
     for frame in frames:
         assert abs(int(frame.image.mean()) - frame.number % 200) <= 4
@@ -418,7 +418,7 @@ def cut_through(box, edge, share, frames, write_clip):
 def test_predict_of_faces_at_the_border(scorer, write_clip, faces, edge):
     """A fifth of the face is outside of the frame, and the boxes extend beyond the border."""
     (whole,) = scorer.face_detector.detect(faces[:1])[0]
-    path, part = cut_through(whole, edge, 0.2, faces[:1] * 8, write_clip)  # it keeps still
+    path, part = cut_through(whole, edge, 0.2, faces[:1] * 8, write_clip)  # the face keeps still
     score = scorer.predict(path)
     assert score.status == "ok"
     (face,) = score.tracks
@@ -451,7 +451,7 @@ def test_predict_of_thirty_faces(scorer, write_clip, faces):
     ("number", "found"), [(1, True), (7, False), (8, True), (10, False), (14, True)]
 )
 def test_predict_of_a_face_in_one_frame(scorer, write_clip, faces, number, found):
-    """Frames 1, 3, 5, 7, 8, 10, 12 and 14 are sampled; every second and the last are searched."""
+    """Of the sampled frames (1, 3, 5, 7, 8, 10, 12, 14), every second and the last are searched."""
     frames = [np.zeros_like(faces[0])] * 16
     frames[number] = faces[0]
     path = write_clip(frames, bf="0")
@@ -547,7 +547,7 @@ def test_find_videos_names_files_without_permission(real_clip, tmp_path):
     code = (
         "import os, sys; from dfdetect.video.discovery import find_videos; "
         "from dfdetect.video.reader import read_frames, VideoError\n"
-        # All that is imported on the way: the environment may lie where only root may look.
+        # This call imports all modules before the process loses root's permissions.
         "list(read_frames(sys.argv[2], 1))\n"
         "if os.getuid() == 0: os.setgroups([]); os.setuid(65534)\n"
         "for path in find_videos([sys.argv[1]]).values():\n"

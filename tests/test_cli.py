@@ -290,7 +290,7 @@ def test_main_ignores_a_second_signal(forty_clips, tmp_path, number, status):
     assert "stopping, which takes a few seconds; results that go to a file are kept" in printed
     assert "terminate" not in printed
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 41
-    # What was given up has no score, and no reason that blames the file.
+    # A cancelled video has no score, and no status that blames the file.
     assert "crashed" not in (tmp_path / "s.progress.jsonl").read_text()
 
 

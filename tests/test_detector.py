@@ -85,7 +85,7 @@ def test_predict_with_a_clip_model(clip_detector, real_clip):
     assert score.status == "ok"
     (face,) = score.tracks
     assert len(face.frame_probabilities) == len(face.times) == 16
-    # Frames of one clip have its score; there are four of them.
+    # All frames of a clip have the clip's score. A clip has four frames.
     assert len(set(face.frame_probabilities[:4])) == 1
     assert 1 < len(set(face.frame_probabilities)) <= 4
 
@@ -182,7 +182,7 @@ def test_predict_videos_uses_all_gpus(bright_detector, sample_data, three_gpus, 
     names = [score.name for score in bright_detector.predict_videos(clips)]
     assert names == [clip.name for clip in clips]
     assert [used.count(one) for one in set(used)] == [len(clips) // 3] * 3
-    # The first computes where the detector does, and shares its model.
+    # The replica on the detector's own device shares the detector's model.
     assert [one.model is bright_detector.model for one in used[:3]].count(True) == 1
     assert {one.decoders.threads for one in used} == {1}
 
@@ -268,7 +268,7 @@ def test_predict_faces_refuses_other_shapes_and_dtypes(detector, crop):
 
 def test_load_detector_takes_a_numpy_integer():
     detector = load_detector("logistic_regression", device="cpu", frames=np.int64(8))
-    assert type(detector.frames) is int  # JSON takes no other
+    assert type(detector.frames) is int  # JSON takes no numpy integers
 
 
 @pytest.mark.parametrize(("name", "value"), [("frames", 0), ("device", "abacus")])
@@ -462,7 +462,8 @@ def test_predict_clips_resizes_crops_batch_by_batch(one_face_detector, monkeypat
 
 @pytest.fixture
 def two_members():
-    """Return two models with their specifications: one for small crops, one for clips of large."""
+    """Return two models with their specifications: one takes small crops, one clips of large
+    crops."""
     values = {"mean": (0.5, 0.5, 0.5), "std": (0.1, 0.1, 0.1)}
     image = ModelSpec("test_efficientnet", 32, **values)
     clip = ModelSpec("cnn_lstm", 48, **values, frames_per_clip=4, crop=CropRule(1.4, 0.0))
@@ -602,7 +603,7 @@ def test_predict_heat_maps_are_zero_for_a_real_face():
     (heat_map,) = red_detector().predict(coloured(GREEN), heat_maps=1).tracks[0].heat_maps
     assert heat_map.values.max() == 0
     half = coloured(GREEN)
-    half[40:] = (130, 100, 0)  # little evidence for FAKE beside much for REAL
+    half[40:] = (130, 100, 0)  # little evidence for FAKE, and much for REAL
     (heat_map,) = red_detector().predict(half, heat_maps=1).tracks[0].heat_maps
     assert 0 < heat_map.values.max() < 0.2
     assert np.unravel_index(heat_map.values.argmax(), (4, 4))[0] >= 2
@@ -697,7 +698,7 @@ def lower_share(detector, crops, region):
     return lower / evidence.sum()
 
 
-def test_heat_maps_of_blended_mouths_lie_in_the_lower_half(detector, sample_data):
+def test_activation_maps_of_blended_mouths_lie_in_the_lower_half(detector, sample_data):
     folder = sample_data / "train_sample_videos"
     crops = [
         heat_map.crop
@@ -709,7 +710,7 @@ def test_heat_maps_of_blended_mouths_lie_in_the_lower_half(detector, sample_data
 
 @pytest.mark.corpus
 @pytest.mark.slow
-def test_heat_maps_of_blended_mouths_of_unseen_actors(detector, corpus):
+def test_activation_maps_of_blended_mouths_of_unseen_actors(detector, corpus):
     faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
     crops = [faces.image(row) for row in np.flatnonzero(faces.labels == 0)[:60]]
     assert lower_share(detector, crops, MOUTH) > 0.5 > lower_share(detector, crops, EYES)

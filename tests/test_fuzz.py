@@ -1,4 +1,4 @@
-"""Run a few cases of `fuzz.py`, always the same, and cases that were found with it before."""
+"""Run a few cases of `fuzz.py`: random cases that never change, and cases with known results."""
 
 import sys
 
@@ -24,8 +24,8 @@ MUTATIONS = st.lists(
     min_size=1,
     max_size=5,
 )
-# Cases of `fuzz.py clips`, one for each status. In the first, FFmpeg asks for gigabytes. The cases
-# depend on the sample videos: if these change, find others.
+# Cases of `fuzz.py clips`, one for each status. In the first case, FFmpeg requests gigabytes of
+# memory. The cases depend on the sample videos. If these videos change, find other cases.
 FOUND = {
     58730: Status.DECODER_OUT_OF_MEMORY,
     431: Status.NO_DECODER,

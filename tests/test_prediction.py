@@ -121,14 +121,14 @@ def test_predict_writes_finished_results_when_interrupted(sample_data, tmp_path,
 
     monkeypatch.setattr(Detector, "predict", note_and(predict_one, scored := []))
     predict(sample_data / "test_videos", out=out, details=details, **QUICK)
-    # Several threads note them: the rows are in order, they need not be.
+    # Several threads score the videos, so that `scored` may be in another order than the rows.
     assert sorted(path.name for path in scored) == table["filename"][unscored].tolist()
     assert (pd.read_csv(details)["status"] == "ok").all()
     assert not list(tmp_path.glob("*.jsonl"))
 
 
 def note_and(predict_one, scored):
-    """Return `Detector.predict` that adds each video it is called with to a list."""
+    """Return a `Detector.predict` that adds the path of each video to a list."""
 
     def score_and_note(self, path, **options):
         scored.append(path)

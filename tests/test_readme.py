@@ -24,13 +24,13 @@ DOCUMENTS = [
 ]
 README_BYTES = 9_000
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
-# A block of any language, so that the end of one is not taken for the start of another.
+# A code block of any language, so that the end of a block is not taken for the start of another.
 CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:.* )?(?:\S*/)?dfdetect ([a-z]+(?:-[a-z]+)*)(?= |$)(.*)$", re.MULTILINE)
 
 
 def find_commands(path):
-    """The commands in the code of a document, each with the options that it is given."""
+    """Return the commands in the code of a document, each with its options."""
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     code = [a or b for kind, a, b in CODE.findall(text) if kind in ("", "bash")]
     return [
@@ -40,7 +40,7 @@ def find_commands(path):
 
 
 def anchors(path):
-    """The anchors of a document's headings, as GitHub and mkdocs make them."""
+    """Return the anchors of a document's headings, as GitHub and mkdocs make them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -88,7 +88,7 @@ def test_links_lead_to_files_and_headings(path):
 
 @cache
 def known_options(command):
-    """The options of a command, from its help."""
+    """Return the options of a command, from its help."""
     with contextlib.redirect_stdout(io.StringIO()) as text, pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0, f"there is no command {command}"

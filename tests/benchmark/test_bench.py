@@ -84,7 +84,7 @@ def test_bench_result_follows_from_what_was_timed():
 @pytest.mark.corpus
 @pytest.mark.slow
 def test_bench_covers_the_faces_of_the_reference(corpus, monkeypatch):
-    """The challenge's clips, two people in one, one in the dark, against every frame looked at."""
+    """One video of the challenge shows two people, and one video is dark."""
     monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)
     result = bench(corpus / "videos" / "dfdc", engine="torch")
     assert result.face_agreement >= 0.99

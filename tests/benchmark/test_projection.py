@@ -24,7 +24,7 @@ def test_project_finds_what_takes_longest():
     assert rows["predict", 100].hours == pytest.approx(0.2)
     assert rows["extract", 1].hours == pytest.approx(15)
     assert rows["extract", 1].bound == "compute"
-    # One machine writes 36 GB at 50 MB/s, however many work.
+    # One machine writes all 36 GB, at 50 MB/s, however many machines extract crops.
     assert rows["extract", 100].hours == pytest.approx(0.2)
     assert rows["extract", 100].bound == rows["extract", 1000].bound == "writer"
     assert rows["extract", 1000].disk_gb == pytest.approx(36)

@@ -82,7 +82,7 @@ def test_make_ensemble_names_unusable_shares(files, tmp_path, shares, message):
         make_ensemble(files, tmp_path / "both.safetensors", shares=shares)
 
 
-def test_make_ensemble_needs_two_and_writes_over_none(files):
+def test_make_ensemble_needs_two_checkpoints_and_overwrites_none(files):
     with pytest.raises(ValueError, match="at least 2 checkpoints"):
         make_ensemble(files[:1], files[1])
     with pytest.raises(ValueError, match="is a member of the ensemble"):
@@ -126,7 +126,7 @@ def test_load_checkpoint_refuses_tensors_of_other_members(files, tmp_path):
         load_checkpoint(out)
 
 
-def test_join_specs_counts_all_the_same_by_default():
+def test_join_specs_gives_equal_shares_by_default():
     assert join_specs([FIRST, SECOND, FIRST]).shares == pytest.approx((1 / 3,) * 3)
     assert isinstance(join_specs([FIRST, SECOND]), EnsembleSpec)
 

@@ -19,7 +19,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def faces(real_clip):
-    """Frames of a video with the box of the face in each."""
+    """Return frames of a video, each with the box of its face."""
     frames = list(read_frames(real_clip, 8))
     boxes = load_detector("logistic_regression", "cpu").face_detector.detect(
         [frame.image for frame in frames]

@@ -132,7 +132,7 @@ def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path
         json.dumps({path.name: {"label": "REAL"} for path in videos.glob("*.mp4")})
     )
     run(videos, whole)
-    others = [torch.device("cpu", 0)] * 2  # torch takes them for other devices
+    others = [torch.device("cpu", 0)] * 2  # for torch, they differ from "cpu"
     monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
     made, threads = [], set()
     make, read = module.MTCNNDetector.high_recall, DecoderPool.read_frames
@@ -176,7 +176,7 @@ def test_extract_continues_a_stopped_run(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(module.FaceSetWriter, "add", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(videos, out, blend=True)
-    # As if killed while the next video was being written.
+    # Leave the files as if the run was killed while it wrote the next video.
     for suffix, text in (
         (".csv", "broken-0-000001,FAKE,ajq"),
         (".videos.csv", "brok"),

@@ -44,7 +44,7 @@ def test_score_face_set_keeps_the_order_of_single_crops(detector, face_set, exec
 def test_score_face_set_gives_each_video_one_answer(detector, face_set, executor):
     table = pd.read_csv(face_set, dtype=str)
     table[["video", "track", "frame"]] = ""
-    # One video with two tracks, the first in reversed order, and a fake that was made from it.
+    # A video has two tracks, the first in reversed order. A fake was made from the video.
     rows = [0, 2, 4, 6, 1]
     table.loc[rows, "video"] = "a.mp4"
     table.loc[rows, "track"] = ["0", "0", "1", "1", "0"]

@@ -24,7 +24,7 @@ def detector():
 
 @pytest.fixture
 def sharp_fakes(tmp_path):
-    """80 crops of 20 actors, two frames of each track; the FAKE ones are noisy."""
+    """Return a face set of 80 crops: 20 actors, two frames of each track, and noisy FAKE crops."""
     import cv2
 
     generator = np.random.default_rng(0)

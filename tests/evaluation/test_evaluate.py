@@ -20,13 +20,13 @@ PROMISED = {
 
 @pytest.fixture(scope="module")
 def quick():
-    """A detector that takes no time."""
+    """Return a fast detector."""
     return load_detector("logistic_regression", device="cpu")
 
 
 @pytest.fixture
 def two_sets(face_set, tmp_path):
-    """Face sets of two sources, with the same names of videos and of scenes in both."""
+    """Return face sets of two sources, which use the same names for their videos and scenes."""
     table = pd.read_csv(face_set, dtype=str)
     table["source"] = np.where(np.arange(48) < 24, "studio", "street")
     table["kind"] = np.where(table["label"] == "FAKE", "swap", "")
@@ -187,7 +187,7 @@ def test_evaluate_counts_videos_without_a_score_with_the_prior(tmp_path, quick):
 
 
 def test_evaluate_uses_all_gpus_and_one_decoder_thread_per_video(tmp_path, monkeypatch):
-    others = [torch.device("cpu", 0)] * 2  # stand-ins that differ for torch
+    others = [torch.device("cpu", 0)] * 2  # for torch, they differ from "cpu"
     monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
     used = []
 
@@ -206,7 +206,7 @@ def test_evaluate_uses_all_gpus_and_one_decoder_thread_per_video(tmp_path, monke
 
 def test_evaluate_scores_face_sets_on_all_gpus(face_set, quick, monkeypatch):
     expected = evaluate(face_set, weights=quick).answers.probabilities
-    others = [torch.device("cpu", 0)] * 2  # stand-ins that differ for torch
+    others = [torch.device("cpu", 0)] * 2  # for torch, they differ from "cpu"
     monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
     monkeypatch.setattr("dfdetect.evaluation.answers.BATCH", 8)
     used = []

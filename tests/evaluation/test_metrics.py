@@ -50,19 +50,19 @@ def test_calibration_error():
 
 def test_metrics_at_all_thresholds():
     labels = np.repeat([0, 1], 100)
-    # One REAL of a hundred is as high as FAKE, and two in five FAKE are as low as REAL.
+    # One of 100 REAL items is as high as most FAKE items, and 40 of 100 FAKE items are low.
     probabilities = np.concatenate([[0.9], np.full(99, 0.2), np.full(60, 0.9), np.full(40, 0.2)])
     scores = metrics(labels, probabilities)
     assert scores.tpr_at_1_fpr == scores.tpr_at_5_fpr == pytest.approx(0.6)
     assert scores.average_precision == pytest.approx(0.6 * 60 / 61 + 0.4 * 0.5)
-    # On the line from (0.01, 0.6) to (1, 1), where the false positive rate is the false negative.
+    # On the line of the ROC curve from (0.01, 0.6) to (1, 1), both error rates are equal here.
     assert scores.eer == pytest.approx(0.01 + 0.99 * 0.39 / 1.39)
 
 
 def test_metrics_agree_with_scikit_learn():
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 2, 300)
-    probabilities = generator.integers(1, 20, 300) / 20  # many are equal
+    probabilities = generator.integers(1, 20, 300) / 20  # so that many are equal
     sources = generator.integers(0, 7, 300).astype(str)
     scores = metrics(labels, probabilities)
     assert scores.auc == pytest.approx(roc_auc_score(labels, probabilities))
@@ -152,9 +152,10 @@ def test_voted_metrics_by_hand():
     assert scores.found_by_kind["swap"] == 1
     assert scores.found_by_kind["talking"] == 0.5
     assert scores.balanced_accuracy == 0.75
-    # One scene has both classes; 0.6 is above one of two.
+    # One scene has both classes. Its FAKE item (0.6) is above one of its two REAL items.
     assert (scores.pairs, scores.pairs_in_order) == (1, 0.5)
-    # 0.6 (half of FAKE) is above 3/4 of REAL, 0.9 (a quarter) above all, 0.3 (a quarter) above 3/4.
+    # The FAKE items 0.6, 0.9 and 0.3 have 1/2, 1/4 and 1/4 of the weight of FAKE. They are above
+    # 3/4, all and 3/4 of the weight of REAL.
     assert scores.auc == pytest.approx(0.5 * 0.75 + 0.25 + 0.25 * 0.75)
 
 
@@ -168,7 +169,7 @@ def test_voted_metrics_of_one_class_say_what_they_can():
 def test_voted_metrics_intervals_draw_whole_sources():
     labels = np.tile([0, 1], 40)
     sources = np.repeat(list("abcdefgh"), 10)
-    # Two sources of eight are wrong throughout.
+    # All answers for two of the eight sources are wrong.
     wrong = np.isin(sources, ["a", "b"])
     probabilities = np.where((labels == 1) ^ wrong, 0.9, 0.1)
     scores = voted_metrics(labels, probabilities, sources, intervals=True)
@@ -195,6 +196,6 @@ def test_metrics_at_the_best_threshold():
     shifted = metrics(np.array([0, 0, 1, 1]), np.array([0.6, 0.7, 0.8, 0.9]))
     assert (shifted.accuracy, shifted.best_accuracy) == (0.5, 1.0)
     assert shifted.best_threshold == 0.8
-    # Where FAKE is below REAL, it is best to call nothing FAKE.
+    # If FAKE items are below REAL items, it is best to call nothing FAKE.
     wrong = metrics(np.array([0, 0, 1]), np.array([0.6, 0.7, 0.2]))
     assert (wrong.best_accuracy, wrong.best_threshold) == (pytest.approx(2 / 3), 1.0)

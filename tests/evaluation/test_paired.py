@@ -76,7 +76,7 @@ def test_compare_results_draws_whole_actors_for_both(two_results):
         )
         low, high = one.interval
         assert low <= one.difference <= high
-        # Twice the rarer share of draws: the interval holds 0 if more than 5 % are there.
+        # The interval holds 0 if each side of 0 has at least 2.5 % of the draws.
         assert (low <= 0 <= high) == (one.p_value > 0.05) or one.p_value == pytest.approx(0.05, 0.1)
     assert found.delong.difference == pytest.approx(found.differences["auc"].difference)
 

@@ -10,7 +10,7 @@ from tests.conftest import make_face_set
 
 @pytest.fixture(scope="module")
 def by_method(tmp_path_factory):
-    """A face set of two sources; one of them has fakes of two methods."""
+    """Return a face set of two sources; one source has fakes of two methods."""
     folder = tmp_path_factory.mktemp("methods")
     face_set = make_face_set(folder)
     table = pd.read_csv(face_set, dtype=str)

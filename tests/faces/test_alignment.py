@@ -8,7 +8,8 @@ from dfdetect.faces.crops import cut_crops
 from dfdetect.faces.geometry import CropFormat, CropRule
 from dfdetect.video.reader import read_frames
 
-# Where eyes, nose and corners of the mouth lie in the crops of WSDAN, as shares of the crop's side.
+# Positions of the eyes, the nose and the corners of the mouth in the crops of WS-DAN, as shares of
+# the crop's side.
 TEMPLATE = (
     *((122.5 / 320, 141.25 / 320), (197.5 / 320, 141.25 / 320), (0.5, 178.75 / 320)),
     *((137.5 / 320, 225.25 / 320), (182.5 / 320, 225.25 / 320)),

@@ -13,7 +13,7 @@ SMALL, LARGE = (CropFormat(CropRule(), size) for size in (16, 64))
 class ScriptedDetector:
     """A face detector that returns `script(number)` as the boxes of a frame.
 
-    It reads the number of the frame from the frame's pixels.
+    The detector reads the number of the frame from the frame's pixels.
     """
 
     def __init__(self, script):

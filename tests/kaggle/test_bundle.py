@@ -25,7 +25,7 @@ NAMES = "facenet_pytorch-2.5.3-py3-none-any.whl", "av-99.1.0-cp312-abi3-manylinu
 
 @pytest.fixture
 def wheels(tmp_path):
-    """Return a folder of fake wheels. The test of the notebook downloads and uses real ones."""
+    """Return a folder of fake wheels. The test of the notebook uses real wheels."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     for name in (*NAMES, "av-99.1.0-cp311-cp311-manylinux_2_28_x86_64.whl", "other.zip"):
@@ -36,7 +36,7 @@ def wheels(tmp_path):
 
 def test_bundle_writes_both_folders_ready_to_upload(wheels, tmp_path, capsys):
     arguments = ["bundle", "--owner", "ada", "--wheels", str(wheels), "--name", "detector"]
-    for _ in range(2):  # the second one replaces the first
+    for _ in range(2):  # the second bundle replaces the first
         assert main([*arguments, "--out", str(tmp_path / "kaggle")]) == 0
     dataset, kernel = tmp_path / "kaggle" / "dataset", tmp_path / "kaggle" / "kernel"
     wheel = f"dfdetect-{dfdetect.__version__}-py3-none-any.whl"
@@ -133,7 +133,7 @@ def test_write_wheel_refuses_metadata_of_another_version(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.network
 def test_write_wheel_takes_the_files_that_setup_takes(tmp_path, sample_data):
-    """Built by setuptools, which pip downloads; the default and small weights are in that wheel."""
+    """Only the wheel that setuptools builds has the default weights and the small weights."""
     clone = tmp_path / "clone"  # a build would leave files in the checkout
     for name in ("dfdetect", "kernel", "weights"):
         ignored = shutil.ignore_patterns("__pycache__")

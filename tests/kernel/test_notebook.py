@@ -1,7 +1,8 @@
-"""The notebook from top to bottom: beside the sample data, and as Kaggle would run it.
+"""Run the notebook from top to bottom: beside the sample data, and as Kaggle would run it.
 
-For Kaggle, the bundle is built, and mounted where Kaggle mounts data sets; the notebook runs in an
-environment that has Kaggle's packages but none of those that the bundle brings, without a network.
+To imitate Kaggle, the tests build the bundle and mount it where Kaggle mounts data sets. The
+notebook then runs without a network, in an environment that has Kaggle's packages, but not the
+packages that the bundle brings.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ from dfdetect.kaggle.submission import check_submission
 
 CELL_LINES = 15
 BROUGHT = ("dfdetect", "facenet-pytorch", "av")
-# Runs a notebook over Unix sockets, as there is no network; argument: the notebook, executed in its
-# folder, which then has the outputs.
+# A script that runs a notebook and writes the outputs into it. Its arguments are the notebook and
+# the path of a Unix socket, which is used because there is no network.
 RUNNER = """
 import sys, nbformat
 from jupyter_client import AsyncKernelManager
@@ -40,14 +41,14 @@ try:
 finally:
     nbformat.write(notebook, sys.argv[1])
 """
-# Where the system does not let us take the network away.
+# Code that blocks the network, for systems on which a process cannot be cut off from it.
 NO_NETWORK = """
 import socket
 
 class UnixOnly(socket.socket):
     def connect(self, address):
         if self.family != socket.AF_UNIX:
-            raise OSError(f"the internet is off, {address} was asked for")
+            raise OSError(f"the network is blocked, but {address} was requested")
         super().connect(address)
 
 socket.socket = UnixOnly
@@ -61,7 +62,7 @@ def notebook(sample_data):
 
 
 def with_parameters(notebook, parameters):
-    """The notebook with a cell after the one that is tagged `parameters`."""
+    """Return the notebook with a new cell after the cell that is tagged `parameters`."""
     (tagged,) = (
         number
         for number, cell in enumerate(notebook.cells)
@@ -99,7 +100,7 @@ def test_notebook_cells_are_short_and_have_no_outputs(notebook):
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    """The bundle's data set. PyAV's wheel for Kaggle does not fit an older Python that tests it."""
+    """Return the data set of the bundle, with a wheel of PyAV that fits this Python."""
     folder = tmp_path_factory.mktemp("bundle")
     bundle(folder, owner="ada")
     if sys.version_info < (3, 12):
@@ -112,11 +113,11 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def machine(tmp_path, dataset, sample_data):
-    """A fresh environment with Kaggle's packages."""
+    """Return a machine with a new environment that has Kaggle's packages."""
     venv.create(tmp_path / "environment", with_pip=False)
     (packages,) = (tmp_path / "environment").glob("lib/python*/site-packages")
     installed = Path(pd.__file__).parent.parent
-    # Not what an editable install has left in the clone, which is on the path too.
+    # The argument `path` leaves out the metadata that an editable install has left in the clone.
     brought = {
         file.parts[0]
         for name in BROUGHT
@@ -130,7 +131,7 @@ def machine(tmp_path, dataset, sample_data):
 
 
 class Machine:
-    """Kaggle in a folder: `input`, `working`, `environment`."""
+    """A folder that imitates Kaggle, with the sub-folders `input`, `working` and `environment`."""
 
     def __init__(self, root, sample_data):
         self.root = root
@@ -151,7 +152,7 @@ class Machine:
             for copy in range(copies):
                 self.names.append(f"{copy}-{video.name}")
                 (data / "test_videos" / self.names[-1]).symlink_to(video)
-        self.names.sort(reverse=True)  # the order is the sample submission's
+        self.names.sort(reverse=True)  # the order in the sample submission
         rows = "".join(f"{name},0\n" for name in self.names)
         (data / "sample_submission.csv").write_text(f"filename,label\n{rows}")
 
@@ -180,7 +181,7 @@ class Machine:
         )
 
     def run(self, notebook, **parameters):
-        """What the notebook printed, after a run to its end."""
+        """Run the notebook to its end, and return what it printed."""
         assert self.start(notebook, **parameters).wait() == 0
         check_submission(self.working / "submission.csv", self.names)
         return printed_by(nbformat.read(self.working / "notebook.ipynb", as_version=4))
@@ -207,7 +208,7 @@ def test_notebook_on_kaggle(machine, notebook, dataset):
 def test_notebook_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
     machine.mount(dataset, "dfdetect", COMPETITION, copies=100)
     printed = machine.run(notebook, TIME_BUDGET="20s")
-    assert "no time was left for it" in printed or "for want of time" in printed
+    assert "no time was left for it" in printed or "for lack of time" in printed
     details = pd.read_csv(machine.working / "details.csv")
     assert len(details) == 600
     assert (details["status"] == "ok").any()
@@ -224,7 +225,7 @@ def test_notebook_on_kaggle_killed_half_way_and_run_again(machine, notebook, dat
         assert run.poll() is None
         time.sleep(0.02)
     for process in [*psutil.Process(run.pid).children(recursive=True), run]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended with its parent
+        with contextlib.suppress(psutil.NoSuchProcess):  # the process ended with its parent
             process.kill()
         process.wait()
     check_submission(machine.working / "submission.csv", machine.names)

@@ -21,7 +21,7 @@ from time import monotonic, sleep
 
 from playwright.sync_api import Page, sync_playwright
 
-# Starts the command, and reports on stderr whatever it asks of other machines.
+# A script that starts the command, and reports each access to another machine on stderr.
 START = """
 import sys
 from dfdetect.cli import main
@@ -107,7 +107,7 @@ def main(folder: Path, good: Path, broken: Path) -> None:
                     seen[f"scroll_{width}"] = wide
                 seen["kept_while_shown"] = files_left(folder)
                 page.set_input_files("input[type=file]", good)
-                # Any note of progress: that of a single frame can be gone before it is seen.
+                # Wait for any note of progress: the note of a single frame may be gone too soon.
                 page.wait_for_selector("#verdict .note:has-text(' ...')", timeout=WAIT)
                 browser.close()
                 seen["kept_afterwards"] = wait_until_none_left(folder)

@@ -12,7 +12,7 @@ TRACK = TrackResult(0.9, [0.0, 1.0, 2.0], [(0.0, 0.0, 9.0, 9.0)] * 3, [0.2, 0.9,
 
 
 class Reader(HTMLParser):
-    """Collects the text, what screen readers say of pictures, and checks that tags are closed."""
+    """Collects the text and the descriptions of pictures, and checks that tags are closed."""
 
     def __init__(self, html):
         super().__init__()

@@ -78,8 +78,8 @@ def test_serve_app_warns_of_a_page_that_others_can_use(host, warns, caplog):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs the browser chromium")
 @pytest.mark.browser
 @pytest.mark.slow
-def test_in_a_browser_the_page_answers_and_keeps_nothing(sample_data, tmp_path):
-    """Without a network, where the system lets us take it away."""
+def test_serve_app_in_a_browser_answers_and_keeps_nothing(sample_data, tmp_path):
+    """The test runs without a network if the system allows that."""
     good = sample_data / "test_videos" / "ehtdtkmmli.mp4"
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
@@ -102,7 +102,7 @@ def test_in_a_browser_the_page_answers_and_keeps_nothing(sample_data, tmp_path):
     assert "Person 1: P(FAKE)" in seen["people"]
     assert seen["heat_maps"] >= 2
     assert [Path(file).name for file in seen["kept_while_shown"]] == [f"{good.stem}-annotated.mp4"]
-    assert seen["kept_afterwards"] == [], "of an upload whose page was closed"
+    assert seen["kept_afterwards"] == [], "files of an upload whose page was closed"
     assert seen["folders_left"] == []
     assert seen["status"] == 130
     for width in (1200, 400):

@@ -7,7 +7,7 @@ from dfdetect.reporting.figures import draw_curve, draw_frame
 from dfdetect.video.reader import read_frames
 
 
-def test_pictures_show_the_worst_moment_and_every_person(real_clip):
+def test_draw_frame_and_draw_curve_show_the_worst_moment_and_every_person(real_clip):
     times = [frame.time for frame in read_frames(real_clip, 4)]
     calm = TrackResult(0.1, times, [(10.0, 20.0, 60.0, 90.0)] * 4, [0.1] * 4)
     box = (365.0, 80.0, 560.0, 340.0)
@@ -25,7 +25,7 @@ def test_pictures_show_the_worst_moment_and_every_person(real_clip):
     assert len(right.get_legend().get_texts()) == 2
 
 
-def test_nothing_to_draw(real_clip):
+def test_draw_frame_refuses_a_result_without_faces(real_clip):
     result = VideoResult.without_score(real_clip, "clip.mp4", Status.NO_FACE)
     with pytest.raises(ArgumentError, match="no face found"):
         draw_frame(Figure().subplots(), real_clip, result)

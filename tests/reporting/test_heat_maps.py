@@ -40,7 +40,7 @@ def test_describe_heat_map_without_evidence():
     assert describe_heat_map(nothing) == "no evidence for FAKE"
 
 
-def test_a_store_gives_back_what_it_took():
+def test_heat_map_store_gives_back_what_it_took():
     maps = [HeatMap(2.0, np.full((8, 8, 3), 90, np.uint8), np.ones((4, 4), np.float32))]
     face = TrackResult(0.8, [2.0], [(0.0, 0.0, 8.0, 8.0)], [0.8], heat_maps=maps)
     result = VideoResult(path=None, name="a.mp4", probability=0.8, tracks=[face, face])

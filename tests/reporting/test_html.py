@@ -25,7 +25,8 @@ from dfdetect.runtime.budget import TimeBudget
 from dfdetect.video.isolated import DecoderPool
 
 BOX = (365.0, 80.0, 560.0, 340.0)
-# The lowest contrast of any text with the page, as WCAG 2 defines it; AA asks for 4.5.
+# Returns the lowest contrast of any text with the page, as WCAG 2 defines it. Level AA requires
+# 4.5.
 LOWEST_CONTRAST = """() => {
   const luminance = colour => {
     const parts = colour.match(/[\\d.]+/g).slice(0, 3).map(part => part / 255)
@@ -82,7 +83,7 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def test_a_page_needs_nothing_else(scores, real_clip, tmp_path):
+def test_write_report_needs_no_other_file(scores, real_clip, tmp_path):
     page = tmp_path / "report.html"
     videos = dict.fromkeys(scores, real_clip) | {"gone.mp4": tmp_path / "gone.mp4"}
     write_report(page, scores, videos, 0.5, "<a detector>", progress=False)
@@ -109,7 +110,7 @@ def test_a_page_needs_nothing_else(scores, real_clip, tmp_path):
     assert len(links) == 3
 
 
-def test_without_time_there_are_no_pictures(scores, real_clip, tmp_path):
+def test_write_report_without_time_has_no_pictures(scores, real_clip, tmp_path):
     page = tmp_path / "report.html"
     videos = dict.fromkeys(scores, real_clip)
     write_report(page, scores, videos, 0.5, "x", TimeBudget(1, 1, 1), progress=False)
@@ -117,7 +118,7 @@ def test_without_time_there_are_no_pictures(scores, real_clip, tmp_path):
     assert "<section" in page.read_text(encoding="utf-8")
 
 
-def test_faces_are_cut_where_they_are(real_clip):
+def test_cut_faces_leaves_out_moments_without_a_face(real_clip):
     with DecoderPool() as decoders:
         (strip,) = cut_faces(real_clip, score("a.mp4", 0.5, times=(0.0, 9.0)), decoders, count=4)
     assert len(strip) == 4
@@ -131,7 +132,7 @@ def test_predict_writes_the_page(sample_data, tmp_path):
     predict(videos, out=tmp_path / "s.csv", frames=2, report=page, progress=False)
     text = page.read_text(encoding="utf-8")
     assert "2 videos, 2 scored" in text
-    assert text.count("heat map of person 1") == 2 * 2  # of the two frames of each
+    assert text.count("heat map of person 1") == 2 * 2  # two frames of each video
     with pytest.raises(ValueError, match="must be different files"):
         predict(sample_data, out=page, report=page)
 
@@ -178,7 +179,7 @@ def page(real_clip, tmp_path_factory):
     return path
 
 
-def test_the_page_says_verdicts_and_what_they_mean(page):
+def test_write_report_states_verdicts_and_what_they_mean(page):
     text = Reader(page.read_text(encoding="utf-8")).text
     assert "P(FAKE) above 0.800, which 1 % of these videos exceed" in text
     assert "P(FAKE) above 0.400, which 5 % of them exceed" in text
@@ -189,14 +190,14 @@ def test_the_page_says_verdicts_and_what_they_mean(page):
     assert "1 fake, 1 uncertain, 1 real" in text
 
 
-def test_without_thresholds_the_page_says_that_there_are_no_verdicts(scores, tmp_path):
+def test_write_report_without_thresholds_says_that_there_are_no_verdicts(scores, tmp_path):
     write_report(tmp_path / "report.html", scores, {}, None, "x")
     text = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
     assert "There are no verdicts" in text
     assert "no verdict" in text
 
 
-def test_moments_lead_into_the_videos(page):
+def test_write_report_links_moments_to_the_videos(page):
     tags = Reader(page.read_text(encoding="utf-8")).tags
     links = [found["href"] for tag, found in tags if tag == "a" and "#t=" in found["href"]]
     address, _, time = links[0].partition("#t=")
@@ -205,7 +206,7 @@ def test_moments_lead_into_the_videos(page):
     assert (page.parent / unquote(address)).is_file()
 
 
-def test_pictures_say_what_they_show(page):
+def test_write_report_describes_each_picture(page):
     tags = Reader(page.read_text(encoding="utf-8")).tags
     texts = [found["alt"] for tag, found in tags if tag == "img"]
     assert sum(text.startswith("person 1 at 0:0") for text in texts) > 3
@@ -213,14 +214,14 @@ def test_pictures_say_what_they_show(page):
     assert all(found.get("aria-label") for tag, found in tags if tag == "svg")
 
 
-def test_the_table_has_headers_for_screen_readers(page):
+def test_write_report_table_has_headers_for_screen_readers(page):
     tags = Reader(page.read_text(encoding="utf-8")).tags
     scopes = [found.get("scope") for tag, found in tags if tag == "th"]
     assert scopes == ["col"] * 7 + ["row"] * 4
     assert [tag for tag, _ in tags].count("caption") == 1
 
 
-def test_memory_does_not_grow_with_the_videos(tmp_path):
+def test_write_report_memory_does_not_grow_with_the_videos(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     maps = [HeatMap(0.0, noise, np.ones((4, 4), np.float32))] * 10
     found = score("a.mp4", 0.5)
@@ -284,7 +285,7 @@ def names(tab):
 
 
 @in_browser
-def test_the_table_sorts_by_keyboard(show):
+def test_write_report_table_sorts_by_keyboard(show):
     tab = show()
     assert names(tab)[0] == "fake one.mp4"
     tab.get_by_role("button", name="P(FAKE)").focus()
@@ -299,7 +300,7 @@ def test_the_table_sorts_by_keyboard(show):
 
 
 @in_browser
-def test_search_and_filter_hide_rows_and_videos(show):
+def test_write_report_search_and_filter_hide_rows_and_videos(show):
     tab = show()
     tab.get_by_label("Search names").fill("MAYBE")
     assert names(tab) == ["maybe.mp4"]
@@ -316,7 +317,7 @@ def test_search_and_filter_hide_rows_and_videos(show):
 @in_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
-def test_everything_fits_and_can_be_read(show, width, scheme):
+def test_write_report_page_fits_and_can_be_read(show, width, scheme):
     tab = show(width, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") == width
     assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 9)")
@@ -331,7 +332,7 @@ def test_everything_fits_and_can_be_read(show, width, scheme):
 
 @in_browser
 @pytest.mark.parametrize("width", [400, 1200])
-def test_heat_maps_are_large_and_become_larger(show, width):
+def test_write_report_heat_maps_are_large_and_become_larger(show, width):
     tab = show(width)
     button = tab.get_by_role("button", name="heat map of person 1").first
     assert button.bounding_box()["width"] >= 160
@@ -345,7 +346,7 @@ def test_heat_maps_are_large_and_become_larger(show, width):
 
 
 @in_browser
-def test_on_paper_there_are_no_controls(show):
+def test_write_report_page_has_no_controls_on_paper(show):
     tab = show(color_scheme="dark")
     tab.emulate_media(media="print")
     assert not tab.get_by_label("Search names").is_visible()

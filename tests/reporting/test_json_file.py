@@ -15,7 +15,7 @@ SCHEMA = json.loads(
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 
-def test_schema_is_one():
+def test_schema_is_a_valid_schema():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 

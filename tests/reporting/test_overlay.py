@@ -76,7 +76,7 @@ def test_annotate_ends_when_it_is_told_to(real_clip, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_dies_costs_its_video_alone(real_clip, tmp_path, monkeypatch):
+def test_annotate_reports_a_process_that_crashes(real_clip, tmp_path, monkeypatch):
     code = f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})"
     monkeypatch.setattr(overlay, "CODE", code)
     with pytest.raises(VideoError, match="its decoder crashed") as caught:
@@ -84,7 +84,7 @@ def test_a_process_that_dies_costs_its_video_alone(real_clip, tmp_path, monkeypa
     assert caught.value.status == Status.DECODER_CRASHED
 
 
-def test_an_error_in_the_process_is_one_line(real_clip, tmp_path, monkeypatch):
+def test_annotate_reports_an_error_of_the_process_in_one_line(real_clip, tmp_path, monkeypatch):
     monkeypatch.setattr(overlay, "CODE", "raise OSError('the disk is full')")
     with pytest.raises(DfdetectError, match="cannot be annotated: OSError: the disk is full"):
         annotate(real_clip, result(), tmp_path / "out.mp4")
@@ -111,7 +111,7 @@ def test_annotated_paths_never_overwrite_a_video(tmp_path):
         annotated_paths({"b.mp4": tmp_path / "b.mp4"}, video)
 
 
-def test_annotate_videos_goes_on_after_bad_ones(real_clip, tmp_path, caplog):
+def test_annotate_videos_continues_after_unusable_videos(real_clip, tmp_path, caplog):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(real_clip.read_bytes()[:2000])
     videos = {"broken.mp4": broken, "good.mp4": real_clip, "nobody.mp4": real_clip}

@@ -25,7 +25,7 @@ def result(*tracks):
 
 
 def paint(found, time, image=GREY, seconds=2.0):
-    """The painter, and the picture as RGB."""
+    """Return the painter, and the painted picture in RGB."""
     painter = BoxPainter(found, image.shape[1], image.shape[0], seconds)
     picture = Planes.of_size(*painter.size)
     picture.place(Planes.of_rgb(image).frame, *painter.frame_size)

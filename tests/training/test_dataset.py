@@ -15,14 +15,14 @@ from dfdetect.training.sampler import BalancedSampler
 
 @pytest.fixture
 def tracks(face_set):
-    """The first 16 crops as two tracks of 8, out of order in the index; the others single."""
+    """Return a face set with two tracks of 8 crops, in reversed order, and 32 single crops."""
     table = pd.read_csv(face_set, dtype=str)
     table["label"] = ["REAL"] * 8 + ["FAKE"] * 8 + table["label"][16:].tolist()
     table.loc[:15, "video"] = ["a.mp4"] * 8 + ["b.mp4"] * 8
     table.loc[:15, "track"] = "0"
     table.loc[:15, "frame"] = [*map(str, range(70, -1, -10))] * 2
     table.to_csv(face_set, index=False)
-    for row in range(48):  # one size, as extracted crops have
+    for row in range(48):  # all crops get one size, as extracted crops have
         image = cv2.imread(str(face_set.with_suffix("") / f"{row:03}.png"))
         resized = cv2.resize(image, (40, 40))
         cv2.imwrite(str(face_set.with_suffix("") / f"{row:03}.png"), resized)
@@ -84,7 +84,7 @@ def test_clip_dataset_makes_self_blended_items_from_real_ones(face_set):
 
 @pytest.fixture
 def with_reconstructions(face_set):
-    """The face set, and reconstructions of its REAL crops that are all black."""
+    """Return a face set, and reconstructions of its REAL crops, which are all black."""
     faces = FaceSet.read(face_set)
     real = faces.table[faces.table["label"] == "REAL"]
     folder = face_set.parent / "redrawn"
@@ -108,7 +108,7 @@ def test_clip_dataset_gives_reconstructions_the_look_of_their_originals(with_rec
         fake, yes = dataset[Item(0, seed, Role.RECONSTRUCTED)]
         assert (no, yes) == (0.0, 1.0)
         whole += bool((fake == 0).all())
-        # Beside a mask, the fake is the REAL crop beside it, pixel by pixel.
+        # Outside the mask, the fake has the pixels of the REAL crop.
         assert bool((fake == 0).all()) or torch.equal(fake[:, 0, 0], real[:, 0, 0])
         assert (fake.float().mean() - real.float().mean()).item() < 0
         shrunk += not torch.equal(original, real)

@@ -14,7 +14,8 @@ from dfdetect.cli import main
 from dfdetect.training.distributed import DistributedContext
 
 SMALL = ["--input-size", "64", "--batch-size", "6", "--device", "cpu"]
-# Compares a model that normalises batches and drops units in two ways with one process's.
+# A script that compares a step of several processes with a step of one process. The model has batch
+# normalisation, dropout and stochastic depth.
 COMPARISON = """
 import sys, torch
 from timm.layers import DropPath
@@ -59,7 +60,7 @@ def torchrun(processes, *command):
 
 
 def train(face_set, out, *options):
-    """The arguments of `dfdetect`."""
+    """Return the arguments of `dfdetect`."""
     return ["train", "--faces", str(face_set), "--out", str(out), *SMALL, *options]
 
 
@@ -125,7 +126,7 @@ def test_train_resumes_a_killed_run_with_one_process(face_set, tmp_path):
         while not killed.with_suffix(".state.pt").exists():
             assert run.poll() is None
             time.sleep(0.01)
-        # Without torchrun, the processes that it started would train on.
+        # If only torchrun was killed, the processes that it started would continue to train.
         for process in psutil.Process(run.pid).children(recursive=True):
             process.kill()
         run.kill()

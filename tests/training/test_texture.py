@@ -18,7 +18,7 @@ BASE = "tf_efficientnet_lite2"
 
 @pytest.fixture
 def two_face_sets(tmp_path):
-    """Faces without a source, and faces of four sources with REAL and FAKE each."""
+    """Return a face set without sources, and a face set of four sources with both classes."""
     folders = tmp_path / "plain", tmp_path / "known"
     for folder in folders:
         folder.mkdir()

@@ -163,7 +163,7 @@ def test_train_refuses_to_resume_other_settings(face_set, tmp_path):
 def test_train_does_not_overwrite_a_stopped_run(face_set, tmp_path):
     out = tmp_path / "model.safetensors"
     out.with_suffix(".state.pt").write_bytes(b"hours of work")
-    # That is said before the images are read, which takes long.
+    # The error comes before the images are read, because reading them takes long.
     (face_set.with_suffix("") / "020.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="resume this run, or delete"):
         run(face_set, out)
@@ -222,7 +222,7 @@ def test_train_writes_crop_rule_and_licence(face_set, tmp_path):
 
 @pytest.mark.slow
 def test_train_takes_different_architectures(face_set, tmp_path):
-    """VGG has no stochastic depth, and this one has two heads."""
+    """VGG has no stochastic depth, and EfficientFormer has two heads."""
     for name in ("vgg11", "efficientformer_l1"):
         config = replace(TINY, architecture=name, epochs=1, input_size=224, batch_size=2)
         assert trainer.start_model(config, None)(torch.zeros(2, 3, 224, 224)).shape == (2, 1)
@@ -260,7 +260,7 @@ def test_train_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypat
 def test_train_two_steps_of_each_architecture(architecture, face_set, tmp_path, sample_data):
     """Each is trained for two steps, saved, loaded by the command line and used on a video."""
     small = {"input_size": 64, "epochs": 1, "batch_size": 18, "seed": 1}
-    if architecture == "xception_srm":  # it takes no smaller images
+    if architecture == "xception_srm":  # this model takes no smaller images
         small |= {"input_size": 256, "batch_size": 2, "epoch_crops": 4}
     out = tmp_path / f"{architecture}.safetensors"
     spec = run(face_set, out, recipe(architecture, **small))

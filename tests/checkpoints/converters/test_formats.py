@@ -1,7 +1,7 @@
 """Tests of each format with files that have the tensors of the original networks.
 
-`tests/checkpoints/formats` lists the tensors of each network, a line per module: `batch_norm 64`
-stands for the five tensors of a batch norm of 64 channels.
+`tests/checkpoints/formats` lists the tensors of each network, with one line for each module. The
+line `batch_norm 64` stands for the five tensors of a batch norm of 64 channels.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from dfdetect.checkpoints.converters.tensors import Tensors
 from dfdetect.checkpoints.io import load_checkpoint
 
 LISTS = Path(__file__).parent.parent / "formats"
-# For each list: the format, the architecture here and the input's height.
+# For each list: the format, the architecture in this package and the height of the input.
 NETWORKS = {
     "deepfakebench_efficientnetb4": ("deepfakebench", "efficientnet_b4_unpadded_stem", 256),
     "deepfakebench_meso4": ("deepfakebench", "meso4", 256),
@@ -51,7 +51,7 @@ NETWORKS = {
     "wsdan_plain": ("wsdan", "xception", 299),
     "wsdan_xception": ("wsdan", "wsdan_xception", 320),
 }
-# One network of each format, the smallest.
+# The smallest network of each format.
 CONVERTED = {
     "deepfakebench": "deepfakebench_meso4",
     "effort": "effort",
@@ -77,7 +77,7 @@ ONE = "robustforensics_b0"
 
 
 def read_list(name):
-    """The names and shapes of the tensors in a list."""
+    """Return the names and shapes of the tensors in a list."""
     shapes = {}
     table = pd.read_csv(LISTS / f"{name}.csv", keep_default_na=False)
     for module, tensors in table.itertuples(index=False):
@@ -94,7 +94,7 @@ def read_list(name):
 
 
 def make_state(name):
-    """Random weights, such that features neither vanish nor explode."""
+    """Return random weights with which features neither vanish nor explode."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for tensor, shape in read_list(name).items():
@@ -122,7 +122,7 @@ def test_read_of_each_format_uses_every_tensor(name, tmp_path):
     shapes = {one.removeprefix("module."): shape for one, shape in read_list(name).items()}
     chosen = choose_format(tmp_path, shapes)
     assert chosen is formats()[format_name]
-    # On this device, tensors have a shape and take no memory.
+    # On the device `meta`, tensors have a shape, but take no memory.
     state = {one: torch.empty(shape, device="meta") for one, shape in shapes.items()}
     spec, made = chosen.read(Tensors(tmp_path / "published.pth", state))
     assert (spec.architecture, spec.input_size) == (architecture, height)

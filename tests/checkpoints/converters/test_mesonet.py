@@ -71,7 +71,7 @@ def test_convert_writes_safetensors_only(tmp_path):
 
 
 class Inception:
-    """MesoInception4 read straight from the Keras file, layer by layer."""
+    """A second implementation of MesoInception4, which takes the weights from the Keras file."""
 
     def __init__(self, file):
         self.file = file

@@ -36,7 +36,7 @@ def test_read_tensors_of_safetensors(tmp_path):
     assert read_tensors(tmp_path / "a.safetensors").keys() == STATE.keys()
 
 
-def test_read_tensors_refuses_a_whole_network_and_says_the_way_out(tmp_path):
+def test_read_tensors_refuses_a_whole_network_and_says_what_to_do(tmp_path):
     path = tmp_path / "whole.p"
     torch.save(nn.Linear(2, 1), path)
     with pytest.raises(CheckpointError, match=r"whole\.p.*run code.*state_dict\(\), NEW"):
@@ -65,6 +65,6 @@ def test_read_tensors_refuses_a_file_without_tensors(tmp_path):
         read_tensors(tmp_path / "a.pth")
 
 
-def test_read_tensors_of_no_file(tmp_path):
+def test_read_tensors_names_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         read_tensors(tmp_path / "a.pth")
