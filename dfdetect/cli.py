@@ -104,7 +104,7 @@ def _log_on_terminal(verbose: bool, level: int) -> Iterator[None]:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Stop the command at the first Ctrl-C or SIGTERM, and ignore later ones while it saves."""
+    """Stop the command at the first Ctrl-C or SIGTERM; ignore later signals while it saves."""
 
     def stop(number: int, _: object) -> None:
         for one in before:
@@ -121,7 +121,7 @@ def _one_interrupt() -> Iterator[None]:
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    finally:  # after an interrupt, later ones are ignored until the process ends
+    finally:  # after an interrupt, later interrupts are ignored
         for one, handler in before.items():
             if signal.getsignal(one) is stop:
                 signal.signal(one, handler)
@@ -360,7 +360,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--subgroups",
         action="store_true",
-        help="also measure small, dark, blurred and turned faces, each group alone",
+        help="also measure small, dark, blurred and turned faces, each group separately",
     )
 
 

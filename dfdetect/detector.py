@@ -156,13 +156,14 @@ class Detector:
         no score.
 
         Args:
-            source: One of the following. The path of a video, from which frames are sampled. The
-                path of an image in a format that `read_frames` reads. Frames in the order of time,
-                which are all scored: `Frame` objects, or RGB uint8 arrays of shape
-                (height, width, 3), which are treated as one second apart. A single such array.
-            heat_maps: Maximum number of heat maps for each track; they show its most suspicious
-                moments, which are at least one second apart. The values of all heat maps of a
-                video are divided by the strongest evidence, for FAKE or REAL, in any of them, and
+            source: The path of a video, from which frames are sampled; the path of an image in a
+                format that `read_frames` reads; frames in the order of time, all of which are
+                scored; or one image. Frames are `Frame` objects, or RGB uint8 arrays of shape
+                (height, width, 3), which are treated as one second apart. An image is such an
+                array.
+            heat_maps: Maximum number of heat maps for each track. They show the track's most
+                suspicious moments, which are at least one second apart. All heat maps of a video
+                are divided by the strongest evidence, for FAKE or REAL, in any of these maps. Then
                 evidence for REAL becomes 0. The map of a face that looks REAL is therefore nearly 0
                 everywhere. For an ensemble, a map is the mean of the maps of all members that have
                 the crop rule of the first member. Models without a feature map, such as

@@ -21,7 +21,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path. A file written to it replaces `path` if the block raises no error.
 
     If the process is killed or the disk is full (OSError), the old file remains unchanged, and
-    `path` never holds half of the new one. Only regular files are replaced.
+    `path` never holds half of the new file. Only regular files are replaced.
 
     Raises:
         ArgumentError: The path is a folder, a device or another special file.

@@ -72,7 +72,7 @@ def predict(
     The file is deleted when every video is done. Without `out`, a stopped run cannot be continued.
 
     Args:
-        paths: One path or several: videos, images, and folders, whose videos and those of all their
+        paths: One path or several, of videos, images and folders. All videos in a folder and in its
             sub-folders are scored.
         out: A file to write, with an entry for every video. A `.csv` file is a submission with the
             columns `filename,label`, where the label is P(FAKE), or the prior for videos without a

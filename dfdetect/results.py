@@ -1,4 +1,4 @@
-"""Results of a detector: for a video, for each face that was tracked in it, and as a table."""
+"""Results of a detector: of a video, of each face tracked in the video, and as a table."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]
 MOMENTS = 3
 # Minimum number of seconds between two moments of `TrackResult.most_suspicious`.
 APART = 1.0
-# What is new to a model in the fakes that `OperatingPoints.fakes` counts.
+# The entries of `OperatingPoints.fakes`: what is new to the model in the counted fakes.
 NEW = ("people", "sources")
 # Columns of `to_dataframe` and of details.csv.
 COLUMNS = (
@@ -97,9 +97,10 @@ class OperatingPoints:
         uncertain: Threshold of the verdict `uncertain`: the probability that 5 % of REAL videos
             exceed.
         fake: Threshold of the verdict `fake`: the probability that 1 % of REAL videos exceed.
-        fakes: Numbers of FAKE videos that the model was not trained on, by what was new in them:
-            `people`, or also the `sources`. Each entry has the number of `videos`, and how many of
-            them exceed the thresholds `uncertain` and `fake`. Empty if this was not measured.
+        fakes: Counts of FAKE videos that the model was not trained on. The entry `people` is for
+            videos in which only the people were new to the model, and the entry `sources` for
+            videos from new sources. Each entry has the number of `videos`, and how many of these
+            exceed the thresholds `uncertain` and `fake`. Empty if this was not measured.
 
     Raises:
         ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or the

@@ -92,7 +92,7 @@ class BenchResult:
 
     @property
     def ratio_to_reference(self) -> float:
-        """Return the time per video divided by that of the winner's pipeline."""
+        """Return the time per video divided by the time of the winner's pipeline."""
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
@@ -151,8 +151,8 @@ def bench(
     The first reference, `read`, is OpenCV, which reads every frame and does nothing else. The
     second, `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge
     (Seferbekov 2020): OpenCV reads the file, and MTCNN detects faces in each sampled frame at half
-    size, one video after another. Unlike the winner's, this pipeline uses the default thresholds of
-    MTCNN, and the classifier of this package in float32.
+    size, one video after another. Unlike the winner's own code, the reference uses the default
+    thresholds of MTCNN, and the classifier of this package in float32.
 
     Run `bench` on an idle machine and in a new process: `peak_memory_mb` is too low if the process
     has used much memory before.

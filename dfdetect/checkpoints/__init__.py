@@ -1,4 +1,4 @@
-"""Checkpoints: reads and writes their headers and weights, and finds installed ones by name.
+"""Checkpoints: reads and writes their headers and weights, and finds installed checkpoints.
 
 The modules of this package use `models`, `scoring`, and the crop rule of `faces`.
 """

@@ -1,7 +1,7 @@
 """Export a checkpoint to an ONNX file, for programs without torch or Python.
 
 The graph contains all steps from the crop to the calibrated logit, so that a program cannot forget
-one of them:
+a step:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
   for models that take clips. The batch may have any size. The crops must be cut and resized.
@@ -89,7 +89,7 @@ class CropsToLogits(nn.Module):
 
 
 def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> ExportResult:
-    """Write a checkpoint as an ONNX file, and check that its logits are those of torch.
+    """Write a checkpoint as an ONNX file, and check that it gives the same logits as torch.
 
     Args:
         weights: Name or file of the weights, as in `find_weights`.

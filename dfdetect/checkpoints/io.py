@@ -4,8 +4,8 @@ The tensors are the state dict of the model, in float16 or float32; they are loa
 an ensemble, the names of the tensors begin with the number of the member: `0.`, `1.` and so on. The
 metadata in the header has one entry, `dfdetect`. It is a JSON object with the fields of `ModelSpec`
 or `EnsembleSpec`, and with `format`, `version` and `sha256`, a checksum of the other entries and of
-the tensors. Loading runs no code from the file and downloads nothing. It is strict: the header is
-checked before memory is allocated for the tensors.
+the tensors. Loading runs no code from the file and downloads nothing. Loading is strict: the header
+is checked before memory is allocated for the tensors.
 """
 
 import json
@@ -87,7 +87,7 @@ def read_spec(path: str | Path) -> Spec:
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     """Return the model and the specification of a checkpoint.
 
-    The model is in float32, on the CPU and in evaluation mode. For an ensemble, it is an
+    The model is in float32, on the CPU and in evaluation mode. For an ensemble, the model is an
     `nn.ModuleList` of the members.
 
     Raises:
@@ -123,7 +123,7 @@ def load_ensemble(
 ) -> tuple[nn.Module, Spec]:
     """Return the models and the specification of an ensemble of several checkpoints.
 
-    A single checkpoint is loaded as by `load_checkpoint`, and makes no ensemble.
+    A single checkpoint makes no ensemble, and is loaded by `load_checkpoint`.
 
     Args:
         paths: One or more checkpoints. A checkpoint that is itself an ensemble is replaced by its
@@ -152,7 +152,7 @@ def load_ensemble(
 def make_ensemble(
     paths: Sequence[str | Path], out: str | Path, *, shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Write one checkpoint that combines several as an ensemble, and return its specification.
+    """Combine several checkpoints into one, an ensemble, and return its specification.
 
     The ensemble has the aggregation of its first member, and no operating points.
 

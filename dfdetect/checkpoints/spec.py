@@ -196,5 +196,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with their current names instead of old ones."""
+    """Return the fields under their current names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

@@ -15,7 +15,7 @@ Weights = str | Path | Sequence[str | Path] | None
 def list_weights() -> dict[str, Path]:
     """Return the paths of the installed checkpoints by their names, in alphabetical order.
 
-    The wheel contains the default checkpoint and the small ones; a clone has all checkpoints.
+    The wheel contains the default and the small checkpoints; a clone has all checkpoints.
     """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 

@@ -48,7 +48,7 @@ class FaceSetWriter:
     Args:
         index: The index to write or to continue.
         log: The log to write or to continue.
-        columns: Columns of the index, without those of the shards.
+        columns: Columns of the index, without the columns of the shards.
         log_columns: Columns of the log before `LOG_COLUMNS`; the first one identifies an entry.
         settings: The settings on which the crops depend, as text. The whole face set must have the
             same settings.
@@ -58,7 +58,7 @@ class FaceSetWriter:
             without `LOG_COLUMNS`.
 
     Raises:
-        InputError: The files are not those of a face set with this log, or were changed after they
+        InputError: The files do not belong to a face set with this log, or were changed after they
             were written.
         ArgumentError: The face set has other settings, or another run is writing it.
 

@@ -113,7 +113,7 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the row numbers of each REAL track, with those of the fake made from its frames."""
+    """Return the rows of each REAL track, together with the rows of the fake made from it."""
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
         return []

@@ -1,8 +1,8 @@
 """Compare architectures: train each on the same faces, and measure all on the same faces.
 
 The study that this package is based on trained eight detectors on the challenge's data. It reported
-their accuracies on data of which 80.75 % was FAKE, where always answering FAKE has an accuracy of
-0.8075.
+their accuracies on data of which 80.75 % was FAKE. A detector that always answers FAKE has an
+accuracy of 0.8075 on such data.
 """
 
 import logging
@@ -134,7 +134,7 @@ def compare(
 
 
 def compared_architectures() -> list[str]:
-    """Return the names of the architectures that have a training recipe, those of the study first.
+    """Return the names of all architectures with a training recipe, with those of the study first.
 
     The architecture of the default detector is left out, because `compare` measures the installed
     default detector instead.

@@ -58,7 +58,7 @@ class Encoding:
 def compare_encodings(
     folders: Sequence[str | Path], detector: Detector, *, progress: bool = False
 ) -> pd.DataFrame:
-    """Return a table that compares the scores of copies of videos with those of the references.
+    """Return a table that compares the scores of copies with the scores of their references.
 
     Args:
         folders: Folders of labelled videos, as in `read_labels`.

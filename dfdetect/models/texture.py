@@ -19,8 +19,8 @@ from torch.nn.functional import dropout
 from dfdetect.models import timm_models
 from dfdetect.models.registry import register_model
 
-# Numbers, from 0, of the stages whose statistics are used. The height and width of their features
-# are a quarter to a sixteenth of those of the image.
+# Numbers, from 0, of the stages whose statistics are used. Their features have a quarter to a
+# sixteenth of the image's height and width.
 STAGES = (1, 2, 4)
 
 

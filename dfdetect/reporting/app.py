@@ -356,7 +356,7 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Make Gradio use this folder, send no reports and ignore proxies, by environment variables."""
+    """Set variables so that Gradio uses this folder, sends no reports and ignores proxies."""
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))
     wanted = {

@@ -26,7 +26,7 @@ LINE = 80
 # The probability at which a reader expects the limit between real and fake.
 EVEN = 0.5
 HINT = "A score is a hint for a person who looks, never proof (docs/interpretation.md)."
-# What `OperatingPoints.fakes` counts, in words.
+# The fakes that `OperatingPoints.fakes` counts, in words.
 NEW_FAKES = {
     "people": "fakes of people new to the detector",
     "sources": "fakes from sources new to the detector",
@@ -194,9 +194,9 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
 
 
 def fakes_found(points: OperatingPoints) -> str:
-    """Return sentences on the share of fakes that the thresholds find, as it was measured.
+    """Return sentences that say which shares of known fakes got the verdicts fake and real.
 
-    If it was not measured, an empty text is returned.
+    If these shares were not measured, an empty text is returned.
 
     Example:
         >>> fakes_found(detector.operating_points)

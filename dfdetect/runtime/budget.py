@@ -114,7 +114,7 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """Return the number of frames and the time for the next video, for another process."""
+        """Return the next video's part of the budget, as an object for another process."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:

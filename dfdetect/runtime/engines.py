@@ -174,7 +174,7 @@ class EngineNetwork(nn.Module):
             self.compute = compute
 
     def _difference(self, compute: Compute) -> str:
-        """Return a message if the engine's outputs differ from torch's, otherwise an empty text."""
+        """Return a message if the outputs of engine and torch differ, else an empty text."""
         expected = self.network(self.example)
         expected = expected if isinstance(expected, tuple) else (expected,)
         limit = SAME_IN_BFLOAT16 if self.in_bfloat16 else SAME

@@ -105,7 +105,7 @@ class Executor:
                 were lost. It takes the item and a message, and returns the result of the item. By
                 default, `map` raises DfdetectError in this case.
             failed: A function that returns whether a result is a failure. If an item fails on
-                another GPU than the first one, it is tried again on the first one.
+                another GPU than the first GPU, it is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result
                 is ready. On this machine, several threads call it, in any order. On a cluster, the
                 caller's thread calls it.

@@ -64,7 +64,7 @@ class Aggregation:
     min_track_share: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise an error for unknown rules and numbers out of range."""
+        """Raise an error if a rule is unknown or a number is out of range."""
         if self.frames not in FRAME_RULES or self.tracks not in TRACK_RULES:
             raise ArgumentError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
         if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):

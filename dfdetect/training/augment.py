@@ -22,8 +22,8 @@ class Rescale(nn.Module):
 
     Args:
         smallest: Lowest factor by which the sides are multiplied, 0 to 1; the factor is random.
-        between: A transform of the shrunk image, such as compression. The shrunk image has even
-            sides.
+        between: A transform of the shrunk image, such as compression. The height and the width of
+            the shrunk image are even.
     """
 
     def __init__(self, smallest: float, between: nn.Module | None = None):
@@ -32,7 +32,7 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images rescaled by one factor, uint8 of shape (..., 3, height, width)."""
+        """Return images rescaled by the same factor, uint8 of shape (..., 3, height, width)."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -52,7 +52,7 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images compressed with one quality, uint8 of shape (..., 3, height, width)."""
+        """Return images of the same JPEG quality, uint8 of shape (..., 3, height, width)."""
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -114,7 +114,7 @@ class Encode(nn.Module):
         self.coarseness = coarseness
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return encoded and decoded images, all of one quality.
+        """Return encoded and decoded images, all of the same quality.
 
         Args:
             image: uint8 of shape (..., 3, height, width), with even height and width.
@@ -135,8 +135,8 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
     Args:
         input_size: Side of the result in pixels.
         strength: `light`, or `strong` for long trainings of detectors that must work on videos of
-            other sources. `strong` adds wider framing, shrinking to a fifth, darkness, noise,
-            occlusion and video codecs.
+            other sources. `strong` adds wider framing, shrinking to a fifth of the size, darkness,
+            noise, occlusion and video codecs.
 
     Returns:
         A transform of crops of shape (..., 3, height, width) to uint8 of shape

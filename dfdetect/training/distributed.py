@@ -1,6 +1,6 @@
 """DistributedContext: training in several processes, which `torchrun` starts, or in one.
 
-Each process learns from its part of every batch. The result is the same as that of one process with
+Each process learns from its part of every batch. The result is the same as with one process and
 whole batches, for three reasons. Gradients are averaged over the processes, by torch's
 DistributedDataParallel (Li et al. 2020). Batch normalisation uses the statistics of the whole
 batch, also on CPUs, where torch's SyncBatchNorm does not run. Dropout masks are drawn for the whole
@@ -226,13 +226,13 @@ class _GlobalBatchMode(TorchFunctionMode):
 
 
 def _generator_states() -> list[torch.Tensor]:
-    """Return the states of torch's generators: that of the CPU and, if there is one, of the GPU."""
+    """Return the states of torch's generators for the CPU and, if there is a GPU, for the GPU."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state()] if torch.cuda.is_available() else states
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes, with gradients in each process."""
+    """The sum of a tensor over all processes. Gradients flow back to each process."""
 
     @staticmethod
     def forward(_: Any, values: torch.Tensor) -> torch.Tensor:

@@ -61,10 +61,11 @@ class Judge:
             logits: Raw logits of FAKE of each held-out crop or clip, float of shape (n,).
 
         Returns:
-            The calibration, and metrics by name: `choosing_loss`; those of `metrics`, computed from
-            the videos without a known source, or from all videos if all have one; and those of
-            `voted_metrics`, with the prefix `sources_`, computed from the videos with a known
-            source. Metrics that are undefined are left out: a checkpoint holds no NaN.
+            The calibration, and metrics by name. `choosing_loss` is computed from all videos. The
+            metrics of `metrics` are computed from the videos without a known source, or from all
+            videos if all have a source. The metrics of `voted_metrics`, with the prefix `sources_`,
+            are computed from the videos with a known source. Undefined metrics are left out,
+            because a checkpoint holds no NaN.
         """
         raw = self._video_logits(logits)
         try:
@@ -90,8 +91,8 @@ class Judge:
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed them.
 
-        5 % and 1 % of REAL videos exceed the thresholds, where all sources have the same weight. Of
-        FAKE videos without a known source, only the people are new to the model.
+        5 % and 1 % of REAL videos exceed the thresholds; all sources have the same weight. FAKE
+        videos without a known source count as videos in which only the people are new to the model.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0

@@ -62,7 +62,8 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
 def load_initial_weights(model: nn.Module, path: Path) -> None:
     """Copy the tensors of a file into a model.
 
-    The head is copied only if it is that of a detector, with one output. Tensors are matched by
+    The head is copied only if it has one output, like the head of a detector. Tensors are matched
+    by
     name. If another library such as torchvision gave them other names, they are matched by
     position. In both cases, each tensor must have the shape that the model expects; a fully
     connected layer also fits an equivalent convolution, as in timm's VGG. If the file holds a
@@ -126,7 +127,7 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
     Networks", ICLR 2016). A model with normalisation layers is not changed.
 
     Args:
-        model: A model with random weights. Its weights are changed, except for those of the head.
+        model: A model with random weights. All its weights are changed, except in the head.
         images: Normalised inputs of the model, at least about 50, over which mean and variance are
             computed.
     """

@@ -21,7 +21,7 @@ class BalancedSampler(Sampler[list[Item]]):
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
     weights. Face sets without items of the class get no part. Within a face set, a source is drawn
     first, with a probability in proportion to the square root of its size, and then the next item
-    of the source. Sources have very different sizes, and a large one must not dominate the
+    of the source. Sources have very different sizes, and a large source must not dominate the
     training.
 
     **Made fakes.** The shares `self_blend_share` and `reconstruction_share` of the FAKE half are
@@ -55,8 +55,8 @@ class BalancedSampler(Sampler[list[Item]]):
             part of every batch.
 
     Raises:
-        ArgumentError: A batch has fewer items than there are processes, or the number of weights is
-            not that of the face sets, or a weight is not above 0.
+        ArgumentError: A batch has fewer items than there are processes, `weights` has not one entry
+            per face set, or a weight is not above 0.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ def train(
     of processes.
 
     Args:
-        config: Architecture and settings; `recipe(architecture)` returns the recommended ones.
+        config: Architecture and settings; `recipe(architecture)` returns recommended ones.
         faces: Indexes of the face sets to train on. For the setting `reconstruction_share`, include
             the face sets that `dfdetect reconstruct` has made from them.
         out: The checkpoint to write, whose name ends in `.safetensors`.
@@ -215,7 +215,7 @@ def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
-    """Return a new model. Its weights are random, or those of `init` except for the head.
+    """Return a new model. Its weights are random, or come from `init` except for the head.
 
     Raises:
         ArgumentError: The architecture does not have a setting, or cannot take inputs of this size.
@@ -306,7 +306,7 @@ def predict_logits(
         spec: The specification of the model.
         workers: Number of processes that read crops; 0 to read them in this process.
         progress: Show a progress bar.
-        context: The rank of this process among those of the run.
+        context: The rank of this process among the processes of the run.
     """
     model.eval()
     device = next(model.parameters()).device

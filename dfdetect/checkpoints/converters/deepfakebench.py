@@ -202,7 +202,7 @@ def _read_srm(tensors: Tensors) -> tuple[str, State]:
 def _read_meso(tensors: Tensors) -> tuple[str, State]:
     """Return the architecture and the state dict of a Meso network.
 
-    In the file, two layers share each batch norm, and convolutions have no bias.
+    In the file, each batch norm belongs to two layers, and convolutions have no bias.
     """
     inception = "backbone.Incption1_conv1.weight" in tensors.left
     architecture = "meso_inception4_linear" if inception else "meso4"
