@@ -467,6 +467,7 @@ class Detector:
             probability=probability,
             verdict=None if points is None else points.verdict(probability),
             operating_points=points,
+            aggregation={"frames": aggregation.frames, "tracks": aggregation.tracks},
             tracks=[
                 self._track_result(*track) for track in zip(tracks, logits, heat_maps, strict=True)
             ],

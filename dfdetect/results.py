@@ -273,6 +273,8 @@ class VideoResult:
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
         operating_points: The thresholds of this verdict, or None if there is no verdict.
+        aggregation: Names of the rules that combined the `frames` of each track, and the `tracks`,
+            as in `dfdetect.scoring.aggregation.Aggregation`; None if there is no score.
         status: `Status.OK`, or the reason why there is no score.
         message: The status as a sentence, with details.
         tracks: One result for each tracked face, in the order of appearance.
@@ -293,6 +295,7 @@ class VideoResult:
     probability: float | None = None
     verdict: Verdict | None = None
     operating_points: OperatingPoints | None = None
+    aggregation: Mapping[str, str] | None = None
     status: Status = Status.OK
     message: str = Status.OK.sentence
     tracks: list[TrackResult] = field(default_factory=list)

@@ -440,6 +440,7 @@ def test_predict_returns_a_verdict_if_there_are_operating_points(one_face_detect
     assert one_face_detector.operating_points == points
     result = one_face_detector.predict(np.full((100, 80, 3), 255, np.uint8))
     assert (result.verdict, result.operating_points) == (Verdict.FAKE, points)
+    assert result.aggregation == {"frames": "mean_logit", "tracks": "max"}
     assert one_face_detector.predict(np.zeros((100, 80, 3), np.uint8)).verdict == Verdict.REAL
 
 

@@ -24,6 +24,7 @@ SCORED = VideoResult(
     operating_points=OperatingPoints(
         uncertain=0.6, fake=0.8, fakes={"people": {"videos": 9, "uncertain": 5, "fake": 2}}
     ),
+    aggregation={"frames": "mean_logit", "tracks": "max"},
     tracks=[TRACK],
     frames_sampled=32,
     warnings=("The face is dark.",),

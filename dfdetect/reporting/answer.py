@@ -8,7 +8,13 @@ import numpy as np
 from dfdetect.faces.crops import encode_jpeg
 from dfdetect.reporting.charts import curve_chart
 from dfdetect.reporting.heat_maps import describe_heat_map, paint_heat_map
-from dfdetect.reporting.terminal import fakes_found, time_stamp, verdict_reason
+from dfdetect.reporting.terminal import (
+    OTHERS,
+    fakes_found,
+    noun_of,
+    time_stamp,
+    verdict_reason,
+)
 from dfdetect.results import HeatMap, OperatingPoints, TrackResult, Verdict, VideoResult
 
 JPEG_QUALITY = 80
@@ -19,8 +25,8 @@ HEADLINES = {
 }
 CAUTION = (
     "A score is a hint for a person who looks, never proof (docs/interpretation.md). The detector "
-    "judges faces only: not voices, not scenes, and not whether a true video is shown in a false "
-    "context."
+    "judges faces only: not voices, not scenes, and not whether a true recording is shown in a "
+    "false context."
 )
 
 HEAT_MAPS = "Where the detector sees evidence for FAKE: the redder, the stronger."
@@ -75,21 +81,21 @@ def _headline(result: VideoResult) -> str:
 
 def _meaning(result: VideoResult) -> str:
     """Return the meaning of the verdict in words, with the thresholds."""
-    points = result.operating_points
+    points, noun = result.operating_points, noun_of(result)
     if points is None or result.verdict is None:
         return (
-            "The detector has no thresholds: it is not known how often a REAL video gets such a "
+            f"The detector has no thresholds: it is not known how often a REAL {noun} gets such a "
             "probability."
         )
-    caution = "On other footage, more REAL videos may exceed the thresholds."
+    caution = OTHERS[noun]
     if result.verdict == Verdict.REAL:
-        caution = (
-            "This does not show that the video is real: fakes that the detector misses score as "
+        caution += (
+            f" This does not show that the {noun} is real: fakes that the detector misses score as "
             "low."
         )
     return (
-        f"What it means: {verdict_reason(result)} These are REAL videos that the detector was not "
-        f"trained on. {caution} {fakes_found(points)}"
+        f"What it means: {verdict_reason(result)} The thresholds were set on REAL videos that the "
+        f"detector was not trained on. {caution} {fakes_found(points)}"
     )
 
 

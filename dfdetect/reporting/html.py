@@ -22,11 +22,15 @@ from dfdetect.files import atomic_path
 from dfdetect.reporting.charts import curve_chart, histogram_chart
 from dfdetect.reporting.heat_maps import HeatMapPicture, HeatMapStore, picture_heat_maps
 from dfdetect.reporting.terminal import (
+    OTHERS,
+    common_noun,
     fakes_found,
     lower_probabilities,
+    noun_of,
     summary,
     time_stamp,
     verdict_reason,
+    with_article,
 )
 from dfdetect.results import OperatingPoints, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
@@ -98,11 +102,13 @@ def _page(
     points = next((result.operating_points for result in results if result.operating_points), None)
     numbers = iter(range(len(ranked)))
     rows = [_row(name, result, next(numbers) if result.tracks else None) for name, result in ranked]
+    noun = common_noun(results)
     text = Template(head).substitute(
-        title=escape(_count(len(ranked), "video")),
+        title=escape(_count(len(ranked), noun)),
+        noun=noun,
         summary=escape(summary(dict(ranked), prior)).replace("\n", "<br>"),
         detector=escape(detector),
-        meaning=_meaning(points),
+        meaning=_meaning(points, noun),
         histogram=histogram_chart([one.probability for one in results if one.probability], points),
         rows="\n".join(rows),
     )
@@ -140,22 +146,22 @@ def _strips(
             bar.update()
 
 
-def _meaning(points: OperatingPoints | None) -> str:
+def _meaning(points: OperatingPoints | None, noun: str) -> str:
     """Return the meaning of the verdicts at these thresholds."""
     if points is None:
         return (
             "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
-            "is not known how often a REAL video gets such a P(FAKE).</p>"
+            f"is not known how often a REAL {noun} gets such a P(FAKE).</p>"
         )
     rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
     return (
-        "<p>The thresholds were set on REAL videos that the detector was not trained on. On other "
-        f"footage, more REAL videos may exceed them. {fakes_found(points)}</p><dl>"
+        "<p>The thresholds were set on REAL videos that the detector was not trained on. "
+        f"{OTHERS[noun]} {fakes_found(points)}</p><dl>"
         f'<dt class="fake">fake</dt><dd>P(FAKE) above {points.fake:.3f}, which {rare} of these '
         f'videos exceed</dd><dt class="uncertain">uncertain</dt><dd>P(FAKE) above '
         f"{points.uncertain:.3f}, which {usual} of them exceed</dd>"
-        f'<dt class="real">real</dt><dd>{lower_probabilities(points)}; this does not show that a '
-        "video is real: fakes that the detector misses are here too</dd></dl>"
+        f'<dt class="real">real</dt><dd>{lower_probabilities(points)}; this does not show that '
+        f"{with_article(noun)} is real: fakes that the detector misses are here too</dd></dl>"
     )
 
 
@@ -225,13 +231,15 @@ def _section(
         parts.append(f'<ul class="warnings" aria-label="warnings">{items}</ul>')
     if not any(strips):
         parts.append("<p>No pictures: no time was left, or the video could not be read again.</p>")
+    timed = noun_of(result) == "video"
     people = zip(result.tracks, strips, heat_maps, strict=True)
     for person, (track, strip, maps) in enumerate(people, start=1):
         parts.append(f"<h3>Person {person}: P(FAKE) {track.probability:.3f}</h3>")
-        if result.frames_sampled > 1:
+        if timed:
             parts.append(_moments(track, result.frames_sampled, link))
         chart = curve_chart(track, result.operating_points)
-        parts += [_faces(person, strip, link), chart, _heat_maps(person, maps, link)]
+        parts += [_faces(person, strip, link, timed), chart]
+        parts.append(_heat_maps(person, maps, link, timed))
     return "".join((*parts, "</section>\n"))
 
 
@@ -256,31 +264,34 @@ def _moment(time: float, link: str) -> str:
     return f'<a href="{link}#t={time:.2f}" aria-label="play the video at {stamp}">{stamp}</a>'
 
 
-def _faces(person: int, strip: Strip, link: str) -> str:
+def _faces(person: int, strip: Strip, link: str, timed: bool) -> str:
     figures = []
     for time, image in strip:
-        text = f"person {person} at {time_stamp(time)}"
-        figures.append(_figure(_picture(encode_jpeg(image, JPEG_QUALITY), text), time, link))
+        text = f"person {person}" + (f" at {time_stamp(time)}" if timed else "")
+        picture = _picture(encode_jpeg(image, JPEG_QUALITY), text)
+        figures.append(_figure(picture, _moment(time, link) if timed else ""))
     return f'<div class="faces">{"".join(figures)}</div>' if figures else ""
 
 
-def _heat_maps(person: int, maps: Sequence[HeatMapPicture], link: str) -> str:
+def _heat_maps(person: int, maps: Sequence[HeatMapPicture], link: str, timed: bool) -> str:
     if not maps:
         return ""
     figures = []
     for one in maps:
-        text = f"heat map of person {person} at {time_stamp(one.time)}, {one.description}"
+        moment = f" at {time_stamp(one.time)}" if timed else ""
+        text = f"heat map of person {person}{moment}, {one.description}"
         button = f'<button aria-pressed="false" title="enlarge">{_picture(one.jpeg, text)}</button>'
-        figures.append(_figure(button, one.time, link))
+        figures.append(_figure(button, _moment(one.time, link) if timed else ""))
+    moments = " at the most suspicious moments" if timed else ""
     return (
-        '<p class="note">Where the detector sees evidence for FAKE at the most suspicious moments: '
-        'none <span class="heat" aria-hidden="true"></span> strong. Click a picture to enlarge '
-        f'it.</p><div class="faces">{"".join(figures)}</div>'
+        f'<p class="note">Where the detector sees evidence for FAKE{moments}: none '
+        '<span class="heat" aria-hidden="true"></span> strong. Click a picture to enlarge it.</p>'
+        f'<div class="faces">{"".join(figures)}</div>'
     )
 
 
-def _figure(picture: str, time: float, link: str) -> str:
-    return f"<figure>{picture}<figcaption>{_moment(time, link)}</figcaption></figure>"
+def _figure(picture: str, caption: str) -> str:
+    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
 def _picture(jpeg: bytes, alt: str) -> str:

@@ -5,13 +5,15 @@ The functions return text, which the command line prints.
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from textwrap import fill
 from typing import TextIO
 
 from dfdetect.files import printable
 from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult
 from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
+from dfdetect.video.discovery import IMAGE_SUFFIXES
 
 # Select Graphic Rendition codes of ECMA-48.
 VERDICT_COLOURS = {Verdict.FAKE: "1;31", Verdict.UNCERTAIN: "33", Verdict.REAL: "36"}
@@ -26,6 +28,18 @@ LINE = 80
 # The probability at which a reader expects the limit between real and fake.
 EVEN = 0.5
 HINT = "A score is a hint for a person who looks, never proof (docs/interpretation.md)."
+# What the aggregations of frames do, in words; those that are missing are more complicated.
+AGGREGATIONS = {
+    "mean_logit": "the mean over all frames",
+    "mean_probability": "the mean over all frames",
+    "soft_maximum": "a soft maximum over all frames",
+}
+# Whose REAL files may exceed the thresholds more often, by what has the verdict.
+OTHERS = {
+    "video": "On other footage, more REAL videos may exceed them.",
+    "image": "How many REAL images exceed them was not measured.",
+    "file": "On other footage, and among images, more REAL ones may exceed them.",
+}
 # The fakes that `OperatingPoints.fakes` counts, in words.
 NEW_FAKES = {
     "people": "fakes of people new to the detector",
@@ -91,18 +105,19 @@ def result_details(result: VideoResult) -> str:
     """
     if result.probability is None:
         return ""
+    noun = noun_of(result)
     people = [
         _person(number, track, result.frames_sampled)
         for number, track in enumerate(result.tracks, start=1)
     ]
     meaning = [
         "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks\n"
-        "manipulated to the detector. It is not the chance that the video is fake."
+        f"manipulated to the detector. It is not the chance that the {noun} is fake."
     ]
     # Some aggregations combine the scores of all people, so that no single person decides.
     if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
-        meaning.append("The person with the highest P(FAKE) decides for the video.")
-    parts = [*people, "", *meaning, verdict_meaning(result.operating_points)]
+        meaning.append(f"The person with the highest P(FAKE) decides for the {noun}.")
+    parts = [*people, "", *meaning, verdict_meaning(result.operating_points, noun)]
     if reason := verdict_reason(result):
         parts = [fill(f"{result.verdict}: {reason}", LINE), "", *parts]
     return "\n".join(parts)
@@ -124,7 +139,8 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
     without = {
         name: result.message for name, result in results.items() if result.probability is None
     }
-    line = f"{_count(len(results), 'video')}, {len(results) - len(without)} scored"
+    noun = common_noun(results.values())
+    line = f"{_count(len(results), noun)}, {len(results) - len(without)} scored"
     verdicts = Counter(result.verdict for result in results.values())
     if found := [f"{verdicts[one]} {one}" for one in VERDICT_COLOURS if verdicts[one]]:
         line += f" ({', '.join(found)})"
@@ -162,11 +178,16 @@ def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> st
     points = next((one.operating_points for one in results.values() if one.operating_points), None)
     if all(result.probability is None for result in results.values()):
         return summary(results, prior)
-    return f"\n{summary(results, prior)}\n{verdict_meaning(points)}"
+    noun = common_noun(results.values())
+    return f"\n{summary(results, prior)}\n{verdict_meaning(points, noun)}"
 
 
-def verdict_meaning(points: OperatingPoints | None) -> str:
+def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
     """Return what the verdicts at these thresholds mean, or that there are no verdicts.
+
+    Args:
+        points: The thresholds, or None.
+        noun: What has the verdicts: `video`, `image`, or `file` for both.
 
     Example:
         >>> print(verdict_meaning(detector.operating_points))
@@ -177,7 +198,7 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
     if points is None:
         return (
             "No verdict: the checkpoint holds no thresholds (operating points), so it is not\n"
-            f"known how often a REAL video gets such a P(FAKE).\n{HINT}"
+            f"known how often a REAL {noun} gets such a P(FAKE).\n{HINT}"
         )
     rates = _percent(FAKE_RATE), _percent(UNCERTAIN_RATE)
     lines = (
@@ -185,8 +206,8 @@ def verdict_meaning(points: OperatingPoints | None) -> str:
         f"  fake       P(FAKE) above {points.fake:.3f}, which {rates[0]} of them exceed",
         f"  uncertain  P(FAKE) above {points.uncertain:.3f}, which {rates[1]} of them exceed",
         f"  real       {lower_probabilities(points)}; this does not show that\n"
-        "             a video is real",
-        "On other footage, more REAL videos may exceed them.",
+        f"             {with_article(noun)} is real",
+        OTHERS[noun],
         *filter(None, [fill(fakes_found(points), LINE)]),
         HINT,
     )
@@ -211,9 +232,9 @@ def fakes_found(points: OperatingPoints) -> str:
 
 
 def verdict_reason(result: VideoResult) -> str:
-    """Return one or two sentences that say why a video has its verdict.
+    """Return sentences that say why a video or image has its verdict.
 
-    If the video has no verdict, an empty text is returned.
+    If it has no verdict, an empty text is returned.
 
     Example:
         >>> verdict_reason(detector.predict("a.mp4"))
@@ -232,7 +253,25 @@ def verdict_reason(result: VideoResult) -> str:
     if result.verdict == Verdict.REAL and probability > EVEN:
         more = f"More than {_percent(UNCERTAIN_RATE)} of them exceed {EVEN:g}"
         text += f" {more}, so {EVEN:g} is not the limit."
-    return text
+    return f"{text}{_higher_parts(result, points)}"
+
+
+def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
+    """Return a sentence on parts of a video above a threshold that the video is not above.
+
+    The sentence begins with a space. If there are no such parts, an empty text is returned.
+    """
+    if result.verdict == Verdict.FAKE or result.aggregation is None:
+        return ""
+    limit = points.uncertain if result.verdict == Verdict.REAL else points.fake
+    if any(track.probability > limit for track in result.tracks):
+        briefly = "is seen in too few frames to count"
+        rule = briefly if result.aggregation["tracks"] == "max" else "does not decide alone"
+        return f" A person above it {rule}."
+    if any(one > limit for track in result.tracks for one in track.frame_probabilities):
+        rule = AGGREGATIONS.get(result.aggregation["frames"], "all frames together")
+        return f" Single moments are above it, but the verdict rests on {rule}."
+    return ""
 
 
 def lower_probabilities(points: OperatingPoints) -> str:
@@ -243,6 +282,33 @@ def lower_probabilities(points: OperatingPoints) -> str:
         'any lower P(FAKE), also one above 0.5'
     """
     return "any lower P(FAKE)" + (f", also one above {EVEN:g}" if points.uncertain > EVEN else "")
+
+
+def common_noun(results: Iterable[VideoResult]) -> str:
+    """Return the noun that `noun_of` gives for all results, or `file` if there are both."""
+    nouns = {noun_of(result) for result in results}
+    return nouns.pop() if len(nouns) == 1 else "file"
+
+
+def noun_of(result: VideoResult) -> str:
+    """Return `image` if a result is that of an image file, else `video`.
+
+    Example:
+        >>> noun_of(detector.predict("face.jpg"))
+        'image'
+    """
+    path = Path(result.name) if result.path is None else result.path
+    return "image" if path.suffix.lower() in IMAGE_SUFFIXES else "video"
+
+
+def with_article(noun: str) -> str:
+    """Return a noun with its indefinite article.
+
+    Example:
+        >>> with_article("image")
+        'an image'
+    """
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def time_stamp(seconds: float) -> str:

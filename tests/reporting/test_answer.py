@@ -68,6 +68,13 @@ def test_render_verdict_says_how_many_fakes_are_found():
     assert "docs/interpretation.md" in Reader(render_verdict(found)).text
 
 
+def test_render_verdict_of_an_image_speaks_of_images():
+    image = replace(judged(Verdict.REAL, 0.1), name="a.png")
+    text = Reader(render_verdict(image)).text
+    assert "This does not show that the image is real" in text
+    assert "How many REAL images exceed them was not measured." in text
+
+
 def test_render_verdict_without_thresholds_gives_no_verdict():
     answer = Reader(render_verdict(result(probability=0.9)))
     assert "No verdict" in answer.text

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from importlib.util import find_spec
 from urllib.parse import unquote
 
+import cv2
 import numpy as np
 import pytest
 
@@ -190,6 +191,22 @@ def test_write_report_states_verdicts_and_what_they_mean(page):
     assert "1 fake, 1 uncertain, 1 real" in text
 
 
+def test_write_report_of_an_image_speaks_of_images_and_has_no_times(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.full((400, 600, 3), 90, np.uint8))
+    heat_map = HeatMap(0.0, np.full((32, 32, 3), 90, np.uint8), np.eye(4, dtype=np.float32))
+    face = TrackResult(0.95, [0.0], [BOX], [0.95], heat_maps=[heat_map])
+    image = replace(full_score("a.jpg", Verdict.FAKE, 0.95), tracks=[face], frames_sampled=1)
+    page = tmp_path / "report.html"
+    write_report(page, {"a.jpg": image}, {"a.jpg": tmp_path / "a.jpg"}, None, "a detector")
+    html = page.read_text(encoding="utf-8")
+    text = Reader(html).text
+    assert "How many REAL images exceed them was not measured." in text
+    assert "an image is real" in text
+    assert 'alt="heat map of person 1, strongest' in html
+    assert 'alt="person 1"' in html
+    assert "0:00" not in html
+
+
 def test_write_report_without_thresholds_says_that_there_are_no_verdicts(scores, tmp_path):
     write_report(tmp_path / "report.html", scores, {}, None, "x")
     text = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
@@ -305,7 +322,7 @@ def test_write_report_search_and_filter_hide_rows_and_videos(show):
     tab.get_by_label("Search names").fill("MAYBE")
     assert names(tab) == ["maybe.mp4"]
     assert tab.locator("section:visible h2").all_text_contents() == ["maybe.mp4"]
-    assert tab.get_by_role("status").inner_text() == "1 of 4 videos shown"
+    assert tab.get_by_role("status").inner_text() == "1 of 4 shown"
     tab.get_by_label("Verdict").select_option("fake")
     assert names(tab) == []
     tab.get_by_label("Search names").fill("")

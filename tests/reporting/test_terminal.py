@@ -117,6 +117,59 @@ def test_verdict_reason_compares_with_the_thresholds(probability, reason):
     assert verdict_reason(NO_VERDICT) == ""
 
 
+MEAN = {"frames": "mean_logit", "tracks": "max"}
+
+
+@pytest.mark.parametrize(
+    ("frames", "aggregation", "sentence"),
+    [
+        ([0.2, 0.7], MEAN, "Single moments are above it, but the verdict rests on the mean over"),
+        ([0.2, 0.7], {**MEAN, "frames": "soft_maximum"}, "rests on a soft maximum over all frames"),
+        ([0.2, 0.7], {**MEAN, "frames": "power_law"}, "rests on all frames together"),
+        ([0.2, 0.6], MEAN, ""),
+        ([0.2, 0.7], None, ""),
+    ],
+)
+def test_verdict_reason_says_why_moments_above_the_threshold_do_not_count(
+    frames, aggregation, sentence
+):
+    track = TrackResult(0.4, [0.0, 1.0], [BOX] * 2, frames)
+    result = replace(
+        FAKE, probability=0.4, verdict=Verdict.REAL, tracks=[track], aggregation=aggregation
+    )
+    assert sentence in verdict_reason(result)
+    assert ("Single moments" in verdict_reason(result)) == bool(sentence)
+    unsure = replace(result, probability=0.65, verdict=Verdict.UNCERTAIN)
+    assert "Single moments" not in verdict_reason(unsure)
+
+
+def test_verdict_reason_says_why_a_person_above_the_threshold_does_not_count():
+    brief = TrackResult(0.95, [1.0], [BOX], [0.95])
+    real = replace(FAKE, probability=0.2, verdict=Verdict.REAL, tracks=[OTHER, brief])
+    text = verdict_reason(replace(real, aggregation=MEAN))
+    assert text.endswith("A person above it is seen in too few frames to count.")
+    pooled = replace(real, aggregation={**MEAN, "tracks": "pooled"})
+    assert verdict_reason(pooled).endswith("A person above it does not decide alone.")
+
+
+def test_texts_of_an_image_speak_of_images():
+    image = replace(
+        FAKE,
+        path=Path("a.jpg"),
+        name="a.jpg",
+        probability=0.2,
+        verdict=Verdict.REAL,
+        tracks=[OTHER],
+    )
+    text = result_details(replace(image, frames_sampled=1))
+    assert "not the chance that the image is fake" in text
+    assert "does not show that\n             an image is real" in text
+    assert "How many REAL images exceed them was not measured." in text
+    assert summary({"a.jpg": image}).startswith("1 image, 1 scored")
+    assert summary({"a.jpg": image, "a.mp4": FAKE}).startswith("2 files, 2 scored")
+    assert "among images" in ending({"a.jpg": image, "a.mp4": FAKE})
+
+
 def test_lower_probabilities_reach_above_a_half_only_if_the_threshold_does():
     assert lower_probabilities(POINTS) == "any lower P(FAKE), also one above 0.5"
     low = OperatingPoints(uncertain=0.5, fake=0.8)
