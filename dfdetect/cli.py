@@ -104,7 +104,7 @@ def _log_on_terminal(verbose: bool, level: int) -> Iterator[None]:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Stop the command at the first Ctrl-C or SIGTERM; ignore later signals while it saves."""
+    """Stop the command at the first Ctrl-C or SIGTERM, and ignore later signals from then on."""
 
     def stop(number: int, _: object) -> None:
         for one in before:

@@ -56,7 +56,7 @@ class BenchResult:
         read_seconds_per_video: Time per video if OpenCV reads every frame and nothing else is done.
         reference_seconds_per_video: Time per video of the face pipeline of the challenge's winner.
         face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too,
-            with an IoU of at least 0.5; None if the winner's pipeline found none.
+            with an IoU of at least 0.5; None if the winner's pipeline found no face.
         probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
             winner's pipeline, over the videos that both scored; None if no video was scored by
             both.

@@ -47,7 +47,7 @@ class ExportResult:
         path: The ONNX file.
         opset: Version of the ONNX operators.
         input_shape: Shape of the input `crops`, in which `batch` stands for any number.
-        difference: Largest difference between a logit of the file and that of torch, on artificial
+        difference: Largest difference between the logits of the file and of torch, on artificial
             crops.
     """
 
@@ -171,7 +171,7 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
 @torch.inference_mode()
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
-    """Return the largest difference between a logit of the file and that of torch."""
+    """Return the largest difference between the logits of the file and of torch."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

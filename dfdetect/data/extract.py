@@ -109,7 +109,7 @@ def extract(
     original has frames of the same size, the crops of the fake are cut at the boxes of the
     original. The crops of both videos are then aligned, and faces are detected only once. Each core
     processes one video at a time. If a run is killed, only the videos in progress are lost. The
-    same command continues the run. Its files are the same as those of a run without interruption.
+    same command continues the run. The files are then the same as without the interruption.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
     label of the other person is therefore wrong. A video that cannot be read or shows no face is

@@ -156,7 +156,7 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return the number, from 0, of the joined face set that has each crop; int64 (n,)."""
+        """Return the number, from 0, of the face set that each crop came from; int64 (n,)."""
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
         return self.table["face_set"].to_numpy(dtype=np.int64)

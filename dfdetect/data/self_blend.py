@@ -71,7 +71,7 @@ def self_blend(
     """Return a fake, made by blending a changed copy of a REAL face into the face.
 
     All crops of a clip are changed in the same way, because a swapped face does not change from
-    frame to frame. Only its position jitters, by some tenths of a percent of the crop's side.
+    frame to frame. Only the position jitters, by some tenths of a percent of the crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face
@@ -108,11 +108,11 @@ def blend_reconstruction(
     """Return a REAL face, and a fake made from its reconstruction by an autoencoder.
 
     Either the fake is the whole reconstruction, or the reconstruction is blended into the REAL face
-    through a mask as in `self_blend`. Before blending, its colours and its sharpness are sometimes
-    changed.
+    through a mask as in `self_blend`. Before blending, the colours and the sharpness of the
+    reconstruction are sometimes changed.
 
     In half of the cases, the REAL face is shrunk to the side at which the reconstruction was made,
-    and enlarged again. It is then as blurred as the reconstruction, so that a model cannot
+    and enlarged again. This makes it as blurred as the reconstruction, so that a model cannot
     recognise the fake by its blur.
 
     Args:

@@ -1,4 +1,4 @@
-"""Compare aggregations, which combine the probabilities of frames into that of a video.
+"""Compare aggregations, which turn the probabilities of frames into that of the video.
 
 The data are pairs of a REAL track and a self-blended fake of the same frames, made by `dfdetect
 extract --blend`. Three kinds of FAKE scenes are composed of the tracks: one person who is fake all

@@ -65,7 +65,7 @@ def compare(
     An architecture whose checkpoint already exists is not trained again. The installed default
     detector is measured too, regardless of its training data. The function writes `comparison.csv`,
     `comparison.md` and `comparison.png` to the folder of the checkpoints. The files keep the rows
-    of detectors that were measured by an earlier call and are not part of this one.
+    of detectors that were measured by an earlier call and are not part of this call.
 
     Args:
         faces: Indexes of face sets to train on. Some of their actors are held out to choose the

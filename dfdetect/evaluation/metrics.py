@@ -77,7 +77,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class VotedMetrics:
-    """Metrics with equal weights: of the two classes, and of the sources within each class.
+    """Metrics with equal weights for both classes, and for all sources within a class.
 
     Attributes:
         real_sources: Number of sources with REAL items.
@@ -89,8 +89,8 @@ class VotedMetrics:
         balanced_accuracy: Mean of the weighted accuracies of REAL and of FAKE.
         found_by_kind: `found_rate` of each kind of fake.
         pairs: Number of scenes with both REAL and FAKE items.
-        pairs_in_order: Share of the pairs of a REAL and a FAKE item of one scene in which the FAKE
-            item has the higher probability, averaged over the scenes.
+        pairs_in_order: Of all pairs of a REAL and a FAKE item of one scene, the share in which the
+            FAKE item has the higher probability, averaged over the scenes.
         intervals: 95 % intervals by the name of the metric, from a bootstrap over sources; empty
             unless requested.
     """
@@ -272,7 +272,7 @@ def figures_of(
 
 
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Return weights by which both classes count the same, and all sources within a class.
+    """Return weights with equal totals for both classes, and for all sources within a class.
 
     Within a class, each source has one vote, whatever its size. Without these weights, the largest
     sources would dominate.

@@ -41,8 +41,8 @@ class OperatingPoint:
         threshold: The threshold, a probability of FAKE.
         false_alarms: Number of REAL items above the threshold.
         found: Number of FAKE items above the threshold.
-        false_alarm_rate: Share of REAL items above the threshold; NaN if there are none.
-        found_rate: Share of FAKE items above the threshold; NaN if there are none.
+        false_alarm_rate: Share of REAL items above the threshold; NaN without REAL items.
+        found_rate: Share of FAKE items above the threshold; NaN without FAKE items.
     """
 
     threshold: float

@@ -154,10 +154,10 @@ class Cascade:
         boxes: torch.Tensor,
         owners: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Let a network look at boxes, and return those in which it sees a face.
+        """Return the boxes in which a network sees a face.
 
         Returns:
-            The boxes (kept, 4), the number of their image (kept,), their confidence (kept,) and
+            The boxes (kept, 4), the numbers of their images (kept,), their confidence (kept,) and
             their corrections (kept, 4).
         """
         height, width = (length - 1 for length in sums[0].shape[:2])

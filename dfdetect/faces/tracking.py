@@ -133,7 +133,7 @@ def crop_at_tracks(
     Both videos show the same scene, for example an original and a fake made from it.
 
     Args:
-        frames: Frames of the first video. A frame is ignored if no track has a box for its number.
+        frames: Frames of the video. A frame is ignored if no track has a box for its number.
         others: The tracks of the other video.
         formats: The formats of the crops to cut.
 
@@ -187,7 +187,7 @@ def _detect_boxes(
     skipped and gets None if its neighbours show the same faces in nearly the same places.
 
     Args:
-        detection_frames: The detection frames of one run.
+        detection_frames: The detection frames of one run of frames, as in `_runs`.
         earlier: The boxes found on all earlier detection frames of the video.
         tracks: The tracks up to the previous run.
         detect: The method `detect` of a face detector.

@@ -131,7 +131,7 @@ class EfficientNet(nn.Module):
         return self.network.classifier
 
     def strided(self) -> list[tuple[nn.Module, str]]:
-        """Return each convolution with stride 2 as its parent module and its name in the parent."""
+        """Return the parent of each convolution with stride 2, and the convolution's name there."""
         places = [(self.network, "conv_stem")]
         places += [(stage[0], "conv_dw") for stage in self.network.blocks]
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]

@@ -83,13 +83,13 @@ class TextureEfficientNet(nn.Module):
         return self.network.classifier(deep) + texture
 
     def pool(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean deep features and the statistics, both (batch, channels), of features."""
+        """Return the means of the deep features, and the statistics, both as (batch, values)."""
         pooled = features.mean(dim=(2, 3))
         deep, statistics = pooled.split([self.network.num_features, self.statistics], dim=1)
         return deep, statistics
 
     def get_classifier(self) -> nn.Module:
-        """Return the linear layer of the deep features, under timm's name for the last layer."""
+        """Return the layer that takes the deep features; timm's models have this method too."""
         classifier: nn.Module = self.network.classifier
         return classifier
 

@@ -361,7 +361,7 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log errors that shutting down raises, so that an error of the work itself is not lost."""
+    """Log errors of a shutdown instead of raising them: they would hide an error of the work."""
     try:
         yield
     except Exception as error:

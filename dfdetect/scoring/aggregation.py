@@ -47,7 +47,7 @@ class Aggregation:
         tracks: Name of the rule that combines the tracks of a video, one of `TRACK_RULES`.
         floor: Lowest possible P(FAKE); the highest is 1 - floor.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
-            small value, and near the maximum for a large one.
+            small value, and near the maximum for a large value.
         window: Number of neighbouring frames that are averaged before the soft maximum.
         min_track_share: Minimum number of frames of a track, as a share (0 to 1) of the number of
             frames of the longest track. Shorter tracks are ignored.

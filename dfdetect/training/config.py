@@ -136,7 +136,7 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """Return the recommended settings for an architecture, with the given settings in place.
+    """Return the recommended settings for an architecture, overridden by `settings`.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.

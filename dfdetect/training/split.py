@@ -49,8 +49,8 @@ def read_split(
         val: The index of another face set, the share (0 to 1) of the actors or sources of `faces`
             to hold out, or a list of several of these.
         seed: Seed of the random choice of held-out faces.
-        min_pair_difference: Leave out fakes that differ less from their originals, as in
-            `FaceSet.without_label_noise`.
+        min_pair_difference: Leave out fakes that differ from their originals by less than this, as
+            in `FaceSet.without_label_noise`.
 
     Raises:
         FaceSetError: A face set is unusable or has only one class, or a crop is in both parts.

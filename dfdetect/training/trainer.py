@@ -77,12 +77,12 @@ def train(
     checkpoint of the best epoch so far. Both are deleted at the end. `OUT.history.csv` and
     `OUT.history.png` have the metrics of each epoch.
 
-    If `torchrun` starts several processes, each batch is divided among them. The losses are the
-    same as those of one process except for rounding, and a run may be resumed with another number
-    of processes.
+    If `torchrun` starts several processes, each batch is divided among them. Except for rounding,
+    the losses are the same as with one process. A run may be resumed with another number of
+    processes.
 
     Args:
-        config: Architecture and settings; `recipe(architecture)` returns recommended ones.
+        config: Architecture and settings; `recipe(architecture)` recommends settings.
         faces: Indexes of the face sets to train on. For the setting `reconstruction_share`, include
             the face sets that `dfdetect reconstruct` has made from them.
         out: The checkpoint to write, whose name ends in `.safetensors`.
@@ -218,7 +218,7 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
     """Return a new model. Its weights are random, or come from `init` except for the head.
 
     Raises:
-        ArgumentError: The architecture does not have a setting, or cannot take inputs of this size.
+        ArgumentError: The architecture lacks one of the settings, or takes no inputs of this size.
         FileNotFoundError: `init` is not found.
         InputError: `init` does not fit the architecture.
     """

@@ -133,7 +133,7 @@ class DecoderPool:
 
 
 def main(shared: int, verbose: bool) -> None:
-    """Run in a decoder process: answer requests from standard input until it is closed.
+    """Run in a decoder process: answer requests until standard input is closed.
 
     Args:
         shared: Descriptor of the file that serves as shared memory for the frames.

@@ -190,7 +190,7 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The requested frames: `num_frames` evenly spaced ones, or those whose numbers are given."""
+    """The requested frames: `num_frames` evenly spaced frames, or frames with given numbers."""
 
     num_frames: int
     indices: Sequence[int] | None
@@ -238,7 +238,7 @@ class _Plan:
         timeline: The times of all frames of the file.
         stamps: The stamps of the requested frames, from the timeline.
         passes: Which frames the decoder skips in the first pass, and in a second pass that follows
-            if the first one missed a requested frame.
+            if the first pass missed a requested frame.
     """
 
     timeline: Timeline

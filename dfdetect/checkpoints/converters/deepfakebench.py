@@ -224,7 +224,7 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
-    """Return the name of a tensor in the file; `places` maps beginnings of names to those there."""
+    """Return the name of a tensor in the file; `places` has the beginnings that differ."""
     for ours, theirs in places.items():
         if name.startswith(ours):
             return name.replace(ours, theirs, 1)

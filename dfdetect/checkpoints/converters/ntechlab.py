@@ -34,7 +34,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file, a network for frames or clips."""
+    """Return the specification and the state dict of a network that takes frames or clips."""
     sequences = any(name.endswith("_expand_conv.conv.weight") for name in tensors.left)
     architecture = "efficientnet_b7_sequence" if sequences else "efficientnet_b7_fixed06"
     large = any("large_crop" in part for part in tensors.path.parts)

@@ -1,4 +1,4 @@
-"""Read labelled data in any known layout: a layout of a standard data set, or a user's own."""
+"""Read labelled data in any known layout, which a standard data set or a user may have made."""
 
 import logging
 import pkgutil
