@@ -723,7 +723,7 @@ def _predict(
     from dfdetect.runtime.budget import parse_duration
 
     seconds = None
-    if time_budget is not None:  # the imports above have used some of it
+    if time_budget is not None:  # the imports above took some of this time
         seconds = max(0.1, parse_duration(time_budget) - (monotonic() - start))
     to_line = partial(terminal.result_line, colour=terminal.wants_colour(sys.stdout))
     to_text = to_json if json else to_line

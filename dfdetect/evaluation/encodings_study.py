@@ -24,8 +24,8 @@ from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
 # Length of each copy in seconds, and the number of frames that the command line samples from it.
 SECONDS, FRAMES = 2.5, 8
-# Constant rate factors of x264, where a lower factor is a better quality: the factor of the
-# reference, and those of the compressed copies.
+# Constant rate factors of x264: the factor of the reference, and the factors of the compressed
+# copies. A lower factor gives a better quality.
 REFERENCE, COMPRESSIONS = 18, (28, 34, 40, 46)
 # Frames per second of copies with fewer frames.
 RATES = (5, 2)

@@ -370,7 +370,7 @@ class _Curve:
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
         self.order = np.argsort(-self.probabilities, kind="stable")
         steps = np.diff(self.probabilities[self.order])
-        # Positions of the last of the items that have the same probability.
+        # For each probability, the position of the last item that has it.
         self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:

@@ -119,7 +119,7 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     height, width = size, rule.width(size)
     if rule.fit == "pad":
         scales = height / crop.shape[1], width / crop.shape[2]
-        # One side of the crop fills the image. Multiplying it could round it to one pixel less.
+        # One side fills the image: rounding its product with the scale could lose a pixel.
         inner = [
             wanted if scale == min(scales) else max(1, int(min(scales) * side))
             for wanted, scale, side in zip((height, width), scales, crop.shape[1:], strict=True)

@@ -28,13 +28,13 @@ LINE = 80
 # The probability at which a reader expects the limit between real and fake.
 EVEN = 0.5
 HINT = "A score is a hint for a person who looks, never proof (docs/interpretation.md)."
-# What the aggregations of frames do, in words; those that are missing are more complicated.
+# In words, what an aggregation of frames computes. The other aggregations are too complicated.
 AGGREGATIONS = {
     "mean_logit": "the mean over all frames",
     "mean_probability": "the mean over all frames",
     "soft_maximum": "a soft maximum over all frames",
 }
-# Whose REAL files may exceed the thresholds more often, by what has the verdict.
+# A caution for the verdicts on videos, on images, and on both.
 OTHERS = {
     "video": "On other footage, more REAL videos may exceed them.",
     "image": "How many REAL images exceed them was not measured.",
@@ -257,9 +257,9 @@ def verdict_reason(result: VideoResult) -> str:
 
 
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
-    """Return a sentence on parts of a video above a threshold that the video is not above.
+    """Return a sentence on people or moments above a threshold that the video does not exceed.
 
-    The sentence begins with a space. If there are no such parts, an empty text is returned.
+    The sentence begins with a space. Without such people or moments, the text is empty.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
@@ -285,13 +285,13 @@ def lower_probabilities(points: OperatingPoints) -> str:
 
 
 def common_noun(results: Iterable[VideoResult]) -> str:
-    """Return the noun that `noun_of` gives for all results, or `file` if there are both."""
+    """Return the noun that `noun_of` gives for all results, or `file` if the nouns differ."""
     nouns = {noun_of(result) for result in results}
     return nouns.pop() if len(nouns) == 1 else "file"
 
 
 def noun_of(result: VideoResult) -> str:
-    """Return `image` if a result is that of an image file, else `video`.
+    """Return `image` for the result of an image file, and otherwise `video`.
 
     Example:
         >>> noun_of(detector.predict("face.jpg"))

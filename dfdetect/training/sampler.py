@@ -10,8 +10,8 @@ from dfdetect.errors import ArgumentError
 from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
-# Number of shards from which items are drawn at a time. They fit into memory together, so that
-# random access to them is fast.
+# Number of shards from which items are drawn at a time. This number of shards fits into memory, so
+# that random access to them is fast.
 OPEN_SHARDS = 16
 
 
