@@ -179,7 +179,8 @@ class FaceSet:
         """Return the partners of each FAKE crop: REAL crops that show the same face and moment.
 
         The partners have the same value in the column `pair` (the same scene) and the nearest
-        `frame`. A crop without such partners has one partner, which its column `original` names.
+        `frame`. If no crop has these, the only partner is the crop that the column `original`
+        names.
 
         Returns:
             A dictionary from the row of each FAKE crop to the rows of its partners, an int64 array.

@@ -1,12 +1,11 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
 The limits were measured on the default detector before texture was added. On faces beyond a limit,
-its balanced accuracy is lower than on other faces. It is also lower on copies of good crops that
-were damaged until they lie beyond the limit, with a 95 % interval of the difference that is below
-0. Strong compression is the exception: the detector misses more fakes in compressed videos, but
-also calls fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these
-measurements. All results, including those of properties that make no difference, are in
-`docs/experiments.md`.
+its balanced accuracy is lower than on other faces. The same holds for copies of good crops that
+were damaged until they lie beyond the limit: the 95 % interval of the difference is below 0. Strong
+compression is the exception: the detector misses more fakes in compressed videos, but also calls
+fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements. All
+results, including those of properties that make no difference, are in `docs/experiments.md`.
 """
 
 from collections.abc import Sequence

@@ -175,8 +175,8 @@ def fit_linear(
     """Set the weights of a layer with one output by logistic regression.
 
     Args:
-        layer: The layer, which takes `features` as they are. (For the regression, the features are
-            standardised.)
+        layer: The layer. It takes `features` as they are, although the regression standardises
+            them.
         features: Shape (n, features).
         labels: 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
