@@ -106,7 +106,8 @@ def predict(
         `report` or `annotate`, or `out` is a JSON file.
 
     Raises:
-        FileNotFoundError: A path, the sample submission or the weights do not exist.
+        FileNotFoundError: None of the paths exists, or the sample submission or the weights do
+            not exist.
         InputError: There are no videos, or the sample submission cannot be used.
         ArgumentError: An argument cannot be used, or the cluster cannot be reached.
 

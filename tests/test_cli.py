@@ -110,6 +110,15 @@ def test_predict_of_an_image_warns_of_a_single_frame(real_clip, tmp_path, capsys
     assert not any("seen" in text or "moments" in text for text in rest)
 
 
+def test_predict_gives_a_missing_path_beside_others_a_row(real_clip, capsys):
+    arguments = ["predict", "gone.mp4", str(real_clip), "--frames", "2", "--quiet"]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.endswith("gone.mp4: no such file")] != []
+    assert len(lines) == 2
+    assert main([*arguments, "--strict"]) == 1
+
+
 def test_predict_quiet_prints_one_line(scored):
     assert len(scored("--quiet").out.splitlines()) == 1
     assert scored("-q").err == ""

@@ -20,7 +20,8 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
     A folder is searched with all its sub-folders and linked folders, for files whose suffix is in
     `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. If a path is a file, it is
-    accepted with any suffix, and may also be an image.
+    accepted with any suffix, and may also be an image. Beside other paths, a path that does not
+    exist is treated as a file, so that one wrong path does not stop a run over the others.
 
     The name of a video is its base name. Videos with equal base names are named by their paths
     below the given folder. If these are equal too, the videos are named by their whole paths.
@@ -32,22 +33,23 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
         A dictionary from the name of each video to its path, sorted by name.
 
     Raises:
-        FileNotFoundError: A path does not exist.
+        FileNotFoundError: None of the paths exists.
         InputError: No video was found.
 
     Example:
         >>> find_videos(["videos"])
         {'a.mp4': PosixPath('videos/a.mp4'), 'b.mp4': PosixPath('videos/more/b.mp4')}
     """
+    paths = list(map(Path, paths))
+    if paths and not any(path.exists() for path in paths):
+        raise FileNotFoundError(f"{paths[0]}: no such file or folder")
     below: dict[Path, str] = {}
     known: set[Path] = set()
-    for path in map(Path, paths):
+    for path in paths:
         if path.is_dir():
             found = {file: file.relative_to(path).as_posix() for file in _files_below(path)}
-        elif path.exists():
-            found = {path: path.name}
         else:
-            raise FileNotFoundError(f"{path}: no such file or folder")
+            found = {path: path.name}
         for file, name in found.items():
             if file.absolute() not in known:
                 known.add(file.absolute())

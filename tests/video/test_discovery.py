@@ -62,3 +62,11 @@ def test_find_videos_raises_if_there_are_no_videos(tmp_path):
         find_videos([tmp_path])
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_videos([tmp_path / "nowhere"])
+
+
+def test_find_videos_keeps_a_missing_path_beside_others(tmp_path):
+    touch(tmp_path, "a.mp4")
+    gone = tmp_path / "gone.mp4"
+    assert find_videos([gone, tmp_path])["gone.mp4"] == gone
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4: no such file or folder"):
+        find_videos([gone, tmp_path / "nowhere"])
