@@ -52,6 +52,7 @@ class Status(str, Enum):
     UNREADABLE_VIDEO = "unreadable_video", "not a readable video"
     UNREADABLE_IMAGE = "unreadable_image", "not a readable image"
     NO_VIDEO_STREAM = "no_video_stream", "the file has no video stream"
+    ANNOTATED_COPY = "annotated_copy", "an annotated copy that dfdetect made"
     NO_DECODER = "no_decoder", "this FFmpeg has no decoder for its video stream"
     NO_FRAME = "no_frame", "no frame can be decoded"
     DECODER_TOO_SLOW = "decoder_too_slow", "takes too long to decode"

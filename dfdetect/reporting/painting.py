@@ -14,7 +14,7 @@ from dfdetect.results import Box, OperatingPoints, TrackResult, VideoResult
 from dfdetect.video.discovery import IMAGE_SUFFIXES
 from dfdetect.video.isolated import limit_memory
 from dfdetect.video.planes import Planes
-from dfdetect.video.reader import VideoError, read_frames
+from dfdetect.video.reader import ANNOTATED, VideoError, read_frames
 from dfdetect.video.rewriting import rewrite_video
 
 # RGB colours of the people in a video. Colour-blind viewers can tell them apart (Okabe & Ito
@@ -223,7 +223,7 @@ def main(threads: int) -> None:
             (frame,) = read_frames(path, 1)
             Image.fromarray(paint_image(frame.image, result)).save(out, quality=IMAGE_QUALITY)
         else:
-            rewrite_video(path, out, partial(BoxPainter, result), threads)
+            rewrite_video(path, out, partial(BoxPainter, result), threads, ANNOTATED)
     except VideoError as error:
         print(json.dumps({"status": error.status.value, "details": error.details}))
 

@@ -55,6 +55,8 @@ Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
 # The image formats that Pillow may recognise.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
+# Comment in the metadata of annotated copies, whose boxes would change the scores of the faces.
+ANNOTATED = "annotated by dfdetect"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
 
@@ -298,6 +300,8 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
 
 def _plan(path: Path, choice: _Choice) -> _Plan:
     with open_container(path) as container:
+        if container.metadata.get("comment") == ANNOTATED:
+            raise VideoError(path, Status.ANNOTATED_COPY)
         packets, timeline = _list_packets(container, video_stream(container, path))
     order = timeline.stamps
     if not timeline.timed or choice.indices is not None:

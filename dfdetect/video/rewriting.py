@@ -66,7 +66,11 @@ MakePainter = Callable[[int, int, float], Painter]
 
 
 def rewrite_video(
-    path: str | Path, out: str | Path, make_painter: MakePainter, threads: int = 0
+    path: str | Path,
+    out: str | Path,
+    make_painter: MakePainter,
+    threads: int = 0,
+    comment: str = "",
 ) -> None:
     """Write a copy of a video in which a painter has drawn on each frame.
 
@@ -80,6 +84,7 @@ def rewrite_video(
         make_painter: A function that returns the painter. Its arguments are the width and height of
             the upright frames in pixels, and the seconds between the first frame and the last.
         threads: Number of threads for decoding and for encoding; 0 for the number of cores.
+        comment: Comment in the metadata of the new file.
 
     Raises:
         VideoError: The video cannot be read.
@@ -107,6 +112,7 @@ def rewrite_video(
         sound = _Sound(source, target, timeline)
         video = _add_video(target, picture, first, painter.size, timeline, threads)
         del first
+        target.metadata["comment"] = comment
         target.start_encoding()
         for frame, stamp in _frames(source, picture, timeline, sound):
             canvas = Planes.of_size(*painter.size)

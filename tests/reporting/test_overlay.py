@@ -16,7 +16,7 @@ from dfdetect.reporting.overlay import annotate, annotate_videos, annotated_path
 from dfdetect.reporting.painting import PERSON_COLOURS
 from dfdetect.results import Status, TrackResult, VideoResult
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
-from dfdetect.video.reader import VideoError, read_frames
+from dfdetect.video.reader import ANNOTATED, VideoError, read_frames
 
 BOX = (100.0, 60.0, 200.0, 190.0)
 
@@ -24,6 +24,21 @@ BOX = (100.0, 60.0, 200.0, 190.0)
 def result(name="a.mp4", times=(0.5, 1.0, 1.5)):
     face = TrackResult(0.8, list(times), [BOX] * len(times), [0.8] * len(times))
     return VideoResult(path=None, name=name, probability=0.8, tracks=[face])
+
+
+def plain(annotated):
+    """Return a copy of an annotated video without the comment that keeps it from being scored."""
+    copy = annotated.with_name("plain.mp4")
+    copy.write_bytes(annotated.read_bytes().replace(ANNOTATED.encode(), b" " * len(ANNOTATED)))
+    return copy
+
+
+def test_annotate_marks_the_copy_so_that_it_is_not_scored(real_clip, tmp_path):
+    out = tmp_path / "out.mp4"
+    annotate(real_clip, result(), out)
+    with pytest.raises(VideoError) as caught:
+        list(read_frames(out, 1))
+    assert caught.value.status == Status.ANNOTATED_COPY
 
 
 def test_annotate_draws_boxes_and_keeps_frames_and_sound(real_clip, tmp_path):
@@ -35,7 +50,7 @@ def test_annotate_draws_boxes_and_keeps_frames_and_sound(real_clip, tmp_path):
         ]
         assert after.duration == pytest.approx(before.duration, abs=50_000)
         assert after.streams.video[0].frames == before.streams.video[0].frames
-    one, other = (next(read_frames(path, indices=[25])).image for path in (real_clip, out))
+    one, other = (next(read_frames(path, indices=[25])).image for path in (real_clip, plain(out)))
     changed = np.abs(one.astype(int) - other[: one.shape[0]]).max(axis=-1) > 60
     left, top, right, bottom = map(int, BOX)
     assert changed[top:bottom, left].mean() > 0.9
