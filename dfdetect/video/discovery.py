@@ -40,12 +40,12 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
         >>> find_videos(["videos"])
         {'a.mp4': PosixPath('videos/a.mp4'), 'b.mp4': PosixPath('videos/more/b.mp4')}
     """
-    paths = list(map(Path, paths))
-    if paths and not any(path.exists() for path in paths):
-        raise FileNotFoundError(f"{paths[0]}: no such file or folder")
+    given = [Path(path) for path in paths]
+    if given and not any(path.exists() for path in given):
+        raise FileNotFoundError(f"{given[0]}: no such file or folder")
     below: dict[Path, str] = {}
     known: set[Path] = set()
-    for path in paths:
+    for path in given:
         if path.is_dir():
             found = {file: file.relative_to(path).as_posix() for file in _files_below(path)}
         else:
@@ -56,7 +56,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
                 below[file] = name
     if not below:
         raise InputError(
-            f"no videos in {', '.join(map(str, paths))}; looked for "
+            f"no videos in {', '.join(map(str, given))}; looked for "
             f"{' '.join(sorted(VIDEO_SUFFIXES))}; images must be given one by one"
         )
     return dict(sorted((name, file) for file, name in _name_each(below).items()))
