@@ -1,6 +1,6 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
-The limits were measured on the default detector before texture was added. On faces beyond a limit,
+The limits were measured on the default detector. On faces beyond a limit,
 its balanced accuracy is lower than on other faces. The same holds for copies of good crops that
 were damaged until they lie beyond the limit: the 95 % interval of the difference is below 0. Strong
 compression is the exception: the detector misses more fakes in compressed videos, but also calls
