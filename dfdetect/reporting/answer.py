@@ -54,7 +54,7 @@ def render_verdict(result: VideoResult) -> str:
     return (
         f'<article class="answer {result.verdict or "none"}">{name}'
         f"<h2>{_headline(result)}</h2>{_scale(result.probability, result.operating_points)}"
-        f"<p>{_meaning(result)}</p>"
+        f"{_meaning(result)}"
         f"{f'<ul>{warnings}</ul>' if warnings else ''}"
         f'<p class="note">{CAUTION}</p></article>'
     )
@@ -80,22 +80,23 @@ def _headline(result: VideoResult) -> str:
 
 
 def _meaning(result: VideoResult) -> str:
-    """Return the meaning of the verdict in words, with the thresholds."""
+    """Return HTML with the meaning of the verdict, and with what was measured at its thresholds."""
     points, noun = result.operating_points, noun_of(result)
     if points is None or result.verdict is None:
         return (
-            f"The detector has no thresholds: it is not known how often a REAL {noun} gets such a "
-            "probability."
+            "<p>The detector has no thresholds: it is not known how often a REAL "
+            f"{noun} gets such a probability.</p>"
         )
-    caution = OTHERS[noun]
+    caution = ""
     if result.verdict == Verdict.REAL:
-        caution += (
+        caution = (
             f" This does not show that the {noun} is real: fakes that the detector misses score as "
             "low."
         )
     return (
-        f"What it means: {verdict_reason(result)} The thresholds were set on REAL videos that the "
-        f"detector was not trained on. {caution} {fakes_found(points)}"
+        f"<p>What it means: {verdict_reason(result)}{caution}</p>"
+        "<p>How sure it is: The thresholds were set on REAL videos that the detector was not "
+        f"trained on. {OTHERS[noun]} {fakes_found(points)}</p>"
     )
 
 

@@ -74,7 +74,7 @@ def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | No
     scale = "".join(_label(WIDTH * p, HEIGHT + 14, f"{p:g}", "middle") for p in (0, 0.5, 1))
     thresholds = () if points is None else (points.uncertain, points.fake)
     lines = "".join(f'<path class="line" d="M{WIDTH * one:.1f},0V{HEIGHT}"/>' for one in thresholds)
-    text = f"How many videos got which P(FAKE); the highest bar stands for {highest}"
+    text = f"How many files got which P(FAKE); the highest bar stands for {highest}"
     if lines:
         text += "; the dashed lines are the thresholds of uncertain and fake"
     return _drawing(bars + scale + lines, text, text)

@@ -155,13 +155,13 @@ def _meaning(points: OperatingPoints | None, noun: str) -> str:
         )
     rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
     return (
-        "<p>The thresholds were set on REAL videos that the detector was not trained on. "
-        f"{OTHERS[noun]} {fakes_found(points)}</p><dl>"
+        "<p>The thresholds were set on REAL videos that the detector was not trained on:</p><dl>"
         f'<dt class="fake">fake</dt><dd>P(FAKE) above {points.fake:.3f}, which {rare} of these '
         f'videos exceed</dd><dt class="uncertain">uncertain</dt><dd>P(FAKE) above '
         f"{points.uncertain:.3f}, which {usual} of them exceed</dd>"
         f'<dt class="real">real</dt><dd>{lower_probabilities(points)}; this does not show that '
         f"{with_article(noun)} is real: fakes that the detector misses are here too</dd></dl>"
+        f"<p>{OTHERS[noun]} {fakes_found(points)}</p>"
     )
 
 

@@ -267,10 +267,10 @@ def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     if any(track.probability > limit for track in result.tracks):
         briefly = "is seen in too few frames to count"
         rule = briefly if result.aggregation["tracks"] == "max" else "does not decide alone"
-        return f" A person above it {rule}."
+        return f" A person above {limit:.3f} {rule}."
     if any(one > limit for track in result.tracks for one in track.frame_probabilities):
         rule = AGGREGATIONS.get(result.aggregation["frames"], "all frames together")
-        return f" Single moments are above it, but the verdict rests on {rule}."
+        return f" Single moments are above {limit:.3f}, but the verdict rests on {rule}."
     return ""
 
 

@@ -123,7 +123,7 @@ MEAN = {"frames": "mean_logit", "tracks": "max"}
 @pytest.mark.parametrize(
     ("frames", "aggregation", "sentence"),
     [
-        ([0.2, 0.7], MEAN, "Single moments are above it, but the verdict rests on the mean over"),
+        ([0.2, 0.7], MEAN, "Single moments are above 0.600, but the verdict rests on the mean"),
         ([0.2, 0.7], {**MEAN, "frames": "soft_maximum"}, "rests on a soft maximum over all frames"),
         ([0.2, 0.7], {**MEAN, "frames": "power_law"}, "rests on all frames together"),
         ([0.2, 0.6], MEAN, ""),
@@ -147,9 +147,9 @@ def test_verdict_reason_says_why_a_person_above_the_threshold_does_not_count():
     brief = TrackResult(0.95, [1.0], [BOX], [0.95])
     real = replace(FAKE, probability=0.2, verdict=Verdict.REAL, tracks=[OTHER, brief])
     text = verdict_reason(replace(real, aggregation=MEAN))
-    assert text.endswith("A person above it is seen in too few frames to count.")
+    assert text.endswith("A person above 0.600 is seen in too few frames to count.")
     pooled = replace(real, aggregation={**MEAN, "tracks": "pooled"})
-    assert verdict_reason(pooled).endswith("A person above it does not decide alone.")
+    assert verdict_reason(pooled).endswith("A person above 0.600 does not decide alone.")
 
 
 def test_texts_of_an_image_speak_of_images():
