@@ -7,6 +7,7 @@ from dfdetect.checkpoints.weights import find_weights
 from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
+from dfdetect.reporting.terminal import fakes_found
 from dfdetect.training.calibrate import calibrate
 
 WEIGHTS = "simple_cnn_2"
@@ -53,6 +54,8 @@ def test_calibrate_command_prints_the_thresholds(face_set, tmp_path, capsys):
     points = load_checkpoint(out)[1].operating_points
     printed = capsys.readouterr().out
     assert f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}" in printed
+    assert "fakes of people" in fakes_found(points)
+    assert fakes_found(points) in printed
 
 
 def test_calibrate_refuses_an_ensemble(face_set, tmp_path):
