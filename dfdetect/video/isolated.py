@@ -4,7 +4,8 @@ FFmpeg is a large library in C, and the files that it reads may come from strang
 therefore decodes videos in decoder processes, and reuses each process for the next video. If a
 process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
 so, and a new process replaces the old one. A decoder process sends its frames one by one through
-shared memory, as plain bytes; nothing is unpickled. Messages of FFmpeg are discarded.
+shared memory, as plain bytes; nothing is unpickled. The caller's images lie in this memory, too, so
+that they need not be copied. Messages of FFmpeg are discarded.
 """
 
 import json
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from math import prod
@@ -33,6 +35,9 @@ from dfdetect.video.reader import Frame, VideoError, read_frames, show_ffmpeg_wa
 TIME_LIMIT = 300.0
 # Bytes of address space that a decoder process may use.
 MEMORY_LIMIT = 4 * 2**30
+# Without these settings, the C library of Linux returns the buffer of each frame to the system,
+# which clears it and gives it back for the next frame.
+KEEP_BUFFERS = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 LOGGER = logging.getLogger(__name__)
 
 
@@ -145,31 +150,33 @@ def main(shared: int, verbose: bool) -> None:
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # printed text must not mix with answers
     limit_memory()
-    slot = _Slot(shared)
+    areas = _Areas(shared)
     while line := sys.stdin.buffer.readline():
-        _serve(sys.stdin.buffer, out, slot, **json.loads(line))
+        _serve(sys.stdin.buffer, out, areas, **json.loads(line))
 
 
 def _serve(
     requests: IO[bytes],
     out: IO[bytes],
-    slot: "_Slot",
+    areas: "_Areas",
     path: str,
+    returned: list[int],
     **wanted: Any,
 ) -> None:
     """Send the frames of a video, and then a message that all frames were sent.
 
-    Before it sends a message, the process waits until the caller has copied the previous frame.
+    Before it sends a message, the process waits until the caller has received the previous frame.
     """
+    areas.take_back(returned)
     end: dict[str, Any] = {}
     pending_ack = False
     try:
         for frame in read_frames(path, **wanted):
             if pending_ack:
-                requests.readline()
-            slot.put(frame.image)
+                areas.take_back(**json.loads(requests.readline()))
             values = {name: value for name, value in vars(frame).items() if name != "image"}
-            _write_line(out, {**values, "shape": frame.image.shape})
+            area = {"place": areas.put(frame.image), "shape": frame.image.shape}
+            _write_line(out, {**values, "area": area})
             pending_ack = True
     except VideoError as error:
         end = {"status": error.status.value, "details": error.details}
@@ -179,29 +186,84 @@ def _serve(
         LOGGER.exception("%s", path)
         end = {"fault": f"{type(error).__name__}: {error}"}
     if pending_ack:
-        requests.readline()
+        areas.take_back(**json.loads(requests.readline()))
     _write_line(out, end)
 
 
-class _Slot:
-    """Shared memory for one image: a file that both processes have open."""
+class _Areas:
+    """The decoder's side of the shared memory: areas of a file, each of which holds one image.
+
+    An area belongs to the caller until the caller returns it. It is then used again.
+
+    Attributes:
+        size: Bytes of each new area: those of the largest image so far.
+        lent: The size of each area that belongs to the caller, by its place in the file.
+        free: The places of the other areas of the present size.
+        end: The place where the next new area begins.
+    """
+
+    def __init__(self, file: int):
+        self.file = file
+        self.size = 0
+        self.lent: dict[int, int] = {}
+        self.free: list[int] = []
+        self.end = 0
+
+    def put(self, image: np.ndarray) -> int:
+        """Write an image to an area, and return the place of the area."""
+        if image.nbytes > self.size:
+            self.size = image.nbytes
+            self.free.clear()
+            if not self.lent:
+                os.ftruncate(self.file, 0)
+                self.end = 0
+        if not self.free:
+            self.free.append(self.end)
+            self.end += self.size
+            # The caller maps the whole file. If it grows by large steps, this happens seldom.
+            if self.end > os.fstat(self.file).st_size:
+                os.ftruncate(self.file, 2 * self.end)
+        place = self.free.pop()
+        os.pwrite(self.file, np.ascontiguousarray(image).data, place)
+        self.lent[place] = self.size
+        return place
+
+    def take_back(self, returned: list[int]) -> None:
+        """Make areas free that the caller no longer uses."""
+        self.free += [place for place in returned if self.lent.pop(place) == self.size]
+
+
+class _SharedImages:
+    """The caller's side of the shared memory, which returns areas when no image uses them."""
 
     def __init__(self, file: int):
         self.file = file
         self.bytes = np.zeros(0, np.uint8)
+        self.returned: deque[int] = deque()
 
-    def put(self, image: np.ndarray) -> None:
-        if image.nbytes > len(self.bytes):
-            os.ftruncate(self.file, image.nbytes)
-        self._room(image.nbytes)[:] = image.reshape(-1)
+    def get(self, place: int, shape: list[int]) -> np.ndarray:
+        """Return the image at a place. It lies in the shared memory."""
+        end = place + prod(shape)
+        if end > len(self.bytes):
+            self.bytes = np.frombuffer(mmap.mmap(self.file, 0), np.uint8)
+        return np.asarray(_Loan(self.bytes[place:end].reshape(shape), place, self.returned))
 
-    def get(self, shape: list[int]) -> np.ndarray:
-        return self._room(prod(shape)).reshape(shape).copy()
+    def take_returned(self) -> list[int]:
+        """Return the places of the areas that became free since the last call."""
+        return [self.returned.popleft() for _ in range(len(self.returned))]
 
-    def _room(self, size: int) -> np.ndarray:
-        if size > len(self.bytes):
-            self.bytes = np.frombuffer(mmap.mmap(self.file, size), np.uint8)
-        return self.bytes[:size]
+
+class _Loan:
+    """An area of the shared memory. All arrays that show a part of it keep this object alive."""
+
+    def __init__(self, image: np.ndarray, place: int, returned: deque[int]):
+        self.__array_interface__ = image.__array_interface__
+        self._image = image
+        self._place = place
+        self._returned = returned
+
+    def __del__(self) -> None:
+        self._returned.append(self._place)
 
 
 def _write_line(out: IO[bytes], values: dict[str, Any]) -> None:
@@ -237,7 +299,7 @@ class DecoderProcess:
         # the current folder, which may hold the videos.
         code = "import sys; sys.path[:] = {!r}; import dfdetect.video.isolated as w; w.main({}, {})"
         shared = _new_file()
-        self.slot = _Slot(shared)
+        self.images = _SharedImages(shared)
         verbose = LOGGER.isEnabledFor(logging.DEBUG)
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-c", code.format(sys.path, shared, verbose)],
@@ -245,7 +307,7 @@ class DecoderProcess:
             stdout=subprocess.PIPE,
             stderr=None if verbose else subprocess.DEVNULL,
             # Threads of numpy would only use up address space.
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **KEEP_BUFFERS, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             # Ctrl-C must reach only the caller, which then ends the decoders.
             start_new_session=True,
             pass_fds=[shared],
@@ -271,10 +333,9 @@ class DecoderProcess:
         timer.start()
         try:
             self._send({"path": str(Path(path).absolute()), **wanted})
-            while "shape" in (answer := self._receive(path)):
-                image = self.slot.get(answer.pop("shape"))
+            while "area" in (answer := self._receive(path)):
                 self._send({})
-                yield Frame(image=image, **answer)
+                yield Frame(image=self.images.get(**answer.pop("area")), **answer)
         finally:
             timer.cancel()
         self.ready = True
@@ -290,15 +351,16 @@ class DecoderProcess:
         with suppress(BrokenPipeError):  # the buffer may still hold a request
             self._requests.close()
         self._answers.close()
-        os.close(self.slot.file)
+        os.close(self.images.file)
 
     def _expire(self) -> None:
         self.expired = True
         self.process.kill()
 
     def _send(self, values: dict[str, Any]) -> None:
+        message = {**values, "returned": self.images.take_returned()}
         with suppress(BrokenPipeError):  # the process is dead, which `_receive` will notice
-            _write_line(self._requests, values)
+            _write_line(self._requests, message)
 
     def _receive(self, path: str | Path) -> dict[str, Any]:
         line = self._answers.readline()

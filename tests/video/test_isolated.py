@@ -86,6 +86,39 @@ def test_read_frames_does_not_overwrite_earlier_frames(write_clip, numbered_fram
         assert np.array_equal(frame.image, expected.image)
 
 
+def test_read_frames_keeps_the_frames_of_an_earlier_video(sample_data, decoders):
+    first, second, *_ = sorted(sample_data.glob("test_videos/*.mp4"))
+    (frame,) = decoders.read_frames(first, 1)
+    part = frame.image[2:, 2:]
+    del frame
+    list(decoders.read_frames(second, 5))
+    assert np.array_equal(part, next(read_frames(first, 1)).image[2:, 2:])
+
+
+def test_read_frames_uses_the_memory_of_dropped_frames_again(real_clip, decoders):
+    for frame in decoders.read_frames(real_clip, 3):
+        size = frame.image.nbytes
+    del frame
+    for _ in range(5):
+        assert sum(1 for _ in decoders.read_frames(real_clip, 32)) == 32
+    (decoder,) = decoders.idle
+    assert os.fstat(decoder.images.file).st_size <= 8 * size
+
+
+def test_read_frames_takes_larger_frames_after_smaller_ones(write_clip, decoders):
+    clips = []
+    for number, side in enumerate((32, 96, 64)):
+        images = [np.full((side, side, 3), 40 * number, np.uint8)] * 4
+        clips.append(write_clip(images, f"{number}.mp4"))
+    for clip in clips:
+        for one, other in zip(decoders.read_frames(clip, 4), read_frames(clip, 4), strict=True):
+            assert np.array_equal(one.image, other.image)
+    kept = [frame for clip in clips for frame in decoders.read_frames(clip, 4)]
+    expected = [frame for clip in clips for frame in read_frames(clip, 4)]
+    for one, other in zip(kept, expected, strict=True):
+        assert np.array_equal(one.image, other.image)
+
+
 def test_read_frames_survives_a_crash(misbehave, real_clip, decoders):
     frames = misbehave("os.kill(os.getpid(), 11)")
     assert isinstance(next(frames), Frame)
@@ -200,18 +233,14 @@ def test_read_frames_imports_no_modules_from_the_current_folder(
     assert not (tmp_path / "imported").exists()
 
 
-def test_read_frames_reports_a_decoder_that_dies_between_frames(real_clip, monkeypatch, decoders):
-    get = isolated._Slot.get
-
-    def get_and_kill(self, shape):
-        (busy,) = decoders.busy
-        busy.process.kill()
-        busy.process.wait()
-        return get(self, shape)
-
-    monkeypatch.setattr(isolated._Slot, "get", get_and_kill)
+def test_read_frames_reports_a_decoder_that_dies_between_frames(real_clip, decoders):
+    frames = decoders.read_frames(real_clip, 4)
+    next(frames)
+    (busy,) = decoders.busy
+    busy.process.kill()
+    busy.process.wait()
     with pytest.raises(VideoError, match=r"its decoder crashed \(exit status -9\)"):
-        list(decoders.read_frames(real_clip, 8))
+        list(frames)
 
 
 def test_read_frames_accepts_numpy_integers(real_clip):
