@@ -91,10 +91,10 @@ class Classifier:
 
         Returns:
             float32 of shape (positions, rows, columns): evidence for FAKE is above 0, evidence for
-            REAL below 0. The sum over a map is the calibrated logit of the crop; for a model that
-            takes clips, the mean of the sums over the crops of a clip is the logit of the clip. A
-            crop that is part of several inputs of the model gets the mean of its maps. None if the
-            model has no feature map.
+            REAL below 0. The values of a map add up to the calibrated logit of the crop. If the
+            model takes clips, the maps of a clip have different sums, and the mean of these sums is
+            the logit of the clip. A crop that is part of several inputs of the model gets the mean
+            of its maps. None if the model has no feature map.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1

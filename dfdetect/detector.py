@@ -334,9 +334,10 @@ class Detector:
         Returns:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
             model's last feature map. Evidence for FAKE is above 0, evidence for REAL below 0. The
-            sum over a map is the crop's calibrated logit, as in `frame_logits`. For a model that
-            takes clips, the mean of the sums over the crops of a clip is the logit of the clip. An
-            ensemble returns the mean of the maps of those members that have a feature map.
+            values of a map add up to the crop's calibrated logit, as in `frame_logits`. If the
+            model takes clips, the maps of a clip have different sums, and the mean of these sums is
+            the logit of the clip. An ensemble returns the mean of the maps of those members that
+            have a feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has another shape or dtype, or the model (for

@@ -1,4 +1,4 @@
-"""Project measurements on this machine to many videos and machines: time, disk and memory."""
+"""Estimate time, disk and memory for many videos and machines, from measurements on one machine."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -108,8 +108,9 @@ def extract(
     Videos in zip files are unpacked one by one. If the labels name the original of a fake, and the
     original has frames of the same size, the crops of the fake are cut at the boxes of the
     original. The crops of both videos are then aligned, and faces are detected only once. Each core
-    processes one video at a time. If a run is killed, only the videos in progress are lost. The
-    same command continues the run. The files are then the same as without the interruption.
+    processes one video at a time. If a run is killed, only the videos in progress are lost. A
+    call with the same arguments continues the run. The files are then the same as without the
+    interruption.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
     label of the other person is therefore wrong. A video that cannot be read or shows no face is
@@ -123,8 +124,9 @@ def extract(
         split: The official split of a data set to take: `train`, `val` or `test`; None for all.
         frames: Number of evenly spaced frames to read from each video.
         size: Side of the crops in pixels.
-        crop_scale: Side of the crop / height of the face's box.
-        crop_shift: Distance of the crop's centre below the box's centre / height of the box.
+        crop_scale: Side of the crop, divided by the height of the face's box.
+        crop_shift: Distance of the crop's centre below the box's centre, divided by the height of
+            the box.
         blend: Whether to make a self-blended fake (`dfdetect.data.self_blend`) of each person in a
             REAL video, in the same way in all frames.
         device: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`.

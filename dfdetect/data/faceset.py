@@ -233,7 +233,7 @@ class FaceSet:
         return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
 
     def tracks(self) -> list[list[int]]:
-        """Return the rows of each track (one face of one video), in the order of the frames.
+        """Return the row numbers of each track (one face of one video), in the order of the frames.
 
         A crop without a track in the index is a track by itself.
         """
@@ -248,7 +248,7 @@ class FaceSet:
         return tracks
 
     def videos(self) -> list[list[list[int]]]:
-        """Return the tracks of each video, each track as the rows of its crops.
+        """Return the tracks of each video; a track is a list of the row numbers of its crops.
 
         A crop without a video in the index counts as a video with one track.
 
@@ -266,7 +266,7 @@ class FaceSet:
         return list(videos.values())
 
     def clips(self, length: int) -> list[list[int]]:
-        """Return the rows of each clip of `length` successive crops of a track.
+        """Return the row numbers of each clip of `length` successive crops of a track.
 
         A clip has a single row if `length` is 1, or if its track has only one crop.
         """

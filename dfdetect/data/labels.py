@@ -82,7 +82,7 @@ class LabelledVideo:
 
         Raises:
             VideoError: No frame can be read.
-            OSError: The file cannot be read, or is damaged in its zip file.
+            OSError: The file cannot be read, or is in a zip file and damaged or encrypted there.
         """
         with self.open() as path:
             yield from decoders.read_frames(path, **wanted)
@@ -94,7 +94,7 @@ class LabelledVideo:
         A video in a zip file is unpacked into a temporary folder.
 
         Raises:
-            OSError: The file cannot be read, or is damaged in its zip file.
+            OSError: The file cannot be read, or is in a zip file and damaged or encrypted there.
         """
         if self.archive is None:
             yield self.path

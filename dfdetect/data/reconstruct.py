@@ -84,7 +84,8 @@ def reconstruct(
     """Train autoencoders on REAL crops, and write a face set of their reconstructions.
 
     The folder `OUT.autoencoders/` keeps the trained autoencoders, and a picture `samples.png` with
-    samples of their reconstructions. The same command continues a run that was stopped.
+    samples of their reconstructions. If a run was stopped, a call with the same arguments continues
+    it.
 
     Args:
         faces: Indexes of face sets, whose REAL crops are used.
@@ -92,10 +93,10 @@ def reconstruct(
             `method` (name of the autoencoder), `kind` (always `reconstruction`), `side` (side in
             pixels at which the crop was reconstructed), and the source, actor and track of the
             REAL crop.
-        kinds: Names of autoencoders in `AUTOENCODERS`. Each crop is reconstructed by one of these
-            autoencoders, chosen at random.
+        kinds: Names of autoencoders in `AUTOENCODERS`.
         steps: Number of training steps of each autoencoder.
-        copies: Number of reconstructions of each crop, each by a different autoencoder.
+        copies: Number of reconstructions of each crop. Each is made by a different autoencoder,
+            chosen at random from `kinds`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: Seed of the autoencoders' weights and of all random choices.
         progress: Whether to show progress bars.

@@ -71,7 +71,8 @@ def self_blend(
     """Return a fake, made by blending a changed copy of a REAL face into the face.
 
     All crops of a clip are changed in the same way, because a swapped face does not change from
-    frame to frame. Only the position jitters, by some tenths of a percent of the crop's side.
+    frame to frame. Only the position of the copy jitters, by some tenths of a percent of the
+    crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face

@@ -79,7 +79,7 @@ class Answers:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Return P(FAKE), with the prior 0.5 for videos without a score; float64 of shape (n,)."""
+        """Return P(FAKE), taken to be 0.5 for videos without a score; float64 of shape (n,)."""
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:
@@ -98,9 +98,10 @@ class Answers:
         return np.concatenate([np.zeros(0), *(part for part, _ in parts)]), owners
 
     def table(self) -> pd.DataFrame:
-        """Return a table with a row for each answer: its attributes, tracks and crops.
+        """Return a table with a row for each answer.
 
-        The columns `tracks` and `crops` hold numbers of tracks and crops.
+        The row holds the attributes of the answer. The columns `tracks` and `crops` say how many
+        tracks and crops the answer has.
         """
         rows = []
         for row in self.rows:

@@ -55,8 +55,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Score labelled faces or videos with a detector, and return metrics of its accuracy.
 
-    The detector's aggregation combines the crops of a video, so that each video has one score. A
-    video without a score counts with the prior 0.5.
+    The detector's aggregation combines the crops of a video, so that each video has one score. The
+    P(FAKE) of a video that cannot be scored is taken to be 0.5.
 
     Args:
         sources: The index of a face set; several indexes, which are measured together; or a data
@@ -71,8 +71,9 @@ def evaluate(
             used.
         plots: Folder to write `roc.png`, `reliability.png` and `histogram.png` to, and `scores.csv`
             with a row for each score.
-        table: A file to write the metrics to, with intervals, for all videos, all frames, each
-            source and each method: a Markdown table if its name ends in `.md`, or a `.csv` file.
+        table: File to write the metrics and their intervals to, as a table in Markdown or CSV; its
+            name ends in `.md` or `.csv`. The table has rows for all videos, all frames, each source
+            and each method.
         fake_share: Also compute the metrics for data with this share of FAKE.
         degrade: Damage to the crops of a face set before they are scored: `jpeg` (compressed as
             JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 % darker).

@@ -181,7 +181,7 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 
 
 def auc_within(sources: Mapping[str, Metrics]) -> float:
-    """Return the mean of the AUCs of single sources, weighted by their numbers of items.
+    """Return the mean of the AUCs of single sources, weighted by how many items each source has.
 
     The scores of a detector depend on the cameras and codecs of a source. An AUC over all sources
     together may therefore only show differences between sources. Sources with only one class are

@@ -103,7 +103,7 @@ class EvaluationResult:
 
     @property
     def without_score(self) -> int:
-        """Return the number of videos without a score, which count with the prior 0.5."""
+        """Return the number of videos without a score, whose P(FAKE) is taken to be 0.5."""
         return sum(math.isnan(row.probability) for row in self.answers.rows)
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class EvaluationResult:
         Returns:
             The metrics by name with their `intervals`, the numbers `tracks`, `crops` and
             `without_score`, and a dictionary for each other attribute. The entry `label` of a
-            source has its numbers of REAL and FAKE. `answers` is a list of the name, label, source
-            and probability of each answer.
+            source says how many of its answers are REAL and FAKE. `answers` is a list of the name,
+            label, source and probability of each answer.
         """
         labels = self.answers.texts("label")
         names = self.answers.texts("source")

@@ -18,7 +18,8 @@ Strip = list[tuple[float, np.ndarray]]
 # Default number of pictures in a strip, and their side in pixels.
 STRIP = 8
 FACE_PIXELS = 112
-# A picture of a strip shows a square around a face: side of the square / height of the face's box.
+# Side of the square around a face that a picture of a strip shows, divided by the height of the
+# face's box.
 FACE_MARGIN = 1.3
 DEFAULT_RESIZE = ResizeRule()
 PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}

@@ -84,8 +84,8 @@ class MTCNNDetector:
                 given, faces of less than half that height are not looked for.
 
         Returns:
-            One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image
-            before it was shrunk.
+            One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the given
+            image.
         """
         found: list[list[Box]] = []
         for _, same_size in groupby(images, key=np.shape):

@@ -28,9 +28,10 @@ class CropRule:
     With the default values, a crop shows only the face, like a box of dlib's frontal face detector.
 
     Args:
-        scale: Height of the crop / height of the box.
-        shift: Distance of the crop's centre below the box's centre / height of the box.
-        width: Width of the crop / width of the box; None for a square crop.
+        scale: Height of the crop, divided by the height of the box.
+        shift: Distance of the crop's centre below the box's centre, divided by the height of the
+            box.
+        width: Width of the crop, divided by the width of the box; None for a square crop.
         longer: Whether `scale` and `shift` are relative to the longer side of the box instead of
             its height. Only square crops may use this.
         border: What the crop shows where it reaches beyond the frame: `repeat` repeats the frame's
@@ -104,7 +105,7 @@ class ResizeRule:
     """The rule by which a crop is resized to the size of a model's input.
 
     Args:
-        aspect: Width / height of the input.
+        aspect: Width of the input, divided by its height.
         fit: `stretch` resizes width and height independently. `pad` keeps the ratio of the crop's
             sides and fills the rest of the input with black.
         interpolation: `bilinear` and `bicubic` are those of Pillow, with antialiasing. `linear` is

@@ -32,7 +32,7 @@ from dfdetect.runtime.engines import EngineNetwork
 
 # Height and width in pixels of the input for which each of the three networks gives one answer.
 SIDES = 12, 24, 48
-# Size of each copy of an image / size of the copy before.
+# Size of each copy of an image, divided by the size of the copy before.
 FACTOR = 0.709
 # Maximum number of boxes in a batch: an image of a crowd can have tens of thousands, which together
 # would take gigabytes of memory. The number is rounded up to a multiple of `STEP`.
@@ -78,8 +78,8 @@ class Cascade:
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), all of the same size.
-            scales: Size of each copy that the first network looks at / size of the images, as
-                returned by `pyramid`.
+            scales: Sizes of the copies that the first network looks at, divided by the size of the
+                images, as returned by `pyramid`.
 
         Returns:
             The boxes of the faces in each image: x1, y1, x2, y2 in pixels, float32 of shape

@@ -24,7 +24,7 @@ class AutoencoderSpec:
         upsampling: How the decoder doubles the size of features: `nearest` or `bilinear`
             interpolation and a convolution, a `transposed` convolution (Zeiler et al. 2010), or a
             pixel `shuffle` (Shi et al. 2016).
-        stride: Height and width of the image / height and width of the latent; a power of two.
+        stride: Height and width of the image, divided by those of the latent; a power of two.
         latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
         width: Channels of the first layer, a multiple of 8; deeper layers have twice as many.
         adversarial: Whether training also uses a discriminator.

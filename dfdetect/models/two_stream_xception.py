@@ -13,8 +13,8 @@ INPUT_SIZE = 256
 # Side of the features that the streams exchange, for images of INPUT_SIZE.
 EXCHANGED_SIDE = 16
 CHANNELS = 728
-# Channels of the features / channels of the keys; channels of the features / channels of the gate's
-# hidden layer.
+# Ratio of the channels of the features to those of the keys, and to those of the gate's hidden
+# layer.
 KEY_RATIO, GATE_RATIO = 8, 16
 # Noise values are clipped to this absolute value, as in steganalysis (Fridrich & Kodovsky 2012).
 CUT_OFF = 3.0

@@ -18,8 +18,8 @@ With the 1000 outputs of the paper, the network has 22,855,952 weights ("22.8 mi
 output, it has 20,809,001.
 
 timm's `legacy_xception` is the same network and gives the same logits. The class here exists
-because the tensors of the installed checkpoint `xception` are named after its modules, and because
-these modules can be compared with the paper's table.
+because the tensors of the installed checkpoint `xception` are named after the modules of this
+class, and because these modules can be compared with the paper's table.
 """
 
 from itertools import pairwise

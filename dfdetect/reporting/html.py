@@ -121,7 +121,7 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield for each video, in the given order, a strip of face pictures of each person."""
+    """Yield for each video, in the given order, a list with a strip of pictures of each person."""
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
         name, result = pair

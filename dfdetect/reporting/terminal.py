@@ -257,9 +257,10 @@ def verdict_reason(result: VideoResult) -> str:
 
 
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
-    """Return a sentence on people or moments above a threshold that the video does not exceed.
+    """Return a sentence on people or moments whose P(FAKE) is above the next threshold.
 
-    The sentence begins with a space. Without such people or moments, the text is empty.
+    The next threshold is the lowest one that the P(FAKE) of the video does not exceed. The sentence
+    begins with a space. Without such people or moments, the text is empty.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""

@@ -410,7 +410,7 @@ class _Processes:
         decoder.close()
 
     def end(self) -> None:
-        """Kill all processes. The thread that reads from a busy process then closes it."""
+        """Kill all processes. Each busy process is then closed by the thread that reads from it."""
         with self.lock:
             self.ended = True
             idle, self.idle = self.idle, []

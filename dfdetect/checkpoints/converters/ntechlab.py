@@ -24,7 +24,8 @@ from dfdetect.scoring.aggregation import Aggregation
 
 HEIGHT, WIDTH = 224, 192
 GROWN = 1.5
-# Width / height of MTCNN's bounding boxes. The size of the crops depends on the width alone.
+# Width of MTCNN's bounding boxes, divided by their height. The size of the crops depends on the
+# width alone.
 BOX_ASPECT = 0.8
 
 

@@ -61,7 +61,7 @@ class Dataset:
         return replace(self, videos=videos, faces=faces)
 
     def describe(self) -> str:
-        """Return one line with the data set's name, its numbers of videos and its missing parts."""
+        """Return one line: the data set's name, how many videos it has, and its missing parts."""
         if self.faces is None:
             labels = [video.label for video in self.videos]
             methods = [video.method for video in self.videos if video.method]
