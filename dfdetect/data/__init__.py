@@ -1,4 +1,4 @@
 """Labelled data: the layouts of data sets, face sets on disk, and the extraction of face sets.
 
-This package may use every package that detection uses, but not `training`.
+This package may import the packages that scoring a video needs, but not `training`.
 """

@@ -1,7 +1,8 @@
-"""Extract a face set from labelled videos in folders or zip files: crops of each person's face.
+"""Extract a face set (crops of each person's face) from labelled videos in folders or zip files.
 
 When all crops of a video are written, the video gets a row in the log `NAME.videos.csv` (see
-`dfdetect.data.writer`). If a run is interrupted, the next run continues with the other videos.
+`dfdetect.data.writer`). If a run is interrupted, the next run continues with the videos that have
+no row yet.
 """
 
 import json
@@ -49,13 +50,14 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CropSettings:
-    """The settings by which crops are cut. They are the same for all crops of a face set.
+    """The settings for cutting crops; all crops of a face set are cut with the same settings.
 
     Attributes:
         frames: Number of evenly spaced frames to read from each video.
         size: Side of the crops in pixels.
-        crop: Which square is cut around a face.
-        blend: Whether each person in a REAL video also gets a self-blended fake.
+        crop: The rule that says which square is cut around a face.
+        blend: Whether a self-blended fake (see `dfdetect.data.self_blend`) is also made of each
+            person in a REAL video.
     """
 
     frames: int
@@ -65,7 +67,7 @@ class CropSettings:
 
     @property
     def crop_format(self) -> CropFormat:
-        """Return the format of the crops: their rule and size."""
+        """Return the format of the crops: the crop rule and the size."""
         return CropFormat(self.crop, self.size)
 
     def __str__(self) -> str:
@@ -106,8 +108,8 @@ def extract(
     """Extract a face set from labelled videos, or continue an interrupted extraction.
 
     Videos in zip files are unpacked one by one. If the labels name the original of a fake, and the
-    original has frames of the same size, the crops of the fake are cut at the boxes of the
-    original. The crops of both videos are then aligned, and faces are detected only once. Each core
+    original has frames of the same size, the crops of the fake are cut at the face boxes found in
+    the original. The crops of both videos are then aligned, and faces are detected once. Each core
     processes one video at a time. If a run is killed, only the videos in progress are lost. A
     call with the same arguments continues the run. The files are then the same as without the
     interruption.
@@ -117,26 +119,27 @@ def extract(
     logged with the reason.
 
     Args:
-        sources: Folders and zip files in the layouts that `read_dataset` knows. The index of a face
-            set is also allowed, if its images show more than the face.
-        out: The index to write, ending in `.csv`; the crops are written to `NAME-00000.tar` and so
+        sources: Folders and zip files in the layouts that `read_dataset` knows. An index of a face
+            set is also allowed if the images of the face set show more than the face.
+        out: The index to write, called `NAME.csv`; the crops are written to `NAME-00000.tar` and so
             on.
-        split: The official split of a data set to take: `train`, `val` or `test`; None for all.
+        split: `train`, `val` or `test` to read only this official split of a data set; None to read
+            all videos.
         frames: Number of evenly spaced frames to read from each video.
         size: Side of the crops in pixels.
         crop_scale: Side of the crop, divided by the height of the face's box.
         crop_shift: Distance of the crop's centre below the box's centre, divided by the height of
             the box.
-        blend: Whether to make a self-blended fake (`dfdetect.data.self_blend`) of each person in a
-            REAL video, in the same way in all frames.
+        blend: Whether to also make a self-blended fake (see `dfdetect.data.self_blend`) of each
+            person in a REAL video. All frames are changed in the same way.
         device: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`.
-        cluster: Address of the Ray cluster that does the work, or `local`, as
-            `dfdetect.runtime.ray_cluster.map_on_cluster` takes it; None to use only this machine.
+        cluster: Address of the Ray cluster that does the work, or `local` (see
+            `dfdetect.runtime.ray_cluster.map_on_cluster`); None to use only this machine.
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per video: `video`, `label`, `source`, `status` (a value of `Status`), and the
-        numbers of `people` and `crops`.
+        One row per video, with the columns `video`, `label`, `source`, `status` (a value of
+        `Status`), `people` (number of people) and `crops` (number of crops).
 
     Raises:
         FileNotFoundError: A source is missing.
@@ -213,7 +216,7 @@ class _Extractor:
         return done
 
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
-        """Track the people of a video; if possible, take the boxes from its original."""
+        """Track the people of a video, if possible at the boxes that were found in the original."""
         try:
             if original is None or not self._track_at_original(video, original):
                 self._find(video)
@@ -243,7 +246,8 @@ class _Extractor:
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
         """Cut crops at the boxes of the original, and return whether this was possible.
 
-        This is possible if faces were found in the original, and its frames have the same size.
+        This is possible if faces were found in the original, and the frames of both videos have the
+        same size.
         """
         if not original.tracks:
             return False
@@ -299,7 +303,7 @@ class _TrackedVideo:
     shape: tuple[int, ...] | None = None
 
     def fail(self, status: Status, details: str = "") -> None:
-        """Set the status, which is the reason why there are no crops, and its message."""
+        """Note why there are no crops: set the status, and the message that describes it."""
         self.status, self.message = status, status.describe(details)
 
     def frames(self, **wanted: Any) -> Generator[Frame, None, None]:

@@ -1,11 +1,12 @@
 """Face sets: labelled face crops on disk, with an index `NAME.csv`.
 
 The index has at least the columns `id` and `label` (REAL or FAKE). The images are `<id>.jpg` or
-`<id>.png` in a folder `NAME/` or a file `NAME.tar`. In a large face set, the columns `shard`,
-`offset` and `size` say in which file `NAME-<shard>.tar`, and where in this file, each image is.
+`<id>.png` in a folder `NAME/` or a file `NAME.tar`. A large face set has several tar files, called
+shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` then say in which
+shard, and where in it, each image is.
 
 The column `actor_group` says which crops show the same person, or people who look alike. When a
-face set is split, a group stays together, because a model gives better scores on faces that it was
+face set is split, a group stays together, because a model is more accurate on faces that it was
 trained on.
 """
 
@@ -94,10 +95,10 @@ class FaceSet:
 
         Raises:
             FileNotFoundError: There is no index, or neither a tar file nor a folder of images.
-            FaceSetError: The index lacks a column or an image, or has unknown labels, repeated ids
-                or empty groups. Or the tar file is damaged, or has members that no face set needs:
-                links, devices, sparse or huge files, or names that lead out of the folder. Or a
-                shard is missing or too short.
+            FaceSetError: The index lacks a column, or has unknown labels, repeated ids or empty
+                groups. Or an image or a shard is missing, or a shard is too short. Or the tar file
+                is damaged, or has members that no face set needs: links, devices, sparse files,
+                huge files, or files whose names lead out of the folder.
         """
         index = Path(index)
         if not index.is_file():
@@ -156,14 +157,14 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return the number, from 0, of the face set that each crop came from; int64 (n,)."""
+        """Return the number (from 0) of the face set of each crop; int64 of shape (n,)."""
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
         return self.table["face_set"].to_numpy(dtype=np.int64)
 
     @property
     def unpaired_real(self) -> np.ndarray:
-        """Return which crops are REAL and from a source without FAKE crops; bool of shape (n,).
+        """Return a mask of the REAL crops whose source has no FAKE crops; bool of shape (n,).
 
         Reconstructions do not count as FAKE crops here.
         """
@@ -172,19 +173,19 @@ class FaceSet:
 
     @property
     def reconstructed(self) -> np.ndarray:
-        """Return which crops are reconstructions of REAL crops; bool of shape (n,)."""
+        """Return a mask of the crops that are reconstructions of REAL crops; bool of shape (n,)."""
         return self.texts("kind") == RECONSTRUCTION
 
     def partners(self) -> dict[int, np.ndarray]:
-        """Return the partners of each FAKE crop: REAL crops that show the same face and moment.
+        """Return the partners of each FAKE crop: REAL crops of the same scene and moment.
 
-        The partners have the same value in the column `pair` (the same scene) and the nearest
-        `frame`. If no crop has these, the only partner is the crop that the column `original`
-        names.
+        Partners have the same value as the FAKE crop in the column `pair`, which names the scene,
+        and the nearest number in the column `frame`. If there are none, the only partner is the
+        REAL crop that the column `original` names.
 
         Returns:
-            A dictionary from the row of each FAKE crop to the rows of its partners, an int64 array.
-            It leaves out crops without partners.
+            A dictionary from the row number of each FAKE crop to an int64 array with the row
+            numbers of its partners. FAKE crops without partners are left out.
         """
         found = {}
         labels, sets = self.labels, self.face_sets
@@ -210,7 +211,7 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """Return the number of each crop's shard, or 0 if there are no shards; int64 (n,)."""
+        """Return the number of each crop's shard, or 0 without shards; int64 of shape (n,)."""
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
 
@@ -220,7 +221,7 @@ class FaceSet:
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
 
     def image(self, row: int) -> np.ndarray:
-        """Return the crop of a row: RGB uint8 of shape (height, width, 3).
+        """Return the crop with a given row number: RGB uint8 of shape (height, width, 3).
 
         Raises:
             FaceSetError: The crop cannot be decoded.
@@ -228,7 +229,7 @@ class FaceSet:
         return decode_image(self.locations[row], self.table["id"][row])
 
     def select(self, rows: np.ndarray) -> "FaceSet":
-        """Return a face set of only some crops, given by a boolean mask or by row numbers."""
+        """Return a face set of the crops that a boolean mask or an array of row numbers selects."""
         rows = np.arange(len(self))[rows]
         return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
 
@@ -266,9 +267,11 @@ class FaceSet:
         return list(videos.values())
 
     def clips(self, length: int) -> list[list[int]]:
-        """Return the row numbers of each clip of `length` successive crops of a track.
+        """Divide each track into clips of `length` successive crops.
 
-        A clip has a single row if `length` is 1, or if its track has only one crop.
+        Returns:
+            The row numbers of the crops of each clip. A clip has only one row number if `length` is
+            1 or its track has only one crop.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -281,13 +284,14 @@ class FaceSet:
     def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
-        Crops that are not aligned with their original (`pair_border` above 6) are kept, because
-        their difference means nothing. If the index lacks the columns `pair_diff` or `pair_border`,
-        all crops are kept.
+        A FAKE crop that is not aligned with its original is kept, because a difference between them
+        means nothing. Such a crop has 6 or more in the column `pair_border`. All crops are kept if
+        the index lacks one of the columns `pair_diff` and `pair_border`.
 
         Args:
-            min_pair_difference: Minimum of the column `pair_diff`, which holds the mean difference
-                (0 to 255) between a crop and the same part of its original.
+            min_pair_difference: Lowest `pair_diff` of the FAKE crops that are kept. This column
+                holds the mean difference (0 to 255) between a crop and the same part of its
+                original.
         """
         if not {"pair_diff", "pair_border"} <= set(self.table):
             return self
@@ -310,10 +314,10 @@ class FaceSet:
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
         """Return two parts of the face set: one for training, and one that is held out.
 
-        A model gives better scores on sources and faces that it was trained on, so the two parts
-        share neither. Each of the joined face sets is split separately: by source if its FAKE crops
-        have several sources, otherwise by actor group. If a held-out actor also has crops that are
-        not held out, these crops are left out of both parts.
+        A model is more accurate on sources and faces that it was trained on, so the two parts share
+        neither. If several face sets were joined, each of them is split separately. A face set is
+        split by source if its FAKE crops have several sources, otherwise by actor group. If a
+        held-out actor also has crops that are not held out, these crops are left out of both parts.
 
         Face sets without FAKE crops are not held out, because they cannot show how good a model is.
         If a face set is split by actor group, its sources without FAKE crops are not held out
@@ -488,7 +492,7 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
     """Raise FaceSetError if a member of a tar file may harm somebody who unpacks the file.
 
-    Reading a face set unpacks nothing, and a face set has no use for such members.
+    Nothing is unpacked when a face set is read, but a face set needs no such members.
     """
     name = PurePosixPath(member.name)
     fault = None

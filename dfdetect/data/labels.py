@@ -6,7 +6,8 @@ The labels may be given in three ways, which are tried in this order:
   table's folder) and `label`, and optionally `identity` (of the person) and `source`;
 - a `metadata.json` beside the videos, as in the DFDC data: `{"name.mp4": {"label": "FAKE",
   "original": "other.mp4"}}`;
-- sub-folders named `real` and `fake`, in upper or lower case; the innermost one counts.
+- sub-folders named `real` and `fake`, in upper or lower case; if they are nested, the innermost one
+  gives the label.
 """
 
 import json
@@ -44,14 +45,15 @@ class LabelledVideo:
 
     Attributes:
         name: Name of the video, unique among all videos of the folder or zip file.
-        path: The file; for a video in a zip file, its name there.
+        path: Path of the file; for a video in a zip file, the path inside the zip file.
         label: REAL or FAKE.
-        group: Identity of the person if it is known. Otherwise it is the name of the video; for a
-            fake, it is the name of the original. Videos with the same group show the same person.
-        source: Where the video comes from: the source in the manifest, or the folder of the video.
+        group: A name that all videos of one person share: the identity of the person if it is
+            known, otherwise the name of the original, or else the name of the video itself.
+        source: Where the video comes from: the source in the manifest, or the name of the video's
+            folder.
         archive: The zip file that holds the video, or None.
-        original: Place of the video from which a fake was made, or None if it is unknown. This
-            video may be missing.
+        original: For a fake, the `place` of the video that the fake was made from; None if this
+            video is unknown. The file of this video may be missing.
         size: Size of the file in bytes.
         method: The method that made a fake; empty if it is unknown.
         split: `train`, `val` or `test` if the data set has an official split, otherwise empty.
@@ -82,19 +84,19 @@ class LabelledVideo:
 
         Raises:
             VideoError: No frame can be read.
-            OSError: The file cannot be read, or is in a zip file and damaged or encrypted there.
+            OSError: The file cannot be read, or its entry in the zip file is damaged or encrypted.
         """
         with self.open() as path:
             yield from decoders.read_frames(path, **wanted)
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Provide a path of the video for a `with` block.
+        """Yield a path from which the video can be read inside a `with` block.
 
         A video in a zip file is unpacked into a temporary folder.
 
         Raises:
-            OSError: The file cannot be read, or is in a zip file and damaged or encrypted there.
+            OSError: The file cannot be read, or its entry in the zip file is damaged or encrypted.
         """
         if self.archive is None:
             yield self.path
@@ -115,7 +117,7 @@ class LabelledVideo:
 
 @dataclass(frozen=True)
 class LabelledPhoto:
-    """An image of a face set that is treated as a video of one frame.
+    """An image of a face set, treated as a video of one frame.
 
     Attributes:
         image: Where the image is. The other attributes are those of `LabelledVideo`.
@@ -149,7 +151,7 @@ class LabelledPhoto:
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
-    """Return the images of a face set as videos of one frame, to detect faces in them.
+    """Return the images of a face set as videos of one frame, in which faces can be detected.
 
     Args:
         index: The index of the face set.
@@ -236,7 +238,7 @@ def _label(
     metadata: dict[str, dict[str, str]] | None,
     archive: Path | None = None,
 ) -> LabelledVideo:
-    """Return a video with its label, which comes from `metadata` or from the folders in `below`."""
+    """Return a video with its label, which comes from `metadata` or the folder names in `below`."""
     folders = below.parts[:-1]
     entry = (metadata or {}).get(path.name, {})
     label = entry.get("label")
@@ -268,7 +270,7 @@ def find_manifest(folder: Path) -> Path | None:
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Return label, group and source of each path in the manifest, if there is a manifest."""
+    """Return label, group and source of each path in the manifest; empty without a manifest."""
     file = find_manifest(folder)
     if file is None:
         return {}
@@ -286,7 +288,7 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
 
 
 def parse_metadata(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
-    """Return the entries of a `metadata.json` by the name of the video.
+    """Return the entries of a `metadata.json`, with the file names of the videos as keys.
 
     Args:
         path: Path of the file, for the error message.

@@ -83,26 +83,26 @@ def reconstruct(
 ) -> pd.DataFrame:
     """Train autoencoders on REAL crops, and write a face set of their reconstructions.
 
-    The folder `OUT.autoencoders/` keeps the trained autoencoders, and a picture `samples.png` with
-    samples of their reconstructions. If a run was stopped, a call with the same arguments continues
-    it.
+    The trained autoencoders, and a picture `samples.png` with samples of their reconstructions, are
+    kept in the folder `NAME.autoencoders/`. If a run was stopped, a call with the same arguments
+    continues it.
 
     Args:
-        faces: Indexes of face sets, whose REAL crops are used.
-        out: Index of the face set to write. Its columns are `original` (id of the REAL crop),
-            `method` (name of the autoencoder), `kind` (always `reconstruction`), `side` (side in
-            pixels at which the crop was reconstructed), and the source, actor and track of the
-            REAL crop.
-        kinds: Names of autoencoders in `AUTOENCODERS`.
+        faces: Indexes of the face sets whose REAL crops are used.
+        out: The index to write, called `NAME.csv`. Its columns include `original` (id of the REAL
+            crop), `method` (name of the autoencoder), `kind` (always `reconstruction`), `side`
+            (side in pixels to which the crop was resized for the autoencoder), and the source,
+            actor and track of the REAL crop.
+        kinds: Names of the autoencoders to use, which are keys of `AUTOENCODERS`.
         steps: Number of training steps of each autoencoder.
-        copies: Number of reconstructions of each crop. Each is made by a different autoencoder,
-            chosen at random from `kinds`.
+        copies: Number of reconstructions of each crop. The reconstructions of a crop are made by
+            different autoencoders, chosen at random from `kinds`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: Seed of the autoencoders' weights and of all random choices.
         progress: Whether to show progress bars.
 
     Returns:
-        The index of the new face set.
+        The index of the new face set, as a table.
 
     Raises:
         FaceSetError: A face set cannot be used, or has no REAL crops.
@@ -205,11 +205,11 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator for one step, and return its part of the autoencoder's loss.
+        """Train the discriminator for one step, and return the term that the autoencoder minimises.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.
-            images: The originals of the same shape.
+            images: The originals, in the same form.
         """
         real, fake = self.net(images), self.net(drawn.detach())
         loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
@@ -220,7 +220,10 @@ class _Critic:
 
 
 class _Pieces(Dataset):
-    """Pieces of crops, uint8 of shape (3, PIECE, PIECE), drawn with torch's global generator."""
+    """A dataset that cuts a random piece of a crop, uint8 of shape (3, PIECE, PIECE), in each call.
+
+    The random numbers come from torch's global generator.
+    """
 
     def __init__(self, faces: FaceSet):
         self.faces = faces
@@ -302,7 +305,7 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
 def _plan(
     faces: FaceSet, kinds: Sequence[str], copies: int, seed: int
 ) -> Iterator[tuple[int, str, int, int]]:
-    """Yield the row, the autoencoder, the side and the interpolation of each reconstruction."""
+    """Yield row number, autoencoder, side and interpolation of each reconstruction to make."""
     draw = np.random.default_rng(seed)
     for row in range(len(faces)):
         for kind in draw.permutation(kinds)[:copies].tolist():
@@ -311,9 +314,9 @@ def _plan(
 
 @torch.inference_mode()
 def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
-    """Return the reconstruction of an RGB uint8 image, of the same size.
+    """Return the reconstruction of an RGB uint8 image, in the size of the image.
 
-    The autoencoder reconstructs a copy that was resized to `side` pixels.
+    The autoencoder reconstructs a copy that is resized to `side` pixels.
     """
     device = next(net.parameters()).device
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
@@ -324,7 +327,7 @@ def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) ->
 
 
 def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
-    """Return an RGB image encoded like its original, and the suffix of the file.
+    """Encode an RGB image like its original, and return the bytes and the suffix of the file.
 
     A JPEG gets the quantisation tables of the original. Images of other formats become PNGs.
     """

@@ -1,13 +1,15 @@
 """Make fakes from only REAL faces: self-blended images.
 
 The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
-2022. A copy of a face, with slightly changed colours, sharpness, size and position, is blended into
-the face through a soft mask. Like every face swap, the result has a seam, and the two sides of the
-seam do not quite match. The result has no traces of a particular method, camera or person.
+2022. The colours, sharpness, size and position of a copy of a face are slightly changed. The copy
+is then blended into the face through a soft mask. Like every face swap, the result has a seam, and
+the two sides of the seam do not quite match. The result has no traces of a particular method,
+camera or person.
 
 The paper draws the mask around the landmarks of a face. Here, the mask is drawn around fixed
-positions, and its size is random. This works because the crop rule of the DFDC faces puts the eyes,
-the nose and the mouth at nearly the same positions in every crop, within a tenth of the side.
+positions, and its size is random. This works because the default crop rule puts the eyes, the nose
+and the mouth at nearly the same positions in every crop: they vary by less than a tenth of the
+crop's side.
 """
 
 from collections.abc import Sequence
@@ -44,7 +46,7 @@ Option = TypeVar("Option")
 
 
 class Region(NamedTuple):
-    """A part of the face: its centre, and the ranges of half its width and half its height.
+    """A part of the face: the centre (x, y), and the ranges of half the width and half the height.
 
     All values are shares of the crop's side.
     """
@@ -70,9 +72,9 @@ def self_blend(
 ) -> torch.Tensor:
     """Return a fake, made by blending a changed copy of a REAL face into the face.
 
-    All crops of a clip are changed in the same way, because a swapped face does not change from
-    frame to frame. Only the position of the copy jitters, by some tenths of a percent of the
-    crop's side.
+    All crops of a clip (successive crops of one face) are changed in the same way, because a
+    swapped face does not change from frame to frame. Only the position of the copy jitters, by some
+    tenths of a percent of the crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face
@@ -112,9 +114,9 @@ def blend_reconstruction(
     through a mask as in `self_blend`. Before blending, the colours and the sharpness of the
     reconstruction are sometimes changed.
 
-    In half of the cases, the REAL face is shrunk to the side at which the reconstruction was made,
-    and enlarged again. This makes it as blurred as the reconstruction, so that a model cannot
-    recognise the fake by its blur.
+    In half of the cases, the REAL face is shrunk to the size at which the reconstruction was made,
+    and enlarged again. The REAL face is then as blurred as the reconstruction, so that a model
+    cannot recognise the fake by its blur.
 
     Args:
         real: RGB uint8 of shape (3, size, size).
@@ -192,7 +194,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
-    """Return the frames of a clip resized and moved, all by the same amount except for a jitter."""
+    """Resize and move the frames of a clip, all by the same amount except for a jitter."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)
     jitter = draw.uniform(-JITTER, JITTER, len(clip), 2) * (len(clip) > 1)

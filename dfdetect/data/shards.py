@@ -64,7 +64,8 @@ class ShardWriter:
         """Append a file to the last shard.
 
         Returns:
-            The number of the shard, the offset of the file's content in it, and its size in bytes.
+            The number of the shard, the offset of the file's content in the shard, and the size of
+            the content, both in bytes.
 
         Raises:
             OSError: The shard cannot be written, for instance because the disk is full.
@@ -80,7 +81,7 @@ class ShardWriter:
         self._file.flush()
 
     def close_if_full(self) -> None:
-        """Start the next shard if this one has reached `SHARD_BYTES`."""
+        """Start the next shard if the last shard has reached `SHARD_BYTES`."""
         if self._tar.offset >= SHARD_BYTES:
             self.close()
             self.number += 1

@@ -41,7 +41,8 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
             sets.
-        split: `train`, `val` or `test` for one split of a data set; None for all videos.
+        split: `train`, `val` or `test` to read only this official split of a data set; None to read
+            all videos.
 
     Raises:
         FileNotFoundError: A source is missing.
@@ -69,7 +70,7 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 
 
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
-    """Return groups of an original and its fakes, in the order of the originals.
+    """Group each original with its fakes, and return the groups in the order of the originals.
 
     Args:
         videos: All videos.

@@ -2,9 +2,9 @@
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
 entry by entry; an entry is for example a video with its crops. A log has one row per complete
-entry. The row also gives the sizes that the index and the shard have after this entry. If a file is
-longer than the last row says, the rest belongs to an incomplete entry, and the next run cuts it
-off.
+entry. The row also gives the sizes that the index and the last shard have after this entry. If a
+file is longer than the last row of the log says, the rest of the file belongs to an incomplete
+entry, and the next run cuts it off.
 """
 
 import sys
@@ -22,8 +22,8 @@ from dfdetect.files import atomic_path, read_table
 if sys.platform != "win32":
     import fcntl
 
-# The last columns of the log: the settings; the size of the index, the number of the last shard and
-# its size, all after the entry was written.
+# The last columns of the log: the settings, and then, all as they are after the entry was written,
+# the size of the index, the number of the last shard, and the size of this shard.
 LOG_COLUMNS = ["settings", "index_end", "shard", "shard_end"]
 
 
@@ -32,7 +32,7 @@ class EncodedCrop:
     """A crop as a face set stores it.
 
     Attributes:
-        row: The crop's row in the index, without the columns of the shards.
+        row: The crop's row in the index, without `SHARD_COLUMNS`.
         data: The encoded image.
         suffix: Suffix of the image's file name.
     """
@@ -48,14 +48,14 @@ class FaceSetWriter:
     Args:
         index: The index to write or to continue.
         log: The log to write or to continue.
-        columns: Columns of the index, without the columns of the shards.
+        columns: Columns of the index, without `SHARD_COLUMNS`.
         log_columns: Columns of the log before `LOG_COLUMNS`; the first one identifies an entry.
         settings: The settings on which the crops depend, as text. The whole face set must have the
             same settings.
 
     Attributes:
-        done: The complete entries, by their first column. Each entry is a row of the log, as text,
-            without `LOG_COLUMNS`.
+        done: The complete entries. The key of an entry is the value of its first column, and the
+            entry is a row of the log, as text, without `LOG_COLUMNS`.
 
     Raises:
         InputError: The files do not belong to a face set with this log, or were changed after they
@@ -176,9 +176,9 @@ class FaceSetWriter:
 
 
 def _lock(log: Path) -> BinaryIO:
-    """Lock a log, so that other runs cannot write the same face set, and return the open file.
+    """Lock a log and return it as an open file; other runs then cannot write the same face set.
 
-    Closing the file ends the lock.
+    The lock ends when the file is closed.
 
     Raises:
         ArgumentError: Another run is writing the face set.

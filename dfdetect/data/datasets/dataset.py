@@ -182,7 +182,7 @@ def name_below(path: Path, folder: Path) -> str:
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """Return the first of these sub-folders that exists, or None; ignore upper and lower case."""
+    """Return the first of these sub-folders that exists, or None; the case of names is ignored."""
     if not folder.is_dir():
         return None
     present = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}

@@ -1,7 +1,7 @@
 """The JSON files of DeepfakeBench and of DF40, which have the same layout.
 
 Yan et al., "DeepfakeBench", NeurIPS 2023; Yan et al., "DF40: Toward Next-Generation Deepfake
-Detection", NeurIPS 2024. A file lists the crops that their preprocessing has cut:
+Detection", NeurIPS 2024. A file lists the crops that the authors' preprocessing has cut:
 
 ```
 {"Celeb-DF-v2": {"CelebDFv2_real": {"test": {"id0_0000": {
@@ -9,8 +9,8 @@ Detection", NeurIPS 2024. A file lists the crops that their preprocessing has cu
 ```
 
 There may be one more level, the compression (`c23`), between the split and the videos. The frames
-are paths relative to the folder that holds all data sets. This folder is searched for near the JSON
-file.
+are paths relative to the folder that holds all data sets. This folder is looked for in the JSON
+file's folder, in the folders above it, and in a few of their sub-folders (`PLACES`).
 
 DF40 also publishes crops without a JSON file, in folders METHOD/ff and METHOD/cdf, or METHOD/real
 and METHOD/fake.
@@ -49,7 +49,7 @@ WITH_REAL = frozenset(
 
 @register_layout
 def read_deepfakebench(file: Path) -> Dataset | None:
-    """Return the crops that a JSON file lists, or None if `file` is no JSON file."""
+    """Return the crops that a JSON file lists, or None if `file` is not a JSON file."""
     if file.suffix != ".json" or not file.is_file():
         return None
     try:
@@ -109,7 +109,7 @@ def read_df40(folder: Path) -> Dataset | None:
 
 
 def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
-    """Yield the sequences that a file lists; the paths of their images are those in the file."""
+    """Yield the sequences that a file lists; the image paths are as in the file."""
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
             if split not in SPLITS:

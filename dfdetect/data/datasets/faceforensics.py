@@ -13,7 +13,7 @@ splits/test.json or test.json
 
 A fake is called TARGET_SOURCE: it shows the scene of the target with the face of the source. The
 split files list pairs of original videos. Both videos of a pair, and the fakes made from them,
-belong to the split of the file.
+belong to the split that the file is named after.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Read labelled data in any known layout, which a standard data set or a user may have made."""
+"""Read labelled data: standard data sets, and a user's own videos in a layout of `read_labels`."""
 
 import logging
 import pkgutil
