@@ -1,1 +1,1 @@
-"""Network architectures. This package reads no files, and of dfdetect it uses only `errors`."""
+"""Network architectures. This package reads no files, and imports only `errors` of dfdetect."""

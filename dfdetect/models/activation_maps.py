@@ -1,10 +1,10 @@
 """Activation maps: how much each place of an image contributes to a network's logit of FAKE.
 
-A place is a position in the network's last feature map. To compute its contribution, each feature
-at this place is multiplied by its gradient, and the products are added up (HiResCAM: Draelos &
-Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations", 2020). The same rule is used
-for all networks. Depending on the layers that follow the feature map, the rule gives the same maps
-as other methods:
+A place is a position in the network's last feature map. To compute the contribution of a place,
+each feature at this place is multiplied by the gradient of the logit with respect to the feature,
+and the products are added up (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for
+faithful explanations", 2020). The same rule is used for all networks. Depending on the layers that
+follow the feature map, the rule gives the same maps as one of these methods:
 
 - A mean over the image and a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
@@ -34,8 +34,8 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     """Divide a model's logits among the places of its last feature map.
 
     Parts of the logit that belong to no place, such as a bias, are spread evenly over all places.
-    Batch norms may have been fused into convolutions. Under autocast, the features are computed in
-    half precision and the maps in float32.
+    The batch norms of the model may have been fused into its convolutions. Under autocast, the
+    features are computed in half precision and the maps in float32.
 
     Args:
         model: A model in evaluation mode with two methods. `forward_features` returns a feature map
@@ -46,9 +46,9 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     Returns:
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
         below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
-        map add up to the logit. If it takes clips, the logit is the mean over time of these sums.
-        None is returned if the model has no feature map (transformers have none), or if the feature
-        map has only one place.
+        map add up to the logit. If the model takes clips (several crops of one face), each map has
+        a sum, and the mean of these sums over time is the logit. None is returned if the model
+        has no feature map (transformers have none), or if the feature map has only one place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -81,15 +81,17 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 
 
 def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
-    """Return the mean of several models' maps of the same crops, on the finest grid of these maps.
+    """Return the mean of the maps that several models give for the same crops.
+
+    Coarser maps are first enlarged to the grid of the finest map.
 
     Args:
         maps: One float32 array of shape (crops, rows, columns) per model.
         shares: The weight of each model in the mean.
 
     Returns:
-        float32 of shape (crops, rows, columns). The values of each map add up to the weighted mean
-        of the sums of the models' maps.
+        float32 of shape (crops, rows, columns). The sum of a crop's mean map is the weighted mean
+        of the sums of the models' maps for this crop.
     """
     finest = max((one.shape[1:] for one in maps), key=np.prod)
 
@@ -103,7 +105,7 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """Return the parts of a model before and after its last feature map, or None if it has none."""
+    """Return the parts of a model before and after its last feature map, or None without a map."""
     if isinstance(model, VGG):  # its last pooling would reduce a crop of 48 pixels to one place
         *layers, pool = model.features
         return nn.Sequential(*layers), lambda features: model.forward_head(pool(features))

@@ -1,8 +1,9 @@
 """Small image autoencoders, and a discriminator for training some of them.
 
-The autoencoders imitate the generators that make talking heads and re-enacted faces. The traces of
-a generator depend on the way in which it enlarges features, on the size of its latent, and on the
-loss with which it was trained. The autoencoders therefore differ in these three properties.
+The autoencoders imitate the generators that make talking heads and re-enacted faces. A generator
+leaves traces in its images. They depend on the way in which it enlarges features, on the size of
+its latent, and on the loss with which it was trained. The autoencoders therefore differ in these
+three properties.
 """
 
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ class AutoencoderSpec:
     """The design of an autoencoder.
 
     Args:
-        upsampling: How the decoder doubles the size of features: `nearest` or `bilinear`
-            interpolation and a convolution, a `transposed` convolution (Zeiler et al. 2010), or a
-            pixel `shuffle` (Shi et al. 2016).
+        upsampling: How the decoder doubles the size of features: by `nearest` or `bilinear`
+            interpolation before a convolution, by a `transposed` convolution (Zeiler et al. 2010),
+            or by a pixel `shuffle` (Shi et al. 2016).
         stride: Height and width of the image, divided by those of the latent; a power of two.
         latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
-        width: Channels of the first layer, a multiple of 8; deeper layers have twice as many.
+        width: Number of channels of the first layer, a multiple of 8; deeper layers have twice as
+            many.
         adversarial: Whether training also uses a discriminator.
     """
 
@@ -78,7 +80,10 @@ class Autoencoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A layer that adds its input to a convolution of the normalised input (Wu & He 2018)."""
+    """A layer that returns its input plus a convolution of the normalised input.
+
+    The input is normalised by group normalisation (Wu & He 2018).
+    """
 
     def __init__(self, channels: int):
         super().__init__()

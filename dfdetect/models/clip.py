@@ -1,7 +1,7 @@
-"""CLIP's image encoder ViT-L/14 (Radford et al., ICML 2021), with features of length 1.
+"""CLIP's image encoder ViT-L/14 (Radford et al., ICML 2021), with features of Euclidean norm 1.
 
 timm's model `vit_large_patch14_clip_quickgelu_224` is this encoder with a linear layer. The model
-here first scales the features to length 1, as GenD does (Yermakov et al. 2025).
+here scales the features to norm 1 before the linear layer, as GenD does (Yermakov et al. 2025).
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ ENCODER = "vit_large_patch14_clip_quickgelu_224"
 
 @register_model("clip_large_normalised")
 class NormalisedCLIP(nn.Module):
-    """CLIP ViT-L/14 and a linear layer, with features that are scaled to length 1 in between.
+    """CLIP ViT-L/14 and a linear layer, with features that are scaled to norm 1 in between.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.

@@ -3,7 +3,7 @@
 Güera & Delp ("Deepfake Video Detection Using Recurrent Neural Networks", AVSS 2018) used the same
 design to detect swapped faces.
 
-| layer | output, for clips of 8 frames of 64 pixels |
+| layer | output, for clips of 8 frames with 64 x 64 pixels |
 | --- | --- |
 | the four convolution blocks of `simple_cnn_1`, on each frame | 8 x 128 x 4 x 4 |
 | mean over the image | 8 x 128 |

@@ -6,17 +6,17 @@ differs from timm's network:
 | name | difference |
 | --- | --- |
 | `efficientnet_b0_fixed` to `_b7_fixed` | paddings of efficientnet_pytorch 0.7 and later |
-| `efficientnet_b0_fixed06` to `_b7_fixed06` | paddings of efficientnet_pytorch, before 0.7 |
+| `efficientnet_b0_fixed06` to `_b7_fixed06` | paddings of efficientnet_pytorch before 0.7 |
 | `efficientnet_b2_gwap` to `_b7_gwap` | global weighted average pooling (Qiu 2018) |
 | `efficientnet_b2_srm` to `_b7_srm` | noise filters before the first layer (Zhou et al. 2018) |
 | `efficientnet_b4_attention` | attention after a block (Bonettini et al. 2020) |
 | `efficientnet_b4_unpadded_stem` | no padding before the first layer |
 | `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
-TensorFlow pads a convolution with stride 2 on one side or on both, depending on the size of its
-input; timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the size of the
-image: it pads as if the image had the size that the network was designed for. Before version 0.7,
-it padded each layer as if the input of that layer had this size.
+For a convolution with stride 2, TensorFlow pads the input on one side or on both, depending on the
+size of the input; timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the
+size of the image: it pads as if the image had the size that the network was designed for. Before
+version 0.7, it padded each layer as if the input of that layer had this size.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from dfdetect.models.timm_models import HEAD_STD
 
 # Side of the images that each network was designed for, in pixels.
 DESIGNED_FOR = {0: 224, 1: 240, 2: 260, 3: 300, 4: 380, 5: 456, 6: 528, 7: 600}
-# Number of the stage, from 0, whose output is multiplied by the attention map.
+# Number of the stage, counted from 0, whose output is multiplied by the attention map.
 ATTENTION_STAGE = 2
 CLIP_LENGTH = 7
 
@@ -61,7 +61,7 @@ class FixedPaddingConv2d(nn.Conv2d):
         self.sides = (total // 2, total - total // 2) * 2
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the convolution of images (batch, channels, height, width) after the padding."""
+        """Pad images (batch, channels, height, width), and return their convolution."""
         return super().forward(pad(images, self.sides))
 
 
@@ -87,7 +87,7 @@ class EfficientNet(nn.Module):
     """One of timm's `tf_efficientnet_b0` to `b7`, split into features and head.
 
     Args:
-        variant: 0 to 7.
+        variant: The number in the name of the network, 0 to 7.
         drop_rate: Dropout before the last layer, 0 to 1.
         drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1.
 
@@ -131,7 +131,7 @@ class EfficientNet(nn.Module):
         return self.network.classifier
 
     def strided(self) -> list[tuple[nn.Module, str]]:
-        """Return the parent of each convolution with stride 2, and the convolution's name there."""
+        """Return, for each convolution with stride 2, its parent and its name in the parent."""
         places = [(self.network, "conv_stem")]
         places += [(stage[0], "conv_dw") for stage in self.network.blocks]
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
@@ -170,8 +170,8 @@ class WeightedPoolingEfficientNet(EfficientNet):
     """An EfficientNet with global weighted average pooling: the weights of the mean are learned.
 
     "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level
-    Classification", Qiu 2018. The weight of a place is exp(sigmoid(score)), where the score is a
-    linear function of the features at this place.
+    Classification", Qiu 2018. The weight of a position in the feature map is
+    exp(sigmoid(score)), where the score is a linear function of the features at this position.
     """
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
@@ -205,7 +205,7 @@ class AttentionEfficientNet(FixedEfficientNet):
     """EfficientNet-B4 with an attention map after its tenth block.
 
     "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. The
-    value of the map at a place is the sigmoid of a linear function of the features at this place.
+    value of the map at a position is the sigmoid of a linear function of the features there.
 
     Example:
         >>> AttentionEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
@@ -220,7 +220,7 @@ class AttentionEfficientNet(FixedEfficientNet):
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (batch, channels, height / 32, width / 32) of normalised images.
 
-        The features of a middle block are multiplied by the attention map.
+        The features after the tenth block are multiplied by the attention map.
         """
         network = self.network
         features = network.bn1(network.conv_stem(images))
@@ -294,8 +294,8 @@ def noise_filters() -> torch.Tensor:
     """Return three filters of 5 x 5 pixels that extract noise from an image, shape (3, 1, 5, 5).
 
     Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The first
-    filter computes second differences along a row. The second and the third filter compute them
-    along rows and columns, from 3 x 3 and from 5 x 5 pixels.
+    filter computes second differences along a row. The other two compute them along rows and
+    columns: the second filter from 3 x 3 pixels, the third from 5 x 5 pixels.
     """
     line = torch.tensor([1.0, -2.0, 1.0])
     row, square = torch.zeros(5, 5), torch.zeros(5, 5)

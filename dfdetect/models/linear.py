@@ -1,9 +1,9 @@
 """Linear models on pixels: logistic regression (Cox 1958) and the SVM (Cortes & Vapnik 1995).
 
 Many swapped faces can be recognised by their sharpness, which a linear function of raw pixels
-cannot measure. On raw pixels, in crops of 16 to 64 pixels a side, both models only reach an AUC of
-0.53 on faces of other actors. Therefore, a map of local sharpness is computed first, and the linear
-layer takes this map.
+cannot measure. If both models take the raw pixels of crops with sides of 16 to 64 pixels, they only
+reach an AUC of 0.53 on actors who are not in the training data. Therefore, a map of local sharpness
+is computed first, and the linear layer takes this map.
 
 | layer | output |
 | --- | --- |
@@ -12,7 +12,7 @@ layer takes this map.
 | linear | 1 |
 
 The network has 769 weights, which `dfdetect.training.linear` fits. Both models are the same
-network, but training minimises different losses.
+network, but they are trained with different losses.
 """
 
 import torch

@@ -1,7 +1,8 @@
-"""The architectures by name: how to build each one, what it takes, and how to train it.
+"""The architectures by name: how to build each one, what input it takes, and how to train it.
 
 Every model takes a float32 tensor of RGB crops that are normalised with the checkpoint's mean and
-std. The shape is (batch, 3, size, size), or (batch, time, 3, size, size) if the model takes clips.
+std. The shape is (batch, 3, size, size), or (batch, time, 3, size, size) if the model takes clips:
+successive crops of one face.
 The model returns logits of FAKE of shape (batch, 1). Weights are random until a checkpoint is
 loaded; nothing is downloaded. If a model also has timm's methods `forward_features` and
 `forward_head`, `dfdetect.models.activation_maps` can show where the model finds evidence for FAKE.
@@ -165,7 +166,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def list_recipes() -> list[str]:
-    """Return the names of the architectures that have a recipe of their own, sorted.
+    """Return the names of the architectures with a recipe (training settings of their own), sorted.
 
     Example:
         >>> "xception" in list_recipes(), "resnet18" in list_recipes()

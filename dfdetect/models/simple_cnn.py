@@ -1,4 +1,4 @@
-"""Two small convolutional networks; both end in fully connected layers of 120 and 84 units.
+"""Two small convolutional networks; both end in fully connected layers of 120, 84 and 1 units.
 
 `simple_cnn_1` follows VGG (Simonyan & Zisserman, ICLR 2015), with batch normalisation (Ioffe &
 Szegedy, ICML 2015). It has 353,809 weights. The table gives the side of the features for images of
@@ -121,7 +121,7 @@ class SimpleCNN2(nn.Module):
 
 
 def conv_blocks() -> nn.Sequential:
-    """Return the convolutions of `simple_cnn_1`, which divide the sides of an image by 16."""
+    """Return the convolutions of `simple_cnn_1`, which divide height and width by 16."""
     layers: list[nn.Module] = []
     for before, after in pairwise((3, *WIDTHS)):
         layers += [

@@ -1,13 +1,13 @@
 """An EfficientNet that also uses the texture of a face: statistics of the network's early features.
 
 The mean and the standard deviation of each early feature over the image say how smooth, sharp and
-noisy the crop is, and little about the person. (Such statistics are known as style: Gatys et al.
-2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) On faces
-of unseen sources (other data sets or sites), a linear function of the statistics separates REAL
-from FAKE better than a detector's deep features, which memorise the sources that the detector was
-trained on. The statistics do not help on faces of the Deepfake Detection Challenge, whose REAL and
-FAKE faces have the same texture. A second linear function therefore decides how much the texture of
-a face counts.
+noisy the crop is, but they say little about the person. (Such statistics are known as style: Gatys
+et al. 2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) On
+faces of unseen sources (other data sets or sites), a linear function of the statistics separates
+REAL from FAKE better than a detector's deep features, which memorise the sources that the detector
+was trained on. The statistics do not help on faces of the Deepfake Detection Challenge, whose REAL
+and FAKE faces have the same texture. A second linear function therefore decides how much the
+texture of a face counts.
 """
 
 from typing import Any
@@ -19,8 +19,8 @@ from torch.nn.functional import dropout
 from dfdetect.models import timm_models
 from dfdetect.models.registry import register_model
 
-# Numbers, from 0, of the stages whose statistics are used. Their features have a quarter to a
-# sixteenth of the image's height and width.
+# Numbers (from 0) of the stages whose statistics are used. The features of these stages have a
+# quarter to a sixteenth of the image's height and width.
 STAGES = (1, 2, 4)
 
 
@@ -28,8 +28,9 @@ STAGES = (1, 2, 4)
 class TextureEfficientNet(nn.Module):
     """EfficientNet-Lite2 with texture: logit = deep logit + relevance * texture logit.
 
-    `dfdetect.training.texture` adds the two linear functions of the texture to a trained
-    `tf_efficientnet_lite2`. Until then, they are zero.
+    The texture logit is a linear function of the statistics, and the relevance is the sigmoid of
+    another. Both functions are zero until `dfdetect.training.texture` fits them for a trained
+    `tf_efficientnet_lite2`.
 
     Args:
         drop_rate: Dropout before the last layer, 0 to 1.
@@ -63,7 +64,7 @@ class TextureEfficientNet(nn.Module):
 
         Returns:
             Shape (batch, channels, height / 32, width / 32). A statistic has the same value at all
-            places.
+            positions.
         """
         network, found = self.network, []
         features = network.bn1(network.conv_stem(images))
@@ -83,7 +84,7 @@ class TextureEfficientNet(nn.Module):
         return self.network.classifier(deep) + texture
 
     def pool(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the means of the deep features, and the statistics, both as (batch, values)."""
+        """Return the mean deep features and the statistics, both of shape (batch, values)."""
         pooled = features.mean(dim=(2, 3))
         deep, statistics = pooled.split([self.network.num_features, self.statistics], dim=1)
         return deep, statistics
@@ -95,7 +96,9 @@ class TextureEfficientNet(nn.Module):
 
 
 def mean_and_std(features: torch.Tensor) -> list[torch.Tensor]:
-    """Return mean and standard deviation over the image, each float32 of shape (batch, channels).
+    """Return mean and standard deviation of features over the image.
+
+    Both are float32 of shape (batch, channels).
 
     Example:
         >>> mean_and_std(torch.tensor([0.0, 2.0, 2.0, 0.0]).reshape(1, 1, 2, 2))

@@ -1,6 +1,6 @@
 """The image models of the timm library, under timm's names, with one output.
 
-The study trains these models of timm:
+The study (docs/study.md) trains these models of timm:
 
 | name | paper | weights with one output | with 1000 |
 | --- | --- | --- | --- |
@@ -105,7 +105,10 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std per RGB channel, for pixels from 0 to 1, of timm's pretrained weights."""
+    """Return the mean and std of each RGB channel for which timm's weights were trained.
+
+    Mean and std are for pixels from 0 to 1.
+    """
     pretrained = timm.get_pretrained_cfg(name)
     config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})
     return tuple(config["mean"]), tuple(config["std"])

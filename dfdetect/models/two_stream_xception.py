@@ -13,8 +13,8 @@ INPUT_SIZE = 256
 # Side of the features that the streams exchange, for images of INPUT_SIZE.
 EXCHANGED_SIDE = 16
 CHANNELS = 728
-# Ratio of the channels of the features to those of the keys, and to those of the gate's hidden
-# layer.
+# Number of channels of the features, divided by the number of channels of the keys, and by the
+# number of channels of the gate's hidden layer.
 KEY_RATIO, GATE_RATIO = 8, 16
 # Noise values are clipped to this absolute value, as in steganalysis (Fridrich & Kodovsky 2012).
 CUT_OFF = 3.0
@@ -28,8 +28,9 @@ class TwoStreamXception(nn.Module):
     """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
-    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image and of the first
-    features. An attention map, computed from the noise, weights the features of the image.
+    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image and of the
+    features after the first two layers. The features of the image are weighted by an attention map
+    that is computed from the noise.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -89,7 +90,7 @@ class NoiseFilters(nn.Module):
     Args:
         channels: Number of channels of the input.
         mixed: Whether each filter adds up the noise of all channels. If not, the noise of each
-            channel is kept.
+            channel is kept separate.
     """
 
     def __init__(self, channels: int, mixed: bool = False):
@@ -152,8 +153,8 @@ class PlaceAttention(nn.Module):
 class Exchange(nn.Module):
     """Attention by which each stream gets features of the other stream.
 
-    The attention is strongest at places whose features are related in both streams. The paper calls
-    this dual cross-modality attention.
+    The attention is strongest between positions with related features in the two streams. The paper
+    calls this dual cross-modality attention.
     """
 
     def __init__(self, channels: int):
@@ -173,7 +174,10 @@ class Exchange(nn.Module):
     def forward(
         self, image: torch.Tensor, noise: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the new features of both streams, all (batch, channels, 16, 16)."""
+        """Return the new features of both streams.
+
+        Inputs and outputs have the shape (batch, channels, 16, 16).
+        """
         if image.shape[-2:] != (EXCHANGED_SIDE, EXCHANGED_SIDE):
             raise ArgumentError(f"xception_srm takes images of {INPUT_SIZE} x {INPUT_SIZE} pixels")
         image_keys = self.shared_key(self.image_key(image)).flatten(2)

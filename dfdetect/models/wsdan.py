@@ -3,7 +3,8 @@
 "See Better Before Looking Closer: Weakly Supervised Data Augmentation Network for Fine-Grained
 Visual Classification", arXiv:1901.09891. For each of eight attention maps, the network computes the
 mean of the features, weighted by the map (bilinear attention pooling). It takes the square roots of
-all these means, scales them to a vector of length 100, and applies a linear layer without a bias.
+all these means, scales the vector of the roots to a Euclidean norm of 100, and applies a linear
+layer without a bias.
 The second-placed solution of the Deepfake Detection Challenge used this network.
 
 | name | network |
@@ -28,13 +29,13 @@ LENGTH = 100.0
 
 
 class WSDAN(nn.Module):
-    """A network with bilinear attention pooling of its features and a linear layer.
+    """A network followed by bilinear attention pooling of its features and by a linear layer.
 
     Args:
-        network: A network with a method `forward_features`; its own last layer is removed.
+        network: A network with a method `forward_features` and without its own last layer.
         channels: Number of channels of the network's features.
         drop_rate: Dropout of the pooled features, 0 to 1. There is one pooled feature for each pair
-            of attention map and channel.
+            of an attention map and a channel.
     """
 
     network: Any

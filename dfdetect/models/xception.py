@@ -3,7 +3,7 @@
 The network has 36 convolutions in 14 modules. Each module except the first and the last has a
 linear residual connection around it. In the table, `sep` is a depthwise separable convolution of 3
 x 3. Batch normalisation follows every convolution. The ReLU in parentheses is missing in module 2.
-The sides of the features are those for the paper's input of 299 pixels.
+The column `side` gives the sides of the features for the paper's input of 299 x 299 pixels.
 
 | flow | module | layers | channels | side |
 | --- | --- | --- | --- | --- |
@@ -103,9 +103,9 @@ class Module(nn.Module):
     """Separable convolutions with a linear residual connection around them.
 
     Args:
-        channels: Numbers of channels before, between and after the convolutions. If the first and
-            the last number differ, the sides are halved, and the residual connection is a 1 x 1
-            convolution.
+        channels: Number of channels of the input, and of the output of each convolution. If the
+            first and the last number differ, height and width are halved, and the residual
+            connection is a 1 x 1 convolution.
         start: Whether the module starts with a ReLU. Module 2 needs none, because a ReLU is the
             last layer before it.
     """
@@ -131,7 +131,7 @@ class Module(nn.Module):
 
 
 def _separable(before: int, after: int) -> list[nn.Module]:
-    """Return a depthwise and a 1 x 1 convolution; as in the paper, no ReLU is between them."""
+    """Return a depthwise and a 1 x 1 convolution, without a ReLU between them, and a batch norm."""
     return [
         nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False),
         nn.Conv2d(before, after, 1, bias=False),
