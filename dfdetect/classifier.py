@@ -25,9 +25,11 @@ Item = TypeVar("Item")
 class Classifier:
     """Scores the crops of faces with one model. A detector has one classifier for each model.
 
+    One input of the model is a crop, or a clip: several crops of one face in the order of time.
+
     Args:
-        model: Network that takes normalised crops, or clips if `spec.frames_per_clip` is above 1,
-            and returns logits of FAKE of shape (batch, 1).
+        model: Network that returns logits of FAKE of shape (batch, 1). It takes normalised clips
+            if `spec.frames_per_clip` is above 1, and otherwise normalised crops.
         spec: Description of the model's input, and the calibration of its logits.
         device: The device that the model computes on.
         engine: The library that computes the model on a CPU, as in `choose_engine`.
@@ -53,13 +55,13 @@ class Classifier:
 
         Args:
             clips: For each face, its crops in the order of time: RGB uint8 tensors of shape
-                (3, input_size, input_size). The faces are read one after another, when the next
-                batch needs them.
+                (3, input_size, input_size). Each face is read only when the next batch needs it.
             check: Function that is called before each batch, and may raise an error to stop.
 
         Returns:
-            For each face, the calibrated logits of FAKE, float64 of shape (crops,). A model that
-            takes clips gives all crops of one clip the same logit.
+            For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model
+            takes clips, each crop gets the logit of its clip; a crop that is part of two clips gets
+            the mean of their logits.
 
         Raises:
             ArgumentError: A face has no crops.
@@ -83,18 +85,18 @@ class Classifier:
     def activation_maps(
         self, crops: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Return maps that show which parts of some crops of a face raise or lower the logit.
+        """Return a map of each chosen crop, which shows what parts of it raise or lower the logit.
 
         Args:
             crops: All crops of one face, in the order of time, as in `frame_logits`.
-            positions: Indexes of the crops to make maps of, at least one.
+            positions: Indexes of the chosen crops, at least one.
 
         Returns:
-            float32 of shape (positions, rows, columns): evidence for FAKE is above 0, evidence for
-            REAL below 0. The values of a map add up to the calibrated logit of the crop. If the
-            model takes clips, the maps of a clip have different sums, and the mean of these sums is
-            the logit of the clip. A crop that is part of several inputs of the model gets the mean
-            of its maps. None if the model has no feature map.
+            float32 of shape (positions, rows, columns). Values above 0 are evidence for FAKE,
+            values below 0 evidence for REAL. The values of a map add up to the calibrated logit of
+            the crop. If the model takes clips, the maps of a clip have different sums, and the mean
+            of these sums is the logit of the clip. A crop that is part of several inputs of the
+            model gets the mean of its maps. None if the model has no feature map.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -114,7 +116,7 @@ class Classifier:
         return np.stack([np.mean(by_position[position], axis=0) for position in positions])
 
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the model's inputs, single crops or clips, that contain all crops of a face."""
+        """Return the inputs of the model (single crops or clips) that cover all crops of a face."""
         length = self.spec.frames_per_clip
         if self.spec.mirror:
             crops = [*crops, *crops] if len(crops) == 1 else crops
@@ -125,9 +127,10 @@ class Classifier:
         return [make_clip([crops[position] for position in part], length) for part in parts]
 
     def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
-        """Return the logits of a face's frames, given the logits of the model's inputs.
+        """Return the logit of each frame of a face, from the logits of the model's inputs.
 
-        A frame that is part of two inputs gets the mean of their logits.
+        A frame that is part of two inputs gets the mean of their logits. `frames` is the number of
+        frames.
         """
         if frames == 1:
             return logits.mean(keepdims=True)
@@ -141,7 +144,7 @@ class Classifier:
 
     @torch.inference_mode()
     def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Return the calibrated logits of inputs, computed in batches; float64 of shape (n,)."""
+        """Compute the inputs in batches, and return calibrated logits: float64 of shape (n,)."""
         logits = list(self._in_batches(self._forward, inputs, check))
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
@@ -168,7 +171,10 @@ class Classifier:
             return self.network(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
-        """Return each input's calibrated activation maps, shape (time, rows, columns), or None."""
+        """Return the calibrated maps of each input, of shape (time, rows, columns).
+
+        They are None if the model has no feature map.
+        """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):
             maps = activation_maps(self.model, self.spec.normalise(images))

@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command and its arguments; None for the arguments of the process.
 
     Returns:
-        0 if every video has a score or a stated reason for having none; 1 if `--strict` was given
-        and a video has no score; 2 for unusable arguments, input or output; 130 if Ctrl-C stopped
-        the command, 143 if SIGTERM did.
+        0 if the command succeeded, even if some videos have no score; 1 if it succeeded with
+        `--strict`, but a video has no score; 2 for unusable arguments, input or output; 130 if
+        Ctrl-C stopped the command, 143 if SIGTERM did.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
@@ -104,7 +104,7 @@ def _log_on_terminal(verbose: bool, level: int) -> Iterator[None]:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Stop the command at the first Ctrl-C or SIGTERM, and ignore later signals from then on."""
+    """Stop the command at the first Ctrl-C or SIGTERM, and ignore all later ones."""
 
     def stop(number: int, _: object) -> None:
         for one in before:
@@ -142,7 +142,7 @@ def _print_above_bars(text: str) -> None:
 
 
 def _printable(message: object) -> str:
-    """Return a message with escaped control characters, which file names may contain."""
+    """Return a message whose control characters, for example in file names, are escaped."""
     from dfdetect.files import printable
 
     return "\n".join(map(printable, str(message).splitlines()))
@@ -510,7 +510,7 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_refit_arguments(parser: argparse.ArgumentParser, faces: str) -> None:
-    """Add the arguments of commands that fit parts of a trained detector again."""
+    """Add the arguments of a command that fits a part of a trained detector again."""
     parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument(
         "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help=faces
@@ -688,7 +688,10 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 
 
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
-    """Return the index, and the weights of its REAL and FAKE crops, from INDEX.csv[=WEIGHT]."""
+    """Return the path of an index of crops, and the weights of its REAL and of its FAKE crops.
+
+    The text has the form `INDEX.csv`, `INDEX.csv=WEIGHT` or `INDEX.csv=REAL:FAKE`.
+    """
     index, _, weights = text.rpartition("=")
     real, separator, fake = weights.partition(":")
     try:

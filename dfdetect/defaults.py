@@ -1,4 +1,7 @@
-"""Default values and choices of the command line, without imports, so that `--help` is fast."""
+"""Default values and allowed values of the arguments of the command line.
+
+The module imports nothing, so that `dfdetect --help` is fast.
+"""
 
 DEFAULT_FRAMES = 32
 DEFAULT_PRIOR = 0.5

@@ -58,12 +58,14 @@ Item = TypeVar("Item")
 class Detector:
     """Scores videos and face crops with one model, or with the members of an ensemble.
 
-    The members of an ensemble share the face detection, and the crops if their crop format is the
-    same.
+    An ensemble consists of several models, its members. The faces are detected once for all
+    members. Members with the same crop format also share the crops. A track is one face that is
+    followed through a video.
 
     Args:
-        model: Network that takes normalised crops, or clips of crops, as `spec` says, and returns
-            logits of FAKE of shape (batch, 1). For an ensemble, an `nn.ModuleList` of its members.
+        model: Network that returns logits of FAKE of shape (batch, 1). As `spec` says, it takes
+            normalised crops, or clips: several crops of one face in the order of time. For an
+            ensemble, an `nn.ModuleList` of its members.
         spec: Description of the model: a `ModelSpec`, or an `EnsembleSpec` for an ensemble.
         device: The device of the model; with `cuda`, `predict_videos` uses all GPUs.
         frames: Number of frames sampled from each video.
@@ -114,7 +116,7 @@ class Detector:
 
     @property
     def operating_points(self) -> OperatingPoints | None:
-        """Return the thresholds of the verdicts, or None if the checkpoint holds none.
+        """Return the thresholds of the verdicts, or None if the checkpoint holds no thresholds.
 
         Example:
             >>> load_detector("tf_efficientnet_lite2_texture").operating_points
@@ -124,12 +126,15 @@ class Detector:
 
     @property
     def model(self) -> nn.Module:
-        """Return the model, or an `nn.ModuleList` of several models; batch norms are fused."""
+        """Return the model, or an `nn.ModuleList` of an ensemble's members.
+
+        Where possible, batch norms were merged into the convolutions before them.
+        """
         models = [classifier.model for classifier in self.classifiers]
         return models[0] if len(models) == 1 else nn.ModuleList(models)
 
     def replica(self, device: torch.device, decoders: DecoderPool) -> "Detector":
-        """Return a copy of this detector that uses another pool of decoders or another device.
+        """Return a copy of this detector for the given device and pool of decoders.
 
         A copy on the same device shares the model with this detector.
         """
@@ -158,22 +163,22 @@ class Detector:
         Args:
             source: The path of a video, from which frames are sampled; the path of an image in a
                 format that `read_frames` reads; frames in the order of time, all of which are
-                scored; or one image. Frames are `Frame` objects, or RGB uint8 arrays of shape
-                (height, width, 3), which are treated as one second apart. An image is such an
-                array.
+                scored; or one image. An image is an RGB uint8 array of shape (height, width, 3).
+                Frames are images, which are treated as one second apart, or `Frame` objects.
             heat_maps: Maximum number of heat maps for each track. They show the track's most
                 suspicious moments, which are at least one second apart. All heat maps of a video
                 are divided by the strongest evidence, for FAKE or REAL, in any of these maps. Then
-                evidence for REAL becomes 0. The map of a face that looks REAL is therefore nearly 0
-                everywhere. For an ensemble, a map is the mean of the maps of all members that have
-                the crop rule of the first member. Models without a feature map, such as
+                evidence for REAL is set to 0. The map of a face that looks REAL is therefore nearly
+                0 everywhere. For an ensemble, a heat map is the mean over the members that have the
+                same crop rule as the first member. Models without a feature map, such as
                 transformers, have no heat maps.
-            allowance: Number of frames to sample from this file, and the time when to give up.
+            allowance: The number of frames to sample from this file, and its time limit; None for
+                the detector's own number of frames and no limit.
 
         Raises:
             ArgumentError: `source` has no frames or a frame of another shape or dtype, or
                 `heat_maps` is below 0.
-            CancelledError: The detector's decoders were closed.
+            CancelledError: The detector's decoders were closed during the call.
 
         Example:
             >>> detector.predict("video.mp4").status
@@ -255,11 +260,11 @@ class Detector:
                 yield result
 
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Score face crops that were cut as the checkpoint's crop rule (`spec.crop`) says.
+        """Score single face crops, which were cut by the checkpoint's crop rule (`spec.crop`).
 
-        For a model that takes clips, each crop is repeated, slightly moved, to make a clip. All
-        members of an ensemble score the same crops, even if they were trained on crops that were
-        cut in another way.
+        If the model takes clips, each crop becomes a clip of slightly moved copies of it. All
+        members of an ensemble score the same crops, even members that were trained on crops cut by
+        another rule.
 
         Args:
             crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
@@ -300,8 +305,9 @@ class Detector:
             clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
-            For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). A model
-            that takes clips gives all crops of one clip the same logit.
+            For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). If the
+            model takes clips, each crop gets the logit of its clip; a crop that is part of two
+            clips gets the mean of their logits.
 
         Raises:
             ArgumentError: A sequence is empty, or a crop has another shape or dtype.
@@ -326,22 +332,22 @@ class Detector:
         )
 
     def activation_maps(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Return maps that show which parts of every crop raise or lower the logit.
+        """Return a map of each crop, which shows what parts of it raise or lower the logit.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
-            model's last feature map. Evidence for FAKE is above 0, evidence for REAL below 0. The
-            values of a map add up to the crop's calibrated logit, as in `frame_logits`. If the
-            model takes clips, the maps of a clip have different sums, and the mean of these sums is
-            the logit of the clip. An ensemble returns the mean of the maps of those members that
-            have a feature map.
+            model's last feature map. Values above 0 are evidence for FAKE, values below 0 evidence
+            for REAL. The values of a map add up to the crop's calibrated logit, as in
+            `frame_logits`. If the model takes clips, the maps of a clip have different sums, and
+            the mean of these sums is the logit of the clip. For an ensemble, a map is the mean over
+            the members that have a feature map.
 
         Raises:
-            ArgumentError: A sequence is empty, a crop has another shape or dtype, or the model (for
-                instance a transformer) has no feature map.
+            ArgumentError: A sequence is empty, a crop has another shape or dtype, or the model has
+                no feature map, for instance because it is a transformer.
 
         Example:
             >>> detector.activation_maps([[first, second], [third]])[0].shape
@@ -364,11 +370,11 @@ class Detector:
     def _mean_maps(
         self, crops: Sequence[Sequence[torch.Tensor]], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Return the mean of the members' activation maps, or None if no member has maps.
+        """Return the weighted mean of the members' activation maps; None if no member has maps.
 
         Args:
             crops: For each member, the crops of the face; an empty sequence leaves the member out.
-            positions: Indexes of the crops to make maps of, at least one.
+            positions: Indexes of the crops that get a map, at least one.
         """
         maps, shares = [], []
         members = zip(self.classifiers, crops, self.spec.shares, strict=True)
@@ -382,7 +388,7 @@ class Detector:
     def _heat_maps(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], count: int
     ) -> list[list[HeatMap]]:
-        """Return heat maps of the most suspicious moments of each track, `count` at most."""
+        """Return heat maps of the most suspicious moments: at most `count` for each track."""
         first, *_ = self._crop_formats
         places = [
             pick_moments(track.times, self.spec.aggregation.probability(one).tolist(), count)
@@ -433,7 +439,7 @@ class Detector:
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
     ) -> tuple[list[FaceTrack], int, float]:
-        """Return the tracks of a video, its number of sampled frames, and its bits per pixel."""
+        """Return the tracks of a video, the number of sampled frames, and the bits per pixel."""
         tracks: list[FaceTrack] = []
         sampled, bits_per_pixel = 0, np.nan
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
@@ -514,12 +520,13 @@ def load_detector(
 
     Args:
         weights: A name from `dfdetect.list_weights()`, the path of a `.safetensors` file, or None
-            for the default detector. A list of names and paths makes an ensemble: it uses the mean
-            of the calibrated logits of its members, and the aggregation of the first member.
+            for the default detector. A list of names and paths makes an ensemble. The logit of an
+            ensemble is the mean of the members' calibrated logits. The first member's rules combine
+            the logits of frames and tracks.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
         engine: The library that computes the networks on a CPU: `torch`, `openvino`, `onnxruntime`,
-            or `auto` for the fastest installed one. All give the same scores except for rounding.
+            or `auto` for the fastest installed one. The scores differ only by rounding.
 
     Raises:
         FileNotFoundError: `weights` names no installed weights and no file.
@@ -584,7 +591,7 @@ class _CheckedFrames:
 
     Attributes:
         count: Number of frames that were yielded so far.
-        bits_per_pixel: Bits per pixel of the file, as the last frame states them.
+        bits_per_pixel: Encoded bits per pixel of the file, taken from the last frame.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):

@@ -1,4 +1,4 @@
-"""Write files completely or not at all, and read tables with errors that name the file."""
+"""Write files completely or not at all, and read tables; an error names the file."""
 
 import os
 import secrets
@@ -20,8 +20,8 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path. A file written to it replaces `path` if the block raises no error.
 
-    If the process is killed or the disk is full (OSError), the old file remains unchanged, and
-    `path` never holds half of the new file. Only regular files are replaced.
+    If the process is killed or the disk is full (OSError), the old file remains unchanged:
+    `path` never holds only a part of the new file. Only regular files are replaced.
 
     Raises:
         ArgumentError: The path is a folder, a device or another special file.
@@ -92,9 +92,10 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Return a text for a CSV cell that spreadsheets show and do not compute as a formula.
+    """Return a text for a CSV cell, so that spreadsheets do not compute the text as a formula.
 
-    The text is the one that OWASP recommends on its page "CSV Injection".
+    A text that looks like a formula gets an apostrophe in front, as OWASP recommends on its page
+    "CSV Injection".
 
     Example:
         >>> inert("=1+1.mp4")
@@ -106,8 +107,8 @@ def inert(text: str) -> str:
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Return the table in a CSV file.
 
-    Only empty cells are missing values. In `text_columns`, which are read as text, an empty cell is
-    an empty text.
+    Only empty cells are missing values, not cells such as `NA`. The cells of `text_columns` are
+    read as text, and there an empty cell is an empty text.
 
     Raises:
         InputError: The file is no CSV table; the message names the file.

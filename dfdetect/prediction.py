@@ -66,20 +66,21 @@ def predict(
 ) -> dict[str, VideoResult]:
     """Score videos, return the results, and write the requested files. Nothing is printed.
 
-    If `out` is given, a complete file exists from the start and is rewritten every few seconds. In
-    addition, the results are saved in `OUT.progress.jsonl`. If the run is stopped or killed, or its
-    time budget ends, the next run with the same `out`, weights and frames continues from this file.
-    The file is deleted when every video is done. Without `out`, a stopped run cannot be continued.
+    If `out` is given, this file has an entry for every video from the start, and is rewritten every
+    few seconds. In addition, each result is saved in a second file: `submission.progress.jsonl` if
+    `out` is `submission.csv`. If the run is stopped or killed, or its time budget ends, the next
+    run with the same `out`, weights and frames continues from this second file, which is deleted
+    when every video is done. Without `out`, a stopped run cannot be continued.
 
     Args:
         paths: One path or several, of videos, images and folders. All videos in a folder and in its
             sub-folders are scored.
         out: A file to write, with an entry for every video. A `.csv` file is a submission with the
-            columns `filename,label`, where the label is P(FAKE), or the prior for videos without a
+            columns `filename,label`, where the label is P(FAKE), or `prior` for a video without a
             score. A `.json` file is an array of the dictionaries that `VideoResult.to_dict`
             returns. A `.jsonl` file has one such dictionary on each line.
-        sample_submission: A submission that gives the names and the order of the rows of `out`. By
-            default, there is a row for each video, sorted by name.
+        sample_submission: A CSV file whose column `filename` gives the names and the order of the
+            rows of `out`. By default, there is a row for each video, sorted by name.
         weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
@@ -91,23 +92,22 @@ def predict(
             score.
         report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
             over time. The videos are read a second time for it, as far as the time budget allows.
-        annotate: A folder to write copies of the videos to, with boxes and curves drawn as by
-            `dfdetect.annotate`, as far as the time budget allows.
+        annotate: A folder for copies of the videos with boxes and curves, as `dfdetect.annotate`
+            draws them. Copies are written as far as the time budget allows.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster`. All its machines must find the videos at the same paths.
         on_result: Function that is called with each result, in the caller's thread. First come the
-            rows without a video file and the results of an earlier run. Then come the other results
-            in the order of the rows, each as soon as all results before it are known.
+            results of rows without a video file and those of an earlier run. Then come the other
+            results in the order of the rows, each as soon as all results before it are known.
         progress: Show progress bars on standard error.
 
     Returns:
-        The results by the names of their rows, in the order of the rows. To save memory, results
-        from a cluster have no boxes and no probabilities of single frames, unless there is a
-        `report` or `annotate`, or `out` is a JSON file.
+        The results in the order of the rows, with the names of the rows as keys. To save memory,
+        results from a cluster have no boxes and no probabilities of single frames, unless `report`
+        or `annotate` is given, or `out` is a JSON file.
 
     Raises:
-        FileNotFoundError: None of the paths exists, or the sample submission or the weights do
-            not exist.
+        FileNotFoundError: The weights, the sample submission or all of `paths` do not exist.
         InputError: There are no videos, or the sample submission cannot be used.
         ArgumentError: An argument cannot be used, or the cluster cannot be reached.
 
@@ -193,7 +193,7 @@ def predict(
 
 
 def is_submission(out: str | Path | None) -> bool:
-    """Return whether `predict` writes a submission to `out`, because of its suffix .csv."""
+    """Return whether `predict` writes a submission to `out`: whether the suffix is `.csv`."""
     return out is not None and Path(out).suffix.lower() == OUT_SUFFIXES[0]
 
 
@@ -272,7 +272,7 @@ def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
 
 
 class _Task(NamedTuple):
-    """A video to score, with the name of its row and its share of the time budget."""
+    """A video to score, with the name of the video's row and its share of the time budget."""
 
     name: str
     path: Path
@@ -373,7 +373,7 @@ class _Saves:
         self._next = self._begun
 
     def due(self) -> bool:
-        """Return whether it is time to write. If so, this call is the start of the write."""
+        """Return whether it is time to write. If so, the write counts as begun."""
         self._begun = self._clock()
         return self._begun >= self._next
 

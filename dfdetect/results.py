@@ -1,4 +1,4 @@
-"""Results of a detector: of a video, of each face tracked in the video, and as a table."""
+"""Results of a detector for one video and for each tracked face, and a table of many results."""
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,7 +65,7 @@ class Status(str, Enum):
 
     # A member is defined by a value and a sentence; `Status(value)` finds the member by the value.
     def __new__(cls, value: str, sentence: str = "") -> "Status":
-        """Return a member that is equal to its value."""
+        """Return a member of the enumeration: a text that is equal to `value`."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.sentence = sentence
@@ -98,14 +98,15 @@ class OperatingPoints:
         uncertain: Threshold of the verdict `uncertain`: the probability that 5 % of REAL videos
             exceed.
         fake: Threshold of the verdict `fake`: the probability that 1 % of REAL videos exceed.
-        fakes: Counts of FAKE videos that the model was not trained on. The entry `people` is for
-            videos in which only the people were new to the model, and the entry `sources` for
-            videos from new sources. Each entry has the number of `videos`, and how many of these
-            exceed the thresholds `uncertain` and `fake`. Empty if this was not measured.
+        fakes: How many FAKE videos exceed the thresholds, measured on videos that the model was not
+            trained on. The entry `people` is for videos in which only the people were new to the
+            model. The entry `sources` is for videos from sources, such as data sets, that were new
+            to the model. Each entry has three counts: all `videos`, those above the threshold
+            `uncertain`, and those above the threshold `fake`. Empty if nothing was measured.
 
     Raises:
         ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or the
-            numbers of videos contradict each other.
+            counts in `fakes` contradict each other.
     """
 
     uncertain: float = 0.5
@@ -113,7 +114,7 @@ class OperatingPoints:
     fakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise an error for impossible thresholds and numbers."""
+        """Raise an error if the thresholds or the counts of fakes are impossible."""
         if not 0 <= self.uncertain <= self.fake <= 1:
             raise ArgumentError(
                 "operating points must be between 0 and 1, and `uncertain` must not be above "
@@ -208,8 +209,8 @@ class TrackResult:
         times: Times of the sampled frames that show the face, in seconds since the first frame.
         boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
         frame_probabilities: P(FAKE) of each of these frames alone.
-        heat_maps: Heat maps of the moments of `most_suspicious`, in the same order; empty unless
-            heat maps were requested.
+        heat_maps: Heat maps of the moments that `most_suspicious` returns, in the same order; empty
+            unless heat maps were requested.
     """
 
     probability: float
@@ -268,14 +269,15 @@ class VideoResult:
 
     Attributes:
         path: The file, or None if the frames were given in memory.
-        name: Name of the video: the base name of its file. If two videos of a call of `predict`
-            have the same base name, their names are their paths below the given folder.
+        name: Name of the video: the base name of its file. If two videos of one call of `predict`
+            have the same base name, each is named by its path below the given folder.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
-        operating_points: The thresholds of this verdict, or None if there is no verdict.
-        aggregation: Names of the rules that combined the `frames` of each track, and the `tracks`,
-            as in `dfdetect.scoring.aggregation.Aggregation`; None if there is no score.
+        operating_points: The thresholds that gave the verdict, or None if there is no verdict.
+        aggregation: Names of two rules: `frames` combined the frames of each track, and `tracks`
+            combined the tracks, as in `dfdetect.scoring.aggregation.Aggregation`. None if there is
+            no score.
         status: `Status.OK`, or the reason why there is no score.
         message: The status as a sentence, with details.
         tracks: One result for each tracked face, in the order of appearance.
