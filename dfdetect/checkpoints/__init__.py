@@ -1,4 +1,4 @@
-"""Checkpoints: reads and writes their headers and weights, and finds installed checkpoints.
+"""Read and write the headers and weights of checkpoints, and find installed checkpoints.
 
 The modules of this package use `models`, `scoring`, and the crop rule of `faces`.
 """

@@ -35,10 +35,12 @@ class EnsembleSpec:
         aggregation: Rule that combines the mean logits of frames into the probability of a video.
         operating_points: Thresholds of the verdicts, or None if they were not fitted. The
             thresholds of the members are not valid for the ensemble.
-        scores: Measured metrics, by the name of the data that they were measured on.
+        scores: Measured metrics. The keys name the data, such as `held_out_actors`, and the values
+            are the metrics on these data.
 
     Raises:
-        ArgumentError: There are too few or too many members, or the shares are unusable.
+        ArgumentError: There are too few or too many members, or `shares` are not numbers above
+            0 with the sum 1, one per member.
     """
 
     members: tuple[ModelSpec, ...]
@@ -88,7 +90,7 @@ class EnsembleSpec:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "EnsembleSpec":
-        """Return the specification with these fields, read from a checkpoint's header.
+        """Return the specification that the fields of a checkpoint's header describe.
 
         Raises:
             ArgumentError: A value is out of its range.

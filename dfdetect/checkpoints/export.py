@@ -4,13 +4,13 @@ The graph contains all steps from the crop to the calibrated logit, so that a pr
 a step:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
-  for models that take clips. The batch may have any size. The crops must be cut and resized.
+  for models that take clips. The batch may have any size. The program cuts and resizes the crops.
 - In the graph: channel order, normalisation, the model, and the calibration.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
 The metadata of the file has three entries. `dfdetect` is the JSON object of the checkpoint's
-header, with the crop rule and the aggregation. `input` and `output` describe input and output in
-words.
+header, with the crop rule and the aggregation. The entries `input` and `output` describe crops and
+logits in words.
 """
 
 import warnings
@@ -97,7 +97,7 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
 
     Raises:
         FileNotFoundError: `weights` names no installed weights and no file.
-        CheckpointError: The file is no usable checkpoint.
+        CheckpointError: The file is not a usable checkpoint.
         ArgumentError: `out` has another suffix or cannot be written, or the checkpoint is an
             ensemble.
         DfdetectError: A package is missing, the model has an operator that ONNX lacks, or the
@@ -184,7 +184,7 @@ def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
 
 
 def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
-    """Return crops of smooth noise, which resembles pictures more than noise of single pixels."""
+    """Return crops of smooth noise, which resembles pictures more than independent pixels do."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *spec.input_shape[1:])
     coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)

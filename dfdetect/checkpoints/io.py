@@ -3,9 +3,9 @@
 The tensors are the state dict of the model, in float16 or float32; they are loaded as float32. In
 an ensemble, the names of the tensors begin with the number of the member: `0.`, `1.` and so on. The
 metadata in the header has one entry, `dfdetect`. It is a JSON object with the fields of `ModelSpec`
-or `EnsembleSpec`, and with `format`, `version` and `sha256`, a checksum of the other entries and of
-the tensors. Loading runs no code from the file and downloads nothing. Loading is strict: the header
-is checked before memory is allocated for the tensors.
+or `EnsembleSpec`, and with `format`, `version` and `sha256`. The field `sha256` is a checksum of
+the other fields and of the tensors. Loading runs no code from the file and downloads nothing.
+Loading is strict: the header is checked before memory is allocated for the tensors.
 """
 
 import json
@@ -50,8 +50,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
         path: The `.safetensors` file to write.
         model: The network, or an `nn.ModuleList` of the members of an ensemble.
         spec: The specification of the model or of the ensemble.
-        half: Store the weights as float16 to halve the size of the file; otherwise they keep their
-            dtype.
+        half: Whether to store the weights as float16, which halves the size of the file. If not,
+            the weights keep their dtype.
 
     Raises:
         InputError: A weight is not finite in the precision of the file.
@@ -123,7 +123,7 @@ def load_ensemble(
 ) -> tuple[nn.Module, Spec]:
     """Return the models and the specification of an ensemble of several checkpoints.
 
-    A single checkpoint makes no ensemble, and is loaded by `load_checkpoint`.
+    For a single checkpoint, return the result of `load_checkpoint`.
 
     Args:
         paths: One or more checkpoints. A checkpoint that is itself an ensemble is replaced by its
@@ -132,7 +132,7 @@ def load_ensemble(
 
     Raises:
         FileNotFoundError: A file does not exist.
-        CheckpointError: A file is no usable checkpoint.
+        CheckpointError: A file is not a usable checkpoint.
         ArgumentError: `shares` and `paths` differ in length, or a share is not above 0.
 
     Example:
@@ -152,7 +152,7 @@ def load_ensemble(
 def make_ensemble(
     paths: Sequence[str | Path], out: str | Path, *, shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Combine several checkpoints into one, an ensemble, and return its specification.
+    """Write an ensemble of several checkpoints to a file, and return the new specification.
 
     The ensemble has the aggregation of its first member, and no operating points.
 
@@ -163,9 +163,9 @@ def make_ensemble(
 
     Raises:
         FileNotFoundError: A file does not exist.
-        CheckpointError: A file is no usable checkpoint.
-        ArgumentError: There are fewer than two checkpoints; `out` is one of them, has another
-            suffix or cannot be written; or the shares are unusable, as in `load_ensemble`.
+        CheckpointError: A file is not a usable checkpoint.
+        ArgumentError: There are fewer than two checkpoints; or `out` is one of them, has another
+            suffix or cannot be written; or `shares` is wrong, as in `load_ensemble`.
 
     Example:
         >>> make_ensemble(["a.safetensors", "b.safetensors"], "both.safetensors").shares

@@ -53,7 +53,8 @@ class ModelSpec:
             face has only one crop, the model scores this crop and its mirror image. Must be False
             for models that take clips.
         training: Information on the training: data, split, configuration, seed, date.
-        scores: Measured metrics, by the name of the data that they were measured on.
+        scores: Measured metrics. The keys name the data, such as `held_out_actors`, and the values
+            are the metrics on these data.
         licence: Licence of the weights.
 
     Raises:
@@ -149,7 +150,7 @@ class ModelSpec:
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the model's input, made of RGB uint8 crops of the input's size.
+        """Return the input of the model, given RGB uint8 crops that have its height and width.
 
         Args:
             images: uint8 of shape (batch, 3, height, width), or of shape
@@ -173,7 +174,7 @@ class ModelSpec:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "ModelSpec":
-        """Return the specification with these fields, read from a checkpoint's header.
+        """Return the specification that the fields of a checkpoint's header describe.
 
         Raises:
             ArgumentError: A value is out of its range.
@@ -196,5 +197,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields under their current names."""
+    """Return the fields with old names replaced by their current names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

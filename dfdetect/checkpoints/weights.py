@@ -13,7 +13,7 @@ Weights = str | Path | Sequence[str | Path] | None
 
 
 def list_weights() -> dict[str, Path]:
-    """Return the paths of the installed checkpoints by their names, in alphabetical order.
+    """Return a dictionary from the names of the installed checkpoints to their paths, sorted.
 
     The wheel contains the default and the small checkpoints; a clone has all checkpoints.
     """

@@ -1,9 +1,10 @@
 """Read the checkpoints of Effort and GenD: CLIP's image encoder and a head with two classes.
 
-The tensors of the encoder have the names of Hugging Face. In Effort (Yan et al., ICML 2025), the
-weight of each linear layer of the attention is the sum of a fixed matrix and a trained matrix,
-which is stored as factors. GenD (Yermakov et al. 2025) has plain layers, and scales the features to
-length 1. Both align faces as DeepfakeBench does. The formats were read from
+The tensors of the encoder are named as in Hugging Face's implementation. In Effort (Yan et al.,
+ICML 2025), the weight of each linear layer of the attention is the sum of a fixed and a trained
+matrix. The trained matrix is stored as three factors. GenD (Yermakov et al. 2025) has plain layers,
+and scales the features to a Euclidean norm of 1. Both detectors align faces as DeepfakeBench does.
+The formats were read from
 https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and from
 https://github.com/yermandy/GenD at commit e03532d.
 """
@@ -56,14 +57,14 @@ def recognises_gend(shapes: Shapes) -> bool:
 
 
 def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict, under timm's names, of a file of Effort."""
+    """Return the specification of a file of Effort, and its state dict under timm's names."""
     known = _take_head(tensors, "head")
     state = _read_encoder(tensors, EFFORT, known, ENCODER, "")
     return _spec(ENCODER, "effort", "not stated", "linear"), state
 
 
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict, under timm's names, of a file of GenD.
+    """Return the specification of a file of GenD, and its state dict under timm's names.
 
     The file `config.json` in the same folder says which head the network has.
     """
@@ -116,7 +117,7 @@ def _read_encoder(
 
 
 def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of a linear layer, whose weight Effort stores as a sum."""
+    """Return the weight and bias of a linear layer. Effort stores the weight as two summands."""
     bias = tensors.take(f"{place}.bias")
     if f"{place}.weight" in tensors.left:
         return tensors.take(f"{place}.weight"), bias

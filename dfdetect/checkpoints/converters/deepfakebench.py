@@ -202,7 +202,7 @@ def _read_srm(tensors: Tensors) -> tuple[str, State]:
 def _read_meso(tensors: Tensors) -> tuple[str, State]:
     """Return the architecture and the state dict of a Meso network.
 
-    In the file, each batch norm belongs to two layers, and convolutions have no bias.
+    In the file, one batch norm may belong to two layers, and convolutions have no bias.
     """
     inception = "backbone.Incption1_conv1.weight" in tensors.left
     architecture = "meso_inception4_linear" if inception else "meso4"
@@ -224,7 +224,7 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
-    """Return the name of a tensor in the file; `places` has the beginnings that differ."""
+    """Return a tensor's name in the file; `places` translates the beginnings of names."""
     for ours, theirs in places.items():
         if name.startswith(ours):
             return name.replace(ours, theirs, 1)

@@ -3,7 +3,7 @@
 The format was read from https://github.com/ondyari/FaceForensics at commit b952e41. The published
 files contain whole networks, which cannot be read without running code. This module reads state
 dicts that were saved from these networks. The names of tensors begin with `model.`, and a dropout
-layer may precede the head. Crops are squares whose side is 1.3 times the longer side of dlib's
+layer may come before the head. Crops are squares whose side is 1.3 times the longer side of dlib's
 bounding box.
 """
 

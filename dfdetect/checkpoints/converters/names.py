@@ -5,8 +5,9 @@ from math import ceil
 
 from dfdetect.checkpoints.converters.registry import Shapes
 
-# Number of blocks in each stage of EfficientNet-B0. Then, for each variant from B0 to B7: the
-# factor by which these numbers are multiplied, and the number of channels of the last convolution.
+# `STAGES` is the number of blocks in each stage of EfficientNet-B0. For each variant from B0 to B7,
+# `DEPTHS` is the factor by which these numbers are multiplied, and `WIDTHS` is the number of
+# channels of the last convolution.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 DEPTHS = {0: 1.0, 1: 1.1, 2: 1.2, 3: 1.4, 4: 1.8, 5: 2.2, 6: 2.6, 7: 3.1}
 WIDTHS = {0: 1280, 1: 1280, 2: 1408, 3: 1536, 4: 1792, 5: 2048, 6: 2304, 7: 2560}
@@ -50,7 +51,9 @@ XCEPTION = {
 
 
 def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
-    """Return the variant (0 to 7) of efficientnet_pytorch's EfficientNet in a file, or None.
+    """Return the variant (0 to 7) of the EfficientNet in a file; None for other networks.
+
+    The names of the tensors must be those of efficientnet_pytorch.
 
     Args:
         shapes: Names and shapes of the tensors.

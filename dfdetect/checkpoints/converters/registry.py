@@ -31,10 +31,10 @@ class Format:
     Attributes:
         name: Name of the format, as in `convert` and on the command line.
         description: Authors and networks, in one line.
-        recognises: Function that takes the shapes of a file's tensors by name, and returns whether
-            the file has this format.
-        read: Function that takes the tensors of a file, and returns the specification and the state
-            dict of the model.
+        recognises: Function that returns whether a file has this format, given a dictionary from
+            the names of its tensors to their shapes.
+        read: Function that returns the specification and the state dict of the model, given the
+            tensors of a file.
     """
 
     name: str
@@ -59,7 +59,7 @@ def register_format(format: Format) -> None:
 
 @cache
 def formats() -> Mapping[str, Format]:
-    """Return all formats by their names, in alphabetical order.
+    """Return a dictionary from the names of all formats to the formats, sorted.
 
     Example:
         >>> "mesonet" in formats()
@@ -85,8 +85,8 @@ def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
     """Return the format of a file, which is recognised by the names and shapes of its tensors.
 
     Args:
-        path: The file, for the text of errors.
-        shapes: Shapes of the tensors in the file, by name.
+        path: Path of the file, shown in error messages.
+        shapes: The shape of each tensor in the file, by name.
         name: The format that the file must have, or `auto` for any.
 
     Raises:

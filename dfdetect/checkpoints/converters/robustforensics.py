@@ -1,10 +1,12 @@
-"""Read the checkpoints of RobustForensics, fourth place of the DFDC (Shao et al. 2020).
+"""Read the checkpoints of RobustForensics (Shao et al. 2020).
 
-The format was read from https://github.com/Siyu-C/RobustForensics at commit 344a355 (licence MIT).
-The files (`.pth.tar`) contain `step`, `state_dict` and `optimizer`. The networks for single frames
-are EfficientNet-B0, B1 and B3 of efficientnet_pytorch, a ResNet-34, and an Xception that takes BGR
-images. The SlowFast networks for videos are not supported. Crops are squares of the same size in
-all frames of a track, whose side is 1.3 times the longer side of RetinaFace's bounding box.
+RobustForensics took fourth place in the Deepfake Detection Challenge (DFDC). The format was read
+from https://github.com/Siyu-C/RobustForensics at commit 344a355 (licence MIT). The files
+(`.pth.tar`) contain `step`, `state_dict` and `optimizer`. The networks for single frames are
+EfficientNet-B0, B1 and B3 of efficientnet_pytorch, a ResNet-34, and an Xception that takes BGR
+images. The SlowFast networks for videos are not supported. Crops are squares whose side is 1.3
+times the longer side of RetinaFace's bounding box. For all crops of a face, the authors take the
+face's largest box in the video; this package takes the box in each frame.
 """
 
 from dfdetect.checkpoints.converters.names import (
@@ -30,7 +32,7 @@ XCEPTION_HEAD, RESNET_HEAD, EFFICIENTNET_HEAD = "model.fc", "fc", "_fc"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a supported network of two classes."""
+    """Return whether tensors of these shapes are a supported network with two classes."""
     return _head(shapes) is not None
 
 
@@ -71,7 +73,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
 
 
 def _head(shapes: Shapes) -> str | None:
-    """Return the name of the last layer with two outputs, or None if the network is unknown."""
+    """Return the name of the last layer, or None if no known network has these shapes."""
 
     def two(place: str) -> bool:
         return shapes.get(f"{place}.weight", (0,))[0] == 2

@@ -2,7 +2,7 @@
 
 The format was read from https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (for
 research only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are RetinaFace's
-bounding boxes with a margin of one eighth on each side.
+bounding boxes with a margin of an eighth of the box on each side.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
@@ -17,7 +17,7 @@ MARGIN = 1 / 8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is an EfficientNet-B4 of this project."""
+    """Return whether a file with tensors of these shapes is the EfficientNet-B4 of the paper."""
     return efficientnet_variant(shapes, "net.") == 4 and shapes.get("net._fc.weight", (0,))[0] == 2
 
 

@@ -1,10 +1,10 @@
-"""Read the checkpoints of DeepFakeClassifier, first place of the DFDC (Seferbekov 2020).
+"""Read the checkpoints of DeepFakeClassifier (Seferbekov 2020).
 
-The format was read from https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290
-(licence MIT). The files have no suffix and contain `epoch`, `state_dict` and `bce_best`. After the
-prefix `encoder.`, the names of tensors are those of timm. The classifier of the encoder is not
-used, because the network has another head. Crops are MTCNN's bounding boxes with a margin of one
-third on each side.
+DeepFakeClassifier won the Deepfake Detection Challenge (DFDC). The format was read from
+https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290 (licence MIT). The files have
+no suffix and contain `epoch`, `state_dict` and `bce_best`. After the prefix `encoder.`, the names
+of tensors are those of timm. The classifier of the encoder is not used, because the network has
+another head. Crops are MTCNN's bounding boxes with a margin of a third of the box on each side.
 """
 
 from dfdetect.checkpoints.converters.names import WIDTHS

@@ -1,4 +1,4 @@
-"""Tensors: the tensors of a published file, each of which must be used or dropped on purpose."""
+"""Take the tensors of a published file; each one must be used, or dropped on purpose."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,10 +15,10 @@ State = dict[str, torch.Tensor]
 
 
 class Tensors:
-    """The tensors of a file that were not used yet, by name. Each can be taken once.
+    """The tensors of a file that have not been used yet, by name. Each can be taken once.
 
     Args:
-        path: The file, for the text of errors.
+        path: Path of the file, shown in error messages.
         tensors: All tensors of the file, by name.
     """
 
@@ -28,7 +28,7 @@ class Tensors:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the tensors that were not used yet, by name."""
+        """Return the shape of each tensor that has not been used yet, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.left.items()}
 
     def take(self, name: str) -> torch.Tensor:
@@ -43,7 +43,7 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Count tensors as used, because only training needs them; the file may lack them."""
+        """Mark tensors that only training needs as used; the file may lack them."""
         for name in names:
             self.left.pop(name, None)
 
@@ -54,13 +54,13 @@ class Tensors:
     def take_model(
         self, architecture: str, source: Callable[[str], str], known: Mapping[str, torch.Tensor]
     ) -> State:
-        """Return the state dict of an architecture, made of all tensors that were not used yet.
+        """Return the state dict of an architecture, made of `known` and of all unused tensors.
 
         Args:
             architecture: Name of the architecture, as in `create_model`.
             source: Function that translates the name of a tensor of the architecture into its name
                 in the file.
-            known: Tensors of the architecture that were computed before, by name.
+            known: Tensors of the architecture that were already computed, by name.
 
         Raises:
             CheckpointError: A tensor is missing, has another shape, or is not part of the
@@ -137,7 +137,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
 
 
 def _listed(names: list[str]) -> str:
-    """Return a text with the first names and the number of others."""
+    """Return a text with the first names and the number of the other names."""
     shown = ", ".join(names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"the tensors {shown}" + (f" and {more} others" if more > 0 else "")
