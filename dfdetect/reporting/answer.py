@@ -80,7 +80,7 @@ def _headline(result: VideoResult) -> str:
 
 
 def _meaning(result: VideoResult) -> str:
-    """Return HTML with the meaning of the verdict, and with what was measured at its thresholds."""
+    """Return HTML that says what the verdict means and how sure it is."""
     points, noun = result.operating_points, noun_of(result)
     if points is None or result.verdict is None:
         return (

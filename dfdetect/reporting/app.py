@@ -81,7 +81,7 @@ def serve_app(
     host: str = "127.0.0.1",
     port: int | None = None,
 ) -> Iterator[str]:
-    """Serve the local web page until the context ends.
+    """Serve the local web page until the `with` block ends.
 
     Args:
         weights: Names or files of the weights, as in `load_detector`.
@@ -126,11 +126,11 @@ def serve_app(
 def build_page(
     detector: Detector, samples: Mapping[Path, str], folder: str | Path
 ) -> "gradio.Blocks":
-    """Return the web page, which `serve_app` serves.
+    """Return the web page that `serve_app` serves.
 
     Args:
         detector: The detector that checks the files, one at a time.
-        samples: For each sample video, the text of the button that checks this video.
+        samples: The sample videos, each with the text of the button that checks it.
         folder: Folder for the annotated videos while they are shown.
     """
     import gradio
@@ -211,7 +211,7 @@ def build_page(
 
 
 def _find_samples() -> dict[Path, str]:
-    """Return a text with name and label for each sample video, by its path."""
+    """Return the paths of the sample videos, each with a text: its name and label."""
     try:
         text = (SAMPLES / "metadata.json").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -251,7 +251,7 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
 
 
 def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResult]:
-    """Yield the content of the page after each frame that was read, and return the result."""
+    """Score a file, yield the content of the page after each frame, and return the result."""
     counts: SimpleQueue[int | None] = SimpleQueue()
     # If the page is closed, this generator is closed, too: closing the decoders ends the job.
     with ThreadPoolExecutor(1) as thread, _CountingDecoders(counts.put) as decoders:
@@ -264,7 +264,7 @@ def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResu
 
 
 class _CountingDecoders(DecoderPool):
-    """Pool of decoders that calls a function with the number of frames read, after each frame."""
+    """Pool of decoders that, after each frame, calls a function with the frame's number."""
 
     def __init__(self, on_frame: Callable[[int], None]):
         super().__init__()
@@ -284,11 +284,11 @@ class _AnnotatedVideos:
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the annotated video of a page, and return the path for the page's next one.
+        """Delete the annotated video of a page, and return the path of its next annotated video.
 
         Args:
             session: Gradio's identifier of the open page.
-            video: The file that will be annotated.
+            video: The file of which the next annotated video is a copy.
         """
         self.delete(session)
         self.shown[session] = Path(tempfile.mkdtemp(dir=self.folder))
@@ -356,7 +356,7 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Set variables so that Gradio uses this folder, sends no reports and ignores proxies."""
+    """Let Gradio use this folder, send no reports and ignore proxies while a `with` block runs."""
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))
     wanted = {

@@ -104,7 +104,7 @@ def _label(x: float, y: float, text: str, anchor: str, baseline: str = "middle")
 
 
 def _drawing(content: str, description: str, caption: str, names: float = 0) -> str:
-    """Return a chart as an HTML figure; `names` is the width of the names on its right side."""
+    """Return a chart as an HTML figure; `names` is the width of the text on its right."""
     size = f"{WIDTH + 42 + names} {HEIGHT + 32}"
     return (
         f'<figure class="chart"><svg viewBox="-34 -8 {size}" role="img" '

@@ -25,7 +25,7 @@ def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
     The face is grey, so that its own colours cannot be mistaken for evidence.
 
     Returns:
-        RGB uint8 of the shape of the crop.
+        RGB uint8 with the shape of the crop.
 
     Example:
         >>> paint_heat_map(result.tracks[0].heat_maps[0]).shape
@@ -46,7 +46,7 @@ class HeatMapPicture:
     Attributes:
         time: Time of the frame in seconds since the first frame.
         jpeg: The picture as a JPEG file.
-        description: The place of the evidence for FAKE, in words.
+        description: Where in the face the evidence for FAKE is, in words.
     """
 
     time: float
@@ -55,7 +55,7 @@ class HeatMapPicture:
 
 
 def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
-    """Return a picture of each heat map, in a list for each person of the result.
+    """Return, for each person of the result, a list with a picture of each heat map.
 
     Example:
         >>> picture_heat_maps(detector.predict("a.mp4", heat_maps=1))[0][0].description
@@ -73,7 +73,7 @@ def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
 
 
 def describe_heat_map(heat_map: HeatMap) -> str:
-    """Return the place of the evidence for FAKE in words, such as "strongest in the lower right".
+    """Return in words where the evidence for FAKE is, such as "strongest in the lower right".
 
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))
@@ -95,7 +95,7 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 def _third(share: float) -> int:
     """Return 0, 1 or 2 for the first, middle or last third of a map's width or height.
 
-    `share` is the position of the centre of the evidence along this side, from 0 to 1. The middle
+    `share` is the centre of the evidence as a part of the width or height, from 0 to 1. The middle
     third is narrow, because the centre is seldom far from the middle.
     """
     return int(share > 0.42) + int(share > 0.58)
@@ -135,7 +135,7 @@ class HeatMapStore:
         return replace(result, tracks=[replace(one, heat_maps=[]) for one in result.tracks])
 
     def get(self, name: str) -> list[list[HeatMapPicture]] | None:
-        """Return the pictures of a video, in a list for each person, or None for unknown videos."""
+        """Return a list of pictures for each person of a video, or None if nothing is stored."""
         if name not in self._places:
             return None
         with self._lock:

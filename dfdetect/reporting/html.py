@@ -1,6 +1,6 @@
 """Write results as one HTML page, which needs no network and no other file.
 
-The page links to moments in the videos, by the paths that the videos had when it was written.
+The page links to moments in the videos. The links are valid until a video or the page is moved.
 """
 
 import base64
@@ -95,7 +95,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """Return the parts of the page before and after the sections of the videos."""
+    """Return two parts of the page: before and after the sections of the videos."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]
@@ -121,7 +121,7 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield for each video, in the given order, a list with a strip of pictures of each person."""
+    """Yield a list for each video, in the given order: one strip of pictures for each person."""
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
         name, result = pair
@@ -147,7 +147,7 @@ def _strips(
 
 
 def _meaning(points: OperatingPoints | None, noun: str) -> str:
-    """Return the meaning of the verdicts at these thresholds."""
+    """Return HTML that says what the verdicts at these thresholds mean."""
     if points is None:
         return (
             "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
@@ -201,7 +201,7 @@ def _css_class(result: VideoResult) -> str:
 
 
 def _link(video: Path, folder: Path) -> str:
-    """Return the relative URL of a video, from the folder of the page, or an empty text."""
+    """Return the URL of a video relative to the page's folder; empty if there is no such URL."""
     try:
         relative = os.path.relpath(video.absolute(), folder)
     except ValueError:  # the video is on another drive of Windows
@@ -244,7 +244,7 @@ def _section(
 
 
 def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
-    """Return an HTML paragraph on when a person is seen and the most suspicious moments."""
+    """Return an HTML paragraph that says when a person is seen, and when most suspicious."""
     first, last = (time_stamp(track.times[place]) for place in (0, -1))
     moments = ", ".join(
         f"{_moment(time, link)} ({probability:.3f})"
@@ -257,7 +257,7 @@ def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
 
 
 def _moment(time: float, link: str) -> str:
-    """Return a time stamp as HTML, with a link to this moment of the video if there is one."""
+    """Return a time stamp as HTML, with a link to this moment unless `link` is empty."""
     stamp = time_stamp(time)
     if not link:
         return stamp

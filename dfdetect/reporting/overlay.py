@@ -1,6 +1,7 @@
-"""Write annotated videos: copies with bounding boxes, curves of P(FAKE) and the sound.
+"""Write annotated videos: copies with sound, on which boxes and curves of P(FAKE) are drawn.
 
-Each video is decoded and encoded in its own process, because a malicious file may crash it.
+Each video is decoded and encoded in its own process, because a malicious file may crash the
+process.
 """
 
 import json
@@ -50,17 +51,18 @@ def annotate(
 
     Each person has a bounding box with a number and the current P(FAKE). A panel below the frame
     shows the verdict and the curves. Boxes and P(FAKE) are interpolated between the sampled frames.
-    A person has no box at times far from a sampled frame that shows the person. Frames keep their
-    times. Frames with a side of more than 1280 pixels are reduced to this size, and frames narrower
-    than 480 pixels are enlarged. A video becomes an MP4 file with H.264 and AAC, which browsers
-    play. An image becomes an image without curves. An existing file is replaced when the new one is
-    complete.
+    A person has no box at times that are far from all sampled frames of the person. Frames keep
+    their times. Frames with a side of more than 1280 pixels are reduced until their longer side has
+    1280 pixels, and frames narrower than 480 pixels are enlarged. A video becomes an MP4 file with
+    H.264 and AAC, which browsers play. An image becomes an image without curves. An existing file
+    is replaced when the new one is complete.
 
     Args:
         path: The video or image.
         result: The result of `Detector.predict` for this file, with at least one track.
-        out: The file to write, with the suffix `.mp4`, or `.jpg`, `.png` or `.webp` for an image.
-        threads: Number of threads, both to decode and to encode; 0 for one on each CPU core.
+        out: The file to write. The suffix is `.mp4`; for an image, `.jpg`, `.png` or `.webp`.
+        threads: Number of threads that decode; as many threads encode. 0 for one thread on each CPU
+            core.
         check: Function that is called several times a second, and may raise an error to end the
             work.
 
@@ -88,7 +90,7 @@ def annotate(
 
 
 def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str, Path]:
-    """Return the paths that annotated videos are written to, by the names of the videos.
+    """Return the path to which each annotated video is written, by the name of the video.
 
     The names may contain sub-folders, which are kept. `.mp4` is appended to names with suffixes
     other than those of MP4 files and images. Parts of a name that would lead out of the folder are
@@ -133,8 +135,8 @@ def annotate_videos(
 ) -> dict[str, Path]:
     """Write annotated copies of many videos, one on each CPU core at a time.
 
-    A video is left out, and this is logged, if it has no score, if it cannot be annotated, or if no
-    time is left for it.
+    A video is left out if it has no score, if it cannot be annotated, or if no time is left for
+    it. The log says which videos were left out.
 
     Args:
         results: The results of the detector, by the names of the videos.
@@ -152,7 +154,7 @@ def annotate_videos(
     written: dict[str, Path] = {}
 
     def write(decoders: DecoderPool, name: str) -> str:
-        """Annotate a video, and return an error message, or an empty text if it succeeded."""
+        """Annotate a video. Return an error message, or an empty text if there was no error."""
 
         def check() -> None:
             if decoders.closed:  # the executor ends

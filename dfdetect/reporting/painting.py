@@ -102,7 +102,7 @@ class BoxPainter:
 
     Attributes:
         frame_size: Width and height that frames are resized to.
-        size: Width and height of the whole picture, both even. The frame is in its top left corner.
+        size: Width and height of the whole picture, both even. The frame is in the top left corner.
     """
 
     def __init__(self, result: VideoResult, width: int, height: int, seconds: float):
@@ -126,10 +126,10 @@ class BoxPainter:
         self.label = lru_cache(maxsize=1000)(self._draw_label)
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw boxes and panel on a picture that contains a frame.
+        """Draw the boxes and the panel on a picture that contains a frame.
 
         Args:
-            picture: The picture, of the size `size`, which is changed.
+            picture: The picture to draw on, which has the size `size`.
             time: Time of the frame in seconds since the first frame.
         """
         for place, path in enumerate(self.paths):
@@ -210,10 +210,11 @@ def main(threads: int) -> None:
     """Annotate one video or image. This is the main function of a separate process.
 
     The function reads a JSON object with `path`, `out` and `result` from standard input. If the
-    video cannot be read, it writes a JSON object with `status` and `details` to standard output.
+    video cannot be read, the function writes a JSON object with `status` and `details` to standard
+    output.
 
     Args:
-        threads: Number of threads, both to decode and to encode.
+        threads: Number of threads that decode; as many threads encode.
     """
     request = json.loads(sys.stdin.buffer.read())
     path, out, result = request["path"], request["out"], VideoResult.from_dict(request["result"])
@@ -236,7 +237,7 @@ def _within(box: Sequence[int], limits: Sequence[int]) -> tuple[int, int, int, i
 
 
 def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
-    """Return the left, top, right and bottom edges, in pixels, of the curves in the panel."""
+    """Return the left, top, right and bottom edges, in pixels, of the area with the curves."""
     side = round(CHART_SIDE * letter)
     top = round(CHART_TOP * letter)
     return side, top, width - side, top + round(CHART_HEIGHT * letter)
@@ -245,7 +246,7 @@ def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
 def _draw_panel(
     result: VideoResult, width: int, letter: int, seconds: float, interval: float, strength: float
 ) -> np.ndarray:
-    """Return the panel with verdict and curves, RGB uint8 of shape (height, width, 3).
+    """Return the panel with the verdict and the curves: RGB uint8 of shape (height, width, 3).
 
     Args:
         result: The detector's result for the video.
@@ -294,7 +295,7 @@ def _draw_scale(
     seconds: float,
     thresholds: OperatingPoints | None,
 ) -> None:
-    """Draw the axes of the curves, and the thresholds of the verdicts, which the text explains."""
+    """Draw the axes of the curves, a line for each threshold, and a text that names the lines."""
     left, top, right, bottom = box
     font = _font(round(0.8 * letter), bold=False)
     levels, text = [0.0, 1.0], "P(FAKE) over time"

@@ -66,7 +66,7 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
 
 def result_line(result: VideoResult, *, colour: bool = False) -> str:
-    """Return a line with the verdict, P(FAKE), people and name of a video, and its warnings.
+    """Return a line with the verdict, the P(FAKE), the number of people and the name of a video.
 
     Each warning is a further line. If the video has no score, the line says why.
 
@@ -90,10 +90,10 @@ def result_line(result: VideoResult, *, colour: bool = False) -> str:
 
 
 def result_details(result: VideoResult) -> str:
-    """Return the reason of the verdict, when each person is seen, and what the numbers mean.
+    """Return the reason for the verdict, the times of each person, and what the numbers mean.
 
     Returns:
-        Several lines that complete `result_line`, or nothing if the video has no score.
+        Several lines to print below `result_line`; an empty text if the video has no score.
 
     Example:
         >>> print(result_details(detector.predict("a.mp4")))
@@ -124,7 +124,7 @@ def result_details(result: VideoResult) -> str:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return how many videos have each verdict, and how many have no score for each reason.
+    """Return a text: how many videos have each verdict, and how many have no score, and why.
 
     Args:
         results: The results by name, as `predict` returns them.
@@ -158,7 +158,8 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
     """Return the text that follows the lines of the videos.
 
-    The text has the details of a single video or the summary of several videos, or is empty.
+    The text has the details of a single video, or the summary of several videos. It is empty for a
+    single video without a score if `prior` is None.
 
     Args:
         results: The results by name, as `predict` returns them.
@@ -187,7 +188,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
     Args:
         points: The thresholds, or None.
-        noun: What has the verdicts: `video`, `image`, or `file` for both.
+        noun: The word for what gets a verdict: `video`, `image`, or `file` for both.
 
     Example:
         >>> print(verdict_meaning(detector.operating_points))
@@ -215,7 +216,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
 
 def fakes_found(points: OperatingPoints) -> str:
-    """Return sentences that say which shares of known fakes got the verdicts fake and real.
+    """Return sentences that say how many known fakes get the verdict fake, and how many real.
 
     If these shares were not measured, an empty text is returned.
 
@@ -260,7 +261,7 @@ def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence on people or moments whose P(FAKE) is above the next threshold.
 
     The next threshold is the lowest one that the P(FAKE) of the video does not exceed. The sentence
-    begins with a space. Without such people or moments, the text is empty.
+    begins with a space. If no person or moment is above it, an empty text is returned.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
@@ -326,7 +327,7 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """Return what is known of one person, without times for an image or a single frame."""
+    """Return lines on one person; an image or a single frame has no times."""
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
         return text
