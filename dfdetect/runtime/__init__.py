@@ -1,1 +1,1 @@
-"""How a run computes: devices, threads, Ray clusters, its time budget and its journal."""
+"""What a run uses: devices, threads, Ray clusters, a time budget, and a journal of its results."""

@@ -114,7 +114,7 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """Return the next video's part of the budget, as an object for another process."""
+        """Return the next video's part of the budget, which can be sent to another process."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:
@@ -142,8 +142,8 @@ class VideoAllowance:
 
     Args:
         frames: Number of frames to sample from the video.
-        seconds: Time from now until the video is given up. In another process, the remaining
-            seconds are counted from the moment at which the object arrives there.
+        seconds: Time from now until the video is given up. If the object is sent to another
+            process, the seconds left when it is sent count from its arrival there.
     """
 
     def __init__(self, frames: int, seconds: float):

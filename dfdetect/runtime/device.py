@@ -49,7 +49,8 @@ def choose_device(device: str = "auto") -> torch.device:
 def has_fast_half(device: torch.device) -> bool:
     """Return whether a device multiplies matrices faster in half precision than in float32.
 
-    GPUs and CPUs with matrix units (AMX) are faster. Other CPUs are many times slower.
+    In half precision, GPUs are faster, and so are CPUs with matrix units (AMX). Other CPUs are many
+    times slower.
     """
     if device.type != "cpu":
         return True
@@ -92,11 +93,11 @@ def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence
     """Apply a function to a batch, or to parts of the batch if the GPU's memory is too small.
 
     Args:
-        function: A function that takes a batch and returns one result per item.
+        function: A function that takes a batch and returns one result for each item of the batch.
         batch: Any object that has a length and can be sliced.
 
     Returns:
-        One result per item, in order.
+        One result for each item, in the order of the items.
 
     Raises:
         torch.cuda.OutOfMemoryError: The memory is too small even for a single item.

@@ -74,7 +74,7 @@ def choose_engine(engine: str, device: torch.device) -> str:
 
 
 class EngineNetwork(nn.Module):
-    """A network that an engine runs; its inputs and outputs are those of the original network.
+    """A network that an engine runs. It has the same inputs and outputs as the original network.
 
     The engine compiles the network when the network is first needed, and again in each process to
     which the network was sent. After compiling, the outputs of the engine and of torch are compared
@@ -137,7 +137,11 @@ class EngineNetwork(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _ready(self) -> bool:
-        """Return whether the compiled network can be used; compile it if it is needed now."""
+        """Return whether the compiled network can be used.
+
+        The network is compiled now if it is not compiled yet. With `auto`, the first calls do not
+        compile it, because compiling pays only if the network is used often.
+        """
         if self.compute is not None or not self.usable:
             return self.compute is not None
         with self.lock:
@@ -174,7 +178,7 @@ class EngineNetwork(nn.Module):
             self.compute = compute
 
     def _difference(self, compute: Compute) -> str:
-        """Return a message if the outputs of engine and torch differ, else an empty text."""
+        """Return a message if the engine's outputs differ from torch's, or else an empty text."""
         expected = self.network(self.example)
         expected = expected if isinstance(expected, tuple) else (expected,)
         limit = SAME_IN_BFLOAT16 if self.in_bfloat16 else SAME

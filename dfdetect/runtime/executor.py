@@ -1,4 +1,4 @@
-"""Apply one function to many items, on the cores of the CPU, on all GPUs or on a Ray cluster."""
+"""Apply one function to many items, such as videos, on CPU cores, GPUs or a Ray cluster."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -30,9 +30,9 @@ MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Resul
 class Executor:
     """Applies a function to several items at the same time, and yields the results in order.
 
-    On the CPU, each thread works on one item and computes on one core, because a single video would
-    leave most cores idle. Threads run in parallel, because decoders, OpenCV and torch release
-    Python's global lock.
+    On the CPU, each thread works on one item and computes on one core, because a single video
+    cannot keep several cores busy. Threads run in parallel, because decoders, OpenCV and torch
+    release Python's global lock.
 
     When the `with` block ends, running items are cancelled and the decoders end. Ctrl-C therefore
     does not wait for running videos.
@@ -104,8 +104,8 @@ class Executor:
             on_lost: A function that is called if all processes of a cluster that worked on an item
                 were lost. It takes the item and a message, and returns the result of the item. By
                 default, `map` raises DfdetectError in this case.
-            failed: A function that returns whether a result is a failure. If an item fails on
-                another GPU than the first GPU, it is tried again on the first GPU.
+            failed: A function that returns whether a result is a failure. An item that fails on
+                a GPU other than the first is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result
                 is ready. On this machine, several threads call it, in any order. On a cluster, the
                 caller's thread calls it.
@@ -182,13 +182,13 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Run in a process of a cluster: return the function to apply to one item at a time."""
+    """Return, in a process of a cluster, the function that the process applies to each item."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
-    """Provide a pool of threads for a `with` block; the end of the block drops waiting items."""
+    """Provide a pool of threads for a `with` block, whose end drops the items that still wait."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
     try:

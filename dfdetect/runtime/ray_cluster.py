@@ -1,4 +1,6 @@
-"""Apply one function to many items on all machines of a Ray cluster (Moritz et al. 2018).
+"""Apply one function to many items, such as videos, on all machines of a Ray cluster.
+
+Ray is described by Moritz et al. (2018).
 
 Ray is optional (`pip install 'dfdetect[cluster]'`), and no other module uses it. Each machine runs
 one process per core, or a few processes per GPU if it has GPUs. Each process makes its own copy of
@@ -57,7 +59,7 @@ def map_on_cluster(
     address: str,
     on_lost: Callable[[Item, str], Result],
 ) -> Iterator[tuple[Item, Result]]:
-    """Apply a function to each item on all machines, and yield the item with its result, in order.
+    """Apply a function to items on all machines, and yield each item with its result, in order.
 
     The machine that works on an item also reads its files. All machines must therefore see the
     files under the same paths. If the process or machine that works on an item is lost, another
@@ -71,8 +73,8 @@ def map_on_cluster(
         address: The cluster's address as `ray.init` takes it: `192.168.0.1:6379` for example, or
             `auto` on a machine of the cluster. `local` starts a cluster of this machine alone,
             which ends with this call.
-        on_lost: A function that is called if ATTEMPTS processes were lost while they worked on an
-            item. It takes the item and a message, and returns the result of the item.
+        on_lost: A function that is called if `ATTEMPTS` processes were lost while they worked on an
+            item. The function takes the item and a message, and returns the result of the item.
 
     Raises:
         DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
@@ -128,7 +130,7 @@ def require_cluster(address: str) -> None:
 
 @dataclass(eq=False)
 class _Call:
-    """An item and its result.
+    """An item to work on, and later its result.
 
     Attributes:
         item: The item.
@@ -196,7 +198,7 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Return how many items may be sent out, counted from the oldest unfinished item."""
+        """Return how many items, from the oldest unfinished one on, may be with the actors."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
@@ -239,7 +241,7 @@ class ActorPool:
         self.busy[actor.ping.options(max_task_retries=-1).remote()] = actor, None, None
 
     def give(self, call: _Call) -> None:
-        """Give a call to an idle actor."""
+        """Give the item of a call to an idle actor."""
         actor = self.idle.pop()
         call.attempts += 1
         call_method: Any = actor.call
@@ -249,9 +251,10 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Return the calls whose actors were lost, after waiting at most NODE_POLL_SECONDS.
+        """Wait until actors are ready or lost, and return the calls of the lost actors.
 
-        Actors that have become ready are idle afterwards, and their calls have a result.
+        The wait takes at most `NODE_POLL_SECONDS`. Afterwards, actors that are ready count as idle,
+        and their calls have a result.
         """
         lost: list[_Call] = []
         if not self.busy:
@@ -286,8 +289,8 @@ class _Actor:
     """A process of the cluster, which works on one item at a time, on one core.
 
     Args:
-        cores: Numbers of the host's cores that the actor may use. If Ray runs several nodes on one
-            host, each node has some of the host's cores.
+        cores: Indexes of the cores that the actor may use, among all cores of the host. If Ray runs
+            several nodes on one host, each node has some of these cores.
     """
 
     def __init__(self, cores: range):
@@ -309,7 +312,8 @@ class _Actor:
         pass on errors that a constructor raises.
 
         Returns:
-            None, which tells the caller that the result is ready, and the result.
+            Two objects: None, whose arrival tells the caller that the result is ready, and the
+            result.
         """
         import ray
 
@@ -361,7 +365,7 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log errors of a shutdown instead of raising them: they would hide an error of the work."""
+    """Log errors of a shutdown, which would hide an earlier error if they were raised."""
     try:
         yield
     except Exception as error:
@@ -373,7 +377,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
-    """Return host and port of `host:port` or `ray://host:port`; a missing part is empty."""
+    """Return the host and the port of `host:port` or `ray://host:port`; a missing part is empty."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     return host.strip("[]"), port
 
