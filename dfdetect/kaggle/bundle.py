@@ -59,14 +59,15 @@ def bundle(
 ) -> list[str]:
     """Write a Kaggle data set and a notebook to two folders, and return the next steps as text.
 
-    The data set, `OUT/dataset`, has the wheels of dfdetect and of the packages that Kaggle's image
-    lacks, the weights, `dataset-metadata.json`, and `files.csv` with the size and SHA-256 of each
-    file. It has no sub-folders, because the `kaggle` tool skips them. The notebook is in
-    `OUT/kernel`, together with a `kernel-metadata.json` that names the data set.
+    The data set is the folder `dataset` in `out`. It holds the weights, `dataset-metadata.json`,
+    `files.csv` with the size and SHA-256 of each file, and the wheels of dfdetect and of the
+    packages that Kaggle's image lacks. There are no sub-folders, because the `kaggle` tool would
+    skip them. The folder `kernel` holds the notebook and a `kernel-metadata.json` that names the
+    data set.
 
     Args:
         out: Folder to write to; an earlier bundle in it is replaced.
-        owner: Your Kaggle user name; the placeholder `OWNER` can be replaced later.
+        owner: Your Kaggle user name. The default is a placeholder, which can be replaced later.
         weights: Name or file of the weights, as in `find_weights`.
         wheels: Folder with the wheels of facenet-pytorch and PyAV. If None, pip downloads them.
         name: Name of the data set, and first word of the notebook's title.
@@ -75,7 +76,7 @@ def bundle(
         The next steps for the user, as lines of text.
 
     Raises:
-        FileNotFoundError: The weights, the folder of wheels or a wheel in it do not exist.
+        FileNotFoundError: The weights, the folder of wheels or a needed wheel do not exist.
         ArgumentError: Kaggle would refuse a name, or the output folders contain other files.
         InputError: Kaggle would refuse or change a file, or a file could run code.
         DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
@@ -116,7 +117,7 @@ def write_wheel(folder: Path) -> Path:
     """Write a wheel of this package without its weights, and return the path of the wheel.
 
     The files come from the installed package or the clone. The function does not use setuptools,
-    because setuptools needs a clone and the network. The same package always makes the same bytes.
+    because setuptools needs a clone and the network. The same package always gives the same bytes.
 
     Raises:
         DfdetectError: The package's metadata is missing, or has another version than its code.
@@ -153,7 +154,7 @@ def write_wheel(folder: Path) -> Path:
 
 
 def package_files(package: Path) -> dict[str, bytes]:
-    """Return the contents of a package's files, by their paths in a wheel.
+    """Return the contents of a package's files, with their paths in a wheel as keys.
 
     As in `setup.py`, folders without `__init__.py` are left out. Files other than `PACKAGE_FILES`,
     such as data and backups, are left out too.
@@ -199,7 +200,7 @@ def check_dataset(folder: str | Path) -> None:
 
 
 def _require_ours(folder: Path) -> None:
-    """Raise an error if a folder contains other files than those of a bundle."""
+    """Raise an error if a folder contains files that do not belong to a bundle."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
@@ -219,7 +220,7 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Copy the wheels that Kaggle lacks from a folder, or let pip download them."""
+    """Copy from a folder the wheels that Kaggle lacks, or let pip download them."""
     if wheels is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run([*command, "--dest", dataset, *PIP_PLATFORM, *WHEELS], check=False)

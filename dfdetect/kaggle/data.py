@@ -21,9 +21,9 @@ class CompetitionData:
     Attributes:
         test_videos: Folder of the videos to score.
         train_videos: Folder of labelled videos with `metadata.json`, or None if it is missing.
-        sample_submission: File with the names and the order of the rows to submit, or None if it is
-            missing.
-        weights: Checkpoint in an attached data set, or None if no data set has one.
+        sample_submission: File that gives the names and the order of the rows to submit, or None if
+            it is missing.
+        weights: Checkpoint in a data set attached to the notebook, or None without such a file.
     """
 
     test_videos: Path
@@ -38,9 +38,9 @@ def find_data(
     """Return the paths of the competition's data.
 
     The function searches, in this order: the folder where Kaggle mounts the data
-    (`root/competitions/<slug>`), the folder where Kaggle used to mount it (`root/<slug>`), all
-    folders up to three levels below the root, and the folders of `elsewhere`. A deeper search of
-    Kaggle's mounts would take minutes.
+    (`root/competitions/NAME`, where NAME is the name of the competition), the folder where Kaggle
+    used to mount it (`root/NAME`), all folders up to three levels below the root, and the folders
+    of `elsewhere`. A deeper search of Kaggle's mounts would take minutes.
 
     Args:
         root: Folder of Kaggle's inputs.

@@ -1,4 +1,4 @@
-"""Read, write and check submissions: tables with one row for each requested video, in order."""
+"""Read, write and check submissions: tables with a row for each requested video, in a set order."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def write_submission(
     Args:
         path: The file to write.
         names: The names of the rows, in order.
-        results: The results by name. A row gets the prior if its result is missing or has no
+        results: The results by name. A row gets `prior` if its result is missing or has no
             probability.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
         verify: Read the new file and check it before it replaces an existing one.
@@ -70,8 +70,8 @@ def write_submission(
 def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
     """Write the results to a CSV file with the columns of `dfdetect.results.to_dataframe`.
 
-    `probability` is empty if the video has no score. A text that a spreadsheet would compute as a
-    formula gets an apostrophe in front.
+    If a video has no score, its cell in the column `probability` is empty. A text that a
+    spreadsheet would compute as a formula gets an apostrophe in front.
     """
     table = to_dataframe(results.values())
     for column in ("filename", "message", "path"):
@@ -91,7 +91,7 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
         The table, with the columns `filename` and `label`.
 
     Raises:
-        SubmissionError: Columns, rows, order or values are wrong.
+        SubmissionError: The columns, the names of the rows, their order or the values are wrong.
     """
     table = read_table(path, ("filename",))
     if table.columns.tolist() != COLUMNS:
