@@ -1,1 +1,1 @@
-"""Scores: the calibrated logits of crops, aggregated to probabilities of tracks and videos."""
+"""Turn the logits of crops into the probabilities, verdicts and warnings of videos."""

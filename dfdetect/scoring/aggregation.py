@@ -3,23 +3,24 @@
 A video is scored in four steps, whose settings are part of each checkpoint (`Calibration` and
 `Aggregation`):
 
-1. The logit z of each crop is calibrated: it becomes `scale * z + bias`. Both numbers were fitted
-   on actors who were held out of training.
-2. The logits of the frames of a track are combined into the logit of the track. `mean_logit` is
-   their mean, in which a few clear frames outweigh many undecided ones, unlike in a mean of
-   probabilities. `soft_maximum` averages neighbouring frames and then takes
-   log(mean(exp(sharpness * z))) / sharpness. It lies between the mean and the maximum, and
-   therefore also detects a face that is fake for a short time only.
-   `dfdetect compare-aggregation` compares these two. The other rules are published ones and combine
-   probabilities: `mean_probability`, and three rules of winners of the Deepfake Detection
-   Challenge, `confident_majority` (first place, Seferbekov 2020), `power_law` (third place,
-   Davletshin et al. 2020) and `confident_fives` (fourth place, Shao et al. 2020).
-3. The logits of the tracks are combined into the logit of the video. `max` takes the highest,
+1. The logit z of each crop is calibrated: it becomes `scale * z + bias`. `scale` and `bias` were
+   fitted on actors who were held out of training.
+2. The logits of the frames of a track (one face followed through the video) are combined into the
+   logit of the track. `mean_logit` is the mean of the logits. A few clear frames outweigh many
+   undecided frames in this mean, but not in a mean of probabilities. `soft_maximum` averages the
+   logits of neighbouring frames and then takes log(mean(exp(sharpness * z))) / sharpness. The
+   result lies between the mean and the maximum. The rule therefore also detects a face that is fake
+   for a short time only. `dfdetect compare-aggregation` compares `mean_logit` and `soft_maximum`.
+   The other rules were published by others and combine probabilities: `mean_probability`, and three
+   rules of winners of the Deepfake Detection Challenge, `confident_majority` (first place,
+   Seferbekov 2020), `power_law` (third place, Davletshin et al. 2020) and `confident_fives` (fourth
+   place, Shao et al. 2020).
+3. The logits of the tracks are combined into the logit of the video. `max` takes the highest logit,
    because one fake face makes a video fake. `pooled` combines the frames of all tracks as if they
-   were one track. `agreement` (fourth place) takes the highest if one track is clearly FAKE or all
-   are FAKE, the lowest if all are REAL, and the mean probability otherwise. A track that has few
-   frames compared with the longest track is ignored: it may be a picture on the wall that was taken
-   for a face.
+   were one track. `agreement`, a rule of the fourth place, takes the highest logit if one track is
+   clearly FAKE or all tracks are FAKE. It takes the lowest logit if all tracks are REAL, and the
+   mean probability otherwise. A track that has few frames compared with the longest track is
+   ignored: it may be a picture on the wall that was taken for a face.
 4. The probability is kept within [floor, 1 - floor], so that a single confident error does not
    dominate the log loss.
 """
@@ -40,7 +41,7 @@ SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class Aggregation:
-    """Settings that combine calibrated logits into probabilities.
+    """Settings for combining calibrated logits into probabilities.
 
     Args:
         frames: Name of the rule that combines the frames of a track, one of `FRAME_RULES`.
@@ -125,10 +126,11 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of the mean probability of the confident frames, if one class has many.
+    """Return the logit of the mean probability of the confident frames, or of all frames.
 
-    The mean is taken over the frames above 0.8 if there are many of them, over the frames below 0.2
-    if nearly all frames are below 0.2, and over all frames otherwise.
+    The mean is taken over the frames with probabilities above 0.8 if there are many of them, over
+    the frames with probabilities below 0.2 if these are nearly all frames, and over all frames
+    otherwise.
     """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
@@ -173,7 +175,8 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
     """Return the highest logit if one track is clearly FAKE or all are FAKE.
 
-    Return the lowest logit if all tracks are REAL, and otherwise the logit of the mean probability.
+    Return the lowest logit if all tracks are REAL. Otherwise return the logit of the mean
+    probability.
     """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:

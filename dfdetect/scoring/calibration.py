@@ -1,4 +1,4 @@
-"""Platt scaling: turns the raw logits of a model into logits with well-calibrated probabilities."""
+"""Platt scaling: turns the raw logits of a model into logits of well-calibrated probabilities."""
 
 from dataclasses import dataclass
 
@@ -39,18 +39,19 @@ def fit_calibration(
 ) -> Calibration:
     """Fit Platt scaling by maximum likelihood, with equal total weights of REAL and FAKE.
 
-    The total weights are equal because half of the challenge's test videos are REAL. As in Platt
-    (1999), the targets are not exactly 0 and 1, but 1 / (n + 2) and (n + 1) / (n + 2) for a class
-    of n items. Otherwise a few items that the logits separate perfectly would make every
-    probability 0 or 1.
+    The total weights are equal because half of the test videos of the Deepfake Detection Challenge
+    are REAL. The targets are not exactly 0 and 1. With r REAL and f FAKE examples, they are
+    1 / (r + 2) and (f + 1) / (f + 2), as in Platt (1999). Otherwise a few examples that the logits
+    separate perfectly would make every probability 0 or 1.
 
     Args:
-        logits: Raw logits of FAKE of items that the model was not trained on, shape (n,).
-        labels: 1 for FAKE, 0 for REAL, shape (n,). There must be items of both classes.
-        weights: Weight of each item within its class, shape (n,). None means equal weights.
+        logits: Raw logits of FAKE of examples that the model was not trained on, shape (n,). An
+            example is a crop, a clip or a video.
+        labels: 1 for FAKE, 0 for REAL, shape (n,). There must be examples of both classes.
+        weights: Weight of each example within its class, shape (n,). None means equal weights.
 
     Raises:
-        ArgumentError: All items have the same label, or the logits do not rank FAKE above REAL.
+        ArgumentError: All examples have the same label, or the logits do not rank FAKE above REAL.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import, needed in training only
 
@@ -62,8 +63,8 @@ def fit_calibration(
     if counts.min() == 0:
         raise ArgumentError("calibration needs both REAL and FAKE crops")
     certain = (counts + 1) / (counts + 2)
-    # scikit-learn takes no targets between 0 and 1. An item with the target 0.99 is therefore given
-    # as two: one with target 1 and weight 0.99, and one with target 0 and weight 0.01.
+    # scikit-learn takes no targets between 0 and 1. An example with the target 0.99 is therefore
+    # given as two: one with target 1 and weight 0.99, and one with target 0 and weight 0.01.
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
     weights = weights / np.bincount(labels, weights)[labels]
     shares = np.concatenate([certain[labels], 1 - certain[labels]]) * np.tile(weights, 2)

@@ -1,11 +1,12 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
-The limits were measured on the default detector. On faces beyond a limit,
-its balanced accuracy is lower than on other faces. The same holds for copies of good crops that
-were damaged until they lie beyond the limit: the 95 % interval of the difference is below 0. Strong
-compression is the exception: the detector misses more fakes in compressed videos, but also calls
-fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements. All
-results, including those of properties that make no difference, are in `docs/experiments.md`.
+The limits were chosen by measurements of the default detector. On faces beyond a limit, its
+balanced accuracy is lower than on other faces. It is also lower on good crops that were damaged
+until they lay beyond the limit than on the same crops before: the 95 % interval of this difference
+is below 0. Strong compression is the exception: the detector misses more fakes in compressed
+videos, but also calls fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats
+these measurements. All results are in `docs/experiments.md`, also for properties that make no
+difference.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,13 @@ from dfdetect.faces.attributes import FaceAttributes
 
 # Maximum height of a small face's bounding box, in pixels of the frame.
 SMALL = 70.0
-# Limits of the brightness of dark faces, the sharpness of blurred faces and the turn of turned
-# faces; `FaceAttributes` describes these values.
+# Faces are dark below this brightness, blurred below this sharpness, and seen from the side above
+# this turn; `FaceAttributes` describes these three values.
 DARK = 30.0
 BLURRED = 0.05
 TURNED = 0.5
-# Bits per pixel of the compressed video, the mean over its frames. Videos of the challenge have
-# 0.035 to 0.050.
+# A video is strongly compressed if its mean bits per pixel are below this limit. Videos of the
+# Deepfake Detection Challenge have 0.035 to 0.050.
 COMPRESSED = 0.015
 
 
@@ -40,7 +41,8 @@ def find_warnings(
         faces: Attributes of some crops of the face, at least one. Their medians are compared with
             the limits.
         frames: Number of frames that show the face.
-        bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`.
+        bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`;
+            NaN if unknown.
 
     Returns:
         One sentence for each reason; an empty tuple if there is none.

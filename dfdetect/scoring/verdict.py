@@ -15,7 +15,7 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
         weights: Weight of each video, shape (n,). The weights of `vote_weights` give all sources
-            the same influence.
+            (data sets or sites) the same influence.
 
     Example:
         >>> fit_operating_points(np.arange(1, 101) / 200, np.ones(100))
