@@ -21,7 +21,8 @@ class Rescale(nn.Module):
     """A transform that shrinks an image and enlarges it again, so that it looks like a small face.
 
     Args:
-        smallest: Lowest factor by which the sides are multiplied, 0 to 1; the factor is random.
+        smallest: Lowest factor by which the sides are multiplied. The factor is drawn at random
+            between this value and 1.
         between: A transform of the shrunk image, such as compression. The height and the width of
             the shrunk image are even.
     """
@@ -32,7 +33,7 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images rescaled by the same factor, uint8 of shape (..., 3, height, width)."""
+        """Return the images, all rescaled by one factor; uint8 of shape (..., 3, height, width)."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -52,7 +53,7 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images of the same JPEG quality, uint8 of shape (..., 3, height, width)."""
+        """Return the images, all with one JPEG quality; uint8 of shape (..., 3, height, width)."""
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -63,7 +64,8 @@ class Darken(nn.Module):
     """A transform that darkens an image by a random gamma curve and factor, as in poor light.
 
     Args:
-        darkest: Lowest factor of the pixel values, 0 to 1.
+        darkest: Lowest factor by which pixel values are multiplied. The factor is drawn at random
+            between this value and 1.
     """
 
     def __init__(self, darkest: float):
@@ -71,7 +73,7 @@ class Darken(nn.Module):
         self.darkest = darkest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return darkened images, uint8 of shape (..., 3, height, width), all darkened alike."""
+        """Return the images, all darkened alike; uint8 of shape (..., 3, height, width)."""
         gamma, factor = torch.rand(2).tolist()
         factor = self.darkest + (1 - self.darkest) * factor
         levels = torch.linspace(0, 1, 256) ** (1 + gamma) * factor * 255
@@ -126,11 +128,12 @@ class Encode(nn.Module):
 
 
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
-    """Return a transform of RGB uint8 crops with random framing, light and compression.
+    """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
-    The framing varies because a model may be used with another face detector than the one that cut
-    its training crops. Face detectors differ: the ratio of the sizes of their crops is 0.78 to
-    0.88, and the places of their crops differ by 0.01 to 0.13 of the face's height.
+    The framing varies because a model may be used with another face detector than the one that
+    found the faces of its training crops. If two face detectors find the same face, one crop has
+    0.78 to 0.88 times the size of the other, and their centres differ by 0.01 to 0.13 times the
+    height of the face.
 
     Args:
         input_size: Side of the result in pixels.
@@ -139,7 +142,7 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
             noise, occlusion and video codecs.
 
     Returns:
-        A transform of crops of shape (..., 3, height, width) to uint8 of shape
+        A transform that takes crops of shape (..., 3, height, width) and returns uint8 of shape
         (..., 3, input_size, input_size). It changes all crops of one call in the same way, and
         draws random numbers from torch's global generator.
     """
@@ -148,12 +151,12 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 
 
 def matching_compression() -> nn.Module:
-    """Return a random compression for reconstructed fakes and for the REAL crops they were made of.
+    """Return a random compression for both reconstructed fakes and the REAL crops they are made of.
 
-    A REAL crop has the artefacts of its codec, which a reconstruction lacks. Without the same
-    compression of both, a model would learn that clean images are FAKE. (Chen et al. describe this
-    problem in "Dual Data Alignment Makes AI-Generated Image Detector Easier Generalizable", NeurIPS
-    2025.)
+    A REAL crop has the artefacts of its codec, which a reconstruction lacks. If both were not
+    compressed alike, a model would learn that images without artefacts are FAKE. (Chen et al.
+    describe this problem in "Dual Data Alignment Makes AI-Generated Image Detector Easier
+    Generalizable", NeurIPS 2025.)
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
     return v2.RandomApply([compression], p=0.75)
@@ -221,7 +224,7 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
-    """Return images encoded and decoded by a video codec, uint8 of shape (n, 3, height, width)."""
+    """Encode images by a video codec, and return them decoded: uint8 (n, 3, height, width)."""
     encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
     encoder.height, encoder.width = images.shape[-2:]
     encoder.pix_fmt = "yuv420p"

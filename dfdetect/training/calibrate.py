@@ -26,10 +26,13 @@ def calibrate(
 ) -> ModelSpec:
     """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
-    Both are fitted on the scores of whole videos, as at the end of `train`. Videos without a known
-    source have half of the total weight. The other half is divided equally among the sources of
-    each class. The network itself is not changed. It must not have been trained on the people and
-    sources of these faces; otherwise its probabilities become too extreme.
+    The operating points are the thresholds of the verdicts. Everything is fitted on the scores of
+    whole videos, as at the end of `train`. If only some videos have a known source, these videos
+    have half of the total weight, and all other videos have the other half. Within each half, REAL
+    and FAKE have equal weights, and so have all sources of a class.
+
+    The network itself is not changed. It must not have been trained on the people and sources of
+    these faces; otherwise the new calibration makes its probabilities too extreme.
 
     Args:
         weights: Name or file of the weights.
@@ -40,8 +43,8 @@ def calibrate(
         progress: Show a progress bar.
 
     Returns:
-        The specification of the new checkpoint. Its `scores["calibration_faces"]` has the metrics
-        of `dfdetect.training.judging` on these faces.
+        The specification of the new checkpoint. Its `scores["calibration_faces"]` holds the metrics
+        on these faces, which `dfdetect.training.judging` describes.
 
     Raises:
         FaceSetError: A face set is unusable, or all crops have the same label.

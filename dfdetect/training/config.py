@@ -1,4 +1,4 @@
-"""TrainConfig: the settings of a training run, with the defaults of each architecture."""
+"""TrainConfig: the settings of a training run. `recipe` returns the recommended settings."""
 
 import math
 from dataclasses import dataclass, field
@@ -72,9 +72,9 @@ class TrainConfig:
     aggregation: str = _setting(
         "mean_logit", "rule that combines the frames of a person into one score"
     )
-    crop_scale: float = _setting(0.80, "side of the crops / height of MTCNN's bounding box")
+    crop_scale: float = _setting(0.80, "side of the crops, divided by the height of MTCNN's box")
     crop_shift: float = _setting(
-        0.08, "distance of the crop's centre below the bounding box's centre / height of the box"
+        0.08, "distance of the crop's centre below the box's centre, divided by the box's height"
     )
     licence: str = _setting("research only, as the training data", "licence of the weights")
     seed: int = _setting(0, "seed of the initial weights, the order, augmentation and split")
@@ -136,7 +136,7 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """Return the recommended settings for an architecture, overridden by `settings`.
+    """Return the recommended settings for an architecture, except where `settings` gives others.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.

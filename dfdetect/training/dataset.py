@@ -26,7 +26,7 @@ class Role(Enum):
 
 
 class Item(NamedTuple):
-    """One entry of a batch.
+    """One entry of a batch: a crop, or a clip of consecutive crops.
 
     Attributes:
         position: Index of the crop or clip in the dataset.
@@ -44,7 +44,7 @@ class ClipDataset(Dataset):
     """A dataset of pairs (images, label) for torch's data loader.
 
     The images of an entry are uint8 of shape (3, size, size), or (length, 3, size, size) for clips.
-    Its label is 1.0 for FAKE and 0.0 for REAL. The index of an entry is an `Item` or an int.
+    The label is 1.0 for FAKE and 0.0 for REAL. The index of an entry is an `Item` or an int.
 
     Args:
         faces: The face set of the crops.
@@ -52,12 +52,12 @@ class ClipDataset(Dataset):
             shape (..., 3, size, size). It gets all crops of a clip in one call.
         length: Number of crops in each clip; 1 for models that take single crops. A clip consists
             of consecutive crops of a track, or of moved copies of a crop that belongs to no track.
-        jitter: Move these copies in another way each time, as for training.
+        jitter: Whether these copies are moved in a new random way each time, as for training.
         reconstructions: A face set whose column `original` names REAL crops of `faces`. It is only
             used for models that take single crops.
-        compression: Transform that reconstructed fakes, and the REAL crops that they are made of,
-            go through before `transform`. Without it, a lack of compression artefacts would give
-            the fakes away.
+        compression: Transform that is applied, before `transform`, to reconstructed fakes and to
+            the REAL crops that they are made of. Without it, a lack of compression artefacts would
+            give the fakes away.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class ClipDataset(Dataset):
 
 
 def _by_original(faces: FaceSet, reconstructions: FaceSet | None) -> dict[int, list[int]]:
-    """Return the rows of the reconstructions of each REAL crop, by the row of the crop."""
+    """Return the row numbers of each REAL crop's reconstructions, by the crop's row number."""
     if reconstructions is None:
         return {}
     made = reconstructions.table.groupby("original").indices

@@ -26,7 +26,7 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The rank of this process among the processes of a training, and their communication.
+    """The place of this process among the processes of a training, and its exchanges with them.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -53,7 +53,7 @@ class DistributedContext:
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Return the parts of all processes as one array, in the order of the items of `shard`."""
+        """Return the parts of all processes, joined in the order that they had before `shard`."""
         if self.world_size == 1:
             return part
         parts: list[np.ndarray] = [part] * self.world_size
@@ -99,7 +99,7 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`. On a machine with several
-            GPUs, each process uses another GPU.
+            GPUs, each process uses a different GPU.
 
     Raises:
         ArgumentError: The device does not work.
@@ -178,7 +178,7 @@ class _GlobalBatchMode(TorchFunctionMode):
     ) -> torch.Tensor:
         """Return inputs normalised by the mean and variance of the whole batch.
 
-        Ioffe & Szegedy, "Batch Normalization", ICML 2015.
+        The method is that of Ioffe & Szegedy, "Batch Normalization", ICML 2015.
         """
         if not training:
             return functional.batch_norm(

@@ -14,8 +14,8 @@ def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
 
     Args:
         checkpoint: The path of the checkpoint.
-        history: A row for each epoch: values by name. The first value is the position on the
-            horizontal axis of the plots.
+        history: For each epoch, a dictionary of values by name. The first value, such as the number
+            of the epoch, is the position on the horizontal axis of the plots.
     """
     table = pd.DataFrame(history)
     with atomic_path(checkpoint.with_suffix(".history.csv")) as temporary:

@@ -92,8 +92,8 @@ class Learner:
         """Train the model on the batches of an epoch, and return the mean loss of the epoch.
 
         Args:
-            batches: The batches of the epoch. If the epoch began in an earlier run that was
-                stopped, only the remaining batches.
+            batches: The batches of the epoch, or only the remaining batches if the epoch began in
+                an earlier run that was stopped.
             title: Text of the progress bar.
             progress: Show a progress bar.
             save: Function that saves the state of the run; it is called every ten minutes.
@@ -158,8 +158,8 @@ class Learner:
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of one training step, given the seed of the run and the step's number.
 
-    The sum of both numbers would be no good seed: a run with the next seed would use the same seeds
-    one step earlier.
+    The sum of both numbers is not used as the seed, because a run with the next seed would then use
+    the same seeds one step earlier.
 
     Example:
         >>> step_seed(0, 1) == step_seed(1, 0)

@@ -63,12 +63,13 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     """Copy the tensors of a file into a model.
 
     The head is copied only if it has one output, like the head of a detector. Tensors are matched
-    by
-    name. If another library such as torchvision gave them other names, they are matched by
+    by name. If another library such as torchvision gave them other names, they are matched by
     position. In both cases, each tensor must have the shape that the model expects; a fully
     connected layer also fits an equivalent convolution, as in timm's VGG. If the file holds a
-    larger network, its tensors with the prefix `features.` are used. A Keras file (`.h5`) needs the
-    package h5py. Its convolutions are matched by position, and later layers remain random.
+    larger network, its tensors with the prefix `features.` are used.
+
+    To read a Keras file (`.h5`), the package h5py is needed. The convolutions of such a file are
+    matched by position, and later layers of the model remain random.
 
     Args:
         model: The model, which is changed.

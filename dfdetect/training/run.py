@@ -1,4 +1,4 @@
-"""Run and RunState: the history and best model of a training, and the file to resume it from."""
+"""Run and RunState: the history and best model of a training, and the file for resuming it."""
 
 import logging
 import sys
@@ -109,7 +109,7 @@ class RunState:
     resume: bool
 
     def save(self, run: Run, learner: Learner) -> None:
-        """Write the state of a run, from which any number of processes can continue."""
+        """Write the state of a run to the file; any number of processes can continue the run."""
         if not run.context.is_first:
             return
         saved = {name: part.state_dict() for name, part in learner.parts.items()}

@@ -16,30 +16,29 @@ OPEN_SHARDS = 16
 
 
 class BalancedSampler(Sampler[list[Item]]):
-    """A sampler that yields batches of items, half of them REAL and half FAKE.
+    """A sampler that yields batches of items (crops or clips), half of them REAL and half FAKE.
 
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
     weights. Face sets without items of the class get no part. Within a face set, a source is drawn
-    first, with a probability in proportion to the square root of its size, and then the next item
-    of the source. Sources have very different sizes, and a large source must not dominate the
-    training.
+    first, and then the next item of this source. The probability of a source is in proportion to
+    the square root of its number of items, so that a large source does not dominate the training.
 
-    **Made fakes.** The shares `self_blend_share` and `reconstruction_share` of the FAKE half are
-    fakes that are made of REAL items of the same batch. A made fake has the seed of its REAL item,
-    and is therefore augmented in the same way. If a source has no FAKE items, a fake is made of
-    each of its REAL items, even if the shares are exceeded. Otherwise a model could recognise these
-    items as REAL by their source.
+    **Made fakes.** Some fakes are made of REAL items of the same batch: `self_blend_share` of the
+    FAKE half by self-blending, and `reconstruction_share` of the half from reconstructions. A made
+    fake has the seed of its REAL item, and both are therefore augmented in the same way. If a
+    source has no FAKE items, a fake is made of each REAL item of this source, even if the shares
+    are exceeded. Otherwise a model could recognise these items as REAL by their source.
 
-    **Recorded fakes.** The rest of the FAKE half are items of the dataset. For the share
-    `pair_share` of them, the batch also gets a REAL item of the same scene, in place of another
-    REAL item. Both have the same seed, too.
+    **Recorded fakes.** The rest of the FAKE half are FAKE items of the dataset. For the share
+    `pair_share` of these fakes, the batch also gets a REAL item of the same scene, in place of
+    another REAL item. The fake and this REAL item have the same seed, too.
 
-    **Epochs.** An epoch has `epoch_items` items. The default is the number with which each item of
-    the rarer class is used once if all items have the same source. The last, incomplete batch is
-    left out, unless it is the only batch.
+    **Epochs.** An epoch has `epoch_items` items. By default, this is the number with which each
+    item of the rarer class is used once if all items have the same source. The last batch is left
+    out if it is incomplete, unless it is the only batch.
 
-    **Shards.** If the face sets have many shards, a few shards are read at a time. They are chosen
-    at random, and their items are drawn in random order.
+    **Shards.** If the face sets have many shards (tar files of crops), only a few shards are read
+    at a time. These shards are chosen at random, and their items are drawn in random order.
 
     Args:
         dataset: The dataset of the items.
@@ -49,14 +48,14 @@ class BalancedSampler(Sampler[list[Item]]):
             None for equal weights.
         self_blend_share: Share of self-blended fakes in the FAKE half.
         reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
-        pair_share: Share of the recorded fakes that are in a batch with a REAL item of their scene.
+        pair_share: Share of the recorded fakes for which the batch gets a REAL item of their scene.
         epoch_items: Number of items in an epoch, or 0 for the default.
         context: The rank of this process among the processes of the training. Each process gets its
             part of every batch.
 
     Raises:
-        ArgumentError: A batch has fewer items than there are processes, `weights` has not one entry
-            per face set, or a weight is not above 0.
+        ArgumentError: A batch has fewer items than there are processes, `weights` has fewer entries
+            than there are face sets, or a weight is not above 0.
     """
 
     def __init__(
@@ -210,7 +209,7 @@ class _Pool:
         return self.count
 
     def draw(self, count: int) -> np.ndarray:
-        """Return the positions of `count` items, with sources in proportion to their chances."""
+        """Draw `count` items, and return their positions in the dataset."""
         if count == 0:
             return np.zeros(0, int)
         edges = np.cumsum(self.chances / self.chances.sum())
@@ -230,7 +229,7 @@ class _Queue:
         self.left: list[int] = []
 
     def next(self) -> int:
-        """Return the position of the next item."""
+        """Return the next item's position in the dataset."""
         if not self.left:
             items = self.generator.permutation(self.items)
             self.left = items[np.argsort(self.turns[items], kind="stable")][::-1].tolist()

@@ -16,8 +16,8 @@ class Split:
     """The faces of a training run.
 
     Attributes:
-        train: Recorded crops to train on.
-        reconstructions: Crops that `dfdetect reconstruct` has made from REAL crops, or None.
+        train: Crops to train on, without the reconstructions.
+        reconstructions: Reconstructions of REAL crops (see `dfdetect.data.reconstruct`), or None.
         held_out: Crops of other actors and sources, on which the model is measured.
     """
 
@@ -84,7 +84,7 @@ def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
     """Return the faces without the crops of actors who are also in a held-out face set.
 
     Raises:
-        FaceSetError: The face sets share crops, or lack the column with the actor groups.
+        FaceSetError: The face sets share crops, or only one of them has a column of actor groups.
     """
     shared = np.zeros(len(faces), bool)
     if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):
