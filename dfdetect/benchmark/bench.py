@@ -1,4 +1,4 @@
-"""`bench`: measures the time per video, and compares it with two references."""
+"""`bench`: measures the time per video, and compares it with the times of two references."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,27 +40,31 @@ PROJECTED = (400, 4000)
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """The time per video on this machine, and the comparison with two references.
+    """The time per video on this machine, compared with the times of two references.
 
-    `str` returns a report for people, and `to_dict` returns the values for JSON.
+    `str` returns a report for people, and `to_dict` returns the values for JSON. The function
+    `bench` explains the references. All times are in seconds.
 
     Attributes:
         videos: Number of videos.
         seconds_per_video: Time per video if several videos are scored at once.
-        stages: Mean seconds that a video spends in each stage if several videos are scored at once,
-            by name of the stage.
+        stages: Mean time that a video spends in each stage if several videos are scored at once, by
+            name of the stage.
         engine: Name of the library that computed the networks.
-        engines: Time per video with each installed library, by its name.
-        decode_seconds_per_video: Time per video if its sampled frames are only decoded, several
-            videos at once. This is a lower limit of `seconds_per_video`.
+        engines: Time per video with each installed library, by name of the library.
+        decode_seconds_per_video: Time per video if several videos are decoded at once and nothing
+            else is done with their sampled frames. This is a lower limit of `seconds_per_video`.
         read_seconds_per_video: Time per video if OpenCV reads every frame and nothing else is done.
-        reference_seconds_per_video: Time per video of the face pipeline of the challenge's winner.
-        face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too,
-            with an IoU of at least 0.5; None if the winner's pipeline found no face.
+        reference_seconds_per_video: Time per video that the face pipeline of the challenge's winner
+            takes.
+        face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too.
+            The boxes of the same face have an intersection over union (IoU) of at least 0.5. None
+            if the winner's pipeline found no face.
         probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
             winner's pipeline, over the videos that both scored; None if no video was scored by
             both.
-        probability_difference_max: The largest of these differences, or None.
+        probability_difference_max: Largest absolute difference of P(FAKE) over these videos, or
+            None.
         peak_memory_mb: Peak memory of the process in MB, minus its memory when `bench` began; None
             if the system does not report it.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
@@ -87,16 +91,16 @@ class BenchResult:
 
     @property
     def ratio_to_read(self) -> float:
-        """Return the time per video divided by the time in which OpenCV reads every frame."""
+        """Return `seconds_per_video`, divided by `read_seconds_per_video`."""
         return self.seconds_per_video / self.read_seconds_per_video
 
     @property
     def ratio_to_reference(self) -> float:
-        """Return the time per video divided by the time of the winner's pipeline."""
+        """Return `seconds_per_video`, divided by `reference_seconds_per_video`."""
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
-        """Return the seconds that a number of videos would take on this machine."""
+        """Return the seconds that scoring a number of videos would take on this machine."""
         return videos * self.seconds_per_video
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,12 +150,12 @@ def bench(
     engine: str = AUTO,
     progress: bool = False,
 ) -> BenchResult:
-    """Measure the time per video on this machine, and compare it with two references.
+    """Measure the time per video on this machine, and compare it with the times of two references.
 
-    The first reference, `read`, is OpenCV, which reads every frame and does nothing else. The
-    second, `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge
-    (Seferbekov 2020): OpenCV reads the file, and MTCNN detects faces in each sampled frame at half
-    size, one video after another. Unlike the winner's own code, the reference uses the default
+    The first reference, `read`, only reads every frame with OpenCV. The second reference,
+    `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge (Seferbekov
+    2020): one video after another, OpenCV reads the file, and MTCNN detects faces in each sampled
+    frame at half size. Unlike the winner's own code, the second reference uses the default
     thresholds of MTCNN, and the classifier of this package in float32.
 
     Run `bench` on an idle machine and in a new process: `peak_memory_mb` is too low if the process
@@ -241,7 +245,7 @@ class _Reference(Detector):
         self.detect = _WinnersFaceDetector(detector.device).detect
 
     def predict_file(self, path: Path) -> VideoResult:
-        """Score a video whose frames OpenCV reads."""
+        """Score a video, with OpenCV as the reader of the frames."""
         try:
             return self.predict(_pass_through(path, self.frames))
         except (ArgumentError, VideoError):  # OpenCV reads no frame
@@ -266,7 +270,7 @@ class _WinnersFaceDetector:
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect the faces in images, as `FaceDetector.detect`."""
+        """Detect the faces in images, as `FaceDetector.detect` does."""
         found: list[list[Box]] = []
         for image in images:
             height, width = image.shape[:2]
@@ -280,7 +284,7 @@ class _WinnersFaceDetector:
 def _warm_detector(
     weights: Weights, device: str, frames: int, engine: str, videos: Sequence[Path]
 ) -> Detector:
-    """Return a detector that has scored the videos once, so that its kernels are compiled."""
+    """Return a detector that has already scored a video, so that its kernels are compiled."""
     chosen = choose_engine(engine, choose_device(device))
     detector = load_detector(weights, device, frames, chosen)
     if not any(detector.predict(video).tracks for video in videos):
@@ -289,7 +293,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Return the seconds per video if sampled frames are only decoded, several videos at once."""
+    """Return the seconds per video if nothing but decoding is done, several videos at once."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -333,7 +337,7 @@ def _time_pipeline(
 def _time_each(
     videos: list[Path], function: Any, title: str, progress: bool
 ) -> tuple[list[Any], float]:
-    """Return the results of a function for one video after another, and the seconds per video."""
+    """Call a function with each video in turn; return the results and the seconds per video."""
     start = perf_counter()
     results = [
         function(video) for video in tqdm(videos, desc=title, unit="video", disable=not progress)
@@ -368,8 +372,8 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Return the bounding boxes of the tracks at a time, interpolated between sampled frames.
 
-    The first box of a track also counts one sampled frame earlier, and the last box one sampled
-    frame later.
+    A track is taken to begin one sampled frame earlier, with its first box, and to end one sampled
+    frame later, with its last box.
     """
     boxes: list[Box] = []
     for track in tracks:

@@ -23,11 +23,11 @@ GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Return the numbers of videos and machines of the command's option `--plan`.
+    """Return the number of videos, and the list of machine counts, that are given as text.
 
     Args:
-        videos: A number as text.
-        nodes: Numbers as text, separated by commas.
+        videos: The number of videos.
+        nodes: The machine counts, separated by commas.
 
     Raises:
         ArgumentError: One of the numbers is not a whole number of at least 1.
@@ -51,15 +51,16 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measurements per video on this machine, from which `project` computes.
+    """Measurements per video on this machine, from which `project` computes its projections.
 
     Attributes:
         predict_seconds: Time per video for scoring, several videos at once.
         extract_seconds: Time per video for extracting crops, several videos at once.
         video_bytes: Mean size of a video.
-        crop_bytes: Mean size of the crops of a video, with their rows in the index.
+        crop_bytes: Mean number of bytes that are written for a video: its crops, and the rows of
+            the crops in the index.
         write_bytes_per_second: Speed at which one process writes crops to a face set.
-        process_mb: Memory of the process in MB, or None if the system does not report it.
+        process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
 
     predict_seconds: float
@@ -158,7 +159,7 @@ def plan(
         paths: The videos that `bench` was measured on.
         bench: The result of `bench`.
         videos: Number of videos in the large set.
-        nodes: Numbers of machines to project for; each machine is like this one.
+        nodes: Machine counts for which projections are computed; each machine is like this one.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
@@ -175,15 +176,19 @@ def plan(
 def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int) -> Plan:
     """Compute the projections for a large set of videos from measurements per video.
 
-    The projection assumes that the machines share the work evenly and do not slow each other down;
-    that each machine receives its videos and sends its crops at 1 Gbit/s; that one machine writes
-    all crops; and that each core has a process with as much memory as the measured one. The slowest
-    of computing, network and writing determines the time.
+    The projections assume four things:
+
+    - The machines share the work evenly and do not slow each other down.
+    - Each machine receives its videos and sends its crops at 1 Gbit/s.
+    - One machine writes all crops.
+    - Each core has a process with as much memory as the measured process.
+
+    The slowest of computing, network and writing determines the time.
 
     Args:
         measured: The measurements on this machine.
         videos: Number of videos in the large set.
-        nodes: Numbers of machines to project for.
+        nodes: Machine counts for which projections are computed.
         cores: Number of cores of each machine.
     """
     return Plan(
