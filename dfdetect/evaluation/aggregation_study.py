@@ -1,10 +1,11 @@
-"""Compare aggregations, which turn the probabilities of frames into that of the video.
+"""Compare aggregations, which combine the probabilities of frames into the probability of a video.
 
-The data are pairs of a REAL track and a self-blended fake of the same frames, made by `dfdetect
-extract --blend`. Three kinds of FAKE scenes are composed of the tracks: one person who is fake all
-the time, one person who is fake for a fifth of the time, and two people of whom one is fake. The
-REAL scenes show the same people. The AUC is computed within each source. The compared aggregations
-are those of this package and those of the winners of the Deepfake Detection Challenge.
+The data are pairs of a REAL track (one face followed through a video) and a self-blended fake of
+the same frames, made by `extract` with `blend=True`. Three kinds of FAKE scenes are composed of the
+tracks: one person who is fake all the time, one person who is fake for a fifth of the time, and two
+people of whom one is fake. The REAL scenes show the same people. The AUC is computed within each
+source. The compared aggregations are those of this package and those of the winners of the Deepfake
+Detection Challenge.
 """
 
 import warnings
@@ -69,16 +70,16 @@ def compare_aggregations(
     """Measure all aggregations of `AGGREGATIONS` on the tracks of a face set.
 
     Args:
-        index: Index of a face set that was made with `dfdetect extract --blend`.
+        index: Index of a face set that was made by `extract` with `blend=True`.
         weights: Name or file of weights, as in `load_detector`; or a detector, which keeps its own
             device.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
     Returns:
-        A table with one row for each aggregation and number of frames. Its columns are, for each
-        kind of scene, the mean AUC within sources and the log loss with equal total weights of REAL
-        and FAKE.
+        A table with one row for each aggregation and number of frames. There are two columns for
+        each kind of scene: the mean of the AUCs of single sources, and the log loss with equal
+        total weights of REAL and FAKE.
 
     Raises:
         FaceSetError: The face set has no REAL track with a fake of the same frames.
@@ -113,7 +114,7 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rows of each REAL track, together with the rows of the fake made from it."""
+    """Return the row numbers of each REAL track, and the row numbers of the fake made from it."""
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
         return []
@@ -134,8 +135,8 @@ def make_scenes(
     """Return REAL and FAKE scenes of all three kinds.
 
     Args:
-        pairs: Rows of REAL tracks and of their fakes, as `find_pairs` returns them.
-        faces: The face set of these rows.
+        pairs: Row numbers of REAL tracks and of their fakes, as `find_pairs` returns them.
+        faces: The face set of the tracks.
         probabilities: P(FAKE) of each crop of the face set, float of shape (n,).
     """
     scenes = []
@@ -169,12 +170,15 @@ def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
 
 
 def mean_probability(people: Sequence[np.ndarray]) -> float:
-    """Return the mean over all frames, as the second place of the challenge did."""
+    """Return the mean probability of all frames, as in the challenge's second-best solution."""
     return float(np.concatenate(people).mean())
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return the mean of the confident frames if there are many, as the challenge's winner did."""
+    """Return the mean probability of the confident frames if they are many, else of all frames.
+
+    The solution of the challenge's winner uses this rule.
+    """
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
     if len(fake) > len(every) / 2.5 and len(fake) > 11 * len(every) / 32:
@@ -183,7 +187,7 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 
 
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
-    """Return a weighted mean over all frames, as the third place of the challenge did.
+    """Return a weighted mean over all frames, as in the challenge's third-best solution.
 
     The weight of a frame is the distance of its probability from 0.5. Before the mean is computed,
     each probability is moved away from 0.5.
@@ -194,10 +198,11 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 
 
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Return the mean of the most extreme person, as the fourth place of the challenge did.
+    """Return the mean probability of the most extreme person, or of all people if they disagree.
 
-    This is the highest mean if one person is clearly FAKE or all are FAKE, and the lowest mean if
-    all are REAL. Otherwise, the mean over all people is returned.
+    The highest mean is returned if one person is clearly FAKE or all are FAKE, and the lowest mean
+    if all are REAL. Otherwise, the mean over all people is returned. The challenge's fourth-best
+    solution uses this rule.
     """
     means = np.array([one.mean() for one in people])
     if means.max() > 0.9 or means.min() > 0.6:

@@ -31,14 +31,15 @@ class Answer:
     Attributes:
         name: The name of the video, or the id of the crop.
         label: REAL or FAKE.
-        group: Name of the actor group. All videos that are known to show the same actor share it.
+        group: Name of the actor group, which all videos that are known to show one actor share.
         source: Name of the video's source; empty if it is unknown.
         method: Name of the method that made the fake; empty if it is unknown.
         kind: The kind of fake (swap, lipsync...); empty if it is unknown.
         scene: Name of the scene, shared by the REAL and FAKE videos that show it; empty if no
             other video shows the scene.
         probability: P(FAKE), or NaN if the video has no score.
-        tracks: For each track, P(FAKE) of its crops, float64 of shape (crops,).
+        tracks: For each track (one face followed through the video), P(FAKE) of its crops, float64
+            of shape (crops,).
         status: `ok`, or the reason why the video has no score.
     """
 
@@ -180,13 +181,13 @@ def track_logits(
     Args:
         detector: The detector that scores the crops.
         faces: The face set of the crops.
-        tracks: For each track, the rows of its crops in `faces`, in the order of time.
+        tracks: For each track, the row numbers of its crops in `faces`, in the order of time.
         executor: The executor that distributes the tracks over the cores or GPUs of this machine.
         degrade: Damage to each crop before it is scored, as in `score_face_set`.
         progress: Show a progress bar.
 
     Returns:
-        For each track, the calibrated logits of FAKE of its crops, float64 of shape (crops,).
+        For each track, the calibrated logit of FAKE for each crop, float64 of shape (crops,).
     """
     change = require_degradation(degrade)
 

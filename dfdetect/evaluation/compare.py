@@ -1,8 +1,8 @@
-"""Compare architectures: train each on the same faces, and measure all on the same faces.
+"""Compare architectures: train all on the same faces, and measure all on the same other faces.
 
-The study that this package is based on trained eight detectors on the challenge's data. It reported
-their accuracies on data of which 80.75 % was FAKE. A detector that always answers FAKE has an
-accuracy of 0.8075 on such data.
+The study that this package is based on trained eight detectors on the data of the Deepfake
+Detection Challenge. It reported the accuracies of the detectors on data of which 80.75 % was FAKE.
+A detector that always answers FAKE has an accuracy of 0.8075 on such data.
 """
 
 import logging
@@ -64,8 +64,8 @@ def compare(
 
     An architecture whose checkpoint already exists is not trained again. The installed default
     detector is measured too, regardless of its training data. The function writes `comparison.csv`,
-    `comparison.md` and `comparison.png` to the folder of the checkpoints. The files keep the rows
-    of detectors that were measured by an earlier call and are not part of this call.
+    `comparison.md` and `comparison.png` to the folder of the checkpoints. Rows of an earlier call
+    are kept in these files if this call does not measure the same detectors again.
 
     Args:
         faces: Indexes of face sets to train on. Some of their actors are held out to choose the
@@ -134,7 +134,7 @@ def compare(
 
 
 def compared_architectures() -> list[str]:
-    """Return the names of all architectures with a training recipe, with those of the study first.
+    """Return the names of all architectures with a training recipe, the study's own first.
 
     The architecture of the default detector is left out, because `compare` measures the installed
     default detector instead.
@@ -188,7 +188,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Return the training sets joined into one, and the sets to measure on."""
+    """Return one face set with all faces for training, and the face sets to measure on."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 

@@ -1,12 +1,13 @@
 """Measure under which conditions a detector is less reliable.
 
 The limits beyond which results have warnings come from these measurements. There are three kinds of
-comparison, each with an interval of the difference in balanced accuracy:
+comparison. Each gives the difference in balanced accuracy, with an interval:
 
-- *damaged*: copies of good crops that were made smaller, darker or blurrier, or were compressed,
-  against the good crops themselves;
-- *natural*: crops with a property in a certain range, against all other crops;
-- *frames*: a few frames of each track, against all frames of the same tracks.
+- *damaged*: good crops that were made smaller, darker or blurrier, or were compressed, are compared
+  with the same crops before the damage;
+- *natural*: crops with a property in a certain range are compared with all other crops;
+- *frames*: a few frames of each track (one face followed through a video) are compared with all
+  frames of the same tracks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,8 +102,9 @@ def compare_conditions(
         the number of crops or tracks, and `sharpness` the median sharpness of damaged crops.
         `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy` are metrics. `difference` is
         the balanced accuracy minus the balanced accuracy of the crops or frames that the row is
-        compared with. `low` and `high` are the ends of its 95 % interval, by bootstrap over whole
-        actors or videos. Ranges with fewer than 15 crops of a class are left out.
+        compared with. `low` and `high` are the ends of the 95 % interval of this difference, by
+        bootstrap over whole actors or videos. Ranges with fewer than 15 crops of a class are left
+        out.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.
@@ -135,7 +137,7 @@ def compare_conditions(
 
 
 def _draw_balanced(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Return up to `count` of the rows, drawn at random, half of them from each class."""
+    """Return up to `count` of the row numbers `rows`, drawn at random, half from each class."""
     generator = np.random.default_rng(0)
     classes = [generator.permutation(rows[labels[rows] == label]) for label in (0, 1)]
     each = min(count // 2, *map(len, classes))
@@ -201,7 +203,7 @@ def _fewer_frames(
 def _row(
     comparison: str, condition: str, level: str, part: _Answers, others: _Answers
 ) -> dict[str, Any]:
-    """Return a row of the table: metrics of `part`, and its difference from `others`."""
+    """Return a row of the table: metrics of `part`, and how they differ from those of `others`."""
     names, group_of = np.unique(np.concatenate([part.groups, others.groups]), return_inverse=True)
     own, theirs = group_of[: len(part.groups)], group_of[len(part.groups) :]
 

@@ -14,7 +14,7 @@ BRIGHTNESS = 0.6
 
 
 def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function of this name, which takes a crop and returns a damaged copy.
+    """Return a function that takes a crop and returns a copy with the named damage.
 
     A crop is RGB uint8 of shape (height, width, 3).
 
@@ -56,7 +56,7 @@ def darken(image: np.ndarray, share: float) -> np.ndarray:
 
 
 def blur(image: np.ndarray, width: float) -> np.ndarray:
-    """Return an image blurred by a Gaussian of standard deviation `width` times its height."""
+    """Blur an image by a Gaussian whose standard deviation is `width` times the image's height."""
     return cv2.GaussianBlur(image, (0, 0), width * len(image))
 
 

@@ -69,9 +69,10 @@ def compare_encodings(
         A table with a row for each encoding, and for each range of bits per pixel of the compressed
         copies. The columns are `condition`, `level`, `n` (number of copies with a score),
         `bits_per_pixel` (the median) and `probability_change` (the mean absolute difference of
-        P(FAKE)). For REAL and FAKE videos, `..._before` and `..._after` are the shares of
-        references and copies above 0.5. `..._low` and `..._high` are the ends of the 95 % interval
-        of their difference, by bootstrap over whole sources.
+        P(FAKE)), and four columns for the REAL videos. `real_before` is the share of references
+        with P(FAKE) above 0.5, and `real_after` the share of copies. `real_low` and `real_high` are
+        the ends of the 95 % interval of the difference between these shares, by bootstrap over
+        whole sources. The columns `fake_before` and so on say the same about the FAKE videos.
 
     Raises:
         FileNotFoundError: A folder does not exist.
@@ -134,7 +135,7 @@ def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
 
 
 def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
-    """Yield a row for each copy of a video that has a score.
+    """Yield a row for each copy of a video for which the detector gives a score.
 
     If the reference has no score, no row is yielded.
     """
@@ -205,7 +206,7 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Return a random half of the frames, whose distances in time therefore differ."""
+    """Return a random half of the frames, so that the frames are unevenly spaced in time."""
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]
     return [frames[place] for place in sorted(kept)]

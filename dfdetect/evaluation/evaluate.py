@@ -59,21 +59,21 @@ def evaluate(
     P(FAKE) of a video that cannot be scored is taken to be 0.5.
 
     Args:
-        sources: The index of a face set; several indexes, which are measured together; or a data
-            set that `read_dataset` reads: a folder, a zip file, or a JSON file of DeepfakeBench.
-        split: Part of the data set to measure on, as its authors split it: `test`, `val` or
-            `train`; None for all of it.
+        sources: The index of a face set, or several indexes, which are measured together. Or a data
+            set that `read_dataset` reads: a folder, a zip file or a JSON file of DeepfakeBench.
+        split: `test`, `val` or `train` to measure on this official split of a data set; None to
+            measure on the whole data set.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
             own number of frames and its device.
         frames: Number of frames sampled from each video; None for 32. Must be None for face sets,
             of which all crops are used.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`; with `cuda`, all GPUs are
             used.
-        plots: Folder to write `roc.png`, `reliability.png` and `histogram.png` to, and `scores.csv`
-            with a row for each score.
-        table: File to write the metrics and their intervals to, as a table in Markdown or CSV; its
-            name ends in `.md` or `.csv`. The table has rows for all videos, all frames, each source
-            and each method.
+        plots: Folder for the plots `roc.png`, `reliability.png` and `histogram.png`, and for the
+            table `scores.csv`, which has a row for each score.
+        table: File for a table of the metrics and their intervals. The name of the file ends in
+            `.md` (for Markdown) or `.csv`. The table has rows for all videos, all frames, each
+            source and each method.
         fake_share: Also compute the metrics for data with this share of FAKE.
         degrade: Damage to the crops of a face set before they are scored: `jpeg` (compressed as
             JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 % darker).
@@ -215,7 +215,7 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
-    """Return metrics for each method, from its fakes and all REAL answers of their sources."""
+    """Return metrics for each method, of its fakes and all REAL answers from the same sources."""
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
     for name in np.unique(names[~real & (names != "")]).tolist():

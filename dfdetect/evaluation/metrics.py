@@ -26,12 +26,12 @@ class Metrics:
     Metrics that need both classes are NaN if all labels are the same.
 
     Attributes:
-        n: Number of items.
+        n: Number of items (videos or crops).
         fake_fraction: Share of FAKE items.
         auc: Area under the ROC curve.
-        false_alarm_rate: Share of REAL items above 0.5.
-        found_rate: Share of FAKE items above 0.5.
-        calibration_error: Expected calibration error (Naeini et al. 2015), 15 bins of equal width.
+        false_alarm_rate: Share of REAL items with a probability above 0.5.
+        found_rate: Share of FAKE items with a probability above 0.5.
+        calibration_error: Expected calibration error (Naeini et al. 2015), in 15 equal bins.
         log_loss: Mean negative log likelihood, in nats.
         constant_log_loss: The log loss of always answering `fake_fraction`.
         accuracy: Accuracy at the threshold 0.5.
@@ -79,6 +79,8 @@ class Metrics:
 class VotedMetrics:
     """Metrics with equal weights for both classes, and for all sources within a class.
 
+    Items that show the same scene, such as a video and the fakes made from it, form pairs.
+
     Attributes:
         real_sources: Number of sources with REAL items.
         fake_sources: Number of sources with FAKE items.
@@ -89,8 +91,8 @@ class VotedMetrics:
         balanced_accuracy: Mean of the weighted accuracies of REAL and of FAKE.
         found_by_kind: `found_rate` of each kind of fake.
         pairs: Number of scenes with both REAL and FAKE items.
-        pairs_in_order: Of all pairs of a REAL and a FAKE item of one scene, the share in which the
-            FAKE item has the higher probability, averaged over the scenes.
+        pairs_in_order: Share of the pairs of a REAL and a FAKE item of one scene in which the FAKE
+            item has the higher probability. The share is averaged over the scenes.
         intervals: 95 % intervals by the name of the metric, from a bootstrap over sources; empty
             unless requested.
     """
@@ -155,8 +157,9 @@ def metrics(
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
     """Return the metrics for data in which the share of FAKE items is `fake_share`.
 
-    The items of each class are weighted so that they have this share. The probabilities, which
-    assume that half of the items are FAKE, are corrected for the new share (Saerens et al. 2002).
+    The items are weighted so that FAKE items have this share of the total weight. The
+    probabilities, which assume that half of the items are FAKE, are corrected for the new share
+    (Saerens et al. 2002).
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
@@ -224,8 +227,8 @@ def bootstrap_intervals(
 
     Args:
         measure: Function that takes the number of times that each group was drawn, int of shape
-            (count,), and returns metrics by name. Draws in which a metric is NaN are left out of
-            its interval.
+            (count,), and returns metrics by name. The interval of a metric leaves out the draws in
+            which the metric is NaN.
         count: Number of groups.
         rounds: Number of draws.
         seed: Seed of the draws.
@@ -308,8 +311,8 @@ def voted_metrics(
         probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
         sources: Name of the source of each item, shape (n,).
         kinds: Kind of fake (swap, lipsync...) of each item, empty if it is unknown; shape (n,).
-        scenes: Name of the scene of each item, shared by its REAL and FAKE items, empty if it is
-            unknown; shape (n,).
+        scenes: Name of the scene of each item, empty if it is unknown; shape (n,). REAL and FAKE
+            items with the same name show the same scene.
         intervals: Also compute intervals, by a bootstrap that draws whole sources.
 
     Example:
@@ -363,7 +366,7 @@ def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np
 
 
 class _Curve:
-    """Labels sorted by probability. A bootstrap computes a thousand ROC curves without sorting."""
+    """Items sorted by probability once, so that a bootstrap computes its ROC curves fast."""
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
         self.labels = np.asarray(labels)
@@ -446,9 +449,10 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 def _orders(
     labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each scene with both classes, its share of pairs in order and its source number.
+    """Return the share of pairs in order, and the source number, of each scene with both classes.
 
-    A pair, one REAL and one FAKE item, is in order if the FAKE item has the higher probability.
+    A pair is one REAL and one FAKE item of the scene. It is in order if the FAKE item has the
+    higher probability.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

@@ -56,7 +56,8 @@ class PairedComparison:
         differences: The difference of each metric, by its name, tested by a paired bootstrap. The
             bootstrap draws whole actors or videos with replacement, the same ones for both
             detectors.
-        delong: The difference of the AUC by DeLong's test, which assumes independent scores.
+        delong: The difference of the AUC, tested by DeLong's test. This test assumes that scores
+            are independent.
         groups: Number of actors or videos from which the bootstrap draws.
     """
 
@@ -108,7 +109,7 @@ def compare_detectors(
 
     Args:
         sources: Face sets or a data set, as in `evaluate`.
-        detectors: Two detectors, each a name, a file or an object, as `weights` in `evaluate`.
+        detectors: Two detectors. Each is given like the argument `weights` of `evaluate`.
         options: Further arguments of `evaluate`.
 
     Raises:
@@ -161,8 +162,8 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
         second: P(FAKE) by the second detector, shape (n,).
 
     Returns:
-        The difference. Its values are NaN, without an interval, if a class has fewer than two
-        items.
+        The difference. If a class has fewer than two items, the numbers are NaN and the interval is
+        None.
 
     Example:
         >>> delong_test(labels, first, second).p_value
@@ -173,7 +174,7 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
     if min(fakes, reals) < 2:
         nan = float("nan")
         return Difference(first=nan, second=nan, difference=nan, interval=None, p_value=nan)
-    # The share of REAL items below each FAKE item, and of FAKE items above each REAL item.
+    # The share of REAL items below each FAKE item; the share of FAKE items above each REAL item.
     of_fakes, of_reals = [], []
     for values in (first, second):
         ranks = rankdata(values)

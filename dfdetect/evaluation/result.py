@@ -35,7 +35,7 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """False alarms and detected fakes at a threshold of the checkpoint, on the evaluated data.
+    """False alarms and detected fakes at one of the checkpoint's thresholds, on the evaluated data.
 
     Attributes:
         threshold: The threshold, a probability of FAKE.
@@ -110,9 +110,9 @@ class EvaluationResult:
         """Return a dictionary for JSON; values that cannot be computed are None.
 
         Returns:
-            The metrics by name with their `intervals`, the numbers `tracks`, `crops` and
-            `without_score`, and a dictionary for each other attribute. The entry `label` of a
-            source says how many of its answers are REAL and FAKE. `answers` is a list of the name,
+            The metrics by name with their `intervals`; the counts `tracks`, `crops` and
+            `without_score`; and the other attributes by name. The entry `label` of a source says
+            how many answers of the source are REAL and FAKE. `answers` is a list with the name,
             label, source and probability of each answer.
         """
         labels = self.answers.texts("label")
@@ -171,7 +171,7 @@ class EvaluationResult:
         text = f"{self.metrics.n} videos or single crops, {self.metrics.fake_fraction:.1%} FAKE"
         text += f"; {self.tracks} tracks, {self.crops} crops"
         if self.without_score:
-            text += f"; {self.without_score} without a score, counted with 0.5"
+            text += f"; {self.without_score} without a score, taken to be 0.5"
         return text
 
     def _main_table(self) -> str:
@@ -196,7 +196,7 @@ class EvaluationResult:
         return "\n".join(line.rstrip() for line in lines)
 
     def _operating_points(self) -> str:
-        """Return lines with the numbers of REAL and FAKE answers above the verdicts' thresholds."""
+        """Return lines that say how many REAL and FAKE answers exceed each verdict's threshold."""
         fake = int(self.answers.labels.sum())
         lines = [
             f"above {one.threshold:.3f} ({name}): "
@@ -225,7 +225,7 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return lines with the share of detected fakes of each kind, and of pairs in order."""
+    """Return lines with the share of detected fakes of each kind, and the share of ordered pairs."""
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
     }
@@ -262,7 +262,7 @@ def _table(parts: Mapping[str, Metrics]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a copy of nested values in which None replaces NaN, which JSON does not have."""
+    """Return a copy of nested values with None instead of NaN, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -18,13 +18,13 @@ def measure_attributes(
 
     Args:
         faces: The face set, whose crops must have been cut by the default crop rule.
-        rows: Rows of the crops to measure.
+        rows: Row numbers of the crops to measure.
         progress: Show a progress bar.
 
     Returns:
-        Arrays of shape (rows,) by name: `brightness`, `sharpness` and `turn`, as in
-        `FaceAttributes`, and `height`, the height of the face's bounding box in its video in
-        pixels. `height` is NaN if the index has no column `native_px`.
+        Arrays of shape (rows,) by name. `brightness`, `sharpness` and `turn` are described in
+        `FaceAttributes`. `height` is the height of the face's bounding box in pixels of the video,
+        or NaN if the index has no column `native_px`.
     """
     bar = tqdm(rows, "attributes", unit="crop", disable=not progress)
     found = [measure_crop(faces.image(row)) for row in bar]
@@ -41,10 +41,10 @@ def measure_attributes(
 
 
 def measure_crop(crop: np.ndarray) -> FaceAttributes:
-    """Return the attributes of a face, given its crop of any size, cut by the default crop rule.
+    """Return the attributes of the face in a crop of any size.
 
     Args:
-        crop: RGB uint8 of shape (side, side, 3).
+        crop: RGB uint8 of shape (side, side, 3), cut by the default crop rule.
     """
     resized = resize_crop(to_tensor(crop), ATTRIBUTE_FORMAT.size)
     return measure_face(resized.permute(1, 2, 0).numpy())
@@ -58,7 +58,7 @@ def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
 
     Returns:
         Boolean arrays of shape (crops,) by name: `small`, `dark`, `blurred` and `turned`, by the
-        limits in `dfdetect.scoring.reliability`, and `other` for the crops in none of these.
+        limits in `dfdetect.scoring.reliability`, and `other` for all crops that are none of these.
     """
     masks = {
         "small": attributes["height"] <= SMALL,

@@ -30,9 +30,10 @@ def to_table(result: EvaluationResult) -> pd.DataFrame:
     """Return a table of the metrics: of all videos, of all frames, and of each source and method.
 
     Returns:
-        A table whose columns are `part` (`videos`, `frames`, `source` or `method`), `name` (of the
-        source or method), `n`, `fake_fraction`, and each metric followed by the ends of its 95 %
-        interval, `METRIC_low` and `METRIC_high`, which may be missing values.
+        A table with the columns `part` (`videos`, `frames`, `source` or `method`), `name` (of the
+        source or method), `n` and `fake_fraction`, and with three columns for each metric: `METRIC`
+        is its value, and `METRIC_low` and `METRIC_high` are the ends of its 95 % interval. The ends
+        are missing values if the interval was not computed.
 
     Example:
         >>> to_table(evaluate("val.csv"))[["part", "auc", "auc_low", "auc_high"]]
