@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def engine_auto_is_torch() -> Iterator[None]:
-    """Make torch the default engine, because others compile longer than most tests run."""
+    """Make torch the default engine: the others take longer to compile than most tests to run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "PAYS_AFTER", sys.maxsize)
         yield

@@ -3,9 +3,9 @@
     python tests/fuzz.py clips --count 2000
     python tests/fuzz.py checkpoints --count 200
 
-Each case has a number, from which it can be repeated: `--first NUMBER --count 1`. A damaged video
+Each case has a number, by which it can be repeated: `--first NUMBER --count 1`. A damaged video
 must get a score or a documented status, and a damaged checkpoint must be refused. The exit status
-is 1 if this fails in any case.
+is 1 if any case has another outcome.
 """
 
 import argparse
@@ -114,7 +114,7 @@ def fuzz_clips(first: int, count: int, progress: bool = True) -> dict[int, Video
 
 
 def fuzz_checkpoints(first: int, count: int, progress: bool = True) -> dict[int, str]:
-    """Load damaged copies of installed weights, and return a text for each case number.
+    """Load damaged copies of installed weights, and return a text by case number.
 
     The text is the message of the `CheckpointError`, or begins with `WRONG` if there was none.
     """

@@ -57,7 +57,7 @@ def difference(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Original:
-    """An original network, how it gives the logit of FAKE, and how a file holds its weights."""
+    """An original network, with functions for its logit of FAKE and for the file of its weights."""
 
     name: str
     network: nn.Module
@@ -83,7 +83,7 @@ def stub(*names: str) -> None:
 
 
 def package(folder: Path, **members: object) -> ModuleType:
-    """Make a folder a package, without what its `__init__.py` would import."""
+    """Return a folder as a package with these members, without running its `__init__.py`."""
     module = ModuleType(folder.name)
     module.__path__ = [str(folder)]
     vars(module).update(members)
@@ -311,7 +311,7 @@ def make_inputs(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
 
 @torch.inference_mode()
 def compare(original: Original, faces: FaceSet) -> str:
-    """Convert a network, let both score the same crops, and return a row of the table."""
+    """Convert a network, compare its logits before and after, and return a row of the table."""
     images = make_inputs(faces, read_spec(original))
     settle(original, images[:BATCH])
     with tempfile.TemporaryDirectory() as folder:

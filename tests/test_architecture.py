@@ -1,4 +1,4 @@
-"""Check which modules of the package a module imports: only those before it in one list."""
+"""Check that each module of the package imports only modules that come before it in a list."""
 
 import ast
 from functools import cache

@@ -401,7 +401,7 @@ EDGES = ("left", "top", "right", "bottom")
 
 
 def cut_through(box, edge, share, frames, write_clip):
-    """Return a video that lacks a share of the face, and the part of the frames that it shows.
+    """Return a video of frames without a share of the face, and the part of a frame that is left.
 
     The video is lossless, because x264 does not encode narrow frames the same way each time.
     """
@@ -451,7 +451,7 @@ def test_predict_of_thirty_faces(scorer, write_clip, faces):
     ("number", "found"), [(1, True), (7, False), (8, True), (10, False), (14, True)]
 )
 def test_predict_of_a_face_in_one_frame(scorer, write_clip, faces, number, found):
-    """Of the sampled frames (1, 3, 5, 7, 8, 10, 12, 14), every second and the last are searched."""
+    """Of the frames 1, 3, 5, 7, 8, 10, 12 and 14, every second one and the last are searched."""
     frames = [np.zeros_like(faces[0])] * 16
     frames[number] = faces[0]
     path = write_clip(frames, bf="0")
@@ -536,7 +536,7 @@ def test_find_videos_in_links_loops_and_folders(scorer, real_clip, tmp_path):
 
 
 def test_find_videos_names_files_without_permission(real_clip, tmp_path):
-    """If the tests run as root, another process without root's permissions reads the files."""
+    """If the tests run as root, a process without root's permissions looks for the files."""
     folder = tmp_path / "videos"
     (folder / "closed").mkdir(parents=True)
     shutil.copy(real_clip, folder / "open.mp4")

@@ -66,7 +66,7 @@ def test_main_names_unusable_input_and_returns_2(arguments, message, tmp_path, m
 
 @pytest.fixture
 def scored(sample_data, tmp_path, monkeypatch, capsys):
-    """Return a function that scores a video in an empty folder and returns (stdout, stderr)."""
+    """Return a function that scores a video and returns (stdout, stderr), in an empty folder."""
     clip = str(sample_data / "test_videos" / "ehtdtkmmli.mp4")
     monkeypatch.chdir(tmp_path)
 

@@ -29,7 +29,7 @@ class BrightIsFake(torch.nn.Module):
 
 
 class BrighterIsFake(torch.nn.Module):
-    """A model of clips whose logit is the brightness of the last crop minus that of the first."""
+    """A model of clips whose logit tells how much brighter the last crop is than the first."""
 
     def forward(self, clips):
         brightness = clips.mean(dim=(2, 3, 4))
@@ -55,7 +55,7 @@ def test_predict_clips_gives_the_model_consecutive_crops(clip_detector):
 
 
 class LeftIsFake(torch.nn.Module):
-    """A model whose logit is the brightness of the left half minus that of the right half."""
+    """A model whose logit tells how much brighter the left half is than the right half."""
 
     def forward(self, images):
         left, right = images.chunk(2, dim=-1)
@@ -164,7 +164,7 @@ def test_predict_videos_gives_the_scores_of_predict(sample_data):
 
 @pytest.fixture
 def three_gpus(monkeypatch):
-    """Pretend to have three GPUs, by devices that torch tells apart and that are all the CPU."""
+    """Pretend to have three GPUs, all of which are the CPU, under names that torch tells apart."""
     others = [torch.device("cpu", 0)] * 2
     monkeypatch.setattr("dfdetect.runtime.executor.other_gpus", lambda device: others)
 
@@ -463,8 +463,7 @@ def test_predict_clips_resizes_crops_batch_by_batch(one_face_detector, monkeypat
 
 @pytest.fixture
 def two_members():
-    """Return two models with their specifications: one takes small crops, one clips of large
-    crops."""
+    """Return a model of small crops and a model of clips of large crops, with specifications."""
     values = {"mean": (0.5, 0.5, 0.5), "std": (0.1, 0.1, 0.1)}
     image = ModelSpec("test_efficientnet", 32, **values)
     clip = ModelSpec("cnn_lstm", 48, **values, frames_per_clip=4, crop=CropRule(1.4, 0.0))
@@ -542,7 +541,7 @@ def test_load_detector_of_several_weights():
 
 
 class RedIsFake(torch.nn.Module):
-    """A model with a 4 x 4 feature map, whose logit is the mean of red minus that of green."""
+    """A model with a 4 x 4 feature map, whose logit is the mean red minus the mean green."""
 
     def forward(self, images):
         return self.forward_head(self.forward_features(images))
@@ -562,7 +561,7 @@ def red_detector(**options):
 
 
 def coloured(colour, rows=slice(None), columns=slice(None)):
-    """Return a grey image with a coloured part."""
+    """Return a grey image of which one part is coloured."""
     image = np.full((80, 80, 3), 60, np.uint8)
     image[rows, columns] = colour
     return image

@@ -128,7 +128,7 @@ def test_predict_writes_finished_results_when_interrupted(sample_data, tmp_path,
 
 
 def note_and(predict_one, scored):
-    """Return a `Detector.predict` that adds the path of each video to a list."""
+    """Return `predict_one` as a method that also adds the path of each video to `scored`."""
 
     def score_and_note(self, path, **options):
         scored.append(path)
@@ -179,7 +179,7 @@ def test_predict_continues_a_killed_run(sample_data, tmp_path):
 
 
 def entries(notes):
-    """Return the lines of a journal as bytes, by the names of the videos, each of them unique."""
+    """Return the lines of a journal as bytes, by video name; no name may occur twice."""
     lines = [line for line in notes.read_bytes().splitlines() if line] if notes.exists() else []
     found = [(json.loads(line)["name"], line) for line in lines if line.endswith(b"}}")]
     assert len(found) == len(dict(found))
@@ -287,7 +287,7 @@ def test_predict_on_a_full_disk_still_raises_the_interrupt(sample_data, tmp_path
 
 
 def full_disk(until=10**9):
-    """Return a function that writes tables, and fails in its first calls."""
+    """Return a function that fails as on a full disk, but writes tables from call `until` on."""
     write = submission._write_csv
     calls = iter(range(10**9))
 
@@ -370,7 +370,7 @@ def test_predict_prints_and_writes_nothing(sample_data, tmp_path, monkeypatch, c
 
 
 def test_predict_calls_on_result_once_for_each_row(mixed_folder, tmp_path, monkeypatch):
-    """This includes results of an earlier run and missing videos; all are written as JSON."""
+    """Rows of missing videos and results of an earlier run count, too; `out` is a JSON file."""
     sample, out = tmp_path / "sample.csv", tmp_path / "results.json"
     sample.write_text("filename\ntext.mp4\ngone.mp4\ngood.mp4\nempty.mp4\n")
     options = {"out": out, "sample_submission": sample, "frames": 2}

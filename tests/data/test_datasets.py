@@ -219,7 +219,7 @@ def test_read_fakeavceleb(tmp_path):
 
 
 def write_benchmark(root, name="Celeb-DF-v2"):
-    """Write a JSON file of DeepfakeBench, in another folder than its images.
+    """Write images, and in another folder a JSON file of DeepfakeBench that lists the images.
 
     The paths of the fakes are written as on Windows.
     """

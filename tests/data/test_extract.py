@@ -154,7 +154,7 @@ def test_extract_uses_all_gpus_and_one_decoder_thread_per_video(videos, tmp_path
 
 
 def files_of(index):
-    """Return the bytes of all files of a face set, by the file name without the set's name."""
+    """Return the bytes of each file of a face set, by the file's name without the set's name."""
     found = index.parent.glob(f"{index.stem}[.-]*")
     return {path.name.removeprefix(index.stem): path.read_bytes() for path in found}
 

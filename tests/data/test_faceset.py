@@ -261,7 +261,7 @@ def test_image_refuses_an_image_that_would_take_gigabytes(face_set):
 
 @pytest.fixture
 def sharded(tmp_path, face_set):
-    """Return the index of the same face set in two shards."""
+    """Return the index of a copy of `face_set` whose images are in two shards."""
     faces = FaceSet.read(face_set)
     index = tmp_path / "sharded.csv"
     places = []

@@ -10,7 +10,7 @@ from dfdetect.errors import ArgumentError, InputError
 def write(tmp_path, monkeypatch):
     """Return a function that writes entries of two crops each.
 
-    The function returns the entries that were complete before.
+    The function returns the entries that were complete before it was called.
     """
     monkeypatch.setattr(shards, "SHARD_BYTES", 3000)
 

@@ -7,7 +7,7 @@ from dfdetect.evaluation.compare import compare, draw, to_markdown
 
 @pytest.fixture
 def sets(face_set, tmp_path):
-    """Return two face sets: the same faces, split by actors."""
+    """Return the indexes of two face sets, which are one face set divided by its actors."""
     faces = FaceSet.read(face_set)
     for name, part in zip(("train", "val"), faces.split(0.4), strict=True):
         (tmp_path / name).symlink_to(face_set.with_suffix(""))

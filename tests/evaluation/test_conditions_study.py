@@ -10,7 +10,7 @@ from dfdetect.evaluation.conditions_study import compare_conditions
 
 
 class SharpIsFake(torch.nn.Module):
-    """A model whose logit is how much neighbouring pixels differ."""
+    """A model whose logit rises with the difference between neighbouring pixels."""
 
     def forward(self, images):
         return ((images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3)) - 1)[:, None]
@@ -24,7 +24,7 @@ def detector():
 
 @pytest.fixture
 def sharp_fakes(tmp_path):
-    """Return a face set of 80 crops: 20 actors, two frames of each track, and noisy FAKE crops."""
+    """Return a face set of 20 actors and 80 crops, two of each track; FAKE crops are noisy."""
     import cv2
 
     generator = np.random.default_rng(0)

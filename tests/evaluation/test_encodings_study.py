@@ -10,7 +10,7 @@ from dfdetect.video.reader import Frame
 
 
 class GrainIsFake(torch.nn.Module):
-    """A model whose logit is how much neighbouring pixels differ."""
+    """A model whose logit rises with the difference between neighbouring pixels."""
 
     def forward(self, images):
         return 50 * ((images[..., 1:] - images[..., :-1]).abs().mean(dim=(1, 2, 3)) - 0.03)[:, None]

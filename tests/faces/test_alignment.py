@@ -26,7 +26,7 @@ def test_similarity_finds_rotation_scaling_and_translation():
 
 @pytest.fixture(scope="module")
 def face(sample_data):
-    """Return a frame, and the box and landmarks of its face by MTCNN."""
+    """Return a frame, and the box and the landmarks that MTCNN finds for its face."""
     clip = sample_data / "train_sample_videos" / "ajqslcypsw.mp4"
     image = next(iter(read_frames(clip, 1))).image
     boxes, _, points = MTCNN(keep_all=False, device="cpu").detect(image, landmarks=True)

@@ -12,7 +12,7 @@ THRESHOLDS = (0.6, 0.7, 0.9)
 
 @pytest.fixture(scope="module")
 def images(sample_data):
-    """Return two frames of each of two videos, which show two people."""
+    """Return four frames: two of each of two videos, which show different people."""
     folder = sample_data / "train_sample_videos"
     clips = [folder / "ajqslcypsw.mp4", folder / "cknyxaqouy.mp4"]
     return [frame.image for clip in clips for frame in read_frames(clip, 2)]
@@ -62,7 +62,7 @@ def test_find_finds_faces_at_the_border(cascade, images):
 
 
 def test_find_looks_at_inputs_of_few_sizes(cascade, images, monkeypatch):
-    """A batch has at most `BOXES` inputs and a multiple of `STEP`; this changes no answer."""
+    """The size of a batch is a multiple of `STEP`, at most `BOXES`; no answer depends on it."""
     expected = cascade.find(images, scales(images[0]))
     counts = []
     for network in (cascade.rnet, cascade.onet):

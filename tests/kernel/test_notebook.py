@@ -141,7 +141,7 @@ class Machine:
         self.names: list[str] = []
 
     def mount(self, dataset, at, competition, copies=1):
-        """Mount data set and competition, with each test video several times."""
+        """Mount the data set and the competition, which holds each test video `copies` times."""
         target = self.root / "input" / at
         target.parent.mkdir(parents=True)
         target.symlink_to(dataset)
@@ -190,7 +190,7 @@ class Machine:
 @pytest.mark.network
 @pytest.mark.slow
 def test_notebook_on_kaggle(machine, notebook, dataset):
-    """Kaggle mounts data in folders by kind and owner; the other tests have no such folders."""
+    """Only this test has folders for the kind and the owner of a data set, as Kaggle has."""
     at = "datasets/ada/dfdetect"
     machine.mount(dataset, at, f"competitions/{COMPETITION}")
     printed = machine.run(notebook, FRAMES=4)

@@ -2,8 +2,9 @@
 
 `python drive_app.py FOLDER GOOD BROKEN [--offline]` prints JSON.
 
-FOLDER gets the screenshots, and the app keeps its temporary files there. With `--offline`, the only
-network is a loopback interface: start it by `unshare --map-root-user --net`.
+FOLDER gets the screenshots, and the app keeps its temporary files there. GOOD is a video, and
+BROKEN is a file that cannot be read. With `--offline`, the only network is a loopback interface:
+start the script by `unshare --map-root-user --net`.
 """
 
 import fcntl
@@ -52,7 +53,7 @@ def bring_loopback_up() -> None:
 
 
 def upload(page: Page, file: Path) -> str:
-    """Upload a file and return the text of the answer, once the page is ready for another one."""
+    """Upload a file and return the text of the answer, once the page is ready for another file."""
     page.set_input_files("input[type=file]", file)
     page.wait_for_selector(f"#verdict .file:text-is('{file.name}')", timeout=WAIT)
     page.wait_for_selector("input[type=file]", state="attached", timeout=WAIT)
@@ -66,7 +67,7 @@ def files_left(folder: Path) -> list[str]:
 
 
 def wait_until_none_left(folder: Path, seconds: float = 60) -> list[str]:
-    """Wait until the app's folder is empty, and return what is left after some time."""
+    """Wait until the app's files are deleted, at most for some seconds; return those left."""
     end = monotonic() + seconds
     while (left := files_left(folder)) and monotonic() < end:
         sleep(0.5)

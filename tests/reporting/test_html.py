@@ -139,7 +139,7 @@ def test_predict_writes_the_page(sample_data, tmp_path):
 
 
 def full_score(name, verdict, probability):
-    """Return a result that has every part that a page can show."""
+    """Return a result with everything that a page can show of a video."""
     times = [0.0, 1.0, 2.5]
     maps = [HeatMap(2.5, np.full((32, 32, 3), 90, np.uint8), np.eye(4, dtype=np.float32))]
     face = TrackResult(probability, times, [BOX] * 3, [0.1, 0.3, probability], heat_maps=maps)
@@ -160,7 +160,7 @@ def full_score(name, verdict, probability):
 
 @pytest.fixture(scope="module")
 def page(real_clip, tmp_path_factory):
-    """Return a page with every part that it can show, and the videos in the same folder."""
+    """Return the path of a page with all parts that a page can have, and write its videos."""
     parent = tmp_path_factory.mktemp("page")
     results = {
         "fake one.mp4": full_score("fake one.mp4", Verdict.FAKE, 0.95),

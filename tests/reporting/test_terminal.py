@@ -243,7 +243,7 @@ def test_time_stamp_is_as_players_show_it(seconds, text):
 
 
 def test_result_line_of_four_hundred_results_is_fast():
-    """Results are printed as lines with a summary, and as JSON. CPU time is measured."""
+    """CPU time is measured for both outputs: lines with a summary, and JSON."""
     times = [number / 3 for number in range(32)]
     track = TrackResult(0.9, times, [(100.123456, 2.0, 3.0, 4.0)] * 32, [0.123456789] * 32)
     results = {

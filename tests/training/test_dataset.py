@@ -15,7 +15,7 @@ from dfdetect.training.sampler import BalancedSampler
 
 @pytest.fixture
 def tracks(face_set):
-    """Return a face set with two tracks of 8 crops, in reversed order, and 32 single crops."""
+    """Return a face set: two tracks of 8 crops, the last frame first, and 32 single crops."""
     table = pd.read_csv(face_set, dtype=str)
     table["label"] = ["REAL"] * 8 + ["FAKE"] * 8 + table["label"][16:].tolist()
     table.loc[:15, "video"] = ["a.mp4"] * 8 + ["b.mp4"] * 8
@@ -84,7 +84,7 @@ def test_clip_dataset_makes_self_blended_items_from_real_ones(face_set):
 
 @pytest.fixture
 def with_reconstructions(face_set):
-    """Return a face set, and reconstructions of its REAL crops, which are all black."""
+    """Return a face set, and a face set of black images as reconstructions of its REAL crops."""
     faces = FaceSet.read(face_set)
     real = faces.table[faces.table["label"] == "REAL"]
     folder = face_set.parent / "redrawn"

@@ -60,7 +60,7 @@ def torchrun(processes, *command):
 
 
 def train(face_set, out, *options):
-    """Return the arguments of `dfdetect`."""
+    """Return the arguments with which `dfdetect` trains a small model."""
     return ["train", "--faces", str(face_set), "--out", str(out), *SMALL, *options]
 
 
@@ -88,7 +88,7 @@ def test_global_batch_shares_what_dropout_draws():
 
 @pytest.mark.slow
 def test_step_of_several_processes_equals_one_process(tmp_path):
-    """This holds even if the processes get different numbers of images."""
+    """The step is the same even if one process gets more images than another."""
     script = tmp_path / "compare.py"
     script.write_text(COMPARISON)
     subprocess.run(torchrun(3, script, 3), check=True)

@@ -86,7 +86,7 @@ def test_load_initial_weights_name_missing_and_extra_tensors(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet50", pytest.param("vgg16", marks=pytest.mark.slow)])
 def test_load_initial_weights_in_torchvision_naming(name, tmp_path):
-    """The layers are the same, but timm's VGG has convolutions in place of two of them."""
+    """In place of two linear layers of torchvision's VGG, timm's VGG has convolutions."""
     source = getattr(torchvision.models, name)(weights=None).state_dict()
     torch.save(source, tmp_path / "weights.pth")
     target = create_model(name)

@@ -77,7 +77,7 @@ ONE = "robustforensics_b0"
 
 
 def read_list(name):
-    """Return the names and shapes of the tensors in a list."""
+    """Return the name and shape of each tensor that one of the lists names."""
     shapes = {}
     table = pd.read_csv(LISTS / f"{name}.csv", keep_default_na=False)
     for module, tensors in table.itertuples(index=False):
