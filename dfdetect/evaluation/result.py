@@ -225,7 +225,7 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return lines with the share of detected fakes of each kind, and the share of ordered pairs."""
+    """Return lines: the share of detected fakes of each kind, and the share of pairs in order."""
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
     }
