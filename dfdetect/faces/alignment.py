@@ -1,4 +1,8 @@
-"""Align faces: turn and scale a face so that its landmarks lie at the points of a template."""
+"""Align faces: turn and scale a face so that its landmarks lie at the points of a template.
+
+The landmarks are the eyes, the nose and the corners of the mouth. The template says where they
+should lie in the crop.
+"""
 
 from functools import cache
 
@@ -59,7 +63,8 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the rotation, scaling and translation that best map source points to target points.
 
-    The sum of the squared distances is minimal (Umeyama 1991).
+    The sum of the squared distances from the mapped points to the target points is minimal (Umeyama
+    1991).
 
     Args:
         source: Points of shape (n, 2).

@@ -1,4 +1,4 @@
-"""Measure the brightness, the sharpness and the turn of a face."""
+"""Measure how bright and sharp a face is, and how far it is turned to the side."""
 
 from dataclasses import dataclass
 

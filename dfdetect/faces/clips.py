@@ -15,7 +15,7 @@ JITTER_SEED = 0
 
 
 def windows(count: int, length: int) -> list[list[int]]:
-    """Divide the crops of a track into clips, and return the positions of the crops in each clip.
+    """Return the clips of a track: for each clip, the positions of its crops in the track.
 
     If `count` is not a multiple of `length`, the last clip overlaps the one before it. If `count`
     is less than `length`, some crops are repeated.

@@ -18,15 +18,15 @@ Strip = list[tuple[float, np.ndarray]]
 # Default number of pictures in a strip, and their side in pixels.
 STRIP = 8
 FACE_PIXELS = 112
-# Side of the square around a face that a picture of a strip shows, divided by the height of the
-# face's box.
+# Each picture of a strip shows a square around a face. This is the side of the square, divided by
+# the height of the face's box.
 FACE_MARGIN = 1.3
 DEFAULT_RESIZE = ResizeRule()
 PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 
 
 def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
-    """Cut a square from an image and resize it. Parts outside the image repeat its border.
+    """Cut a square from an image and resize it. Parts outside the image repeat the image's border.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).

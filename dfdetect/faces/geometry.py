@@ -108,7 +108,7 @@ class ResizeRule:
         aspect: Width of the input, divided by its height.
         fit: `stretch` resizes width and height independently. `pad` keeps the ratio of the crop's
             sides and fills the rest of the input with black.
-        interpolation: `bilinear` and `bicubic` are those of Pillow, with antialiasing. `linear` is
+        interpolation: `bilinear` and `bicubic` are as in Pillow, with antialiasing. `linear` is
             OpenCV's `INTER_LINEAR`, without antialiasing. `area_or_cubic` is OpenCV's `INTER_AREA`
             if the crop is shrunk, and its `INTER_CUBIC` if the crop is enlarged.
     """
@@ -147,7 +147,7 @@ class CropFormat(NamedTuple):
 
 
 def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -> Box | None:
-    """Return the box of a face at a time, interpolated linearly between its known boxes.
+    """Return the box of a face at a time, interpolated linearly between known boxes.
 
     Args:
         times: Times of the known boxes, in increasing order.

@@ -1,10 +1,10 @@
 """Track faces from frame to frame, and cut a crop of each face from each frame.
 
-Detecting faces is slow. The face detector therefore runs only on some frames, the detection frames,
-and on downscaled copies of them. If faces are already known, most detection frames are downscaled
-further, as far as the size of the known faces allows. Boxes that overlap on neighbouring detection
-frames belong to one track, as in the IoU tracker of Bochinski et al. (2017). Boxes on the frames in
-between are interpolated. Crops are cut from the frames at full size.
+Detecting faces is slow. The face detector therefore runs only on downscaled copies of some frames,
+the detection frames. If faces are already known, most detection frames are downscaled further, as
+far as the size of the known faces allows. Boxes that overlap on neighbouring detection frames
+belong to one track, as in the IoU tracker of Bochinski et al. (2017). Boxes on the frames between
+detection frames are interpolated. Crops are cut from the frames at full size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,7 +49,7 @@ class FaceTrack:
     Attributes:
         detections: The time in seconds and the box of each detection of the face.
         times: Times in seconds of all sampled frames that show the face.
-        numbers: The numbers of these frames in the video, from 0.
+        numbers: The numbers of these frames in the video, counted from 0.
         boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels of the full
             frame.
         crops: For each requested format, the crops of the face in all these frames: RGB uint8

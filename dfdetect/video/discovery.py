@@ -20,11 +20,12 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
     A folder is searched with all its sub-folders and linked folders, for files whose suffix is in
     `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. If a path is a file, it is
-    accepted with any suffix, and may also be an image. Beside other paths, a path that does not
-    exist is treated as a file, so that one wrong path does not stop a run over the others.
+    accepted with any suffix, and may also be an image. If some paths exist and others do not, the
+    missing ones are treated as files, so that a wrong path does not stop a run over the others.
 
-    The name of a video is its base name. Videos with equal base names are named by their paths
-    below the given folder. If these are equal too, the videos are named by their whole paths.
+    The name of a video is the name of its file. Videos with equal file names are named by their
+    paths below the given folder. If these paths are equal too, the videos are named by their whole
+    paths.
 
     Args:
         paths: Files and folders.

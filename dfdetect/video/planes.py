@@ -74,7 +74,7 @@ class Planes:
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
         """Draw a decoded frame into the top left corner, turned upright and resized.
 
-        The last column is repeated if `width` is odd, and the last row if `height` is odd.
+        If `width` is odd, the last column is repeated. If `height` is odd, the last row is repeated.
 
         Args:
             frame: A PyAV frame of any format and size.
@@ -103,8 +103,8 @@ class Planes:
 
         Args:
             other: The picture to draw.
-            left: Column of its left edge in pixels, rounded down to an even number.
-            top: Row of its top edge in pixels, rounded down to an even number.
+            left: Column for the left edge of `other`, in pixels, rounded down to an even number.
+            top: Row for the top edge of `other`, in pixels, rounded down to an even number.
         """
         for target, source, step in zip(self.planes, other.planes, STEPS, strict=True):
             part = target[2 * (top // 2) // step :, 2 * (left // 2) // step :]
@@ -125,7 +125,7 @@ class Planes:
     def outline(
         self, box: tuple[int, int, int, int], colour: tuple[int, int, int], thickness: int
     ) -> None:
-        """Draw the outline of a rectangle, inside the edges of the rectangle.
+        """Draw the outline of a rectangle, on the inner side of the rectangle's edges.
 
         Args:
             box: Left, top, right and bottom in pixels, rounded down to even numbers.

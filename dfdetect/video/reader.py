@@ -1,17 +1,18 @@
 """Read evenly spaced RGB frames of a video file, with their times, or the one frame of an image.
 
 First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
-time stamps of the packets tell which frames the file really holds; its header may be wrong. They
-also tell which packets are B frames: in the file, a B frame comes after a frame that is displayed
-later. If the video has enough I and P frames, the reader samples only those, and the decoder skips
-all frames that no other frame refers to. This halves the decoding time of the DFDC
-videos. Skipping all B frames would be faster still, but x264 lets P frames refer to B frames, and
-a P frame that is decoded without its B frame shows block artefacts. Seeking to key frames would not
-help, because a DFDC video has only two key frames in 300 frames. Long videos have many key frames.
-From a long video, the reader samples key frames, and decodes no other frames.
+time stamps of the packets tell which frames the file really holds; the header of the file may be
+wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes after a
+frame that is displayed later. If the video has enough I and P frames, the reader samples only
+those, and the decoder skips all frames that no other frame refers to. This halves the decoding time
+of videos of the Deepfake Detection Challenge (DFDC). Skipping all B frames would be faster still,
+but x264 lets P frames refer to B frames, and a P frame that is decoded without its B frame shows
+block artefacts. Seeking to key frames would not help, because a DFDC video has only two key frames
+in 300 frames. Long videos have many key frames. From a long video, the reader therefore samples
+only key frames, and decodes no other frames.
 
-The reader never opens other files or addresses to which a video refers. A playlist with the suffix
-of a video could refer to any file or address.
+The reader never opens other files or addresses to which a video refers. Otherwise a playlist with
+the suffix of a video could make the reader open any file or address.
 """
 
 import errno
@@ -55,7 +56,8 @@ Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
 # The image formats that Pillow may recognise.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-# Comment in the metadata of annotated copies, whose boxes would change the scores of the faces.
+# Comment in the metadata of annotated copies. The boxes that are drawn on such copies would change
+# the scores of the faces.
 ANNOTATED = "annotated by dfdetect"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
@@ -84,8 +86,9 @@ class Frame:
         time: Seconds since the first frame.
         image: RGB uint8 of shape (height, width, 3), upright.
         number: Index of the frame in the video, from 0.
-        bits_per_pixel: Compressed bits per pixel in the video stream of the file, the mean over all
-            its frames; NaN for images and frames in memory, and if the file was not read by PyAV.
+        bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
+            of all its frames. NaN for images, for frames in memory, and if PyAV did not read the
+            file.
     """
 
     time: float
