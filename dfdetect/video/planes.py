@@ -74,7 +74,7 @@ class Planes:
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
         """Draw a decoded frame into the top left corner, turned upright and resized.
 
-        If `width` is odd, the last column is repeated. If `height` is odd, the last row is repeated.
+        The last column is repeated if `width` is odd. The last row is repeated if `height` is odd.
 
         Args:
             frame: A PyAV frame of any format and size.
