@@ -205,7 +205,7 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator for one step, and return the term that the autoencoder minimises.
+        """Train the discriminator for one step, and return its term for the autoencoder's loss.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.

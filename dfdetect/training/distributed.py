@@ -53,7 +53,7 @@ class DistributedContext:
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Return the parts of all processes, joined in the order that they had before `shard`."""
+        """Join the parts of all processes, in the order that the items had before `shard`."""
         if self.world_size == 1:
             return part
         parts: list[np.ndarray] = [part] * self.world_size

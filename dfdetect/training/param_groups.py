@@ -17,14 +17,15 @@ def parameter_groups(
     Adam changes every weight by about the learning rate. The output of a unit with n inputs
     therefore changes by about n times the rate. Normalisation layers compensate for this. A deep
     network without such layers, such as VGG16, does not converge with one rate for all layers.
-    `by_inputs` divides the rate of a layer's weights by the number of inputs of its units (Yang et
-    al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer",
-    NeurIPS 2021).
+    `by_inputs` gives the weights of a layer a rate that is lower the more inputs the layer's units
+    have (Yang et al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter
+    Transfer", NeurIPS 2021).
 
     Args:
         model: The model.
-        learning_rate: Learning rate of all parameters. With `by_inputs`, the learning rate of
-            biases and of the weights of units with 100 inputs.
+        learning_rate: Learning rate of all parameters. With `by_inputs`, it is the rate of biases,
+            and of weights in layers whose units have 100 inputs. The rate of other weights is
+            divided by the number of inputs and multiplied by 100.
         lr_scaling: `equal` or `by_inputs`.
 
     Example:

@@ -37,7 +37,7 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
 
     Args:
         architecture: Name of the architecture.
-        init: The path itself, or `imagenet` for the file of an installed package.
+        init: The path of a file, or `imagenet` for the file in an installed package.
 
     Raises:
         FileNotFoundError: The file does not exist, or the package is not installed; the message
@@ -129,7 +129,7 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 
     Args:
         model: A model with random weights. All its weights are changed, except in the head.
-        images: Normalised inputs of the model, at least about 50, over which mean and variance are
+        images: At least about 50 normalised inputs of the model, over which mean and variance are
             computed.
     """
     if any(isinstance(module, NORMALISATION) for module in model.modules()):

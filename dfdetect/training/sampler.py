@@ -19,7 +19,7 @@ class BalancedSampler(Sampler[list[Item]]):
     """A sampler that yields batches of items (crops or clips), half of them REAL and half FAKE.
 
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
-    weights. Face sets without items of the class get no part. Within a face set, a source is drawn
+    weights. Face sets without items of this class get no part. Within a face set, a source is drawn
     first, and then the next item of this source. The probability of a source is in proportion to
     the square root of its number of items, so that a large source does not dominate the training.
 
