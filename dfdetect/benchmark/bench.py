@@ -319,7 +319,7 @@ def _in_rounds(videos: Sequence[Path]) -> list[Path]:
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
 ) -> tuple[list[VideoResult], float]:
-    """Return the results of the repeated videos, and the seconds per video."""
+    """Score the videos repeatedly; return all results, and the seconds per video."""
     many = _in_rounds(videos)
     start = perf_counter()
     scores = list(

@@ -54,8 +54,8 @@ class Measured:
     """Measurements per video on this machine, from which `project` computes its projections.
 
     Attributes:
-        predict_seconds: Time per video for scoring, several videos at once.
-        extract_seconds: Time per video for extracting crops, several videos at once.
+        predict_seconds: Time per video if several videos are scored at once.
+        extract_seconds: Time per video if crops are extracted from several videos at once.
         video_bytes: Mean size of a video.
         crop_bytes: Mean number of bytes that are written for a video: its crops, and the rows of
             the crops in the index.

@@ -73,8 +73,8 @@ def compare(
         val: Index of a face set of other actors, on which all detectors are measured.
         out: Folder of the checkpoints, `NAME.safetensors`. Existing checkpoints are measured
             without training, and an interrupted training continues.
-        clips: Indexes of face sets with tracks, made by `dfdetect extract`. Models that take clips
-            are also trained on these face sets.
+        clips: Indexes of face sets with tracks, made by `extract`. Models that take clips
+            (several consecutive crops) are also trained on these face sets.
         val_clips: Index of a face set with tracks, on which all detectors are also measured.
         architectures: Names of the architectures; None for `compared_architectures()`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.

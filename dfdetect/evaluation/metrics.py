@@ -86,8 +86,8 @@ class VotedMetrics:
         fake_sources: Number of sources with FAKE items.
         log_loss: Weighted mean negative log likelihood, in nats.
         auc: Area under the weighted ROC curve.
-        false_alarm_rate: Share of REAL items above 0.5, averaged over the sources.
-        found_rate: Share of FAKE items above 0.5, averaged over the sources.
+        false_alarm_rate: Share of REAL items with a probability above 0.5, averaged over sources.
+        found_rate: Share of FAKE items with a probability above 0.5, averaged over sources.
         balanced_accuracy: Mean of the weighted accuracies of REAL and of FAKE.
         found_by_kind: `found_rate` of each kind of fake.
         pairs: Number of scenes with both REAL and FAKE items.
@@ -234,8 +234,8 @@ def bootstrap_intervals(
         seed: Seed of the draws.
 
     Returns:
-        Lower and upper end of each interval by the name of the metric, without metrics that are NaN
-        in every draw.
+        Lower and upper end of each interval, by the name of the metric. Metrics that are NaN in
+        every draw are left out.
     """
     drawn = bootstrap_draws(measure, count, rounds=rounds, seed=seed)
     edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
@@ -263,7 +263,7 @@ def bootstrap_draws(
 def figures_of(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return a function that computes the metrics of these items with given weights.
+    """Return a function that computes the metrics of some items, given a weight for each item.
 
     The function takes the weights of the items, float of shape (n,), and returns metrics by name.
 
