@@ -111,9 +111,9 @@ class MTCNNDetector:
 def brighten(image: np.ndarray) -> np.ndarray:
     """Brighten a dark image for the face detector; other images are returned unchanged.
 
-    MTCNN misses most faces in the very dark videos of the DFDC data, but finds these faces after a
-    gamma correction. Unlike linear scaling, gamma correction does not overexpose a bright face in
-    a dark room.
+    MTCNN misses most faces in very dark videos of the Deepfake Detection Challenge, but finds these
+    faces after a gamma correction. Unlike linear scaling, gamma correction does not overexpose a
+    bright face in a dark room.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).

@@ -3,11 +3,11 @@
 The first network looks at ever smaller copies of an image and proposes boxes. The second and
 third networks look at these boxes only. Each of them drops most boxes and corrects the others.
 
-The networks, their weights and the arithmetic of boxes are those of facenet_pytorch. Its own search
-spends half of its time between the networks. The search here finds the same boxes. It is faster,
-because it resizes images and boxes with sums over the image (Crow 1984), and because it can leave
-out the copies that are needed for small faces only. All inputs of the networks have one of a few
-sizes, because engines other than torch compile a network for every new size.
+The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
+facenet_pytorch spends half of the time outside the networks. The search here finds the same boxes.
+It is faster, because it resizes images and boxes with summed-area tables (Crow 1984), and because
+it can leave out the copies that are needed for small faces only. The inputs of the networks have
+only a few different sizes, because engines other than torch compile a network for every new size.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ FACTOR = 0.709
 # Maximum number of boxes in a batch: an image of a crowd can have tens of thousands, which together
 # would take gigabytes of memory. The number is rounded up to a multiple of `STEP`.
 BOXES, STEP = 512, 8
-# Boxes with a larger IoU show the same face: first among boxes of one copy of an image, then among
-# the boxes of all copies.
+# Two boxes with a larger IoU are taken for the same face. The first limit is for boxes from one
+# copy of an image, and the second is for boxes from all copies.
 SAME_COPY_IOU, SAME_IOU = 0.5, 0.7
 
 
@@ -94,7 +94,7 @@ class Cascade:
     def _propose(
         self, sums: Sequence[np.ndarray], scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the first network proposes, with the numbers of their images."""
+        """Return the squares that the first network proposes, and the image number of each one."""
         # The activations of a single image fit into the caches of a CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
         found, owners = [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)]
@@ -115,7 +115,8 @@ class Cascade:
     def _propose_at(self, scale: float, sums: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Return the boxes that the first network proposes in copies of the images at a scale.
 
-        Each box has nine columns: the box, its confidence, and its four corrections.
+        There is one tensor per image, with nine columns: the four edges of a box, the confidence,
+        and the corrections of the four edges.
         """
         height, width = (int((length - 1) * scale + 1) for length in sums[0].shape[:2])
         copies = np.stack([_resize(one, height, width) for one in sums])
@@ -129,7 +130,7 @@ class Cascade:
     def _refine(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the second network keeps, with the numbers of their images."""
+        """Return the squares that the second network keeps, and the image number of each one."""
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         best = batched_nms(boxes, confidence, owners, SAME_IOU)
@@ -138,7 +139,7 @@ class Cascade:
     def _confirm(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the boxes that the third network keeps, with the numbers of their images."""
+        """Return the boxes that the third network keeps, and the image number of each one."""
         looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         boxes = bbreg(boxes, corrections)
@@ -157,8 +158,8 @@ class Cascade:
         """Return the boxes in which a network sees a face.
 
         Returns:
-            The boxes (kept, 4), the numbers of their images (kept,), their confidence (kept,) and
-            their corrections (kept, 4).
+            The boxes (kept, 4), and for each box the image number (kept,), the confidence (kept,)
+            and the corrections (kept, 4).
         """
         height, width = (length - 1 for length in sums[0].shape[:2])
         tops, bottoms, lefts, rights = pad(boxes, width, height)
@@ -198,8 +199,8 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Height in pixels of the faces that are just large enough for the first network in
-            the first copy, which is the largest.
+        min_face: Height in pixels of the smallest faces that the first network can see in the
+            first copy, which is the largest copy.
         smallest: Height in pixels of the smallest face to find. Copies that are needed for smaller
             faces only are left out.
 
@@ -227,14 +228,14 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a part of an image, given the sums of OpenCV's `integral` over the image.
+    """Resize a part of an image, given the image's summed-area table from OpenCV's `integral`.
 
     Each pixel of the result is the mean of all pixels that it touches, as in torch's
     `adaptive_avg_pool2d`.
 
     Args:
-        sums: The rows and columns of `integral` that belong to the part, and the next row and
-            column.
+        sums: The rows and columns of the table that belong to the part, and the row and column
+            after them.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 

@@ -31,12 +31,12 @@ from dfdetect.errors import DfdetectError
 from dfdetect.results import Status
 from dfdetect.video.reader import Frame, VideoError, read_frames, show_ffmpeg_warnings
 
-# Seconds that reading one video may take, including the time in which the caller uses its frames.
+# Seconds that reading one video may take, including the time in which the caller uses the frames.
 TIME_LIMIT = 300.0
 # Bytes of address space that a decoder process may use.
 MEMORY_LIMIT = 4 * 2**30
-# Without these settings, the C library of Linux returns the buffer of each frame to the system,
-# which clears it and gives it back for the next frame.
+# Without these settings, the C library of Linux returns the buffer of each frame to the system. The
+# system clears the buffer, and gives it back for the next frame.
 KEEP_BUFFERS = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 LOGGER = logging.getLogger(__name__)
 
@@ -96,10 +96,11 @@ class DecoderPool:
         indices: Sequence[int] | None = None,
         seconds: float = TIME_LIMIT,
     ) -> Iterator[Frame]:
-        """Yield evenly spaced frames of a video, which a decoder process decodes.
+        """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
-        The frames are the same as those of `dfdetect.video.reader.read_frames`. On Windows,
-        processes cannot share open files, so the caller's process decodes the frames.
+        A decoder process decodes the frames. On Windows, processes cannot share open files, so the
+        caller's process decodes them. In both cases, the frames are the same as from
+        `dfdetect.video.reader.read_frames`.
 
         Args:
             path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
@@ -193,13 +194,14 @@ def _serve(
 class _Areas:
     """The decoder's side of the shared memory: areas of a file, each of which holds one image.
 
-    An area belongs to the caller until the caller returns it. It is then used again.
+    An area belongs to the caller until the caller returns it. The decoder then uses it again. The
+    place of an area is the number of bytes before it in the file.
 
     Attributes:
-        size: Bytes of each new area: those of the largest image so far.
-        lent: The size of each area that belongs to the caller, by its place in the file.
-        free: The places of the other areas of the present size.
-        end: The place where the next new area begins.
+        size: Size of new areas in bytes: the size of the largest image so far.
+        lent: The size of each area that belongs to the caller, by place.
+        free: The places of free areas with the present size.
+        end: The place of the next new area.
     """
 
     def __init__(self, file: int):
@@ -220,7 +222,7 @@ class _Areas:
         if not self.free:
             self.free.append(self.end)
             self.end += self.size
-            # The caller maps the whole file. If it grows by large steps, this happens seldom.
+            # The caller maps the whole file again when it has grown. Large steps make this rare.
             if self.end > os.fstat(self.file).st_size:
                 os.ftruncate(self.file, 2 * self.end)
         place = self.free.pop()
@@ -229,12 +231,12 @@ class _Areas:
         return place
 
     def take_back(self, returned: list[int]) -> None:
-        """Make areas free that the caller no longer uses."""
+        """Free the areas that the caller no longer uses."""
         self.free += [place for place in returned if self.lent.pop(place) == self.size]
 
 
 class _SharedImages:
-    """The caller's side of the shared memory, which returns areas when no image uses them."""
+    """The caller's side of the shared memory: it returns each area that no image uses any more."""
 
     def __init__(self, file: int):
         self.file = file
@@ -242,7 +244,7 @@ class _SharedImages:
         self.returned: deque[int] = deque()
 
     def get(self, place: int, shape: list[int]) -> np.ndarray:
-        """Return the image at a place. It lies in the shared memory."""
+        """Return the image at a place of the shared memory, without copying it."""
         end = place + prod(shape)
         if end > len(self.bytes):
             self.bytes = np.frombuffer(mmap.mmap(self.file, 0), np.uint8)
