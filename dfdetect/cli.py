@@ -32,7 +32,7 @@ from dfdetect.training.config import CHOICES, TrainConfig, recipe
 REASONS_GIVEN = 1
 UNUSABLE = 2
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
-# If a signal stops the command, its exit status is this plus the number of the signal.
+# If a signal stops the command, the exit status is this number plus the signal's number.
 SIGNALLED = 128
 
 

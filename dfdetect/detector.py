@@ -247,7 +247,7 @@ class Detector:
 
         Args:
             paths: Paths of the videos.
-            heat_maps: Number of heat maps for each track, as in `predict`.
+            heat_maps: Maximum number of heat maps for each track, as in `predict`.
         """
 
         def make_worker(

@@ -86,12 +86,12 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         engine: The library that computes the networks on a CPU, as in `load_detector`.
         details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
-        prior: P(FAKE) for videos without a score in a submission, strictly between 0 and 1.
+        prior: P(FAKE) that a submission gives to videos without a score, strictly between 0 and 1.
         time_budget: Maximum duration of this call, in seconds or as a text such as `8h30m`. If the
             time is too short, fewer frames are sampled from each video, and some videos may get no
             score.
         report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
-            over time. The videos are read a second time for it, as far as the time budget allows.
+            over time. The videos are read again for this page, as far as the time budget allows.
         annotate: A folder for copies of the videos with boxes and curves, as `dfdetect.annotate`
             draws them. Copies are written as far as the time budget allows.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in

@@ -85,7 +85,7 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
 
     Args:
         path: The submission.
-        names: The names of the rows that it must have, in order.
+        names: The names of the rows that the submission must have, in order.
 
     Returns:
         The table, with the columns `filename` and `label`.

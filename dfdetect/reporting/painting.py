@@ -28,8 +28,8 @@ PERSON_COLOURS = (
 LONGEST_SIDE, NARROWEST = 1280, 480
 # A face is assumed to keep its place for this number of seconds before and after a sampled frame.
 NEARBY = 1.0
-# A person's first and last bounding box are shown for this share of the sampling interval before
-# and after their frames.
+# The first bounding box of a person appears before its frame, and the last one remains after its
+# frame, for this share of the sampling interval.
 REACH = 0.55
 # A person's curve is interrupted if this number of sampling intervals has no frame of the person.
 BREAK = 2.5
@@ -50,7 +50,7 @@ class PersonPath:
     """The bounding box and P(FAKE) of one person at any time of the video.
 
     Both are interpolated between two sampled frames. They are unknown at times that are far from
-    all sampled frames of the track.
+    all sampled frames that show the person.
 
     Args:
         track: The detector's result for the person.

@@ -218,7 +218,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 def fakes_found(points: OperatingPoints) -> str:
     """Return sentences that say how many known fakes get the verdict fake, and how many real.
 
-    If these shares were not measured, an empty text is returned.
+    If the fakes were not counted, an empty text is returned.
 
     Example:
         >>> fakes_found(detector.operating_points)
@@ -261,7 +261,7 @@ def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence on people or moments whose P(FAKE) is above the next threshold.
 
     The next threshold is the lowest one that the P(FAKE) of the video does not exceed. The sentence
-    begins with a space. If no person or moment is above it, an empty text is returned.
+    begins with a space. If nothing is above this threshold, an empty text is returned.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""

@@ -85,7 +85,7 @@ class EngineNetwork(nn.Module):
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
             a tuple of tensors.
         example: An input of the network, on the device on which the network runs.
-        varying: Dimensions of the input whose size varies from call to call.
+        varying: The dimensions of the input whose sizes differ from call to call.
         engine: `torch`, `openvino`, `onnxruntime` or `auto`, as `choose_engine` takes it.
         bfloat16: Whether the engine may compute in bfloat16.
 
@@ -139,8 +139,8 @@ class EngineNetwork(nn.Module):
     def _ready(self) -> bool:
         """Return whether the compiled network can be used.
 
-        The network is compiled now if it is not compiled yet. With `auto`, the first calls do not
-        compile it, because compiling pays only if the network is used often.
+        If the network is not compiled yet, it is compiled now. With `auto`, it is not compiled in
+        the first `PAYS_AFTER` calls.
         """
         if self.compute is not None or not self.usable:
             return self.compute is not None

@@ -96,14 +96,15 @@ class Executor:
 
         Args:
             make_worker: A function that takes a device and a pool of decoders and returns the
-                function to apply. It is called once per GPU, once for all cores of the CPU, or once
-                per process of a cluster. Several threads call the returned function at the same
-                time. For a cluster, `make_worker`, the items and the results must be picklable.
+                function to apply. `make_worker` is called once per GPU, once for all cores of the
+                CPU, or once per process of a cluster. Several threads call the returned function at
+                the same time. For a cluster, `make_worker`, the items and the results must be
+                picklable.
             items: The items; the caller's thread reads them one by one. If there is only one item,
                 its function may use all cores of this machine.
             on_lost: A function that is called if all processes of a cluster that worked on an item
-                were lost. It takes the item and a message, and returns the result of the item. By
-                default, `map` raises DfdetectError in this case.
+                were lost. `on_lost` takes the item and a message, and returns the result of the
+                item. By default, `map` raises DfdetectError in this case.
             failed: A function that returns whether a result is a failure. An item that fails on
                 a GPU other than the first is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result
@@ -111,8 +112,8 @@ class Executor:
                 caller's thread calls it.
 
         Raises:
-            Exception: An exception that the function raised for an item. It is raised in place of
-                the result of this item.
+            Exception: If the function raises an exception for an item, the exception is raised in
+                place of the item's result.
         """
         if self.cluster is None:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)

@@ -61,12 +61,12 @@ def map_on_cluster(
 ) -> Iterator[tuple[Item, Result]]:
     """Apply a function to items on all machines, and yield each item with its result, in order.
 
-    The machine that works on an item also reads its files. All machines must therefore see the
-    files under the same paths. If the process or machine that works on an item is lost, another
+    The machine that works on an item also reads the item's files. All machines must therefore see
+    the files under the same paths. If the process or machine that works on an item is lost, another
     process gets the item.
 
     Args:
-        start: A function that returns the function to apply. It is called once in each process.
+        start: A function that returns the function to apply. Each process calls `start` once.
             `start`, the items and the results must be picklable.
         items: The items. They are read as processes become free, so that memory does not grow with
             the number of items.
