@@ -92,8 +92,8 @@ def annotate(
 def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str, Path]:
     """Return the path to which each annotated video is written, by the name of the video.
 
-    The names may contain sub-folders, which are kept. `.mp4` is appended to a name that does not end
-    in the suffix of an MP4 file or an image. Parts of a name that would lead out of the folder are
+    The names may contain sub-folders, which are kept. `.mp4` is appended to a name without the
+    suffix of an MP4 file or an image. Parts of a name that would lead out of the folder are
     left out. If two videos would get the same path, a number is added to the second.
 
     Raises:
