@@ -178,7 +178,7 @@ class Detector:
         Raises:
             ArgumentError: `source` has no frames or a frame of another shape or dtype, or
                 `heat_maps` is below 0.
-            CancelledError: The detector's decoders were closed during the call.
+            CancelledError: The detector's decoders were closed, before or during the call.
 
         Example:
             >>> detector.predict("video.mp4").status

@@ -135,8 +135,8 @@ def annotate_videos(
 ) -> dict[str, Path]:
     """Write annotated copies of many videos, one on each CPU core at a time.
 
-    A video is left out if it has no score, if it cannot be annotated, or if no time is left for
-    it. The log says which videos were left out.
+    A video is left out, with a message in the log, if it has no score, if it cannot be annotated,
+    or if no time is left for it.
 
     Args:
         results: The results of the detector, by the names of the videos.
