@@ -89,7 +89,7 @@ class CropsToLogits(nn.Module):
 
 
 def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> ExportResult:
-    """Write a checkpoint as an ONNX file, and check that it gives the same logits as torch.
+    """Write a checkpoint as an ONNX file, and check that the file gives the same logits as torch.
 
     Args:
         weights: Name or file of the weights, as in `find_weights`.

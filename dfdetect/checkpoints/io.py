@@ -93,7 +93,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     Raises:
         FileNotFoundError: The file does not exist.
         CheckpointError: The file is truncated or damaged, is not a checkpoint, has another version,
-            or its tensors do not fit its architecture.
+            or has tensors that do not fit its architecture.
 
     Example:
         >>> model, spec = load_checkpoint(find_weights())

@@ -1,9 +1,9 @@
 """Small image autoencoders, and a discriminator for training some of them.
 
 The autoencoders imitate the generators that make talking heads and re-enacted faces. A generator
-leaves traces in its images. They depend on the way in which it enlarges features, on the size of
-its latent, and on the loss with which it was trained. The autoencoders therefore differ in these
-three properties.
+leaves traces in its images. These traces depend on the way in which the generator enlarges
+features, on the size of its latent, and on the loss with which it was trained. The autoencoders
+therefore differ in these three properties.
 """
 
 from dataclasses import dataclass

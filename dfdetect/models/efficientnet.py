@@ -170,8 +170,8 @@ class WeightedPoolingEfficientNet(EfficientNet):
     """An EfficientNet with global weighted average pooling: the weights of the mean are learned.
 
     "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level
-    Classification", Qiu 2018. The weight of a position in the feature map is
-    exp(sigmoid(score)), where the score is a linear function of the features at this position.
+    Classification", Qiu 2018. The weight of a position in the feature map is exp(sigmoid(score)),
+    where the score is a linear function of the features at this position.
     """
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):

@@ -15,9 +15,9 @@ SAME = 1e-3
 def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return a copy of a model with each batch norm fused into the convolution before it.
 
-    Jacob et al. (2018) describe this in section 3.2. A forward pass shows which convolution
-    each batch norm follows. If another layer also uses the output of such a convolution, the fused
-    copy gives other logits and is discarded.
+    Jacob et al. (2018) describe this in section 3.2. A forward pass shows which convolution each
+    batch norm follows. If another layer also uses the output of such a convolution, the fused copy
+    gives other logits and is discarded.
 
     Args:
         model: A model in evaluation mode; it is not changed.

@@ -1,8 +1,9 @@
 """Meso4 and MesoInception4 (Afchar et al., WIFS 2018).
 
 The paper is "MesoNet: a Compact Facial Video Forgery Detection Network". The networks have four
-convolutional layers, each followed by a ReLU, batch normalisation and max pooling, and two linear
-layers. The table gives the side of the features for the paper's input of 256 by 256 pixels.
+convolutional layers and two linear layers. A ReLU, batch normalisation and max pooling follow each
+convolutional layer. The table gives the side of the features for the paper's input of 256 by 256
+pixels.
 
 | layer | Meso4 | MesoInception4 | side after pooling |
 | --- | --- | --- | --- |
@@ -12,8 +13,8 @@ layers. The table gives the side of the features for the paper's input of 256 by
 | 4 | conv 5 x 5, 16 channels | the same | 8 |
 | | dropout, linear to 16, leaky ReLU, dropout, linear to 1 | the same | |
 
-An inception layer joins the outputs of four branches. The first branch is a 1 x 1 convolution. The
-other three are a 1 x 1 convolution followed by a 3 x 3 convolution with dilation 1, 2 or 3.
+An inception layer joins the outputs of four branches. The first branch is a 1 x 1 convolution. Each
+other branch is a 1 x 1 convolution followed by a 3 x 3 convolution with dilation 1, 2 or 3.
 
 Meso4 has 27,977 weights and MesoInception4 has 28,615.
 """

@@ -2,10 +2,10 @@
 
 Every model takes a float32 tensor of RGB crops that are normalised with the checkpoint's mean and
 std. The shape is (batch, 3, size, size), or (batch, time, 3, size, size) if the model takes clips:
-successive crops of one face.
-The model returns logits of FAKE of shape (batch, 1). Weights are random until a checkpoint is
-loaded; nothing is downloaded. If a model also has timm's methods `forward_features` and
-`forward_head`, `dfdetect.models.activation_maps` can show where the model finds evidence for FAKE.
+successive crops of one face. The model returns logits of FAKE of shape (batch, 1). Weights are
+random until a checkpoint is loaded; nothing is downloaded. If a model also has timm's methods
+`forward_features` and `forward_head`, `dfdetect.models.activation_maps` can show where the model
+finds evidence for FAKE.
 
 To add an architecture, write a file in this folder, with `register_model` above its class.
 """

@@ -40,7 +40,7 @@ UNITS = (120, 84)
     recipe={"input_size": 128, "epochs": 20, "patience": 6, "learning_rate": 2e-3},
 )
 class SimpleCNN1(nn.Module):
-    """Four blocks of 3 x 3 convolutions, for images of 16 pixels and more.
+    """Four blocks of 3 x 3 convolutions, for images with sides of 16 pixels and more.
 
     Args:
         drop_rate: Dropout before each linear layer, 0 to 1.
@@ -79,7 +79,7 @@ class SimpleCNN1(nn.Module):
     recipe={"input_size": 64, "epochs": 8, "learning_rate": 1e-3, "drop_rate": 0.0},
 )
 class SimpleCNN2(nn.Module):
-    """LeNet-5 for colour images of 24 pixels and more.
+    """LeNet-5 for colour images with sides of 24 pixels and more.
 
     Args:
         drop_rate: Dropout before each linear layer, 0 to 1.

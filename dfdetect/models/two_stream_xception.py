@@ -128,7 +128,7 @@ class FeatureNoise(nn.Module):
 
 
 class PlaceAttention(nn.Module):
-    """Computes an attention map for the features of the image from the noise of the image."""
+    """Turns the noise of an image into an attention map for the features of the image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class PlaceAttention(nn.Module):
         self.score = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the map (batch, 1, side, side), 0 to 1, for noise (batch, 3, size, size)."""
+        """Return the map (batch, 1, side, side), from 0 to 1, of noise (batch, 3, size, size)."""
         features = self.layers(self.filters(noise))
         mean, most = features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)
         return self.score(torch.cat([mean, most], dim=1)).sigmoid()

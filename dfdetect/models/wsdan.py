@@ -4,8 +4,8 @@
 Visual Classification", arXiv:1901.09891. For each of eight attention maps, the network computes the
 mean of the features, weighted by the map (bilinear attention pooling). It takes the square roots of
 all these means, scales the vector of the roots to a Euclidean norm of 100, and applies a linear
-layer without a bias.
-The second-placed solution of the Deepfake Detection Challenge used this network.
+layer without a bias. The second-placed solution of the Deepfake Detection Challenge used this
+network.
 
 | name | network |
 | --- | --- |

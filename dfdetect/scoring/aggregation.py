@@ -11,13 +11,13 @@ A video is scored in four steps, whose settings are part of each checkpoint (`Ca
    logits of neighbouring frames and then takes log(mean(exp(sharpness * z))) / sharpness. The
    result lies between the mean and the maximum. The rule therefore also detects a face that is fake
    for a short time only. `dfdetect compare-aggregation` compares `mean_logit` and `soft_maximum`.
-   The other rules were published by others and combine probabilities: `mean_probability`, and three
-   rules of winners of the Deepfake Detection Challenge, `confident_majority` (first place,
-   Seferbekov 2020), `power_law` (third place, Davletshin et al. 2020) and `confident_fives` (fourth
-   place, Shao et al. 2020).
+   The other rules were published by others and combine probabilities. `mean_probability` is the
+   mean. Three rules are from winners of the Deepfake Detection Challenge: `confident_majority`
+   (first place, Seferbekov 2020), `power_law` (third place, Davletshin et al. 2020) and
+   `confident_fives` (fourth place, Shao et al. 2020).
 3. The logits of the tracks are combined into the logit of the video. `max` takes the highest logit,
    because one fake face makes a video fake. `pooled` combines the frames of all tracks as if they
-   were one track. `agreement`, a rule of the fourth place, takes the highest logit if one track is
+   were one track. `agreement`, also from the fourth place, takes the highest logit if one track is
    clearly FAKE or all tracks are FAKE. It takes the lowest logit if all tracks are REAL, and the
    mean probability otherwise. A track that has few frames compared with the longest track is
    ignored: it may be a picture on the wall that was taken for a face.

@@ -1,12 +1,11 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
 The limits were chosen by measurements of the default detector. On faces beyond a limit, its
-balanced accuracy is lower than on other faces. It is also lower on good crops that were damaged
-until they lay beyond the limit than on the same crops before: the 95 % interval of this difference
-is below 0. Strong compression is the exception: the detector misses more fakes in compressed
-videos, but also calls fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats
-these measurements. All results are in `docs/experiments.md`, also for properties that make no
-difference.
+balanced accuracy is lower than on other faces. Good crops were also damaged until they lay beyond a
+limit: this lowers the balanced accuracy, and the 95 % interval of the difference is below 0. Strong
+compression is the exception: the detector misses more fakes in compressed videos, but also calls
+fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements. All
+results are in `docs/experiments.md`, also for properties that make no difference.
 """
 
 from collections.abc import Sequence

@@ -99,7 +99,7 @@ class DecoderPool:
         """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
         A decoder process decodes the frames. On Windows, processes cannot share open files, so the
-        caller's process decodes them. In both cases, the frames are the same as from
+        caller's process decodes the frames. In both cases, the frames are the same as from
         `dfdetect.video.reader.read_frames`.
 
         Args:

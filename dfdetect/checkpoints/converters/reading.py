@@ -34,7 +34,7 @@ NUMBERS: list[Any] = [
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the tensors in a file by their names.
+    """Return a dictionary from the names of the tensors in a file to the tensors.
 
     Other content of the file, such as the epoch and the optimiser, is ignored.
 
