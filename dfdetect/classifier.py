@@ -85,7 +85,7 @@ class Classifier:
     def activation_maps(
         self, crops: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Return a map of each chosen crop, which shows what parts of it raise or lower the logit.
+        """Return maps that show which parts of the chosen crops raise or lower the logit.
 
         Args:
             crops: All crops of one face, in the order of time, as in `frame_logits`.

@@ -332,7 +332,7 @@ class Detector:
         )
 
     def activation_maps(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Return a map of each crop, which shows what parts of it raise or lower the logit.
+        """Return maps that show which parts of each crop raise or lower the logit.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.

@@ -55,8 +55,8 @@ class BenchResult:
         decode_seconds_per_video: Time per video if several videos are decoded at once and nothing
             else is done with their sampled frames. This is a lower limit of `seconds_per_video`.
         read_seconds_per_video: Time per video if OpenCV reads every frame and nothing else is done.
-        reference_seconds_per_video: Time per video that the face pipeline of the challenge's winner
-            takes.
+        reference_seconds_per_video: Time per video that the face pipeline of the winner of the
+            Deepfake Detection Challenge takes.
         face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too.
             The boxes of the same face have an intersection over union (IoU) of at least 0.5. None
             if the winner's pipeline found no face.
@@ -234,7 +234,10 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """The face pipeline of the challenge's winner, with the model of the measured detector."""
+    """The second reference of `bench`, with the model of the measured detector.
+
+    Its face pipeline is that of the winner of the Deepfake Detection Challenge.
+    """
 
     def __init__(self, detector: Detector):
         super().__init__(

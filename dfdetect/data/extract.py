@@ -204,7 +204,7 @@ class _Extractor:
         self.face_detectors = MTCNNDetector(device), MTCNNDetector.high_recall(device)
 
     def __call__(self, group: VideoGroup) -> list[ExtractedVideo]:
-        """Return the crops of each wanted video of a group, in order."""
+        """Return the crops of each wanted video of a group, in the order of `group.videos`."""
         original = _TrackedVideo(group.original, self.decoders)
         self._track(original)
         done = []

@@ -119,7 +119,7 @@ class FaceSet:
 
     @classmethod
     def join(cls, parts: Sequence["FaceSet"]) -> "FaceSet":
-        """Return one face set with the crops of several face sets, in order.
+        """Return one face set with the crops of several face sets, in the order of `parts`.
 
         Raises:
             FaceSetError: An id occurs in two of the face sets.

@@ -270,7 +270,10 @@ def find_manifest(folder: Path) -> Path | None:
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Return label, group and source of each path in the manifest; empty without a manifest."""
+    """Return label, group and source of each path in the manifest of a folder.
+
+    If there is no manifest, the result is empty.
+    """
     file = find_manifest(folder)
     if file is None:
         return {}

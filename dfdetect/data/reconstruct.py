@@ -84,8 +84,8 @@ def reconstruct(
     """Train autoencoders on REAL crops, and write a face set of their reconstructions.
 
     The trained autoencoders, and a picture `samples.png` with samples of their reconstructions, are
-    kept in the folder `NAME.autoencoders/`. If a run was stopped, a call with the same arguments
-    continues it.
+    kept in the folder `NAME.autoencoders/` beside the index `NAME.csv`. If a run was stopped, a
+    call with the same arguments continues it.
 
     Args:
         faces: Indexes of the face sets whose REAL crops are used.

@@ -29,7 +29,7 @@ class VideoGroup:
 
     @property
     def videos(self) -> list[Video]:
-        """Return the videos whose crops are wanted, in order."""
+        """Return the videos whose crops are wanted: the original first, then the fakes."""
         return [video for video in (self.original, *self.fakes) if video.name in self.wanted]
 
 

@@ -67,7 +67,7 @@ class _Answers:
         return _Answers(self.labels[rows], self.probabilities[rows], self.groups[rows])
 
     def balanced_accuracy(self, weights: np.ndarray) -> float:
-        """Return the weighted balanced accuracy, or NaN if a class has no weight."""
+        """Return the weighted balanced accuracy, or NaN if all weights of a class are 0."""
         right = (self.probabilities > THRESHOLD) == (self.labels == 1)
         totals, found = (
             np.bincount(self.labels, one, minlength=2) for one in (weights, weights * right)

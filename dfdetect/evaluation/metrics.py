@@ -377,7 +377,10 @@ class _Curve:
         self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:
-        """Return the metrics that need all thresholds; they are NaN if a class has no weight."""
+        """Return the metrics that are computed from the error rates at all thresholds.
+
+        The metrics are NaN if the weights of all REAL or of all FAKE items are 0.
+        """
         names = (
             *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr"),
             *("best_accuracy", "best_threshold"),
@@ -449,10 +452,10 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 def _orders(
     labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the share of pairs in order, and the source number, of each scene with both classes.
+    """Return two values for each scene with both classes: a share of pairs and the source number.
 
     A pair is one REAL and one FAKE item of the scene. It is in order if the FAKE item has the
-    higher probability.
+    higher probability. The first value is the share of the pairs that are in order.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

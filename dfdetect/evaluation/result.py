@@ -41,8 +41,8 @@ class OperatingPoint:
         threshold: The threshold, a probability of FAKE.
         false_alarms: Number of REAL items above the threshold.
         found: Number of FAKE items above the threshold.
-        false_alarm_rate: Share of REAL items above the threshold; NaN without REAL items.
-        found_rate: Share of FAKE items above the threshold; NaN without FAKE items.
+        false_alarm_rate: Share of REAL items above the threshold; NaN if there are no REAL items.
+        found_rate: Share of FAKE items above the threshold; NaN if there are no FAKE items.
     """
 
     threshold: float
@@ -225,7 +225,7 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return lines: the share of detected fakes of each kind, and the share of pairs in order."""
+    """Return lines: the share of detected fakes of each kind, and `pairs_in_order`."""
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
     }

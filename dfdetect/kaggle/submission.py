@@ -1,4 +1,7 @@
-"""Read, write and check submissions: tables with a row for each requested video, in a set order."""
+"""Read, write and check submissions: tables with a row for each requested video.
+
+If there is a sample submission, it gives the names and the order of the rows.
+"""
 
 import csv
 from collections.abc import Mapping, Sequence

@@ -105,7 +105,10 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """Return the parts of a model before and after its last feature map, or None without a map."""
+    """Return the parts of a model before and after its last feature map.
+
+    If the model has no feature map, None is returned.
+    """
     if isinstance(model, VGG):  # its last pooling would reduce a crop of 48 pixels to one place
         *layers, pool = model.features
         return nn.Sequential(*layers), lambda features: model.forward_head(pool(features))

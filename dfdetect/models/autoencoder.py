@@ -27,8 +27,8 @@ class AutoencoderSpec:
             or by a pixel `shuffle` (Shi et al. 2016).
         stride: Height and width of the image, divided by those of the latent; a power of two.
         latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
-        width: Number of channels of the first layer, a multiple of 8; deeper layers have twice as
-            many.
+        width: Number of channels of the first layer, a multiple of 8. The layers at lower
+            resolutions have `2 * width` channels each.
         adversarial: Whether training also uses a discriminator.
     """
 

@@ -2,8 +2,8 @@
 
 The paper is "MesoNet: a Compact Facial Video Forgery Detection Network". The networks have four
 convolutional layers and two linear layers. A ReLU, batch normalisation and max pooling follow each
-convolutional layer. The table gives the side of the features for the paper's input of 256 by 256
-pixels.
+convolutional layer. The table gives the height and width (side) of the feature maps for the paper's
+input of 256 by 256 pixels.
 
 | layer | Meso4 | MesoInception4 | side after pooling |
 | --- | --- | --- | --- |

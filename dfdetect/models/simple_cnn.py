@@ -1,8 +1,8 @@
 """Two small convolutional networks; both end in fully connected layers of 120, 84 and 1 units.
 
 `simple_cnn_1` follows VGG (Simonyan & Zisserman, ICLR 2015), with batch normalisation (Ioffe &
-Szegedy, ICML 2015). It has 353,809 weights. The table gives the side of the features for images of
-128 pixels.
+Szegedy, ICML 2015). It has 353,809 weights. The table gives the height and width (side) of the
+feature maps for images of 128 by 128 pixels.
 
 | layer | channels | side |
 | --- | --- | --- |
@@ -13,7 +13,7 @@ Szegedy, ICML 2015). It has 353,809 weights. The table gives the side of the fea
 `simple_cnn_2` follows LeNet-5 (LeCun et al., Proc. IEEE 1998), but uses ReLU and max pooling. It
 has 61,241 weights. With 10 outputs it would have 62,006, like the network in PyTorch's tutorial on
 CIFAR-10. LeNet-5 itself has 60,000, because it takes one channel and leaves out some connections.
-The table gives the side of the features for images of 64 pixels.
+The table gives the side of the feature maps for images of 64 by 64 pixels.
 
 | layer | channels | side |
 | --- | --- | --- |

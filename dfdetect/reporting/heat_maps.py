@@ -95,8 +95,8 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 def _third(share: float) -> int:
     """Return 0, 1 or 2 for the first, middle or last third of a map's width or height.
 
-    `share` is the centre of the evidence as a part of the width or height, from 0 to 1. The middle
-    third is narrow, because the centre is seldom far from the middle.
+    `share` is the position of the centre of the evidence, from 0 (left or upper edge) to 1 (right
+    or lower edge). The middle third is narrow, because the centre is seldom far from the middle.
     """
     return int(share > 0.42) + int(share > 0.58)
 

@@ -133,7 +133,7 @@ def annotate_videos(
     budget: TimeBudget | None = None,
     progress: bool = False,
 ) -> dict[str, Path]:
-    """Write annotated copies of many videos, one on each CPU core at a time.
+    """Write annotated copies of many videos, several at once: one video on each CPU core.
 
     A video is left out, with a message in the log, if it has no score, if it cannot be annotated,
     or if no time is left for it.

@@ -189,7 +189,10 @@ def _make_in_process(
 
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
-    """Provide a pool of threads for a `with` block, whose end drops the items that still wait."""
+    """Provide a pool of threads for a `with` block.
+
+    At the end of the block, the items that no thread has started are dropped.
+    """
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
     try:

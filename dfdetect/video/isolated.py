@@ -236,7 +236,11 @@ class _Areas:
 
 
 class _SharedImages:
-    """The caller's side of the shared memory: it returns each area that no image uses any more."""
+    """The images in the shared memory, as the caller's process reads them.
+
+    This object also lists the areas of the memory that no image uses any more, so that the decoder
+    process can use these areas again.
+    """
 
     def __init__(self, file: int):
         self.file = file
