@@ -80,8 +80,17 @@ class TextureEfficientNet(nn.Module):
         """Return logits (batch, 1) of features from `forward_features`."""
         deep, statistics = self.pool(features)
         deep = dropout(deep, self.network.drop_rate, self.training)
-        texture = self.relevance(statistics).sigmoid() * self.texture(statistics)
-        return self.network.classifier(deep) + texture
+        return self.combine(deep, statistics)[0]
+
+    def combine(
+        self, deep: torch.Tensor, statistics: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits and the relevance of the texture, both (batch, 1).
+
+        The arguments are what `pool` returns.
+        """
+        relevance = self.relevance(statistics).sigmoid()
+        return self.network.classifier(deep) + relevance * self.texture(statistics), relevance
 
     def pool(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean deep features and the statistics, both of shape (batch, values)."""

@@ -55,24 +55,36 @@ class Judge:
         self.aggregation = aggregation
 
     def judge(self, logits: np.ndarray) -> tuple[Calibration, dict[str, float]]:
-        """Return the calibration of a model, and its metrics.
+        """Return the calibration of a model, and its metrics as `measure` returns them.
 
         Args:
             logits: Raw logits of FAKE of each held-out crop or clip, float of shape (n,).
+        """
+        calibration = self.calibrate(logits)
+        return calibration, self.measure(calibration, logits)
+
+    def calibrate(self, logits: np.ndarray) -> Calibration:
+        """Return the calibration of a model, given its raw logits of the crops or clips."""
+        try:
+            return fit_calibration(self._video_logits(logits), self.labels, self.weights)
+        except ArgumentError:  # after few epochs, a model may rank no better than chance
+            return Calibration()
+
+    def measure(self, calibration: Calibration, logits: np.ndarray) -> dict[str, float]:
+        """Return the metrics of a calibrated model.
+
+        Args:
+            calibration: The calibration of the model.
+            logits: Raw logits of FAKE of each held-out crop or clip, float of shape (n,).
 
         Returns:
-            The calibration, and metrics by name. `choosing_loss` is computed from all videos. The
-            metrics of `metrics` are computed from the videos without a known source, or from all
-            videos if all have a source. The metrics of `voted_metrics`, with the prefix `sources_`,
-            are computed from the videos with a known source. Undefined metrics are left out,
-            because a checkpoint holds no NaN.
+            Metrics by name. `choosing_loss` is computed from all videos. The metrics of `metrics`
+            are computed from the videos without a known source, or from all videos if all have a
+            source. The metrics of `voted_metrics`, with the prefix `sources_`, are computed from
+            the videos with a known source. Undefined metrics are left out, because a checkpoint
+            holds no NaN.
         """
-        raw = self._video_logits(logits)
-        try:
-            calibration = fit_calibration(raw, self.labels, self.weights)
-        except ArgumentError:  # after few epochs, a model may rank no better than chance
-            calibration = Calibration()
-        uncalibrated = self.aggregation.probability(raw)
+        uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)
         plain, *rest = self._domains()
         scores: dict[str, Any] = {
@@ -86,7 +98,7 @@ class Judge:
             )
             voted = voted_metrics(self.labels[rows], *own)
             scores |= {f"sources_{name}": value for name, value in voted.to_dict().items()}
-        return calibration, {name: value for name, value in scores.items() if np.isfinite(value)}
+        return {name: value for name, value in scores.items() if np.isfinite(value)}
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed them.

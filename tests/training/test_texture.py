@@ -10,7 +10,14 @@ from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
 from dfdetect.models.registry import create_model
-from dfdetect.training.texture import fit_layers, fit_linear, fit_texture
+from dfdetect.scoring.calibration import Calibration
+from dfdetect.training.texture import (
+    SHIFTS,
+    find_shift,
+    fit_layers,
+    fit_linear,
+    fit_texture,
+)
 from tests.conftest import make_face_set
 
 BASE = "tf_efficientnet_lite2"
@@ -61,6 +68,22 @@ def test_fit_layers_uses_the_texture_for_faces_with_a_source_only(two_face_sets)
         relevance = model.relevance(inputs)[:, 0].sigmoid().numpy()
     assert texture[known & (faces.labels == 1)].min() > texture[known & (faces.labels == 0)].max()
     assert relevance[known].min() > 0.5 > relevance[~known].max()
+
+
+class FewerAlarms:
+    """A judge whose share of false alarms falls with the mean logit."""
+
+    def measure(self, calibration, logits):
+        assert calibration == Calibration(0.5, 0.1)
+        return {"sources_false_alarm_rate": 0.3 + 0.1 * logits.mean()}
+
+
+def test_find_shift_lowers_the_texture_until_few_real_sources_are_called_fake():
+    logits, relevance = np.zeros(4), np.array([1, 1, 0.5, 0.5])
+    shift = find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits, relevance)
+    assert shift == 2.0  # the first step at which 0.3 - 0.1 * 0.75 * shift is at most 0.15
+    assert find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits - 2, relevance) == 0.0
+    assert find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits, 0 * relevance) == SHIFTS[-1]
 
 
 @pytest.mark.slow
