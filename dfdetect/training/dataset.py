@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
 from dfdetect.data.self_blend import blend_reconstruction, self_blend
 from dfdetect.faces.clips import make_clip, still_clip
-from dfdetect.faces.crops import to_tensor
+from dfdetect.faces.crops import resize_crop, to_tensor
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -127,6 +129,28 @@ class ClipDataset(Dataset):
         drawn = to_tensor(self.reconstructions.image(row))
         side = int(self.reconstructions.table["side"].iloc[row])
         return blend_reconstruction(real, drawn, side, generator)
+
+
+class DetectorDataset(ClipDataset):
+    """A `ClipDataset` of the inputs that a detector makes of the same crops.
+
+    The crops are resized, and every second crop of a track is mirrored if the detector does so.
+
+    Args:
+        faces: The face set of the crops.
+        spec: The specification of the detector's model.
+    """
+
+    def __init__(self, faces: FaceSet, spec: ModelSpec):
+        resize = partial(resize_crop, size=spec.input_size)
+        super().__init__(faces, resize, spec.frames_per_clip, jitter=False)
+        self.mirrored = np.zeros(len(faces), bool)
+        if spec.mirror:  # such a model takes single crops, so an index is also a row number
+            self.mirrored[[row for track in faces.tracks() for row in track[1::2]]] = True
+
+    def _make(self, item: Item) -> tuple[torch.Tensor, float]:
+        images, label = super()._make(item)
+        return images.flip(-1) if self.mirrored[item.position] else images, label
 
 
 def _by_original(faces: FaceSet, reconstructions: FaceSet | None) -> dict[int, list[int]]:

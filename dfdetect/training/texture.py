@@ -18,7 +18,6 @@ a false alarm about a person weighs more than a missed fake.
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +34,12 @@ from dfdetect.checkpoints.weights import find_weights, require_new_checkpoint
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import vote_weights
-from dfdetect.faces.crops import resize_crop
 from dfdetect.models.registry import create_model
 from dfdetect.models.texture import TextureEfficientNet
 from dfdetect.runtime.device import choose_device
 from dfdetect.runtime.engines import EngineNetwork, choose_engine
 from dfdetect.scoring.calibration import Calibration
-from dfdetect.training.dataset import ClipDataset
+from dfdetect.training.dataset import DetectorDataset
 from dfdetect.training.judging import Judge
 from dfdetect.training.split import as_list, read_split
 
@@ -240,7 +238,7 @@ def _features(
     """Return the mean deep features and the statistics of each crop, both float32."""
     device = next(model.parameters()).device
     body = _fast(_Body(model), spec)
-    dataset = ClipDataset(faces, partial(resize_crop, size=spec.input_size), jitter=False)
+    dataset = DetectorDataset(faces, spec)
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with tqdm(total=len(faces), desc="features", unit="crop", disable=not progress) as bar:
         for images, _ in DataLoader(dataset, batch_size=BATCH, num_workers=workers):

@@ -21,7 +21,6 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import SUFFIX, require_new_checkpoint
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
-from dfdetect.faces.crops import resize_crop
 from dfdetect.faces.geometry import CropRule
 from dfdetect.models.linear import LinearModel
 from dfdetect.models.registry import create_model, model_info
@@ -30,7 +29,7 @@ from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.training.augment import matching_compression, training_transform
 from dfdetect.training.config import TrainConfig
-from dfdetect.training.dataset import ClipDataset
+from dfdetect.training.dataset import ClipDataset, DetectorDataset
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext, init_distributed
 from dfdetect.training.judging import Judge
 from dfdetect.training.learner import Learner
@@ -279,9 +278,7 @@ def seed_everything(seed: int) -> None:
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
     """Return some normalised inputs of the model, made of crops or clips from a whole face set."""
-    dataset = ClipDataset(
-        faces, partial(resize_crop, size=spec.input_size), spec.frames_per_clip, jitter=False
-    )
+    dataset = DetectorDataset(faces, spec)
     positions = np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)
     return spec.normalise(torch.stack([dataset[position][0] for position in positions.tolist()]))
 
@@ -297,7 +294,7 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the raw logit of FAKE of each crop or clip of a face set, float32 of shape (n,).
 
-    The crops are resized as in the detector. If there are several processes, each computes a part
+    The inputs are those of the detector. If there are several processes, each computes a part
     of the logits, and each returns all of them.
 
     Args:
@@ -310,8 +307,7 @@ def predict_logits(
     """
     model.eval()
     device = next(model.parameters()).device
-    resize = partial(resize_crop, size=spec.input_size)
-    dataset = ClipDataset(faces, resize, spec.frames_per_clip, jitter=False)
+    dataset = DetectorDataset(faces, spec)
     own = Subset(dataset, context.shard(range(len(dataset))))
     loader = DataLoader(own, batch_size=EVAL_BATCH, num_workers=workers)
     logits = [torch.zeros(0)]

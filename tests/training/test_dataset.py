@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -6,9 +8,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
 from dfdetect.training.augment import training_transform
-from dfdetect.training.dataset import ClipDataset, Item, Role
+from dfdetect.training.dataset import ClipDataset, DetectorDataset, Item, Role
 from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.sampler import BalancedSampler
 
@@ -52,6 +55,17 @@ def test_clip_dataset_makes_clips_of_neighbours_or_still_copies(tracks):
     for position in (0, len(dataset) - 1):
         clip, _ = dataset[position]
         assert (clip.shape, clip.dtype) == ((4, 3, 40, 40), torch.uint8)
+
+
+def test_detector_dataset_mirrors_every_second_crop_of_a_track(tracks):
+    spec = ModelSpec("simple_cnn_2", 32, (0.5,) * 3, (0.5,) * 3, mirror=True)
+    dataset, plain = (
+        DetectorDataset(tracks, spec),
+        DetectorDataset(tracks, replace(spec, mirror=False)),
+    )
+    mirrored = [row for row in range(48) if dataset[row][0].equal(plain[row][0].flip(-1))]
+    assert mirrored == [0, 2, 4, 6, 8, 10, 12, 14]  # the fixture has the frames in reversed order
+    assert all(dataset[row][0].equal(plain[row][0]) for row in range(48) if row not in mirrored)
 
 
 def test_clip_dataset_transforms_a_clip_together(tracks):
