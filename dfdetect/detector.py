@@ -120,7 +120,7 @@ class Detector:
 
         Example:
             >>> load_detector("tf_efficientnet_lite2_texture").operating_points
-            OperatingPoints(uncertain=0.777..., fake=0.865..., fakes={...})
+            OperatingPoints(uncertain=0.696..., fake=0.794..., fakes={...})
         """
         return self.spec.operating_points
 
