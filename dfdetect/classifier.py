@@ -54,8 +54,9 @@ class Classifier:
         """Return the calibrated logit of every crop of several faces.
 
         Args:
-            clips: For each face, its crops in the order of time: RGB uint8 tensors of shape
-                (3, input_size, input_size). Each face is read only when the next batch needs it.
+            clips: For each face, its crops in the order of time: RGB uint8 tensors of shape (3,
+                input_size, input_size). The crops of a face are requested only when the next batch
+                needs them.
             check: Function that is called before each batch, and may raise an error to stop.
 
         Returns:
@@ -94,9 +95,10 @@ class Classifier:
         Returns:
             float32 of shape (positions, rows, columns). Values above 0 are evidence for FAKE,
             values below 0 evidence for REAL. The values of a map add up to the calibrated logit of
-            the crop. If the model takes clips, the maps of a clip have different sums, and the mean
-            of these sums is the logit of the clip. A crop that is part of several inputs of the
-            model gets the mean of its maps. None if the model has no feature map.
+            the crop. If the model takes clips, there is a map for each crop of a clip, and the mean
+            of the sums of these maps is the logit of the clip. A crop that is part of several
+            inputs of the model gets the mean of its maps. If the model has no feature map, None is
+            returned.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -157,7 +159,7 @@ class Classifier:
         inputs: Iterable[torch.Tensor],
         check: Callable[[], None] = lambda: None,
     ) -> Iterator[Item]:
-        """Call a function with batches of inputs, and yield its result for each input."""
+        """Call `function` with batches of inputs, and yield one result for each input."""
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         batch = max(1, most // self.spec.frames_per_clip)
         left = iter(inputs)
@@ -171,9 +173,9 @@ class Classifier:
             return self.network(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
-        """Return the calibrated maps of each input, of shape (time, rows, columns).
+        """Return, for each input, its calibrated maps of shape (time, rows, columns).
 
-        They are None if the model has no feature map.
+        If the model has no feature map, return None for each input.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

@@ -44,12 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     program and is not caught.
 
     Args:
-        arguments: The command and its arguments; None for the arguments of the process.
+        arguments: The command and its arguments. None means the arguments of the process.
 
     Returns:
-        0 if the command succeeded, even if some videos have no score; 1 if it succeeded with
-        `--strict`, but a video has no score; 2 for unusable arguments, input or output; 130 if
-        Ctrl-C stopped the command, 143 if SIGTERM did.
+        0 if the command succeeded. But with `--strict`, 1 if some videos have no score. 2 if the
+        arguments, the input or the output cannot be used. 130 if Ctrl-C stopped the command, and
+        143 if SIGTERM stopped it.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
@@ -690,7 +690,8 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
     """Return the path of an index of crops, and the weights of its REAL and of its FAKE crops.
 
-    The text has the form `INDEX.csv`, `INDEX.csv=WEIGHT` or `INDEX.csv=REAL:FAKE`.
+    The text is the path alone (both weights are 1), the path with one weight for both classes
+    (`index.csv=2`), or the path with both weights (`index.csv=2:1`, REAL first).
     """
     index, _, weights = text.rpartition("=")
     real, separator, fake = weights.partition(":")

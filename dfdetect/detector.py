@@ -63,14 +63,14 @@ class Detector:
     followed through a video.
 
     Args:
-        model: Network that returns logits of FAKE of shape (batch, 1). As `spec` says, it takes
-            normalised crops, or clips: several crops of one face in the order of time. For an
-            ensemble, an `nn.ModuleList` of its members.
+        model: Network that returns logits of FAKE of shape (batch, 1). `spec` says whether the
+            network takes normalised crops or clips. A clip is several normalised crops of one face
+            in the order of time. For an ensemble, `model` is an `nn.ModuleList` of the members.
         spec: Description of the model: a `ModelSpec`, or an `EnsembleSpec` for an ensemble.
-        device: The device of the model; with `cuda`, `predict_videos` uses all GPUs.
+        device: The device of the model. If it is `cuda`, `predict_videos` uses all GPUs.
         frames: Number of frames sampled from each video.
-        decoders: Pool of the processes that decode videos; None for a new pool.
-        face_detector: Detector of the faces in a frame; None for MTCNN.
+        decoders: Pool of the processes that decode videos. None means a new pool.
+        face_detector: Detector of the faces in a frame. None means MTCNN.
         fallback_face_detector: Face detector that searches a video again if `face_detector` finds
             no face in it. None means a more sensitive MTCNN if `face_detector` is also None.
             Otherwise, None means that no video is searched again.
@@ -157,23 +157,25 @@ class Detector:
     ) -> VideoResult:
         """Score a video or image file, frames in memory, or one image in memory.
 
-        A file that cannot be scored raises no exception: the `status` of the result says why it has
-        no score.
+        A file that cannot be scored raises no exception: the `status` of the result says why there
+        is no score.
 
         Args:
             source: The path of a video, from which frames are sampled; the path of an image in a
                 format that `read_frames` reads; frames in the order of time, all of which are
                 scored; or one image. An image is an RGB uint8 array of shape (height, width, 3).
-                Frames are images, which are treated as one second apart, or `Frame` objects.
+                Each frame is a `Frame` object or an image. Images have no times, and are treated as
+                one second apart.
             heat_maps: Maximum number of heat maps for each track. They show the track's most
-                suspicious moments, which are at least one second apart. All heat maps of a video
-                are divided by the strongest evidence, for FAKE or REAL, in any of these maps. Then
-                evidence for REAL is set to 0. The map of a face that looks REAL is therefore nearly
-                0 everywhere. For an ensemble, a heat map is the mean over the members that have the
-                same crop rule as the first member. Models without a feature map, such as
-                transformers, have no heat maps.
-            allowance: The number of frames to sample from this file, and its time limit; None for
-                the detector's own number of frames and no limit.
+                suspicious moments, which are at least one second apart. A heat map is made from
+                values that are positive where a crop looks FAKE and negative where it looks REAL.
+                All values in the heat maps of a video are divided by the largest absolute value
+                among them. Then negative values are set to 0. The map of a face that looks REAL is
+                therefore nearly 0 everywhere. For an ensemble, a heat map is the mean over the
+                members that have the same crop rule as the first member. Models without a feature
+                map, such as transformers, have no heat maps.
+            allowance: The number of frames to sample from this file, and the time limit. None means
+                the detector's own number of frames and no time limit.
 
         Raises:
             ArgumentError: `source` has no frames or a frame of another shape or dtype, or
@@ -341,9 +343,9 @@ class Detector:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
             model's last feature map. Values above 0 are evidence for FAKE, values below 0 evidence
             for REAL. The values of a map add up to the crop's calibrated logit, as in
-            `frame_logits`. If the model takes clips, the maps of a clip have different sums, and
-            the mean of these sums is the logit of the clip. For an ensemble, a map is the mean over
-            the members that have a feature map.
+            `frame_logits`. If the model takes clips, there is a map for each crop of a clip, and
+            the mean of the sums of these maps is the logit of the clip. For an ensemble, a map is
+            the mean over the members that have a feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has another shape or dtype, or the model has
@@ -370,10 +372,11 @@ class Detector:
     def _mean_maps(
         self, crops: Sequence[Sequence[torch.Tensor]], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Return the weighted mean of the members' activation maps; None if no member has maps.
+        """Return the weighted mean of the members' activation maps, or None if no member has maps.
 
         Args:
-            crops: For each member, the crops of the face; an empty sequence leaves the member out.
+            crops: For each member, the crops of the face. A member with an empty sequence is left
+                out.
             positions: Indexes of the crops that get a map, at least one.
         """
         maps, shares = [], []
@@ -428,7 +431,7 @@ class Detector:
         )
 
     def _averaged(self, logits: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
-        """Return the weighted mean of the members' logits for each face."""
+        """Return, for each face, the weighted mean of the members' logits."""
         by_face = zip(*logits, strict=True)
         return [np.average(members, axis=0, weights=self.spec.shares) for members in by_face]
 
@@ -546,7 +549,7 @@ def load_detector(
 
 
 def has_failed(result: VideoResult) -> bool:
-    """Return whether a result has the status `failed`; another device may then succeed."""
+    """Return whether a result has the status `failed`. If so, another device may succeed."""
     return result.status == Status.FAILED
 
 
@@ -558,7 +561,7 @@ def _decode_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
 
 
 def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]:
-    """Return frames made of images in memory; arrays, which have no times, are one second apart."""
+    """Return `Frame` objects. Arrays have no times, and are put one second apart."""
     if isinstance(source, np.ndarray) and source.ndim == 3:
         source = [source]
     frames = [
@@ -616,7 +619,7 @@ class _Stopwatch:
 
     @contextmanager
     def measure(self, stage: str, apart_from: Sequence[str] = ()) -> Iterator[None]:
-        """Measure the time of a block, without the time it spends in the stages `apart_from`."""
+        """Measure the time of a block, without the block's time in the stages `apart_from`."""
         start = perf_counter() - self._sum(apart_from)
         try:
             yield

@@ -1,4 +1,4 @@
-"""Write files completely or not at all, and read tables; an error names the file."""
+"""Write files completely or not at all, and read tables. Each error names the file."""
 
 import os
 import secrets
@@ -107,8 +107,8 @@ def inert(text: str) -> str:
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Return the table in a CSV file.
 
-    Only empty cells are missing values, not cells such as `NA`. The cells of `text_columns` are
-    read as text, and there an empty cell is an empty text.
+    In `text_columns`, all cells are texts, and an empty cell is an empty text. In the other
+    columns, an empty cell is a missing value. A cell such as `NA` is never a missing value.
 
     Raises:
         InputError: The file is no CSV table; the message names the file.

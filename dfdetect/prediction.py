@@ -73,14 +73,15 @@ def predict(
     when every video is done. Without `out`, a stopped run cannot be continued.
 
     Args:
-        paths: One path or several, of videos, images and folders. All videos in a folder and in its
-            sub-folders are scored.
+        paths: The path of a video, an image or a folder, or several such paths. All videos in a
+            folder and in its sub-folders are scored.
         out: A file to write, with an entry for every video. A `.csv` file is a submission with the
             columns `filename,label`, where the label is P(FAKE), or `prior` for a video without a
             score. A `.json` file is an array of the dictionaries that `VideoResult.to_dict`
             returns. A `.jsonl` file has one such dictionary on each line.
         sample_submission: A CSV file whose column `filename` gives the names and the order of the
-            rows of `out`. By default, there is a row for each video, sorted by name.
+            rows of `out`. By default, `out` has a row for each video, and the rows are sorted by
+            name.
         weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
@@ -102,12 +103,14 @@ def predict(
         progress: Show progress bars on standard error.
 
     Returns:
-        The results in the order of the rows, with the names of the rows as keys. To save memory,
-        results from a cluster have no boxes and no probabilities of single frames, unless `report`
-        or `annotate` is given, or `out` is a JSON file.
+        A dictionary from names to results. The names and their order are those of the rows, as in
+        `sample_submission`. To save memory, results from a cluster have no boxes and no
+        probabilities of single frames, unless `report` or `annotate` is given, or `out` is a JSON
+        file.
 
     Raises:
-        FileNotFoundError: The weights, the sample submission or all of `paths` do not exist.
+        FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
+            exists.
         InputError: There are no videos, or the sample submission cannot be used.
         ArgumentError: An argument cannot be used, or the cluster cannot be reached.
 
@@ -205,7 +208,7 @@ def _not_scored_yet(name: str, path: Path | None) -> VideoResult:
 def _require_outputs(
     outputs: Iterable[str | Path | None], inputs: Iterable[str | Path | None]
 ) -> None:
-    """Check that the outputs are different files, that none is an input, and all are writable."""
+    """Check that all outputs are writable, differ from each other, and are not inputs."""
     files = [Path(os.path.realpath(file)) for file in outputs if file is not None]
     if len(set(files)) < len(files):
         raise ArgumentError(f"{files[0]}: out, details and report must be different files")
@@ -251,7 +254,7 @@ def _write_or_warn(
 
 
 def _write_all(outputs: Mapping[Path, Callable[[], None]]) -> dict[Path, OSError]:
-    """Write every file, even if others fail, and return the errors by file."""
+    """Write every file, even if others fail, and return the error of each file that failed."""
     problems = {}
     for file, write in outputs.items():
         try:
@@ -272,7 +275,7 @@ def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
 
 
 class _Task(NamedTuple):
-    """A video to score, with the name of the video's row and its share of the time budget."""
+    """A video to score, the name of its row, and the video's share of the time budget."""
 
     name: str
     path: Path
@@ -292,7 +295,7 @@ def _make_scorer(
     device: "torch.device",
     decoders: "DecoderPool",
 ) -> Callable[[_Task], VideoResult]:
-    """Return a function that scores one video, with details of single frames if `whole`."""
+    """Return a function that scores one video. Details of frames are kept only if `whole`."""
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:

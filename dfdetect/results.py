@@ -98,11 +98,12 @@ class OperatingPoints:
         uncertain: Threshold of the verdict `uncertain`: the probability that 5 % of REAL videos
             exceed.
         fake: Threshold of the verdict `fake`: the probability that 1 % of REAL videos exceed.
-        fakes: How many FAKE videos exceed the thresholds, measured on videos that the model was not
-            trained on. The entry `people` is for videos in which only the people were new to the
-            model. The entry `sources` is for videos from sources, such as data sets, that were new
-            to the model. Each entry has three counts: all `videos`, those above the threshold
-            `uncertain`, and those above the threshold `fake`. Empty if nothing was measured.
+        fakes: Counts of FAKE videos whose probabilities exceed the thresholds, measured on videos
+            that the model was not trained on. The entry `people` is for videos in which only the
+            people were new to the model. The entry `sources` is for videos from sources, such as
+            data sets, that were new to the model. Each entry has three counts: all `videos`, those
+            above the threshold `uncertain`, and those above the threshold `fake`. If nothing was
+            measured, `fakes` is empty.
 
     Raises:
         ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or the
@@ -142,7 +143,7 @@ class OperatingPoints:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Map of the evidence for FAKE in one crop of a face.
+    """Map of the evidence for FAKE in one crop of a face: the parts that raise the model's logit.
 
     Attributes:
         time: Time of the frame that the crop was cut from, in seconds since the first frame.
@@ -209,8 +210,8 @@ class TrackResult:
         times: Times of the sampled frames that show the face, in seconds since the first frame.
         boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
         frame_probabilities: P(FAKE) of each of these frames alone.
-        heat_maps: Heat maps of the moments that `most_suspicious` returns, in the same order; empty
-            unless heat maps were requested.
+        heat_maps: Heat maps of the moments that `most_suspicious` returns, in the same order. If no
+            heat maps were requested, the list is empty.
     """
 
     probability: float
@@ -275,9 +276,9 @@ class VideoResult:
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
         operating_points: The thresholds that gave the verdict, or None if there is no verdict.
-        aggregation: Names of two rules: `frames` combined the frames of each track, and `tracks`
-            combined the tracks, as in `dfdetect.scoring.aggregation.Aggregation`. None if there is
-            no score.
+        aggregation: A dictionary with the names of two rules. The rule `frames` combined the frames
+            of each track, and the rule `tracks` combined the tracks, as in
+            `dfdetect.scoring.aggregation.Aggregation`. If there is no score, `aggregation` is None.
         status: `Status.OK`, or the reason why there is no score.
         message: The status as a sentence, with details.
         tracks: One result for each tracked face, in the order of appearance.
