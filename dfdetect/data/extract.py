@@ -1,8 +1,8 @@
 """Extract a face set (crops of each person's face) from labelled videos in folders or zip files.
 
-When all crops of a video are written, the video gets a row in the log `NAME.videos.csv` (see
-`dfdetect.data.writer`). If a run is interrupted, the next run continues with the videos that have
-no row yet.
+When all crops of a video are written to a face set `NAME.csv`, the video gets a row in the log
+`NAME.videos.csv` (see `dfdetect.data.writer`). If a run is interrupted, the next run continues with
+the videos that have no row yet.
 """
 
 import json
@@ -109,10 +109,10 @@ def extract(
 
     Videos in zip files are unpacked one by one. If the labels name the original of a fake, and the
     original has frames of the same size, the crops of the fake are cut at the face boxes found in
-    the original. The crops of both videos are then aligned, and faces are detected once. Each core
-    processes one video at a time. If a run is killed, only the videos in progress are lost. A
-    call with the same arguments continues the run. The files are then the same as without the
-    interruption.
+    the original. The crops of both videos are then aligned, and faces are detected only in the
+    original. Each core processes one video at a time. If a run is killed, only the videos in
+    progress are lost. A call with the same arguments continues the run. The files are then the same
+    as without the interruption.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
     label of the other person is therefore wrong. A video that cannot be read or shows no face is

@@ -6,8 +6,8 @@ shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` the
 shard, and where in it, each image is.
 
 The column `actor_group` says which crops show the same person, or people who look alike. When a
-face set is split, a group stays together, because a model is more accurate on faces that it was
-trained on.
+face set is split, a group stays together. Otherwise the measured accuracy would be too high,
+because a model is more accurate on faces that it was trained on.
 """
 
 import tarfile
@@ -76,7 +76,7 @@ class FaceSet:
 
     Args:
         table: The index, with one row for each crop and at least the columns `id` and `label`.
-        locations: One `ImageLocation` for each row, in the same order.
+        locations: One `ImageLocation` for each row, in the order of the rows.
 
     Example:
         >>> faces = FaceSet.read("train.csv")
@@ -157,7 +157,10 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return the number (from 0) of the face set of each crop; int64 of shape (n,)."""
+        """Return which of the joined face sets each crop came from, by number; int64 of shape (n,).
+
+        The numbers start at 0, in the order of the argument `parts` of `join`.
+        """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
         return self.table["face_set"].to_numpy(dtype=np.int64)
@@ -180,8 +183,8 @@ class FaceSet:
         """Return the partners of each FAKE crop: REAL crops of the same scene and moment.
 
         Partners have the same value as the FAKE crop in the column `pair`, which names the scene,
-        and the nearest number in the column `frame`. If there are none, the only partner is the
-        REAL crop that the column `original` names.
+        and the nearest number in the column `frame`. If no crop fits, the only partner is the REAL
+        crop that the column `original` names.
 
         Returns:
             A dictionary from the row number of each FAKE crop to an int64 array with the row
@@ -211,7 +214,10 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """Return the number of each crop's shard, or 0 without shards; int64 of shape (n,)."""
+        """Return the number of each crop's shard; int64 of shape (n,).
+
+        If the face set has no shards, all numbers are 0.
+        """
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
 
@@ -362,7 +368,7 @@ class FaceSet:
 
 
 def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return a random choice of about `fraction` of some names, but at least one name."""
+    """Return a random choice from `names`: about the share `fraction` of them, and at least one."""
     count = max(1, round(fraction * len(names)))
     return np.random.default_rng(seed).permutation(names)[:count]
 
@@ -492,7 +498,8 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
     """Raise FaceSetError if a member of a tar file may harm somebody who unpacks the file.
 
-    Nothing is unpacked when a face set is read, but a face set needs no such members.
+    dfdetect unpacks nothing when it reads a face set. It still refuses such members, because no
+    face set needs them.
     """
     name = PurePosixPath(member.name)
     fault = None
@@ -511,7 +518,7 @@ def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Return whether the header of an image gives sides of at most `MOST_PIXELS`."""
+    """Return whether no side of an image exceeds `MOST_PIXELS` pixels, according to its header."""
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

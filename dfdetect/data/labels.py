@@ -142,7 +142,7 @@ class LabelledPhoto:
         return max(0, self.image.size)
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
-        """Yield the image as the only frame; the arguments are ignored.
+        """Yield the image as the only frame. The arguments have no effect.
 
         Raises:
             FaceSetError: The image cannot be decoded.

@@ -83,9 +83,9 @@ def reconstruct(
 ) -> pd.DataFrame:
     """Train autoencoders on REAL crops, and write a face set of their reconstructions.
 
-    The trained autoencoders, and a picture `samples.png` with samples of their reconstructions, are
-    kept in the folder `NAME.autoencoders/` beside the index `NAME.csv`. If a run was stopped, a
-    call with the same arguments continues it.
+    The folder `NAME.autoencoders/` beside the new index `NAME.csv` keeps the trained autoencoders,
+    and a picture `samples.png` with samples of their reconstructions. If a run was stopped, a call
+    with the same arguments continues it.
 
     Args:
         faces: Indexes of the face sets whose REAL crops are used.
@@ -220,9 +220,9 @@ class _Critic:
 
 
 class _Pieces(Dataset):
-    """A dataset that cuts a random piece of a crop, uint8 of shape (3, PIECE, PIECE), in each call.
+    """A dataset of random pieces of crops, uint8 of shape (3, PIECE, PIECE).
 
-    The random numbers come from torch's global generator.
+    Each access cuts a new piece. The random numbers come from torch's global generator.
     """
 
     def __init__(self, faces: FaceSet):

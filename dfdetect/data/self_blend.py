@@ -70,11 +70,11 @@ def self_blend(
     generator: torch.Generator | None = None,
     regions: Sequence[Region] = REGIONS,
 ) -> torch.Tensor:
-    """Return a fake, made by blending a changed copy of a REAL face into the face.
+    """Return a fake, made by blending a changed copy of a REAL face into the same face.
 
     All crops of a clip (successive crops of one face) are changed in the same way, because a
-    swapped face does not change from frame to frame. Only the position of the copy jitters, by some
-    tenths of a percent of the crop's side.
+    swapped face does not change from frame to frame. Only the position of the copy differs between
+    the crops, by some tenths of a percent of the crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face

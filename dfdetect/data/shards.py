@@ -88,7 +88,7 @@ class ShardWriter:
             self._open(0)
 
     def close(self) -> None:
-        """Write the end of the tar file; a shard without files is deleted."""
+        """Complete the last shard, or delete it if it has no files."""
         empty = self._tar.offset == 0
         self._tar.close()
         self._file.close()

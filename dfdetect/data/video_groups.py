@@ -36,7 +36,8 @@ class VideoGroup:
 def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list[Video]:
     """Return all labelled videos and photographs of several sources.
 
-    If two sources have a video of the same name, the later video is named `SOURCE/NAME`.
+    If two sources have a video of the same name, the name of the later source and `/` are put in
+    front of the name of the later video.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
@@ -70,7 +71,7 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 
 
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
-    """Group each original with its fakes, and return the groups in the order of the originals.
+    """Return groups of one original and its fakes, in the order of the originals in `videos`.
 
     Args:
         videos: All videos.

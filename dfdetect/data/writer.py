@@ -54,8 +54,8 @@ class FaceSetWriter:
             same settings.
 
     Attributes:
-        done: The complete entries. The key of an entry is the value of its first column, and the
-            entry is a row of the log, as text, without `LOG_COLUMNS`.
+        done: A dictionary with the row of each complete entry in the log, as text, without
+            `LOG_COLUMNS`. The key of a row is the value of its first column.
 
     Raises:
         InputError: The files do not belong to a face set with this log, or were changed after they

@@ -7,9 +7,10 @@ YouTube-real/00000.mp4
 List_of_testing_videos.txt
 ```
 
-A fake is called TARGET_SOURCE_NUMBER, and was made from the video TARGET_NUMBER. Each of the three
-folders may hold the videos in a sub-folder `videos`. Each line of the list is `1 PATH` for a REAL
-video and `0 PATH` for a FAKE video. Videos that are not in the list are for training.
+The name of a fake has three parts: `id0_id1_0000` was made from the video `id0_0000`, with the face
+of the person `id1`. Each of the three folders may hold the videos in a sub-folder `videos`. Each
+line of `List_of_testing_videos.txt` is `1 PATH` for a REAL video and `0 PATH` for a FAKE video.
+Videos that are not in the list are for training.
 """
 
 from pathlib import Path
@@ -76,7 +77,7 @@ def _video(
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """Return a video's part of the data set, in lower case, and the video's file name."""
+    """Return the name of a video's top folder, in lower case, and the name of the video's file."""
     return path.parts[0].lower(), path.name
 
 

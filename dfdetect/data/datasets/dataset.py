@@ -23,7 +23,7 @@ NAMED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """The labelled videos or crops of a data set that were found in a folder.
+    """The labelled videos or crops that were found in the folder of a data set.
 
     Attributes:
         name: The data set's own name.
@@ -105,7 +105,7 @@ class CropSequence(NamedTuple):
     Attributes:
         video: The name of the video or of the sequence.
         label: REAL or FAKE.
-        group: A name that all sequences of the same person share, as far as the person is known.
+        group: A name that all sequences known to show the same person share.
         source: Name of the data set, or of a part of it.
         method: The method that made a fake, or an empty text.
         split: `train`, `val`, `test` or an empty text.
@@ -122,7 +122,10 @@ class CropSequence(NamedTuple):
 
 
 def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
-    """Return a face set of sequences of crops. Each sequence becomes a video with one track."""
+    """Return a face set made from sequences of crops.
+
+    Each sequence becomes a video with one track.
+    """
     rows, places = [], []
     for one in sequences:
         for number, image in enumerate(one.images):
@@ -158,7 +161,10 @@ def sample_frames(faces: FaceSet, count: int) -> FaceSet:
 
 
 def videos_below(folder: Path) -> list[Path]:
-    """Return the videos in a folder and its sub-folders, sorted; the folder may be missing."""
+    """Return the sorted paths of all videos in a folder and its sub-folders.
+
+    If the folder is missing, the list is empty.
+    """
     try:
         return sorted(find_videos([folder]).values())
     except (FileNotFoundError, InputError):
@@ -182,7 +188,10 @@ def name_below(path: Path, folder: Path) -> str:
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """Return the first of these sub-folders that exists, or None; the case of names is ignored."""
+    """Return the first of these sub-folders that exists, or None if there is none.
+
+    Upper and lower case are not distinguished.
+    """
     if not folder.is_dir():
         return None
     present = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
@@ -190,7 +199,7 @@ def first_folder(folder: Path, *names: str) -> Path | None:
 
 
 def first_file(folder: Path, *names: str) -> Path | None:
-    """Return the first of these files that exists below a folder, or None."""
+    """Return the first of these files that exists in a folder, or None if there is none."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

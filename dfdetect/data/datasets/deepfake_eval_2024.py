@@ -25,7 +25,7 @@ LABELS = {"real": "REAL", "fake": "FAKE"}
 
 @register_layout
 def read_deepfake_eval_2024(folder: Path) -> Dataset | None:
-    """Return the videos that the table lists, or None if the folder has no such table."""
+    """Return the videos that the CSV file lists, or None if the folder has no such file."""
     file = folder / TABLE
     if not file.is_file():
         return None

@@ -1,7 +1,7 @@
 """The JSON files of DeepfakeBench and of DF40, which have the same layout.
 
 Yan et al., "DeepfakeBench", NeurIPS 2023; Yan et al., "DF40: Toward Next-Generation Deepfake
-Detection", NeurIPS 2024. A file lists the crops that the authors' preprocessing has cut:
+Detection", NeurIPS 2024. Each JSON file lists the crops that the authors' preprocessing has cut:
 
 ```
 {"Celeb-DF-v2": {"CelebDFv2_real": {"test": {"id0_0000": {
@@ -12,8 +12,8 @@ There may be one more level, the compression (`c23`), between the split and the 
 are paths relative to the folder that holds all data sets. This folder is looked for in the JSON
 file's folder, in the folders above it, and in a few of their sub-folders (`PLACES`).
 
-DF40 also publishes crops without a JSON file, in folders METHOD/ff and METHOD/cdf, or METHOD/real
-and METHOD/fake.
+DF40 also publishes crops without a JSON file. The crops of a method are in folders METHOD/ff and
+METHOD/cdf, or METHOD/real and METHOD/fake, where METHOD is the name of the method.
 """
 
 import json
@@ -109,7 +109,7 @@ def read_df40(folder: Path) -> Dataset | None:
 
 
 def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
-    """Yield the sequences that a file lists; the image paths are as in the file."""
+    """Yield the sequences that a file lists, with the image paths that the file gives."""
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
             if split not in SPLITS:
@@ -139,7 +139,7 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
-    """Return the folder to which the paths of the images are relative, or None."""
+    """Return the folder to which the image paths are relative, or None if it is not found."""
     roots = [parent / place for parent in file.absolute().parents for place in PLACES]
     for image in images:
         for root in roots:

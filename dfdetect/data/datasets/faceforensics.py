@@ -113,7 +113,7 @@ def _dfd_video(folder: Path, path: Path, compression: str) -> LabelledVideo:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """Return the split of each pair of videos. Each pair has two keys: `000_003`, `003_000`."""
+    """Return the split of each pair of videos, under two keys such as `000_003` and `003_000`."""
     splits: dict[str, str] = {}
     for split in SPLITS:
         file = first_file(folder, f"splits/{split}.json", f"{split}.json")

@@ -7,7 +7,7 @@ meta_data.csv
 ```
 
 A video is FAKE if its picture is fake. The videos in `RealVideo-FakeAudio` are REAL, because only
-their sound is fake and dfdetect ignores sound. The table gives the method of each fake.
+their sound is fake and dfdetect ignores sound. `meta_data.csv` gives the method of each fake.
 """
 
 from pathlib import Path
@@ -61,7 +61,10 @@ def read_fakeavceleb(folder: Path) -> Dataset | None:
 
 
 def _read_methods(file: Path) -> dict[str, str]:
-    """Return the method of each video by the video's path; the table may be missing."""
+    """Return the method of each video, by the path of the video.
+
+    If the table is missing, the dictionary is empty.
+    """
     if not file.is_file():
         return {}
     table = read_table(file, ("method", "path"))

@@ -1,4 +1,4 @@
-"""Read labelled data: standard data sets, and a user's own videos in a layout of `read_labels`."""
+"""Read labelled data: standard data sets, and other videos in layouts that `read_labels` knows."""
 
 import logging
 import pkgutil
@@ -17,8 +17,8 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     """Return the labelled videos or face crops of a data set.
 
     If the folder has a `manifest.csv`, this table gives the videos. Otherwise, the layouts of the
-    modules in this package are tried, and then the layouts of `read_labels`, which have no splits.
-    A log message says which data set was recognised.
+    modules in this package are tried, and then the layouts that `read_labels` knows. The latter
+    have no splits. A log message says which data set was recognised.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
