@@ -33,8 +33,8 @@ Part = Callable[[torch.Tensor], torch.Tensor]
 def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
     """Divide a model's logits among the places of its last feature map.
 
-    Parts of the logit that belong to no place, such as a bias, are spread evenly over all places.
-    The batch norms of the model may have been fused into its convolutions. Under autocast, the
+    Parts of the logit that belong to no place, such as a bias, are spread evenly over all places. A
+    model whose batch norms were fused into its convolutions is accepted too. Under autocast, the
     features are computed in half precision and the maps in float32.
 
     Args:
@@ -46,9 +46,10 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     Returns:
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
         below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
-        map add up to the logit. If the model takes clips (several crops of one face), each map has
-        a sum, and the mean of these sums over time is the logit. None is returned if the model
-        has no feature map (transformers have none), or if the feature map has only one place.
+        map add up to the logit. If the model takes clips (several crops of one face), there is a
+        map for each crop of a clip, and the mean of the sums of these maps is the logit. If the
+        model has no feature map (transformers have none), or if its feature map has only one place,
+        None is returned.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -86,7 +87,7 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
     Coarser maps are first enlarged to the grid of the finest map.
 
     Args:
-        maps: One float32 array of shape (crops, rows, columns) per model.
+        maps: For each model, a float32 array of shape (crops, rows, columns).
         shares: The weight of each model in the mean.
 
     Returns:

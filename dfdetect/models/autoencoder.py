@@ -25,7 +25,8 @@ class AutoencoderSpec:
         upsampling: How the decoder doubles the size of features: by `nearest` or `bilinear`
             interpolation before a convolution, by a `transposed` convolution (Zeiler et al. 2010),
             or by a pixel `shuffle` (Shi et al. 2016).
-        stride: Height and width of the image, divided by those of the latent; a power of two.
+        stride: How many times higher and wider the image is than the latent. Must be a power of
+            two.
         latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
         width: Number of channels of the first layer, a multiple of 8. The layers at lower
             resolutions have `2 * width` channels each.
@@ -118,7 +119,7 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return one logit per patch, (batch, 1, height / 8, width / 8); above 0 means real."""
+        """Return the logits (batch, 1, height / 8, width / 8) of patches, above 0 if real."""
         return self.layers(images)
 
 

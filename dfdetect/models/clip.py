@@ -19,7 +19,7 @@ ENCODER = "vit_large_patch14_clip_quickgelu_224"
 
 @register_model("clip_large_normalised")
 class NormalisedCLIP(nn.Module):
-    """CLIP ViT-L/14 and a linear layer, with features that are scaled to norm 1 in between.
+    """CLIP ViT-L/14 whose features are scaled to norm 1, followed by a linear layer.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.

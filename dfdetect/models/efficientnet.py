@@ -79,7 +79,7 @@ class Swish(nn.Module):
         super().__init__()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the activation of features, which has the same shape."""
+        """Return x * sigmoid(x) for each value of `features`, in the same shape."""
         return features * features.sigmoid()
 
 

@@ -52,7 +52,7 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Return each convolution that a batch norm follows directly, with this batch norm."""
+    """Return pairs of a convolution and the batch norm that follows it directly."""
     made: list[tuple[nn.Conv2d, torch.Tensor]] = []
     taken: list[tuple[nn.BatchNorm2d, torch.Tensor]] = []
 

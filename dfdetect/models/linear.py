@@ -1,9 +1,9 @@
 """Linear models on pixels: logistic regression (Cox 1958) and the SVM (Cortes & Vapnik 1995).
 
 Many swapped faces can be recognised by their sharpness, which a linear function of raw pixels
-cannot measure. If both models take the raw pixels of crops with sides of 16 to 64 pixels, they only
-reach an AUC of 0.53 on actors who are not in the training data. Therefore, a map of local sharpness
-is computed first, and the linear layer takes this map.
+cannot measure. On the raw pixels of crops with sides of 16 to 64 pixels, both models reach an AUC
+of only 0.53 for actors who are not in the training data. Therefore, a map of local sharpness is
+computed first, and the linear layer takes this map.
 
 | layer | output |
 | --- | --- |

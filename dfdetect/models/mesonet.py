@@ -36,7 +36,7 @@ INCEPTION_2 = (2, 4, 4, 2)
 
 
 class _MesoNet(nn.Module):
-    """The base class of Meso4 and MesoInception4: all layers but the first two are the same."""
+    """The base class of Meso4 and MesoInception4, with all layers except the first two."""
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, drop_rate: float):
         super().__init__()
@@ -148,7 +148,7 @@ class _Inception(nn.Module):
 def _conv(
     before: int, after: int, side: int, dilation: int = 1, rectified: bool = True
 ) -> list[nn.Module]:
-    """Return a convolution that keeps the side of its input, and a ReLU if `rectified` is set."""
+    """Return a convolution that keeps height and width, and a ReLU if `rectified` is set."""
     padding = dilation * (side // 2)
     convolution = nn.Conv2d(before, after, side, padding=padding, dilation=dilation)
     return [convolution, nn.ReLU()] if rectified else [convolution]

@@ -80,7 +80,7 @@ def register_model(
             face.
         closed_form: Whether `dfdetect.training.linear` fits the network's only layer, without
             gradient descent.
-        recipe: Fields of `TrainConfig` whose defaults do not suit the network, with better values.
+        recipe: Fields of `TrainConfig`, with values that suit the network better than the defaults.
 
     Raises:
         ArgumentError: Another network has this name.

@@ -1,4 +1,4 @@
-"""Two small convolutional networks; both end in fully connected layers of 120, 84 and 1 units.
+"""Two small convolutional networks that end in fully connected layers of 120, 84 and 1 units.
 
 `simple_cnn_1` follows VGG (Simonyan & Zisserman, ICLR 2015), with batch normalisation (Ioffe &
 Szegedy, ICML 2015). It has 353,809 weights. The table gives the height and width (side) of the

@@ -28,9 +28,10 @@ STAGES = (1, 2, 4)
 class TextureEfficientNet(nn.Module):
     """EfficientNet-Lite2 with texture: logit = deep logit + relevance * texture logit.
 
-    The texture logit is a linear function of the statistics, and the relevance is the sigmoid of
-    another. Both functions are zero until `dfdetect.training.texture` fits them for a trained
-    `tf_efficientnet_lite2`.
+    The deep logit is the logit of EfficientNet-Lite2 alone. The texture logit is a linear function
+    of the statistics, and the relevance is the sigmoid of another linear function of the
+    statistics. Both linear functions are zero until `dfdetect.training.texture` fits them for a
+    trained `tf_efficientnet_lite2`.
 
     Args:
         drop_rate: Dropout before the last layer, 0 to 1.

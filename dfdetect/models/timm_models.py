@@ -97,7 +97,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights and biases of a model's last layer, or of all its heads."""
+    """Return the weights and biases of a model's last layer, or of all heads if it has several."""
     get_classifier: Any = model.get_classifier
     head = get_classifier()
     heads = head if isinstance(head, tuple) else (head,)

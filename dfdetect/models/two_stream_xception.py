@@ -28,9 +28,9 @@ class TwoStreamXception(nn.Module):
     """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
-    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image and of the
-    features after the first two layers. The features of the image are weighted by an attention map
-    that is computed from the noise.
+    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image, and of the
+    features after each of the first two layers. The features of the image are weighted by an
+    attention map that is computed from the noise.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -104,7 +104,7 @@ class NoiseFilters(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the noise of features (batch, channels, side, side).
 
-        The noise has 3 channels if `mixed` is set, otherwise 3 channels per channel of the input.
+        If `mixed` is set, the noise has 3 channels, and otherwise 3 for each channel of `features`.
         """
         noise = conv2d(features, self.filters, padding=2, groups=self.groups)
         return hardtanh(noise, -CUT_OFF, CUT_OFF)

@@ -104,10 +104,10 @@ class Module(nn.Module):
 
     Args:
         channels: Number of channels of the input, and of the output of each convolution. If the
-            first and the last number differ, height and width are halved, and the residual
+            first number differs from the last, the module halves height and width, and the residual
             connection is a 1 x 1 convolution.
-        start: Whether the module starts with a ReLU. Module 2 needs none, because a ReLU is the
-            last layer before it.
+        start: Whether the module starts with a ReLU. Module 2 does not, because module 1 ends in a
+            ReLU.
     """
 
     def __init__(self, channels: tuple[int, ...], start: bool = True):

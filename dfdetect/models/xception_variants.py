@@ -39,7 +39,8 @@ class UCFXception(Xception):
 
     "UCF: Uncovering Common Features for Generalizable Deepfake Detection", Yan et al., ICCV 2023.
     This class has only the parts that prediction needs. For training, the paper adds a second
-    encoder and a decoder, which separate common features from features of one manipulation.
+    encoder and a decoder, which separate the common features from those that only one manipulation
+    has.
 
     Args:
         drop_rate: Dropout before the hidden layer of the head, 0 to 1.
