@@ -39,8 +39,8 @@ class EnsembleSpec:
             are the metrics on these data.
 
     Raises:
-        ArgumentError: There are too few or too many members, or `shares` are not numbers above
-            0 with the sum 1, one per member.
+        ArgumentError: There are too few or too many members; or `shares` does not hold one number
+            for each member, a number is not above 0, or the sum is not 1.
     """
 
     members: tuple[ModelSpec, ...]
@@ -111,10 +111,10 @@ def join_specs(
     """Return the specification of an ensemble, with the aggregation of its first member.
 
     Args:
-        specs: Specifications of the members, in order. An ensemble among them is replaced by its
-            own members.
-        shares: Weight of each specification in the mean of the logits, above 0, with any sum; None
-            for equal weights.
+        specs: Specifications of the members, in their order in the ensemble. The specification of
+            an ensemble is replaced by those of its members.
+        shares: Weight of each specification in the mean of the logits, above 0. The sum need not be
+            1. None means equal weights.
 
     Raises:
         ArgumentError: `shares` and `specs` differ in length, or a share is not above 0.
@@ -134,7 +134,7 @@ def join_specs(
 
 
 def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
-    """Return the specification of a model or an ensemble, given the JSON text of its header.
+    """Return the specification that the JSON text of a checkpoint's header describes.
 
     Raises:
         ArgumentError: The text has another format or version, or a value is out of its range.

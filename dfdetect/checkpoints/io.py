@@ -40,7 +40,7 @@ Spec = ModelSpec | EnsembleSpec
 
 
 class CheckpointError(InputError):
-    """A file cannot be used as a checkpoint. The message says why, and how to fix it."""
+    """A file cannot be used as a checkpoint. The message says why, and what to do."""
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: bool = True) -> None:
@@ -154,7 +154,8 @@ def make_ensemble(
 ) -> EnsembleSpec:
     """Write an ensemble of several checkpoints to a file, and return the new specification.
 
-    The ensemble has the aggregation of its first member, and no operating points.
+    The ensemble has the aggregation of its first member. It has no operating points, which are the
+    thresholds of the verdicts.
 
     Args:
         paths: Two or more checkpoints, as in `load_ensemble`.

@@ -43,8 +43,8 @@ class ModelSpec:
         channels: Order of the colours in the model's input, `RGB` or `BGR`.
         crop: Rule that cuts a crop around the bounding box of a face.
         resize: Rule that resizes a crop to the size of the input.
-        frames_per_clip: Number of consecutive crops of a face in each input; 1 for models that take
-            single crops.
+        frames_per_clip: Number of consecutive crops of a face in each input. It is 1 for models
+            that take single crops.
         positive_class: The class whose logit the model returns; always FAKE.
         calibration: Calibration of the model's logits.
         aggregation: Rule that combines the logits of crops into the probability of a video.
@@ -92,12 +92,12 @@ class ModelSpec:
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
-        """Return a tuple of this specification alone; an `EnsembleSpec` has several members."""
+        """Return a tuple with only this specification, as if the model were an ensemble of one."""
         return (self,)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Return the weight of the single member: 1; an `EnsembleSpec` has a share per member."""
+        """Return the weight of the model in an ensemble of one, which is 1."""
         return (1.0,)
 
     def __post_init__(self) -> None:
@@ -150,7 +150,7 @@ class ModelSpec:
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the input of the model, given RGB uint8 crops that have its height and width.
+        """Return the input of the model, given RGB uint8 crops of the input's height and width.
 
         Args:
             images: uint8 of shape (batch, 3, height, width), or of shape

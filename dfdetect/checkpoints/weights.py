@@ -13,9 +13,9 @@ Weights = str | Path | Sequence[str | Path] | None
 
 
 def list_weights() -> dict[str, Path]:
-    """Return a dictionary from the names of the installed checkpoints to their paths, sorted.
+    """Return the installed checkpoints: a dictionary from names to paths, sorted by name.
 
-    The wheel contains the default and the small checkpoints; a clone has all checkpoints.
+    The wheel contains the default and the small checkpoints. A clone of the repository has all.
     """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
@@ -91,7 +91,8 @@ def require_checkpoint_name(path: Path) -> None:
 def package_folder(name: str) -> Path:
     """Return the path of the folder `weights` or `kernel` that belongs to this package.
 
-    The folder is inside an installed package, and beside the package in a clone.
+    In an installed package, the folder is inside the package. In a clone of the repository, it is
+    beside the package.
     """
     package = Path(__file__).parent.parent
     inside = package / name

@@ -57,14 +57,14 @@ def recognises_gend(shapes: Shapes) -> bool:
 
 
 def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification of a file of Effort, and its state dict under timm's names."""
+    """Return the specification and the state dict, with timm's names, of a file of Effort."""
     known = _take_head(tensors, "head")
     state = _read_encoder(tensors, EFFORT, known, ENCODER, "")
     return _spec(ENCODER, "effort", "not stated", "linear"), state
 
 
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification of a file of GenD, and its state dict under timm's names.
+    """Return the specification and the state dict, with timm's names, of a file of GenD.
 
     The file `config.json` in the same folder says which head the network has.
     """

@@ -125,7 +125,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file; its two classes become one logit."""
+    """Return the specification and the state dict of the file. Two classes become one logit."""
     names = tensors.left.keys()
     if "backbone_srm.conv1.weight" in names:
         architecture, state = _read_srm(tensors)
@@ -224,7 +224,7 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
-    """Return a tensor's name in the file; `places` translates the beginnings of names."""
+    """Return the name in the file. `places` maps beginnings of our names to those in the file."""
     for ours, theirs in places.items():
         if name.startswith(ours):
             return name.replace(ours, theirs, 1)

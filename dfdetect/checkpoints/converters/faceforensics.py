@@ -30,7 +30,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file; its two classes become one logit."""
+    """Return the specification and the state dict of the file. Two classes become one logit."""
     place = next(head for head in HEADS if f"{head}.weight" in tensors.left)
     head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
     known = {f"head.{part}": tensor for part, tensor in head.items()}

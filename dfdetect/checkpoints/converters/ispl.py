@@ -1,11 +1,11 @@
 """Read the checkpoints of ISPL (Bonettini et al., ICPR 2020): EfficientNet-B4 and Xception.
 
 The format was read from https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411 (licence
-GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. In networks with
-Siamese training, `feat_ext.` stands before these prefixes, and the head is a batch norm and a
-linear layer. Some EfficientNets have an attention layer. The authors' crops are the bounding boxes
-of BlazeFace with a margin of 20 %, made square. The crop rule of this module makes about the same
-crops from MTCNN's bounding boxes.
+GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. In networks that were
+trained as Siamese networks, `feat_ext.` stands before these prefixes, and the head is a batch norm
+and a linear layer. Some EfficientNets have an attention layer. The authors' crops are the bounding
+boxes of BlazeFace with a margin of 20 %, made square. The crop rule of this module makes about the
+same crops from MTCNN's bounding boxes.
 """
 
 import torch
@@ -39,7 +39,7 @@ def recognises(shapes: Shapes) -> bool:
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of the file.
 
-    If the network had Siamese training, the batch norm and the linear layer of its head are fused.
+    If the network was trained as a Siamese network, the two layers of its head are fused into one.
     """
     prefix = SIAMESE if any(name.startswith(SIAMESE) for name in tensors.left) else ""
     is_xception = f"{prefix}xception.conv1.weight" in tensors.left

@@ -51,7 +51,7 @@ XCEPTION = {
 
 
 def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
-    """Return the variant (0 to 7) of the EfficientNet in a file; None for other networks.
+    """Return the variant (0 to 7) of the EfficientNet in a file, or None for another network.
 
     The names of the tensors must be those of efficientnet_pytorch.
 

@@ -34,7 +34,7 @@ NUMBERS: list[Any] = [
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return a dictionary from the names of the tensors in a file to the tensors.
+    """Return the tensors of a file by name.
 
     Other content of the file, such as the epoch and the optimiser, is ignored.
 
@@ -43,7 +43,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             (`.h5`), which needs the package h5py.
 
     Returns:
-        The tensors, on the CPU, in the precision of the file.
+        A dictionary from the names of the tensors to the tensors, on the CPU and in the precision
+        of the file.
 
     Raises:
         FileNotFoundError: The file does not exist.

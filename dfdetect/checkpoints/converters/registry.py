@@ -59,7 +59,7 @@ def register_format(format: Format) -> None:
 
 @cache
 def formats() -> Mapping[str, Format]:
-    """Return a dictionary from the names of all formats to the formats, sorted.
+    """Return all formats: a dictionary from names to formats, sorted by name.
 
     Example:
         >>> "mesonet" in formats()
@@ -82,7 +82,7 @@ def require_format(name: str) -> None:
 
 
 def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
-    """Return the format of a file, which is recognised by the names and shapes of its tensors.
+    """Recognise the format of a file by the names and shapes of its tensors, and return it.
 
     Args:
         path: Path of the file, shown in error messages.

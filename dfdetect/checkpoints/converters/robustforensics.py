@@ -37,7 +37,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file; its two classes become one logit."""
+    """Return the specification and the state dict of the file. Two classes become one logit."""
     shapes = tensors.shapes
     place = _head(shapes)
     head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))

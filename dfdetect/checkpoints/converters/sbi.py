@@ -22,7 +22,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file; its two classes become one logit."""
+    """Return the specification and the state dict of the file. Two classes become one logit."""
     head = one_logit(tensors.take("net._fc.weight"), tensors.take("net._fc.bias"))
     known = {f"network.classifier.{part}": tensor for part, tensor in head.items()}
     spec = ModelSpec(

@@ -1,4 +1,4 @@
-"""Take the tensors of a published file; each one must be used, or dropped on purpose."""
+"""Make sure that each tensor of a published file is used, or left out on purpose."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,12 +43,12 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Mark tensors that only training needs as used; the file may lack them."""
+        """Count tensors that only training needs as used. They may be missing from the file."""
         for name in names:
             self.left.pop(name, None)
 
     def drop_below(self, *prefixes: str) -> None:
-        """Drop all tensors whose names begin with one of the prefixes, as in `drop`."""
+        """Do the same as `drop` for all tensors whose names begin with one of the prefixes."""
         self.drop(*(name for name in self.left if name.startswith(prefixes)))
 
     def take_model(
@@ -103,8 +103,8 @@ class Tensors:
 def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
     """Return a linear layer with one output, given a linear layer with the classes REAL and FAKE.
 
-    The output is the logit of FAKE. It gives the same probabilities, because softmax(z)[1] equals
-    sigmoid(z[1] - z[0]).
+    The output is the logit of FAKE. The probability of FAKE stays the same, because softmax(z)[1]
+    equals sigmoid(z[1] - z[0]).
 
     Args:
         weight: float32 of shape (2, features).
@@ -122,7 +122,7 @@ def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
 
 
 def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> State:
-    """Return a state dict in which a batch norm gives the same output with another epsilon.
+    """Return a state dict adapted to another epsilon, so that a batch norm's output stays the same.
 
     Args:
         state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.
@@ -137,7 +137,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
 
 
 def _listed(names: list[str]) -> str:
-    """Return a text with the first names and the number of the other names."""
+    """Return a text with the first few names, and how many more names there are."""
     shown = ", ".join(names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"the tensors {shown}" + (f" and {more} others" if more > 0 else "")

@@ -36,7 +36,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file; its two classes become one logit."""
+    """Return the specification and the state dict of the file. Two classes become one logit."""
     if "attentions.conv.weight" not in tensors.left:
         head = one_logit(tensors.take(f"{PLAIN_HEAD}.weight"), tensors.take(f"{PLAIN_HEAD}.bias"))
         known = {f"head.{part}": tensor for part, tensor in head.items()}
