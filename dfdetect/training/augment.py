@@ -84,8 +84,8 @@ class Noise(nn.Module):
     """A transform that adds Gaussian noise to each pixel, like a camera in poor light.
 
     Args:
-        strongest: Maximum standard deviation, for pixel values of 0 to 255; the deviation is
-            random.
+        strongest: Maximum standard deviation, for pixel values of 0 to 255. The deviation is drawn
+            at random between 0 and this value.
     """
 
     def __init__(self, strongest: float):
@@ -132,8 +132,8 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 
     The framing varies because a model may be used with another face detector than the one that
     found the faces of its training crops. If two face detectors find the same face, one crop has
-    0.78 to 0.88 times the size of the other, and their centres differ by 0.01 to 0.13 times the
-    height of the face.
+    0.78 to 0.88 times the size of the other, and the centres of the two crops differ by 0.01 to
+    0.13 times the height of the face.
 
     Args:
         input_size: Side of the result in pixels.
@@ -153,8 +153,8 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 def matching_compression() -> nn.Module:
     """Return a random compression for both reconstructed fakes and the REAL crops they are made of.
 
-    A REAL crop has the artefacts of its codec, which a reconstruction lacks. If both were not
-    compressed alike, a model would learn that images without artefacts are FAKE. (Chen et al.
+    A REAL crop has the artefacts of its codec, which a reconstruction lacks. Without the same
+    compression of both, a model would learn that images without artefacts are FAKE. (Chen et al.
     describe this problem in "Dual Data Alignment Makes AI-Generated Image Detector Easier
     Generalizable", NeurIPS 2025.)
     """

@@ -132,9 +132,10 @@ class ClipDataset(Dataset):
 
 
 class DetectorDataset(ClipDataset):
-    """A `ClipDataset` of the inputs that a detector makes of the same crops.
+    """A `ClipDataset` whose images are the inputs that a detector makes of the crops.
 
-    The crops are resized, and every second crop of a track is mirrored if the detector does so.
+    The crops are resized as the detector resizes them. If the detector mirrors every second crop of
+    a track, the dataset mirrors these crops too.
 
     Args:
         faces: The face set of the crops.

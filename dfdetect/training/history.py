@@ -10,7 +10,7 @@ from dfdetect.files import atomic_path
 
 
 def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
-    """Write `NAME.history.csv` and `NAME.history.png` beside a checkpoint `NAME.safetensors`.
+    """For a checkpoint `NAME.safetensors`, write `NAME.history.csv` and `NAME.history.png`.
 
     Args:
         checkpoint: The path of the checkpoint.

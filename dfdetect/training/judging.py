@@ -1,12 +1,12 @@
 """Judge: measures a model on held-out faces after each epoch, to choose the best epoch.
 
 The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses,
-because users have two kinds of videos: those of the challenge, and all others. The first is the log
-loss on held-out videos of the challenge, which have no known source and are held out by actor. The
-second is the log loss on held-out sources, all of which have the same weight. Both are computed
-from one calibrated score per video, which the aggregation of the checkpoint gives. (If the
-aggregation is a mean, calibrating the logit of a video is the same as calibrating the logit of each
-frame.)
+because users have two kinds of videos: those of the Deepfake Detection Challenge, and all others.
+The first log loss is computed on held-out videos of the challenge, which have no known source and
+are held out by actor. The second log loss is computed on held-out sources, all of which have the
+same weight. Both are computed from one calibrated score per video, which the aggregation of the
+checkpoint gives. (If the aggregation is a mean, calibrating the logit of a video is the same as
+calibrating the logit of each frame.)
 """
 
 from collections import defaultdict
@@ -103,8 +103,10 @@ class Judge:
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed them.
 
-        5 % and 1 % of REAL videos exceed the thresholds; all sources have the same weight. FAKE
-        videos without a known source count as videos in which only the people are new to the model.
+        One threshold is exceeded by 5 % of REAL videos, and the other by 1 %. In these shares, all
+        sources have the same weight. The FAKE videos are counted in two groups. For videos without
+        a known source, only the people are taken to be new to the model. For the other videos, the
+        sources are new too.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0

@@ -34,7 +34,7 @@ class Learner:
         spec: The specification of the model, which says how the input is normalised.
         config: The settings of the run.
         steps: Number of batches in an epoch.
-        batch: Number of items in a batch, which is divided among the processes.
+        batch: Number of items in a batch. Each batch is divided among the processes.
         context: The rank of this process among the processes of the run.
     """
 
@@ -158,8 +158,8 @@ class Learner:
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of one training step, given the seed of the run and the step's number.
 
-    The sum of both numbers is not used as the seed, because a run with the next seed would then use
-    the same seeds one step earlier.
+    The seed of a step is not the sum of the two numbers. Otherwise, the runs with the seeds 0 and 1
+    would use the same seeds of steps, only one step apart.
 
     Example:
         >>> step_seed(0, 1) == step_seed(1, 0)

@@ -66,10 +66,10 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     by name. If another library such as torchvision gave them other names, they are matched by
     position. In both cases, each tensor must have the shape that the model expects; a fully
     connected layer also fits an equivalent convolution, as in timm's VGG. If the file holds a
-    larger network, its tensors with the prefix `features.` are used.
+    larger network, only the tensors with the prefix `features.` are used.
 
     To read a Keras file (`.h5`), the package h5py is needed. The convolutions of such a file are
-    matched by position, and later layers of the model remain random.
+    matched by position, and the layers of the model after the convolutions remain random.
 
     Args:
         model: The model, which is changed.
@@ -182,7 +182,7 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _read_keras_convolutions(
     path: Path, target: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return the convolutions of VGG16 in a Keras file, with their names in `target`.
+    """Return the convolutions of VGG16 in a Keras file, under the names that `target` has for them.
 
     In the file, kernels have the shape (height, width, in, out), and the first convolution takes
     BGR pixel values of 0 to 255 minus the mean. The first returned convolution takes RGB pixel

@@ -19,9 +19,10 @@ class BalancedSampler(Sampler[list[Item]]):
     """A sampler that yields batches of items (crops or clips), half of them REAL and half FAKE.
 
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
-    weights. Face sets without items of this class get no part. Within a face set, a source is drawn
-    first, and then the next item of this source. The probability of a source is in proportion to
-    the square root of its number of items, so that a large source does not dominate the training.
+    weights. A face set without REAL items has no part of the REAL half, and a face set without FAKE
+    items has no part of the FAKE half. Within a face set, a source is drawn first, and then the
+    next item of this source. The probability of a source is in proportion to the square root of its
+    number of items, so that a large source does not dominate the training.
 
     **Made fakes.** Some fakes are made of REAL items of the same batch: `self_blend_share` of the
     FAKE half by self-blending, and `reconstruction_share` of the half from reconstructions. A made
@@ -33,9 +34,9 @@ class BalancedSampler(Sampler[list[Item]]):
     `pair_share` of these fakes, the batch also gets a REAL item of the same scene, in place of
     another REAL item. The fake and this REAL item have the same seed, too.
 
-    **Epochs.** An epoch has `epoch_items` items. By default, this is the number with which each
-    item of the rarer class is used once if all items have the same source. The last batch is left
-    out if it is incomplete, unless it is the only batch.
+    **Epochs.** An epoch has `epoch_items` items. By default, an epoch is so long that it would use
+    each item of the rarer class once if all items had the same source. The last batch is left out
+    if it is incomplete, unless it is the only batch.
 
     **Shards.** If the face sets have many shards (tar files of crops), only a few shards are read
     at a time. These shards are chosen at random, and their items are drawn in random order.
@@ -142,9 +143,10 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot (position in the batch) of a REAL item that may be replaced, or None.
+        """Return the slot (position in the batch) of a REAL item that may be replaced.
 
-        The item must come from the same face set as the fake.
+        The item must come from the same face set as the fake. If there is no such item, the result
+        is None.
 
         Args:
             fake: Position of the fake in the dataset.
@@ -220,7 +222,7 @@ class _Pool:
 
 
 class _Queue:
-    """An endless sequence of items in random order; each round has a new order."""
+    """An endless sequence of items. Each round has every item once, in a new random order."""
 
     def __init__(self, items: np.ndarray, turns: np.ndarray, generator: np.random.Generator):
         self.items = items

@@ -2,7 +2,7 @@
 
 `dfdetect.models.texture` describes the model. Its layers are fitted by logistic regression, without
 gradient descent, on the mean features of whole tracks. All sources have the same weight, and so
-have REAL and FAKE:
+have REAL and FAKE. These are the three layers:
 
 - The layer after the deep features is fitted again, on faces with a known source.
 - The layer of the texture is fitted on the same faces, with a strong penalty. With a weak penalty,
@@ -10,9 +10,9 @@ have REAL and FAKE:
 - The layer of the relevance learns to tell faces with a known source from faces of the Deepfake
   Detection Challenge, which have no source in their index.
 
-Afterwards the model is calibrated as at the end of `train`. Last, the bias of the texture is
-lowered until few held-out REAL sources are called FAKE. Most videos that users check are REAL, and
-a false alarm about a person weighs more than a missed fake.
+Afterwards the model is calibrated as at the end of `train`. Last, the bias of the texture layer is
+lowered until few REAL videos from held-out sources are called FAKE. Most videos that users check
+are REAL, and a false alarm about a person does more harm than a missed fake.
 """
 
 from collections.abc import Sequence
@@ -80,8 +80,8 @@ def fit_texture(
         out: The checkpoint to write, ending in `.safetensors`.
         val: Faces to calibrate on, given as in `train`. Best are faces that the detector was not
             trained on.
-        seed: Seed of the random choice of held-out faces, as in `train`, and of crops without a
-            source.
+        seed: Seed of two random choices: which faces are held out, as in `train`, and which of the
+            many crops without a source are used.
         device: As in `load_detector`.
         workers: Number of processes that read crops; 0 to read them in this process.
         progress: Show progress bars.
@@ -184,8 +184,8 @@ def fit_linear(
     """Set the weights of a layer with one output by logistic regression.
 
     Args:
-        layer: The layer. It takes `features` as they are, although the regression standardises
-            them.
+        layer: The layer. The regression standardises the features, but the weights are set so that
+            the layer takes features that are not standardised.
         features: Shape (n, features).
         labels: 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
@@ -203,12 +203,14 @@ def fit_linear(
 def find_shift(
     judge: Judge, calibration: Calibration, logits: np.ndarray, relevance: np.ndarray
 ) -> float:
-    """Return the amount by which the texture is lowered, so that few REAL sources are called FAKE.
+    """Return the amount by which the bias of the texture layer must be lowered.
+
+    After this, few REAL videos from held-out sources are called FAKE.
 
     Args:
         judge: The judge of the held-out faces.
-        calibration: The calibration of the model, which is not fitted again: that would undo the
-            shift.
+        calibration: The calibration of the model. It is not fitted again, because a new fit would
+            undo the shift.
         logits: Raw logits of the held-out crops, shape (n,).
         relevance: Relevance of the texture of each crop, 0 to 1, shape (n,).
     """
@@ -261,7 +263,10 @@ def _answers(
 
 
 class _Body(nn.Module):
-    """The part of the model before its three layers; returns deep features and statistics."""
+    """The part of the model that computes the inputs of its three linear layers.
+
+    The outputs are the mean deep features and the statistics of each crop.
+    """
 
     def __init__(self, model: TextureEfficientNet):
         super().__init__()

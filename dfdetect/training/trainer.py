@@ -70,11 +70,12 @@ def train(
     After each epoch, the model is measured on held-out actors and sources, as described in
     `dfdetect.training.judging`. The checkpoint has the weights of the epoch with the lowest
     `choosing_loss`, whose logits are calibrated on the same held-out faces. A linear model has no
-    epochs: it is fitted with several strengths of the penalty, of which the best is kept.
+    epochs: it is fitted with several strengths of the penalty, and the best of these models is
+    kept.
 
-    During the run, `OUT.state.pt` is the file to resume from, and `OUT.best.safetensors` is the
-    checkpoint of the best epoch so far. Both are deleted at the end. `OUT.history.csv` and
-    `OUT.history.png` have the metrics of each epoch.
+    OUT stands for the path `out` without its suffix. During the run, `OUT.state.pt` is the file to
+    resume from, and `OUT.best.safetensors` is the checkpoint of the best epoch so far. Both are
+    deleted at the end. `OUT.history.csv` and `OUT.history.png` have the metrics of each epoch.
 
     If `torchrun` starts several processes, each batch is divided among them. Except for rounding,
     the losses are the same as with one process. A run may be resumed with another number of
@@ -90,8 +91,8 @@ def train(
         init: A state dict to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for the
             weights of an installed package (see `dfdetect.training.pretrained`), or None for random
             weights.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process uses
-            another GPU.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process uses a
+            different GPU.
         resume: Continue from `OUT.state.pt`, which a stopped run with the same settings has left.
         workers: Number of processes that read and augment crops; None for this process's share of
             the CPU cores.
@@ -277,7 +278,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
-    """Return some normalised inputs of the model, made of crops or clips from a whole face set."""
+    """Return normalised inputs of the model, made of some evenly spaced crops or clips."""
     dataset = DetectorDataset(faces, spec)
     positions = np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)
     return spec.normalise(torch.stack([dataset[position][0] for position in positions.tolist()]))
@@ -294,8 +295,8 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the raw logit of FAKE of each crop or clip of a face set, float32 of shape (n,).
 
-    The inputs are those of the detector. If there are several processes, each computes a part
-    of the logits, and each returns all of them.
+    The inputs are those of the detector. If there are several processes, each process computes a
+    part of the logits and returns all logits.
 
     Args:
         model: The model, which is set to evaluation mode.
