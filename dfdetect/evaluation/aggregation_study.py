@@ -170,14 +170,19 @@ def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
 
 
 def mean_probability(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of all frames, as in the challenge's second-best solution."""
+    """Return the mean probability of all frames.
+
+    The second-best solution of the Deepfake Detection Challenge uses this rule.
+    """
     return float(np.concatenate(people).mean())
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of the confident frames if they are many, else of all frames.
+    """Return the mean probability of the confident frames, or of all frames.
 
-    The solution of the challenge's winner uses this rule.
+    The confident frames are the clearly FAKE frames if there are many of them, or the clearly REAL
+    frames if nearly all frames are clearly REAL. Otherwise, all frames are used. The winner of the
+    Deepfake Detection Challenge uses this rule.
     """
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
@@ -187,10 +192,11 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 
 
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
-    """Return a weighted mean over all frames, as in the challenge's third-best solution.
+    """Return a weighted mean of the probabilities of all frames.
 
     The weight of a frame is the distance of its probability from 0.5. Before the mean is computed,
-    each probability is moved away from 0.5.
+    each probability is moved away from 0.5. The third-best solution of the Deepfake Detection
+    Challenge uses this rule.
     """
     every = np.concatenate(people) - 0.5
     moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
@@ -198,11 +204,12 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 
 
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of the most extreme person, or of all people if they disagree.
+    """Return the mean probability of the most extreme person, or the mean over all people.
 
-    The highest mean is returned if one person is clearly FAKE or all are FAKE, and the lowest mean
-    if all are REAL. Otherwise, the mean over all people is returned. The challenge's fourth-best
-    solution uses this rule.
+    Each person has a mean probability. If one person is clearly FAKE or all people are FAKE, the
+    highest of these means is returned. If all people are REAL, the lowest of these means is
+    returned. Otherwise, the mean over all people is returned. The fourth-best solution of the
+    Deepfake Detection Challenge uses this rule.
     """
     means = np.array([one.mean() for one in people])
     if means.max() > 0.9 or means.min() > 0.6:

@@ -1,4 +1,4 @@
-"""Compare architectures: train all on the same faces, and measure all on the same other faces.
+"""Compare architectures: train all on the same faces, then measure all on one set of other faces.
 
 The study that this package is based on trained eight detectors on the data of the Deepfake
 Detection Challenge. It reported the accuracies of the detectors on data of which 80.75 % was FAKE.
@@ -256,7 +256,7 @@ def _speed(detector: Detector) -> float:
 
 
 def _training_minutes(checkpoint: Path) -> float:
-    """Return the training time in minutes from the training history, or NaN without a history."""
+    """Return the training time in minutes, or NaN if the checkpoint has no training history."""
     history = checkpoint.with_suffix(".history.csv")
     if not history.is_file():
         return float("nan")

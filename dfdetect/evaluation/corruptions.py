@@ -35,7 +35,7 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shrink(image: np.ndarray, side: float) -> np.ndarray:
-    """Return a square crop that was resized to `side` pixels and back to its size.
+    """Return a square crop that was resized to `side` pixels and back to its former size.
 
     A crop that is not larger than `side` is returned unchanged.
 

@@ -70,9 +70,10 @@ def compare_encodings(
         copies. The columns are `condition`, `level`, `n` (number of copies with a score),
         `bits_per_pixel` (the median) and `probability_change` (the mean absolute difference of
         P(FAKE)), and four columns for the REAL videos. `real_before` is the share of references
-        with P(FAKE) above 0.5, and `real_after` the share of copies. `real_low` and `real_high` are
-        the ends of the 95 % interval of the difference between these shares, by bootstrap over
-        whole sources. The columns `fake_before` and so on say the same about the FAKE videos.
+        with P(FAKE) above 0.5, and `real_after` is the same share of the copies. `real_low` and
+        `real_high` are the ends of the 95 % interval of the difference between these shares, by
+        bootstrap over whole sources. The columns `fake_before` and so on say the same about the
+        FAKE videos.
 
     Raises:
         FileNotFoundError: A folder does not exist.

@@ -215,7 +215,11 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
-    """Return metrics for each method, of its fakes and all REAL answers from the same sources."""
+    """Return the metrics of each method.
+
+    The metrics are computed from the method's fakes, and from all REAL answers that share a source
+    with these fakes.
+    """
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
     for name in np.unique(names[~real & (names != "")]).tolist():

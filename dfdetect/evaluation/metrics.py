@@ -46,7 +46,7 @@ class Metrics:
             error rate.
         tpr_at_1_fpr: Share of FAKE items above the threshold that 1 % of REAL items exceed.
         tpr_at_5_fpr: Share of FAKE items above the threshold that 5 % of REAL items exceed.
-        intervals: 95 % intervals by the name of the metric; empty unless requested.
+        intervals: 95 % intervals, by the name of the metric. Empty if no intervals were requested.
     """
 
     n: int
@@ -79,7 +79,8 @@ class Metrics:
 class VotedMetrics:
     """Metrics with equal weights for both classes, and for all sources within a class.
 
-    Items that show the same scene, such as a video and the fakes made from it, form pairs.
+    A pair consists of a REAL and a FAKE item of the same scene, such as a video and a fake made
+    from it.
 
     Attributes:
         real_sources: Number of sources with REAL items.
@@ -90,11 +91,11 @@ class VotedMetrics:
         found_rate: Share of FAKE items with a probability above 0.5, averaged over sources.
         balanced_accuracy: Mean of the weighted accuracies of REAL and of FAKE.
         found_by_kind: `found_rate` of each kind of fake.
-        pairs: Number of scenes with both REAL and FAKE items.
-        pairs_in_order: Share of the pairs of a REAL and a FAKE item of one scene in which the FAKE
-            item has the higher probability. The share is averaged over the scenes.
-        intervals: 95 % intervals by the name of the metric, from a bootstrap over sources; empty
-            unless requested.
+        pairs: Number of scenes with at least one pair.
+        pairs_in_order: Share of a scene's pairs in which the FAKE item has the higher probability,
+            averaged over the scenes.
+        intervals: 95 % intervals by the name of the metric, from a bootstrap over sources. Empty if
+            no intervals were requested.
     """
 
     real_sources: int
@@ -187,8 +188,8 @@ def auc_within(sources: Mapping[str, Metrics]) -> float:
     """Return the mean of the AUCs of single sources, weighted by how many items each source has.
 
     The scores of a detector depend on the cameras and codecs of a source. An AUC over all sources
-    together may therefore only show differences between sources. Sources with only one class are
-    left out.
+    together may therefore show nothing but differences between sources. Sources with only one class
+    are left out.
 
     Args:
         sources: The metrics of each source, by its name.
@@ -277,8 +278,8 @@ def figures_of(
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Return weights with equal totals for both classes, and for all sources within a class.
 
-    Within a class, each source has one vote, whatever its size. Without these weights, the largest
-    sources would dominate.
+    Within a class, each source has the same total weight, whatever its number of items. Without
+    these weights, the largest sources would dominate.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -452,10 +453,10 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 def _orders(
     labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return two values for each scene with both classes: a share of pairs and the source number.
+    """Return, for each scene with pairs, the share of pairs in order and the number of its source.
 
-    A pair is one REAL and one FAKE item of the scene. It is in order if the FAKE item has the
-    higher probability. The first value is the share of the pairs that are in order.
+    A pair is one REAL and one FAKE item of the scene. The pair is in order if the FAKE item has the
+    higher probability.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

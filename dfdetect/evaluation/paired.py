@@ -231,7 +231,8 @@ def _bootstrap(
 def _p_value(draws: np.ndarray) -> float:
     """Return the two-sided p-value of a difference, given its values in the draws of a bootstrap.
 
-    The p-value is twice the share of the draws on the rarer side of zero, and at most 1.
+    Two shares are compared: the share of draws that are at most 0, and the share of draws that are
+    at least 0. The p-value is twice the smaller share, and at most 1.
     """
     if not len(draws):
         return float("nan")

@@ -70,8 +70,9 @@ class EvaluationResult:
             a bootstrap over sources; None if fewer than two sources are known.
         operating_points: False alarms and detected fakes at the checkpoint's thresholds, by the
             name of the verdict.
-        subgroups: Metrics of small, dark, blurred and turned faces; empty unless requested.
-        reweighted: Metrics for another share of FAKE; None unless requested.
+        subgroups: Metrics of small, dark, blurred and turned faces. Empty if they were not
+            requested.
+        reweighted: Metrics for another share of FAKE. None if they were not requested.
 
     Example:
         >>> result = evaluate("val.csv")
@@ -225,7 +226,7 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return lines: the share of detected fakes of each kind, and `pairs_in_order`."""
+    """Return lines with the share of detected fakes of each kind, and with `pairs_in_order`."""
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
     }

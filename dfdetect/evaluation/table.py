@@ -31,9 +31,9 @@ def to_table(result: EvaluationResult) -> pd.DataFrame:
 
     Returns:
         A table with the columns `part` (`videos`, `frames`, `source` or `method`), `name` (of the
-        source or method), `n` and `fake_fraction`, and with three columns for each metric: `METRIC`
-        is its value, and `METRIC_low` and `METRIC_high` are the ends of its 95 % interval. The ends
-        are missing values if the interval was not computed.
+        source or method), `n` and `fake_fraction`, and with three columns for each metric. For the
+        AUC, for example, `auc` is the value, and `auc_low` and `auc_high` are the ends of the 95 %
+        interval. The ends are missing values if the interval was not computed.
 
     Example:
         >>> to_table(evaluate("val.csv"))[["part", "auc", "auc_low", "auc_high"]]
