@@ -47,7 +47,8 @@ class BenchResult:
 
     Attributes:
         videos: Number of videos.
-        seconds_per_video: Time per video if several videos are scored at once.
+        seconds_per_video: Total time divided by the number of videos, if several videos are scored
+            at once.
         stages: Mean time that a video spends in each stage if several videos are scored at once, by
             name of the stage.
         engine: Name of the library that computed the networks.
@@ -63,8 +64,8 @@ class BenchResult:
         probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
             winner's pipeline, over the videos that both scored; None if no video was scored by
             both.
-        probability_difference_max: Largest absolute difference of P(FAKE) over these videos, or
-            None.
+        probability_difference_max: Largest absolute difference of P(FAKE) over these videos; None
+            if no video was scored by both.
         peak_memory_mb: Peak memory of the process in MB, minus its memory when `bench` began; None
             if the system does not report it.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
@@ -155,8 +156,8 @@ def bench(
     The first reference, `read`, only reads every frame with OpenCV. The second reference,
     `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge (Seferbekov
     2020): one video after another, OpenCV reads the file, and MTCNN detects faces in each sampled
-    frame at half size. Unlike the winner's own code, the second reference uses the default
-    thresholds of MTCNN, and the classifier of this package in float32.
+    frame, shrunk to half its size. Unlike the winner's own code, the second reference uses the
+    default thresholds of MTCNN, and the classifier of this package in float32.
 
     Run `bench` on an idle machine and in a new process: `peak_memory_mb` is too low if the process
     has used much memory before.
@@ -296,7 +297,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Return the seconds per video if nothing but decoding is done, several videos at once."""
+    """Return the seconds per video for decoding alone, if several videos are decoded at once."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -391,7 +392,7 @@ def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
 def _probability_differences(
     scores: list[VideoResult], reference: list[VideoResult]
 ) -> list[float]:
-    """Return the absolute differences of P(FAKE) for the videos that have both scores."""
+    """Return the absolute differences of P(FAKE) for the videos with a score in both lists."""
     pairs = [
         (score.probability, expected.probability)
         for score, expected in zip(scores, reference, strict=True)

@@ -23,7 +23,7 @@ GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Return the number of videos, and the list of machine counts, that are given as text.
+    """Parse a number of videos and a list of machine counts.
 
     Args:
         videos: The number of videos.
@@ -103,7 +103,7 @@ class Plan:
         cores: Number of cores of this machine.
         network_bytes_per_second: Assumed network speed of each machine.
         measured: The measurements on this machine.
-        projected: One projection for each job and number of machines.
+        projected: One projection for each combination of a job and a number of machines.
     """
 
     videos: int
