@@ -77,7 +77,8 @@ def bundle(
 
     Raises:
         FileNotFoundError: The weights, the folder of wheels or a needed wheel do not exist.
-        ArgumentError: Kaggle would refuse a name, or the output folders contain other files.
+        ArgumentError: Kaggle would refuse a name, or the output folders contain files that do not
+            belong to a bundle.
         InputError: Kaggle would refuse or change a file, or a file could run code.
         DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
 
@@ -116,8 +117,9 @@ def bundle(
 def write_wheel(folder: Path) -> Path:
     """Write a wheel of this package without its weights, and return the path of the wheel.
 
-    The files come from the installed package or the clone. The function does not use setuptools,
-    because setuptools needs a clone and the network. The same package always gives the same bytes.
+    The files come from the installed package, or from a clone of the repository. The function does
+    not use setuptools, because setuptools needs a clone and the network. The same package always
+    gives the same bytes.
 
     Raises:
         DfdetectError: The package's metadata is missing, or has another version than its code.
@@ -220,7 +222,7 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Copy from a folder the wheels that Kaggle lacks, or let pip download them."""
+    """Copy the wheels that Kaggle lacks from a folder, or let pip download them."""
     if wheels is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run([*command, "--dest", dataset, *PIP_PLATFORM, *WHEELS], check=False)

@@ -53,7 +53,7 @@ def write_submission(
 
     Args:
         path: The file to write.
-        names: The names of the rows, in order.
+        names: The names of the rows, in the order of the rows.
         results: The results by name. A row gets `prior` if its result is missing or has no
             probability.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
@@ -88,7 +88,7 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
 
     Args:
         path: The submission.
-        names: The names of the rows that the submission must have, in order.
+        names: The names that the rows must have, in the order of the rows.
 
     Returns:
         The table, with the columns `filename` and `label`.
