@@ -143,7 +143,7 @@ class VideoAllowance:
     Args:
         frames: Number of frames to sample from the video.
         seconds: Time from now until the video is given up. If the object is sent to another
-            process, the seconds left when it is sent count from its arrival there.
+            process, the time for sending it is not counted.
     """
 
     def __init__(self, frames: int, seconds: float):

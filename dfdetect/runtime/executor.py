@@ -28,7 +28,7 @@ MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Resul
 
 
 class Executor:
-    """Applies a function to several items at the same time, and yields the results in order.
+    """Applies a function to several items at once, and yields the results in the items' order.
 
     On the CPU, each thread works on one item and computes on one core, because a single video
     cannot keep several cores busy. Threads run in parallel, because decoders, OpenCV and torch
@@ -89,7 +89,7 @@ class Executor:
         failed: Callable[[Result], bool] = lambda result: False,
         on_done: Callable[[Item, Result], None] = lambda item, result: None,
     ) -> Generator[tuple[Item, Result], None, None]:
-        """Apply a function to each item, and yield the item with its result, in order.
+        """Apply a function to each item, and yield each item with its result, in the items' order.
 
         Only a few items are read ahead of the results, so that memory does not grow with the number
         of items.
@@ -102,9 +102,9 @@ class Executor:
                 picklable.
             items: The items; the caller's thread reads them one by one. If there is only one item,
                 its function may use all cores of this machine.
-            on_lost: A function that is called if all processes of a cluster that worked on an item
-                were lost. `on_lost` takes the item and a message, and returns the result of the
-                item. By default, `map` raises DfdetectError in this case.
+            on_lost: A function that is called if a cluster gives up an item, because each process
+                that worked on it was lost. `on_lost` takes the item and a message, and returns the
+                result of the item. By default, `map` raises DfdetectError in this case.
             failed: A function that returns whether a result is a failure. An item that fails on
                 a GPU other than the first is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result
@@ -183,7 +183,10 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Return, in a process of a cluster, the function that the process applies to each item."""
+    """Return the function that a process of a cluster applies to each item.
+
+    The process itself makes the function.
+    """
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 
@@ -191,7 +194,7 @@ def _make_in_process(
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
     """Provide a pool of threads for a `with` block.
 
-    At the end of the block, the items that no thread has started are dropped.
+    At the end of the block, items that no thread has started are cancelled.
     """
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)

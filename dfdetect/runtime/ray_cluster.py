@@ -59,11 +59,11 @@ def map_on_cluster(
     address: str,
     on_lost: Callable[[Item, str], Result],
 ) -> Iterator[tuple[Item, Result]]:
-    """Apply a function to items on all machines, and yield each item with its result, in order.
+    """Apply a function to items on all machines of a cluster, and yield each item with its result.
 
-    The machine that works on an item also reads the item's files. All machines must therefore see
-    the files under the same paths. If the process or machine that works on an item is lost, another
-    process gets the item.
+    The results come in the order of the items. The machine that works on an item also reads the
+    item's files. All machines must therefore see the files under the same paths. If the process or
+    machine that works on an item is lost, another process gets the item.
 
     Args:
         start: A function that returns the function to apply. Each process calls `start` once.
@@ -198,7 +198,7 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Return how many items, from the oldest unfinished one on, may be with the actors."""
+        """Return how many items may be sent to actors before the oldest unfinished item is done."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
@@ -290,7 +290,7 @@ class _Actor:
 
     Args:
         cores: Indexes of the cores that the actor may use, among all cores of the host. If Ray runs
-            several nodes on one host, each node has some of these cores.
+            several nodes on one host, each node has only some of the host's cores.
     """
 
     def __init__(self, cores: range):
@@ -312,7 +312,7 @@ class _Actor:
         pass on errors that a constructor raises.
 
         Returns:
-            Two objects: None, whose arrival tells the caller that the result is ready, and the
+            First None, whose arrival tells the caller that the result is ready, and then the
             result.
         """
         import ray
