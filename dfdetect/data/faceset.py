@@ -2,8 +2,8 @@
 
 The index has at least the columns `id` and `label` (REAL or FAKE). The images are `<id>.jpg` or
 `<id>.png` in a folder `NAME/` or a file `NAME.tar`. A large face set has several tar files, called
-shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` then say in which
-shard, and where in it, each image is.
+shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` then give the shard of
+each image, and the place of the image in this shard.
 
 The column `actor_group` says which crops show the same person, or people who look alike. When a
 face set is split, a group stays together. Otherwise the measured accuracy would be too high,

@@ -68,7 +68,10 @@ class Journal:
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
-        """Delete the lines of this run, which is complete, and the file if no lines are left."""
+        """Delete the lines of this run, and the file if no lines are left.
+
+        Call this when the run is complete.
+        """
         if self.path is None:
             return
         others = self.of_others()

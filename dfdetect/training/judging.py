@@ -78,11 +78,11 @@ class Judge:
             logits: Raw logits of FAKE of each held-out crop or clip, float of shape (n,).
 
         Returns:
-            Metrics by name. `choosing_loss` is computed from all videos. The metrics of `metrics`
-            are computed from the videos without a known source, or from all videos if all have a
-            source. The metrics of `voted_metrics`, with the prefix `sources_`, are computed from
-            the videos with a known source. Undefined metrics are left out, because a checkpoint
-            holds no NaN.
+            Metrics by name. `choosing_loss` is computed from all videos. The metrics that the
+            function `metrics` returns are computed from the videos without a known source, or from
+            all videos if all have a source. The metrics that the function `voted_metrics` returns
+            get the prefix `sources_`, and are computed from the videos with a known source.
+            Undefined metrics are left out, because a checkpoint holds no NaN.
         """
         uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)

@@ -109,7 +109,10 @@ class RunState:
     resume: bool
 
     def save(self, run: Run, learner: Learner) -> None:
-        """Write the state of a run to the file; any number of processes can continue the run."""
+        """Write the state of a run to the file.
+
+        The run can be continued by another number of processes.
+        """
         if not run.context.is_first:
             return
         saved = {name: part.state_dict() for name, part in learner.parts.items()}

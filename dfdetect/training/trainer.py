@@ -83,8 +83,8 @@ def train(
 
     Args:
         config: Architecture and settings; `recipe(architecture)` recommends settings.
-        faces: Indexes of the face sets to train on. For the setting `reconstruction_share`, include
-            the face sets that `dfdetect reconstruct` has made from them.
+        faces: Indexes of the face sets to train on. If the setting `reconstruction_share` is above
+            0, include the face sets that `dfdetect reconstruct` has made from them.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: The index of a face set of other actors and sources, the share (0 to 1) of the actors
             or sources of `faces` to hold out, or a list of several of these.
@@ -96,8 +96,9 @@ def train(
         resume: Continue from `OUT.state.pt`, which a stopped run with the same settings has left.
         workers: Number of processes that read and augment crops; None for this process's share of
             the CPU cores.
-        weights: For each of `faces`, its relative shares of the REAL and of the FAKE crops in each
-            batch; None for equal shares. Fakes that are made from REAL crops are not counted.
+        weights: Two numbers for each of `faces`: its relative share of the REAL crops in a batch,
+            and its relative share of the FAKE crops. None for equal shares. Fakes that are made
+            from REAL crops are not counted.
         progress: Show progress bars.
 
     Returns:
