@@ -43,7 +43,7 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
 
     Args:
         crops: Either `length` uint8 tensors of shape (3, size, size), or one such tensor.
-        length: Number of crops in a clip; 1 for image models.
+        length: Number of crops in a clip. It is 1 for models that take single crops.
 
     Returns:
         uint8 of shape (3, size, size) if `length` is 1, else (length, 3, size, size).

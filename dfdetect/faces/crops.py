@@ -149,7 +149,7 @@ def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG; `quality` is 1 to 100."""
+    """Encode an RGB uint8 image (height, width, 3) as JPEG. The quality is 1 to 100."""
     pixels = np.ascontiguousarray(image[..., ::-1])
     _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()

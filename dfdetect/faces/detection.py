@@ -109,7 +109,7 @@ class MTCNNDetector:
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Brighten a dark image for the face detector; other images are returned unchanged.
+    """Brighten an image for the face detector if it is dark. Other images are not changed.
 
     MTCNN misses most faces in very dark videos of the Deepfake Detection Challenge, but finds these
     faces after a gamma correction. Unlike linear scaling, gamma correction does not overexpose a

@@ -31,7 +31,7 @@ class CropRule:
         scale: Height of the crop, divided by the height of the box.
         shift: Distance of the crop's centre below the box's centre, divided by the height of the
             box.
-        width: Width of the crop, divided by the width of the box; None for a square crop.
+        width: Width of the crop, divided by the width of the box. None means a square crop.
         longer: Whether `scale` and `shift` are relative to the longer side of the box instead of
             its height. Only square crops may use this.
         border: What the crop shows where it reaches beyond the frame: `repeat` repeats the frame's

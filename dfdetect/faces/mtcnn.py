@@ -1,11 +1,12 @@
 """MTCNN: three networks that find faces, one after another (Zhang et al. 2016).
 
-The first network looks at ever smaller copies of an image and proposes boxes. The second and
-third networks look at these boxes only. Each of them drops most boxes and corrects the others.
+The first network looks at ever smaller copies of an image and proposes boxes. The second and third
+networks look at these boxes only. Each of these two networks rejects most boxes, and corrects the
+others.
 
 The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
 facenet_pytorch spends half of the time outside the networks. The search here finds the same boxes.
-It is faster, because it resizes images and boxes with summed-area tables (Crow 1984), and because
+It is faster for two reasons: it resizes images and boxes with summed-area tables (Crow 1984), and
 it can leave out the copies that are needed for small faces only. The inputs of the networks have
 only a few different sizes, because engines other than torch compile a network for every new size.
 """
@@ -199,8 +200,8 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Height in pixels of the smallest faces that the first network can see in the
-            first copy, which is the largest copy.
+        min_face: Height in pixels of the smallest face that the first network can see. It
+            determines the size of the first copy, which is the largest one.
         smallest: Height in pixels of the smallest face to find. Copies that are needed for smaller
             faces only are left out.
 

@@ -184,7 +184,8 @@ def _detect_boxes(
     Every `search_stride`-th detection frame is searched for faces of all sizes. The others are
     searched for faces of about the known sizes, and again for all sizes if nothing was found.
     Detection frames with even numbers are searched first. A detection frame with an odd number is
-    skipped and gets None if its neighbours show the same faces in nearly the same places.
+    skipped and gets None if the detection frames before and after it show the same faces in nearly
+    the same places.
 
     Args:
         detection_frames: The detection frames of one run of frames, as in `_runs`.

@@ -17,10 +17,10 @@ A video is scored in four steps, whose settings are part of each checkpoint (`Ca
    `confident_fives` (fourth place, Shao et al. 2020).
 3. The logits of the tracks are combined into the logit of the video. `max` takes the highest logit,
    because one fake face makes a video fake. `pooled` combines the frames of all tracks as if they
-   were one track. `agreement`, also from the fourth place, takes the highest logit if one track is
-   clearly FAKE or all tracks are FAKE. It takes the lowest logit if all tracks are REAL, and the
-   mean probability otherwise. A track that has few frames compared with the longest track is
-   ignored: it may be a picture on the wall that was taken for a face.
+   were one track. `agreement`, which is also from the fourth-placed team, takes the highest logit
+   if one track is clearly FAKE or all tracks are FAKE. It takes the lowest logit if all tracks are
+   REAL, and the mean probability otherwise. A track that has few frames compared with the longest
+   track is ignored: it may be a picture on the wall that was taken for a face.
 4. The probability is kept within [floor, 1 - floor], so that a single confident error does not
    dominate the log loss.
 """

@@ -1,8 +1,9 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
-The limits were chosen by measurements of the default detector. On faces beyond a limit, its
-balanced accuracy is lower than on other faces. Good crops were also damaged until they lay beyond a
-limit: this lowers the balanced accuracy, and the 95 % interval of the difference is below 0. Strong
+A face is hard to judge if a property, such as its brightness, is beyond a limit. The limits were
+chosen by measurements of the default detector. On faces beyond a limit, the detector's balanced
+accuracy is lower than on other faces. Good crops were also damaged until they lay beyond a limit:
+this lowers the balanced accuracy, and the 95 % interval of the difference is below 0. Strong
 compression is the exception: the detector misses more fakes in compressed videos, but also calls
 fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements. All
 results are in `docs/experiments.md`, also for properties that make no difference.
@@ -40,11 +41,11 @@ def find_warnings(
         faces: Attributes of some crops of the face, at least one. Their medians are compared with
             the limits.
         frames: Number of frames that show the face.
-        bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`;
-            NaN if unknown.
+        bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`.
+            NaN means unknown.
 
     Returns:
-        One sentence for each reason; an empty tuple if there is none.
+        One sentence for each reason. If there is no reason, the tuple is empty.
 
     Example:
         >>> find_warnings([200.0], [FaceAttributes(brightness=90, sharpness=0.1, turn=0.6)], 32)
