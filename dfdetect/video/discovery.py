@@ -21,7 +21,8 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     A folder is searched with all its sub-folders and linked folders, for files whose suffix is in
     `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. If a path is a file, it is
     accepted with any suffix, and may also be an image. If some paths exist and others do not, the
-    missing ones are treated as files, so that a wrong path does not stop a run over the others.
+    missing ones are treated as files, so that a wrong path does not stop a run over the other
+    paths.
 
     The name of a video is the name of its file. Videos with equal file names are named by their
     paths below the given folder. If these paths are equal too, the videos are named by their whole
@@ -64,7 +65,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
-    """Return a unique name for each file; `below` holds the file's path below the given folder."""
+    """Return a unique name for each file. `below` has each file's path below the given folder."""
     forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
     counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
     names = {

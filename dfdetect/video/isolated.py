@@ -2,10 +2,10 @@
 
 FFmpeg is a large library in C, and the files that it reads may come from strangers. A `DecoderPool`
 therefore decodes videos in decoder processes, and reuses each process for the next video. If a
-process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
-so, and a new process replaces the old one. A decoder process sends its frames one by one through
-shared memory, as plain bytes; nothing is unpickled. The caller's images lie in this memory, too, so
-that they need not be copied. Messages of FFmpeg are discarded.
+process crashes, takes too long or needs too much memory, the caller gets a `VideoError` with this
+reason, and a new process replaces the old one. A decoder process sends its frames one by one
+through shared memory, as plain bytes; nothing is unpickled. The caller's images lie in this memory,
+too, so that they need not be copied. Messages of FFmpeg are discarded.
 """
 
 import json
@@ -52,7 +52,7 @@ class DecoderPool:
     closed or no longer referenced. An unpickled pool has the same settings, but no processes.
 
     Args:
-        threads: Number of decoder threads per process; 0 for the number of cores.
+        threads: Number of decoder threads per process. 0 means the number of cores.
 
     Example:
         >>> with DecoderPool() as decoders:
@@ -105,8 +105,8 @@ class DecoderPool:
         Args:
             path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
             num_frames: Number of evenly spaced frames, at least 1.
-            indices: Numbers of the frames to read, counted from 0, in increasing order; None to
-                read evenly spaced frames.
+            indices: Numbers of the frames to read, counted from 0, in increasing order. None means
+                that evenly spaced frames are read.
             seconds: Time limit for reading the video, including the time in which the caller uses
                 the frames.
 
@@ -194,8 +194,8 @@ def _serve(
 class _Areas:
     """The decoder's side of the shared memory: areas of a file, each of which holds one image.
 
-    An area belongs to the caller until the caller returns it. The decoder then uses it again. The
-    place of an area is the number of bytes before it in the file.
+    An area belongs to the caller until the caller gives it back. The decoder then uses the area
+    again. The place of an area is the number of bytes before it in the file.
 
     Attributes:
         size: Size of new areas in bytes: the size of the largest image so far.
@@ -407,7 +407,7 @@ class _Processes:
         return decoder
 
     def give_back(self, decoder: DecoderProcess) -> None:
-        """Keep a process for the next video; end it if its video was not read to the end."""
+        """Keep a process for the next video, or end it if its video was not read to the end."""
         with self.lock:
             self.busy.discard(decoder)
             if decoder.ready and not self.ended:

@@ -67,7 +67,7 @@ class Planes:
 
     @staticmethod
     def colour(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the values that the three planes have for an RGB colour; all are 0 to 255."""
+        """Return the values, 0 to 255, that the three planes have for an RGB colour."""
         first, second, third = Planes.of_rgb(np.full((2, 2, 3), rgb, np.uint8)).planes
         return int(first[0, 0]), int(second[0, 0]), int(third[0, 0])
 
@@ -99,7 +99,7 @@ class Planes:
             brightness[height, : width + 1] = brightness[height - 1, : width + 1]
 
     def paste(self, other: "Planes", left: int, top: int) -> None:
-        """Draw another picture into this one; parts outside this picture are cut off.
+        """Draw another picture into this one. Parts that lie outside this picture are cut off.
 
         Args:
             other: The picture to draw.
@@ -112,7 +112,7 @@ class Planes:
             part[:rows, :columns] = source[:rows, :columns]
 
     def fill(self, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> None:
-        """Fill a rectangle with a colour; parts outside this picture are ignored.
+        """Fill a rectangle with a colour. Parts that lie outside this picture are ignored.
 
         Args:
             box: Left, top, right and bottom in pixels, rounded down to even numbers.

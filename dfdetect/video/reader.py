@@ -1,8 +1,8 @@
 """Read evenly spaced RGB frames of a video file, with their times, or the one frame of an image.
 
 First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
-time stamps of the packets tell which frames the file really holds; the header of the file may be
-wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes after a
+time stamps of the packets tell which frames the file really holds, even if the header of the file
+is wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes after a
 frame that is displayed later. If the video has enough I and P frames, the reader samples only
 those, and the decoder skips all frames that no other frame refers to. This halves the decoding time
 of videos of the Deepfake Detection Challenge (DFDC). Skipping all B frames would be faster still,
@@ -68,7 +68,7 @@ class VideoError(InputError):
     Attributes:
         path: The file.
         status: Why no frame can be read.
-        details: The message of the operating system or of FFmpeg; may be empty.
+        details: The message of the operating system or of FFmpeg. It may be empty.
     """
 
     def __init__(self, path: str | Path, status: Status, details: str = ""):
@@ -112,12 +112,12 @@ def read_frames(
     one frame at 0 seconds, rotated upright as its EXIF data says.
 
     Args:
-        path: Any video file that FFmpeg reads; or a JPEG, PNG or WebP image, whose name ends in
+        path: Any video file that FFmpeg reads, or a JPEG, PNG or WebP image whose name ends in
             `.jpg`, `.jpeg`, `.png` or `.webp`.
         num_frames: Number of evenly spaced frames, at least 1.
-        indices: Numbers of the frames to read, counted from 0, in increasing order; None to read
-            evenly spaced frames. Numbers beyond the last frame are ignored.
-        threads: Number of decoder threads; 0 for the number of cores.
+        indices: Numbers of the frames to read, counted from 0, in increasing order. None means that
+            evenly spaced frames are read. Numbers beyond the last frame are ignored.
+        threads: Number of decoder threads. 0 means the number of cores.
 
     Raises:
         VideoError: The file is missing, is empty, or is neither a video nor an image; or no frame
@@ -213,8 +213,9 @@ class Timeline:
     """The times at which the frames of a video file are shown.
 
     Attributes:
-        stamps: The time stamps of all frames in the order in which they are shown, or the numbers
-            of the frames if time stamps are missing or occur twice; int64 of shape (frames,).
+        stamps: The time stamps of all frames in the order in which they are shown, as int64 of
+            shape (frames,). If time stamps are missing or occur twice, the numbers of the frames
+            are used instead.
         timed: Whether `stamps` holds the time stamps of the file.
         unit: Seconds per unit of the stamps.
         bits_per_pixel: As in `Frame`.
@@ -362,7 +363,7 @@ def _list_packets(
 
 
 def open_container(path: Path) -> "av.container.InputContainer":
-    """Open a video file; files and addresses to which it refers are not opened.
+    """Open a video file, but no other files or addresses to which it refers.
 
     Raises:
         VideoError: The file is not a readable video, or opening it needs too much memory.
@@ -398,7 +399,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the packets of these streams, without empty ones, up to the end of a truncated file."""
+    """Yield the packets of these streams that are not empty. A truncated file is no error."""
     try:
         for packet in container.demux(*streams):
             if packet.size:
@@ -410,7 +411,7 @@ def read_packets(
 def _decode(
     path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the decoded frames in order, without damaged ones.
+    """Yield the decoded frames in the order in which they are shown, without damaged ones.
 
     If `wanted` is given, only the packets with these stamps are decoded.
     """
@@ -434,7 +435,7 @@ def _decode(
 
 
 def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
-    """Return the frame as an upright RGB image; this copies less than PyAV's `to_ndarray`."""
+    """Return the frame as an upright RGB image. This copies less than PyAV's `to_ndarray`."""
     plane = frame.reformat(format="rgb24").planes[0]
     rows = np.asarray(plane).reshape(frame.height, plane.line_size)
     image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)

@@ -49,7 +49,7 @@ class Painter(Protocol):
 
     Attributes:
         frame_size: Width and height in pixels to which each frame is resized.
-        size: Width and height in pixels of the new video; both must be even. The resized frame is
+        size: Width and height in pixels of the new video. Both must be even. The resized frame is
             in the top left corner of this area.
     """
 
@@ -83,7 +83,8 @@ def rewrite_video(
         out: The MP4 file to write.
         make_painter: A function that returns the painter. Its arguments are the width and height of
             the upright frames in pixels, and the seconds between the first frame and the last.
-        threads: Number of threads for decoding and for encoding; 0 for the number of cores.
+        threads: Number of threads that decode. The same number of other threads encode. 0 means the
+            number of cores for each.
         comment: Comment in the metadata of the new file.
 
     Raises:
@@ -181,7 +182,7 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the decoded frames in order, without damaged ones, and write the sound."""
+    """Yield the frames that are not damaged, in the order of their times, and write the sound."""
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
         if sound is not None and packet.stream is other:
@@ -201,7 +202,7 @@ class _Sound:
     """Copies the sound of a video to another file.
 
     Attributes:
-        source: The sound stream that a player would play; None if the video has no sound.
+        source: The sound stream that a player would play, or None if the video has no sound.
     """
 
     def __init__(self, source: "InputContainer", target: "OutputContainer", timeline: Timeline):
