@@ -89,7 +89,7 @@ def serve_app(
         frames: Number of frames sampled from each video.
         host: Address of the page. Unless it is a loopback address, everybody who can reach this
             machine over the network can use the page, and a warning is logged.
-        port: Port of the page; None for the first free port from 7860 on.
+        port: Port of the page. None means the first free port from 7860 on.
 
     Yields:
         The URL of the page.
@@ -211,7 +211,7 @@ def build_page(
 
 
 def _find_samples() -> dict[Path, str]:
-    """Return the paths of the sample videos, each with a text: its name and label."""
+    """Return the path of each sample video, with a text that has the video's name and label."""
     try:
         text = (SAMPLES / "metadata.json").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -220,7 +220,7 @@ def _find_samples() -> dict[Path, str]:
 
 
 class _Step(NamedTuple):
-    """The content of the page during a check: two parts in HTML, and an annotated video."""
+    """What the page shows during a check: two parts in HTML, and an annotated video."""
 
     verdict: str
     people: str = ""
@@ -284,7 +284,7 @@ class _AnnotatedVideos:
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the annotated video of a page, and return the path of its next annotated video.
+        """Delete the annotated video of a page, and return the path for the page's next one.
 
         Args:
             session: Gradio's identifier of the open page.

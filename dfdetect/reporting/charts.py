@@ -20,8 +20,8 @@ def curve_chart(track: TrackResult, thresholds: OperatingPoints | None) -> str:
 
     Args:
         track: The result for the person.
-        thresholds: The thresholds of the verdicts, which are drawn as lines with their names; None
-            for no lines.
+        thresholds: The thresholds of the verdicts, which are drawn as lines with their names. None
+            means no lines.
 
     Example:
         >>> curve_chart(result.tracks[0], result.operating_points)
@@ -60,7 +60,7 @@ def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | No
 
     Args:
         probabilities: P(FAKE) of each video.
-        points: The thresholds of the verdicts, which are drawn as lines; None for no lines.
+        points: The thresholds of the verdicts, which are drawn as lines. None means no lines.
     """
     if len(probabilities) < 2:
         return ""
@@ -104,7 +104,7 @@ def _label(x: float, y: float, text: str, anchor: str, baseline: str = "middle")
 
 
 def _drawing(content: str, description: str, caption: str, names: float = 0) -> str:
-    """Return a chart as an HTML figure; `names` is the width of the text on its right."""
+    """Return a chart as an HTML figure. `names` is the width of the text on the chart's right."""
     size = f"{WIDTH + 42 + names} {HEIGHT + 32}"
     return (
         f'<figure class="chart"><svg viewBox="-34 -8 {size}" role="img" '

@@ -95,8 +95,9 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 def _third(share: float) -> int:
     """Return 0, 1 or 2 for the first, middle or last third of a map's width or height.
 
-    `share` is the position of the centre of the evidence, from 0 (left or upper edge) to 1 (right
-    or lower edge). The middle third is narrow, because the centre is seldom far from the middle.
+    `share` is the position of the centre of the map's values, from 0 (left or upper edge) to 1
+    (right or lower edge). The middle third is narrow, because the centre is seldom far from the
+    middle.
     """
     return int(share > 0.42) + int(share > 0.58)
 

@@ -56,20 +56,20 @@ def write_report(
 ) -> None:
     """Write an HTML page with a summary, a table of all videos, and the people in each video.
 
-    Each video with people is read again for pictures of their faces. If it can no longer be read,
-    or no time is left, the page shows it without pictures. Only a few videos are in memory at a
-    time.
+    Each video with people is read again for pictures of their faces. If a video can no longer be
+    read, or no time is left, the page shows the video without pictures. Only a few videos are in
+    memory at a time.
 
     Args:
         path: The file to write.
         results: The results by name, as `predict` returns them.
         videos: The video files by name.
-        prior: P(FAKE) in the submission for videos without a score; None if no submission was
+        prior: P(FAKE) in the submission for videos without a score, or None if no submission was
             written.
         detector: Name of the detector, which the page shows.
         budget: The time budget of the run. The remaining time limits the reading of videos.
         progress: Show a progress bar.
-        heat_maps: The store of the heat maps; None if the results contain their heat maps.
+        heat_maps: The store of the heat maps, or None if the results contain their heat maps.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
@@ -95,7 +95,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """Return two parts of the page: before and after the sections of the videos."""
+    """Return the part of the page before the sections of the videos, and the part after them."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]
@@ -201,7 +201,7 @@ def _css_class(result: VideoResult) -> str:
 
 
 def _link(video: Path, folder: Path) -> str:
-    """Return the URL of a video relative to the page's folder; empty if there is no such URL."""
+    """Return the URL of a video relative to the page's folder, or an empty text if it has none."""
     try:
         relative = os.path.relpath(video.absolute(), folder)
     except ValueError:  # the video is on another drive of Windows

@@ -22,8 +22,8 @@ def write_json(path: str | Path, results: Iterable[VideoResult]) -> None:
     """Write results to a file as JSON. If an error occurs, an existing file remains unchanged.
 
     Args:
-        path: The file to write. A name that ends in `.json` means one array of objects; any other
-            name means one object on each line.
+        path: The file to write. If its name ends in `.json`, it gets one array of objects.
+            Otherwise, it gets one object on each line.
         results: The results, in the order to write them.
     """
     lines = [to_json(result) for result in results]

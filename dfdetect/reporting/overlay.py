@@ -60,9 +60,10 @@ def annotate(
     Args:
         path: The video or image.
         result: The result of `Detector.predict` for this file, with at least one track.
-        out: The file to write. The suffix is `.mp4`; for an image, `.jpg`, `.png` or `.webp`.
-        threads: Number of threads that decode; as many threads encode. 0 for one thread on each CPU
-            core.
+        out: The file to write. The suffix is `.mp4` for a video, and `.jpg`, `.png` or `.webp` for
+            an image.
+        threads: Number of threads that decode. The same number of other threads encode. 0 means one
+            decoding and one encoding thread for each CPU core.
         check: Function that is called several times a second, and may raise an error to end the
             work.
 
@@ -90,7 +91,7 @@ def annotate(
 
 
 def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str, Path]:
-    """Return the path to which each annotated video is written, by the name of the video.
+    """Return a dictionary from the name of each video to the path of its annotated copy.
 
     The names may contain sub-folders, which are kept. `.mp4` is appended to a name without the
     suffix of an MP4 file or an image. Parts of a name that would lead out of the folder are

@@ -97,8 +97,8 @@ class BoxPainter:
         result: The detector's result for the video, with at least one person.
         width: Width of the upright frames in pixels.
         height: Height of the upright frames in pixels.
-        seconds: Duration from the first frame to the last in seconds; 0 for an image, which gets no
-            curves.
+        seconds: Duration from the first frame to the last in seconds. It is 0 for an image, which
+            gets no curves.
 
     Attributes:
         frame_size: Width and height that frames are resized to.
@@ -175,7 +175,7 @@ class BoxPainter:
 
 
 def person_colour(place: int) -> tuple[int, int, int]:
-    """Return the RGB colour of the person at this position in the result; colours repeat."""
+    """Return the RGB colour of the person at this position in the result. The colours repeat."""
     return PERSON_COLOURS[place % len(PERSON_COLOURS)]
 
 
@@ -214,7 +214,7 @@ def main(threads: int) -> None:
     output.
 
     Args:
-        threads: Number of threads that decode; as many threads encode.
+        threads: Number of threads that decode. The same number of other threads encode.
     """
     request = json.loads(sys.stdin.buffer.read())
     path, out, result = request["path"], request["out"], VideoResult.from_dict(request["result"])
@@ -252,7 +252,7 @@ def _draw_panel(
         result: The detector's result for the video.
         width: Width of the panel in pixels.
         letter: Height of letters in pixels.
-        seconds: Duration of the video in seconds; 0 for no curves.
+        seconds: Duration of the video in seconds. 0 means that no curves are drawn.
         interval: Seconds between sampled frames.
         strength: Opacity of the curves, 0 to 1.
     """

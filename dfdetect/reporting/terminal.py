@@ -93,7 +93,7 @@ def result_details(result: VideoResult) -> str:
     """Return the reason for the verdict, the times of each person, and what the numbers mean.
 
     Returns:
-        Several lines to print below `result_line`; an empty text if the video has no score.
+        Several lines to print below `result_line`. If the video has no score, the text is empty.
 
     Example:
         >>> print(result_details(detector.predict("a.mp4")))
@@ -124,11 +124,11 @@ def result_details(result: VideoResult) -> str:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return a text: how many videos have each verdict, and how many have no score, and why.
+    """Return a text that says how many videos have each verdict, how many have no score, and why.
 
     Args:
         results: The results by name, as `predict` returns them.
-        prior: P(FAKE) in the submission for videos without a score; None if no submission was
+        prior: P(FAKE) in the submission for videos without a score, or None if no submission was
             written.
 
     Example:
@@ -216,7 +216,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
 
 def fakes_found(points: OperatingPoints) -> str:
-    """Return sentences that say how many known fakes get the verdict fake, and how many real.
+    """Return sentences that say how many known fakes get the verdict fake or the verdict real.
 
     If the fakes were not counted, an empty text is returned.
 
@@ -235,7 +235,7 @@ def fakes_found(points: OperatingPoints) -> str:
 def verdict_reason(result: VideoResult) -> str:
     """Return sentences that say why a video or image has its verdict.
 
-    If it has no verdict, an empty text is returned.
+    If the result has no verdict, an empty text is returned.
 
     Example:
         >>> verdict_reason(detector.predict("a.mp4"))
@@ -314,7 +314,7 @@ def with_article(noun: str) -> str:
 
 
 def time_stamp(seconds: float) -> str:
-    """Return a time as hours, minutes, seconds and tenths; hours only if there are any.
+    """Return a time as minutes, seconds and tenths, with hours in front if there are any.
 
     Example:
         >>> time_stamp(3.4), time_stamp(3723.44)
@@ -327,7 +327,7 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """Return lines on one person; an image or a single frame has no times."""
+    """Return lines on one person, without times for an image or a single frame."""
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
         return text
