@@ -23,7 +23,7 @@ class NormalisedCLIP(nn.Module):
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
-        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1.
+        drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1.
     """
 
     encoder: Any

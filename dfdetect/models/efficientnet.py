@@ -89,7 +89,7 @@ class EfficientNet(nn.Module):
     Args:
         variant: The number in the name of the network, 0 to 7.
         drop_rate: Dropout before the last layer, 0 to 1.
-        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1.
+        drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1.
 
     Example:
         >>> EfficientNet(0)(torch.zeros(2, 3, 64, 64)).shape

@@ -155,7 +155,7 @@ def model_info(name: str) -> ModelInfo:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of all architectures that match a shell-style pattern, sorted.
+    """Return the sorted names of all architectures that match a shell-style pattern.
 
     Example:
         >>> list_models("tf_efficientnet_lite?")[:2]
@@ -166,7 +166,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def list_recipes() -> list[str]:
-    """Return the names of the architectures with a recipe (training settings of their own), sorted.
+    """Return the sorted names of the architectures with a recipe (training settings of their own).
 
     Example:
         >>> "xception" in list_recipes(), "resnet18" in list_recipes()

@@ -35,7 +35,7 @@ class TextureEfficientNet(nn.Module):
 
     Args:
         drop_rate: Dropout before the last layer, 0 to 1.
-        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1.
+        drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1.
 
     Example:
         >>> TextureEfficientNet()(torch.zeros(2, 3, 64, 64)).shape

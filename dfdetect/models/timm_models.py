@@ -61,7 +61,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Return the names of timm's image models that match a shell-style pattern, sorted."""
+    """Return the sorted names of timm's image models that match a shell-style pattern."""
     return timm.list_models(pattern)
 
 
@@ -76,7 +76,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
     Args:
         name: One of `names()`, without a tag of pretrained weights.
         drop_rate: Dropout before the last layer, 0 to 1; has an effect in training only.
-        drop_path_rate: Stochastic depth (Huang et al. 2016), 0 to 1; has an effect in
+        drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1; has an effect in
             training only, and only in architectures with residual blocks.
     """
     build = partial(timm.create_model, name, pretrained=False, num_classes=1, drop_rate=drop_rate)
@@ -105,7 +105,7 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std of each RGB channel for which timm's weights were trained.
+    """Return the mean and std of each RGB channel with which timm's weights were trained.
 
     Mean and std are for pixels from 0 to 1.
     """
