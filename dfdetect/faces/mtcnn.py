@@ -95,7 +95,7 @@ class Cascade:
     def _propose(
         self, sums: Sequence[np.ndarray], scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the first network proposes, and the image number of each one."""
+        """Return the squares that the first network proposes, and each square's image number."""
         # The activations of a single image fit into the caches of a CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
         found, owners = [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)]
@@ -131,7 +131,7 @@ class Cascade:
     def _refine(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the second network keeps, and the image number of each one."""
+        """Return the squares that the second network keeps, and each square's image number."""
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         best = batched_nms(boxes, confidence, owners, SAME_IOU)
@@ -140,7 +140,7 @@ class Cascade:
     def _confirm(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the boxes that the third network keeps, and the image number of each one."""
+        """Return the boxes that the third network keeps, and each box's image number."""
         looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         boxes = bbreg(boxes, corrections)

@@ -99,9 +99,9 @@ def track_faces(
         formats: The formats of the crops to cut.
         detection_stride: Number of frames from one detection frame to the next. While faces keep
             still, every second detection frame is skipped.
-        search_stride: Number of detection frames from one search for faces of all sizes to the
-            next. On the other detection frames, a face may be missed if it is less than half as
-            high as the smallest known face.
+        search_stride: Number of detection frames from one search for faces of all sizes to the next
+            such search. On the other detection frames, a face may be missed if it is less than half
+            as high as the smallest known face.
 
     Returns:
         The tracks, in the order of their first appearance.
@@ -139,7 +139,7 @@ def crop_at_tracks(
 
     Returns:
         One new track per given track, in the same order. A track has no crops if `frames` holds
-        none of its frames.
+        none of the track's frames.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -192,7 +192,8 @@ def _detect_boxes(
         earlier: The boxes found on all earlier detection frames of the video.
         tracks: The tracks up to the previous run.
         detect: The method `detect` of a face detector.
-        search_stride: Number of detection frames from one search for all sizes to the next.
+        search_stride: Number of detection frames from one search for all sizes to the next such
+            search.
     """
     first, last = len(earlier), len(earlier) + len(detection_frames) - 1
     boxes = earlier + [None] * len(detection_frames)
@@ -273,7 +274,7 @@ def _grown(box: Box) -> Box:
 def _add_frames(
     frames: list[Frame], tracks: list[FaceTrack], formats: Sequence[CropFormat]
 ) -> None:
-    """Add each frame to the tracks of the faces that it shows, with their boxes and crops."""
+    """Add each frame to the tracks of the faces that it shows, with the faces' boxes and crops."""
     for frame in frames:
         for track in tracks:
             box = track.box_at(frame.time)

@@ -6,7 +6,7 @@ accuracy is lower than on other faces. Good crops were also damaged until they l
 this lowers the balanced accuracy, and the 95 % interval of the difference is below 0. Strong
 compression is the exception: the detector misses more fakes in compressed videos, but also calls
 fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements. All
-results are in `docs/experiments.md`, also for properties that make no difference.
+results are in `docs/experiments.md`, also those of properties that make no difference.
 """
 
 from collections.abc import Sequence
