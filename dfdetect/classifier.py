@@ -61,7 +61,7 @@ class Classifier:
 
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model
-            takes clips, each crop gets the logit of its clip; a crop that is part of two clips gets
+            takes clips, each crop gets the logit of its clip. A crop that is part of two clips gets
             the mean of their logits.
 
         Raises:

@@ -206,7 +206,7 @@ class Detector:
         maps_per_track: int,
         allowance: VideoAllowance | None,
     ) -> VideoResult:
-        """Score the frames that `read` returns; a second search for faces calls `read` again."""
+        """Score the frames that `read` returns. A second search for faces calls `read` again."""
         watch = _Stopwatch()
         check = (lambda: None) if allowance is None else allowance.check
         try:
@@ -308,7 +308,7 @@ class Detector:
 
         Returns:
             For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). If the
-            model takes clips, each crop gets the logit of its clip; a crop that is part of two
+            model takes clips, each crop gets the logit of its clip. A crop that is part of two
             clips gets the mean of their logits.
 
         Raises:

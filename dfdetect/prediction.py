@@ -388,7 +388,7 @@ class _Saves:
 
 @contextmanager
 def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
-    """Write the outputs that do not exist yet, and delete them if the block raises an error."""
+    """Write the outputs that do not exist yet, and delete these if the block raises an error."""
     new = [path for path in outputs if not path.exists()]
     for path in new:
         outputs[path]()

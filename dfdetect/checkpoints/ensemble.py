@@ -26,12 +26,12 @@ class EnsembleSpec:
     its own calibration. Then the logits of all members for a frame are averaged. (Seferbekov 2020
     and others in the Deepfake Detection Challenge average probabilities instead. In a mean of
     logits, confident members have more influence.) The aggregation of the ensemble turns the mean
-    logits of the frames into the probability of the video; the aggregations of the members are not
+    logits of the frames into the probability of the video. The aggregations of the members are not
     used.
 
     Args:
         members: The specifications of the models, in the order of their weights in the file.
-        shares: Weight of each member in the mean, above 0; the sum is 1.
+        shares: Weight of each member in the mean, above 0. The sum of the weights is 1.
         aggregation: Rule that combines the mean logits of frames into the probability of a video.
         operating_points: Thresholds of the verdicts, or None if they were not fitted. The
             thresholds of the members are not valid for the ensemble.
@@ -67,7 +67,7 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return a dictionary whose entry `faces` has the names of all members' training sets."""
+        """Return a dictionary with the entry `faces`: the names of all members' training sets."""
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
 

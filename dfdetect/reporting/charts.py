@@ -1,4 +1,4 @@
-"""Charts of results as SVG in HTML. The style sheet of the page sets their colours."""
+"""Charts of results as SVG in HTML. The style sheet of the page sets the colours."""
 
 from collections.abc import Sequence
 

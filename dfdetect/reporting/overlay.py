@@ -93,9 +93,9 @@ def annotate(
 def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str, Path]:
     """Return a dictionary from the name of each video to the path of its annotated copy.
 
-    The names may contain sub-folders, which are kept. `.mp4` is appended to a name without the
-    suffix of an MP4 file or an image. Parts of a name that would lead out of the folder are
-    left out. If two videos would get the same path, a number is added to the second.
+    The names may contain sub-folders, which are kept. `.mp4` is appended to a name that has neither
+    the suffix of an MP4 file nor that of an image. Parts of a name that would lead out of the
+    folder are left out. If two videos would get the same path, a number is added to the second.
 
     Raises:
         ArgumentError: The folder cannot be written to, or a video would be overwritten.

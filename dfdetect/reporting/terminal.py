@@ -158,8 +158,8 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
     """Return the text that follows the lines of the videos.
 
-    The text has the details of a single video, or the summary of several videos. It is empty for a
-    single video without a score if `prior` is None.
+    The text has the details of a single video, or the summary of several videos. The text is empty
+    for a single video without a score if `prior` is None.
 
     Args:
         results: The results by name, as `predict` returns them.

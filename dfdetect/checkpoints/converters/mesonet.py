@@ -39,7 +39,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file, with a logit of FAKE for P(REAL)."""
+    """Return the specification and the state dict of the file. P(REAL) becomes a logit of FAKE."""
     layers = {name.partition("/")[0] for name in tensors.left}
     ordered = {
         kind: sorted((one for one in layers if _kind(one) == kind), key=_number) for kind in KINDS
