@@ -88,7 +88,7 @@ class PersonPath:
 
 
 class BoxPainter:
-    """Draws the bounding boxes of people on frames, with P(FAKE), and a panel below each frame.
+    """Draws people's bounding boxes and P(FAKE) on each frame, and a panel below the frame.
 
     The panel shows the verdict, and a curve of P(FAKE) over time for each person. The part of a
     curve before the current time is bright.

@@ -128,9 +128,9 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of the confident frames, or of all frames.
 
-    The mean is taken over the frames with probabilities above 0.8 if there are many of them, over
-    the frames with probabilities below 0.2 if these are nearly all frames, and over all frames
-    otherwise.
+    If there are many frames with probabilities above 0.8, the mean is taken over these frames. If
+    nearly all frames have probabilities below 0.2, it is taken over those. Otherwise, it is taken
+    over all frames.
     """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
@@ -142,8 +142,8 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of groups of five frames.
 
-    The mean is taken over the confident groups if most groups are confident in the same class, and
-    over all groups otherwise.
+    If most groups have probabilities above 0.85, or most have probabilities below 0.15, the mean is
+    taken over these groups. Otherwise, it is taken over all groups.
     """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)

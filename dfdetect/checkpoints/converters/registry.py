@@ -82,7 +82,7 @@ def require_format(name: str) -> None:
 
 
 def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
-    """Recognise the format of a file by the names and shapes of its tensors, and return it.
+    """Recognise the format of a file by the names and shapes of its tensors, and return the format.
 
     Args:
         path: Path of the file, shown in error messages.

@@ -1,8 +1,8 @@
 """Read the checkpoints of self-blended images (Shiohara & Yamasaki, CVPR 2022): EfficientNet-B4.
 
-The format was read from https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (for
-research only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are RetinaFace's
-bounding boxes with a margin of an eighth of the box on each side.
+The format was read from https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (licence:
+for research only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are
+RetinaFace's bounding boxes with a margin of an eighth of the box on each side.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
