@@ -31,6 +31,9 @@ from dfdetect.training.config import CHOICES, TrainConfig, recipe
 # Exit statuses: a video has no score (with `--strict`); arguments, input or output are unusable.
 REASONS_GIVEN = 1
 UNUSABLE = 2
+SEE_FACES = (
+    "To see the faces and where the detector looks, add --report FILE.html or --annotate FOLDER."
+)
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
 # If a signal stops the command, the exit status is this number plus the signal's number.
 SIGNALLED = 128
@@ -748,6 +751,9 @@ def _predict(
     if not (json or quiet):
         if text := terminal.ending(results, prior if is_submission(out) else None):
             print(text)
+        scored = any(result.probability is not None for result in results.values())
+        if scored and not (report or annotate):
+            print(SEE_FACES)
         if files := [str(file) for file in outputs.values() if file is not None]:
             print(f"wrote {', '.join(files)}")
     unscored = any(result.probability is None for result in results.values())

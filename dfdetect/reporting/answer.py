@@ -9,6 +9,7 @@ from dfdetect.faces.crops import encode_jpeg
 from dfdetect.reporting.charts import curve_chart
 from dfdetect.reporting.heat_maps import describe_heat_map, paint_heat_map
 from dfdetect.reporting.terminal import (
+    HINT,
     OTHERS,
     fakes_found,
     noun_of,
@@ -23,12 +24,6 @@ HEADLINES = {
     Verdict.UNCERTAIN: "Uncertain: too suspicious for real, not enough for fake",
     Verdict.REAL: "Real: no clear sign of manipulation was found",
 }
-CAUTION = (
-    "A score is a hint for a person who looks, never proof (docs/interpretation.md). The detector "
-    "judges faces only: not voices, not scenes, and not whether a true recording is shown in a "
-    "false context."
-)
-
 HEAT_MAPS = "Where the detector sees evidence for FAKE: the redder, the stronger."
 
 
@@ -56,7 +51,7 @@ def render_verdict(result: VideoResult) -> str:
         f"<h2>{_headline(result)}</h2>{_scale(result.probability, result.operating_points)}"
         f"{_meaning(result)}"
         f"{f'<ul>{warnings}</ul>' if warnings else ''}"
-        f'<p class="note">{CAUTION}</p></article>'
+        f'<p class="note">{HINT}</p></article>'
     )
 
 
@@ -87,14 +82,8 @@ def _meaning(result: VideoResult) -> str:
             "<p>The detector has no thresholds: it is not known how often a REAL "
             f"{noun} gets such a probability.</p>"
         )
-    caution = ""
-    if result.verdict == Verdict.REAL:
-        caution = (
-            f" This does not show that the {noun} is real: fakes that the detector misses score as "
-            "low."
-        )
     return (
-        f"<p>What it means: {verdict_reason(result)}{caution}</p>"
+        f"<p>What it means: {verdict_reason(result)}</p>"
         "<p>How sure it is: The thresholds were set on REAL videos that the detector was not "
         f"trained on. {OTHERS[noun]} {fakes_found(points)}</p>"
     )
@@ -107,7 +96,7 @@ def _scale(probability: float, points: OperatingPoints | None) -> str:
         marks = "".join(map(_threshold, (points.uncertain, points.fake)))
         note = (
             f'<p class="note">The marks are the thresholds: <em>uncertain</em> above '
-            f"{points.uncertain:.2f}, <em>fake</em> above {points.fake:.2f}.</p>"
+            f"{points.uncertain:.3f}, <em>fake</em> above {points.fake:.3f}.</p>"
         )
     place = f"{100 * probability:.1f}%"
     return (

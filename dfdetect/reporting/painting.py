@@ -302,7 +302,7 @@ def _draw_scale(
     if thresholds is not None:
         levels += [thresholds.uncertain, thresholds.fake]
         text += (
-            f"; lines: uncertain above {thresholds.uncertain:.2f}, fake above {thresholds.fake:.2f}"
+            f"; lines: uncertain above {thresholds.uncertain:.3f}, fake above {thresholds.fake:.3f}"
         )
     for level in levels:
         y = bottom - level * (bottom - top)

@@ -27,7 +27,11 @@ NAMED = 3
 LINE = 80
 # The probability at which a reader expects the limit between real and fake.
 EVEN = 0.5
-HINT = "A score is a hint for a person who looks, never proof (docs/interpretation.md)."
+HINT = (
+    "A score is a hint for a person who looks, never proof (docs/interpretation.md). The detector "
+    "judges faces only: not voices, not scenes, and not whether a true recording is shown in a "
+    "false context."
+)
 # In words, what an aggregation of frames computes. The other aggregations are too complicated.
 AGGREGATIONS = {
     "mean_logit": "the mean over all frames",
@@ -42,8 +46,8 @@ OTHERS = {
 }
 # The fakes that `OperatingPoints.fakes` counts, in words.
 NEW_FAKES = {
-    "people": "fakes of people new to the detector",
-    "sources": "fakes from sources new to the detector",
+    "people": "fakes like those that the detector was trained on",
+    "sources": "fakes from other sources, like most videos on the internet",
 }
 
 
@@ -99,7 +103,7 @@ def result_details(result: VideoResult) -> str:
         >>> print(result_details(detector.predict("a.mp4")))
         fake: P(FAKE) 0.951 is above 0.865, which only 1 % of REAL videos exceed.
         <BLANKLINE>
-        person 1: P(FAKE) 0.951, seen from 0:00.2 to 0:09.8, in 32 of 32 frames
+        person 1: P(FAKE) 0.951, seen from 0:00.2 to 0:09.8, in 32 of 32 sampled frames
           most suspicious moments: 0:03.4 (0.990), 0:05.1 (0.981), 0:07.7 (0.973)
         ...
     """
@@ -110,10 +114,7 @@ def result_details(result: VideoResult) -> str:
         _person(number, track, result.frames_sampled)
         for number, track in enumerate(result.tracks, start=1)
     ]
-    meaning = [
-        "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks\n"
-        f"manipulated to the detector. It is not the chance that the {noun} is fake."
-    ]
+    meaning = [score_meaning(noun)]
     # Some aggregations combine the scores of all people, so that no single person decides.
     if len(people) > 1 and max(one.probability for one in result.tracks) == result.probability:
         meaning.append(f"The person with the highest P(FAKE) decides for the {noun}.")
@@ -180,7 +181,24 @@ def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> st
     if all(result.probability is None for result in results.values()):
         return summary(results, prior)
     noun = common_noun(results.values())
-    return f"\n{summary(results, prior)}\n{verdict_meaning(points, noun)}"
+    return f"\n{summary(results, prior)}\n{score_meaning(noun)}\n{verdict_meaning(points, noun)}"
+
+
+def score_meaning(noun: str = "video") -> str:
+    """Return sentences that say what P(FAKE) is, and what it is not.
+
+    Args:
+        noun: The word for what gets a P(FAKE), as in `verdict_meaning`.
+
+    Example:
+        >>> print(score_meaning("image"))
+        P(FAKE), from 0 to 1, says how strongly the most suspicious face looks
+        manipulated to the detector. It is not the chance that the image is fake.
+    """
+    return (
+        "P(FAKE), from 0 to 1, says how strongly the most suspicious face looks\n"
+        f"manipulated to the detector. It is not the chance that the {noun} is fake."
+    )
 
 
 def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
@@ -199,7 +217,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
     if points is None:
         return (
             "No verdict: the checkpoint holds no thresholds (operating points), so it is not\n"
-            f"known how often a REAL {noun} gets such a P(FAKE).\n{HINT}"
+            f"known how often a REAL {noun} gets such a P(FAKE).\n{fill(HINT, LINE)}"
         )
     rates = _percent(FAKE_RATE), _percent(UNCERTAIN_RATE)
     lines = (
@@ -210,7 +228,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
         f"             {with_article(noun)} is real",
         OTHERS[noun],
         *filter(None, [fill(fakes_found(points), LINE)]),
-        HINT,
+        fill(HINT, LINE),
     )
     return "\n".join(lines)
 
@@ -222,7 +240,7 @@ def fakes_found(points: OperatingPoints) -> str:
 
     Example:
         >>> fakes_found(detector.operating_points)
-        'Of 509 fakes of people new to the detector, 40 % get the verdict fake and 47 % real...'
+        'Of 509 fakes like those that the detector was trained on, 50 % get the verdict fake...'
     """
     return " ".join(
         f"Of {counts['videos']} {NEW_FAKES[new]}, "
@@ -254,6 +272,9 @@ def verdict_reason(result: VideoResult) -> str:
     if result.verdict == Verdict.REAL and probability > EVEN:
         more = f"More than {_percent(UNCERTAIN_RATE)} of them exceed {EVEN:g}"
         text += f" {more}, so {EVEN:g} is not the limit."
+    if result.verdict == Verdict.REAL:
+        noun = noun_of(result)
+        text += f" This does not show that the {noun} is real: missed fakes score as low."
     return f"{text}{_higher_parts(result, points)}"
 
 
@@ -337,7 +358,7 @@ def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
         f"{time_stamp(time)} ({probability:.3f})" for time, probability in track.most_suspicious()
     )
     return (
-        f"{text}, seen {span}, in {len(track.times)} of {_count(frames_sampled, 'frame')}\n"
+        f"{text}, seen {span}, in {len(track.times)} of {_count(frames_sampled, 'sampled frame')}\n"
         f"  most suspicious moments: {moments}"
     )
 

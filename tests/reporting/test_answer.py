@@ -58,13 +58,13 @@ def test_render_verdict_explains_the_verdict(verdict, probability, words):
     assert f"{probability:.2f}" in answer.text
     assert "never proof" in answer.text
     assert "<clip>.mp4" in answer.text
-    assert "uncertain above 0.40, fake above 0.80" in " ".join(answer.text.split())
+    assert "uncertain above 0.400, fake above 0.800" in " ".join(answer.text.split())
 
 
 def test_render_verdict_says_how_many_fakes_are_found():
     points = replace(POINTS, fakes={"people": {"videos": 4, "uncertain": 2, "fake": 1}})
     found = replace(judged(Verdict.FAKE, 0.9), operating_points=points)
-    assert "Of 4 fakes of people" in Reader(render_verdict(found)).text
+    assert "Of 4 fakes like those" in Reader(render_verdict(found)).text
     assert "docs/interpretation.md" in Reader(render_verdict(found)).text
 
 

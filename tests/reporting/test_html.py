@@ -184,7 +184,7 @@ def test_write_report_states_verdicts_and_what_they_mean(page):
     text = Reader(page.read_text(encoding="utf-8")).text
     assert "P(FAKE) above 0.800, which 1 % of these videos exceed" in text
     assert "P(FAKE) above 0.400, which 5 % of them exceed" in text
-    assert "Of 4 fakes of people new to the detector, 25 % get" in text
+    assert "Of 4 fakes like those that the detector was trained on, 25 % get" in text
     assert "never proof" in text
     assert "docs/interpretation.md" in text
     assert "The faces are <small>." in text

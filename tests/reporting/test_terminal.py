@@ -13,6 +13,7 @@ from dfdetect.reporting.terminal import (
     lower_probabilities,
     result_details,
     result_line,
+    score_meaning,
     summary,
     time_stamp,
     verdict_meaning,
@@ -93,9 +94,11 @@ def test_result_line_shields_the_terminal_from_names():
 def test_result_details_say_who_and_when():
     lines = result_details(FAKE).splitlines()
     assert lines[0] == "fake: P(FAKE) 0.900 is above 0.800, which only 1 % of REAL videos exceed."
-    assert lines[2] == "person 1: P(FAKE) 0.900, seen from 0:01.0 to 1:03.4, in 3 of 32 frames"
+    assert (
+        lines[2] == "person 1: P(FAKE) 0.900, seen from 0:01.0 to 1:03.4, in 3 of 32 sampled frames"
+    )
     assert lines[3] == "  most suspicious moments: 0:02.0 (0.950), 1:03.4 (0.900), 0:01.0 (0.700)"
-    assert lines[4] == "person 2: P(FAKE) 0.200, seen at 0:05.0, in 1 of 32 frames"
+    assert lines[4] == "person 2: P(FAKE) 0.200, seen at 0:05.0, in 1 of 32 sampled frames"
     assert result_details(NO_FACE) == ""
 
 
@@ -203,8 +206,9 @@ def test_fakes_found_says_how_many_fakes_get_which_verdict():
     }
     text = fakes_found(replace(POINTS, fakes=counts))
     assert text == (
-        "Of 200 fakes of people new to the detector, 40 % get the verdict fake and 40 % real. "
-        "Of 7 fakes from sources new to the detector, 14 % get the verdict fake and 71 % real."
+        "Of 200 fakes like those that the detector was trained on, 40 % get the verdict fake and "
+        "40 % real. Of 7 fakes from other sources, like most videos on the internet, 14 % get the "
+        "verdict fake and 71 % real."
     )
     meaning = verdict_meaning(replace(POINTS, fakes=counts))
     assert text in " ".join(meaning.split())
@@ -231,7 +235,8 @@ def test_ending_is_of_one_video_or_of_many():
     assert ending({"c.mp4": NO_FACE}) == ""
     assert "given the prior 0.5" in ending({"c.mp4": NO_FACE}, 0.5)
     both = {"a.mp4": FAKE, "c.mp4": NO_FACE}
-    assert ending(both).strip() == f"{summary(both)}\n{verdict_meaning(POINTS)}"
+    meaning = f"{score_meaning()}\n{verdict_meaning(POINTS)}"
+    assert ending(both).strip() == f"{summary(both)}\n{meaning}"
 
 
 @pytest.mark.parametrize(
