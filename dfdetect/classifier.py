@@ -146,7 +146,7 @@ class Classifier:
 
     @torch.inference_mode()
     def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Compute the inputs in batches, and return calibrated logits: float64 of shape (n,)."""
+        """Run the network on batches of inputs, and return calibrated logits: float64 (n,)."""
         logits = list(self._in_batches(self._forward, inputs, check))
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():

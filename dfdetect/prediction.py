@@ -196,7 +196,7 @@ def predict(
 
 
 def is_submission(out: str | Path | None) -> bool:
-    """Return whether `predict` writes a submission to `out`: whether the suffix is `.csv`."""
+    """Return whether `out` is a `.csv` file, to which `predict` writes a Kaggle submission."""
     return out is not None and Path(out).suffix.lower() == OUT_SUFFIXES[0]
 
 

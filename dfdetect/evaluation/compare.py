@@ -1,8 +1,8 @@
 """Compare architectures: train all on the same faces, then measure all on one set of other faces.
 
-The study that this package is based on trained eight detectors on the data of the Deepfake
-Detection Challenge. It reported the accuracies of the detectors on data of which 80.75 % was FAKE.
-A detector that always answers FAKE has an accuracy of 0.8075 on such data.
+This package is based on a study, which trained eight detectors on the data of the Deepfake
+Detection Challenge. The study reported the accuracies of the detectors on data of which 80.75 %
+was FAKE. A detector that always answers FAKE has an accuracy of 0.8075 on such data.
 """
 
 import logging

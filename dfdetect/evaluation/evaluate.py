@@ -72,8 +72,8 @@ def evaluate(
         plots: Folder for the plots `roc.png`, `reliability.png` and `histogram.png`, and for the
             table `scores.csv`, which has a row for each score.
         table: File for a table of the metrics and their intervals. The name of the file ends in
-            `.md` (for Markdown) or `.csv`. The table has rows for all videos, all frames, each
-            source and each method.
+            `.md` (for Markdown) or `.csv`. The table has one row for all videos together, one for
+            all frames together, and one for each source and for each method.
         fake_share: Also compute the metrics for data with this share of FAKE.
         degrade: Damage to the crops of a face set before they are scored: `jpeg` (compressed as
             JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 % darker).
@@ -156,7 +156,7 @@ def evaluate(
 
 
 def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
-    """Return the data set at the path, or None if the paths are indexes of face sets."""
+    """Return the data set at `paths[0]`, or None if all paths are indexes of face sets."""
     shown = ", ".join(map(str, paths))
     if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
         if len(paths) != 1:

@@ -90,8 +90,8 @@ def track_faces(
 ) -> list[FaceTrack]:
     """Track all faces in the frames of a video, and cut their crops.
 
-    A face that was detected only once is taken for a false alarm and left out, unless no face was
-    detected more often.
+    If any face was detected twice or more, the faces that were detected only once are taken for
+    false alarms and left out. Otherwise, all faces are kept.
 
     Args:
         frames: Frames in order of time. Only a few frames at a time are in memory.

@@ -21,7 +21,7 @@ UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 class OutOfTimeError(DfdetectError):
-    """The time budget is used up, and running videos must stop."""
+    """The time budget is used up, so the scoring of the current videos must stop."""
 
 
 def parse_duration(text: str | float) -> float:

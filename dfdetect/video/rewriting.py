@@ -72,7 +72,7 @@ def rewrite_video(
     threads: int = 0,
     comment: str = "",
 ) -> None:
-    """Write a copy of a video in which a painter has drawn on each frame.
+    """Write a copy of a video, and draw on each frame of the copy with a `Painter`.
 
     AAC sound is copied, and other sound is encoded as AAC. Damaged frames are left out, and a
     damaged sound track ends early. Rotated videos are turned upright, and the aspect ratio of
@@ -83,8 +83,8 @@ def rewrite_video(
         out: The MP4 file to write.
         make_painter: A function that returns the painter. Its arguments are the width and height of
             the upright frames in pixels, and the seconds between the first frame and the last.
-        threads: Number of threads that decode. The same number of other threads encode. 0 means the
-            number of cores for each.
+        threads: Number of threads that decode. The same number of other threads encode. 0 means one
+            decoding and one encoding thread for each CPU core.
         comment: Comment in the metadata of the new file.
 
     Raises:
