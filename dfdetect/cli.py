@@ -31,7 +31,7 @@ from dfdetect.training.config import CHOICES, TrainConfig, recipe
 # Exit statuses: a video has no score (with `--strict`); arguments, input or output are unusable.
 REASONS_GIVEN = 1
 UNUSABLE = 2
-SEE_FACES = "To see the faces, add --report FILE.html or --annotate FOLDER."
+SEE_FACES = "To see who was judged, and when, add --report FILE.html or --annotate FOLDER."
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
 # If a signal stops the command, the exit status is this number plus the signal's number.
 SIGNALLED = 128

@@ -47,7 +47,7 @@ OTHERS = {
 # The fakes that `OperatingPoints.fakes` counts, in words.
 NEW_FAKES = {
     "people": "fakes like those that the detector was trained on",
-    "sources": "fakes from other sources, like most videos on the internet",
+    "sources": "fakes from other sources (the case of most videos from the internet)",
 }
 
 

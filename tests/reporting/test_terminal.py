@@ -207,8 +207,8 @@ def test_fakes_found_says_how_many_fakes_get_which_verdict():
     text = fakes_found(replace(POINTS, fakes=counts))
     assert text == (
         "Of 200 fakes like those that the detector was trained on, 40 % get the verdict fake and "
-        "40 % real. Of 7 fakes from other sources, like most videos on the internet, 14 % get the "
-        "verdict fake and 71 % real."
+        "40 % real. Of 7 fakes from other sources (the case of most videos from the internet), "
+        "14 % get the verdict fake and 71 % real."
     )
     meaning = verdict_meaning(replace(POINTS, fakes=counts))
     assert text in " ".join(meaning.split())
