@@ -23,11 +23,11 @@ class EnsembleSpec:
     """Description of an ensemble: several models whose logits are averaged.
 
     Each member scores crops of the kind that it was trained on, and its logits are calibrated by
-    its own calibration. Then the logits of all members for a frame are averaged. (Seferbekov 2020
-    and others in the Deepfake Detection Challenge average probabilities instead. In a mean of
-    logits, confident members have more influence.) The aggregation of the ensemble turns the mean
-    logits of the frames into the probability of the video. The aggregations of the members are not
-    used.
+    its own calibration. For each frame, the calibrated logits of all members are then averaged.
+    (Seferbekov 2020 and others in the Deepfake Detection Challenge average probabilities instead.
+    In a mean of logits, confident members have more influence.) The aggregation of the ensemble
+    turns the mean logits of the frames into the probability of the video. The aggregations of the
+    members are not used.
 
     Args:
         members: The specifications of the models, in the order of their weights in the file.
@@ -39,8 +39,8 @@ class EnsembleSpec:
             are the metrics on these data.
 
     Raises:
-        ArgumentError: There are too few or too many members; or `shares` does not hold one number
-            for each member, a number is not above 0, or the sum is not 1.
+        ArgumentError: There are too few or too many members, or `shares` is wrong. It must have one
+            number above 0 for each member, and the sum must be 1.
     """
 
     members: tuple[ModelSpec, ...]
@@ -90,7 +90,7 @@ class EnsembleSpec:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "EnsembleSpec":
-        """Return the specification that the fields of a checkpoint's header describe.
+        """Make a specification from the fields of a checkpoint's header.
 
         Raises:
             ArgumentError: A value is out of its range.
@@ -111,8 +111,8 @@ def join_specs(
     """Return the specification of an ensemble, with the aggregation of its first member.
 
     Args:
-        specs: Specifications of the members, in their order in the ensemble. The specification of
-            an ensemble is replaced by those of its members.
+        specs: Specifications of the members, in their order in the ensemble. If one of them is
+            itself an ensemble, its members take its place.
         shares: Weight of each specification in the mean of the logits, above 0. The sum need not be
             1. None means equal weights.
 
@@ -134,7 +134,7 @@ def join_specs(
 
 
 def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
-    """Return the specification that the JSON text of a checkpoint's header describes.
+    """Make a specification from the JSON text of a checkpoint's header.
 
     Raises:
         ArgumentError: The text has another format or version, or a value is out of its range.

@@ -1,16 +1,17 @@
 """Export a checkpoint to an ONNX file, for programs without torch or Python.
 
-The graph contains all steps from the crop to the calibrated logit, so that a program cannot forget
-a step:
+The graph contains all steps from the crop to the calibrated logit, so a program that uses the file
+cannot forget one of them:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
-  for models that take clips. The batch may have any size. The program cuts and resizes the crops.
+  for models that take clips. The batch may have any size. The program must cut and resize the
+  crops.
 - In the graph: channel order, normalisation, the model, and the calibration.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
 The metadata of the file has three entries. `dfdetect` is the JSON object of the checkpoint's
-header, with the crop rule and the aggregation. The entries `input` and `output` describe crops and
-logits in words.
+header, with the crop rule and the aggregation. The entry `input` describes the crops in words, and
+`output` the logits.
 """
 
 import warnings
@@ -47,7 +48,7 @@ class ExportResult:
         path: The ONNX file.
         opset: Version of the ONNX operators.
         input_shape: Shape of the input `crops`, in which `batch` stands for any number.
-        difference: Largest difference between the logits of the file and of torch, on artificial
+        difference: Largest difference between the file's logits and torch's logits for artificial
             crops.
     """
 
@@ -96,7 +97,7 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
         out: The file to write, whose name ends in `.onnx`.
 
     Raises:
-        FileNotFoundError: `weights` names no installed weights and no file.
+        FileNotFoundError: `weights` is neither a file nor an installed name.
         CheckpointError: The file is not a usable checkpoint.
         ArgumentError: `out` has another suffix or cannot be written, or the checkpoint is an
             ensemble.
@@ -171,7 +172,7 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
 @torch.inference_mode()
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
-    """Return the largest difference between the logits of the file and of torch."""
+    """Return the largest difference between the file's logits and torch's logits."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -184,7 +185,7 @@ def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
 
 
 def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
-    """Return crops of smooth noise, which resembles pictures more than independent pixels do."""
+    """Return crops of smooth noise, which looks more like pictures than independent pixels do."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *spec.input_shape[1:])
     coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)

@@ -121,7 +121,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
 def load_ensemble(
     paths: Sequence[str | Path], shares: Sequence[float] | None = None
 ) -> tuple[nn.Module, Spec]:
-    """Return the models and the specification of an ensemble of several checkpoints.
+    """Combine checkpoints into an ensemble, and return its models and its specification.
 
     For a single checkpoint, return the result of `load_checkpoint`.
 
@@ -154,8 +154,8 @@ def make_ensemble(
 ) -> EnsembleSpec:
     """Write an ensemble of several checkpoints to a file, and return the new specification.
 
-    The ensemble has the aggregation of its first member. It has no operating points, which are the
-    thresholds of the verdicts.
+    The ensemble has the aggregation of its first member. It has no operating points (thresholds of
+    the verdicts).
 
     Args:
         paths: Two or more checkpoints, as in `load_ensemble`.
@@ -263,7 +263,7 @@ def _name(kind: torch.dtype) -> str:
 
 
 def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of the header's JSON and of the tensors in alphabetical order."""
+    """Return one SHA-256 for the header's JSON together with the tensors, sorted by name."""
     digest = sha256(text.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

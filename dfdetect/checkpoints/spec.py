@@ -150,7 +150,7 @@ class ModelSpec:
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the input of the model, given RGB uint8 crops of the input's height and width.
+        """Convert RGB uint8 crops, which have the input's height and width, to the model's input.
 
         Args:
             images: uint8 of shape (batch, 3, height, width), or of shape
@@ -174,7 +174,7 @@ class ModelSpec:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "ModelSpec":
-        """Return the specification that the fields of a checkpoint's header describe.
+        """Make a specification from the fields of a checkpoint's header.
 
         Raises:
             ArgumentError: A value is out of its range.

@@ -15,7 +15,8 @@ Weights = str | Path | Sequence[str | Path] | None
 def list_weights() -> dict[str, Path]:
     """Return the installed checkpoints: a dictionary from names to paths, sorted by name.
 
-    The wheel contains the default and the small checkpoints. A clone of the repository has all.
+    The wheel contains the default and the small checkpoints. A clone of the repository contains
+    all checkpoints.
     """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
@@ -89,7 +90,7 @@ def require_checkpoint_name(path: Path) -> None:
 
 
 def package_folder(name: str) -> Path:
-    """Return the path of the folder `weights` or `kernel` that belongs to this package.
+    """Return the path of this package's folder `weights` or `kernel`.
 
     In an installed package, the folder is inside the package. In a clone of the repository, it is
     beside the package.

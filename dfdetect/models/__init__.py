@@ -1,1 +1,1 @@
-"""Network architectures. This package reads no files, and imports only `errors` of dfdetect."""
+"""Network architectures. The package reads no files and, of dfdetect, imports only `errors`."""

@@ -1,10 +1,10 @@
 """Activation maps: how much each place of an image contributes to a network's logit of FAKE.
 
-A place is a position in the network's last feature map. To compute the contribution of a place,
-each feature at this place is multiplied by the gradient of the logit with respect to the feature,
-and the products are added up (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for
-faithful explanations", 2020). The same rule is used for all networks. Depending on the layers that
-follow the feature map, the rule gives the same maps as one of these methods:
+A place is a position in the network's last feature map. Each feature at a place is multiplied by
+the gradient of the logit with respect to this feature. The contribution of the place is the sum of
+these products (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful
+explanations", 2020). The same rule is used for all networks. For these layers after the feature
+map, the rule gives the same maps as a known method:
 
 - A mean over the image and a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
@@ -13,9 +13,9 @@ follow the feature map, the rule gives the same maps as one of these methods:
   the gradients over the image, because each place has weights of its own.
 - A linear layer (`linear_svm`, `logistic_regression`): the product of weights and features.
 
-The packages grad-cam and captum are not used. They discard the evidence for REAL, and they scale
-each map separately, so that maps cannot be compared. They also install hooks in the model, which is
-not safe here because several threads share a model.
+The packages grad-cam and captum are not used. They discard the evidence for REAL. They scale each
+map separately, which makes it impossible to compare maps. They also install hooks in the model,
+which is not safe here because several threads share a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ Part = Callable[[torch.Tensor], torch.Tensor]
 
 
 def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
-    """Divide a model's logits among the places of its last feature map.
+    """Return how much each place of a model's last feature map contributes to the logit.
 
     Parts of the logit that belong to no place, such as a bias, are spread evenly over all places. A
     model whose batch norms were fused into its convolutions is accepted too. Under autocast, the
@@ -82,7 +82,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 
 
 def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
-    """Return the mean of the maps that several models give for the same crops.
+    """Return the weighted mean of the maps that several models give for the same crops.
 
     Coarser maps are first enlarged to the grid of the finest map.
 

@@ -98,7 +98,7 @@ class ResidualBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """A discriminator that judges each patch of an image as real or reconstructed.
+    """A discriminator that judges whether each patch of an image is real or reconstructed.
 
     The design is that of Isola et al. 2017. The network takes RGB images of shape (batch, 3,
     height, width) with values from -1 to 1.
@@ -119,7 +119,7 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits (batch, 1, height / 8, width / 8) of patches, above 0 if real."""
+        """Return a logit for each patch, (batch, 1, height / 8, width / 8); above 0 means real."""
         return self.layers(images)
 
 

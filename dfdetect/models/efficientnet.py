@@ -72,7 +72,8 @@ class Swish(nn.Module):
     4e-5.
 
     Args:
-        inplace: Has no effect; timm's networks pass this argument to all activations.
+        inplace: Has no effect. The argument exists because timm's networks pass it to all
+            activations.
     """
 
     def __init__(self, inplace: bool = False):
@@ -167,7 +168,7 @@ class Fixed06EfficientNet(FixedEfficientNet):
 
 
 class WeightedPoolingEfficientNet(EfficientNet):
-    """An EfficientNet with global weighted average pooling: the weights of the mean are learned.
+    """An EfficientNet that pools its features by a mean over the image with learned weights.
 
     "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level
     Classification", Qiu 2018. The weight of a position in the feature map is exp(sigmoid(score)),

@@ -11,8 +11,8 @@ computed first, and the linear layer takes this map.
 | mean over a grid of 16 x 16 | 3 x 16 x 16 |
 | linear | 1 |
 
-The network has 769 weights, which `dfdetect.training.linear` fits. Both models are the same
-network, but they are trained with different losses.
+The network has 769 weights, which `dfdetect.training.linear` fits. Logistic regression and the SVM
+are the same network, trained with different losses.
 """
 
 import torch

@@ -148,7 +148,7 @@ class _Inception(nn.Module):
 def _conv(
     before: int, after: int, side: int, dilation: int = 1, rectified: bool = True
 ) -> list[nn.Module]:
-    """Return a convolution that keeps height and width, and a ReLU if `rectified` is set."""
+    """Return a convolution that keeps height and width, followed by a ReLU if `rectified`."""
     padding = dilation * (side // 2)
     convolution = nn.Conv2d(before, after, side, padding=padding, dilation=dilation)
     return [convolution, nn.ReLU()] if rectified else [convolution]

@@ -7,7 +7,7 @@ random until a checkpoint is loaded; nothing is downloaded. If a model also has 
 `forward_features` and `forward_head`, `dfdetect.models.activation_maps` can show where the model
 finds evidence for FAKE.
 
-To add an architecture, write a file in this folder, with `register_model` above its class.
+To add an architecture, write a file in this folder and decorate its class with `register_model`.
 """
 
 import difflib
@@ -47,9 +47,10 @@ class ModelInfo:
             options of the architecture.
         input: `image` if the network takes single crops, `clip` if it takes successive crops of one
             face.
-        closed_form: Whether `dfdetect.training.linear` fits the network's only layer, without
-            gradient descent.
-        recipe: Fields of `TrainConfig`, with values that suit the network better than the defaults.
+        closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
+            descent. Such a network must have only one layer with weights.
+        recipe: Settings that suit the network better than the defaults: values for fields of
+            `TrainConfig`.
         mean: Mean of each RGB channel, for pixels from 0 to 1. Inputs are normalised with it.
         std: Standard deviation of each RGB channel. Inputs are normalised with it.
     """
@@ -72,15 +73,16 @@ def register_model(
     closed_form: bool = False,
     recipe: Mapping[str, Any] | None = None,
 ) -> Callable[[Network], Network]:
-    """Return a decorator that registers a network under a name; a class can have several names.
+    """Return a decorator that registers a class under a name; a class can have several names.
 
     Args:
         name: The name for `create_model` and for the command line.
         input: `image` if the network takes single crops, `clip` if it takes successive crops of one
             face.
-        closed_form: Whether `dfdetect.training.linear` fits the network's only layer, without
-            gradient descent.
-        recipe: Fields of `TrainConfig`, with values that suit the network better than the defaults.
+        closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
+            descent. Such a network must have only one layer with weights.
+        recipe: Settings that suit the network better than the defaults: values for fields of
+            `TrainConfig`.
 
     Raises:
         ArgumentError: Another network has this name.

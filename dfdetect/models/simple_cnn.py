@@ -11,9 +11,9 @@ feature maps for images of 128 by 128 pixels.
 | 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
 
 `simple_cnn_2` follows LeNet-5 (LeCun et al., Proc. IEEE 1998), but uses ReLU and max pooling. It
-has 61,241 weights. With 10 outputs it would have 62,006, like the network in PyTorch's tutorial on
-CIFAR-10. LeNet-5 itself has 60,000, because it takes one channel and leaves out some connections.
-The table gives the side of the feature maps for images of 64 by 64 pixels.
+has 61,241 weights. With 10 outputs it would have 62,006, as many as the network in PyTorch's
+CIFAR-10 tutorial. LeNet-5 itself has 60,000, because it takes one channel and lacks some
+connections. The table gives the side of the feature maps for images of 64 by 64 pixels.
 
 | layer | channels | side |
 | --- | --- | --- |
@@ -40,7 +40,7 @@ UNITS = (120, 84)
     recipe={"input_size": 128, "epochs": 20, "patience": 6, "learning_rate": 2e-3},
 )
 class SimpleCNN1(nn.Module):
-    """Four blocks of 3 x 3 convolutions, for images with sides of 16 pixels and more.
+    """Four blocks of 3 x 3 convolutions, for images with sides of at least 16 pixels.
 
     Args:
         drop_rate: Dropout before each linear layer, 0 to 1.
@@ -79,7 +79,7 @@ class SimpleCNN1(nn.Module):
     recipe={"input_size": 64, "epochs": 8, "learning_rate": 1e-3, "drop_rate": 0.0},
 )
 class SimpleCNN2(nn.Module):
-    """LeNet-5 for colour images with sides of 24 pixels and more.
+    """LeNet-5 for colour images with sides of at least 24 pixels.
 
     Args:
         drop_rate: Dropout before each linear layer, 0 to 1.

@@ -2,11 +2,11 @@
 
 The mean and the standard deviation of each early feature over the image say how smooth, sharp and
 noisy the crop is, but they say little about the person. (Such statistics are known as style: Gatys
-et al. 2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) On
-faces of unseen sources (other data sets or sites), a linear function of the statistics separates
-REAL from FAKE better than a detector's deep features, which memorise the sources that the detector
-was trained on. The statistics do not help on faces of the Deepfake Detection Challenge, whose REAL
-and FAKE faces have the same texture. A second linear function therefore decides how much the
+et al. 2016, "Image Style Transfer Using Convolutional Neural Networks"; Huang & Belongie 2017.) A
+detector's deep features memorise the sources that it was trained on. On faces of other sources
+(data sets or sites), a linear function of the statistics separates REAL from FAKE better than the
+deep features do. The statistics do not help on faces of the Deepfake Detection Challenge, whose
+REAL and FAKE faces have the same texture. A second linear function therefore decides how much the
 texture of a face counts.
 """
 
@@ -86,9 +86,9 @@ class TextureEfficientNet(nn.Module):
     def combine(
         self, deep: torch.Tensor, statistics: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits and the relevance of the texture, both (batch, 1).
+        """Return the logits of the network, and the relevance of the texture.
 
-        The arguments are what `pool` returns.
+        Both have the shape (batch, 1). The arguments are what `pool` returns.
         """
         relevance = self.relevance(statistics).sigmoid()
         return self.network.classifier(deep) + relevance * self.texture(statistics), relevance
@@ -106,7 +106,7 @@ class TextureEfficientNet(nn.Module):
 
 
 def mean_and_std(features: torch.Tensor) -> list[torch.Tensor]:
-    """Return mean and standard deviation of features over the image.
+    """Return the mean and the standard deviation of each feature over the image.
 
     Both are float32 of shape (batch, channels).
 

@@ -9,10 +9,10 @@ The study (docs/study.md) trains these models of timm:
 | `tf_efficientnet_lite0` | Tan & Le, "EfficientNet", ICML 2019 | 3.4 M | 4.7 M |
 
 ResNet-50 has a 7 x 7 convolution, 16 bottleneck blocks (1 x 1, 3 x 3, 1 x 1) in stages of 3, 4, 6
-and 3 blocks, the mean over the image and a linear layer. VGG16 has 13 convolutions of 3 x 3 in
-stages of 2, 2, 3, 3 and 3, with 64 to 512 channels, max pooling after each stage, and linear layers
-of 4096, 4096 and one unit. The `lite` variants of EfficientNet have neither squeeze-and-excitation
-nor swish, and are therefore faster on CPUs.
+and 3 blocks. A mean over the image and a linear layer follow. VGG16 has 13 convolutions of 3 x 3 in
+stages of 2, 2, 3, 3 and 3, with 64 to 512 channels. Max pooling follows each stage, and linear
+layers of 4096, 4096 and one unit come last. The `lite` variants of EfficientNet have neither
+squeeze-and-excitation nor swish, and are therefore faster on CPUs.
 """
 
 from collections.abc import Callable
@@ -75,9 +75,9 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
     Args:
         name: One of `names()`, without a tag of pretrained weights.
-        drop_rate: Dropout before the last layer, 0 to 1; has an effect in training only.
-        drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1; has an effect in
-            training only, and only in architectures with residual blocks.
+        drop_rate: Dropout before the last layer, 0 to 1. It has an effect only in training.
+        drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1. It has an effect only
+            in training, and only in architectures with residual blocks.
     """
     build = partial(timm.create_model, name, pretrained=False, num_classes=1, drop_rate=drop_rate)
     if name.startswith("vgg"):
@@ -97,7 +97,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights and biases of a model's last layer, or of all heads if it has several."""
+    """Return the weights and biases of a model's last layer (head), or of all its heads."""
     get_classifier: Any = model.get_classifier
     head = get_classifier()
     heads = head if isinstance(head, tuple) else (head,)
@@ -105,9 +105,9 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std of each RGB channel with which timm's weights were trained.
+    """Return the mean and std that normalised the inputs when timm's weights were trained.
 
-    Mean and std are for pixels from 0 to 1.
+    Mean and std have one value for each RGB channel, for pixels from 0 to 1.
     """
     pretrained = timm.get_pretrained_cfg(name)
     config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})
@@ -115,7 +115,7 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 class _Conv(nn.Conv2d):
-    """A convolution that is computed as a linear layer if its kernel covers its whole input.
+    """A convolution that is computed as a linear layer if its kernel covers the whole input.
 
     timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of these
     convolutions would take half of the network's time.

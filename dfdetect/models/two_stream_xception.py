@@ -28,9 +28,9 @@ class TwoStreamXception(nn.Module):
     """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
-    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image, and of the
-    features after each of the first two layers. The features of the image are weighted by an
-    attention map that is computed from the noise.
+    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. They also
+    extract the noise of the image stream's features after each of the first two layers. An
+    attention map, computed from the noise of the image, weights the features of the image stream.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -104,14 +104,14 @@ class NoiseFilters(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the noise of features (batch, channels, side, side).
 
-        If `mixed` is set, the noise has 3 channels, and otherwise 3 for each channel of `features`.
+        The noise has 3 channels if `mixed` is set, and 3 * channels otherwise.
         """
         noise = conv2d(features, self.filters, padding=2, groups=self.groups)
         return hardtanh(noise, -CUT_OFF, CUT_OFF)
 
 
 class FeatureNoise(nn.Module):
-    """The noise of features, combined so that it has as many channels as the features."""
+    """Extracts the noise of features, and reduces it to as many channels as the features have."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -123,7 +123,7 @@ class FeatureNoise(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the combined noise of features; both are (batch, channels, side, side)."""
+        """Return the combined noise; input and output are (batch, channels, side, side)."""
         return self.combine(self.filters(features))
 
 
@@ -144,14 +144,17 @@ class PlaceAttention(nn.Module):
         self.score = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the map (batch, 1, side, side), from 0 to 1, of noise (batch, 3, size, size)."""
+        """Return the attention map (batch, 1, side, side), with values from 0 to 1.
+
+        The noise has the shape (batch, 3, size, size).
+        """
         features = self.layers(self.filters(noise))
         mean, most = features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)
         return self.score(torch.cat([mean, most], dim=1)).sigmoid()
 
 
 class Exchange(nn.Module):
-    """Attention by which each stream gets features of the other stream.
+    """Adds features of each stream to the other stream, weighted by attention.
 
     The attention is strongest between positions with related features in the two streams. The paper
     calls this dual cross-modality attention.
@@ -194,7 +197,7 @@ class Exchange(nn.Module):
 
 
 class Fusion(nn.Module):
-    """The features of both streams, joined and weighted by a gate (Woo et al., ECCV 2018)."""
+    """Joins the features of both streams, and weights them by a gate (Woo et al., ECCV 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()

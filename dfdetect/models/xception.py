@@ -103,9 +103,9 @@ class Module(nn.Module):
     """Separable convolutions with a linear residual connection around them.
 
     Args:
-        channels: Number of channels of the input, and of the output of each convolution. If the
-            first number differs from the last, the module halves height and width, and the residual
-            connection is a 1 x 1 convolution.
+        channels: The number of channels of the input, then that of each convolution's output. If
+            the first number differs from the last, the module halves height and width, and the
+            residual connection is a 1 x 1 convolution.
         start: Whether the module starts with a ReLU. Module 2 does not, because module 1 ends in a
             ReLU.
     """

@@ -78,7 +78,7 @@ class UCFXception(Xception):
 
 
 def phase_image(images: torch.Tensor) -> torch.Tensor:
-    """Return grey images, rebuilt from their spectrum with all amplitudes set to one.
+    """Return grey versions of images, each rebuilt from its spectrum with all amplitudes set to 1.
 
     Args:
         images: float of shape (batch, channels, height, width).

@@ -11,10 +11,10 @@ A video is scored in four steps, whose settings are part of each checkpoint (`Ca
    logits of neighbouring frames and then takes log(mean(exp(sharpness * z))) / sharpness. The
    result lies between the mean and the maximum. The rule therefore also detects a face that is fake
    for a short time only. `dfdetect compare-aggregation` compares `mean_logit` and `soft_maximum`.
-   The other rules were published by others and combine probabilities. `mean_probability` is the
-   mean. Three rules are from winners of the Deepfake Detection Challenge: `confident_majority`
-   (first place, Seferbekov 2020), `power_law` (third place, Davletshin et al. 2020) and
-   `confident_fives` (fourth place, Shao et al. 2020).
+   The other rules are from published detectors and combine probabilities. `mean_probability` is the
+   mean of the probabilities. Three rules are from winners of the Deepfake Detection Challenge:
+   `confident_majority` (first place, Seferbekov 2020), `power_law` (third place, Davletshin et al.
+   2020) and `confident_fives` (fourth place, Shao et al. 2020).
 3. The logits of the tracks are combined into the logit of the video. `max` takes the highest logit,
    because one fake face makes a video fake. `pooled` combines the frames of all tracks as if they
    were one track. `agreement`, which is also from the fourth-placed team, takes the highest logit
@@ -128,9 +128,9 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of the confident frames, or of all frames.
 
-    If there are many frames with probabilities above 0.8, the mean is taken over these frames. If
-    nearly all frames have probabilities below 0.2, it is taken over those. Otherwise, it is taken
-    over all frames.
+    If many frames have probabilities above 0.8, the mean is taken over these frames. If nearly all
+    frames have probabilities below 0.2, it is taken over the frames below 0.2. Otherwise, it is
+    taken over all frames.
     """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
@@ -142,8 +142,8 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of groups of five frames.
 
-    If most groups have probabilities above 0.85, or most have probabilities below 0.15, the mean is
-    taken over these groups. Otherwise, it is taken over all groups.
+    If most groups have probabilities above 0.85, the mean is taken over these groups. If most are
+    below 0.15, it is taken over the groups below 0.15. Otherwise, it is taken over all groups.
     """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)

@@ -41,11 +41,11 @@ def fit_calibration(
 
     The total weights are equal because half of the test videos of the Deepfake Detection Challenge
     are REAL. The targets are not exactly 0 and 1. With r REAL and f FAKE examples, they are
-    1 / (r + 2) and (f + 1) / (f + 2), as in Platt (1999). Otherwise a few examples that the logits
-    separate perfectly would make every probability 0 or 1.
+    1 / (r + 2) and (f + 1) / (f + 2), as in Platt (1999). If they were exactly 0 and 1, a few
+    examples that the logits separate perfectly would make every probability 0 or 1.
 
     Args:
-        logits: Raw logits of FAKE of examples that the model was not trained on, shape (n,). An
+        logits: Raw logits of FAKE for examples that the model was not trained on, shape (n,). An
             example is a crop, a clip or a video.
         labels: 1 for FAKE, 0 for REAL, shape (n,). There must be examples of both classes.
         weights: Weight of each example within its class, shape (n,). None means equal weights.

@@ -1,12 +1,12 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
 A face is hard to judge if a property, such as its brightness, is beyond a limit. The limits were
-chosen by measurements of the default detector. On faces beyond a limit, the detector's balanced
-accuracy is lower than on other faces. Good crops were also damaged until they lay beyond a limit:
-this lowers the balanced accuracy, and the 95 % interval of the difference is below 0. Strong
-compression is the exception: the detector misses more fakes in compressed videos, but also calls
-fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements. All
-results are in `docs/experiments.md`, also those of properties that make no difference.
+chosen from measurements of the default detector. On faces beyond a limit, the detector's balanced
+accuracy is lower than on other faces. In a second measurement, good crops were damaged until they
+lay beyond a limit. This lowers the balanced accuracy: its change has a 95 % interval below zero.
+Strong compression is the exception: the detector misses more fakes in compressed videos, but also
+calls fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements.
+All results are in `docs/experiments.md`, including those of properties that make no difference.
 """
 
 from collections.abc import Sequence

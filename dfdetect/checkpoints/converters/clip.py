@@ -57,14 +57,14 @@ def recognises_gend(shapes: Shapes) -> bool:
 
 
 def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict, with timm's names, of a file of Effort."""
+    """Return the specification of an Effort file, and its state dict with timm's names."""
     known = _take_head(tensors, "head")
     state = _read_encoder(tensors, EFFORT, known, ENCODER, "")
     return _spec(ENCODER, "effort", "not stated", "linear"), state
 
 
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict, with timm's names, of a file of GenD.
+    """Return the specification of a GenD file, and its state dict with timm's names.
 
     The file `config.json` in the same folder says which head the network has.
     """

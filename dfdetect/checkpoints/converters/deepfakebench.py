@@ -3,7 +3,7 @@
 The format was read from https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC BY-NC
 4.0). The files are state dicts. CORE (Ni et al. 2022) differs from Xception in training only, so
 both are read as Xception. The others are EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and UCF.
-Faces are aligned by five points in a picture of 256 by 256 pixels, with a margin of 30 %.
+Faces are aligned by five landmarks, in crops of 256 by 256 pixels with a margin of 30 %.
 """
 
 from collections.abc import Mapping
@@ -224,7 +224,10 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
-    """Return the name in the file. `places` maps beginnings of our names to those in the file."""
+    """Return the name that a tensor of this package has in the file.
+
+    `places` maps beginnings of this package's names to beginnings of the file's names.
+    """
     for ours, theirs in places.items():
         if name.startswith(ours):
             return name.replace(ours, theirs, 1)

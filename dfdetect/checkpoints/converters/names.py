@@ -1,4 +1,4 @@
-"""Translate names of tensors of this package into the names in published implementations."""
+"""Translate this package's names of tensors into those of published implementations."""
 
 from collections.abc import Callable
 from math import ceil
@@ -57,7 +57,7 @@ def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
 
     Args:
         shapes: Names and shapes of the tensors.
-        prefix: The prefix of the names of the network's tensors in the file.
+        prefix: The prefix that the network's tensors have in the file.
     """
     width = shapes.get(f"{prefix}_conv_head.weight", (0,))[0]
     blocks = {
@@ -78,7 +78,7 @@ def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
 
     Args:
         variant: Variant of EfficientNet, 0 to 7.
-        prefix: The prefix of the names in the file.
+        prefix: The prefix that the tensors have in the file.
 
     Example:
         >>> efficientnet_names(4, "net.")("network.blocks.1.0.conv_dw.weight")

@@ -34,7 +34,7 @@ NUMBERS: list[Any] = [
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file by name.
+    """Return all tensors of a file.
 
     Other content of the file, such as the epoch and the optimiser, is ignored.
 

@@ -5,8 +5,8 @@ from https://github.com/Siyu-C/RobustForensics at commit 344a355 (licence MIT). 
 (`.pth.tar`) contain `step`, `state_dict` and `optimizer`. The networks for single frames are
 EfficientNet-B0, B1 and B3 of efficientnet_pytorch, a ResNet-34, and an Xception that takes BGR
 images. The SlowFast networks for videos are not supported. Crops are squares whose side is 1.3
-times the longer side of RetinaFace's bounding box. For all crops of a face, the authors take the
-face's largest box in the video. This package takes for each crop the box in the crop's frame.
+times the longer side of RetinaFace's bounding box. The authors cut all crops of a face with the
+face's largest box in the video. This package cuts each crop with the box in its own frame.
 """
 
 from dfdetect.checkpoints.converters.names import (

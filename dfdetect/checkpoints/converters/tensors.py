@@ -15,7 +15,7 @@ State = dict[str, torch.Tensor]
 
 
 class Tensors:
-    """The tensors of a file that have not been used yet, by name. Each can be taken once.
+    """The tensors of a file, by name. Each can be used only once.
 
     Args:
         path: Path of the file, shown in error messages.
@@ -43,12 +43,12 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Count tensors that only training needs as used. They may be missing from the file."""
+        """Leave out tensors that only training needs. The file need not have them."""
         for name in names:
             self.left.pop(name, None)
 
     def drop_below(self, *prefixes: str) -> None:
-        """Do the same as `drop` for all tensors whose names begin with one of the prefixes."""
+        """Leave out all tensors whose names begin with one of the prefixes."""
         self.drop(*(name for name in self.left if name.startswith(prefixes)))
 
     def take_model(
@@ -101,7 +101,7 @@ class Tensors:
 
 
 def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
-    """Return a linear layer with one output, given a linear layer with the classes REAL and FAKE.
+    """Replace a linear layer with the classes REAL and FAKE by a linear layer with one output.
 
     The output is the logit of FAKE. The probability of FAKE stays the same, because softmax(z)[1]
     equals sigmoid(z[1] - z[0]).
@@ -137,7 +137,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
 
 
 def _listed(names: list[str]) -> str:
-    """Return a text with the first few names, and how many more names there are."""
+    """Return a text with the first few names and the number of the other names."""
     shown = ", ".join(names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"the tensors {shown}" + (f" and {more} others" if more > 0 else "")
