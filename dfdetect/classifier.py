@@ -51,13 +51,14 @@ class Classifier:
         clips: Iterable[Sequence[torch.Tensor]],
         check: Callable[[], None] = lambda: None,
     ) -> list[np.ndarray]:
-        """Return the calibrated logit of every crop of several faces.
+        """Return the calibrated logits of all crops of several faces.
 
         Args:
             clips: For each face, its crops in the order of time: RGB uint8 tensors of shape (3,
                 input_size, input_size). The crops of a face are requested only when the next batch
                 needs them.
-            check: Function that is called before each batch, and may raise an error to stop.
+            check: Function that is called before each batch, and may raise an error to stop the
+                computation.
 
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model
@@ -95,10 +96,10 @@ class Classifier:
         Returns:
             float32 of shape (positions, rows, columns). Values above 0 are evidence for FAKE,
             values below 0 evidence for REAL. The values of a map add up to the calibrated logit of
-            the crop. If the model takes clips, there is a map for each crop of a clip, and the mean
-            of the sums of these maps is the logit of the clip. A crop that is part of several
-            inputs of the model gets the mean of its maps. If the model has no feature map, None is
-            returned.
+            the crop. If the model takes clips, each crop of a clip has a map. The values of each of
+            these maps are added up, and the mean of these sums is the logit of the clip. A crop
+            that is part of several inputs of the model gets the mean of its maps. If the model has
+            no feature map, None is returned.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1

@@ -40,7 +40,7 @@ SIGNALLED = 128
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command of `dfdetect`, and return its exit status.
 
-    Expected errors (`DfdetectError`, `OSError`) are printed as one line on standard error. With
+    An expected error (`DfdetectError`, `OSError`) is printed as one line on standard error. With
     `--verbose`, the traceback is printed above this line. Any other exception is a defect of the
     program and is not caught.
 
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command and its arguments. None means the arguments of the process.
 
     Returns:
-        0 if the command succeeded. But with `--strict`, 1 if some videos have no score. 2 if the
-        arguments, the input or the output cannot be used. 130 if Ctrl-C stopped the command, and
-        143 if SIGTERM stopped it.
+        The exit status: 0 if the command succeeded; 1 if `--strict` was given and some videos have
+        no score; 2 if the arguments, the input or the output cannot be used; 130 if Ctrl-C stopped
+        the command; and 143 if SIGTERM stopped it.
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
@@ -143,7 +143,7 @@ def _print_above_bars(text: str) -> None:
 
 
 def _printable(message: object) -> str:
-    """Return a message whose control characters, for example in file names, are escaped."""
+    """Return the text of a message with its control characters escaped."""
     from dfdetect.files import printable
 
     return "\n".join(map(printable, str(message).splitlines()))
@@ -511,7 +511,7 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_refit_arguments(parser: argparse.ArgumentParser, faces: str) -> None:
-    """Add the arguments of a command that fits a part of a trained detector again."""
+    """Add the arguments of a command that refits a part of a trained detector."""
     parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument(
         "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help=faces

@@ -155,7 +155,7 @@ class Detector:
         heat_maps: int = 0,
         allowance: VideoAllowance | None = None,
     ) -> VideoResult:
-        """Score a video or image file, frames in memory, or one image in memory.
+        """Score a file (a video or an image), frames in memory, or one image in memory.
 
         A file that cannot be scored raises no exception: the `status` of the result says why there
         is no score.
@@ -163,8 +163,8 @@ class Detector:
         Args:
             source: The path of a video, from which frames are sampled; the path of an image in a
                 format that `read_frames` reads; frames in the order of time, all of which are
-                scored; or one image. An image is an RGB uint8 array of shape (height, width, 3).
-                Each frame is a `Frame` object or an image. Images have no times, and are treated as
+                scored; or one image in memory: an RGB uint8 array of shape (height, width, 3). Each
+                frame is a `Frame` object or such an array. Arrays have no times, and are treated as
                 one second apart.
             heat_maps: Maximum number of heat maps for each track. They show the track's most
                 suspicious moments, which are at least one second apart. A heat map is made from
@@ -178,7 +178,7 @@ class Detector:
                 the detector's own number of frames and no time limit.
 
         Raises:
-            ArgumentError: `source` has no frames or a frame of another shape or dtype, or
+            ArgumentError: `source` has no frames, a frame has a wrong shape or dtype, or
                 `heat_maps` is below 0.
             CancelledError: The detector's decoders were closed, before or during the call.
 
@@ -242,9 +242,9 @@ class Detector:
     def predict_videos(
         self, paths: Iterable[str | Path], *, heat_maps: int = 0
     ) -> Iterator[VideoResult]:
-        """Yield the results of videos in the given order.
+        """Yield the results of videos in the order of `paths`.
 
-        The detector scores several videos at once: one on each CPU core, and at most 16. If its
+        The detector scores several videos at once: one on each CPU core, but at most 16. If its
         device is `cuda`, the videos are divided among all GPUs.
 
         Args:
@@ -262,11 +262,10 @@ class Detector:
                 yield result
 
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Score single face crops, which were cut by the checkpoint's crop rule (`spec.crop`).
+        """Score single face crops that were cut by the checkpoint's crop rule (`spec.crop`).
 
-        If the model takes clips, each crop becomes a clip of slightly moved copies of it. All
-        members of an ensemble score the same crops, even members that were trained on crops cut by
-        another rule.
+        If the model takes clips, slightly moved copies of each crop form a clip. All members of an
+        ensemble score the same crops, even if a member has another crop rule.
 
         Args:
             crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
@@ -276,7 +275,7 @@ class Detector:
             P(FAKE) of each crop, float64 of shape (n,), strictly between 0 and 1.
 
         Raises:
-            ArgumentError: A crop has another shape or dtype.
+            ArgumentError: A crop has a wrong shape or dtype.
         """
         return self.predict_clips([[crop] for crop in crops])
 
@@ -290,7 +289,7 @@ class Detector:
             P(FAKE) of each sequence, float64 of shape (n,), strictly between 0 and 1.
 
         Raises:
-            ArgumentError: A sequence is empty, or a crop has another shape or dtype.
+            ArgumentError: A sequence is empty, or a crop has a wrong shape or dtype.
 
         Example:
             >>> detector.predict_clips([[first, second, third]])
@@ -312,7 +311,7 @@ class Detector:
             clips gets the mean of their logits.
 
         Raises:
-            ArgumentError: A sequence is empty, or a crop has another shape or dtype.
+            ArgumentError: A sequence is empty, or a crop has a wrong shape or dtype.
 
         Example:
             >>> detector.frame_logits([[first, second], [third]])
@@ -343,12 +342,12 @@ class Detector:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
             model's last feature map. Values above 0 are evidence for FAKE, values below 0 evidence
             for REAL. The values of a map add up to the crop's calibrated logit, as in
-            `frame_logits`. If the model takes clips, there is a map for each crop of a clip, and
-            the mean of the sums of these maps is the logit of the clip. For an ensemble, a map is
-            the mean over the members that have a feature map.
+            `frame_logits`. If the model takes clips, each crop of a clip has a map. The values of
+            each of these maps are added up, and the mean of these sums is the logit of the clip.
+            For an ensemble, a map is the mean over the members that have a feature map.
 
         Raises:
-            ArgumentError: A sequence is empty, a crop has another shape or dtype, or the model has
+            ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has
                 no feature map, for instance because it is a transformer.
 
         Example:
@@ -593,7 +592,7 @@ class _CheckedFrames:
     """Iterates over frames, counts them, and calls a function before it yields each frame.
 
     Attributes:
-        count: Number of frames that were yielded so far.
+        count: Number of frames that have been yielded so far.
         bits_per_pixel: Encoded bits per pixel of the file, taken from the last frame.
     """
 
@@ -619,7 +618,7 @@ class _Stopwatch:
 
     @contextmanager
     def measure(self, stage: str, apart_from: Sequence[str] = ()) -> Iterator[None]:
-        """Measure the time of a block, without the block's time in the stages `apart_from`."""
+        """Measure the time of a block, minus the time that it spends in the stages `apart_from`."""
         start = perf_counter() - self._sum(apart_from)
         try:
             yield

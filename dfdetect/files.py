@@ -18,10 +18,10 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path. A file written to it replaces `path` if the block raises no error.
+    """Yield a temporary path to write to. If the block succeeds, the new file replaces `path`.
 
-    If the process is killed or the disk is full (OSError), the old file remains unchanged:
-    `path` never holds only a part of the new file. Only regular files are replaced.
+    If the process is killed or the disk is full (OSError), the old file remains unchanged: `path`
+    holds all of the old file or all of the new file. Only regular files are replaced.
 
     Raises:
         ArgumentError: The path is a folder, a device or another special file.
@@ -92,7 +92,7 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Return a text for a CSV cell, so that spreadsheets do not compute the text as a formula.
+    """Return a text, made safe for a CSV cell: spreadsheets do not compute it as a formula.
 
     A text that looks like a formula gets an apostrophe in front, as OWASP recommends on its page
     "CSV Injection".

@@ -66,15 +66,16 @@ def predict(
 ) -> dict[str, VideoResult]:
     """Score videos, return the results, and write the requested files. Nothing is printed.
 
-    If `out` is given, this file has an entry for every video from the start, and is rewritten every
-    few seconds. In addition, each result is saved in a second file: `submission.progress.jsonl` if
-    `out` is `submission.csv`. If the run is stopped or killed, or its time budget ends, the next
-    run with the same `out`, weights and frames continues from this second file, which is deleted
-    when every video is done. Without `out`, a stopped run cannot be continued.
+    If `out` is given, this file is written at the start, with an entry for every video, and again
+    every few seconds. In addition, each result is saved in a second file:
+    `submission.progress.jsonl` if `out` is `submission.csv`. If the run is stopped or killed, or
+    its time budget ends, the next run with the same `out`, weights and frames continues from this
+    second file. The second file is deleted when all videos are done. Without `out`, a stopped run
+    cannot be continued.
 
     Args:
-        paths: The path of a video, an image or a folder, or several such paths. All videos in a
-            folder and in its sub-folders are scored.
+        paths: The path of a video, of an image or of a folder; or several such paths. All videos in
+            a folder and in its sub-folders are scored.
         out: A file to write, with an entry for every video. A `.csv` file is a submission with the
             columns `filename,label`, where the label is P(FAKE), or `prior` for a video without a
             score. A `.json` file is an array of the dictionaries that `VideoResult.to_dict`
@@ -93,20 +94,19 @@ def predict(
             score.
         report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
             over time. The videos are read again for this page, as far as the time budget allows.
-        annotate: A folder for copies of the videos with boxes and curves, as `dfdetect.annotate`
-            draws them. Copies are written as far as the time budget allows.
+        annotate: A folder for copies of the videos, on which boxes and curves are drawn as in
+            `dfdetect.annotate`. Copies are written as far as the time budget allows.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster`. All its machines must find the videos at the same paths.
-        on_result: Function that is called with each result, in the caller's thread. First come the
-            results of rows without a video file and those of an earlier run. Then come the other
-            results in the order of the rows, each as soon as all results before it are known.
+        on_result: Function that is called with each result, in the caller's thread. The results of
+            an earlier run and of rows without a video file come first. The other results follow in
+            the order of the rows, each as soon as all results before it are known.
         progress: Show progress bars on standard error.
 
     Returns:
-        A dictionary from names to results. The names and their order are those of the rows, as in
-        `sample_submission`. To save memory, results from a cluster have no boxes and no
-        probabilities of single frames, unless `report` or `annotate` is given, or `out` is a JSON
-        file.
+        A dictionary from names to results. The names and their order are those of the rows of
+        `out`. To save memory, results from a cluster have boxes and probabilities of single frames
+        only if `report` or `annotate` is given or `out` is a JSON file.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
@@ -236,7 +236,7 @@ def _write_out(
     *,
     verify: bool = True,
 ) -> None:
-    """Write the results so far, in the format of the file's suffix."""
+    """Write the results so far, in the format that the suffix of `out` stands for."""
     if is_submission(out):
         write_submission(out, names, results, prior, verify=verify)
     else:
@@ -246,7 +246,7 @@ def _write_out(
 def _write_or_warn(
     out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the results so far. An error only causes a warning: the next write follows soon."""
+    """Write the results so far. An error causes only a warning, as the next write follows soon."""
     try:
         _write_out(out, names, results, prior, verify=False)
     except OSError as error:
@@ -295,7 +295,7 @@ def _make_scorer(
     device: "torch.device",
     decoders: "DecoderPool",
 ) -> Callable[[_Task], VideoResult]:
-    """Return a function that scores one video. Details of frames are kept only if `whole`."""
+    """Return a function that scores one video, and keeps details of frames if `whole` is true."""
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:
@@ -381,7 +381,7 @@ class _Saves:
         return self._begun >= self._next
 
     def done(self) -> None:
-        """Set the time of the next write; called when a write has ended."""
+        """Set the time of the next write. Call this when a write has ended."""
         now = self._clock()
         self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 

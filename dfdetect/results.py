@@ -95,15 +95,15 @@ class OperatingPoints:
     """Thresholds that turn the probability of a video into a verdict.
 
     Args:
-        uncertain: Threshold of the verdict `uncertain`: the probability that 5 % of REAL videos
-            exceed.
-        fake: Threshold of the verdict `fake`: the probability that 1 % of REAL videos exceed.
+        uncertain: Threshold of the verdict `uncertain`; 5 % of REAL videos have a higher
+            probability.
+        fake: Threshold of the verdict `fake`; 1 % of REAL videos have a higher probability.
         fakes: Counts of FAKE videos whose probabilities exceed the thresholds, measured on videos
             that the model was not trained on. The entry `people` is for videos in which only the
             people were new to the model. The entry `sources` is for videos from sources, such as
-            data sets, that were new to the model. Each entry has three counts: all `videos`, those
-            above the threshold `uncertain`, and those above the threshold `fake`. If nothing was
-            measured, `fakes` is empty.
+            data sets, that were new to the model. Each entry has three counts: `videos` counts all
+            FAKE videos, `uncertain` those above the threshold `uncertain`, and `fake` those above
+            the threshold `fake`. If nothing was measured, `fakes` is empty.
 
     Raises:
         ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or the
@@ -143,13 +143,13 @@ class OperatingPoints:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Map of the evidence for FAKE in one crop of a face: the parts that raise the model's logit.
+    """Shows which parts of a face crop raise the model's logit, and so are evidence for FAKE.
 
     Attributes:
         time: Time of the frame that the crop was cut from, in seconds since the first frame.
         crop: The input of the model, RGB uint8 of shape (height, width, 3).
         values: Evidence for FAKE in each cell of a regular grid over the crop, float32 of shape
-            (rows, columns), 0 (none) to 1.
+            (rows, columns), from 0 (no evidence) to 1.
 
     Example:
         >>> heat_map = result.tracks[0].heat_maps[0]
@@ -190,7 +190,7 @@ class HeatMap:
         """Return the heat map that `to_dict` turned into these fields.
 
         Raises:
-            InputError: The crop is no image in base64.
+            InputError: The crop is not an image in base64.
         """
         import cv2
 
@@ -285,9 +285,9 @@ class VideoResult:
         frames_sampled: Number of frames that were sampled from the video.
         warnings: Sentences that say why the probability is less reliable than usual.
         timings: Seconds spent in each stage: `detect` (face detection), `crop`, `classify`, `wait`
-            (for decoded frames) and, if they were requested, `heat_maps`. `total` is the time of
-            all these stages together. The stage `decode` runs in another thread and is not part of
-            `total`.
+            (for decoded frames), and `heat_maps` if heat maps were requested. `total` is the time
+            of all these stages together. The stage `decode` runs in another thread and is not part
+            of `total`.
 
     Example:
         >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
@@ -413,7 +413,7 @@ def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: 
         count: Maximum number of frames.
 
     Returns:
-        Positions of the frames; the frame with the highest P(FAKE) comes first.
+        Positions of the frames in `times`; the frame with the highest P(FAKE) comes first.
 
     Example:
         >>> pick_moments([0.0, 0.5, 2.0], [0.7, 0.9, 0.8], 3)

@@ -47,20 +47,21 @@ class BenchResult:
 
     Attributes:
         videos: Number of videos.
-        seconds_per_video: Total time divided by the number of videos, if several videos are scored
-            at once.
-        stages: Mean time that a video spends in each stage if several videos are scored at once, by
-            name of the stage.
+        seconds_per_video: Total time divided by the number of videos, while several videos are
+            scored at once.
+        stages: For each stage, by its name, the mean time that a video spends in it while several
+            videos are scored at once.
         engine: Name of the library that computed the networks.
         engines: Time per video with each installed library, by name of the library.
-        decode_seconds_per_video: Time per video if several videos are decoded at once and nothing
-            else is done with their sampled frames. This is a lower limit of `seconds_per_video`.
-        read_seconds_per_video: Time per video if OpenCV reads every frame and nothing else is done.
-        reference_seconds_per_video: Time per video that the face pipeline of the winner of the
-            Deepfake Detection Challenge takes.
-        face_agreement: Share of the faces found by the winner's pipeline that dfdetect found too.
-            The boxes of the same face have an intersection over union (IoU) of at least 0.5. None
-            if the winner's pipeline found no face.
+        decode_seconds_per_video: Time per video for decoding alone, while several videos are
+            decoded at once. This is a lower limit of `seconds_per_video`.
+        read_seconds_per_video: Time per video for reading every frame with OpenCV, and nothing
+            else.
+        reference_seconds_per_video: Time per video of the face pipeline that won the Deepfake
+            Detection Challenge.
+        face_agreement: The winner's pipeline finds faces; this is the share of them that dfdetect
+            finds too. Two boxes show the same face if their intersection over union (IoU) is at
+            least 0.5. None if the winner's pipeline found no face.
         probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
             winner's pipeline, over the videos that both scored; None if no video was scored by
             both.
@@ -101,7 +102,7 @@ class BenchResult:
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
-        """Return the seconds that scoring a number of videos would take on this machine."""
+        """Return how many seconds this machine would take to score this number of videos."""
         return videos * self.seconds_per_video
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,9 +156,9 @@ def bench(
 
     The first reference, `read`, only reads every frame with OpenCV. The second reference,
     `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge (Seferbekov
-    2020): one video after another, OpenCV reads the file, and MTCNN detects faces in each sampled
-    frame, shrunk to half its size. Unlike the winner's own code, the second reference uses the
-    default thresholds of MTCNN, and the classifier of this package in float32.
+    2020). It takes one video after another: OpenCV reads the file, the sampled frames are shrunk to
+    half their size, and MTCNN detects the faces in them. Unlike the winner's own code, the second
+    reference uses the default thresholds of MTCNN, and this package's classifier in float32.
 
     Run `bench` on an idle machine and in a new process: `peak_memory_mb` is too low if the process
     has used much memory before.
@@ -297,7 +298,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Return the seconds per video for decoding alone, if several videos are decoded at once."""
+    """Return the seconds per video for decoding alone, while several videos are decoded at once."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -374,7 +375,7 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 
 
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
-    """Return the bounding boxes of the tracks at a time, interpolated between sampled frames.
+    """Return the tracks' bounding boxes at the given time, interpolated between sampled frames.
 
     A track is taken to begin one sampled frame earlier, with its first box, and to end one sampled
     frame later, with its last box.

@@ -54,11 +54,11 @@ class Measured:
     """Measurements per video on this machine, from which `project` computes its projections.
 
     Attributes:
-        predict_seconds: Time per video if several videos are scored at once.
-        extract_seconds: Time per video if crops are extracted from several videos at once.
+        predict_seconds: Time per video while several videos are scored at once.
+        extract_seconds: Time per video while crops are extracted from several videos at once.
         video_bytes: Mean size of a video.
-        crop_bytes: Mean number of bytes that are written for a video: its crops, and the rows of
-            the crops in the index.
+        crop_bytes: Mean number of bytes that are written for a video: for its crops and for their
+            rows in the index.
         write_bytes_per_second: Speed at which one process writes crops to a face set.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
@@ -181,7 +181,7 @@ def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int
     - The machines share the work evenly and do not slow each other down.
     - Each machine receives its videos and sends its crops at 1 Gbit/s.
     - One machine writes all crops.
-    - Each core has a process with as much memory as the measured process.
+    - Each core runs a process that uses as much memory as the measured process.
 
     The slowest of computing, network and writing determines the time.
 

@@ -78,8 +78,8 @@ def compare_aggregations(
 
     Returns:
         A table with one row for each aggregation and number of frames. There are two columns for
-        each kind of scene: the mean of the AUCs of single sources, and the log loss with equal
-        total weights of REAL and FAKE.
+        each kind of scene: the mean of the AUCs of single sources, and the log loss in which REAL
+        and FAKE have the same total weight.
 
     Raises:
         FaceSetError: The face set has no REAL track with a fake of the same frames.
@@ -114,7 +114,7 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the row numbers of each REAL track, and the row numbers of the fake made from it."""
+    """Return, for each pair, the row numbers of the REAL track and those of its fake."""
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
         return []

@@ -31,7 +31,8 @@ class Answer:
     Attributes:
         name: The name of the video, or the id of the crop.
         label: REAL or FAKE.
-        group: Name of the actor group, which all videos that are known to show one actor share.
+        group: Name of the actor group. Videos that are known to show the same actor have the same
+            group.
         source: Name of the video's source; empty if it is unknown.
         method: Name of the method that made the fake; empty if it is unknown.
         kind: The kind of fake (swap, lipsync...); empty if it is unknown.
@@ -57,7 +58,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers to many labelled videos or crops, as arrays.
+    """The answers for many labelled videos or crops, as arrays.
 
     Args:
         rows: The answers, at least one.
@@ -101,7 +102,7 @@ class Answers:
     def table(self) -> pd.DataFrame:
         """Return a table with a row for each answer.
 
-        The row holds the attributes of the answer. The columns `tracks` and `crops` say how many
+        Each row holds the attributes of one answer. The columns `tracks` and `crops` say how many
         tracks and crops the answer has.
         """
         rows = []
@@ -126,8 +127,8 @@ def score_face_set(
         detector: The detector. Its aggregation combines the logits of a video's crops.
         faces: The face set.
         executor: The executor that distributes the crops over the cores or GPUs of this machine.
-        degrade: Damage to each crop before it is scored: `jpeg`, `half`, `dark`, or None for no
-            damage, as in `evaluate`.
+        degrade: How each crop is damaged before it is scored: `jpeg`, `half` or `dark`, as in
+            `evaluate`; None for no damage.
         progress: Show a progress bar.
 
     Returns:
@@ -183,7 +184,7 @@ def track_logits(
         faces: The face set of the crops.
         tracks: For each track, the row numbers of its crops in `faces`, in the order of time.
         executor: The executor that distributes the tracks over the cores or GPUs of this machine.
-        degrade: Damage to each crop before it is scored, as in `score_face_set`.
+        degrade: How each crop is damaged before it is scored, as in `score_face_set`.
         progress: Show a progress bar.
 
     Returns:

@@ -1,8 +1,8 @@
 """Compare architectures: train all on the same faces, then measure all on one set of other faces.
 
-This package is based on a study, which trained eight detectors on the data of the Deepfake
-Detection Challenge. The study reported the accuracies of the detectors on data of which 80.75 %
-was FAKE. A detector that always answers FAKE has an accuracy of 0.8075 on such data.
+This package is based on a study that trained eight detectors on the data of the Deepfake Detection
+Challenge. The study reported the accuracies of the detectors on data of which 80.75 % was FAKE. A
+detector that always answers FAKE has an accuracy of 0.8075 on such data.
 """
 
 import logging
@@ -64,15 +64,15 @@ def compare(
 
     An architecture whose checkpoint already exists is not trained again. The installed default
     detector is measured too, regardless of its training data. The function writes `comparison.csv`,
-    `comparison.md` and `comparison.png` to the folder of the checkpoints. Rows of an earlier call
-    are kept in these files if this call does not measure the same detectors again.
+    `comparison.md` and `comparison.png` to the folder of the checkpoints. These files keep the rows
+    of an earlier call, except the rows of detectors that this call measures again.
 
     Args:
         faces: Indexes of face sets to train on. Some of their actors are held out to choose the
             best epoch.
         val: Index of a face set of other actors, on which all detectors are measured.
-        out: Folder of the checkpoints, `NAME.safetensors`. Existing checkpoints are measured
-            without training, and an interrupted training continues.
+        out: Folder of the checkpoints, which are named `NAME.safetensors`. Existing checkpoints are
+            measured without training, and an interrupted training continues.
         clips: Indexes of face sets with tracks, made by `extract`. Models that take clips
             (several consecutive crops) are also trained on these face sets.
         val_clips: Index of a face set with tracks, on which all detectors are also measured.
@@ -134,7 +134,7 @@ def compare(
 
 
 def compared_architectures() -> list[str]:
-    """Return the names of all architectures with a training recipe, the study's own first.
+    """Return the names of all architectures with a training recipe, those of the study first.
 
     The architecture of the default detector is left out, because `compare` measures the installed
     default detector instead.

@@ -1,7 +1,7 @@
 """Measure under which conditions a detector is less reliable.
 
-The limits beyond which results have warnings come from these measurements. There are three kinds of
-comparison. Each gives the difference in balanced accuracy, with an interval:
+Beyond certain limits, results have warnings; the limits come from these measurements. There are
+three kinds of comparison. Each gives the difference in balanced accuracy, with an interval:
 
 - *damaged*: good crops that were made smaller, darker or blurrier, or were compressed, are compared
   with the same crops before the damage;

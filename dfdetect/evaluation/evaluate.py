@@ -75,18 +75,19 @@ def evaluate(
             `.md` (for Markdown) or `.csv`. The table has one row for all videos together, one for
             all frames together, and one for each source and for each method.
         fake_share: Also compute the metrics for data with this share of FAKE.
-        degrade: Damage to the crops of a face set before they are scored: `jpeg` (compressed as
-            JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 % darker).
+        degrade: How the crops of a face set are damaged before they are scored: `jpeg` (compressed
+            as JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 %
+            darker).
         subgroups: Also compute the metrics of small, dark, blurred and turned faces of a face set.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster`.
         progress: Show a progress bar on standard error.
 
     Raises:
-        FileNotFoundError: The source or the weights do not exist.
+        FileNotFoundError: A source or the weights do not exist.
         ArgumentError: Two arguments exclude each other, or a value is unknown or out of range.
             The arguments are checked before anything is loaded.
-        InputError: The labels of the source are missing or unusable.
+        InputError: The labels of a source are missing or unusable.
 
     Example:
         >>> evaluate("val.csv").metrics.auc
@@ -229,7 +230,7 @@ def _measure_methods(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
-    """Return the metrics of some answers, with intervals if enough actors or videos are in them."""
+    """Return the metrics of some answers, with intervals if there are enough actors or videos."""
     groups = answers.texts("group")[rows]
     enough = len(set(groups.tolist())) >= FEWEST_GROUPS
     return metrics(

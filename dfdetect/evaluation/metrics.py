@@ -185,7 +185,7 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 
 
 def auc_within(sources: Mapping[str, Metrics]) -> float:
-    """Return the mean of the AUCs of single sources, weighted by how many items each source has.
+    """Return the mean of the AUCs of single sources, weighted by their numbers of items.
 
     The scores of a detector depend on the cameras and codecs of a source. An AUC over all sources
     together may therefore show nothing but differences between sources. Sources with only one class
@@ -453,7 +453,7 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 def _orders(
     labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each scene with pairs, the share of pairs in order and the number of its source.
+    """Return, for each scene with pairs, its share of pairs in order and its source's number.
 
     A pair is one REAL and one FAKE item of the scene. The pair is in order if the FAKE item has the
     higher probability.

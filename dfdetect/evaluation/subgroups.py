@@ -51,14 +51,15 @@ def measure_crop(crop: np.ndarray) -> FaceAttributes:
 
 
 def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return masks of the small, dark, blurred and turned faces, for which results have warnings.
+    """Return masks of the small, dark, blurred and turned faces, whose results have warnings.
 
     Args:
         attributes: Attributes of the faces, as `measure_attributes` returns them.
 
     Returns:
-        Boolean arrays of shape (crops,) by name: `small`, `dark`, `blurred` and `turned`, by the
-        limits in `dfdetect.scoring.reliability`, and `other` for all crops that are none of these.
+        Boolean arrays of shape (crops,) by name: `small`, `dark`, `blurred`, `turned`, and `other`
+        for all crops that are none of these. The limits are those of
+        `dfdetect.scoring.reliability`.
     """
     masks = {
         "small": attributes["height"] <= SMALL,

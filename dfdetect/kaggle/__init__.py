@@ -1,1 +1,1 @@
-"""The Kaggle competition: finds its data, writes submissions, and makes the bundle to upload."""
+"""For the Kaggle competition: finds its data, writes submissions, makes the bundle to upload."""

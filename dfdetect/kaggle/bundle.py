@@ -57,7 +57,7 @@ def bundle(
     wheels: str | Path | None = None,
     name: str = "dfdetect",
 ) -> list[str]:
-    """Write a Kaggle data set and a notebook to two folders, and return the next steps as text.
+    """Write a Kaggle data set and a notebook to two folders, and return the next steps.
 
     The data set is the folder `dataset` in `out`. It holds the weights, `dataset-metadata.json`,
     `files.csv` with the size and SHA-256 of each file, and the wheels of dfdetect and of the
@@ -76,7 +76,7 @@ def bundle(
         The next steps for the user, as lines of text.
 
     Raises:
-        FileNotFoundError: The weights, the folder of wheels or a needed wheel do not exist.
+        FileNotFoundError: The weights, the folder of wheels or a needed wheel does not exist.
         ArgumentError: Kaggle would refuse a name, or the output folders contain files that do not
             belong to a bundle.
         InputError: Kaggle would refuse or change a file, or a file could run code.
@@ -122,7 +122,8 @@ def write_wheel(folder: Path) -> Path:
     gives the same bytes.
 
     Raises:
-        DfdetectError: The package's metadata is missing, or has another version than its code.
+        DfdetectError: The package's metadata is missing, or its version differs from the version of
+            the code.
     """
     try:
         installed = distribution("dfdetect")
@@ -222,7 +223,7 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Copy the wheels that Kaggle lacks from a folder, or let pip download them."""
+    """Get the wheels that Kaggle lacks: copy them from a folder, or let pip download them."""
     if wheels is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run([*command, "--dest", dataset, *PIP_PLATFORM, *WHEELS], check=False)

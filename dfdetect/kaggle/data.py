@@ -23,7 +23,8 @@ class CompetitionData:
         train_videos: Folder of labelled videos with `metadata.json`, or None if it is missing.
         sample_submission: File that gives the names and the order of the rows to submit, or None if
             it is missing.
-        weights: Checkpoint in a data set attached to the notebook, or None if there is none.
+        weights: Checkpoint in a data set that is attached to the notebook, or None if there is
+            none.
     """
 
     test_videos: Path

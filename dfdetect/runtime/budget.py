@@ -28,10 +28,10 @@ def parse_duration(text: str | float) -> float:
     """Return a duration in seconds.
 
     Args:
-        text: A number of seconds, or hours, minutes and seconds with their units.
+        text: The seconds as a number; or a text of hours, minutes and seconds, each with its unit.
 
     Raises:
-        ArgumentError: The text is not a duration, or it is not above 0.
+        ArgumentError: The text is not a duration, or the duration is not above 0.
 
     Example:
         >>> parse_duration("8h30m")

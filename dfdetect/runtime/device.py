@@ -78,7 +78,7 @@ def other_gpus(device: torch.device) -> list[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """Return the name of a device for people to read; for `cuda`, the names of all GPUs.
+    """Return a readable name of a device. The name of `cuda` consists of the names of all GPUs.
 
     Example:
         >>> describe(choose_device("cpu"))

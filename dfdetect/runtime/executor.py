@@ -34,8 +34,8 @@ class Executor:
     cannot keep several cores busy. Threads run in parallel, because decoders, OpenCV and torch
     release Python's global lock.
 
-    When the `with` block ends, running items are cancelled and the decoders end. Ctrl-C therefore
-    does not wait for running videos.
+    When the `with` block ends, unfinished items are cancelled and the decoders end. Ctrl-C
+    therefore does not wait for the videos that are being scored.
 
     Args:
         device: The device on which the function computes: `auto`, `cpu`, `cuda` (all GPUs) or
@@ -77,7 +77,7 @@ class Executor:
         self.close()
 
     def close(self) -> None:
-        """Cancel the running items, end the decoders, and disconnect from the cluster."""
+        """Cancel the unfinished items, end the decoders, and disconnect from the cluster."""
         self._open.close()
 
     def map(
@@ -101,7 +101,7 @@ class Executor:
                 the same time. For a cluster, `make_worker`, the items and the results must be
                 picklable.
             items: The items; the caller's thread reads them one by one. If there is only one item,
-                its function may use all cores of this machine.
+                the function may use all cores of this machine.
             on_lost: A function that is called if a cluster gives up an item, because each process
                 that worked on it was lost. `on_lost` takes the item and a message, and returns the
                 result of the item. By default, `map` raises DfdetectError in this case.
@@ -183,10 +183,7 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Return the function that a process of a cluster applies to each item.
-
-    The process itself makes the function.
-    """
+    """Return the function to apply to each item. Called in each process of a cluster."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 

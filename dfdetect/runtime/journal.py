@@ -16,8 +16,8 @@ class Journal:
 
     Each line also holds the video's name, size and modification time, the settings of the run and
     the version of dfdetect. A line is used only if all of these are unchanged. A killed process may
-    leave an incomplete line, which is ignored. If the detector ran out of time or failed on a
-    video, no line is written, so that a later run tries this video again.
+    leave an incomplete line, which is ignored. If the detector failed on a video or ran out of
+    time, no line is written for the video, so that a later run tries it again.
 
     Args:
         path: The file; None to write nothing.
@@ -64,7 +64,7 @@ class Journal:
             )
 
     def of_others(self) -> list[bytes]:
-        """Return the lines that runs with other settings have written."""
+        """Return the lines of other runs, which had other settings."""
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:

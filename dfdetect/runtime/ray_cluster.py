@@ -4,8 +4,9 @@ Ray is described by Moritz et al. (2018).
 
 Ray is optional (`pip install 'dfdetect[cluster]'`), and no other module uses it. Each machine runs
 one process per core, or a few processes per GPU if it has GPUs. Each process makes its own copy of
-the function, for example a detector. Ray sends items to the processes and results back, keeps the
-results until they are used, restarts crashed processes, and notices when machines join or leave.
+the function, for example a detector. Ray sends the items to the processes, and sends the results
+back. It keeps the results until they are used, restarts crashed processes, and notices when
+machines join or leave.
 """
 
 import logging
@@ -312,7 +313,7 @@ class _Actor:
         pass on errors that a constructor raises.
 
         Returns:
-            First None, whose arrival tells the caller that the result is ready, and then the
+            Two values: None, whose arrival tells the caller that the result is ready; and the
             result.
         """
         import ray
@@ -365,7 +366,7 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log errors of a shutdown, which would hide an earlier error if they were raised."""
+    """Log errors of a shutdown, because raising them would hide an earlier error."""
     try:
         yield
     except Exception as error:
