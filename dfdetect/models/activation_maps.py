@@ -91,8 +91,8 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
         shares: The weight of each model in the mean.
 
     Returns:
-        float32 of shape (crops, rows, columns). For each crop, the sum of the returned map is the
-        weighted mean of the sums of the models' maps.
+        float32 of shape (crops, rows, columns). The sum over a returned map is the weighted mean of
+        the sums over the models' maps of the same crop.
     """
     finest = max((one.shape[1:] for one in maps), key=np.prod)
 

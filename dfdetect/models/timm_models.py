@@ -117,8 +117,8 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 class _Conv(nn.Conv2d):
     """A convolution that is computed as a linear layer if its kernel covers the whole input.
 
-    timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of these
-    convolutions would take half of the network's time.
+    timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of them
+    would take half of the network's time if it were computed as a convolution.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

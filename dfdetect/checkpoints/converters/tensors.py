@@ -54,7 +54,7 @@ class Tensors:
     def take_model(
         self, architecture: str, source: Callable[[str], str], known: Mapping[str, torch.Tensor]
     ) -> State:
-        """Return the state dict of an architecture, made of `known` and of all unused tensors.
+        """Make the state dict of an architecture from `known` and from all unused tensors.
 
         Args:
             architecture: Name of the architecture, as in `create_model`.
@@ -122,7 +122,9 @@ def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
 
 
 def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> State:
-    """Return a state dict adapted to another epsilon, so that a batch norm's output stays the same.
+    """Return a state dict with one batch norm adapted to another epsilon.
+
+    The output of the batch norm stays the same.
 
     Args:
         state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.
