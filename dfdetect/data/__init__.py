@@ -1,4 +1,4 @@
-"""Labelled data: the layouts of data sets, face sets on disk, and the extraction of face sets.
+"""Find the labelled videos of data sets, extract face sets from them, and read face sets.
 
-This package may import the packages that scoring a video needs, but not `training`.
+This package may import the packages that are needed to score a video, but not `training`.
 """

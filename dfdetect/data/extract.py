@@ -1,6 +1,6 @@
 """Extract a face set (crops of each person's face) from labelled videos in folders or zip files.
 
-When all crops of a video are written to a face set `NAME.csv`, the video gets a row in the log
+Once all crops of a video are in the face set `NAME.csv`, the video gets a row in the log
 `NAME.videos.csv` (see `dfdetect.data.writer`). If a run is interrupted, the next run continues with
 the videos that have no row yet.
 """
@@ -115,12 +115,12 @@ def extract(
     as without the interruption.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
-    label of the other person is therefore wrong. A video that cannot be read or shows no face is
-    logged with the reason.
+    label of the other person is therefore wrong. If a video cannot be read, or if it shows no face,
+    the log gives the reason.
 
     Args:
-        sources: Folders and zip files in the layouts that `read_dataset` knows. An index of a face
-            set is also allowed if the images of the face set show more than the face.
+        sources: Folders and zip files in the layouts that `read_dataset` knows. A source may also
+            be the index of a face set whose images show more than the face.
         out: The index to write, called `NAME.csv`; the crops are written to `NAME-00000.tar` and so
             on.
         split: `train`, `val` or `test` to read only this official split of a data set; None to read
@@ -216,7 +216,7 @@ class _Extractor:
         return done
 
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
-        """Track the people of a video, if possible at the boxes that were found in the original."""
+        """Track the people of a video, at the boxes found in the original if this is possible."""
         try:
             if original is None or not self._track_at_original(video, original):
                 self._find(video)

@@ -94,7 +94,8 @@ class FaceSet:
         """Read an index and find its images.
 
         Raises:
-            FileNotFoundError: There is no index, or neither a tar file nor a folder of images.
+            FileNotFoundError: The index is missing, or both the tar file and the folder of images
+                are missing.
             FaceSetError: The index lacks a column, or has unknown labels, repeated ids or empty
                 groups. Or an image or a shard is missing, or a shard is too short. Or the tar file
                 is damaged, or has members that no face set needs: links, devices, sparse files,
@@ -157,9 +158,9 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return which of the joined face sets each crop came from, by number; int64 of shape (n,).
+        """Return the number of the face set that each crop came from; int64 of shape (n,).
 
-        The numbers start at 0, in the order of the argument `parts` of `join`.
+        The joined face sets are numbered from 0, in the order of the argument `parts` of `join`.
         """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
@@ -182,9 +183,9 @@ class FaceSet:
     def partners(self) -> dict[int, np.ndarray]:
         """Return the partners of each FAKE crop: REAL crops of the same scene and moment.
 
-        Partners have the same value as the FAKE crop in the column `pair`, which names the scene,
-        and the nearest number in the column `frame`. If no crop fits, the only partner is the REAL
-        crop that the column `original` names.
+        In the column `pair`, which names the scene, partners have the same value as the FAKE crop.
+        In the column `frame`, they have the nearest number. If no crop fits, the only partner is
+        the REAL crop that the column `original` names.
 
         Returns:
             A dictionary from the row number of each FAKE crop to an int64 array with the row
@@ -240,9 +241,9 @@ class FaceSet:
         return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
 
     def tracks(self) -> list[list[int]]:
-        """Return the row numbers of each track (one face of one video), in the order of the frames.
+        """Return, for each track, the row numbers of its crops in the order of the frames.
 
-        A crop without a track in the index is a track by itself.
+        A track is one face in one video. A crop without a track in the index is a track by itself.
         """
         if not set(TRACK) <= set(self.table):
             return [[row] for row in range(len(self))]
@@ -291,8 +292,8 @@ class FaceSet:
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
         A FAKE crop that is not aligned with its original is kept, because a difference between them
-        means nothing. Such a crop has 6 or more in the column `pair_border`. All crops are kept if
-        the index lacks one of the columns `pair_diff` and `pair_border`.
+        means nothing. Such a crop has 6 or more in the column `pair_border`. If the index lacks the
+        column `pair_diff` or `pair_border`, all crops are kept.
 
         Args:
             min_pair_difference: Lowest `pair_diff` of the FAKE crops that are kept. This column
@@ -322,8 +323,8 @@ class FaceSet:
 
         A model is more accurate on sources and faces that it was trained on, so the two parts share
         neither. If several face sets were joined, each of them is split separately. A face set is
-        split by source if its FAKE crops have several sources, otherwise by actor group. If a
-        held-out actor also has crops that are not held out, these crops are left out of both parts.
+        split by source if its FAKE crops have several sources, otherwise by actor group. If only
+        some crops of an actor are held out, the other crops of this actor are in neither part.
 
         Face sets without FAKE crops are not held out, because they cannot show how good a model is.
         If a face set is split by actor group, its sources without FAKE crops are not held out
@@ -359,7 +360,7 @@ class FaceSet:
         return parts
 
     def require_both_classes(self, name: str) -> None:
-        """Raise FaceSetError unless REAL and FAKE both occur."""
+        """Raise FaceSetError if there are no REAL crops or no FAKE crops."""
         absent = [label for label in LABELS if label not in set(self.table["label"])]
         if absent:
             raise FaceSetError(
@@ -374,7 +375,7 @@ def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def decode_image(place: ImageLocation, name: str) -> np.ndarray:
-    """Return the image at a place: RGB uint8 of shape (height, width, 3).
+    """Return the image that is stored at a place: RGB uint8 of shape (height, width, 3).
 
     Args:
         place: Where the image is.
@@ -396,7 +397,7 @@ def decode_image(place: ImageLocation, name: str) -> np.ndarray:
 
 
 def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> None:
-    """Check that training faces and held-out faces show different people.
+    """Check that the faces for training and the held-out faces show different people.
 
     Args:
         train: The crops for training.
@@ -518,7 +519,7 @@ def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Return whether no side of an image exceeds `MOST_PIXELS` pixels, according to its header."""
+    """Return whether each side of an image has at most `MOST_PIXELS` pixels, by its header."""
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

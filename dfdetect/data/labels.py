@@ -47,8 +47,8 @@ class LabelledVideo:
         name: Name of the video, unique among all videos of the folder or zip file.
         path: Path of the file; for a video in a zip file, the path inside the zip file.
         label: REAL or FAKE.
-        group: A name that all videos of one person share: the identity of the person if it is
-            known, otherwise the name of the original, or else the name of the video itself.
+        group: A name shared by all videos of one person: the identity of the person if it is known,
+            otherwise the name of the original, or else the name of the video itself.
         source: Where the video comes from: the source in the manifest, or the name of the video's
             folder.
         archive: The zip file that holds the video, or None.
@@ -151,7 +151,7 @@ class LabelledPhoto:
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
-    """Return the images of a face set as videos of one frame, in which faces can be detected.
+    """Return each image of a face set as a video of one frame, so that faces can be detected in it.
 
     Args:
         index: The index of the face set.
@@ -270,7 +270,7 @@ def find_manifest(folder: Path) -> Path | None:
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Return label, group and source of each path in the manifest of a folder.
+    """Return the label, group and source of each path that the manifest of a folder lists.
 
     If there is no manifest, the result is empty.
     """

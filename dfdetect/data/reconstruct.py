@@ -6,8 +6,8 @@ light, and is stored with the same compression. The two crops therefore differ o
 synthesis.
 
 The method is that of Rajan et al., "Aligned Datasets Improve Detection of Latent
-Diffusion-Generated Images", ICLR 2025; and Guillaro et al., "A Bias-Free Training Paradigm for More
-General AI-generated Image Detection", CVPR 2025. These papers use the autoencoders of large
+Diffusion-Generated Images", ICLR 2025, and of Guillaro et al., "A Bias-Free Training Paradigm for
+More General AI-generated Image Detection", CVPR 2025. These papers use the autoencoders of large
 diffusion models. The autoencoders here are trained within minutes, on the REAL crops of the face
 sets.
 """
@@ -83,7 +83,7 @@ def reconstruct(
 ) -> pd.DataFrame:
     """Train autoencoders on REAL crops, and write a face set of their reconstructions.
 
-    The folder `NAME.autoencoders/` beside the new index `NAME.csv` keeps the trained autoencoders,
+    The folder `NAME.autoencoders/` beside the new index `NAME.csv` holds the trained autoencoders,
     and a picture `samples.png` with samples of their reconstructions. If a run was stopped, a call
     with the same arguments continues it.
 
@@ -205,7 +205,7 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator for one step, and return its term for the autoencoder's loss.
+        """Train the discriminator for one step, and return a term for the autoencoder's loss.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.
@@ -305,7 +305,7 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
 def _plan(
     faces: FaceSet, kinds: Sequence[str], copies: int, seed: int
 ) -> Iterator[tuple[int, str, int, int]]:
-    """Yield row number, autoencoder, side and interpolation of each reconstruction to make."""
+    """Yield the row number, autoencoder, side and interpolation of each reconstruction to make."""
     draw = np.random.default_rng(seed)
     for row in range(len(faces)):
         for kind in draw.permutation(kinds)[:copies].tolist():

@@ -46,7 +46,7 @@ Option = TypeVar("Option")
 
 
 class Region(NamedTuple):
-    """A part of the face: the centre (x, y), and the ranges of half the width and half the height.
+    """A part of the face: its centre (x, y), and the least and greatest half width and half height.
 
     All values are shares of the crop's side.
     """
@@ -74,7 +74,7 @@ def self_blend(
 
     All crops of a clip (successive crops of one face) are changed in the same way, because a
     swapped face does not change from frame to frame. Only the position of the copy differs between
-    the crops, by some tenths of a percent of the crop's side.
+    the crops, by a few tenths of a percent of the crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face
@@ -108,7 +108,7 @@ def blend_reconstruction(
     side: int,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a REAL face, and a fake made from its reconstruction by an autoencoder.
+    """Return a REAL face, and a fake made from an autoencoder's reconstruction of this face.
 
     Either the fake is the whole reconstruction, or the reconstruction is blended into the REAL face
     through a mask as in `self_blend`. Before blending, the colours and the sharpness of the
@@ -161,7 +161,7 @@ class _Draw:
 
 
 def _change_look(clip: np.ndarray, draw: _Draw) -> np.ndarray:
-    """Return a clip with changed colours, which is also either blurred or sharpened."""
+    """Return a copy of a clip with other colours, either blurred or sharpened."""
     contrast = draw.number(*CONTRAST)
     shift = draw.uniform(-CHANNEL_SHIFT, CHANNEL_SHIFT, 3) * 255
     levels = np.arange(256)[:, None] * draw.number(*BRIGHTNESS)
@@ -194,7 +194,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
-    """Resize and move the frames of a clip, all by the same amount except for a jitter."""
+    """Resize and move all frames of a clip alike, then move each frame by a small random amount."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)
     jitter = draw.uniform(-JITTER, JITTER, len(clip), 2) * (len(clip) > 1)

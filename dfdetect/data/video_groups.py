@@ -47,7 +47,7 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
 
     Raises:
         FileNotFoundError: A source is missing.
-        InputError: A source has no labels, was given twice, or holds crops that are already cut.
+        InputError: A source has no labels, was given twice, or consists of crops instead of videos.
     """
     found: dict[str, Video] = {}
     for source in sources:
@@ -71,7 +71,7 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 
 
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
-    """Return groups of one original and its fakes, in the order of the originals in `videos`.
+    """Return the groups (each is an original and its fakes) in the order of the originals.
 
     Args:
         videos: All videos.

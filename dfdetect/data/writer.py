@@ -54,8 +54,8 @@ class FaceSetWriter:
             same settings.
 
     Attributes:
-        done: A dictionary with the row of each complete entry in the log, as text, without
-            `LOG_COLUMNS`. The key of a row is the value of its first column.
+        done: A dictionary of the log's rows, as text and without `LOG_COLUMNS`. The key of a row is
+            the value of its first column.
 
     Raises:
         InputError: The files do not belong to a face set with this log, or were changed after they
@@ -100,7 +100,7 @@ class FaceSetWriter:
         self._lock.close()
 
     def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
-        """Write the crops of an entry, then their rows in the index, and last the row in the log.
+        """Write an entry: its crops, then their rows in the index, and last its row in the log.
 
         Args:
             entry: The row of the log, without `LOG_COLUMNS`.

@@ -33,7 +33,7 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the images, all rescaled by one factor; uint8 of shape (..., 3, height, width)."""
+        """Rescale one or more images by one factor; uint8 of shape (..., 3, height, width)."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -53,7 +53,7 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the images, all with one JPEG quality; uint8 of shape (..., 3, height, width)."""
+        """Compress one or more images with one quality; uint8 of shape (..., 3, height, width)."""
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -73,7 +73,7 @@ class Darken(nn.Module):
         self.darkest = darkest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the images, all darkened alike; uint8 of shape (..., 3, height, width)."""
+        """Darken one or more images alike; uint8 of shape (..., 3, height, width)."""
         gamma, factor = torch.rand(2).tolist()
         factor = self.darkest + (1 - self.darkest) * factor
         levels = torch.linspace(0, 1, 256) ** (1 + gamma) * factor * 255
@@ -93,7 +93,7 @@ class Noise(nn.Module):
         self.strongest = strongest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return images with noise, uint8 of shape (..., 3, height, width)."""
+        """Add noise to one or more images; uint8 of shape (..., 3, height, width)."""
         noise = torch.randn(image.shape) * torch.rand(()) * self.strongest
         return (image + noise).round().clamp(0, 255).to(torch.uint8)
 
@@ -116,7 +116,7 @@ class Encode(nn.Module):
         self.coarseness = coarseness
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return encoded and decoded images, all of the same quality.
+        """Encode and decode one or more images, all with the same quality.
 
         Args:
             image: uint8 of shape (..., 3, height, width), with even height and width.
@@ -151,7 +151,7 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 
 
 def matching_compression() -> nn.Module:
-    """Return a random compression for both reconstructed fakes and the REAL crops they are made of.
+    """Return a random compression for reconstructed fakes and for the REAL crops they come from.
 
     A REAL crop has the artefacts of its codec, which a reconstruction lacks. Without the same
     compression of both, a model would learn that images without artefacts are FAKE. (Chen et al.
@@ -213,7 +213,7 @@ def _strong(size: int) -> list[nn.Module]:
 
 
 class _TrimPadding(nn.Module):
-    """A transform that cuts off the padding of images of any size."""
+    """A transform that cuts the padding off images, whatever their size."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image[..., PADDING:-PADDING, PADDING:-PADDING]
@@ -224,7 +224,7 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
-    """Encode images by a video codec, and return them decoded: uint8 (n, 3, height, width)."""
+    """Encode images with a video codec, and decode them again: uint8 (n, 3, height, width)."""
     encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
     encoder.height, encoder.width = images.shape[-2:]
     encoder.pix_fmt = "yuv420p"

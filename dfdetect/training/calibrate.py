@@ -32,7 +32,7 @@ def calibrate(
     and FAKE have equal weights, and so have all sources of a class.
 
     The network itself is not changed. It must not have been trained on the people and sources of
-    these faces; otherwise the new calibration makes its probabilities too extreme.
+    these faces; otherwise the new calibration makes the probabilities too extreme.
 
     Args:
         weights: Name or file of the weights.
@@ -44,7 +44,7 @@ def calibrate(
 
     Returns:
         The specification of the new checkpoint. Its `scores["calibration_faces"]` holds the metrics
-        on these faces, which `dfdetect.training.judging` describes.
+        on these faces; `dfdetect.training.judging` explains the metrics.
 
     Raises:
         FaceSetError: A face set is unusable, or all crops have the same label.

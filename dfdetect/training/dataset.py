@@ -19,7 +19,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """Says what is made of a crop before it is augmented."""
+    """Says which image is made from a crop before the augmentation."""
 
     RECORDED = "the crop itself"
     SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
@@ -58,8 +58,8 @@ class ClipDataset(Dataset):
         reconstructions: A face set whose column `original` names REAL crops of `faces`. It is only
             used for models that take single crops.
         compression: Transform that is applied, before `transform`, to reconstructed fakes and to
-            the REAL crops that they are made of. Without it, a lack of compression artefacts would
-            give the fakes away.
+            the REAL crops that they are made of. Without it, a model could recognise the fakes by
+            their lack of compression artefacts.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""DistributedContext: training in several processes, which `torchrun` starts, or in one.
+"""DistributedContext: training in one process, or in several that `torchrun` starts.
 
 Each process learns from its part of every batch. The result is the same as with one process and
 whole batches, for three reasons. Gradients are averaged over the processes, by torch's
@@ -129,11 +129,11 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
 
 class _GlobalBatchMode(TorchFunctionMode):
-    """Makes layers compute their part of a batch as a single process would compute the whole batch.
+    """Makes layers treat their part of a batch as they would in a process with the whole batch.
 
-    The mode changes batch normalisation, dropout and stochastic depth. A model that draws random
-    numbers in any other way raises an error, because it would draw other numbers than in a single
-    process. The mode notices such draws, because they change the states of torch's generators.
+    The mode changes batch normalisation, dropout and stochastic depth. If a model draws random
+    numbers for anything else, an error is raised, because a single process would draw different
+    numbers. The mode notices such draws by the changed states of torch's generators.
 
     Args:
         context: The context of this process.
@@ -176,7 +176,7 @@ class _GlobalBatchMode(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> torch.Tensor:
-        """Return inputs normalised by the mean and variance of the whole batch.
+        """Return `images`, normalised by the mean and variance of the whole batch.
 
         The method is that of Ioffe & Szegedy, "Batch Normalization", ICML 2015.
         """
@@ -203,7 +203,7 @@ class _GlobalBatchMode(TorchFunctionMode):
     def _dropout(
         self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
-        """Return inputs with the dropout mask of the whole batch (Srivastava et al. 2014)."""
+        """Return `values` after dropout (Srivastava et al. 2014) with the whole batch's mask."""
         if not training or p == 0:
             return values
         return values * self._bernoulli(torch.empty_like(values), 1 - p) / (1 - p)

@@ -4,9 +4,9 @@ The best epoch is the one with the lowest `choosing_loss`. This loss is the mean
 because users have two kinds of videos: those of the Deepfake Detection Challenge, and all others.
 The first log loss is computed on held-out videos of the challenge, which have no known source and
 are held out by actor. The second log loss is computed on held-out sources, all of which have the
-same weight. Both are computed from one calibrated score per video, which the aggregation of the
-checkpoint gives. (If the aggregation is a mean, calibrating the logit of a video is the same as
-calibrating the logit of each frame.)
+same weight. Both are computed from one calibrated score per video: the aggregation of the
+checkpoint combines the logits of a video into this score. (If the aggregation is a mean,
+calibrating the logit of a video is the same as calibrating the logit of each frame.)
 """
 
 from collections import defaultdict
@@ -58,7 +58,7 @@ class Judge:
         """Return the calibration of a model, and its metrics as `measure` returns them.
 
         Args:
-            logits: Raw logits of FAKE of each held-out crop or clip, float of shape (n,).
+            logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
         """
         calibration = self.calibrate(logits)
         return calibration, self.measure(calibration, logits)
@@ -75,7 +75,7 @@ class Judge:
 
         Args:
             calibration: The calibration of the model.
-            logits: Raw logits of FAKE of each held-out crop or clip, float of shape (n,).
+            logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
 
         Returns:
             Metrics by name. `choosing_loss` is computed from all videos. The metrics that the
@@ -104,9 +104,9 @@ class Judge:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed them.
 
         One threshold is exceeded by 5 % of REAL videos, and the other by 1 %. In these shares, all
-        sources have the same weight. The FAKE videos are counted in two groups. For videos without
-        a known source, only the people are taken to be new to the model. For the other videos, the
-        sources are new too.
+        sources have the same weight. The FAKE videos are counted in two groups. The first group has
+        no known source, and only its people are assumed to be new to the model. In the second
+        group, the sources are new too.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0

@@ -158,8 +158,8 @@ class Learner:
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of one training step, given the seed of the run and the step's number.
 
-    The seed of a step is not the sum of the two numbers. Otherwise, the runs with the seeds 0 and 1
-    would use the same seeds of steps, only one step apart.
+    The seed of a step is not the sum of the two numbers. With sums, step 1 of the run with the seed
+    0 would have the same seed as step 0 of the run with the seed 1.
 
     Example:
         >>> step_seed(0, 1) == step_seed(1, 0)

@@ -60,7 +60,7 @@ def linear_features(
 def fit_head(
     model: LinearModel, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Fit the linear layer of a model, with equal total weights of REAL and FAKE.
+    """Fit the linear layer of a model, so that REAL and FAKE have equal total weights.
 
     Args:
         model: The model, whose `head` is changed.

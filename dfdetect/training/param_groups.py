@@ -17,15 +17,15 @@ def parameter_groups(
     Adam changes every weight by about the learning rate. The output of a unit with n inputs
     therefore changes by about n times the rate. Normalisation layers compensate for this. A deep
     network without such layers, such as VGG16, does not converge with one rate for all layers. With
-    `by_inputs`, the weights of a layer have a lower rate if each unit of the layer has more inputs
-    (Yang et al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter
-    Transfer", NeurIPS 2021).
+    `by_inputs`, layers whose units have more inputs get a lower rate for their weights (Yang et
+    al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer",
+    NeurIPS 2021).
 
     Args:
         model: The model.
-        learning_rate: Learning rate of all parameters. With `by_inputs`, it is the rate of biases,
-            and of weights in layers whose units have 100 inputs. For other weights, this rate is
-            multiplied by 100 and divided by the number of inputs of a unit.
+        learning_rate: With `equal`, the learning rate of all parameters. With `by_inputs`, the rate
+            of biases, and of weights in layers whose units have 100 inputs. For other weights, this
+            rate is multiplied by 100 and divided by the number of inputs of a unit.
         lr_scaling: `equal` or `by_inputs`.
 
     Example:

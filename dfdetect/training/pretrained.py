@@ -68,8 +68,9 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     connected layer also fits an equivalent convolution, as in timm's VGG. If the file holds a
     larger network, only the tensors with the prefix `features.` are used.
 
-    To read a Keras file (`.h5`), the package h5py is needed. The convolutions of such a file are
-    matched by position, and the layers of the model after the convolutions remain random.
+    Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions of such
+    a file are matched by position, and the layers of the model after the convolutions remain
+    random.
 
     Args:
         model: The model, which is changed.
@@ -185,8 +186,8 @@ def _read_keras_convolutions(
     """Return the convolutions of VGG16 in a Keras file, under the names that `target` has for them.
 
     In the file, kernels have the shape (height, width, in, out), and the first convolution takes
-    BGR pixel values of 0 to 255 minus the mean. The first returned convolution takes RGB pixel
-    values normalised by ImageNet's mean and standard deviation.
+    BGR pixel values (0 to 255) from which the mean was subtracted. The first convolution in the
+    result takes RGB pixel values normalised by ImageNet's mean and standard deviation.
     """
     try:
         import h5py

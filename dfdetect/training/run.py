@@ -37,7 +37,7 @@ class Run:
         spec: The specification of the model, with no calibration yet.
         judge: The judge that measures the model on held-out faces.
         context: The rank of this process among the processes of the training.
-        progress: Print the main metrics of each epoch to standard error.
+        progress: Whether to print the main metrics of each epoch to standard error.
         history: The metrics of each epoch or, for a linear model, of each strength of the penalty.
         best: `weights`, `calibration`, `operating_points`, `scores` and `made_by` of the model with
             the lowest `choosing_loss` (see `dfdetect.training.judging`); empty before the first
@@ -63,7 +63,7 @@ class Run:
         """Measure a model, add its metrics to the history, and keep its weights if it is the best.
 
         Args:
-            made_by: What made the model: the number of the epoch, or the strength of the penalty.
+            made_by: The number of the epoch, or the strength of the penalty, that gave this model.
             notes: Further values for the history, such as the training loss.
             logits: Raw logits of the held-out crops or clips, shape (n,).
             model: The model; None for the model of this run.
@@ -111,7 +111,7 @@ class RunState:
     def save(self, run: Run, learner: Learner) -> None:
         """Write the state of a run to the file.
 
-        The run can be continued by another number of processes.
+        The run can be continued with another number of processes.
         """
         if not run.context.is_first:
             return

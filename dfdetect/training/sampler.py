@@ -19,24 +19,25 @@ class BalancedSampler(Sampler[list[Item]]):
     """A sampler that yields batches of items (crops or clips), half of them REAL and half FAKE.
 
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
-    weights. A face set without REAL items has no part of the REAL half, and a face set without FAKE
-    items has no part of the FAKE half. Within a face set, a source is drawn first, and then the
-    next item of this source. The probability of a source is in proportion to the square root of its
-    number of items, so that a large source does not dominate the training.
+    weights. A face set without REAL items gets no share of the REAL half, and a face set without
+    FAKE items gets no share of the FAKE half. Within a face set, a source is drawn first, and then
+    the next item of this source. The probability of a source is in proportion to the square root of
+    its number of items, so that a large source does not dominate the training.
 
-    **Made fakes.** Some fakes are made of REAL items of the same batch: `self_blend_share` of the
-    FAKE half by self-blending, and `reconstruction_share` of the half from reconstructions. A made
-    fake has the seed of its REAL item, and both are therefore augmented in the same way. If a
-    source has no FAKE items, a fake is made of each REAL item of this source, even if the shares
-    are exceeded. Otherwise a model could recognise these items as REAL by their source.
+    **Made fakes.** Some fakes are made of REAL items of the same batch. The share
+    `self_blend_share` of the FAKE half is made by self-blending, and the share
+    `reconstruction_share` is made from reconstructions. A made fake has the seed of its REAL item,
+    and both are therefore augmented in the same way. If a source has no FAKE items, a fake is made
+    of each REAL item of this source, even if the shares are exceeded. Otherwise a model could
+    recognise these items as REAL by their source.
 
-    **Recorded fakes.** The rest of the FAKE half are FAKE items of the dataset. For the share
-    `pair_share` of these fakes, the batch also gets a REAL item of the same scene, in place of
-    another REAL item. The fake and this REAL item have the same seed, too.
+    **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset. For the
+    share `pair_share` of these fakes, the batch also gets a REAL item of the same scene, in place
+    of another REAL item. The fake and this REAL item have the same seed, too.
 
-    **Epochs.** An epoch has `epoch_items` items. By default, an epoch is so long that it would use
-    each item of the rarer class once if all items had the same source. The last batch is left out
-    if it is incomplete, unless it is the only batch.
+    **Epochs.** An epoch has `epoch_items` items. By default, an epoch is so long that each item of
+    the rarer class is used once on average. If an epoch has fewer items than a batch, its only
+    batch is smaller. Otherwise, an incomplete last batch is left out.
 
     **Shards.** If the face sets have many shards (tar files of crops), only a few shards are read
     at a time. These shards are chosen at random, and their items are drawn in random order.
@@ -45,8 +46,8 @@ class BalancedSampler(Sampler[list[Item]]):
         dataset: The dataset of the items.
         batch_size: Number of items in a batch.
         seed: Seed of all random choices.
-        weights: Two weights for each face set of the dataset, for its REAL and for its FAKE items;
-            None for equal weights.
+        weights: Two weights for each face set of the dataset: one for its REAL items, and one for
+            its FAKE items. None for equal weights.
         self_blend_share: Share of self-blended fakes in the FAKE half.
         reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
         pair_share: Share of the recorded fakes for which the batch gets a REAL item of their scene.
@@ -159,7 +160,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Return the role of the fake that is made of each of these REAL items."""
+        """Return, for each of the REAL items, the role of the fake that is made of it."""
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )

@@ -7,7 +7,7 @@ have REAL and FAKE. These are the three layers:
 - The layer after the deep features is fitted again, on faces with a known source.
 - The layer of the texture is fitted on the same faces, with a strong penalty. With a weak penalty,
   it would learn to recognise the sources.
-- The layer of the relevance learns to tell faces with a known source from faces of the Deepfake
+- The layer of the relevance learns to separate faces with a known source from faces of the Deepfake
   Detection Challenge, which have no source in their index.
 
 Afterwards the model is calibrated as at the end of `train`. Last, the bias of the texture layer is
@@ -78,8 +78,8 @@ def fit_texture(
             are fitted again.
         faces: Indexes of face sets. Some crops must have a source, and some must have none.
         out: The checkpoint to write, ending in `.safetensors`.
-        val: Faces to calibrate on, given as in `train`. Best are faces that the detector was not
-            trained on.
+        val: Faces to calibrate on, given as in `train`. Faces that the detector was not trained on
+            are best.
         seed: Seed of two random choices: which faces are held out, as in `train`, and which of the
             many crops without a source are used.
         device: As in `load_detector`.
@@ -181,13 +181,13 @@ def fit_linear(
     weights: np.ndarray,
     strength: float,
 ) -> None:
-    """Set the weights of a layer with one output by logistic regression.
+    """Fit the weights of a layer with one output, by logistic regression.
 
     Args:
         layer: The layer. The regression standardises the features, but the weights are set so that
             the layer takes features that are not standardised.
-        features: Shape (n, features).
-        labels: 0 or 1, shape (n,).
+        features: Features of the examples, shape (n, features).
+        labels: Labels of the examples, 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
         strength: Inverse strength of the penalty on the squared weights, scikit-learn's `C`.
     """
@@ -205,7 +205,7 @@ def find_shift(
 ) -> float:
     """Return the amount by which the bias of the texture layer must be lowered.
 
-    After this, few REAL videos from held-out sources are called FAKE.
+    With the lowered bias, few REAL videos from held-out sources are called FAKE.
 
     Args:
         judge: The judge of the held-out faces.
@@ -277,7 +277,7 @@ class _Body(nn.Module):
 
 
 def _fast(network: nn.Module, spec: ModelSpec) -> EngineNetwork:
-    """Return the network, run by the fastest installed engine."""
+    """Return a form of the network that the fastest installed engine runs."""
     device = next(network.parameters()).device
     example = torch.zeros(spec.input_shape, device=device)
     return EngineNetwork(network, example, (0,), choose_engine("auto", device))

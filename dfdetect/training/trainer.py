@@ -69,7 +69,7 @@ def train(
 
     After each epoch, the model is measured on held-out actors and sources, as described in
     `dfdetect.training.judging`. The checkpoint has the weights of the epoch with the lowest
-    `choosing_loss`, whose logits are calibrated on the same held-out faces. A linear model has no
+    `choosing_loss`. The calibration is fitted on the same held-out faces. A linear model has no
     epochs: it is fitted with several strengths of the penalty, and the best of these models is
     kept.
 
@@ -84,7 +84,7 @@ def train(
     Args:
         config: Architecture and settings; `recipe(architecture)` recommends settings.
         faces: Indexes of the face sets to train on. If the setting `reconstruction_share` is above
-            0, include the face sets that `dfdetect reconstruct` has made from them.
+            0, include the face sets that `dfdetect reconstruct` has made from the others.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: The index of a face set of other actors and sources, the share (0 to 1) of the actors
             or sources of `faces` to hold out, or a list of several of these.
@@ -93,9 +93,10 @@ def train(
             weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process uses a
             different GPU.
-        resume: Continue from `OUT.state.pt`, which a stopped run with the same settings has left.
-        workers: Number of processes that read and augment crops; None for this process's share of
-            the CPU cores.
+        resume: Whether to continue from the file `OUT.state.pt` that a stopped run with the same
+            settings has left.
+        workers: Number of processes that read and augment crops; None for as many as this process's
+            share of the CPU cores.
         weights: Two numbers for each of `faces`: its relative share of the REAL crops in a batch,
             and its relative share of the FAKE crops. None for equal shares. Fakes that are made
             from REAL crops are not counted.
@@ -105,8 +106,8 @@ def train(
         The specification of the checkpoint.
 
     Raises:
-        FaceSetError: Before the training starts: a face set is unusable, has an image that cannot
-            be read, has only one class, or shares crops with `val`.
+        FaceSetError: A face set is unusable, has an image that cannot be read, has only one class,
+            or shares crops with `val`. This is found before the training starts.
         ArgumentError: An argument cannot be used, or `torchrun` starts several processes for a
             linear model.
         InputError: `init` does not fit the architecture.
@@ -196,7 +197,7 @@ def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
 
 
 def _best_path(out: Path) -> Path:
-    """Return the path of the checkpoint of the best epoch so far, which exists during a run."""
+    """Return the path where a run keeps the checkpoint of its best epoch so far."""
     return out.with_suffix(f".best{SUFFIX}")
 
 
@@ -216,7 +217,7 @@ def _finish(run: Run, spec: ModelSpec, state_path: Path) -> None:
 
 
 def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
-    """Return a new model. Its weights are random, or come from `init` except for the head.
+    """Return a new model. Its weights are random, or come from `init`.
 
     Raises:
         ArgumentError: The architecture lacks one of the settings, or takes no inputs of this size.
@@ -279,7 +280,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
-    """Return normalised inputs of the model, made of some evenly spaced crops or clips."""
+    """Return normalised inputs of the model, made from some evenly spaced crops or clips."""
     dataset = DetectorDataset(faces, spec)
     positions = np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)
     return spec.normalise(torch.stack([dataset[position][0] for position in positions.tolist()]))
@@ -294,10 +295,10 @@ def predict_logits(
     progress: bool,
     context: DistributedContext = ONE_PROCESS,
 ) -> np.ndarray:
-    """Return the raw logit of FAKE of each crop or clip of a face set, float32 of shape (n,).
+    """Return the raw logit of FAKE for each crop or clip of a face set, float32 of shape (n,).
 
-    The inputs are those of the detector. If there are several processes, each process computes a
-    part of the logits and returns all logits.
+    The model gets the same inputs as in a detector. If there are several processes, each process
+    computes a part of the logits, but returns all of them.
 
     Args:
         model: The model, which is set to evaluation mode.
@@ -321,7 +322,7 @@ def predict_logits(
 
 
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
-    """Fit a linear model with several strengths of its penalty, and record each in the run."""
+    """Fit a linear model with several strengths of its penalty, and record each fit in the run."""
     how = loading.workers, loading.progress
     model = run.model
     assert isinstance(model, LinearModel)  # the only architecture with a closed form

@@ -32,7 +32,7 @@ VERSIONS = {100: "Celeb-DF-v1", 518: "Celeb-DF-v2"}
 
 @register_layout
 def read_celebdf(folder: Path) -> Dataset | None:
-    """Return the videos of either version, or None if the folder has another layout."""
+    """Return the videos of Celeb-DF, or None if the folder has another layout."""
     parts = {part: first_folder(folder, part) for part in PARTS}
     if parts["Celeb-synthesis"] is None:
         return None

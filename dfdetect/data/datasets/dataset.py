@@ -29,7 +29,7 @@ class Dataset:
         name: The data set's own name.
         videos: The videos, sorted by name.
         faces: The face crops, if the data set consists of crops instead of videos.
-        note: Information about the split for the user, or an empty text.
+        note: Information for the user about the split, or an empty text.
         missing: Short descriptions of the parts of the data set that the folder lacks.
     """
 
@@ -105,7 +105,7 @@ class CropSequence(NamedTuple):
     Attributes:
         video: The name of the video or of the sequence.
         label: REAL or FAKE.
-        group: A name that all sequences known to show the same person share.
+        group: A name shared by all sequences that are known to show the same person.
         source: Name of the data set, or of a part of it.
         method: The method that made a fake, or an empty text.
         split: `train`, `val`, `test` or an empty text.
@@ -188,7 +188,7 @@ def name_below(path: Path, folder: Path) -> str:
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """Return the first of these sub-folders that exists, or None if there is none.
+    """Return the sub-folder with the first of `names` that exists, or None if there is none.
 
     Upper and lower case are not distinguished.
     """
@@ -199,7 +199,7 @@ def first_folder(folder: Path, *names: str) -> Path | None:
 
 
 def first_file(folder: Path, *names: str) -> Path | None:
-    """Return the first of these files that exists in a folder, or None if there is none."""
+    """Return the file with the first of `names` that exists in a folder, or None."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

@@ -9,8 +9,8 @@ Detection", NeurIPS 2024. Each JSON file lists the crops that the authors' prepr
 ```
 
 There may be one more level, the compression (`c23`), between the split and the videos. The frames
-are paths relative to the folder that holds all data sets. This folder is looked for in the JSON
-file's folder, in the folders above it, and in a few of their sub-folders (`PLACES`).
+are paths relative to the folder that holds all data sets. The reader looks for this folder in the
+JSON file's folder, in the folders above it, and in a few of their sub-folders (`PLACES`).
 
 DF40 also publishes crops without a JSON file. The crops of a method are in folders METHOD/ff and
 METHOD/cdf, or METHOD/real and METHOD/fake, where METHOD is the name of the method.
@@ -130,7 +130,7 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
 
 
 def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the name and the entry of each video, also if videos are grouped by compression."""
+    """Yield the name and the entry of each video, even if videos are grouped by compression."""
     for name, entry in videos.items():
         if "frames" in entry:
             yield above + name, entry

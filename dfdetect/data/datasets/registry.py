@@ -16,9 +16,9 @@ LOGGER = logging.getLogger(__name__)
 def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     """Return the labelled videos or face crops of a data set.
 
-    If the folder has a `manifest.csv`, this table gives the videos. Otherwise, the layouts of the
-    modules in this package are tried, and then the layouts that `read_labels` knows. The latter
-    have no splits. A log message says which data set was recognised.
+    If the source is a folder with a `manifest.csv`, this table gives the videos. Otherwise, the
+    layouts of the modules in this package are tried, and then the layouts that `read_labels` knows.
+    The latter have no splits. A log message says which data set was recognised.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
