@@ -94,10 +94,10 @@ class Classifier:
             positions: Indexes of the chosen crops, at least one.
 
         Returns:
-            float32 of shape (positions, rows, columns). Values above 0 are evidence for FAKE,
-            values below 0 evidence for REAL. The values of a map add up to the calibrated logit of
-            the crop. If the model takes clips, each crop of a clip has a map. The values of each of
-            these maps are added up, and the mean of these sums is the logit of the clip. A crop
+            float32 of shape (positions, rows, columns). Values above 0 are evidence for FAKE, and
+            values below 0 are evidence for REAL. The values of a map add up to the calibrated logit
+            of the crop. If the model takes clips, each crop of a clip has a map. The values of each
+            of these maps are added up, and the mean of these sums is the logit of the clip. A crop
             that is part of several inputs of the model gets the mean of its maps. If the model has
             no feature map, None is returned.
         """

@@ -340,8 +340,8 @@ class Detector:
 
         Returns:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
-            model's last feature map. Values above 0 are evidence for FAKE, values below 0 evidence
-            for REAL. The values of a map add up to the crop's calibrated logit, as in
+            model's last feature map. Values above 0 are evidence for FAKE, and values below 0 are
+            evidence for REAL. The values of a map add up to the crop's calibrated logit, as in
             `frame_logits`. If the model takes clips, each crop of a clip has a map. The values of
             each of these maps are added up, and the mean of these sums is the logit of the clip.
             For an ensemble, a map is the mean over the members that have a feature map.

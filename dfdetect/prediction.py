@@ -104,9 +104,10 @@ def predict(
         progress: Show progress bars on standard error.
 
     Returns:
-        A dictionary from names to results. The names and their order are those of the rows of
-        `out`. To save memory, results from a cluster have boxes and probabilities of single frames
-        only if `report` or `annotate` is given or `out` is a JSON file.
+        A dictionary from names to results. The names and their order are those that
+        `sample_submission` or its default gives. To save memory, results from a cluster have boxes
+        and probabilities of single frames only if `report` or `annotate` is given or `out` is a
+        JSON file.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
@@ -295,7 +296,7 @@ def _make_scorer(
     device: "torch.device",
     decoders: "DecoderPool",
 ) -> Callable[[_Task], VideoResult]:
-    """Return a function that scores one video, and keeps details of frames if `whole` is true."""
+    """Return a function that scores one video. Details of frames are kept if `whole` is true."""
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:

@@ -209,7 +209,7 @@ class TrackResult:
         probability: P(FAKE) of this face, strictly between 0 and 1.
         times: Times of the sampled frames that show the face, in seconds since the first frame.
         boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
-        frame_probabilities: P(FAKE) of each of these frames, judged alone.
+        frame_probabilities: P(FAKE) of each of these frames, before the frames are combined.
         heat_maps: Heat maps of the moments that `most_suspicious` returns, in the same order. If no
             heat maps were requested, the list is empty.
     """

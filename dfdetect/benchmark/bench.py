@@ -57,8 +57,8 @@ class BenchResult:
             decoded at once. This is a lower limit of `seconds_per_video`.
         read_seconds_per_video: Time per video for reading every frame with OpenCV, and nothing
             else.
-        reference_seconds_per_video: Time per video of the face pipeline that won the Deepfake
-            Detection Challenge.
+        reference_seconds_per_video: Time per video of the second reference: the face pipeline of
+            the winner of the Deepfake Detection Challenge.
         face_agreement: The winner's pipeline finds faces; this is the share of them that dfdetect
             finds too. Two boxes show the same face if their intersection over union (IoU) is at
             least 0.5. None if the winner's pipeline found no face.

@@ -99,7 +99,7 @@ def compare_conditions(
     Returns:
         A table with a row for each comparison. The columns `comparison` (damaged, natural or
         frames), `condition` and `level` (for natural crops, a range) say what is compared. `n` is
-        the number of crops or tracks, and `sharpness` the median sharpness of damaged crops.
+        the number of crops or tracks, and `sharpness` is the median sharpness of damaged crops.
         `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy` are metrics. `difference` is
         the balanced accuracy minus the balanced accuracy of the crops or frames that the row is
         compared with. `low` and `high` are the ends of the 95 % interval of this difference, by

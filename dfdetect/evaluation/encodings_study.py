@@ -67,13 +67,13 @@ def compare_encodings(
 
     Returns:
         A table with a row for each encoding, and for each range of bits per pixel of the compressed
-        copies. The first columns are `condition`, `level`, `n` (number of copies with a score),
+        copies. Five columns are `condition`, `level`, `n` (number of copies with a score),
         `bits_per_pixel` (the median) and `probability_change` (the mean absolute difference of
-        P(FAKE)). Four columns for the REAL videos follow. `real_before` is the share of references
+        P(FAKE)). Four columns are for the REAL videos. `real_before` is the share of references
         with P(FAKE) above 0.5, and `real_after` is the same share of the copies. `real_low` and
         `real_high` are the ends of the 95 % interval of the difference between these shares, by
-        bootstrap over whole sources. Four columns for the FAKE videos, `fake_before` and so on, say
-        the same about these.
+        bootstrap over whole sources. Four more columns, `fake_before` and
+        so on, say the same about the FAKE videos.
 
     Raises:
         FileNotFoundError: A folder does not exist.

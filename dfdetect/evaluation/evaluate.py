@@ -59,8 +59,8 @@ def evaluate(
     P(FAKE) of a video that cannot be scored is taken to be 0.5.
 
     Args:
-        sources: The index of a face set, or several indexes, which are measured together. Or a data
-            set that `read_dataset` reads: a folder, a zip file or a JSON file of DeepfakeBench.
+        sources: The index of a face set; several indexes, which are measured together; or a data
+            set that `read_dataset` reads (a folder, a zip file or a JSON file of DeepfakeBench).
         split: `test`, `val` or `train` to measure on this official split of a data set; None to
             measure on the whole data set.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its

@@ -44,8 +44,10 @@ class Metrics:
             answer.
         eer: Equal error rate: the error rate at the threshold where REAL and FAKE have the same
             error rate.
-        tpr_at_1_fpr: Share of FAKE items above the threshold that 1 % of REAL items exceed.
-        tpr_at_5_fpr: Share of FAKE items above the threshold that 5 % of REAL items exceed.
+        tpr_at_1_fpr: Share of FAKE items above the threshold at which 1 % of REAL items are false
+            alarms.
+        tpr_at_5_fpr: Share of FAKE items above the threshold at which 5 % of REAL items are false
+            alarms.
         intervals: 95 % intervals, by the name of the metric. Empty if no intervals were requested.
     """
 

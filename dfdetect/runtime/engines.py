@@ -85,7 +85,7 @@ class EngineNetwork(nn.Module):
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
             a tuple of tensors.
         example: An input of the network, on the device on which the network runs.
-        varying: The dimensions of the input whose sizes differ from call to call.
+        varying: The dimensions whose sizes differ from input to input.
         engine: `torch`, `openvino`, `onnxruntime` or `auto`, as `choose_engine` takes it.
         bfloat16: Whether the engine may compute in bfloat16.
 
