@@ -50,8 +50,8 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
         crop: The format of the crop; its rule holds the template.
 
     Returns:
-        RGB uint8 of shape (size, width, 3). Parts outside the image repeat the image's border if
-        the crop rule says so, and are black otherwise.
+        RGB uint8 of shape (height, width, 3), in the size of the format. Where the crop reaches
+        beyond the image, it repeats the image's border or is black, as the crop rule says.
     """
     height, width = crop.size, crop.resize.width(crop.size)
     template = np.array(crop.rule.template) * (width, height)

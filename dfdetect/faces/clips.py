@@ -1,6 +1,6 @@
 """Group the crops of a track into inputs of a model: single crops, or clips of several crops.
 
-A track is one face followed through a video. A clip is a model's input of several crops.
+A track is one face, followed through a video. A clip is an input that consists of several crops.
 """
 
 from collections.abc import Sequence
@@ -63,8 +63,8 @@ def still_clip(
     Args:
         crop: uint8 of shape (3, size, size).
         length: Number of copies.
-        generator: Random generator that draws the movements. If None, the movements are the same in
-            each call.
+        generator: Random generator for the movements. If None, the movements are the same in each
+            call.
 
     Returns:
         uint8 of shape (length, 3, size, size). Where a copy was moved away from an edge, the border

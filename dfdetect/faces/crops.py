@@ -26,7 +26,9 @@ PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.B
 
 
 def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
-    """Cut a square from an image and resize it. Parts outside the image repeat the image's border.
+    """Cut a square from an image and resize it.
+
+    Where the square reaches beyond the image, the result repeats the image's border.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -43,9 +45,9 @@ def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -
 def cut_crops(
     image: np.ndarray, box: Box, formats: Iterable[CropFormat]
 ) -> dict[CropFormat, torch.Tensor]:
-    """Return the crops of one face in several formats, such as those of the models of an ensemble.
+    """Return the crops of one face in several formats, for example for the models of an ensemble.
 
-    A part of the image that several formats share is cut only once.
+    If several formats show the same part of the image, this part is cut only once.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -176,8 +178,8 @@ def cut_faces(
         video: The video file.
         result: The detector's result for the video.
         decoders: The decoder pool that reads the video.
-        count: Number of moments. A person gets no picture for moments at which the video does not
-            show this person.
+        count: Number of moments. A person gets pictures only for those moments at which the video
+            shows this person.
 
     Returns:
         One list per person. Each item holds a time in seconds since the first frame, and an RGB

@@ -18,7 +18,7 @@ DARK = 128
 
 
 class FaceDetector(Protocol):
-    """Interface of face detectors: `Detector` takes any object with this method."""
+    """The interface of face detectors. `Detector` takes any object with the method `detect`."""
 
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
@@ -27,8 +27,8 @@ class FaceDetector(Protocol):
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
-            smallest: Height in pixels of the smallest face that is known to be in the images. If
-                given, a detector may ignore faces of less than half that height.
+            smallest: Height in pixels of the smallest face that the caller expects in the images.
+                If given, a detector may ignore faces of less than half that height.
 
         Returns:
             One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image.
@@ -44,8 +44,8 @@ class MTCNNDetector:
         max_side: Frames are shrunk until their longer side has at most this many pixels.
         min_face: Height of the smallest face to find, in pixels of the shrunk frame.
         thresholds: Minimum confidence of each of the three stages, 0 to 1.
-        engine: The library that runs the networks on a CPU, as returned by
-            `dfdetect.runtime.engines.choose_engine`.
+        engine: Name of the library that runs the networks on a CPU. The function
+            `dfdetect.runtime.engines.choose_engine` returns such a name.
 
     Example:
         >>> face_detector = MTCNNDetector(torch.device("cpu"))
@@ -76,12 +76,14 @@ class MTCNNDetector:
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect the faces in images; successive images of the same size are processed together.
+        """Detect the faces in images.
+
+        Successive images of the same size are processed together.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
-            smallest: Height in pixels of the smallest face that is known to be in the images. If
-                given, faces of less than half that height are not looked for.
+            smallest: Height in pixels of the smallest face that the caller expects in the images.
+                If given, faces of less than half that height may be missed.
 
         Returns:
             One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the given

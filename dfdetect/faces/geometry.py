@@ -23,7 +23,7 @@ LANDMARKS = 5
 
 @dataclass(frozen=True)
 class CropRule:
-    """The rule by which a crop is cut around a face, relative to the face's box as MTCNN finds it.
+    """The rule by which a crop is cut around a face. It starts from the box that MTCNN finds.
 
     With the default values, a crop shows only the face, like a box of dlib's frontal face detector.
 
@@ -33,9 +33,9 @@ class CropRule:
             box.
         width: Width of the crop, divided by the width of the box. None means a square crop.
         longer: Whether `scale` and `shift` are relative to the longer side of the box instead of
-            its height. Only square crops may use this.
+            its height. This may be True only for square crops.
         border: What the crop shows where it reaches beyond the frame: `repeat` repeats the frame's
-            border, and `zeros` shows black. `cut` makes the crop smaller instead.
+            border, and `zeros` shows black. `cut` leaves this part out, so the crop is smaller.
         template: Five points (x, y), as shares of the crop's width and height: left eye, right eye,
             nose, left and right corner of the mouth. If given, the face is turned, scaled and moved
             so that its landmarks lie as near as possible to these points, and `scale`, `shift`,
@@ -118,7 +118,7 @@ class ResizeRule:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        """Raise ArgumentError if a name is unknown or the aspect is outside its limits."""
+        """Raise ArgumentError if a value is unknown or outside its limits."""
         if not ASPECTS[0] <= self.aspect <= ASPECTS[1]:
             raise ArgumentError(f"resize.aspect must be 0.25 to 4, not {self.aspect!r}")
         if self.fit not in FITS or self.interpolation not in INTERPOLATIONS:

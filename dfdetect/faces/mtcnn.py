@@ -5,10 +5,10 @@ networks look at these boxes only. Each of these two networks rejects most boxes
 others.
 
 The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
-facenet_pytorch spends half of the time outside the networks. The search here finds the same boxes.
+facenet_pytorch spends half of its time outside the networks. The search here finds the same boxes.
 It is faster for two reasons: it resizes images and boxes with summed-area tables (Crow 1984), and
-it can leave out the copies that are needed for small faces only. The inputs of the networks have
-only a few different sizes, because engines other than torch compile a network for every new size.
+it can leave out the copies that only small faces need. The inputs of the networks have only a few
+different sizes, because engines other than torch compile a network anew for each size.
 """
 
 from collections.abc import Sequence
@@ -49,8 +49,8 @@ class Cascade:
     Args:
         device: The device on which the networks run.
         thresholds: Minimum confidence of each of the three networks, 0 to 1.
-        engine: The library that runs the networks on a CPU, as returned by
-            `dfdetect.runtime.engines.choose_engine`.
+        engine: Name of the library that runs the networks on a CPU. The function
+            `dfdetect.runtime.engines.choose_engine` returns such a name.
 
     Example:
         >>> cascade = Cascade(torch.device("cpu"), (0.6, 0.7, 0.9))
@@ -95,7 +95,7 @@ class Cascade:
     def _propose(
         self, sums: Sequence[np.ndarray], scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the first network proposes, and each square's image number."""
+        """Return the squares that the first network proposes, and the image number of each."""
         # The activations of a single image fit into the caches of a CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
         found, owners = [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)]
@@ -114,10 +114,10 @@ class Cascade:
         return rerec(boxes[:, :4] + boxes[:, 5:] * sides), numbers
 
     def _propose_at(self, scale: float, sums: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Return the boxes that the first network proposes in copies of the images at a scale.
+        """Shrink the images to a scale, and return the boxes that the first network proposes there.
 
-        There is one tensor per image, with nine columns: the four edges of a box, the confidence,
-        and the corrections of the four edges.
+        The list has one tensor per image, with nine columns: the four edges of a box, the
+        confidence, and the corrections of the four edges.
         """
         height, width = (int((length - 1) * scale + 1) for length in sums[0].shape[:2])
         copies = np.stack([_resize(one, height, width) for one in sums])
@@ -131,7 +131,7 @@ class Cascade:
     def _refine(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the second network keeps, and each square's image number."""
+        """Return the squares that the second network keeps, and the image number of each."""
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         best = batched_nms(boxes, confidence, owners, SAME_IOU)
@@ -140,7 +140,7 @@ class Cascade:
     def _confirm(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the boxes that the third network keeps, and each box's image number."""
+        """Return the boxes that the third network keeps, and the image number of each."""
         looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         boxes = bbreg(boxes, corrections)
@@ -182,7 +182,7 @@ class Cascade:
     def _answer(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """Return the confidence that each part is a face, and the corrections of the part's box."""
+        """For each part, return the confidence that it is a face and the corrections of its box."""
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
             inputs[number] = _resize(part, side, side)
@@ -190,7 +190,7 @@ class Cascade:
         return torch.cat([confidence[:, 1:], corrections], 1)[: len(parts)].tolist()
 
     def _to_input(self, images: np.ndarray) -> torch.Tensor:
-        """Turn RGB levels (images, height, width, 3) into an input of the networks."""
+        """Turn RGB images of shape (images, height, width, 3) into an input of the networks."""
         return (torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2) - 127.5) / 128
 
 
@@ -200,10 +200,10 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Height in pixels of the smallest face that the first network can see. It
+        min_face: Height in pixels of the smallest face that the first network can see. This height
             determines the size of the first copy, which is the largest one.
-        smallest: Height in pixels of the smallest face to find. Copies that are needed for smaller
-            faces only are left out.
+        smallest: Height in pixels of the smallest face to find. Copies that only smaller faces need
+            are left out.
 
     Example:
         >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]
@@ -231,12 +231,12 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize a part of an image, given the image's summed-area table from OpenCV's `integral`.
 
-    Each pixel of the result is the mean of all pixels that it touches, as in torch's
+    Each pixel of the result is the mean of all pixels that it overlaps in the part, as in torch's
     `adaptive_avg_pool2d`.
 
     Args:
-        sums: The rows and columns of the table that belong to the part, and the row and column
-            after them.
+        sums: The rows and columns of the table that belong to the part, and one more row and column
+            after these.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 
@@ -254,6 +254,6 @@ def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _bins(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return where `count` equal parts of a length begin and end, int64 of shape (count,)."""
+    """Return the starts and ends of `count` equal parts of a length, int64 of shape (count,)."""
     edges = np.arange(count + 1) * length
     return edges[:-1] // count, -(-edges[1:] // count)

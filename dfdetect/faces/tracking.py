@@ -1,10 +1,11 @@
 """Track faces from frame to frame, and cut a crop of each face from each frame.
 
-Detecting faces is slow. The face detector therefore runs only on downscaled copies of some frames,
-the detection frames. If faces are already known, most detection frames are downscaled further, as
-far as the size of the known faces allows. Boxes that overlap on neighbouring detection frames
-belong to one track, as in the IoU tracker of Bochinski et al. (2017). Boxes on the frames between
-detection frames are interpolated. Crops are cut from the frames at full size.
+Detecting faces is slow. The face detector therefore looks only at some frames, which are called
+detection frames, and only at downscaled copies of these. If faces are already known, most detection
+frames are downscaled further, as far as the size of the known faces allows. Boxes that overlap on
+neighbouring detection frames belong to one track, as in the IoU tracker of Bochinski et al. (2017).
+Boxes on the frames between detection frames are interpolated. Crops are cut from the frames at full
+size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,7 +45,7 @@ SAME_TRACK_IOU = 0.33
 
 @dataclass(eq=False)
 class FaceTrack:
-    """One face followed through a video.
+    """One face that is followed through a video.
 
     Attributes:
         detections: The time in seconds and the box of each detection of the face.
@@ -94,7 +95,7 @@ def track_faces(
     false alarms and left out. Otherwise, all faces are kept.
 
     Args:
-        frames: Frames in order of time. Only a few frames at a time are in memory.
+        frames: Frames in order of time. Only a few frames at a time are kept in memory.
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
         detection_stride: Number of frames from one detection frame to the next. While faces keep
@@ -104,7 +105,7 @@ def track_faces(
             as high as the smallest known face.
 
     Returns:
-        The tracks, in the order of their first appearance.
+        The tracks, in the order in which their faces first appear.
     """
     tracks: list[FaceTrack] = []
     waiting: list[Frame] = []
@@ -133,13 +134,13 @@ def crop_at_tracks(
     Both videos show the same scene, for example an original and a fake made from it.
 
     Args:
-        frames: Frames of the video. A frame is ignored if no track has a box for its number.
+        frames: Frames of the video. Only frames whose numbers are in a track are used.
         others: The tracks of the other video.
         formats: The formats of the crops to cut.
 
     Returns:
-        One new track per given track, in the same order. A track has no crops if `frames` holds
-        none of the track's frames.
+        One new track per given track, in the same order. A new track is empty if `frames` has no
+        frame of the given track's numbers.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -153,9 +154,10 @@ def crop_at_tracks(
 def _runs(
     frames: Iterable[Frame], detection_stride: int
 ) -> Iterator[tuple[list[Frame], list[Frame]]]:
-    """Yield runs: lists of successive frames that fit into memory, each with its detection frames.
+    """Yield runs of frames, each with a list of the detection frames in it.
 
-    A run ends with a detection frame, so that boxes can be interpolated between detection frames.
+    A run is a list of successive frames that fit into memory. Its last frame is a detection frame,
+    so that boxes can be interpolated between detection frames.
     """
     run: list[Frame] = []
     detection_frames: list[Frame] = []
@@ -179,13 +181,12 @@ def _detect_boxes(
     detect: Detect,
     search_stride: int,
 ) -> list[list[Box] | None]:
-    """Return the boxes found on each detection frame.
+    """Return one list per detection frame, with the boxes of the faces found there.
 
     Every `search_stride`-th detection frame is searched for faces of all sizes. The others are
     searched for faces of about the known sizes, and again for all sizes if nothing was found.
-    Detection frames with even numbers are searched first. A detection frame with an odd number is
-    skipped and gets None if the detection frames before and after it show the same faces in nearly
-    the same places.
+    Detection frames with even numbers are searched first. Each other detection frame is skipped and
+    gets None if its two neighbours show the same faces in nearly the same places.
 
     Args:
         detection_frames: The detection frames of one run of frames, as in `_runs`.
@@ -236,8 +237,8 @@ def _all_stay(before: list[Box], after: list[Box]) -> bool:
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
     """Add each box to the track whose last box it overlaps most, or to a new track.
 
-    If `boxes` is None, the detection frame was skipped, because it shows the same faces as the
-    detection frame before it.
+    If `boxes` is None, the detection frame was skipped. The faces that were found on the detection
+    frame before it then count as found again.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:
@@ -265,7 +266,7 @@ def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> No
 
 
 def _grown(box: Box) -> Box:
-    """Return the box with the same centre and twice the width and height."""
+    """Return a box with the same centre, but of twice the width and twice the height."""
     left, top, right, bottom = box
     half_width, half_height = (right - left) / 2, (bottom - top) / 2
     return left - half_width, top - half_height, right + half_width, bottom + half_height

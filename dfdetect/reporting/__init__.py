@@ -1,1 +1,1 @@
-"""Shows results to people: as text, HTML pages, figures, annotated videos and a local web page."""
+"""Show results to people: as text, HTML pages, figures, annotated videos and a local web page."""

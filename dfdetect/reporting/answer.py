@@ -33,9 +33,9 @@ def render_note(text: str) -> str:
 
 
 def render_verdict(result: VideoResult) -> str:
-    """Return the verdict on a video as HTML, with its meaning and the warnings.
+    """Return HTML with the verdict on a video, what the verdict means, and the warnings.
 
-    If the video has no score, the HTML says why. The page needs the style sheet `app.css`.
+    If the video has no score, the HTML says why. It needs the style sheet `app.css`.
 
     Example:
         >>> render_verdict(detector.predict("a.mp4"))
@@ -56,9 +56,9 @@ def render_verdict(result: VideoResult) -> str:
 
 
 def render_people(result: VideoResult) -> str:
-    """Return HTML with P(FAKE) of each person over time, and heat maps if the result has any.
+    """Return HTML with each person's P(FAKE) over time, and with heat maps if the result has any.
 
-    The HTML contains its pictures and needs the style sheet `app.css`.
+    The HTML contains its pictures, but not the style sheet `app.css`, which it needs.
 
     Example:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))
@@ -90,7 +90,7 @@ def _meaning(result: VideoResult) -> str:
 
 
 def _scale(probability: float, points: OperatingPoints | None) -> str:
-    """Return a scale from 0 to 1 that shows the video's probability and the thresholds."""
+    """Return HTML of a scale from 0 to 1, with the video's probability and the thresholds."""
     marks = note = ""
     if points is not None:
         marks = "".join(map(_threshold, (points.uncertain, points.fake)))

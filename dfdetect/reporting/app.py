@@ -87,7 +87,7 @@ def serve_app(
         weights: Names or files of the weights, as in `load_detector`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         frames: Number of frames sampled from each video.
-        host: Address of the page. Unless it is a loopback address, everybody who can reach this
+        host: Address of the page. If it is not a loopback address, everybody who can reach this
             machine over the network can use the page, and a warning is logged.
         port: Port of the page. None means the first free port from 7860 on.
 
@@ -98,7 +98,8 @@ def serve_app(
         DfdetectError: Gradio is not installed.
         ArgumentError: The port is in use, the host is not an address of this machine, or an
             argument of `load_detector` cannot be used.
-        FileNotFoundError: `weights` names no installed weights and no file.
+        FileNotFoundError: `weights` has an entry that is neither a name of installed weights nor a
+            file.
 
     Example:
         >>> with serve_app() as url:
@@ -264,7 +265,7 @@ def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResu
 
 
 class _CountingDecoders(DecoderPool):
-    """Pool of decoders that, after each frame, calls a function with the frame's number."""
+    """Pool of decoders that calls a function after each frame, with the number of frames so far."""
 
     def __init__(self, on_frame: Callable[[int], None]):
         super().__init__()
@@ -277,7 +278,7 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated videos that open pages show, each in its own folder."""
+    """The annotated videos that are shown on open pages. Each video has its own folder."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder
@@ -288,7 +289,7 @@ class _AnnotatedVideos:
 
         Args:
             session: Gradio's identifier of the open page.
-            video: The file of which the next annotated video is a copy.
+            video: The file that the page annotates next.
         """
         self.delete(session)
         self.shown[session] = Path(tempfile.mkdtemp(dir=self.folder))
@@ -356,7 +357,7 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Let Gradio use this folder, send no reports and ignore proxies while a `with` block runs."""
+    """During a `with` block, make Gradio use this folder, send no reports, and ignore proxies."""
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))
     wanted = {

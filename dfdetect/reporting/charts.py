@@ -14,14 +14,14 @@ WIDTH, HEIGHT, NAMES = 480, 110, 84
 
 
 def curve_chart(track: TrackResult, thresholds: OperatingPoints | None) -> str:
-    """Return a chart of P(FAKE) of a person over time, as HTML.
+    """Return a chart of one person's P(FAKE) over time, as HTML.
 
     If only one frame shows the person, an empty text is returned.
 
     Args:
         track: The result for the person.
-        thresholds: The thresholds of the verdicts, which are drawn as lines with their names. None
-            means no lines.
+        thresholds: The thresholds of the verdicts, or None. Each threshold is drawn as a line with
+            its name.
 
     Example:
         >>> curve_chart(result.tracks[0], result.operating_points)
@@ -60,7 +60,7 @@ def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | No
 
     Args:
         probabilities: P(FAKE) of each video.
-        points: The thresholds of the verdicts, which are drawn as lines. None means no lines.
+        points: The thresholds of the verdicts, or None. Each threshold is drawn as a line.
     """
     if len(probabilities) < 2:
         return ""
@@ -81,7 +81,7 @@ def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | No
 
 
 def _thresholds(points: OperatingPoints | None) -> str:
-    """Return SVG lines for the thresholds of the verdicts, with their names on the right."""
+    """Return an SVG line for each threshold, with the name of the threshold on the right."""
     if points is None:
         return ""
     # One name is above its line and the other below, so that they do not overlap on close lines.
@@ -104,7 +104,7 @@ def _label(x: float, y: float, text: str, anchor: str, baseline: str = "middle")
 
 
 def _drawing(content: str, description: str, caption: str, names: float = 0) -> str:
-    """Return a chart as an HTML figure. `names` is the width of the text on the chart's right."""
+    """Return a chart as an HTML figure. `names` is the width of the names on the right."""
     size = f"{WIDTH + 42 + names} {HEIGHT + 32}"
     return (
         f'<figure class="chart"><svg viewBox="-34 -8 {size}" role="img" '

@@ -19,7 +19,7 @@ THRESHOLD = 0.5
 def draw_frame(
     axes: Axes, path: str | Path, result: VideoResult, frames: int = DEFAULT_FRAMES
 ) -> None:
-    """Draw the frame with the highest P(FAKE) of the most suspicious person, with bounding boxes.
+    """Draw the frame where the most suspicious person's P(FAKE) is highest, with bounding boxes.
 
     Args:
         axes: The axes to draw in.
@@ -51,7 +51,7 @@ def draw_frame(
 
 
 def draw_curve(axes: Axes, result: VideoResult) -> None:
-    """Draw P(FAKE) over time, with a line for each person."""
+    """Draw P(FAKE) over time as a line for each person."""
     for number, track in enumerate(result.tracks, start=1):
         axes.plot(
             track.times,

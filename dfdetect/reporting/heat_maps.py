@@ -20,9 +20,10 @@ JPEG_QUALITY = 80
 
 
 def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
-    """Return a picture of a heat map over its face: the redder, the stronger the evidence for FAKE.
+    """Return a picture of a face with its heat map drawn over it.
 
-    The face is grey, so that its own colours cannot be mistaken for evidence.
+    The redder a part of the face is, the stronger is its evidence for FAKE. The face is grey, so
+    that its own colours cannot be mistaken for evidence.
 
     Returns:
         RGB uint8 with the shape of the crop.
@@ -46,7 +47,7 @@ class HeatMapPicture:
     Attributes:
         time: Time of the frame in seconds since the first frame.
         jpeg: The picture as a JPEG file.
-        description: Where in the face the evidence for FAKE is, in words.
+        description: The part of the face that has the strongest evidence for FAKE, in words.
     """
 
     time: float
@@ -55,7 +56,7 @@ class HeatMapPicture:
 
 
 def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
-    """Return, for each person of the result, a list with a picture of each heat map.
+    """Return one list per person of the result, with a picture of each of the person's heat maps.
 
     Example:
         >>> picture_heat_maps(detector.predict("a.mp4", heat_maps=1))[0][0].description
@@ -73,7 +74,7 @@ def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
 
 
 def describe_heat_map(heat_map: HeatMap) -> str:
-    """Return in words where the evidence for FAKE is, such as "strongest in the lower right".
+    """Say in words where the evidence for FAKE is, for example "strongest in the lower right".
 
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))
@@ -93,7 +94,7 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return 0, 1 or 2 for the first, middle or last third of a map's width or height.
+    """Return the third of a map's width or height in which `share` lies: 0, 1 or 2.
 
     `share` is the position of the centre of the map's values, from 0 (left or upper edge) to 1
     (right or lower edge). The middle third is narrow, because the centre is seldom far from the

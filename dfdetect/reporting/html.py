@@ -56,18 +56,18 @@ def write_report(
 ) -> None:
     """Write an HTML page with a summary, a table of all videos, and the people in each video.
 
-    Each video with people is read again for pictures of their faces. If a video can no longer be
-    read, or no time is left, the page shows the video without pictures. Only a few videos are in
+    Each video that shows people is read again, to get pictures of their faces. If a video can no
+    longer be read, or no time is left, the page shows no pictures for it. Only a few videos are in
     memory at a time.
 
     Args:
         path: The file to write.
         results: The results by name, as `predict` returns them.
         videos: The video files by name.
-        prior: P(FAKE) in the submission for videos without a score, or None if no submission was
-            written.
+        prior: P(FAKE) that the submission gives to videos without a score, or None if no submission
+            was written.
         detector: Name of the detector, which the page shows.
-        budget: The time budget of the run. The remaining time limits the reading of videos.
+        budget: The time budget of the run. When it is used up, no more videos are read.
         progress: Show a progress bar.
         heat_maps: The store of the heat maps, or None if the results contain their heat maps.
 
@@ -95,7 +95,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """Return the part of the page before the sections of the videos, and the part after them."""
+    """Return two parts of the page: all before the sections of the videos, and all after them."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]
@@ -121,7 +121,7 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield a list for each video, in the given order: one strip of pictures for each person."""
+    """Yield one list per video, in the given order. It holds one strip of pictures per person."""
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
         name, result = pair
@@ -201,7 +201,7 @@ def _css_class(result: VideoResult) -> str:
 
 
 def _link(video: Path, folder: Path) -> str:
-    """Return the URL of a video relative to the page's folder, or an empty text if it has none."""
+    """Return a video's URL relative to the page's folder, or an empty text if there is none."""
     try:
         relative = os.path.relpath(video.absolute(), folder)
     except ValueError:  # the video is on another drive of Windows
@@ -244,7 +244,7 @@ def _section(
 
 
 def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
-    """Return an HTML paragraph that says when a person is seen, and when most suspicious."""
+    """Return an HTML paragraph: when a person is seen, and when P(FAKE) is highest."""
     first, last = (time_stamp(track.times[place]) for place in (0, -1))
     moments = ", ".join(
         f"{_moment(time, link)} ({probability:.3f})"
@@ -257,7 +257,7 @@ def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
 
 
 def _moment(time: float, link: str) -> str:
-    """Return a time stamp as HTML, with a link to this moment unless `link` is empty."""
+    """Return a time stamp as HTML. It links to its moment in the video if `link` is not empty."""
     stamp = time_stamp(time)
     if not link:
         return stamp

@@ -23,8 +23,8 @@ def write_json(path: str | Path, results: Iterable[VideoResult]) -> None:
 
     Args:
         path: The file to write. If its name ends in `.json`, it gets one array of objects.
-            Otherwise, it gets one object on each line.
-        results: The results, in the order to write them.
+            Otherwise, it gets one object per line.
+        results: The results, in the order in which they are written.
     """
     lines = [to_json(result) for result in results]
     with atomic_path(path) as temporary:

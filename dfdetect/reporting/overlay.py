@@ -1,7 +1,7 @@
 """Write annotated videos: copies with sound, on which boxes and curves of P(FAKE) are drawn.
 
-Each video is decoded and encoded in its own process, because a malicious file may crash the
-process.
+Each video is decoded and encoded in its own process, because a malicious file may crash the process
+that decodes it.
 """
 
 import json
@@ -51,7 +51,7 @@ def annotate(
 
     Each person has a bounding box with a number and the current P(FAKE). A panel below the frame
     shows the verdict and the curves. Boxes and P(FAKE) are interpolated between the sampled frames.
-    A person has no box at times that are far from all sampled frames of the person. Frames keep
+    A person has a box only at times near a sampled frame that shows the person. Frames keep
     their times. Frames with a side of more than 1280 pixels are reduced until their longer side has
     1280 pixels, and frames narrower than 480 pixels are enlarged. A video becomes an MP4 file with
     H.264 and AAC, which browsers play. An image becomes an image without curves. An existing file
@@ -62,15 +62,15 @@ def annotate(
         result: The result of `Detector.predict` for this file, with at least one track.
         out: The file to write. The suffix is `.mp4` for a video, and `.jpg`, `.png` or `.webp` for
             an image.
-        threads: Number of threads that decode. The same number of other threads encode. 0 means one
-            decoding and one encoding thread for each CPU core.
+        threads: Number of decoding threads, which is also the number of encoding threads. 0 means
+            the number of CPU cores.
         check: Function that is called several times a second, and may raise an error to end the
             work.
 
     Raises:
         VideoError: The video cannot be read.
-        ArgumentError: The result has no tracks, or `out` cannot be written.
-        OSError: The file cannot be written, for example because the disk is full.
+        ArgumentError: The result has no tracks, or `out` is the input or no regular file.
+        OSError: `out` cannot be written, for example because the disk is full.
 
     Example:
         >>> result = dfdetect.load_detector().predict("video.mov")
@@ -95,7 +95,8 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
 
     The names may contain sub-folders, which are kept. `.mp4` is appended to a name that has neither
     the suffix of an MP4 file nor that of an image. Parts of a name that would lead out of the
-    folder are left out. If two videos would get the same path, a number is added to the second.
+    folder are left out. If two videos would get the same path, a number is added to the second
+    path.
 
     Raises:
         ArgumentError: The folder cannot be written to, or a video would be overwritten.
@@ -134,7 +135,7 @@ def annotate_videos(
     budget: TimeBudget | None = None,
     progress: bool = False,
 ) -> dict[str, Path]:
-    """Write annotated copies of many videos, several at once: one video on each CPU core.
+    """Write annotated copies of many videos. Each CPU core works on one video at a time.
 
     A video is left out, with a message in the log, if it has no score, if it cannot be annotated,
     or if no time is left for it.
@@ -143,7 +144,7 @@ def annotate_videos(
         results: The results of the detector, by the names of the videos.
         videos: The video files, by name.
         targets: The files to write, by name, as `annotated_paths` returns them.
-        budget: The time budget of the run. The remaining time limits the annotation.
+        budget: The time budget of the run. When it is used up, no more copies are written.
         progress: Show a progress bar.
 
     Returns:

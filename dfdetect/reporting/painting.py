@@ -49,12 +49,12 @@ FAINT = 0.35
 class PersonPath:
     """The bounding box and P(FAKE) of one person at any time of the video.
 
-    Both are interpolated between two sampled frames. They are unknown at times that are far from
-    all sampled frames that show the person.
+    Both are interpolated between two sampled frames. They are known only at times near a sampled
+    frame that shows the person.
 
     Args:
         track: The detector's result for the person.
-        interval: Seconds between the frames that were sampled from the video.
+        interval: Seconds from one sampled frame of the video to the next.
 
     Example:
         >>> path = PersonPath(TrackResult(0.8, [1.0, 2.0], [(0, 0, 8, 8)] * 2, [0.7, 0.9]), 1.0)
@@ -97,8 +97,8 @@ class BoxPainter:
         result: The detector's result for the video, with at least one person.
         width: Width of the upright frames in pixels.
         height: Height of the upright frames in pixels.
-        seconds: Duration from the first frame to the last in seconds. It is 0 for an image, which
-            gets no curves.
+        seconds: Time from the first frame to the last, in seconds. It is 0 for an image, and then
+            no curves are drawn.
 
     Attributes:
         frame_size: Width and height that frames are resized to.
@@ -175,12 +175,12 @@ class BoxPainter:
 
 
 def person_colour(place: int) -> tuple[int, int, int]:
-    """Return the RGB colour of the person at this position in the result. The colours repeat."""
+    """Return the RGB colour of the person at this place in the result. Colours may repeat."""
     return PERSON_COLOURS[place % len(PERSON_COLOURS)]
 
 
 def sampling_interval(result: VideoResult) -> float:
-    """Return the median time in seconds between the sampled frames that show faces."""
+    """Return the median of the seconds from one sampled frame with a face to the next."""
     times = sorted({time for track in result.tracks for time in track.times})
     return float(np.median(np.diff(times))) if len(times) > 1 else NEARBY
 
@@ -193,8 +193,8 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
         result: The detector's result for the image, with at least one person.
 
     Returns:
-        RGB uint8 of shape (height, width, 3). The height includes the panel, and the image is
-        resized as the frames of a video are.
+        RGB uint8 of shape (height, width, 3). The height includes the panel. The image is
+        resized in the same way as the frames of a video.
     """
     import av
 
@@ -214,7 +214,7 @@ def main(threads: int) -> None:
     output.
 
     Args:
-        threads: Number of threads that decode. The same number of other threads encode.
+        threads: Number of decoding threads, which is also the number of encoding threads.
     """
     request = json.loads(sys.stdin.buffer.read())
     path, out, result = request["path"], request["out"], VideoResult.from_dict(request["result"])

@@ -1,4 +1,4 @@
-"""Format results as text: a line for each video, details of one video, a summary of many videos.
+"""Format results as text: a line for each video, details of one video, or a summary of many.
 
 The functions return text, which the command line prints.
 """
@@ -70,9 +70,9 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
 
 def result_line(result: VideoResult, *, colour: bool = False) -> str:
-    """Return a line with the verdict, the P(FAKE), the number of people and the name of a video.
+    """Return a line on a video: its verdict, P(FAKE), number of people and name.
 
-    Each warning is a further line. If the video has no score, the line says why.
+    Each warning adds a line. If the video has no score, the line says why.
 
     Example:
         >>> print(result_line(detector.predict("a.mp4")))
@@ -94,7 +94,7 @@ def result_line(result: VideoResult, *, colour: bool = False) -> str:
 
 
 def result_details(result: VideoResult) -> str:
-    """Return the reason for the verdict, the times of each person, and what the numbers mean.
+    """Return the reason for the verdict, when each person is seen, and what the numbers mean.
 
     Returns:
         Several lines to print below `result_line`. If the video has no score, the text is empty.
@@ -125,12 +125,12 @@ def result_details(result: VideoResult) -> str:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return a text that says how many videos have each verdict, how many have no score, and why.
+    """Return how many videos have each verdict, how many have no score, and for which reason.
 
     Args:
         results: The results by name, as `predict` returns them.
-        prior: P(FAKE) in the submission for videos without a score, or None if no submission was
-            written.
+        prior: P(FAKE) that the submission gives to videos without a score, or None if no submission
+            was written.
 
     Example:
         >>> print(summary(results))
@@ -159,12 +159,12 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
     """Return the text that follows the lines of the videos.
 
-    The text has the details of a single video, or the summary of several videos. The text is empty
-    for a single video without a score if `prior` is None.
+    It has the details of a single video, or the summary of several videos. If a single video has no
+    score, the text is the summary, or is empty if `prior` is None.
 
     Args:
         results: The results by name, as `predict` returns them.
-        prior: P(FAKE) in the submission for videos without a score, as in `summary`.
+        prior: P(FAKE) that the submission gives to videos without a score, as in `summary`.
 
     Example:
         >>> print(ending(predict("videos")))
@@ -188,7 +188,7 @@ def score_meaning(noun: str = "video") -> str:
     """Return sentences that say what P(FAKE) is, and what it is not.
 
     Args:
-        noun: The word for what gets a P(FAKE), as in `verdict_meaning`.
+        noun: What the sentences call the thing that was checked, as in `verdict_meaning`.
 
     Example:
         >>> print(score_meaning("image"))
@@ -206,7 +206,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
     Args:
         points: The thresholds, or None.
-        noun: The word for what gets a verdict: `video`, `image`, or `file` for both.
+        noun: What the text calls the things that were checked: `video`, `image` or `file`.
 
     Example:
         >>> print(verdict_meaning(detector.operating_points))
@@ -234,7 +234,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
 
 def fakes_found(points: OperatingPoints) -> str:
-    """Return sentences that say how many known fakes get the verdict fake or the verdict real.
+    """Return sentences with the shares of known fakes that get the verdicts `fake` and `real`.
 
     If the fakes were not counted, an empty text is returned.
 
@@ -279,7 +279,7 @@ def verdict_reason(result: VideoResult) -> str:
 
 
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
-    """Return a sentence on people or moments whose P(FAKE) is above the next threshold.
+    """Return a sentence about people or moments whose P(FAKE) is above the next threshold.
 
     The next threshold is the lowest one that the P(FAKE) of the video does not exceed. The sentence
     begins with a space. If nothing is above this threshold, an empty text is returned.
@@ -298,7 +298,7 @@ def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
 
 
 def lower_probabilities(points: OperatingPoints) -> str:
-    """Return a phrase that says for which P(FAKE) the verdict is `real`.
+    """Return a phrase that says which values of P(FAKE) get the verdict `real`.
 
     Example:
         >>> lower_probabilities(OperatingPoints(uncertain=0.76, fake=0.89))
@@ -308,7 +308,7 @@ def lower_probabilities(points: OperatingPoints) -> str:
 
 
 def common_noun(results: Iterable[VideoResult]) -> str:
-    """Return the noun that `noun_of` gives for all results, or `file` if the nouns differ."""
+    """Return the noun that `noun_of` gives for every result, or `file` if the nouns differ."""
     nouns = {noun_of(result) for result in results}
     return nouns.pop() if len(nouns) == 1 else "file"
 
@@ -348,7 +348,7 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """Return lines on one person, without times for an image or a single frame."""
+    """Return lines about one person. They have no times if only one frame was sampled."""
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
         return text

@@ -16,12 +16,12 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Return all videos in some files and folders, each under a unique name.
+    """Give a unique name to each given file, and to each video below the given folders.
 
-    A folder is searched with all its sub-folders and linked folders, for files whose suffix is in
-    `VIDEO_SUFFIXES`. A folder that cannot be read causes a warning. If a path is a file, it is
-    accepted with any suffix, and may also be an image. If some paths exist and others do not, the
-    missing ones are treated as files, so that a wrong path does not stop a run over the other
+    In a folder, all files whose suffix is in `VIDEO_SUFFIXES` count as videos. Its sub-folders and
+    linked folders are searched too. A folder that cannot be read causes a warning. A file among
+    `paths` may have any suffix, and may also be an image. If some paths exist and others do not,
+    the missing ones are treated as files, so that a wrong path does not stop a run over the other
     paths.
 
     The name of a video is the name of its file. Videos with equal file names are named by their
@@ -65,7 +65,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
-    """Return a unique name for each file. `below` has each file's path below the given folder."""
+    """Return a unique name for each file. `below` maps it to its path below the given folder."""
     forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
     counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
     names = {

@@ -2,10 +2,10 @@
 
 FFmpeg is a large library in C, and the files that it reads may come from strangers. A `DecoderPool`
 therefore decodes videos in decoder processes, and reuses each process for the next video. If a
-process crashes, takes too long or needs too much memory, the caller gets a `VideoError` with this
-reason, and a new process replaces the old one. A decoder process sends its frames one by one
-through shared memory, as plain bytes; nothing is unpickled. The caller's images lie in this memory,
-too, so that they need not be copied. Messages of FFmpeg are discarded.
+process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
+so, and a new process replaces the old one. A decoder process sends its frames one by one through
+shared memory, as plain bytes; nothing is unpickled. The caller uses the images where they lie in
+this memory, without copying them. Messages of FFmpeg are discarded.
 """
 
 import json
@@ -48,11 +48,12 @@ class CancelledError(DfdetectError):
 class DecoderPool:
     """A pool of decoder processes, each of which reads one video at a time.
 
-    Several threads may use a pool, each for another video. The processes end when the pool is
-    closed or no longer referenced. An unpickled pool has the same settings, but no processes.
+    Several threads may use a pool at the same time, each of them for its own video. The processes
+    end when the pool is closed or no longer referenced. When a pool is pickled, its settings are
+    kept, but not its processes.
 
     Args:
-        threads: Number of decoder threads per process. 0 means the number of cores.
+        threads: Number of decoder threads per process. 0 means one thread for each CPU core.
 
     Example:
         >>> with DecoderPool() as decoders:
@@ -98,8 +99,8 @@ class DecoderPool:
     ) -> Iterator[Frame]:
         """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
-        A decoder process decodes the frames. On Windows, processes cannot share open files, so the
-        caller's process decodes the frames. In both cases, the frames are the same as from
+        A decoder process decodes the frames. Only on Windows, where processes cannot share open
+        files, the caller's process decodes them. In both cases, the frames are the same as from
         `dfdetect.video.reader.read_frames`.
 
         Args:
@@ -192,15 +193,15 @@ def _serve(
 
 
 class _Areas:
-    """The decoder's side of the shared memory: areas of a file, each of which holds one image.
+    """The decoder's side of the shared memory: a file with areas, each for one image.
 
     An area belongs to the caller until the caller gives it back. The decoder then uses the area
     again. The place of an area is the number of bytes before it in the file.
 
     Attributes:
         size: Size of new areas in bytes: the size of the largest image so far.
-        lent: The size of each area that belongs to the caller, by place.
-        free: The places of free areas with the present size.
+        lent: A dictionary of the areas that belong to the caller, from place to size in bytes.
+        free: The places of the free areas whose size is `size`.
         end: The place of the next new area.
     """
 
@@ -260,7 +261,7 @@ class _SharedImages:
 
 
 class _Loan:
-    """An area of the shared memory. All arrays that show a part of it keep this object alive."""
+    """An area of the shared memory. Arrays that use this memory keep the object alive."""
 
     def __init__(self, image: np.ndarray, place: int, returned: deque[int]):
         self.__array_interface__ = image.__array_interface__
@@ -278,7 +279,7 @@ def _write_line(out: IO[bytes], values: dict[str, Any]) -> None:
 
 
 def limit_memory() -> None:
-    """Limit the address space of this process to `MEMORY_LIMIT`, if the system supports that."""
+    """Limit the address space of this process to `MEMORY_LIMIT`, if the system supports limits."""
     try:
         import resource
     except ImportError:  # Windows
@@ -291,7 +292,7 @@ def limit_memory() -> None:
 
 
 class DecoderProcess:
-    """The caller's side of one decoder process: it sends requests and receives frames.
+    """The caller's side of one decoder process. This side sends requests and receives frames.
 
     Attributes:
         process: The decoder process.
@@ -436,7 +437,7 @@ class _Processes:
 
 
 def _new_file() -> int:
-    """Return the descriptor of a new file without a name, in memory if the system allows that."""
+    """Return the descriptor of a new nameless file. It lies in memory if the system allows that."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("dfdetect")
     with tempfile.TemporaryFile() as file:

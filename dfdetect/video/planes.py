@@ -72,7 +72,7 @@ class Planes:
         return int(first[0, 0]), int(second[0, 0]), int(third[0, 0])
 
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
-        """Draw a decoded frame into the top left corner, turned upright and resized.
+        """Turn a decoded frame upright, resize it, and draw it into the top left corner.
 
         The last column is repeated if `width` is odd. The last row is repeated if `height` is odd.
 
@@ -139,7 +139,7 @@ class Planes:
         self.fill((right - thickness, top, right, bottom), colour)
 
     def left_part(self, width: int) -> "Planes":
-        """Return the left part of the picture, which shares memory with the picture.
+        """Return the left part of the picture. Drawing on this part changes the picture.
 
         Args:
             width: Width of the part in pixels, rounded down to an even number.

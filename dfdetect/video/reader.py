@@ -1,4 +1,4 @@
-"""Read evenly spaced RGB frames of a video file, with their times, or the one frame of an image.
+"""Read evenly spaced frames of a video with their times, or the only frame of an image, as RGB.
 
 First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
 time stamps of the packets tell which frames the file really holds, even if the header of the file
@@ -67,8 +67,8 @@ class VideoError(InputError):
 
     Attributes:
         path: The file.
-        status: Why no frame can be read.
-        details: The message of the operating system or of FFmpeg. It may be empty.
+        status: The reason why no frame can be read.
+        details: The message of the operating system or of FFmpeg, or an empty text.
     """
 
     def __init__(self, path: str | Path, status: Status, details: str = ""):
@@ -87,8 +87,8 @@ class Frame:
         image: RGB uint8 of shape (height, width, 3), upright.
         number: Index of the frame in the video, from 0.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
-            of all its frames. NaN for images, for frames in memory, and if PyAV did not read the
-            file.
+            of all its frames. It is NaN for an image, for a frame that does not come from a file,
+            and for a video that was read without PyAV.
     """
 
     time: float
@@ -106,10 +106,10 @@ def read_frames(
 ) -> Iterator[Frame]:
     """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
-    Only one frame at a time is in memory. A video with fewer than `num_frames` frames yields all of
-    them. Damaged frames are left out. If a video has more than 3,000 frames and enough key frames,
-    only key frames are decoded and yielded: those nearest to evenly spaced times. An image yields
-    one frame at 0 seconds, rotated upright as its EXIF data says.
+    Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of
+    them are yielded. Damaged frames are left out. If a video has more than 3,000 frames and enough
+    key frames, only key frames are decoded and yielded: those nearest to evenly spaced times. An
+    image yields one frame at 0 seconds, rotated upright as its EXIF data says.
 
     Args:
         path: Any video file that FFmpeg reads, or a JPEG, PNG or WebP image whose name ends in
@@ -117,7 +117,7 @@ def read_frames(
         num_frames: Number of evenly spaced frames, at least 1.
         indices: Numbers of the frames to read, counted from 0, in increasing order. None means that
             evenly spaced frames are read. Numbers beyond the last frame are ignored.
-        threads: Number of decoder threads. 0 means the number of cores.
+        threads: Number of decoder threads. 0 means one thread for each CPU core.
 
     Raises:
         VideoError: The file is missing, is empty, or is neither a video nor an image; or no frame
@@ -243,8 +243,8 @@ class _Plan:
     Attributes:
         timeline: The times of all frames of the file.
         stamps: The stamps of the requested frames, from the timeline.
-        passes: Which frames the decoder skips in the first pass, and in a second pass that follows
-            if the first pass missed a requested frame.
+        passes: Which frames the decoder skips in each pass over the file. A second pass follows
+            only if the first one missed a requested frame.
     """
 
     timeline: Timeline
@@ -399,7 +399,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the packets of these streams that are not empty. A truncated file is no error."""
+    """Yield the non-empty packets of these streams. A truncated file raises no error."""
     try:
         for packet in container.demux(*streams):
             if packet.size:
@@ -411,7 +411,7 @@ def read_packets(
 def _decode(
     path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the decoded frames in the order in which they are shown, without damaged ones.
+    """Yield the decoded frames, except damaged ones, in the order in which they are shown.
 
     If `wanted` is given, only the packets with these stamps are decoded.
     """

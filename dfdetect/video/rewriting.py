@@ -1,4 +1,4 @@
-"""Copy a video file with something drawn on each frame, and keep the sound.
+"""Copy a video file, draw on each frame of the copy, and keep the sound.
 
 Browsers can play the new file: it is an MP4 file with H.264 video in yuv420p, AAC sound, and the
 index at the start. Frames keep their times, even if the times are uneven. Only one frame at a time
@@ -49,15 +49,15 @@ class Painter(Protocol):
 
     Attributes:
         frame_size: Width and height in pixels to which each frame is resized.
-        size: Width and height in pixels of the new video. Both must be even. The resized frame is
-            in the top left corner of this area.
+        size: Width and height in pixels of the new video. Both must be even. The resized frame
+            fills the top left corner of the new frame.
     """
 
     frame_size: tuple[int, int]
     size: tuple[int, int]
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw on a picture that holds the frame shown `time` seconds after the first frame."""
+        """Draw on a picture of the frame that appears `time` seconds after the first frame."""
 
 
 # A function that returns the painter for a video. Its arguments are the width and height of the
@@ -75,16 +75,16 @@ def rewrite_video(
     """Write a copy of a video, and draw on each frame of the copy with a `Painter`.
 
     AAC sound is copied, and other sound is encoded as AAC. Damaged frames are left out, and a
-    damaged sound track ends early. Rotated videos are turned upright, and the aspect ratio of
-    pixels is kept.
+    damaged sound track ends early. Rotated videos are turned upright. Pixels that are not square
+    keep their aspect ratio.
 
     Args:
         path: Any video file that FFmpeg reads.
         out: The MP4 file to write.
         make_painter: A function that returns the painter. Its arguments are the width and height of
             the upright frames in pixels, and the seconds between the first frame and the last.
-        threads: Number of threads that decode. The same number of other threads encode. 0 means one
-            decoding and one encoding thread for each CPU core.
+        threads: Number of decoding threads, which is also the number of encoding threads. 0 means
+            the number of CPU cores.
         comment: Comment in the metadata of the new file.
 
     Raises:
@@ -170,7 +170,7 @@ def _add_video(
 def _frames(
     source: "InputContainer", stream: "VideoStream", timeline: Timeline, sound: "_Sound"
 ) -> Iterator[tuple["av.VideoFrame", int]]:
-    """Yield each frame with its stamp, in order of the stamps, and write the sound."""
+    """Yield each frame with its stamp, in order of the stamps. Write the sound meanwhile."""
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
         stamp = frame.pts if timeline.timed else ordinal
@@ -182,7 +182,7 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the frames that are not damaged, in the order of their times, and write the sound."""
+    """Yield the undamaged frames in the order of their times. Write the sound meanwhile."""
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
         if sound is not None and packet.stream is other:
