@@ -23,7 +23,7 @@ LANDMARKS = 5
 
 @dataclass(frozen=True)
 class CropRule:
-    """The rule by which a crop is cut around a face. It starts from the box that MTCNN finds.
+    """The rule by which a crop is cut around a face, starting from the box that MTCNN finds.
 
     With the default values, a crop shows only the face, like a box of dlib's frontal face detector.
 

@@ -193,7 +193,7 @@ def _serve(
 
 
 class _Areas:
-    """The decoder's side of the shared memory: a file with areas, each for one image.
+    """The decoder's side of the shared memory: a file of areas that each hold one image.
 
     An area belongs to the caller until the caller gives it back. The decoder then uses the area
     again. The place of an area is the number of bytes before it in the file.
@@ -239,8 +239,8 @@ class _Areas:
 class _SharedImages:
     """The images in the shared memory, as the caller's process reads them.
 
-    This object also lists the areas of the memory that no image uses any more, so that the decoder
-    process can use these areas again.
+    This object also lists the areas that hold no image any more, so that the decoder process can
+    use these areas again.
     """
 
     def __init__(self, file: int):
