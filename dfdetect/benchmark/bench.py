@@ -49,7 +49,7 @@ class BenchResult:
         videos: Number of videos.
         seconds_per_video: Total time divided by the number of videos, while several videos are
             scored at once.
-        stages: For each stage, by its name, the mean time that a video spends in it while several
+        stages: Mean time that a video spends in each stage, by name of the stage, while several
             videos are scored at once.
         engine: Name of the library that computed the networks.
         engines: Time per video with each installed library, by name of the library.

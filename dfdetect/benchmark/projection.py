@@ -156,7 +156,7 @@ def plan(
     measured the scoring. This function measures the extraction.
 
     Args:
-        paths: The videos that `bench` was measured on.
+        paths: The videos that were given to the function `bench`.
         bench: The result of `bench`.
         videos: Number of videos in the large set.
         nodes: Machine counts for which projections are computed; each machine is like this one.

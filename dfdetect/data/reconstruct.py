@@ -305,7 +305,11 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
 def _plan(
     faces: FaceSet, kinds: Sequence[str], copies: int, seed: int
 ) -> Iterator[tuple[int, str, int, int]]:
-    """Yield the row number, autoencoder, side and interpolation of each reconstruction to make."""
+    """Yield the settings of each reconstruction to make.
+
+    The settings are the row number of the face, the name of the autoencoder, and the arguments
+    `side` and `interpolation` of `_redraw`.
+    """
     draw = np.random.default_rng(seed)
     for row in range(len(faces)):
         for kind in draw.permutation(kinds)[:copies].tolist():

@@ -437,11 +437,11 @@ def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
 
 
 def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return the weights of `vote_weights` for one draw of a bootstrap.
+    """Return the weights that `vote_weights` describes, for one draw of a bootstrap.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
-        source_of: Number of the source of each item, shape (n,).
+        source_of: Index in `times` of each item's source, shape (n,).
         times: Number of times that each source was drawn, shape (sources,).
     """
     _, own, sizes = np.unique(2 * source_of + labels, return_inverse=True, return_counts=True)

@@ -94,11 +94,11 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return the third of a map's width or height in which `share` lies: 0, 1 or 2.
+    """Return 0, 1 or 2: the part of a map's width or height in which `share` lies.
 
     `share` is the position of the centre of the map's values, from 0 (left or upper edge) to 1
-    (right or lower edge). The middle third is narrow, because the centre is seldom far from the
-    middle.
+    (right or lower edge). The middle part is narrower than the other two, because the centre is
+    seldom far from the middle.
     """
     return int(share > 0.42) + int(share > 0.58)
 

@@ -129,7 +129,7 @@ class BoxPainter:
         """Draw the boxes and the panel on a picture that contains a frame.
 
         Args:
-            picture: The picture to draw on, which has the size `size`.
+            picture: The picture to draw on. Its width and height are those in `self.size`.
             time: Time of the frame in seconds since the first frame.
         """
         for place, path in enumerate(self.paths):

@@ -10,9 +10,9 @@ have REAL and FAKE. These are the three layers:
 - The layer of the relevance learns to separate faces with a known source from faces of the Deepfake
   Detection Challenge, which have no source in their index.
 
-Afterwards the model is calibrated as at the end of `train`. Last, the bias of the texture layer is
-lowered until few REAL videos from held-out sources are called FAKE. Most videos that users check
-are REAL, and a false alarm about a person does more harm than a missed fake.
+Afterwards the model is calibrated in the same way as at the end of `train`. Last, the bias of the
+texture layer is lowered until few REAL videos from held-out sources are called FAKE. Most videos
+that users check are REAL, and a false alarm about a person does more harm than a missed fake.
 """
 
 from collections.abc import Sequence
