@@ -886,7 +886,8 @@ def _print_calibration(out: Path, spec: Any) -> None:
         from dfdetect.reporting.terminal import fakes_found
 
         print(f"uncertain above {points.uncertain:.3f}, fake above {points.fake:.3f}")
-        print(fakes_found(points))
+        if text := fakes_found(points):
+            print(text)
 
 
 def _bench(

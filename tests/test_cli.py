@@ -108,6 +108,7 @@ def test_predict_of_an_image_warns_of_a_single_frame(real_clip, tmp_path, capsys
     assert line.endswith("1 person   face.jpg")
     assert warning.strip().startswith("warning: Only one frame was scored")
     assert not any("seen" in text or "moments" in text for text in rest)
+    assert rest[-1].startswith("To see who was judged")
 
 
 def test_predict_gives_a_missing_path_beside_others_a_row(real_clip, capsys):

@@ -135,7 +135,8 @@ class DetectorDataset(ClipDataset):
     """A `ClipDataset` whose images are the inputs that a detector makes of the crops.
 
     The crops are resized as the detector resizes them. If the detector mirrors every second crop of
-    a track, the dataset mirrors these crops too.
+    a track, the dataset mirrors these crops too. A crop that belongs to no track is not mirrored,
+    although the detector would score both the crop and its mirror image.
 
     Args:
         faces: The face set of the crops.

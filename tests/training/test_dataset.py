@@ -14,6 +14,7 @@ from dfdetect.training.augment import training_transform
 from dfdetect.training.dataset import ClipDataset, DetectorDataset, Item, Role
 from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.sampler import BalancedSampler
+from dfdetect.training.trainer import predict_logits
 
 
 @pytest.fixture
@@ -66,6 +67,30 @@ def test_detector_dataset_mirrors_every_second_crop_of_a_track(tracks):
     mirrored = [row for row in range(48) if dataset[row][0].equal(plain[row][0].flip(-1))]
     assert mirrored == [0, 2, 4, 6, 8, 10, 12, 14]  # the fixture has the frames in reversed order
     assert all(dataset[row][0].equal(plain[row][0]) for row in range(48) if row not in mirrored)
+
+
+class Lopsided(nn.Module):
+    """A model whose logit changes its sign if the image is mirrored."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        left, right = images.chunk(2, dim=-1)
+        return (self.scale * (left - right).mean((1, 2, 3)))[:, None]
+
+
+def test_predict_logits_sees_the_mirrored_crops_of_the_detector(tracks):
+    spec = ModelSpec("simple_cnn_2", 32, (0.5,) * 3, (0.5,) * 3)
+    plain, mirrored = (
+        predict_logits(Lopsided(), tracks, replace(spec, mirror=mirror), 0, False)
+        for mirror in (False, True)
+    )
+    signs = np.ones(48)
+    signs[0:16:2] = -1
+    assert abs(plain).min() > 0
+    assert mirrored == pytest.approx(signs * plain, abs=1e-6)
 
 
 def test_clip_dataset_transforms_a_clip_together(tracks):

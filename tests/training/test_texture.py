@@ -11,6 +11,8 @@ from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
 from dfdetect.models.registry import create_model
 from dfdetect.scoring.calibration import Calibration
+from dfdetect.training.judging import Judge
+from dfdetect.training.split import read_split
 from dfdetect.training.texture import (
     SHIFTS,
     find_shift,
@@ -18,6 +20,7 @@ from dfdetect.training.texture import (
     fit_linear,
     fit_texture,
 )
+from dfdetect.training.trainer import predict_logits
 from tests.conftest import make_face_set
 
 BASE = "tf_efficientnet_lite2"
@@ -99,6 +102,13 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(two_face_sets, tmp_
         if name not in last:
             assert tensor.equal(model.network.state_dict()[name]), name
     assert spec.training["texture"]["val"] == [0.4]
+    assert spec.training["texture"]["shift"] in SHIFTS
+    held_out = read_split(two_face_sets, 0.4, 0).held_out
+    logits = predict_logits(model, held_out, spec, 0, False)
+    measured = Judge(held_out, 1, spec.aggregation).measure(spec.calibration, logits)
+    stored = spec.scores["held_out_actors"]
+    for name in ("log_loss", "sources_log_loss"):  # the checkpoint has float16 weights
+        assert measured[name] == pytest.approx(stored[name], abs=0.02)
     assert f"{out}: calibrated" in capsys.readouterr().out
     crop = np.zeros((224, 224, 3), np.uint8)
     assert 0 < load_detector(out).predict_faces([crop])[0] < 1
