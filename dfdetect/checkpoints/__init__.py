@@ -1,4 +1,5 @@
 """Read and write the headers and weights of checkpoints, and find installed checkpoints.
 
-The modules of this package use `models`, `scoring` and, of `faces`, the crop rule.
+The modules of this package use the packages `models` and `scoring`, and the module
+`faces.geometry`.
 """

@@ -22,25 +22,26 @@ MEMBER_COUNTS = range(2, 65)
 class EnsembleSpec:
     """Description of an ensemble: several models whose logits are averaged.
 
-    Each member scores crops of the kind that it was trained on, and its logits are calibrated by
-    its own calibration. For each frame, the calibrated logits of all members are then averaged.
-    (Seferbekov 2020 and others in the Deepfake Detection Challenge average probabilities instead.
-    In a mean of logits, confident members have more influence.) The aggregation of the ensemble
-    turns the mean logits of the frames into the probability of the video. The aggregations of the
-    members are not used.
+    Each model (a member of the ensemble) scores crops in its own format. Its own calibration is
+    applied to its logits. For each frame, the calibrated logits of all members are then averaged.
+    The aggregation of the ensemble turns these mean logits into the probability of the video. The
+    aggregations of the members are not used.
+
+    Seferbekov (2020) and others in the Deepfake Detection Challenge average probabilities instead.
+    Confident members have more influence on a mean of logits than on a mean of probabilities.
 
     Args:
-        members: The specifications of the models, in the order of their weights in the file.
-        shares: Weight of each member in the mean, above 0. The sum of the weights is 1.
+        members: The specification of each member, in the order of the members in the file.
+        shares: Weight of each member in the mean of the logits, above 0. The weights sum to 1.
         aggregation: Rule that combines the mean logits of frames into the probability of a video.
-        operating_points: Thresholds of the verdicts, or None if they were not fitted. The
-            thresholds of the members are not valid for the ensemble.
+        operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
+            not fitted. The thresholds of the members are not valid for the ensemble.
         scores: Measured metrics. The keys name the data, such as `held_out_actors`, and the values
             are the metrics on these data.
 
     Raises:
-        ArgumentError: There are too few or too many members, or `shares` is wrong. It must have one
-            number above 0 for each member, and the sum must be 1.
+        ArgumentError: There are too few or too many members, `shares` does not have one number
+            above 0 for each member, or these numbers do not sum to 1.
     """
 
     members: tuple[ModelSpec, ...]
@@ -67,7 +68,10 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return a dictionary with the entry `faces`: the names of all members' training sets."""
+        """Return a dictionary with one entry.
+
+        `faces` is a list of the names of the face sets that the members were trained on.
+        """
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
 
@@ -108,13 +112,15 @@ class EnsembleSpec:
 def join_specs(
     specs: Sequence[ModelSpec | EnsembleSpec], shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Return the specification of an ensemble, with the aggregation of its first member.
+    """Combine specifications into the specification of an ensemble.
+
+    The ensemble gets the aggregation of the first specification.
 
     Args:
-        specs: Specifications of the members, in their order in the ensemble. If one of them is
-            itself an ensemble, its members take its place.
-        shares: Weight of each specification in the mean of the logits, above 0. The sum need not be
-            1. None means equal weights.
+        specs: Specifications of models, in their order in the ensemble. If one of them describes
+            an ensemble, the members of that ensemble take its place.
+        shares: Weight of each specification in the mean of the logits, above 0. The weights are
+            divided by their sum. None means equal weights.
 
     Raises:
         ArgumentError: `shares` and `specs` differ in length, or a share is not above 0.
@@ -137,7 +143,8 @@ def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
     """Make a specification from the JSON text of a checkpoint's header.
 
     Raises:
-        ArgumentError: The text has another format or version, or a value is out of its range.
+        ArgumentError: The text has an unknown format or format version, or a value is out of its
+            range.
         TypeError: A field is missing, unknown or of the wrong type.
     """
     values = json.loads(text, parse_constant=_refuse_constant)

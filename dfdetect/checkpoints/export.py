@@ -1,17 +1,16 @@
 """Export a checkpoint to an ONNX file, for programs without torch or Python.
 
-The graph contains all steps from the crop to the calibrated logit, so a program that uses the file
-cannot forget one of them:
+A program that uses the ONNX file must cut and resize the crops. The graph in the file contains all
+other steps up to the calibrated logit, so the program cannot forget one of them:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
-  for models that take clips. The batch may have any size. The program must cut and resize the
-  crops.
-- In the graph: channel order, normalisation, the model, and the calibration.
+  for models that take clips of several crops. The batch may have any size.
+- Steps in the graph: the order of the channels, the normalisation, the model, the calibration.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
 The metadata of the file has three entries. `dfdetect` is the JSON object of the checkpoint's
-header, with the crop rule and the aggregation. The entry `input` describes the crops in words, and
-`output` the logits.
+header, which includes the crop rule and the aggregation. `input` describes the crops in words.
+`output` describes the logits in words.
 """
 
 import warnings
@@ -47,9 +46,10 @@ class ExportResult:
     Attributes:
         path: The ONNX file.
         opset: Version of the ONNX operators.
-        input_shape: Shape of the input `crops`, in which `batch` stands for any number.
-        difference: Largest difference between the file's logits and torch's logits for artificial
-            crops.
+        input_shape: Shape of the input `crops`. Its first entry is the text `batch`, which stands
+            for any number.
+        difference: Largest difference between the logits that the file and torch give for the
+            same artificial crops.
     """
 
     path: Path
@@ -99,10 +99,10 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
     Raises:
         FileNotFoundError: `weights` is neither a file nor an installed name.
         CheckpointError: The file is not a usable checkpoint.
-        ArgumentError: `out` has another suffix or cannot be written, or the checkpoint is an
-            ensemble.
-        DfdetectError: A package is missing, the model has an operator that ONNX lacks, or the
-            logits of the file differ from those of torch.
+        ArgumentError: The name `out` does not end in `.onnx`, the file cannot be written, or the
+            checkpoint is an ensemble.
+        DfdetectError: `onnx`, `onnxruntime` or `onnxscript` is not installed, the model has an
+            operator that ONNX lacks, or the logits of the file differ from those of torch.
 
     Example:
         >>> print(export_onnx("tf_efficientnet_lite0", out="lite0.onnx"))
@@ -172,7 +172,7 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
 @torch.inference_mode()
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
-    """Return the largest difference between the file's logits and torch's logits."""
+    """Return the largest difference between the file's logits and the network's logits."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -185,7 +185,7 @@ def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
 
 
 def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
-    """Return crops of smooth noise, which looks more like pictures than independent pixels do."""
+    """Return crops of smooth noise, which looks more like a face than independent pixels do."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *spec.input_shape[1:])
     coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)

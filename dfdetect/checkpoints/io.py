@@ -1,11 +1,14 @@
 """Read and write checkpoints: .safetensors files with weights and the description of the model.
 
 The tensors are the state dict of the model, in float16 or float32; they are loaded as float32. In
-an ensemble, the names of the tensors begin with the number of the member: `0.`, `1.` and so on. The
-metadata in the header has one entry, `dfdetect`. It is a JSON object with the fields of `ModelSpec`
-or `EnsembleSpec`, and with `format`, `version` and `sha256`. The field `sha256` is a checksum of
-the other fields and of the tensors. Loading runs no code from the file and downloads nothing.
-Loading is strict: the header is checked before memory is allocated for the tensors.
+an ensemble, the names of the tensors begin with the number of the member: `0.`, `1.` and so on.
+
+The metadata in the header has one entry, `dfdetect`. It is a JSON object with the fields of
+`ModelSpec` or `EnsembleSpec`, and with `format`, `version` and `sha256`. The field `sha256` is a
+checksum of the other fields and of the tensors.
+
+Loading runs no code from the file and downloads nothing. The file must have exactly the tensors of
+its architecture. Their names, shapes and dtypes are checked before memory is allocated for them.
 """
 
 import json
@@ -50,8 +53,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
         path: The `.safetensors` file to write.
         model: The network, or an `nn.ModuleList` of the members of an ensemble.
         spec: The specification of the model or of the ensemble.
-        half: Whether to store the weights as float16, which halves the size of the file. If not,
-            the weights keep their dtype.
+        half: Store the weights as float16, which halves the size of the file. If False, the
+            weights keep their dtype.
 
     Raises:
         InputError: A weight is not finite in the precision of the file.
@@ -73,11 +76,12 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
 def read_spec(path: str | Path) -> Spec:
     """Return the specification in a checkpoint's header.
 
-    The weights are not read, and the checksum is therefore not verified.
+    The weights are not read. The checksum is therefore not verified.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file is not a checkpoint of this version.
+        CheckpointError: The file is not a checkpoint, or has another format version than the one
+            that this release reads.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -92,8 +96,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file is truncated or damaged, is not a checkpoint, has another version,
-            or has tensors that do not fit its architecture.
+        CheckpointError: The file is damaged, is not a checkpoint, has another format version than
+            the one that this release reads, or has tensors that do not fit its architecture.
 
     Example:
         >>> model, spec = load_checkpoint(find_weights())
@@ -121,9 +125,10 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
 def load_ensemble(
     paths: Sequence[str | Path], shares: Sequence[float] | None = None
 ) -> tuple[nn.Module, Spec]:
-    """Combine checkpoints into an ensemble, and return its models and its specification.
+    """Load checkpoints as an ensemble, and return its models and its specification.
 
-    For a single checkpoint, return the result of `load_checkpoint`.
+    The models are an `nn.ModuleList`. If there is only one checkpoint, the result is that of
+    `load_checkpoint`.
 
     Args:
         paths: One or more checkpoints. A checkpoint that is itself an ensemble is replaced by its
@@ -154,8 +159,8 @@ def make_ensemble(
 ) -> EnsembleSpec:
     """Write an ensemble of several checkpoints to a file, and return the new specification.
 
-    The ensemble has the aggregation of its first member. It has no operating points (thresholds of
-    the verdicts).
+    The ensemble has the aggregation of the first checkpoint. It has no operating points (thresholds
+    of the verdicts).
 
     Args:
         paths: Two or more checkpoints, as in `load_ensemble`.
@@ -165,8 +170,9 @@ def make_ensemble(
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is not a usable checkpoint.
-        ArgumentError: There are fewer than two checkpoints; or `out` is one of them, has another
-            suffix or cannot be written; or `shares` is wrong, as in `load_ensemble`.
+        ArgumentError: There are fewer than two checkpoints, `out` is one of them, the name `out`
+            does not end in `.safetensors`, the file cannot be written, `shares` and `paths` differ
+            in length, or a share is not above 0.
 
     Example:
         >>> make_ensemble(["a.safetensors", "b.safetensors"], "both.safetensors").shares
@@ -230,7 +236,10 @@ def _build(spec: Spec) -> nn.Module:
 
 
 def _require_tensors_of(path: Path, spec: Spec, file: safe_open) -> None:
-    """Check that the file has the tensors of its architecture, before memory is allocated."""
+    """Raise an error if the file does not have exactly the tensors of its architecture.
+
+    Only the header of the file is read. No memory is allocated for the tensors.
+    """
     try:
         with torch.device("meta"):
             model = _build(spec)
@@ -263,7 +272,7 @@ def _name(kind: torch.dtype) -> str:
 
 
 def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:
-    """Return one SHA-256 for the header's JSON together with the tensors, sorted by name."""
+    """Return the SHA-256 of the header's JSON text, followed by the tensors in order of name."""
     digest = sha256(text.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -34,7 +34,7 @@ class ModelSpec:
 
     Args:
         architecture: Name of the architecture, as in `create_model`.
-        arguments: Arguments of `create_model`: `drop_rate` and `drop_path_rate`.
+        arguments: Arguments of `create_model`, by name: `drop_rate` and `drop_path_rate`.
         input_size: Height of the input in pixels. The width is the same unless `resize` says
             otherwise.
         mean: Mean of each channel, for pixel values of 0 to 1, in the order of `channels`. It is
@@ -46,12 +46,13 @@ class ModelSpec:
         frames_per_clip: Number of consecutive crops of a face in each input. It is 1 for models
             that take single crops.
         positive_class: The class whose logit the model returns; always FAKE.
-        calibration: Calibration of the model's logits.
+        calibration: Scale and bias that are applied to the model's logits.
         aggregation: Rule that combines the logits of crops into the probability of a video.
-        operating_points: Thresholds of the verdicts on a video, or None if they were not fitted.
-        mirror: Whether every second crop of a face is mirrored before the model scores it. If a
-            face has only one crop, the model scores this crop and its mirror image. Must be False
-            for models that take clips.
+        operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
+            not fitted.
+        mirror: Mirror every second crop of a face before the model scores it. If a face has only
+            one crop, the model scores this crop and its mirror image. Must be False for models
+            that take clips.
         training: Information on the training: data, split, configuration, seed, date.
         scores: Measured metrics. The keys name the data, such as `held_out_actors`, and the values
             are the metrics on these data.
@@ -81,7 +82,11 @@ class ModelSpec:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Return the shape of one input: (1, 3, height, width), or (1, time, 3, height, width)."""
+        """Return the shape of a batch of one input.
+
+        The shape is (1, 3, height, width) for a model that takes single crops, and
+        (1, frames_per_clip, 3, height, width) for a model that takes clips.
+        """
         time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
         return (1, *time, RGB, self.input_size, self.resize.width(self.input_size))
 
@@ -97,7 +102,7 @@ class ModelSpec:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Return the weight of the model in an ensemble of one, which is 1."""
+        """Return a tuple with only the weight 1, as if the model were an ensemble of one."""
         return (1.0,)
 
     def __post_init__(self) -> None:
@@ -150,11 +155,12 @@ class ModelSpec:
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """Convert RGB uint8 crops, which have the input's height and width, to the model's input.
+        """Convert RGB uint8 crops to the model's input.
 
         Args:
-            images: uint8 of shape (batch, 3, height, width), or of shape
-                (batch, frames_per_clip, 3, height, width), on any device.
+            images: RGB uint8 of shape (batch, 3, height, width), or of shape
+                (batch, frames_per_clip, 3, height, width), on any device. Height and width are
+                those of the model's input.
 
         Returns:
             float32 of the same shape, on the same device. Single crops are in channels-last memory
@@ -197,5 +203,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with old names replaced by their current names."""
+    """Return fields of a header. Names from older files are replaced by the current names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

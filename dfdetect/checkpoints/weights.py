@@ -15,8 +15,8 @@ Weights = str | Path | Sequence[str | Path] | None
 def list_weights() -> dict[str, Path]:
     """Return the installed checkpoints: a dictionary from names to paths, sorted by name.
 
-    The wheel contains the default and the small checkpoints. A clone of the repository contains
-    all checkpoints.
+    The wheel contains the default checkpoint and the small ones. A clone of the repository
+    contains all checkpoints.
     """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
@@ -50,7 +50,8 @@ def find_all_weights(weights: Weights = None) -> list[Path]:
     """Return the paths of one or several checkpoints.
 
     Args:
-        weights: A name or path, as in `find_weights`, or a sequence of names and paths.
+        weights: Either one name or path or None, as in `find_weights`, or a sequence of names and
+            paths.
 
     Raises:
         ArgumentError: The sequence is empty.
@@ -90,10 +91,10 @@ def require_checkpoint_name(path: Path) -> None:
 
 
 def package_folder(name: str) -> Path:
-    """Return the path of this package's folder `weights` or `kernel`.
+    """Return the path of a folder that belongs to dfdetect: `weights` or `kernel`.
 
-    In an installed package, the folder is inside the package. In a clone of the repository, it is
-    beside the package.
+    If dfdetect is installed, the folder is inside the folder `dfdetect`. In a clone of the
+    repository, it is beside that folder.
     """
     package = Path(__file__).parent.parent
     inside = package / name

@@ -1,28 +1,39 @@
 """Aggregation: combines the logits of frames into the scores of tracks and videos.
 
-A video is scored in four steps, whose settings are part of each checkpoint (`Calibration` and
-`Aggregation`):
+A track is one face followed through a video. In each frame of a track, the face is cut out as a
+crop, and a model gives each crop a logit. Four steps turn these logits into the score of a video:
 
-1. The logit z of each crop is calibrated: it becomes `scale * z + bias`. `scale` and `bias` were
-   fitted on actors who were held out of training.
-2. The logits of the frames of a track (one face followed through the video) are combined into the
-   logit of the track. `mean_logit` is the mean of the logits. A few clear frames outweigh many
-   undecided frames in this mean, but not in a mean of probabilities. `soft_maximum` averages the
-   logits of neighbouring frames and then takes log(mean(exp(sharpness * z))) / sharpness. The
-   result lies between the mean and the maximum. The rule therefore also detects a face that is fake
-   for a short time only. `dfdetect compare-aggregation` compares `mean_logit` and `soft_maximum`.
-   The other rules are from published detectors and combine probabilities. `mean_probability` is the
-   mean of the probabilities. Three rules are from winners of the Deepfake Detection Challenge:
-   `confident_majority` (first place, Seferbekov 2020), `power_law` (third place, Davletshin et al.
-   2020) and `confident_fives` (fourth place, Shao et al. 2020).
-3. The logits of the tracks are combined into the logit of the video. `max` takes the highest logit,
-   because one fake face makes a video fake. `pooled` combines the frames of all tracks as if they
-   were one track. `agreement`, which is also from the fourth-placed team, takes the highest logit
-   if one track is clearly FAKE or all tracks are FAKE. It takes the lowest logit if all tracks are
-   REAL, and the mean probability otherwise. A track that has few frames compared with the longest
-   track is ignored: it may be a picture on the wall that was taken for a face.
-4. The probability is kept within [floor, 1 - floor], so that a single confident error does not
-   dominate the log loss.
+1. The logits are calibrated: a logit z becomes `scale * z + bias`. `scale` and `bias` were fitted
+   on actors who were held out of training.
+2. One of the rules `FRAME_RULES` combines the logits of a track's frames into the track's logit.
+3. One of the rules `TRACK_RULES` combines the tracks of a video into the video's logit. Tracks with
+   far fewer frames than the longest track can be ignored: they may be pictures on a wall.
+4. The probability is the sigmoid of the video's logit. It is kept within [floor, 1 - floor], so
+   that a single confident error does not dominate the log loss.
+
+A checkpoint contains the settings of these steps, as `Calibration` and `Aggregation`.
+
+The rules for the frames of a track:
+
+- `mean_logit`: the mean of the logits. A few clear frames outweigh many undecided frames. In a mean
+  of probabilities, they do not.
+- `soft_maximum`: first, each logit is replaced by the mean z of the logits of neighbouring frames.
+  The track's logit is then log(mean(exp(sharpness * z))) / sharpness. It lies between the mean and
+  the maximum of z. The rule therefore also detects a face that is fake for a short time only.
+- `mean_probability`: the mean of the probabilities.
+- `confident_majority`, `power_law` and `confident_fives`: rules that combine probabilities. They
+  come from the first, third and fourth place of the Deepfake Detection Challenge (Seferbekov 2020,
+  Davletshin et al. 2020, Shao et al. 2020).
+
+The rules for the tracks of a video:
+
+- `max`: the highest logit of the tracks, because one fake face makes a video fake.
+- `pooled`: the frames of all tracks are combined as if they were one track.
+- `agreement`: the highest logit if one track is clearly FAKE or all tracks are FAKE; the lowest
+  logit if all tracks are REAL; otherwise, the mean of the tracks' probabilities. This rule also
+  comes from the fourth place of the challenge.
+
+`dfdetect compare-aggregation` measures several of these rules.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,9 +60,9 @@ class Aggregation:
         floor: Lowest possible P(FAKE); the highest is 1 - floor.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
             small value, and near the maximum for a large value.
-        window: Number of neighbouring frames that are averaged before the soft maximum.
-        min_track_share: Minimum number of frames of a track, as a share (0 to 1) of the number of
-            frames of the longest track. Shorter tracks are ignored.
+        window: Number of neighbouring frames whose logits are averaged before the soft maximum.
+        min_track_share: Minimum number of frames of a track, divided by the number of frames of the
+            longest track; 0 to 1. Shorter tracks are ignored.
 
     Raises:
         ArgumentError: A name is unknown, or a number is out of its range.
@@ -88,7 +99,10 @@ class Aggregation:
         return FRAME_RULES[self.frames](np.asarray(logits, dtype=np.float64), self)
 
     def video_logit(self, tracks: Sequence[np.ndarray]) -> float:
-        """Return the logit of a video, given the calibrated logits of the frames of each track.
+        """Return the logit of a video.
+
+        Args:
+            tracks: For each track, the calibrated logits of its frames, shape (frames,).
 
         Example:
             >>> aggregation = Aggregation(min_track_share=0.25)
@@ -100,7 +114,9 @@ class Aggregation:
         return TRACK_RULES[self.tracks](heard, self)
 
     def probability(self, logits: np.ndarray | float | Sequence[float]) -> np.ndarray:
-        """Return P(FAKE) in [floor, 1 - floor], float64 of the same shape as `logits`.
+        """Return P(FAKE) for each logit, float64 of the same shape as `logits`.
+
+        P(FAKE) is the sigmoid of the logit, kept within [floor, 1 - floor].
 
         Example:
             >>> Aggregation(floor=0.01).probability([0.0, 100.0])
@@ -126,7 +142,7 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of the mean probability of the confident frames, or of all frames.
+    """Return the logit of a mean probability.
 
     If many frames have probabilities above 0.8, the mean is taken over these frames. If nearly all
     frames have probabilities below 0.2, it is taken over the frames below 0.2. Otherwise, it is
@@ -142,8 +158,9 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of groups of five frames.
 
-    If most groups have probabilities above 0.85, the mean is taken over these groups. If most are
-    below 0.15, it is taken over the groups below 0.15. Otherwise, it is taken over all groups.
+    The probability of a group is the sigmoid of its mean logit. If most groups have probabilities
+    above 0.85, the mean is taken over these groups. If most groups have probabilities below 0.15,
+    it is taken over the groups below 0.15. Otherwise, it is taken over all groups.
     """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
@@ -155,9 +172,10 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _power_law(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of a weighted mean of probabilities that were moved away from 0.5.
+    """Return the logit of a weighted mean of the frames' probabilities.
 
-    The weight of a frame is the distance of its probability from 0.5.
+    The weight of a frame is the distance of its probability from 0.5. Before the mean is computed,
+    each probability is moved away from 0.5.
     """
     distance = _sigmoid(logits) - 0.5
     pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)
@@ -173,10 +191,10 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
-    """Return the highest logit if one track is clearly FAKE or all are FAKE.
+    """Return the highest logit of the tracks if one track is clearly FAKE or all are FAKE.
 
-    Return the lowest logit if all tracks are REAL. Otherwise return the logit of the mean
-    probability.
+    Return the lowest logit of the tracks if all tracks are REAL. Otherwise, return the logit of the
+    mean of the tracks' probabilities.
     """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:

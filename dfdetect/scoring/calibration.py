@@ -1,4 +1,7 @@
-"""Platt scaling: turns the raw logits of a model into logits of well-calibrated probabilities."""
+"""Calibration: turns the raw logits of a model into logits that say how sure the detector is.
+
+The method is Platt scaling.
+"""
 
 from dataclasses import dataclass
 
@@ -12,8 +15,8 @@ class Calibration:
     """Platt scaling of logits (Platt 1999): calibrated = scale * logit + bias.
 
     Args:
-        scale: Factor of the logits, above 0.
-        bias: Number that is added to the scaled logits.
+        scale: The number by which a logit is multiplied, above 0.
+        bias: The number that is then added.
 
     Raises:
         ArgumentError: `scale` is not above 0, or a number is not finite.
@@ -23,7 +26,7 @@ class Calibration:
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise an error for numbers that would swap FAKE and REAL or make infinite logits."""
+        """Raise an error if the numbers would swap FAKE and REAL or make logits infinite."""
         if not (np.isfinite(self.scale) and np.isfinite(self.bias) and self.scale > 0):
             raise ArgumentError(
                 f"calibration needs a positive scale and finite numbers, not {self}"
@@ -40,9 +43,12 @@ def fit_calibration(
     """Fit Platt scaling by maximum likelihood, with equal total weights of REAL and FAKE.
 
     The total weights are equal because half of the test videos of the Deepfake Detection Challenge
-    are REAL. The targets are not exactly 0 and 1. With r REAL and f FAKE examples, they are
-    1 / (r + 2) and (f + 1) / (f + 2), as in Platt (1999). If they were exactly 0 and 1, a few
-    examples that the logits separate perfectly would make every probability 0 or 1.
+    are REAL.
+
+    The targets of the fit are not exactly 0 and 1. As in Platt (1999), the target of each of r REAL
+    examples is 1 / (r + 2), and the target of each of f FAKE examples is (f + 1) / (f + 2). With
+    the targets 0 and 1, every probability would become 0 or 1 if the logits separate the examples
+    perfectly.
 
     Args:
         logits: Raw logits of FAKE for examples that the model was not trained on, shape (n,). An

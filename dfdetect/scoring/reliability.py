@@ -1,12 +1,16 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
 A face is hard to judge if a property, such as its brightness, is beyond a limit. The limits were
-chosen from measurements of the default detector. On faces beyond a limit, the detector's balanced
-accuracy is lower than on other faces. In a second measurement, good crops were damaged until they
-lay beyond a limit. This lowers the balanced accuracy: its change has a 95 % interval below zero.
-Strong compression is the exception: the detector misses more fakes in compressed videos, but also
-calls fewer REAL videos FAKE. The command `dfdetect compare-conditions` repeats these measurements.
-All results are in `docs/experiments.md`, including those of properties that make no difference.
+chosen from two measurements of the default detector. The first measurement showed that the balanced
+accuracy on faces beyond a limit is lower than on other faces. For the second measurement, good
+crops were damaged until they were beyond a limit. This damage lowers the balanced accuracy: the
+95 % interval of the change is below zero.
+
+Strong compression is an exception. The detector misses more fakes in strongly compressed videos,
+but also calls fewer REAL videos FAKE.
+
+The command `dfdetect compare-conditions` repeats these measurements. `docs/experiments.md` has all
+results, also for properties that make no difference.
 """
 
 from collections.abc import Sequence
@@ -37,10 +41,10 @@ def find_warnings(
 
     Args:
         heights: Heights in pixels of the face's bounding boxes, at least one. Their median is
-            compared with the limit.
-        faces: Attributes of some crops of the face, at least one. Their medians are compared with
-            the limits.
-        frames: Number of frames that show the face.
+            compared with the limit of a small face's height.
+        faces: Attributes of some crops of the face, at least one. The median of each attribute is
+            compared with the limit of this attribute.
+        frames: Number of frames that show the face. If it is 1, a sentence says so.
         bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`.
             NaN means unknown.
 

@@ -1,4 +1,4 @@
-"""Thresholds of the verdicts, fitted so that a known share of REAL videos exceeds them."""
+"""Thresholds of the verdicts `uncertain` and `fake`, which known shares of REAL videos exceed."""
 
 import numpy as np
 
@@ -10,7 +10,10 @@ FAKE_RATE = 0.01
 
 
 def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> OperatingPoints:
-    """Return the thresholds that 5 % and 1 % of REAL videos exceed.
+    """Return the thresholds of the verdicts `uncertain` and `fake`.
+
+    At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most 1 %
+    of them above the threshold `fake`.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
