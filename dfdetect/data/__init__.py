@@ -1,4 +1,4 @@
-"""Find the labelled videos of data sets, extract face sets from them, and read face sets.
+"""Find labelled videos, extract face sets (labelled face crops) from them, and make fakes.
 
 This package may import the packages that are needed to score a video, but not `training`.
 """

@@ -76,7 +76,7 @@ class CropSettings:
 
 @dataclass(frozen=True)
 class ExtractedVideo:
-    """The crops of a video.
+    """The crops of a video, or the reason why there are none.
 
     Attributes:
         status: `Status.OK`, or the reason why there are no crops.
@@ -107,16 +107,17 @@ def extract(
 ) -> pd.DataFrame:
     """Extract a face set from labelled videos, or continue an interrupted extraction.
 
-    Videos in zip files are unpacked one by one. If the labels name the original of a fake, and the
-    original has frames of the same size, the crops of the fake are cut at the face boxes found in
-    the original. The crops of both videos are then aligned, and faces are detected only in the
-    original. Each core processes one video at a time. If a run is killed, only the videos in
-    progress are lost. A call with the same arguments continues the run. The files are then the same
-    as without the interruption.
+    The crops of a fake are cut at the face boxes found in its original, so that the crops of both
+    videos are aligned. This is possible if the labels name the original, and if the frames of both
+    videos have the same size. Otherwise, faces are detected in the fake itself.
+
+    Videos in zip files are unpacked one by one. Each core processes one video at a time. If a run
+    is killed, only the crops of the videos in progress are lost. A later call with the same
+    arguments continues the run. It writes the same files as a run that was not killed.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
     label of the other person is therefore wrong. If a video cannot be read, or if it shows no face,
-    the log gives the reason.
+    the log `NAME.videos.csv` gives the reason.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows. A source may also
@@ -131,7 +132,7 @@ def extract(
         crop_shift: Distance of the crop's centre below the box's centre, divided by the height of
             the box.
         blend: Whether to also make a self-blended fake (see `dfdetect.data.self_blend`) of each
-            person in a REAL video. All frames are changed in the same way.
+            person in a REAL video. All crops of one such fake are changed in the same way.
         device: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`.
         cluster: Address of the Ray cluster that does the work, or `local` (see
             `dfdetect.runtime.ray_cluster.map_on_cluster`); None to use only this machine.
@@ -216,7 +217,11 @@ class _Extractor:
         return done
 
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
-        """Track the people of a video, at the boxes found in the original if this is possible."""
+        """Track the people of a video, and note in its status if this fails.
+
+        If possible, the crops are cut at the boxes found in the original. Otherwise, faces are
+        detected in the video itself.
+        """
         try:
             if original is None or not self._track_at_original(video, original):
                 self._find(video)

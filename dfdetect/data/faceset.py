@@ -72,7 +72,7 @@ class ImageLocation:
 
 
 class FaceSet:
-    """Labelled crops: an index, and the places of the images.
+    """Labelled face crops: a table that describes them (the index), and the places of the images.
 
     Args:
         table: The index, with one row for each crop and at least the columns `id` and `label`.
@@ -91,13 +91,13 @@ class FaceSet:
 
     @classmethod
     def read(cls, index: str | Path) -> "FaceSet":
-        """Read an index and find its images.
+        """Return the face set that an index describes. The images are found, but not decoded.
 
         Raises:
             FileNotFoundError: The index is missing, or both the tar file and the folder of images
                 are missing.
             FaceSetError: The index lacks a column, or has unknown labels, repeated ids or empty
-                groups. Or an image or a shard is missing, or a shard is too short. Or the tar file
+                actor groups. An image or a shard is missing, or a shard is too short. The tar file
                 is damaged, or has members that no face set needs: links, devices, sparse files,
                 huge files, or files whose names lead out of the folder.
         """
@@ -147,7 +147,7 @@ class FaceSet:
 
     @property
     def sources(self) -> np.ndarray:
-        """Return the source of each crop, or an empty text if the index does not give it."""
+        """Return the source of each crop as text of shape (n,); an unknown source is empty."""
         return self.texts("source")
 
     def texts(self, column: str) -> np.ndarray:
@@ -158,9 +158,10 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return the number of the face set that each crop came from; int64 of shape (n,).
+        """Return, for each crop, which of the joined face sets it came from; int64 of shape (n,).
 
-        The joined face sets are numbered from 0, in the order of the argument `parts` of `join`.
+        `join` numbers the face sets from 0, in the order of its argument `parts`. If nothing was
+        joined, all numbers are 0.
         """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
@@ -170,7 +171,7 @@ class FaceSet:
     def unpaired_real(self) -> np.ndarray:
         """Return a mask of the REAL crops whose source has no FAKE crops; bool of shape (n,).
 
-        Reconstructions do not count as FAKE crops here.
+        A source that has no FAKE crops except reconstructions counts as one without FAKE crops.
         """
         recorded = (self.labels == 1) & ~self.reconstructed
         return (self.labels == 0) & ~np.isin(self.sources, self.sources[recorded])
@@ -183,9 +184,9 @@ class FaceSet:
     def partners(self) -> dict[int, np.ndarray]:
         """Return the partners of each FAKE crop: REAL crops of the same scene and moment.
 
-        In the column `pair`, which names the scene, partners have the same value as the FAKE crop.
-        In the column `frame`, they have the nearest number. If no crop fits, the only partner is
-        the REAL crop that the column `original` names.
+        The column `pair` names the scene. Of the REAL crops of the same scene, those with the
+        nearest number in the column `frame` are the partners. If no REAL crop shows the same scene,
+        the only partner is the REAL crop that the column `original` names.
 
         Returns:
             A dictionary from the row number of each FAKE crop to an int64 array with the row
@@ -277,8 +278,9 @@ class FaceSet:
         """Divide each track into clips of `length` successive crops.
 
         Returns:
-            The row numbers of the crops of each clip. A clip has only one row number if `length` is
-            1 or its track has only one crop.
+            For each clip, the row numbers of its crops. If the crops of a track do not fill its
+            last clip, this clip also has crops of the clip before. A short track repeats crops in
+            its only clip, but the clip of a track with one crop has a single row number.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -291,14 +293,13 @@ class FaceSet:
     def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
-        A FAKE crop that is not aligned with its original is kept, because a difference between them
-        means nothing. Such a crop has 6 or more in the column `pair_border`. If the index lacks the
-        column `pair_diff` or `pair_border`, all crops are kept.
+        The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a crop and
+        of its original. This difference means nothing if the two crops are not aligned, so such a
+        FAKE crop is kept. It has a value of 6 or more in the column `pair_border`, which holds the
+        mean difference along the borders. If one of these columns is missing, all crops are kept.
 
         Args:
-            min_pair_difference: Lowest `pair_diff` of the FAKE crops that are kept. This column
-                holds the mean difference (0 to 255) between a crop and the same part of its
-                original.
+            min_pair_difference: FAKE crops with a lower `pair_diff` are left out.
         """
         if not {"pair_diff", "pair_border"} <= set(self.table):
             return self
@@ -321,14 +322,14 @@ class FaceSet:
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
         """Return two parts of the face set: one for training, and one that is held out.
 
-        A model is more accurate on sources and faces that it was trained on, so the two parts share
-        neither. If several face sets were joined, each of them is split separately. A face set is
-        split by source if its FAKE crops have several sources, otherwise by actor group. If only
-        some crops of an actor are held out, the other crops of this actor are in neither part.
+        A model is more accurate on sources and faces that it was trained on. Therefore, whole
+        sources are held out if the FAKE crops have several sources. Otherwise, whole actor groups
+        are held out. If only some crops of an actor group are held out, its other crops are in
+        neither part. If several face sets were joined, each of them is split separately.
 
-        Face sets without FAKE crops are not held out, because they cannot show how good a model is.
+        A face set without FAKE crops is not held out, because it cannot show how good a model is.
         If a face set is split by actor group, its sources without FAKE crops are not held out
-        either.
+        either. Reconstructions do not count as FAKE crops here.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.
@@ -519,7 +520,7 @@ def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Return whether each side of an image has at most `MOST_PIXELS` pixels, by its header."""
+    """Return whether an image, by its header, has at most `MOST_PIXELS` pixels on each side."""
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

@@ -3,9 +3,10 @@
 The labels may be given in three ways, which are tried in this order:
 
 - a table `manifest.csv` in the folder or its parent, with the columns `path` (relative to the
-  table's folder) and `label`, and optionally `identity` (of the person) and `source`;
-- a `metadata.json` beside the videos, as in the DFDC data: `{"name.mp4": {"label": "FAKE",
-  "original": "other.mp4"}}`;
+  table's folder) and `label`, and optionally `identity` (of the person) and `source`; a manifest
+  has no effect on a zip file;
+- a `metadata.json` beside the videos, as in the Deepfake Detection Challenge:
+  `{"name.mp4": {"label": "FAKE", "original": "other.mp4"}}`;
 - sub-folders named `real` and `fake`, in upper or lower case; if they are nested, the innermost one
   gives the label.
 """
@@ -44,16 +45,17 @@ class LabelledVideo:
     """A video and its label.
 
     Attributes:
-        name: Name of the video, unique among all videos of the folder or zip file.
+        name: Name of the video. No other video in the folder or zip file has the same name.
         path: Path of the file; for a video in a zip file, the path inside the zip file.
         label: REAL or FAKE.
-        group: A name shared by all videos of one person: the identity of the person if it is known,
-            otherwise the name of the original, or else the name of the video itself.
-        source: Where the video comes from: the source in the manifest, or the name of the video's
-            folder.
+        group: A name that all videos of one person share. This is the identity of the person if
+            it is known. Otherwise it is the name of the original, or of the video itself if no
+            original is known.
+        source: Where the video comes from: the source in the manifest, the name of the data set,
+            or the name of the video's folder.
         archive: The zip file that holds the video, or None.
-        original: For a fake, the `place` of the video that the fake was made from; None if this
-            video is unknown. The file of this video may be missing.
+        original: For a fake, the `place` of its original, which is the video that the fake was
+            made from. The file of the original may be missing. None if the original is unknown.
         size: Size of the file in bytes.
         method: The method that made a fake; empty if it is unknown.
         split: `train`, `val` or `test` if the data set has an official split, otherwise empty.
@@ -91,9 +93,10 @@ class LabelledVideo:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Yield a path from which the video can be read inside a `with` block.
+        """Return a context manager that gives a path from which the video can be read.
 
-        A video in a zip file is unpacked into a temporary folder.
+        A video in a zip file is unpacked into a temporary folder, which is deleted when the `with`
+        block ends.
 
         Raises:
             OSError: The file cannot be read, or its entry in the zip file is damaged or encrypted.
@@ -167,10 +170,13 @@ def read_photos(index: str | Path) -> list[LabelledPhoto]:
 def read_labels(source: str | Path) -> list[LabelledVideo]:
     """Return the labelled videos of a folder or zip file, sorted by name.
 
+    The labels come from `manifest.csv`, `metadata.json` or the names of the folders, as the
+    docstring of this module describes.
+
     Raises:
         FileNotFoundError: There is no such folder or file.
-        InputError: There are no videos, a video has no label, or a file of labels is not in the
-            expected form.
+        InputError: There are no videos, a video has no label, `manifest.csv` or `metadata.json` is
+            not in the expected form, or the zip file is damaged.
 
     Example:
         >>> [(video.name, video.label) for video in read_labels("train_sample_videos")][:1]
@@ -238,7 +244,11 @@ def _label(
     metadata: dict[str, dict[str, str]] | None,
     archive: Path | None = None,
 ) -> LabelledVideo:
-    """Return a video with its label, which comes from `metadata` or the folder names in `below`."""
+    """Return a video with its label.
+
+    The label comes from `metadata`, which is the content of the `metadata.json` beside the video.
+    If the video is not listed there, the label comes from the folder names in `below`.
+    """
     folders = below.parts[:-1]
     entry = (metadata or {}).get(path.name, {})
     label = entry.get("label")
@@ -270,9 +280,9 @@ def find_manifest(folder: Path) -> Path | None:
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Return the label, group and source of each path that the manifest of a folder lists.
+    """Return a dictionary from the path of each video in a manifest to its label, group and source.
 
-    If there is no manifest, the result is empty.
+    `folder` is the folder of the videos. If it has no manifest, the dictionary is empty.
     """
     file = find_manifest(folder)
     if file is None:

@@ -1,4 +1,4 @@
-"""Make fakes from only REAL faces: reconstructions by small autoencoders.
+"""Make fakes from REAL faces alone: reconstructions by small autoencoders.
 
 An autoencoder compresses a face and synthesises it again, as the generators of talking heads and
 re-enacted faces do. The reconstruction of a REAL crop shows the same face in the same pose and
@@ -156,11 +156,11 @@ def train_autoencoder(
     progress: bool = False,
     title: str = "autoencoder",
 ) -> Autoencoder:
-    """Train an autoencoder on pieces of crops, at random scales.
+    """Train an autoencoder on random pieces of crops, after a crop is resized to a random size.
 
-    The loss is the mean absolute error of the pixels and of the differences between neighbouring
-    pixels. If `spec.adversarial` is set, the loss of a patch discriminator (hinge loss, Lim & Ye
-    2017) is added after two fifths of the steps.
+    The loss is the sum of two mean absolute errors: the error of the pixels, and the error of the
+    differences between neighbouring pixels. If `spec.adversarial` is set, a patch discriminator
+    (hinge loss, Lim & Ye 2017) adds a term to the loss, once two fifths of the steps are done.
 
     Args:
         spec: The design of the autoencoder.
@@ -205,7 +205,7 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator for one step, and return a term for the autoencoder's loss.
+        """Train the discriminator for one step, and return the term that it adds to the loss.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.
@@ -272,7 +272,7 @@ def _trained(
     device: torch.device,
     progress: bool,
 ) -> Autoencoder:
-    """Return the autoencoder that an earlier run trained, or train a new one."""
+    """Return the autoencoder that an earlier run wrote to `path`, or train and write a new one."""
     spec = AUTOENCODERS[kind]
     description = json.dumps({**asdict(spec), "steps": steps, "seed": seed, "crops": len(faces)})
     if path.is_file():
@@ -320,7 +320,8 @@ def _plan(
 def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
     """Return the reconstruction of an RGB uint8 image, in the size of the image.
 
-    The autoencoder reconstructs a copy that is resized to `side` pixels.
+    The autoencoder reconstructs a copy that is resized to `side` pixels. The OpenCV method
+    `interpolation` then resizes the result to the size of the image.
     """
     device = next(net.parameters()).device
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
@@ -331,9 +332,10 @@ def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) ->
 
 
 def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
-    """Encode an RGB image like its original, and return the bytes and the suffix of the file.
+    """Encode an RGB image like its original at `place`, and return the bytes and the file's suffix.
 
-    A JPEG gets the quantisation tables of the original. Images of other formats become PNGs.
+    If the original is a JPEG, the image becomes a JPEG with the same quantisation tables.
+    Otherwise, it becomes a PNG.
     """
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(place.read())) as original:

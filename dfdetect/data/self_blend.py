@@ -1,10 +1,10 @@
-"""Make fakes from only REAL faces: self-blended images.
+"""Make fakes from REAL faces alone: self-blended images.
 
 The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
-2022. The colours, sharpness, size and position of a copy of a face are slightly changed. The copy
-is then blended into the face through a soft mask. Like every face swap, the result has a seam, and
-the two sides of the seam do not quite match. The result has no traces of a particular method,
-camera or person.
+2022. A face is copied, and the colours, sharpness, size and position of the copy are slightly
+changed. The copy is then blended into the face through a soft mask. Like every face swap, the
+result has a seam, and the two sides of the seam do not quite match. A model cannot recognise the
+result by the traces of a particular method, camera or person.
 
 The paper draws the mask around the landmarks of a face. Here, the mask is drawn around fixed
 positions, and its size is random. This works because the default crop rule puts the eyes, the nose
@@ -46,9 +46,13 @@ Option = TypeVar("Option")
 
 
 class Region(NamedTuple):
-    """A part of the face: its centre (x, y), and the least and greatest half width and half height.
+    """A part of the face. All values are shares of the crop's side.
 
-    All values are shares of the crop's side.
+    Attributes:
+        x: Horizontal position of the centre.
+        y: Vertical position of the centre.
+        half_width: Least and greatest value of half the width.
+        half_height: Least and greatest value of half the height.
     """
 
     x: float
@@ -110,9 +114,9 @@ def blend_reconstruction(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a REAL face, and a fake made from an autoencoder's reconstruction of this face.
 
-    Either the fake is the whole reconstruction, or the reconstruction is blended into the REAL face
-    through a mask as in `self_blend`. Before blending, the colours and the sharpness of the
-    reconstruction are sometimes changed.
+    The fake is either the whole reconstruction, or the REAL face into which the reconstruction is
+    blended through a mask, as in `self_blend`. Before it is blended, the colours and the sharpness
+    of the reconstruction are sometimes changed.
 
     In half of the cases, the REAL face is shrunk to the size at which the reconstruction was made,
     and enlarged again. The REAL face is then as blurred as the reconstruction, so that a model
@@ -121,7 +125,7 @@ def blend_reconstruction(
     Args:
         real: RGB uint8 of shape (3, size, size).
         reconstruction: RGB uint8 of shape (3, size, size), aligned with the REAL face.
-        side: Side in pixels at which the reconstruction was made.
+        side: Side in pixels to which the face was resized before it was reconstructed.
         generator: Random generator; None for torch's global generator.
 
     Returns:
@@ -161,7 +165,7 @@ class _Draw:
 
 
 def _change_look(clip: np.ndarray, draw: _Draw) -> np.ndarray:
-    """Return a copy of a clip with other colours, either blurred or sharpened."""
+    """Return a copy of a clip with changed colours. The copy is also blurred or sharpened."""
     contrast = draw.number(*CONTRAST)
     shift = draw.uniform(-CHANNEL_SHIFT, CHANNEL_SHIFT, 3) * 255
     levels = np.arange(256)[:, None] * draw.number(*BRIGHTNESS)
@@ -207,7 +211,10 @@ def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
 
 
 def _mask(size: int, draw: _Draw, regions: Sequence[Region] = REGIONS) -> np.ndarray:
-    """Return a mask of a random region with a wavy, soft edge: float32, (size, size), 0 to 1."""
+    """Return a mask of a region with a wavy, soft edge. The region is chosen at random.
+
+    The mask is float32 of shape (size, size), from 0 outside the region to 1 inside.
+    """
     region = draw.choose(regions)
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
     heights = draw.uniform(0, WAVE_HEIGHT, len(WAVES), 1)

@@ -1,8 +1,8 @@
 """The shards of a face set: tar files to which crops are appended.
 
-Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index. The index gives the
-shard and the byte offset of each crop, so that a crop is read without a search. Shards store
-neither times nor owners, so that the same crops always give the same bytes.
+Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index `NAME.csv`. The index
+gives the shard and the byte offset of each crop, so that a crop is read without a search. Shards
+do not say when and by whom a file was made, so that the same crops always give the same bytes.
 """
 
 import io
@@ -30,8 +30,8 @@ class ShardWriter:
 
     Args:
         index: The index of the face set.
-        end: Number of the shard to continue, and number of its bytes to keep. The rest of this
-            shard is cut off, and all later shards are deleted.
+        end: The number of the shard to continue, and how many bytes of this shard to keep. The rest
+            of this shard is cut off, and all later shards are deleted.
 
     Example:
         >>> with ShardWriter(Path("faces.csv"), (0, 0)) as shards:
@@ -64,8 +64,8 @@ class ShardWriter:
         """Append a file to the last shard.
 
         Returns:
-            The number of the shard, the offset of the file's content in the shard, and the size of
-            the content, both in bytes.
+            The number of the shard, the byte offset of the file's content in the shard, and the
+            size of the content in bytes.
 
         Raises:
             OSError: The shard cannot be written, for instance because the disk is full.

@@ -19,7 +19,7 @@ class VideoGroup:
 
     Attributes:
         original: The video in which faces are detected.
-        fakes: The fakes, whose crops are cut at the boxes of the original.
+        fakes: The fakes. Their crops are cut at the face boxes found in the original.
         wanted: Names of the videos in this group whose crops are wanted.
     """
 
@@ -34,10 +34,10 @@ class VideoGroup:
 
 
 def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list[Video]:
-    """Return all labelled videos and photographs of several sources.
+    """Return the labelled videos of several sources.
 
-    If two sources have a video of the same name, the name of the later source and `/` are put in
-    front of the name of the later video.
+    An image of a face set counts as a video of one frame. If a video has the same name as a video
+    of an earlier source, it is renamed to `SOURCE/NAME`; SOURCE is the name of its own source.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
@@ -71,11 +71,13 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 
 
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
-    """Return the groups (each is an original and its fakes) in the order of the originals.
+    """Return groups of an original and its fakes, in the order of the originals.
+
+    A fake whose original is not among `videos` counts as an original.
 
     Args:
         videos: All videos.
-        wanted: Names of the videos whose crops are wanted. Groups without such videos are left out.
+        wanted: Names of the videos whose crops are wanted. A group without such videos is left out.
     """
     places = {video.place: video for video in videos}
     fakes = defaultdict(list)

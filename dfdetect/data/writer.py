@@ -2,9 +2,9 @@
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
 entry by entry; an entry is for example a video with its crops. A log has one row per complete
-entry. The row also gives the sizes that the index and the last shard have after this entry. If a
-file is longer than the last row of the log says, the rest of the file belongs to an incomplete
-entry, and the next run cuts it off.
+entry. The row also gives the sizes that the index and the last shard have after this entry. If the
+index or a shard is longer than the last row of the log says, its end belongs to an incomplete
+entry. The next run cuts this end off.
 """
 
 import sys
@@ -49,18 +49,19 @@ class FaceSetWriter:
         index: The index to write or to continue.
         log: The log to write or to continue.
         columns: Columns of the index, without `SHARD_COLUMNS`.
-        log_columns: Columns of the log before `LOG_COLUMNS`; the first one identifies an entry.
-        settings: The settings on which the crops depend, as text. The whole face set must have the
-            same settings.
+        log_columns: The first columns of the log, which `LOG_COLUMNS` follow. The first column
+            identifies an entry.
+        settings: The settings on which the crops depend, as text. A face set can only be continued
+            with the settings that it was begun with.
 
     Attributes:
-        done: A dictionary of the log's rows, as text and without `LOG_COLUMNS`. The key of a row is
-            the value of its first column.
+        done: The complete entries: a dictionary from the value of an entry's first log column to
+            the entry's row in the log. Rows have no `LOG_COLUMNS`, and all values are text.
 
     Raises:
-        InputError: The files do not belong to a face set with this log, or were changed after they
-            were written.
-        ArgumentError: The face set has other settings, or another run is writing it.
+        InputError: An index or a shard exists without this log, or a file was changed after it was
+            written.
+        ArgumentError: The face set was begun with other settings, or another run is writing it.
 
     Example:
         >>> crop = EncodedCrop({"id": "a-0", "label": "REAL"}, data)
@@ -95,12 +96,12 @@ class FaceSetWriter:
         self.close()
 
     def close(self) -> None:
-        """Complete the tar files, and allow other runs to write the face set."""
+        """Complete the last shard, and allow other runs to write the face set."""
         self._shards.close()
         self._lock.close()
 
     def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
-        """Write an entry: its crops, then their rows in the index, and last its row in the log.
+        """Write an entry: first the crops, then the rows of the index, then the row of the log.
 
         Args:
             entry: The row of the log, without `LOG_COLUMNS`.
@@ -146,10 +147,11 @@ class FaceSetWriter:
                 )
 
     def _restore(self) -> tuple[int, int]:
-        """Keep the complete entries, and cut off the rest of the files.
+        """Note the complete entries, and cut an incomplete entry off the log and the index.
 
         Returns:
-            The number of the last shard and its size in bytes.
+            The number of the last shard, and the size in bytes that it has without the incomplete
+            entry.
         """
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, (*self._entry_columns, "settings"))
@@ -176,9 +178,9 @@ class FaceSetWriter:
 
 
 def _lock(log: Path) -> BinaryIO:
-    """Lock a log and return it as an open file; other runs then cannot write the same face set.
+    """Open and lock a log, so that no other run can write the same face set.
 
-    The lock ends when the file is closed.
+    The lock ends when the returned file is closed. On Windows, nothing is locked.
 
     Raises:
         ArgumentError: Another run is writing the face set.

@@ -77,7 +77,7 @@ def _video(
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """Return the name of a video's top folder, in lower case, and the name of the video's file."""
+    """Return a key that identifies a video: its top folder in lower case, and its file name."""
     return path.parts[0].lower(), path.name
 
 

@@ -29,7 +29,8 @@ class Dataset:
         name: The data set's own name.
         videos: The videos, sorted by name.
         faces: The face crops, if the data set consists of crops instead of videos.
-        note: Information for the user about the split, or an empty text.
+        note: A remark for the user, for example that the data set has no official split; empty if
+            there is none.
         missing: Short descriptions of the parts of the data set that the folder lacks.
     """
 
@@ -86,7 +87,9 @@ READERS: list[Reader] = []
 
 
 def register_layout(reader: Reader) -> Reader:
-    """Register a function that reads data sets of one layout.
+    """Register a function that reads data sets of one layout; used as a decorator.
+
+    The function must return None if a folder or file has another layout.
 
     Example:
         >>> @register_layout
@@ -172,7 +175,10 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
-    """Return each folder below `folder` that holds images, with its images in order of time."""
+    """Return a dictionary from each folder that holds images to its images, in order of time.
+
+    The dictionary covers `folder` and all folders below it.
+    """
     found: dict[Path, list[Path]] = {}
     for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images
         folders.sort()
@@ -188,7 +194,7 @@ def name_below(path: Path, folder: Path) -> str:
 
 
 def first_folder(folder: Path, *names: str) -> Path | None:
-    """Return the sub-folder with the first of `names` that exists, or None if there is none.
+    """Return the first of the sub-folders `names` that exists, or None if none exists.
 
     Upper and lower case are not distinguished.
     """
@@ -199,7 +205,7 @@ def first_folder(folder: Path, *names: str) -> Path | None:
 
 
 def first_file(folder: Path, *names: str) -> Path | None:
-    """Return the file with the first of `names` that exists in a folder, or None."""
+    """Return the first of the files `names` that exists in a folder, or None if none exists."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 

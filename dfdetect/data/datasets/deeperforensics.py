@@ -71,7 +71,7 @@ def read_deeperforensics(folder: Path) -> Dataset | None:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """Return the split of each fake, by the fake's name without suffix."""
+    """Return a dictionary from the name of each fake, without suffix, to its split."""
     splits: dict[str, str] = {}
     for split in SPLITS:
         if file := first_file(folder, f"{LISTS}/{split}.txt"):

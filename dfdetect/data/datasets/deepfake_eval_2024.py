@@ -25,7 +25,7 @@ LABELS = {"real": "REAL", "fake": "FAKE"}
 
 @register_layout
 def read_deepfake_eval_2024(folder: Path) -> Dataset | None:
-    """Return the videos that the CSV file lists, or None if the folder has no such file."""
+    """Return the videos of Deepfake-Eval-2024, or None if the folder has another layout."""
     file = folder / TABLE
     if not file.is_file():
         return None

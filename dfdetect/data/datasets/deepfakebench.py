@@ -76,7 +76,10 @@ def read_deepfakebench(file: Path) -> Dataset | None:
 
 @register_layout
 def read_df40(folder: Path) -> Dataset | None:
-    """Return the test crops of DF40, or None if the folder has another layout."""
+    """Return the crops of DF40, or None if the folder has another layout.
+
+    All crops get the split `test`.
+    """
     methods = [
         path
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
@@ -109,7 +112,7 @@ def read_df40(folder: Path) -> Dataset | None:
 
 
 def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
-    """Yield the sequences that a file lists, with the image paths that the file gives."""
+    """Yield the crop sequences that a JSON file lists. Image paths are relative, as in the file."""
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
             if split not in SPLITS:

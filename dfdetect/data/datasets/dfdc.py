@@ -37,7 +37,7 @@ LABELS_TABLE, PREVIEW_INDEX = "labels.csv", "dataset.json"
 
 @register_layout
 def read_challenge(folder: Path) -> Dataset | None:
-    """Return the videos of the training parts and the test set, or None if both are missing."""
+    """Return the videos of the challenge, or None if the folder has another layout."""
     parts = sorted({*folder.glob("dfdc_train_part_*"), *folder.glob("train/dfdc_train_part_*")})
     parts = [part for part in parts if part.is_dir()]
     test = next((one for one in (folder, folder / "test") if (one / LABELS_TABLE).is_file()), None)

@@ -41,7 +41,7 @@ ORIGINALS, MANIPULATED = "original_sequences", "manipulated_sequences"
 
 @register_layout
 def read_faceforensics(folder: Path) -> Dataset | None:
-    """Return the videos of both data sets, or None if the folder has another layout."""
+    """Return the videos of FaceForensics++ and DFD, or None if the folder has another layout."""
     originals_only = (folder / ORIGINALS).is_dir() and not (folder / "manipulated_videos").is_dir()
     if not originals_only and not (folder / MANIPULATED).is_dir():  # this is DeeperForensics
         return None
@@ -113,7 +113,10 @@ def _dfd_video(folder: Path, path: Path, compression: str) -> LabelledVideo:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """Return the split of each pair of videos, under two keys such as `000_003` and `003_000`."""
+    """Return a dictionary from each pair of originals to its split.
+
+    Each pair has two keys, for example `000_003` and `003_000`.
+    """
     splits: dict[str, str] = {}
     for split in SPLITS:
         file = first_file(folder, f"splits/{split}.json", f"{split}.json")

@@ -29,7 +29,7 @@ LABELS = {
 
 @register_layout
 def read_fakeavceleb(folder: Path) -> Dataset | None:
-    """Return the videos of all parts, or None if the folder has none of them."""
+    """Return the videos of FakeAVCeleb, or None if the folder has another layout."""
     present = [part for part in LABELS if (folder / part).is_dir()]
     if not present:
         return None
@@ -61,7 +61,7 @@ def read_fakeavceleb(folder: Path) -> Dataset | None:
 
 
 def _read_methods(file: Path) -> dict[str, str]:
-    """Return the method of each video, by the path of the video.
+    """Return a dictionary from the path of each video to the method that made it.
 
     If the table is missing, the dictionary is empty.
     """

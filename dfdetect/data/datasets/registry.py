@@ -16,9 +16,9 @@ LOGGER = logging.getLogger(__name__)
 def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     """Return the labelled videos or face crops of a data set.
 
-    If the source is a folder with a `manifest.csv`, this table gives the videos. Otherwise, the
-    layouts of the modules in this package are tried, and then the layouts that `read_labels` knows.
-    The latter have no splits. A log message says which data set was recognised.
+    If the folder or its parent has a `manifest.csv`, this table gives the labels. Otherwise, the
+    layouts of the standard data sets are tried first, and then the layouts that `read_labels`
+    knows, which have no splits. A log message says which standard data set was recognised.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
@@ -27,7 +27,7 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     Raises:
         FileNotFoundError: There is no such folder or file.
         ArgumentError: No split has this name.
-        InputError: There are no videos, a video has no label, a file of labels is not in the
+        InputError: There are no videos, a video has no label, a file with labels is not in the
             expected form, or no video belongs to the split.
 
     Example:

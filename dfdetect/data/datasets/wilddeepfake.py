@@ -35,7 +35,7 @@ PARTS = {
 
 @register_layout
 def read_wilddeepfake(folder: Path) -> Dataset | None:
-    """Return the unpacked sequences, or None if the folder has another layout.
+    """Return the crop sequences of WildDeepfake, or None if the folder has another layout.
 
     Raises:
         InputError: The archives are not unpacked.
