@@ -25,12 +25,13 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
     The last stage of MTCNN (Zhang et al. 2016) finds these five points.
 
     Args:
-        face: RGB uint8 of shape (side, side, 3): the square around the box of a face.
+        face: RGB uint8 of shape (side, side, 3): a square around the face, about as large as the
+            box that MTCNN finds.
 
     Returns:
-        float64 of shape (5, 2): x and y of each point, as shares of the side. The points are the
-        left eye, the right eye, the nose, and the left and the right corner of the mouth. The left
-        eye is the one on the left of the image.
+        float64 of shape (5, 2): x and y of each point, divided by `side`. The points are the left
+        eye, the right eye, the nose, and the left and the right corner of the mouth. The left eye
+        is the one on the left of the image.
     """
     small = cv2.resize(face, (STAGE_PIXELS, STAGE_PIXELS), interpolation=cv2.INTER_AREA)
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None].float()
@@ -39,19 +40,19 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray:
-    """Cut a face from an image so that its landmarks lie at the points of a template.
+    """Cut a face from an image so that the face's landmarks lie near the points of a template.
 
-    The face is turned, scaled and moved, but not distorted. Landmarks and template are matched by
-    least squares (Umeyama 1991).
+    The face is turned, scaled and moved, but not distorted. The sum of the squared distances
+    between the landmarks and the points of the template is minimal (Umeyama 1991).
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
         points: The landmarks of the face in pixels, of shape (5, 2).
-        crop: The format of the crop; its rule holds the template.
+        crop: The format of the crop. Its rule must have a template.
 
     Returns:
-        RGB uint8 of shape (height, width, 3), in the size of the format. Where the crop reaches
-        beyond the image, it repeats the image's border or is black, as the crop rule says.
+        The crop: RGB uint8 of shape (height, width, 3). Parts of the crop that lie outside the
+        image repeat the image's border if the rule's `border` is `repeat`, and are black otherwise.
     """
     height, width = crop.size, crop.resize.width(crop.size)
     template = np.array(crop.rule.template) * (width, height)
@@ -61,7 +62,7 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the rotation, scaling and translation that best map source points to target points.
+    """Return the rotation, scaling and translation that map source points to target points best.
 
     The sum of the squared distances from the mapped points to the target points is minimal (Umeyama
     1991).

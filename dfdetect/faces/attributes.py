@@ -16,16 +16,16 @@ BORDER = 10
 
 @dataclass(frozen=True)
 class FaceAttributes:
-    """The brightness, the sharpness and the turn of a face.
+    """How bright and sharp the crop of a face is, and how far the face is turned to the side.
 
     Attributes:
-        brightness: Mean of all pixel values, 0 to 255.
+        brightness: Mean of all pixel values of the crop, 0 to 255.
         sharpness: Mean of the absolute Laplacian of the grey crop, divided by the standard
-            deviation of the grey levels. Sharp faces have about 0.1, and blurred faces less. The
-            contrast of the crop does not change the sharpness.
+            deviation of the grey levels. It is about 0.1 for sharp faces, and less for blurred
+            faces. It does not depend on the contrast of the crop.
         turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
-            distance between the eyes. A face seen from the front has 0, and a face turned by 40
-            degrees has about 0.35.
+            distance between the eyes. It is 0 for a face seen from the front, and about 0.35 for a
+            face turned by 40 degrees.
     """
 
     brightness: float
@@ -34,10 +34,10 @@ class FaceAttributes:
 
 
 def measure_face(crop: np.ndarray) -> FaceAttributes:
-    """Return the brightness, sharpness and turn of the face in a crop. This takes 3 ms on a CPU.
+    """Return the attributes of the face in a crop. Measuring them takes 3 ms on a CPU.
 
     Args:
-        crop: RGB uint8 of shape (160, 160, 3), cut by the default rule (`ATTRIBUTE_FORMAT`).
+        crop: RGB uint8 of shape (160, 160, 3), cut in the format `ATTRIBUTE_FORMAT`.
 
     Example:
         >>> measure_face(crop)

@@ -39,7 +39,10 @@ def windows(count: int, length: int) -> list[list[int]]:
 
 
 def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
-    """Stack the crops of one clip. A single crop becomes a clip of slightly moved copies of it.
+    """Return crops as one input of a model: a single crop, or a clip of several crops.
+
+    If the model takes clips but there is only one crop, the clip consists of slightly moved copies
+    of this crop.
 
     Args:
         crops: Either `length` uint8 tensors of shape (3, size, size), or one such tensor.

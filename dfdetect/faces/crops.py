@@ -1,4 +1,4 @@
-"""Cut faces from frames and resize them, for models and for reports."""
+"""Cut faces from frames, and resize the crops, for models and for reports."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,13 +26,13 @@ PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.B
 
 
 def cut_crop(image: np.ndarray, square: tuple[float, float, float], size: int) -> torch.Tensor:
-    """Cut a square from an image and resize it.
+    """Cut a square part from an image, and resize this part.
 
     Where the square reaches beyond the image, the result repeats the image's border.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
-        square: Left edge, top edge and side in pixels.
+        square: Left edge, top edge and side of the part in pixels.
         size: Side of the result in pixels.
 
     Returns:
@@ -73,7 +73,7 @@ def cut_crops(
 
 
 def _landmarks(image: np.ndarray, box: Box) -> np.ndarray:
-    """Return the five landmarks of a face in pixels of the image, of shape (5, 2)."""
+    """Return x and y of a face's five landmarks in pixels of the image, of shape (5, 2)."""
     x1, y1, x2, y2 = box
     side = max(1, round(max(x2 - x1, y2 - y1)))
     corner = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
@@ -178,12 +178,12 @@ def cut_faces(
         video: The video file.
         result: The detector's result for the video.
         decoders: The decoder pool that reads the video.
-        count: Number of moments. A person gets pictures only for those moments at which the video
-            shows this person.
+        count: Number of moments in the whole video. A person who is not seen at a moment has no
+            picture for this moment.
 
     Returns:
-        One list per person. Each item holds a time in seconds since the first frame, and an RGB
-        uint8 picture of shape (112, 112, 3).
+        One list per person, in the order of `result.tracks`. Each item of a list holds a time in
+        seconds since the first frame, and an RGB uint8 picture of shape (112, 112, 3).
 
     Raises:
         VideoError: The video cannot be read.

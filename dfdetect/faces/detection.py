@@ -43,7 +43,7 @@ class MTCNNDetector:
         device: The device on which the networks run.
         max_side: Frames are shrunk until their longer side has at most this many pixels.
         min_face: Height of the smallest face to find, in pixels of the shrunk frame.
-        thresholds: Minimum confidence of each of the three stages, 0 to 1.
+        thresholds: The confidence above which each of MTCNN's three networks keeps a box, 0 to 1.
         engine: Name of the library that runs the networks on a CPU. The function
             `dfdetect.runtime.engines.choose_engine` returns such a name.
 
@@ -67,9 +67,10 @@ class MTCNNDetector:
 
     @classmethod
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
-        """Return a detector that finds more faces, but is slower and gives more false alarms.
+        """Return a detector that misses fewer faces than the default one.
 
-        This detector also finds faces that are dark, small or turned far to the side.
+        In particular, it misses fewer faces that are dark, small or turned far to the side. It is
+        slower, and gives more false alarms.
         """
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7), engine=engine)
 
@@ -111,7 +112,7 @@ class MTCNNDetector:
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Brighten an image for the face detector if it is dark. Other images are not changed.
+    """Return a dark image brightened for the face detector, and any other image unchanged.
 
     MTCNN misses most faces in very dark videos of the Deepfake Detection Challenge, but finds these
     faces after a gamma correction. Unlike linear scaling, gamma correction does not overexpose a

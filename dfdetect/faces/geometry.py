@@ -1,4 +1,4 @@
-"""Boxes of faces, and the part of a frame around a box that a model needs."""
+"""Boxes of faces, and the rules by which crops are cut around boxes and resized."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,10 +36,11 @@ class CropRule:
             its height. This may be True only for square crops.
         border: What the crop shows where it reaches beyond the frame: `repeat` repeats the frame's
             border, and `zeros` shows black. `cut` leaves this part out, so the crop is smaller.
-        template: Five points (x, y), as shares of the crop's width and height: left eye, right eye,
-            nose, left and right corner of the mouth. If given, the face is turned, scaled and moved
-            so that its landmarks lie as near as possible to these points, and `scale`, `shift`,
-            `width` and `longer` are ignored.
+        template: Five points: left eye, right eye, nose, left and right corner of the mouth. A
+            point is x divided by the crop's width, and y divided by the crop's height. If a
+            template is given, the face is turned, scaled and moved so that its landmarks lie as
+            near as possible to these points. `scale`, `shift`, `width` and `longer` are then
+            ignored.
     """
 
     scale: float = 0.80
@@ -72,7 +73,9 @@ class CropRule:
             object.__setattr__(self, "template", template)  # a template from JSON is a list
 
     def rectangle(self, box: Box) -> tuple[float, float, float, float]:
-        """Return left, top, width and height of the crop for a box (x1, y1, x2, y2), in pixels.
+        """Return left edge, top edge, width and height of the crop around a box, in pixels.
+
+        The box is x1, y1, x2, y2 in pixels.
 
         Example:
             >>> CropRule(scale=1.5, shift=0.0, width=1.2).rectangle((100, 100, 200, 220))
@@ -106,8 +109,8 @@ class ResizeRule:
 
     Args:
         aspect: Width of the input, divided by its height.
-        fit: `stretch` resizes width and height independently. `pad` keeps the ratio of the crop's
-            sides and fills the rest of the input with black.
+        fit: `stretch` resizes width and height independently. `pad` keeps the crop's aspect ratio,
+            and fills the rest of the input with black.
         interpolation: `bilinear` and `bicubic` are as in Pillow, with antialiasing. `linear` is
             OpenCV's `INTER_LINEAR`, without antialiasing. `area_or_cubic` is OpenCV's `INTER_AREA`
             if the crop is shrunk, and its `INTER_CUBIC` if the crop is enlarged.

@@ -48,7 +48,7 @@ class Cascade:
 
     Args:
         device: The device on which the networks run.
-        thresholds: Minimum confidence of each of the three networks, 0 to 1.
+        thresholds: The confidence above which each of the three networks keeps a box, 0 to 1.
         engine: Name of the library that runs the networks on a CPU. The function
             `dfdetect.runtime.engines.choose_engine` returns such a name.
 
@@ -79,12 +79,12 @@ class Cascade:
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), all of the same size.
-            scales: Sizes of the copies that the first network looks at, divided by the size of the
-                images, as returned by `pyramid`.
+            scales: The scales of the copies that the first network looks at, as returned by
+                `pyramid`.
 
         Returns:
-            The boxes of the faces in each image: x1, y1, x2, y2 in pixels, float32 of shape
-            (faces, 4).
+            One array per image with the boxes of its faces: x1, y1, x2, y2 in pixels, float32 of
+            shape (faces, 4).
         """
         sums = [cv2.integral(image) for image in images]
         boxes, owners = self._propose(sums, scales)
@@ -95,7 +95,10 @@ class Cascade:
     def _propose(
         self, sums: Sequence[np.ndarray], scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the first network proposes, and the image number of each."""
+        """Return the squares that the first network proposes, and the index of each square's image.
+
+        `sums` holds the summed-area table of each image.
+        """
         # The activations of a single image fit into the caches of a CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
         found, owners = [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)]
@@ -116,8 +119,9 @@ class Cascade:
     def _propose_at(self, scale: float, sums: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """Shrink the images to a scale, and return the boxes that the first network proposes there.
 
-        The list has one tensor per image, with nine columns: the four edges of a box, the
-        confidence, and the corrections of the four edges.
+        `sums` holds the summed-area table of each image. The result has one tensor per image, with
+        one row per box and nine columns: the four edges of the box, the confidence, and the
+        corrections of the four edges.
         """
         height, width = (int((length - 1) * scale + 1) for length in sums[0].shape[:2])
         copies = np.stack([_resize(one, height, width) for one in sums])
@@ -131,7 +135,11 @@ class Cascade:
     def _refine(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the second network keeps, and the image number of each."""
+        """Return the squares that the second network keeps, and the index of each square's image.
+
+        `sums` holds the summed-area table of each image, and `owners` the index of each box's
+        image.
+        """
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         best = batched_nms(boxes, confidence, owners, SAME_IOU)
@@ -140,7 +148,11 @@ class Cascade:
     def _confirm(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the boxes that the third network keeps, and the image number of each."""
+        """Return the boxes that the third network keeps, and the index of each box's image.
+
+        `sums` holds the summed-area table of each image, and `owners` the index of each box's
+        image.
+        """
         looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
         boxes = bbreg(boxes, corrections)
@@ -158,9 +170,17 @@ class Cascade:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the boxes in which a network sees a face.
 
+        Args:
+            network: The second or the third network.
+            side: Height and width of the network's input in pixels.
+            threshold: The confidence above which a box is kept.
+            sums: The summed-area table of each image.
+            boxes: The boxes to look at, of shape (boxes, 4).
+            owners: The index of each box's image, of shape (boxes,).
+
         Returns:
-            The boxes (kept, 4), and for each box the image number (kept,), the confidence (kept,)
-            and the corrections (kept, 4).
+            The kept boxes (kept, 4), and for each kept box the index of its image (kept,), the
+            confidence (kept,) and the corrections of its edges (kept, 4).
         """
         height, width = (length - 1 for length in sums[0].shape[:2])
         tops, bottoms, lefts, rights = pad(boxes, width, height)
@@ -182,7 +202,11 @@ class Cascade:
     def _answer(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """For each part, return the confidence that it is a face and the corrections of its box."""
+        """Return one row per part of an image, with the network's answer for this part.
+
+        A row holds the confidence that the part shows a face, and the corrections of the four edges
+        of its box. `parts` are parts of summed-area tables, as `_resize` takes them.
+        """
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
             inputs[number] = _resize(part, side, side)
@@ -197,13 +221,16 @@ class Cascade:
 def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> list[float]:
     """Return the scales of the copies of an image that the first network looks at.
 
+    A scale is the height of a copy, divided by the height of the image. The largest scale comes
+    first.
+
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Height in pixels of the smallest face that the first network can see. This height
-            determines the size of the first copy, which is the largest one.
-        smallest: Height in pixels of the smallest face to find. Copies that only smaller faces need
-            are left out.
+        min_face: Height in pixels of the smallest face to find. In a copy at the largest scale,
+            such a face is as high as the input of the first network.
+        smallest: If this is more than `min_face`, the copies that only faces of less than this
+            height need are left out.
 
     Example:
         >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]
@@ -220,7 +247,8 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Shrink an image to a size (width, height) by averaging pixels.
 
-    The image is first halved as often as possible, because halving is much faster.
+    The image is first halved as often as possible, because halving is much faster than shrinking by
+    other factors.
     """
     while image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]:
         half = image.shape[1] // 2, image.shape[0] // 2
@@ -229,7 +257,7 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a part of an image, given the image's summed-area table from OpenCV's `integral`.
+    """Resize a part of an image with the image's summed-area table, made by OpenCV's `integral`.
 
     Each pixel of the result is the mean of all pixels that it overlaps in the part, as in torch's
     `adaptive_avg_pool2d`.
@@ -254,6 +282,9 @@ def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _bins(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the starts and ends of `count` equal parts of a length, int64 of shape (count,)."""
+    """Divide a length into `count` equal parts, and return the parts' starts and ends.
+
+    Both arrays are int64 of shape (count,). Starts are rounded down, and ends are rounded up.
+    """
     edges = np.arange(count + 1) * length
     return edges[:-1] // count, -(-edges[1:] // count)

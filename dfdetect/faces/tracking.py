@@ -134,13 +134,13 @@ def crop_at_tracks(
     Both videos show the same scene, for example an original and a fake made from it.
 
     Args:
-        frames: Frames of the video. Only frames whose numbers are in a track are used.
+        frames: Frames of the video. Only frames whose numbers occur in `others` are used.
         others: The tracks of the other video.
         formats: The formats of the crops to cut.
 
     Returns:
-        One new track per given track, in the same order. A new track is empty if `frames` has no
-        frame of the given track's numbers.
+        One new track per track of the other video, in the same order. A new track is empty if
+        `frames` contains none of the frame numbers of the other video's track.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -181,20 +181,22 @@ def _detect_boxes(
     detect: Detect,
     search_stride: int,
 ) -> list[list[Box] | None]:
-    """Return one list per detection frame, with the boxes of the faces found there.
+    """Return the boxes of the faces on each detection frame, or None for a skipped detection frame.
 
-    Every `search_stride`-th detection frame is searched for faces of all sizes. The others are
-    searched for faces of about the known sizes, and again for all sizes if nothing was found.
-    Detection frames with even numbers are searched first. Each other detection frame is skipped and
-    gets None if its two neighbours show the same faces in nearly the same places.
+    The detection frames of the whole video are numbered from 0. Every `search_stride`-th one is
+    searched for faces of all sizes. The others are searched for faces that are at least half as
+    high as the smallest known face, and if none is found, again for faces of all sizes.
+
+    Detection frames with even numbers are searched first. One with an odd number is skipped if the
+    detection frames before and after it show the same faces in nearly the same places.
 
     Args:
         detection_frames: The detection frames of one run of frames, as in `_runs`.
         earlier: The boxes found on all earlier detection frames of the video.
         tracks: The tracks up to the previous run.
         detect: The method `detect` of a face detector.
-        search_stride: Number of detection frames from one search for all sizes to the next such
-            search.
+        search_stride: Number of detection frames from one search for faces of all sizes to the next
+            such search.
     """
     first, last = len(earlier), len(earlier) + len(detection_frames) - 1
     boxes = earlier + [None] * len(detection_frames)
@@ -237,8 +239,8 @@ def _all_stay(before: list[Box], after: list[Box]) -> bool:
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
     """Add each box to the track whose last box it overlaps most, or to a new track.
 
-    If `boxes` is None, the detection frame was skipped. The faces that were found on the detection
-    frame before it then count as found again.
+    If `boxes` is None, the detection frame was skipped. A face that was found on the detection
+    frame before it then counts as found on the skipped one too.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:

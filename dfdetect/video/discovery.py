@@ -16,13 +16,12 @@ VIDEO_SUFFIXES = frozenset(
 
 
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
-    """Give a unique name to each given file, and to each video below the given folders.
+    """Return the given files and all videos below the given folders, each with a unique name.
 
-    In a folder, all files whose suffix is in `VIDEO_SUFFIXES` count as videos. Its sub-folders and
+    In a folder, all files whose suffix is in `VIDEO_SUFFIXES` count as videos. Sub-folders and
     linked folders are searched too. A folder that cannot be read causes a warning. A file among
-    `paths` may have any suffix, and may also be an image. If some paths exist and others do not,
-    the missing ones are treated as files, so that a wrong path does not stop a run over the other
-    paths.
+    `paths` may have any suffix, and may also be an image. If only some of the paths exist, the
+    missing paths are returned like files, so that a wrong path does not stop a run over the others.
 
     The name of a video is the name of its file. Videos with equal file names are named by their
     paths below the given folder. If these paths are equal too, the videos are named by their whole
@@ -32,7 +31,7 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
         paths: Files and folders.
 
     Returns:
-        A dictionary from the name of each video to its path, sorted by name.
+        A dictionary from the name of each video to the path of its file, sorted by name.
 
     Raises:
         FileNotFoundError: None of the paths exists.
@@ -65,7 +64,10 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
-    """Return a unique name for each file. `below` maps it to its path below the given folder."""
+    """Return a unique name for each file.
+
+    `below` maps each file to its path below the folder that the user gave.
+    """
     forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
     counts = [Counter(form) for form in zip(*forms.values(), strict=True)]
     names = {

@@ -99,9 +99,9 @@ class DecoderPool:
     ) -> Iterator[Frame]:
         """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
-        A decoder process decodes the frames. Only on Windows, where processes cannot share open
-        files, the caller's process decodes them. In both cases, the frames are the same as from
-        `dfdetect.video.reader.read_frames`.
+        A decoder process decodes the frames. On Windows, where processes cannot share open files,
+        the caller's process decodes the frames instead. In both cases, the frames are the same as
+        from `dfdetect.video.reader.read_frames`.
 
         Args:
             path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
@@ -140,7 +140,7 @@ class DecoderPool:
 
 
 def main(shared: int, verbose: bool) -> None:
-    """Run in a decoder process: answer requests until standard input is closed.
+    """Answer requests until standard input is closed. This is what a decoder process runs.
 
     Args:
         shared: Descriptor of the file that serves as shared memory for the frames.
@@ -165,9 +165,11 @@ def _serve(
     returned: list[int],
     **wanted: Any,
 ) -> None:
-    """Send the frames of a video, and then a message that all frames were sent.
+    """Send the frames of a video, and then a last message that names the error if there was one.
 
-    Before it sends a message, the process waits until the caller has received the previous frame.
+    Before the process sends a message, it waits until the caller has received the previous frame.
+    `returned` holds the places of the areas that the caller no longer uses. `wanted` holds further
+    arguments of `dfdetect.video.reader.read_frames`.
     """
     areas.take_back(returned)
     end: dict[str, Any] = {}
@@ -195,8 +197,8 @@ def _serve(
 class _Areas:
     """The decoder's side of the shared memory: a file of areas that each hold one image.
 
-    An area belongs to the caller until the caller gives it back. The decoder then uses the area
-    again. The place of an area is the number of bytes before it in the file.
+    An area that holds an image belongs to the caller until the caller gives it back. The decoder
+    then uses the area again. The place of an area is the number of bytes before it in the file.
 
     Attributes:
         size: Size of new areas in bytes: the size of the largest image so far.
@@ -213,7 +215,7 @@ class _Areas:
         self.end = 0
 
     def put(self, image: np.ndarray) -> int:
-        """Write an image to an area, and return the place of the area."""
+        """Write an image to a free area, and return the place of the area."""
         if image.nbytes > self.size:
             self.size = image.nbytes
             self.free.clear()
@@ -239,8 +241,8 @@ class _Areas:
 class _SharedImages:
     """The images in the shared memory, as the caller's process reads them.
 
-    This object also lists the areas that hold no image any more, so that the decoder process can
-    use these areas again.
+    This object also lists the areas whose images the caller no longer uses, so that the decoder
+    process can use these areas again.
     """
 
     def __init__(self, file: int):
@@ -261,7 +263,11 @@ class _SharedImages:
 
 
 class _Loan:
-    """An area of the shared memory. Arrays that use this memory keep the object alive."""
+    """An area of the shared memory that holds an image.
+
+    Arrays that use this memory keep the object alive. When the last such array is gone, the object
+    adds its area to the list of areas that the decoder process may use again.
+    """
 
     def __init__(self, image: np.ndarray, place: int, returned: deque[int]):
         self.__array_interface__ = image.__array_interface__

@@ -72,9 +72,9 @@ class Planes:
         return int(first[0, 0]), int(second[0, 0]), int(third[0, 0])
 
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
-        """Turn a decoded frame upright, resize it, and draw it into the top left corner.
+        """Turn a frame upright, resize it, and draw it into the top left corner of this picture.
 
-        The last column is repeated if `width` is odd. The last row is repeated if `height` is odd.
+        The frame's last column is repeated if `width` is odd, and its last row if `height` is odd.
 
         Args:
             frame: A PyAV frame of any format and size.
@@ -103,8 +103,10 @@ class Planes:
 
         Args:
             other: The picture to draw.
-            left: Column for the left edge of `other`, in pixels, rounded down to an even number.
-            top: Row for the top edge of `other`, in pixels, rounded down to an even number.
+            left: The column of this picture at which the left edge of `other` is drawn, in pixels,
+                rounded down to an even number.
+            top: The row of this picture at which the top edge of `other` is drawn, in pixels,
+                rounded down to an even number.
         """
         for target, source, step in zip(self.planes, other.planes, STEPS, strict=True):
             part = target[2 * (top // 2) // step :, 2 * (left // 2) // step :]

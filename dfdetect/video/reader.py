@@ -5,11 +5,11 @@ time stamps of the packets tell which frames the file really holds, even if the 
 is wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes after a
 frame that is displayed later. If the video has enough I and P frames, the reader samples only
 those, and the decoder skips all frames that no other frame refers to. This halves the decoding time
-of videos of the Deepfake Detection Challenge (DFDC). Skipping all B frames would be faster still,
-but x264 lets P frames refer to B frames, and a P frame that is decoded without its B frame shows
-block artefacts. Seeking to key frames would not help, because a DFDC video has only two key frames
-in 300 frames. Long videos have many key frames. From a long video, the reader therefore samples
-only key frames, and decodes no other frames.
+of videos of the Deepfake Detection Challenge (DFDC). Skipping all B frames would be faster still.
+But x264 lets P frames refer to B frames, and without the B frame, the decoded P frame shows block
+artefacts. Seeking to key frames would not help, because a DFDC video has only two key frames in 300
+frames. Long videos have many key frames. From a long video, the reader therefore samples only key
+frames, and decodes no other frames.
 
 The reader never opens other files or addresses to which a video refers. Otherwise a playlist with
 the suffix of a video could make the reader open any file or address.
@@ -87,8 +87,8 @@ class Frame:
         image: RGB uint8 of shape (height, width, 3), upright.
         number: Index of the frame in the video, from 0.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
-            of all its frames. It is NaN for an image, for a frame that does not come from a file,
-            and for a video that was read without PyAV.
+            in all frames of the video. It is NaN for an image, for a frame that does not come from
+            a file, and for a video that was read without PyAV.
     """
 
     time: float
@@ -107,9 +107,10 @@ def read_frames(
     """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
     Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of
-    them are yielded. Damaged frames are left out. If a video has more than 3,000 frames and enough
-    key frames, only key frames are decoded and yielded: those nearest to evenly spaced times. An
-    image yields one frame at 0 seconds, rotated upright as its EXIF data says.
+    its frames are yielded. Damaged frames are left out. If a video has more than 3,000 frames and
+    at least two key frames per requested frame, only key frames are decoded and yielded: those
+    nearest to evenly spaced times. An image yields one frame at 0 seconds, rotated upright as its
+    EXIF data says.
 
     Args:
         path: Any video file that FFmpeg reads, or a JPEG, PNG or WebP image whose name ends in
@@ -363,7 +364,7 @@ def _list_packets(
 
 
 def open_container(path: Path) -> "av.container.InputContainer":
-    """Open a video file, but no other files or addresses to which it refers.
+    """Open a video file, but no other files or addresses to which the file refers.
 
     Raises:
         VideoError: The file is not a readable video, or opening it needs too much memory.
@@ -399,7 +400,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the non-empty packets of these streams. A truncated file raises no error."""
+    """Yield the non-empty packets of these streams, as far as the file can be read."""
     try:
         for packet in container.demux(*streams):
             if packet.size:

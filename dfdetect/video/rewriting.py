@@ -170,7 +170,7 @@ def _add_video(
 def _frames(
     source: "InputContainer", stream: "VideoStream", timeline: Timeline, sound: "_Sound"
 ) -> Iterator[tuple["av.VideoFrame", int]]:
-    """Yield each frame with its stamp, in order of the stamps. Write the sound meanwhile."""
+    """Yield each frame with its time stamp, in order. Between frames, write the video's sound."""
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
         stamp = frame.pts if timeline.timed else ordinal
@@ -182,7 +182,10 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the undamaged frames in the order of their times. Write the sound meanwhile."""
+    """Yield the undamaged frames in the order of their times.
+
+    Between frames, the video's sound is written to the new file, unless `sound` is None.
+    """
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
         if sound is not None and packet.stream is other:
@@ -199,7 +202,7 @@ def _decode(
 
 
 class _Sound:
-    """Copies the sound of a video to another file.
+    """The sound of a video, which is copied to another file.
 
     Attributes:
         source: The sound stream that a player would play, or None if the video has no sound.
