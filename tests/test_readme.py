@@ -56,6 +56,17 @@ def test_errors_page_explains_every_status():
     assert rows == [(status.value, status.sentence) for status in Status]
 
 
+def test_reference_shows_a_returns_section_as_one_text():
+    griffe = pytest.importorskip("griffe")
+    yaml = pytest.importorskip("yaml")
+    config = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+    (handlers,) = (one["mkdocstrings"] for one in config["plugins"] if "mkdocstrings" in one)
+    options = handlers["handlers"]["python"]["options"]
+    docstring = griffe.Docstring("Measure.\n\nReturns:\n    A table with a row\n    per video.\n")
+    sections = docstring.parse(options["docstring_style"], **options["docstring_options"])
+    assert [len(one.value) for one in sections if one.kind.value == "returns"] == [1]
+
+
 def test_contributing_names_files_and_what_they_hold():
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.split("## Where to change what")[1].split("\n## ")[0]
