@@ -1,1 +1,1 @@
-"""Trains detectors on face sets, which the package `data` reads."""
+"""Train detectors on face sets (labelled face crops), which the package `data` reads."""

@@ -1,4 +1,4 @@
-"""Augmentations of training crops: framing, light, noise and compression, as in real videos."""
+"""Augmentations: random changes of the framing, light, noise and compression of training crops."""
 
 from fractions import Fraction
 from typing import cast
@@ -23,8 +23,8 @@ class Rescale(nn.Module):
     Args:
         smallest: Lowest factor by which the sides are multiplied. The factor is drawn at random
             between this value and 1.
-        between: A transform of the shrunk image, such as compression. The height and the width of
-            the shrunk image are even.
+        between: A transform that is applied to the shrunk image, such as compression. The height
+            and the width of the shrunk image are even.
     """
 
     def __init__(self, smallest: float, between: nn.Module | None = None):
@@ -33,7 +33,7 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Rescale one or more images by one factor; uint8 of shape (..., 3, height, width)."""
+        """Rescale images, all by the same factor; uint8 of shape (..., 3, height, width)."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -53,7 +53,7 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compress one or more images with one quality; uint8 of shape (..., 3, height, width)."""
+        """Compress images, all with the same quality; uint8 of shape (..., 3, height, width)."""
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -61,7 +61,7 @@ class Compress(nn.Module):
 
 
 class Darken(nn.Module):
-    """A transform that darkens an image by a random gamma curve and factor, as in poor light.
+    """A transform that darkens an image by a random gamma curve and a random factor.
 
     Args:
         darkest: Lowest factor by which pixel values are multiplied. The factor is drawn at random
@@ -73,7 +73,7 @@ class Darken(nn.Module):
         self.darkest = darkest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Darken one or more images alike; uint8 of shape (..., 3, height, width)."""
+        """Darken images, all in the same way; uint8 of shape (..., 3, height, width)."""
         gamma, factor = torch.rand(2).tolist()
         factor = self.darkest + (1 - self.darkest) * factor
         levels = torch.linspace(0, 1, 256) ** (1 + gamma) * factor * 255
@@ -104,10 +104,10 @@ class Encode(nn.Module):
     A single image becomes a key frame.
 
     Args:
-        codec: `h264`, or `mpeg2video`, the codec of old videos and of broadcasts.
-        coarseness: Lowest and highest coarseness of the compression. For H.264, it is the constant
-            rate factor, where 23 is the default of x264 and 51 the worst quality. For MPEG-2, it is
-            the scale of the quantiser, 1 to 31.
+        codec: `h264`, or `mpeg2video` (MPEG-2, the codec of old videos and of broadcasts).
+        coarseness: Lowest and highest coarseness of the compression. For H.264, coarseness is the
+            constant rate factor: 23 is the default of x264, and 51 is the worst quality. For
+            MPEG-2, coarseness is the scale of the quantiser, from 1 to 31.
     """
 
     def __init__(self, codec: str, coarseness: tuple[int, int]):
@@ -130,16 +130,16 @@ class Encode(nn.Module):
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
-    The framing varies because a model may be used with another face detector than the one that
-    found the faces of its training crops. If two face detectors find the same face, one crop has
-    0.78 to 0.88 times the size of the other, and the centres of the two crops differ by 0.01 to
-    0.13 times the height of the face.
+    Framing is the size and the position of the face in the crop. It depends on the face detector,
+    and a model may be used with another face detector than the one that found its training faces.
+    If two face detectors find the same face, one crop has 0.78 to 0.88 times the size of the other,
+    and the centres of the two crops differ by 0.01 to 0.13 times the height of the face.
 
     Args:
         input_size: Side of the result in pixels.
-        strength: `light`, or `strong` for long trainings of detectors that must work on videos of
-            other sources. `strong` adds wider framing, shrinking to a fifth of the size, darkness,
-            noise, occlusion and video codecs.
+        strength: `light` or `strong`. `strong` is meant for long trainings of detectors that must
+            work on videos of other sources. It varies the framing more, and adds shrinking to a
+            fifth of the size, darkness, noise, occlusion and video codecs.
 
     Returns:
         A transform that takes crops of shape (..., 3, height, width) and returns uint8 of shape
@@ -153,9 +153,9 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 def matching_compression() -> nn.Module:
     """Return a random compression for reconstructed fakes and for the REAL crops they come from.
 
-    A REAL crop has the artefacts of its codec, which a reconstruction lacks. Without the same
-    compression of both, a model would learn that images without artefacts are FAKE. (Chen et al.
-    describe this problem in "Dual Data Alignment Makes AI-Generated Image Detector Easier
+    A REAL crop has the artefacts of its codec, which a reconstruction lacks. If both were not
+    compressed in the same way, a model would learn that images without artefacts are FAKE. (Chen et
+    al. describe this problem in "Dual Data Alignment Makes AI-Generated Image Detector Easier
     Generalizable", NeurIPS 2025.)
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
@@ -213,7 +213,7 @@ def _strong(size: int) -> list[nn.Module]:
 
 
 class _TrimPadding(nn.Module):
-    """A transform that cuts the padding off images, whatever their size."""
+    """A transform that cuts `PADDING` pixels off each side of images of any size."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         return image[..., PADDING:-PADDING, PADDING:-PADDING]

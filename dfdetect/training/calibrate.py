@@ -26,13 +26,14 @@ def calibrate(
 ) -> ModelSpec:
     """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
-    The operating points are the thresholds of the verdicts. Everything is fitted on the scores of
-    whole videos, as at the end of `train`. If only some videos have a known source, these videos
-    have half of the total weight, and all other videos have the other half. Within each half, REAL
-    and FAKE have equal weights, and so have all sources of a class.
+    The calibration turns a raw logit into one that says how sure the detector is. The operating
+    points are the thresholds of the verdicts. Both are fitted on the scores of whole videos, as at
+    the end of `train`. If only some videos have a known source, these videos have half of the total
+    weight, and all other videos have the other half. Within each half, REAL and FAKE have equal
+    weights, and so have all sources of a class.
 
     The network itself is not changed. It must not have been trained on the people and sources of
-    these faces; otherwise the new calibration makes the probabilities too extreme.
+    `faces`; otherwise the new calibration makes the probabilities too extreme.
 
     Args:
         weights: Name or file of the weights.
@@ -40,11 +41,11 @@ def calibrate(
         out: The checkpoint to write, whose name ends in `.safetensors`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         workers: Number of processes that read crops; 0 to read them in this process.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
         The specification of the new checkpoint. Its `scores["calibration_faces"]` holds the metrics
-        on these faces; `dfdetect.training.judging` explains the metrics.
+        on `faces`; `dfdetect.training.judging` explains the metrics.
 
     Raises:
         FaceSetError: A face set is unusable, or all crops have the same label.

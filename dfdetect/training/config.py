@@ -1,4 +1,4 @@
-"""TrainConfig: the settings of a training run. `recipe` returns the recommended settings."""
+"""The settings of a training run (`TrainConfig`), and those advised for an architecture."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ SIZE_STEP = 16
 
 
 def _setting(default: float | str, text: str) -> Any:
-    """Return a dataclass field with a default value and the help text of the command line."""
+    """Return a dataclass field with a default value, and with a help text for the command line."""
     return field(default=default, metadata={"help": text})
 
 
@@ -80,7 +80,7 @@ class TrainConfig:
     seed: int = _setting(0, "seed of the initial weights, the order, augmentation and split")
 
     def __post_init__(self) -> None:
-        """Raise an error for values that no run can use."""
+        """Raise ArgumentError if a setting is out of its range."""
         for name, choices in CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 raise ArgumentError(f"{name} must be {' or '.join(choices)}, not {value!r}")
@@ -91,8 +91,8 @@ class TrainConfig:
     def crop_size(self, epoch: int) -> int:
         """Return the side in pixels of the crops in an epoch.
 
-        The first epochs use smaller crops to save time, as in Tan & Le, "EfficientNetV2: Smaller
-        Models and Faster Training", ICML 2021.
+        If `start_size` is set, the first epochs use smaller crops to save time, as in Tan & Le,
+        "EfficientNetV2: Smaller Models and Faster Training", ICML 2021.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -136,7 +136,7 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """Return the recommended settings for an architecture, except where `settings` gives others.
+    """Return the recommended settings for an architecture, changed by the values in `settings`.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.

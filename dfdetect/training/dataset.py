@@ -19,7 +19,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """Says which image is made from a crop before the augmentation."""
+    """What is made from a crop before it is augmented."""
 
     RECORDED = "the crop itself"
     SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
@@ -32,9 +32,9 @@ class Item(NamedTuple):
 
     Attributes:
         position: Index of the crop or clip in the dataset.
-        seed: Seed of all random changes to the item. A fake and the REAL item that it is made of
+        seed: Seed of all random changes to the item. A fake and the REAL item that it is made from
             have the same seed, so that they are augmented in the same way.
-        role: What is made of the crop before it is augmented.
+        role: What is made from the crop before it is augmented.
     """
 
     position: int
@@ -46,20 +46,23 @@ class ClipDataset(Dataset):
     """A dataset of pairs (images, label) for torch's data loader.
 
     The images of an entry are uint8 of shape (3, size, size), or (length, 3, size, size) for clips.
-    The label is 1.0 for FAKE and 0.0 for REAL. The index of an entry is an `Item` or an int.
+    The label is 1.0 for FAKE and 0.0 for REAL. An entry is read by its position (an int), or by an
+    `Item`, which also gives a seed and a role.
 
     Args:
         faces: The face set of the crops.
         transform: Function from uint8 images of shape (..., 3, height, width) to uint8 images of
             shape (..., 3, size, size). It gets all crops of a clip in one call.
         length: Number of crops in each clip; 1 for models that take single crops. A clip consists
-            of consecutive crops of a track, or of moved copies of a crop that belongs to no track.
-        jitter: Whether these copies are moved in a new random way each time, as for training.
-        reconstructions: A face set whose column `original` names REAL crops of `faces`. It is only
-            used for models that take single crops.
-        compression: Transform that is applied, before `transform`, to reconstructed fakes and to
-            the REAL crops that they are made of. Without it, a model could recognise the fakes by
-            their lack of compression artefacts.
+            of consecutive crops of a track. If a track has only one crop, the clip consists of
+            moved copies of this crop.
+        jitter: Whether these copies are moved in a new random way at each access, as training needs
+            it. Otherwise they are always moved in the same way.
+        reconstructions: A face set whose column `original` names REAL crops of `faces`. It has no
+            effect if `length` is above 1.
+        compression: Transform of reconstructed fakes, and of the REAL crops that they are made
+            from. It is applied before `transform`. Without it, a model could recognise these fakes
+            by their lack of compression artefacts.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class ClipDataset(Dataset):
     def _pair_with_reconstruction(
         self, position: int, real: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a REAL crop, and a fake made of this crop and one of its reconstructions."""
+        """Return a REAL crop, and a fake made from this crop and one of its reconstructions."""
         assert self.reconstructions is not None
         rows = self._made_of[position]
         row = rows[int(torch.randint(len(rows), (), generator=generator))]
@@ -132,11 +135,11 @@ class ClipDataset(Dataset):
 
 
 class DetectorDataset(ClipDataset):
-    """A `ClipDataset` whose images are the inputs that a detector makes of the crops.
+    """A `ClipDataset` whose images are the same as the inputs that a detector gives to its model.
 
     The crops are resized as the detector resizes them. If the detector mirrors every second crop of
-    a track, the dataset mirrors these crops too. A crop that belongs to no track is not mirrored,
-    although the detector would score both the crop and its mirror image.
+    a track, the dataset mirrors these crops too. A track with a single crop is an exception: the
+    dataset has only the crop, although the detector also scores the mirror image of the crop.
 
     Args:
         faces: The face set of the crops.
@@ -156,7 +159,10 @@ class DetectorDataset(ClipDataset):
 
 
 def _by_original(faces: FaceSet, reconstructions: FaceSet | None) -> dict[int, list[int]]:
-    """Return the row numbers of each REAL crop's reconstructions, by the crop's row number."""
+    """Return a dictionary from a REAL crop's row number to the row numbers of its reconstructions.
+
+    REAL crops without reconstructions are left out.
+    """
     if reconstructions is None:
         return {}
     made = reconstructions.table.groupby("original").indices

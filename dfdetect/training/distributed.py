@@ -26,7 +26,7 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The place of this process among the processes of a training, and its exchanges with them.
+    """The rank of this process among the processes of a training, and their communication.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -49,7 +49,7 @@ class DistributedContext:
         return max(1, available_cores() // self.local_world_size)
 
     def shard(self, items: Sequence | np.ndarray | torch.Tensor) -> Any:
-        """Return the part of the items that this process works on."""
+        """Return the part of the items that this process works on: every `world_size`th item."""
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ class DistributedContext:
         return made[0]
 
     def all_reduce_sum(self, value: torch.Tensor) -> float:
-        """Return the sum of a number over all processes."""
+        """Return the sum of the numbers that all processes pass."""
         value = value.detach().clone()
         if self.world_size > 1:
             distributed.all_reduce(value)
@@ -84,7 +84,13 @@ class DistributedContext:
         return DistributedDataParallel(model)
 
     def global_batch(self, size: int) -> AbstractContextManager:
-        """Return a context in which layers treat their input as part of a batch of `size` items."""
+        """Return a context manager for a forward pass over this process's part of a batch.
+
+        In its `with` block, layers treat this part as they would treat it in the whole batch.
+
+        Args:
+            size: Number of items in the whole batch.
+        """
         return nullcontext() if self.world_size == 1 else _GlobalBatchMode(self, size)
 
 
@@ -93,7 +99,7 @@ ONE_PROCESS = DistributedContext()
 
 @contextmanager
 def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.device]]:
-    """Connect to the other processes of `torchrun`, and yield this process's context and device.
+    """Connect the processes that `torchrun` started, and yield this process's context and device.
 
     Without `torchrun`, the context is that of a single process.
 
@@ -132,8 +138,8 @@ class _GlobalBatchMode(TorchFunctionMode):
     """Makes layers treat their part of a batch as they would in a process with the whole batch.
 
     The mode changes batch normalisation, dropout and stochastic depth. If a model draws random
-    numbers for anything else, an error is raised, because a single process would draw different
-    numbers. The mode notices such draws by the changed states of torch's generators.
+    numbers for anything else, DfdetectError is raised, because a single process would draw other
+    numbers. The mode notices such draws because they change the states of torch's generators.
 
     Args:
         context: The context of this process.
@@ -203,7 +209,10 @@ class _GlobalBatchMode(TorchFunctionMode):
     def _dropout(
         self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
-        """Return `values` after dropout (Srivastava et al. 2014) with the whole batch's mask."""
+        """Return `values` after dropout (Srivastava et al. 2014).
+
+        The mask is this process's part of a mask that is drawn for the whole batch.
+        """
         if not training or p == 0:
             return values
         return values * self._bernoulli(torch.empty_like(values), 1 - p) / (1 - p)
@@ -232,7 +241,7 @@ def _generator_states() -> list[torch.Tensor]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes. Gradients flow back to each process."""
+    """The sum of a tensor over all processes. Its gradient is summed over all processes, too."""
 
     @staticmethod
     def forward(_: Any, values: torch.Tensor) -> torch.Tensor:

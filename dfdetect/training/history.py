@@ -10,12 +10,12 @@ from dfdetect.files import atomic_path
 
 
 def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
-    """For a checkpoint `NAME.safetensors`, write `NAME.history.csv` and `NAME.history.png`.
+    """Write `NAME.history.csv` and `NAME.history.png` beside a checkpoint `NAME.safetensors`.
 
     Args:
         checkpoint: The path of the checkpoint.
-        history: For each epoch, a dictionary of values by name. The first value, such as the number
-            of the epoch, is the position on the horizontal axis of the plots.
+        history: For each epoch, a dictionary from the name of each metric to its value. The first
+            entry, such as the number of the epoch, is the horizontal axis of the plots.
     """
     table = pd.DataFrame(history)
     with atomic_path(checkpoint.with_suffix(".history.csv")) as temporary:

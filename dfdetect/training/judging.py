@@ -5,8 +5,9 @@ because users have two kinds of videos: those of the Deepfake Detection Challeng
 The first log loss is computed on held-out videos of the challenge, which have no known source and
 are held out by actor. The second log loss is computed on held-out sources, all of which have the
 same weight. Both are computed from one calibrated score per video: the aggregation of the
-checkpoint combines the logits of a video into this score. (If the aggregation is a mean,
-calibrating the logit of a video is the same as calibrating the logit of each frame.)
+checkpoint combines the logits of a video into this score. (The calibration is fitted on the logits
+of videos, but applied to the logits of frames. If the aggregation is a mean, this makes no
+difference.)
 """
 
 from collections import defaultdict
@@ -27,7 +28,7 @@ CHOOSING = "choosing_loss"
 
 
 class Judge:
-    """Computes the calibration and the metrics of a model from its logits of held-out faces.
+    """Computes a model's calibration and metrics from the logits that it gives to held-out faces.
 
     Args:
         faces: The held-out faces.
@@ -64,7 +65,10 @@ class Judge:
         return calibration, self.measure(calibration, logits)
 
     def calibrate(self, logits: np.ndarray) -> Calibration:
-        """Return the calibration of a model, given its raw logits of the crops or clips."""
+        """Return the calibration of a model, given its raw logits of the crops or clips.
+
+        If the model is no better than chance, the calibration leaves logits as they are.
+        """
         try:
             return fit_calibration(self._video_logits(logits), self.labels, self.weights)
         except ArgumentError:  # after few epochs, a model may rank no better than chance
@@ -78,11 +82,11 @@ class Judge:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
 
         Returns:
-            Metrics by name. `choosing_loss` is computed from all videos. The metrics that the
-            function `metrics` returns are computed from the videos without a known source, or from
-            all videos if all have a source. The metrics that the function `voted_metrics` returns
-            get the prefix `sources_`, and are computed from the videos with a known source.
-            Undefined metrics are left out, because a checkpoint holds no NaN.
+            A dictionary of metrics. `choosing_loss` is computed from all videos. The metrics of the
+            function `metrics` are computed from the videos without a known source, or from all
+            videos if all have a known source. The metrics of the function `voted_metrics` get the
+            prefix `sources_`, and are computed from the videos with a known source. Undefined
+            metrics are left out, because a checkpoint holds no NaN.
         """
         uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)
@@ -103,10 +107,10 @@ class Judge:
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed them.
 
-        One threshold is exceeded by 5 % of REAL videos, and the other by 1 %. In these shares, all
-        sources have the same weight. The FAKE videos are counted in two groups. The first group has
-        no known source, and only its people are assumed to be new to the model. In the second
-        group, the sources are new too.
+        5 % of REAL videos exceed the lower threshold, and 1 % exceed the higher one. In these
+        shares, all sources have the same weight. The FAKE videos are counted in two groups. Those
+        without a known source are the first group: only their people are assumed to be new to the
+        model. Those with a known source are the second group: their sources are new, too.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
@@ -128,9 +132,9 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Return the rows of the videos without a known source, and the rows of the others.
+        """Return two arrays: the row numbers of the videos without, and with a known source.
 
-        An empty group is left out.
+        An empty array is left out.
         """
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

@@ -27,7 +27,7 @@ SAVE_EVERY = 600.0
 
 
 class Learner:
-    """Trains a model: holds the optimiser, the learning rate schedule and the moving average.
+    """Trains a model, and holds the optimiser, the learning rate schedule and the averaged weights.
 
     Args:
         model: The model to train, on its device.
@@ -95,8 +95,8 @@ class Learner:
             batches: The batches of the epoch, or only the remaining batches if the epoch began in
                 an earlier run that was stopped.
             title: Text of the progress bar.
-            progress: Show a progress bar.
-            save: Function that saves the state of the run; it is called every ten minutes.
+            progress: Whether to show a progress bar.
+            save: Function that saves the state of the run. It is called every ten minutes.
 
         Raises:
             DfdetectError: The loss is not finite.
@@ -128,8 +128,8 @@ class Learner:
         """Train the model on one batch, and return the mean loss of the batch.
 
         Args:
-            images: This process's part of the batch: uint8 inputs of the model, as in
-                `ModelSpec.normalise`.
+            images: This process's part of the batch: uint8 of shape (n, 3, size, size), or
+                (n, length, 3, size, size) for clips.
             labels: 1 for FAKE and 0 for REAL, shape (n,).
         """
         # Dropout uses torch's generators. With a seed per step, a resumed run draws the same masks.

@@ -31,14 +31,14 @@ STRENGTHS = {
 def linear_features(
     model: LinearModel, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of each crop, and the features of each crop's mirror image.
+    """Return the inputs of the linear layer (features) for each crop, and for its mirror image.
 
     Args:
         model: The model that computes the features.
         faces: The face set of the crops.
         spec: The specification of the model.
         workers: Number of processes that read crops; 0 to read them in this process.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Returns:
         Two float32 arrays of shape (n, features).
@@ -60,12 +60,12 @@ def linear_features(
 def fit_head(
     model: LinearModel, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Fit the linear layer of a model, so that REAL and FAKE have equal total weights.
+    """Fit the linear layer of a model. All REAL crops together count as much as all FAKE crops.
 
     Args:
         model: The model, whose `head` is changed.
         architecture: `logistic_regression` or `linear_svm` (with squared hinge loss).
-        strength: Inverse strength of the penalty on the squared weights, scikit-learn's `C`.
+        strength: scikit-learn's `C`, the inverse strength of the penalty on the squared weights.
         features: Features of the crops, float32 of shape (n, features).
         labels: 1 for FAKE and 0 for REAL, shape (n,).
 

@@ -42,9 +42,9 @@ def parameter_groups(
 
 
 def start_head_at_zero(model: nn.Module) -> None:
-    """Set the weights of the head to zero, so that all probabilities are 0.5.
+    """Set the head (the last layer) to zero, so that all logits are 0 before the training.
 
-    The paper of `by_inputs` (see `parameter_groups`) recommends this.
+    The paper that `parameter_groups` cites recommends this.
     """
     for parameter in head_parameters(model):
         nn.init.zeros_(parameter)

@@ -37,7 +37,7 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
 
     Args:
         architecture: Name of the architecture.
-        init: The path of a file, or `imagenet` for the file in an installed package.
+        init: The path of a file, or `imagenet` for the ImageNet weights in an installed package.
 
     Raises:
         FileNotFoundError: The file does not exist, or the package is not installed; the message
@@ -62,11 +62,11 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
 def load_initial_weights(model: nn.Module, path: Path) -> None:
     """Copy the tensors of a file into a model.
 
-    The head is copied only if it has one output, like the head of a detector. Tensors are matched
-    by name. If another library such as torchvision gave them other names, they are matched by
-    position. In both cases, each tensor must have the shape that the model expects; a fully
-    connected layer also fits an equivalent convolution, as in timm's VGG. If the file holds a
-    larger network, only the tensors with the prefix `features.` are used.
+    The head (the last layer) is copied only if it has one output, like the head of a detector.
+    Tensors are matched by name. If the file uses other names, for example those of torchvision,
+    tensors are matched by position. In both cases, each tensor must have the shape that the model
+    expects. A fully connected layer also fits an equivalent convolution, as in timm's VGG. If the
+    file holds a larger network, only its tensors with the prefix `features.` are used.
 
     Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions of such
     a file are matched by position, and the layers of the model after the convolutions remain

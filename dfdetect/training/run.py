@@ -29,7 +29,7 @@ SHOWN = (
 
 @dataclass
 class Run:
-    """The history of a training's epochs, and its best model so far.
+    """The metrics of all epochs of a training, and the best model so far.
 
     Attributes:
         out: The checkpoint that the training will write.
@@ -63,10 +63,11 @@ class Run:
         """Measure a model, add its metrics to the history, and keep its weights if it is the best.
 
         Args:
-            made_by: The number of the epoch, or the strength of the penalty, that gave this model.
+            made_by: How the model was made: the number of the epoch, or the strength of the
+                penalty.
             notes: Further values for the history, such as the training loss.
-            logits: Raw logits of the held-out crops or clips, shape (n,).
-            model: The model; None for the model of this run.
+            logits: Raw logits that the model gives to the held-out crops or clips, shape (n,).
+            model: The model; None for the attribute `model` of this run.
         """
         model = model or self.model
         calibration, scores = self.judge.judge(logits)
@@ -121,7 +122,11 @@ class RunState:
             torch.save({**saved, "losses": learner.losses}, temporary)
 
     def restore(self, run: Run, learner: Learner) -> None:
-        """Load the state that a stopped run saved, if `resume` is set and the file exists."""
+        """Load the state that a stopped run saved, if `resume` is set and the file exists.
+
+        Raises:
+            ArgumentError: The stopped run had other settings.
+        """
         if not self.resume:
             return
         saved = run.context.broadcast(self._read)

@@ -24,16 +24,16 @@ class BalancedSampler(Sampler[list[Item]]):
     the next item of this source. The probability of a source is in proportion to the square root of
     its number of items, so that a large source does not dominate the training.
 
-    **Made fakes.** Some fakes are made of REAL items of the same batch. The share
+    **Made fakes.** Some fakes are made from REAL items of the same batch. The share
     `self_blend_share` of the FAKE half is made by self-blending, and the share
-    `reconstruction_share` is made from reconstructions. A made fake has the seed of its REAL item,
-    and both are therefore augmented in the same way. If a source has no FAKE items, a fake is made
-    of each REAL item of this source, even if the shares are exceeded. Otherwise a model could
+    `reconstruction_share` is made from reconstructions. A made fake has the same seed as its REAL
+    item, so that both are augmented in the same way. If a source has no FAKE items, a fake is made
+    from each REAL item of this source, even if the shares are exceeded. Otherwise a model could
     recognise these items as REAL by their source.
 
     **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset. For the
-    share `pair_share` of these fakes, the batch also gets a REAL item of the same scene, in place
-    of another REAL item. The fake and this REAL item have the same seed, too.
+    share `pair_share` of these fakes, a REAL item of the same scene replaces another REAL item of
+    the batch. The fake and the REAL item of its scene have the same seed, too.
 
     **Epochs.** An epoch has `epoch_items` items. By default, an epoch is so long that each item of
     the rarer class is used once on average. If an epoch has fewer items than a batch, its only
@@ -50,7 +50,7 @@ class BalancedSampler(Sampler[list[Item]]):
             its FAKE items. None for equal weights.
         self_blend_share: Share of self-blended fakes in the FAKE half.
         reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
-        pair_share: Share of the recorded fakes for which the batch gets a REAL item of their scene.
+        pair_share: Share of the recorded fakes that get a REAL item of their scene in the batch.
         epoch_items: Number of items in an epoch, or 0 for the default.
         context: The rank of this process among the processes of the training. Each process gets its
             part of every batch.
@@ -144,10 +144,10 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot (position in the batch) of a REAL item that may be replaced.
+        """Return the slot (position in the batch) of a REAL item from the face set of a fake.
 
-        The item must come from the same face set as the fake. If there is no such item, the result
-        is None.
+        A REAL item of the fake's scene may replace this item. If no item of `spare` comes from the
+        face set of the fake, the result is None.
 
         Args:
             fake: Position of the fake in the dataset.
@@ -160,7 +160,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Return, for each of the REAL items, the role of the fake that is made of it."""
+        """Return, for each REAL item, the role of the fake that is made from this item."""
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )
@@ -180,11 +180,11 @@ class BalancedSampler(Sampler[list[Item]]):
 
 
 class _Pool:
-    """The items of one class, which are drawn source by source.
+    """The items of one class. For each draw, a source is chosen first, then its next item.
 
     The probability of a source is in proportion to the weight of its face set and, within the face
-    set, to the square root of the source's size. Each item of a source is drawn once before any is
-    drawn again.
+    set, to the square root of the source's number of items. Each item of a source is drawn once
+    before any of them is drawn again.
     """
 
     def __init__(

@@ -46,14 +46,15 @@ def read_split(
 
     Args:
         faces: Indexes of face sets.
-        val: The index of another face set, the share (0 to 1) of the actors or sources of `faces`
-            to hold out, or a list of several of these.
+        val: What to hold out: another face set, given by its index, or a share (0 to 1) of the
+            actors or sources of `faces`. A list may have several indexes and shares.
         seed: Seed of the random choice of held-out faces.
-        min_pair_difference: Leave out fakes that differ from their originals by less than this, as
-            in `FaceSet.without_label_noise`.
+        min_pair_difference: Fakes that differ from their originals by less than this are not
+            trained on (see `FaceSet.without_label_noise`).
 
     Raises:
-        FaceSetError: A face set is unusable or has only one class, or a crop is in both parts.
+        FaceSetError: A face set is unusable or has only one class, or a crop is both in `faces` and
+            in a face set of `val`.
     """
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))

@@ -70,8 +70,8 @@ def train(
     After each epoch, the model is measured on held-out actors and sources, as described in
     `dfdetect.training.judging`. The checkpoint has the weights of the epoch with the lowest
     `choosing_loss`. The calibration is fitted on the same held-out faces. A linear model has no
-    epochs: it is fitted with several strengths of the penalty, and the best of these models is
-    kept.
+    epochs: it is fitted with several strengths of the penalty on its weights, and the best of these
+    models is kept.
 
     OUT stands for the path `out` without its suffix. During the run, `OUT.state.pt` is the file to
     resume from, and `OUT.best.safetensors` is the checkpoint of the best epoch so far. Both are
@@ -86,21 +86,22 @@ def train(
         faces: Indexes of the face sets to train on. If the setting `reconstruction_share` is above
             0, include the face sets that `dfdetect reconstruct` has made from the others.
         out: The checkpoint to write, whose name ends in `.safetensors`.
-        val: The index of a face set of other actors and sources, the share (0 to 1) of the actors
-            or sources of `faces` to hold out, or a list of several of these.
+        val: What to hold out: a face set of other actors and sources, given by its index, or a
+            share (0 to 1) of the actors or sources of `faces`. A list may have several indexes and
+            shares.
         init: A state dict to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for the
             weights of an installed package (see `dfdetect.training.pretrained`), or None for random
             weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process uses a
             different GPU.
-        resume: Whether to continue from the file `OUT.state.pt` that a stopped run with the same
-            settings has left.
+        resume: Whether to continue a stopped run, which must have had the same settings, from its
+            file `OUT.state.pt`.
         workers: Number of processes that read and augment crops; None for as many as this process's
             share of the CPU cores.
         weights: Two numbers for each of `faces`: its relative share of the REAL crops in a batch,
             and its relative share of the FAKE crops. None for equal shares. Fakes that are made
             from REAL crops are not counted.
-        progress: Show progress bars.
+        progress: Whether to show progress bars.
 
     Returns:
         The specification of the checkpoint.
@@ -220,7 +221,8 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
     """Return a new model. Its weights are random, or come from `init`.
 
     Raises:
-        ArgumentError: The architecture lacks one of the settings, or takes no inputs of this size.
+        ArgumentError: The architecture has no dropout or no stochastic depth although `config` sets
+            its rate, or the architecture cannot take inputs of `config.input_size`.
         FileNotFoundError: `init` is not found.
         InputError: `init` does not fit the architecture.
     """
@@ -256,7 +258,8 @@ def start_spec(config: TrainConfig) -> ModelSpec:
     """Return the specification of a model before its training, without calibration and scores.
 
     Raises:
-        ArgumentError: The architecture is unknown, or cannot take inputs of this kind or size.
+        ArgumentError: The architecture is unknown, or cannot take inputs of this size or with this
+            number of frames.
     """
     info = model_info(config.architecture)
     return ModelSpec(
@@ -297,15 +300,15 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the raw logit of FAKE for each crop or clip of a face set, float32 of shape (n,).
 
-    The model gets the same inputs as in a detector. If there are several processes, each process
-    computes a part of the logits, but returns all of them.
+    The model gets the inputs that a detector would give it. If there are several processes, each
+    process computes a part of the logits, but returns all of them.
 
     Args:
         model: The model, which is set to evaluation mode.
         faces: The face set.
         spec: The specification of the model.
         workers: Number of processes that read crops; 0 to read them in this process.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
         context: The rank of this process among the processes of the run.
     """
     model.eval()
