@@ -1,1 +1,1 @@
-"""Measures the speed of a detector, and projects it to many videos on many machines."""
+"""Measure the speed of a detector, and estimate how long many videos take on many machines."""

@@ -1,4 +1,8 @@
-"""`bench`: measures the time per video, and compares it with the times of two references."""
+"""`bench`: measures the time per video, and compares it with the times of two references.
+
+The references are reading alone, and the face pipeline of the winner of the Deepfake Detection
+Challenge.
+"""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -52,21 +56,21 @@ class BenchResult:
         stages: Mean time that a video spends in each stage, by name of the stage, while several
             videos are scored at once.
         engine: Name of the library that computed the networks.
-        engines: Time per video with each installed library, by name of the library.
+        engines: Time per video with each library that was timed, by name of the library.
         decode_seconds_per_video: Time per video for decoding alone, while several videos are
             decoded at once. This is a lower limit of `seconds_per_video`.
         read_seconds_per_video: Time per video for reading every frame with OpenCV, and nothing
             else.
         reference_seconds_per_video: Time per video of the second reference: the face pipeline of
             the winner of the Deepfake Detection Challenge.
-        face_agreement: The winner's pipeline finds faces; this is the share of them that dfdetect
-            finds too. Two boxes show the same face if their intersection over union (IoU) is at
+        face_agreement: Of the faces that the winner's pipeline finds, the share that dfdetect finds
+            too, 0 to 1. Two boxes show the same face if their intersection over union (IoU) is at
             least 0.5. None if the winner's pipeline found no face.
         probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
             winner's pipeline, over the videos that both scored; None if no video was scored by
             both.
-        probability_difference_max: Largest absolute difference of P(FAKE) over these videos; None
-            if no video was scored by both.
+        probability_difference_max: As `probability_difference_mean`, but the largest difference
+            instead of the mean.
         peak_memory_mb: Peak memory of the process in MB, minus its memory when `bench` began; None
             if the system does not report it.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
@@ -217,7 +221,7 @@ def bench(
 
 
 def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:
-    """Return the share of the reference's faces that the detector also found.
+    """Return the share of the faces found by the reference that the detector found too.
 
     Args:
         scores: Results of the detector, one for each video.
@@ -236,9 +240,9 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """The second reference of `bench`, with the model of the measured detector.
+    """The second reference of `bench`, which scores videos with the measured detector's model.
 
-    Its face pipeline is that of the winner of the Deepfake Detection Challenge.
+    It finds faces like the winner of the Deepfake Detection Challenge.
     """
 
     def __init__(self, detector: Detector):
@@ -250,7 +254,7 @@ class _Reference(Detector):
         self.detect = _WinnersFaceDetector(detector.device).detect
 
     def predict_file(self, path: Path) -> VideoResult:
-        """Score a video, with OpenCV as the reader of the frames."""
+        """Score a video. OpenCV reads the frames."""
         try:
             return self.predict(_pass_through(path, self.frames))
         except (ArgumentError, VideoError):  # OpenCV reads no frame
@@ -265,7 +269,7 @@ class _Reference(Detector):
 
 
 class _WinnersFaceDetector:
-    """MTCNN as facenet_pytorch implements it, on frames of half the size."""
+    """MTCNN as facenet_pytorch implements it. It detects faces in frames of half the size."""
 
     def __init__(self, device: torch.device):
         self.network = MTCNN(
@@ -375,10 +379,10 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 
 
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
-    """Return the tracks' bounding boxes at the given time, interpolated between sampled frames.
+    """Return the boxes of the tracks at a time, interpolated between sampled frames.
 
-    A track is taken to begin one sampled frame earlier, with its first box, and to end one sampled
-    frame later, with its last box.
+    A track also has a box up to one sampled frame before its first frame and after its last frame:
+    the box in its first or its last frame.
     """
     boxes: list[Box] = []
     for track in tracks:
@@ -402,7 +406,7 @@ def _probability_differences(
 
 
 def _peak_memory() -> float | None:
-    """Return the peak memory of this process in MB."""
+    """Return the peak memory of this process in MB, or None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

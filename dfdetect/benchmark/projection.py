@@ -79,10 +79,11 @@ class Projection:
         job: `predict` or `extract`.
         nodes: Number of machines.
         hours: Duration of the job.
-        bound: The slowest part, which determines the duration: `compute`, `network` or `writer`.
-        hours_of: Duration of each of these three parts, by name.
-        disk_gb: Size of the written files in GB.
-        memory_gb: Used memory of each machine in GB, or None if it is unknown.
+        bound: The slowest part of the job, which determines its duration: `compute`, `network` or
+            `writer`.
+        hours_of: Duration in hours of each of these three parts, by name.
+        disk_gb: Size of the files that the job writes, in GB.
+        memory_gb: Memory that the job uses on each machine, in GB, or None if it is unknown.
     """
 
     job: str

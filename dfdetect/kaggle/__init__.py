@@ -1,1 +1,1 @@
-"""For the Kaggle competition: finds its data, writes submissions, makes the bundle to upload."""
+"""Find the Kaggle competition's data, write submissions, and make the bundle to upload."""

@@ -61,13 +61,14 @@ def bundle(
 
     The data set is the folder `dataset` in `out`. It holds the weights, `dataset-metadata.json`,
     `files.csv` with the size and SHA-256 of each file, and the wheels of dfdetect and of the
-    packages that Kaggle's image lacks. There are no sub-folders, because the `kaggle` tool would
-    skip them. The folder `kernel` holds the notebook and a `kernel-metadata.json` that names the
-    data set.
+    packages that Kaggle's image lacks. It has no sub-folders, because the `kaggle` tool would skip
+    them. The folder `kernel` in `out` holds the notebook and a `kernel-metadata.json` that names
+    the data set.
 
     Args:
         out: Folder to write to; an earlier bundle in it is replaced.
-        owner: Your Kaggle user name. The default is a placeholder, which can be replaced later.
+        owner: Your Kaggle user name. The default is a placeholder that Kaggle does not accept. Call
+            this function again with your name before you upload the bundle.
         weights: Name or file of the weights, as in `find_weights`.
         wheels: Folder with the wheels of facenet-pytorch and PyAV. If None, pip downloads them.
         name: Name of the data set, and first word of the notebook's title.
@@ -77,8 +78,8 @@ def bundle(
 
     Raises:
         FileNotFoundError: The weights, the folder of wheels or a needed wheel does not exist.
-        ArgumentError: Kaggle would refuse a name, or the output folders contain files that do not
-            belong to a bundle.
+        ArgumentError: Kaggle would refuse `owner` or `name`, or the output folders contain files
+            that do not belong to a bundle.
         InputError: Kaggle would refuse or change a file, or a file could run code.
         DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
 
@@ -157,10 +158,10 @@ def write_wheel(folder: Path) -> Path:
 
 
 def package_files(package: Path) -> dict[str, bytes]:
-    """Return the contents of a package's files, with their paths in a wheel as keys.
+    """Return the files of a package: a dictionary from each file's path in a wheel to its content.
 
-    As in `setup.py`, folders without `__init__.py` are left out. Files other than `PACKAGE_FILES`,
-    such as data and backups, are left out too.
+    As in `setup.py`, folders without `__init__.py` are left out. Files that match no pattern in
+    `PACKAGE_FILES`, such as data and backups, are left out too.
 
     Args:
         package: The folder of the package.
@@ -258,7 +259,7 @@ def _list_files(dataset: Path) -> None:
 
 
 def _write_kernel(kernel: Path, owner: str, name: str) -> str:
-    """Copy the notebook, write its metadata, and return its id on Kaggle."""
+    """Copy the notebook to a folder, write its metadata, and return the notebook's id on Kaggle."""
     source = package_folder("kernel")
     metadata = json.loads((source / KERNEL_METADATA).read_text())
     metadata["title"] = f"{name} submission"

@@ -1,4 +1,4 @@
-"""Find the competition's data: in the folders where Kaggle mounts it, or beside a notebook."""
+"""Find the data of the Kaggle competition: where Kaggle mounts it, or beside a notebook."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,15 +16,15 @@ SAMPLE_SUBMISSION = "sample_submission.csv"
 
 @dataclass(frozen=True)
 class CompetitionData:
-    """Paths of the parts of the competition's data.
+    """Paths of the competition's data and of the weights that are attached to the notebook.
 
     Attributes:
         test_videos: Folder of the videos to score.
         train_videos: Folder of labelled videos with `metadata.json`, or None if it is missing.
         sample_submission: File that gives the names and the order of the rows to submit, or None if
             it is missing.
-        weights: Checkpoint in a data set that is attached to the notebook, or None if there is
-            none.
+        weights: Checkpoint in a data set that is attached to the notebook, or None if no data set
+            holds a checkpoint.
     """
 
     test_videos: Path
@@ -38,13 +38,15 @@ def find_data(
 ) -> CompetitionData:
     """Return the paths of the competition's data.
 
-    The function searches, in this order: the folder where Kaggle mounts the data
-    (`root/competitions/NAME`, where NAME is the name of the competition), the folder where Kaggle
-    used to mount it (`root/NAME`), all folders up to three levels below the root, and the folders
-    of `elsewhere`. A deeper search of Kaggle's mounts would take minutes.
+    The function searches these folders in this order. NAME is the name of the competition.
+
+    - `root/competitions/NAME`: Kaggle mounts the data here.
+    - `root/NAME`: Kaggle used to mount the data here.
+    - `root` and all folders up to three levels below it: a deeper search would take minutes.
+    - The folders in `elsewhere`.
 
     Args:
-        root: Folder of Kaggle's inputs.
+        root: The folder in which Kaggle mounts the inputs of a notebook.
         elsewhere: Further folders to search, for notebooks that do not run on Kaggle.
 
     Raises:

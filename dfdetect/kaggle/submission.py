@@ -22,7 +22,7 @@ class SubmissionError(InputError):
 
 
 def read_sample_submission(path: str | Path) -> list[str]:
-    """Return the names of the rows of a sample submission, in their order.
+    """Return the names in a sample submission, in the order of its rows.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -74,7 +74,7 @@ def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
     """Write the results to a CSV file with the columns of `dfdetect.results.to_dataframe`.
 
     If a video has no score, its cell in the column `probability` is empty. A text that a
-    spreadsheet would compute as a formula gets an apostrophe in front.
+    spreadsheet would compute as a formula is written with an apostrophe in front.
     """
     table = to_dataframe(results.values())
     for column in ("filename", "message", "path"):

@@ -1,1 +1,1 @@
-"""What a run uses: devices, threads, Ray clusters, a time budget, and a journal of its results."""
+"""What a run over many videos uses: devices, threads, Ray clusters, a time budget, a journal."""

@@ -28,7 +28,7 @@ def parse_duration(text: str | float) -> float:
     """Return a duration in seconds.
 
     Args:
-        text: The seconds as a number; or a text of hours, minutes and seconds, each with its unit.
+        text: A number of seconds, or hours, minutes and seconds with their units, such as `8h30m`.
 
     Raises:
         ArgumentError: The text is not a duration, or the duration is not above 0.
@@ -57,7 +57,7 @@ def parse_duration(text: str | float) -> float:
 
 
 class TimeBudget:
-    """Divides the remaining time among the remaining videos.
+    """Divides the remaining time of a run among the videos that are not scored yet.
 
     The time to decode a video does not depend on the number of sampled frames. The time for all
     other stages is proportional to this number. Both times are measured while videos are scored,

@@ -1,4 +1,4 @@
-"""Choose the device on which networks run, and adapt dtypes and batches to it."""
+"""Choose the device on which networks run, and adapt dtypes and batches to the device."""
 
 import os
 import warnings

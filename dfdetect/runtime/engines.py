@@ -85,7 +85,8 @@ class EngineNetwork(nn.Module):
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
             a tuple of tensors.
         example: An input of the network, on the device on which the network runs.
-        varying: The dimensions whose sizes differ from input to input.
+        varying: Indexes of the input's dimensions whose sizes differ from input to input. For
+            example, index 0 is the batch.
         engine: `torch`, `openvino`, `onnxruntime` or `auto`, as `choose_engine` takes it.
         bfloat16: Whether the engine may compute in bfloat16.
 
@@ -235,7 +236,7 @@ def _compile_openvino(
 
 @cache
 def _openvino_core() -> Any:
-    """Return the `Core` object of OpenVINO, of which a process may have only one.
+    """Return the `Core` object of OpenVINO. All calls in a process return the same object.
 
     A process with two `Core` objects can crash with a segmentation fault: see issue 35338 of
     OpenVINO's repository.

@@ -183,15 +183,16 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Return the function to apply to each item. Called in each process of a cluster."""
+    """Return the function that a process of a cluster applies to each item."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
-    """Provide a pool of threads for a `with` block.
+    """Provide a pool of `count` threads for a `with` block.
 
-    At the end of the block, items that no thread has started are cancelled.
+    With `one_core_each`, torch and OpenCV use only one core in each thread. At the end of the
+    block, items that no thread has started are cancelled.
     """
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)

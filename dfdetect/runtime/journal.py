@@ -36,7 +36,7 @@ class Journal:
         self._lock = Lock()
 
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
-        """Return the results that the file holds for these videos: a dictionary by video name."""
+        """Return the results that the file holds for these videos, by name of the video."""
         results = {}
         for line in self._lines():
             entry = _parse(line)

@@ -2,10 +2,10 @@
 
 Ray is described by Moritz et al. (2018).
 
-Ray is optional (`pip install 'dfdetect[cluster]'`), and no other module uses it. Each machine runs
+Ray is optional (`pip install 'dfdetect[cluster]'`). Only this module imports Ray. Each machine runs
 one process per core, or a few processes per GPU if it has GPUs. Each process makes its own copy of
 the function, for example a detector. Ray sends the items to the processes, and sends the results
-back. It keeps the results until they are used, restarts crashed processes, and notices when
+back. Ray also keeps the results until they are used, restarts crashed processes, and notices when
 machines join or leave.
 """
 
@@ -366,7 +366,10 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log errors of a shutdown, because raising them would hide an earlier error."""
+    """Log an error of the `with` block, because raising it would hide an earlier error.
+
+    The block shuts something down. `what` says in the log what the block could not do.
+    """
     try:
         yield
     except Exception as error:
