@@ -30,7 +30,8 @@ class Classifier:
     Args:
         model: Network that returns logits of FAKE of shape (batch, 1). It takes normalised clips
             if `spec.frames_per_clip` is above 1, and otherwise normalised crops.
-        spec: Description of the model's input, and the calibration of its logits.
+        spec: Description of the model, with the format of its input and the calibration of its
+            logits.
         device: The device that the model computes on.
         engine: The library that computes the model on a CPU, as in `choose_engine`.
     """
@@ -55,8 +56,8 @@ class Classifier:
 
         Args:
             clips: For each face, its crops in the order of time: RGB uint8 tensors of shape (3,
-                input_size, input_size). The crops of a face are requested only when the next batch
-                needs them.
+                height, width), cut in the format `spec.crop_format`. The crops of a face are
+                requested only when the next batch needs them.
             check: Function that is called before each batch, and may raise an error to stop the
                 computation.
 
@@ -94,12 +95,12 @@ class Classifier:
             positions: Indexes of the chosen crops, at least one.
 
         Returns:
-            float32 of shape (positions, rows, columns). Values above 0 are evidence for FAKE, and
-            values below 0 are evidence for REAL. The values of a map add up to the calibrated logit
-            of the crop. If the model takes clips, each crop of a clip has a map. The values of each
-            of these maps are added up, and the mean of these sums is the logit of the clip. A crop
-            that is part of several inputs of the model gets the mean of its maps. If the model has
-            no feature map, None is returned.
+            float32 of shape (positions, rows, columns), or None if the model has no feature map.
+            Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL. If the
+            model takes single crops, the values of a map add up to the calibrated logit of the
+            crop. If the model takes clips, each crop of a clip has its own map, and the values of
+            the mean map of the clip add up to the calibrated logit of the clip. A crop that is part
+            of several inputs of the model gets the mean of its maps.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -147,7 +148,10 @@ class Classifier:
 
     @torch.inference_mode()
     def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Run the network on batches of inputs, and return calibrated logits: float64 (n,)."""
+        """Run the network on batches of inputs, and return one calibrated logit per input.
+
+        The result is float64 of shape (inputs,). `check` is called before each batch.
+        """
         logits = list(self._in_batches(self._forward, inputs, check))
         calibrated = self.spec.calibration.apply(np.array(logits))
         if not np.isfinite(calibrated).all():
@@ -160,7 +164,10 @@ class Classifier:
         inputs: Iterable[torch.Tensor],
         check: Callable[[], None] = lambda: None,
     ) -> Iterator[Item]:
-        """Call `function` with batches of inputs, and yield one result for each input."""
+        """Call `function` with batches of inputs, and yield one result for each input.
+
+        `check` is called before each batch.
+        """
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         batch = max(1, most // self.spec.frames_per_clip)
         left = iter(inputs)

@@ -1,6 +1,6 @@
-"""Default values and allowed values of the arguments of the command line.
+"""Default values and allowed values of command-line arguments.
 
-The module imports nothing, so that `dfdetect --help` is fast.
+This module imports nothing, so that `dfdetect --help` is fast.
 """
 
 DEFAULT_FRAMES = 32

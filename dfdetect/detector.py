@@ -59,8 +59,7 @@ class Detector:
     """Scores videos and face crops with one model, or with the members of an ensemble.
 
     An ensemble consists of several models, its members. The faces are detected once for all
-    members. Members with the same crop format also share the crops. A track is one face that is
-    followed through a video.
+    members. Members with the same crop format also share the crops.
 
     Args:
         model: Network that returns logits of FAKE of shape (batch, 1). `spec` says whether the
@@ -161,19 +160,19 @@ class Detector:
         is no score.
 
         Args:
-            source: The path of a video, from which frames are sampled; the path of an image in a
-                format that `read_frames` reads; frames in the order of time, all of which are
-                scored; or one image in memory: an RGB uint8 array of shape (height, width, 3). Each
-                frame is a `Frame` object or such an array. Arrays have no times, and are treated as
-                one second apart.
-            heat_maps: Maximum number of heat maps for each track. They show the track's most
-                suspicious moments, which are at least one second apart. A heat map is made from
-                values that are positive where a crop looks FAKE and negative where it looks REAL.
-                All values in the heat maps of a video are divided by the largest absolute value
-                among them. Then negative values are set to 0. The map of a face that looks REAL is
-                therefore nearly 0 everywhere. For an ensemble, a heat map is the mean over the
-                members that have the same crop rule as the first member. Models without a feature
-                map, such as transformers, have no heat maps.
+            source: The path of a video or of an image, or pictures in memory. Frames are sampled
+                from a video. An image must have a format that `read_frames` reads. Pictures in
+                memory are either one RGB uint8 array of shape (height, width, 3), or several such
+                arrays or `Frame` objects in the order of time, all of which are scored. Arrays have
+                no times, and are treated as one second apart.
+            heat_maps: Maximum number of heat maps for each track (a face that is followed through
+                the video). They show the track's most suspicious moments, which are at least one
+                second apart. A heat map is made from values that are positive where a crop looks
+                FAKE and negative where it looks REAL. These values are divided by the largest
+                absolute value in all maps of the video. Then negative values are set to 0. The map
+                of a face that looks REAL is therefore nearly 0 everywhere. For an ensemble, a heat
+                map is the mean over the members that have the same crop rule as the first member.
+                Models without a feature map, such as transformers, have no heat maps.
             allowance: The number of frames to sample from this file, and the time limit. None means
                 the detector's own number of frames and no time limit.
 
@@ -341,10 +340,11 @@ class Detector:
         Returns:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
             model's last feature map. Values above 0 are evidence for FAKE, and values below 0 are
-            evidence for REAL. The values of a map add up to the crop's calibrated logit, as in
-            `frame_logits`. If the model takes clips, each crop of a clip has a map. The values of
-            each of these maps are added up, and the mean of these sums is the logit of the clip.
-            For an ensemble, a map is the mean over the members that have a feature map.
+            evidence for REAL. If the model takes single crops, the values of a map add up to the
+            crop's calibrated logit, as in `frame_logits`. If the model takes clips, each crop of a
+            clip has its own map, and the values of the mean map of the clip add up to the clip's
+            calibrated logit. For an ensemble, a map is the mean over the members that have a
+            feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has
@@ -371,11 +371,13 @@ class Detector:
     def _mean_maps(
         self, crops: Sequence[Sequence[torch.Tensor]], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Return the weighted mean of the members' activation maps, or None if no member has maps.
+        """Return activation maps of one face, or None if no member of the ensemble has maps.
+
+        Each map is the weighted mean of the members' maps of a crop.
 
         Args:
-            crops: For each member, the crops of the face. A member with an empty sequence is left
-                out.
+            crops: For each member, the crops of the face in the member's crop format. A member with
+                an empty sequence is left out.
             positions: Indexes of the crops that get a map, at least one.
         """
         maps, shares = [], []
@@ -430,7 +432,10 @@ class Detector:
         )
 
     def _averaged(self, logits: Iterable[list[np.ndarray]]) -> list[np.ndarray]:
-        """Return, for each face, the weighted mean of the members' logits."""
+        """Return the weighted mean of the ensemble members' logits, one array per face.
+
+        `logits` holds one list per member, with one array per face.
+        """
         by_face = zip(*logits, strict=True)
         return [np.average(members, axis=0, weights=self.spec.shares) for members in by_face]
 
@@ -441,7 +446,11 @@ class Detector:
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
     ) -> tuple[list[FaceTrack], int, float]:
-        """Return the tracks of a video, the number of sampled frames, and the bits per pixel."""
+        """Return the tracks of a video, the number of sampled frames, and the bits per pixel.
+
+        `read` returns the frames. If no face is found in them, `read` is called again for the
+        fallback face detector.
+        """
         tracks: list[FaceTrack] = []
         sampled, bits_per_pixel = 0, np.nan
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
@@ -485,7 +494,7 @@ class Detector:
     def _find_warnings(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], bits_per_pixel: float
     ) -> tuple[str, ...]:
-        """Return warnings that say why the score of the most suspicious face is less reliable."""
+        """Return reasons why the score of the most suspicious face is less reliable than usual."""
         if not tracks:
             return ()
         scores = [self.spec.aggregation.track_logit(one) for one in logits]
@@ -560,7 +569,10 @@ def _decode_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
 
 
 def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]:
-    """Return `Frame` objects. Arrays have no times, and are put one second apart."""
+    """Return one image, or several frames, as `Frame` objects.
+
+    Arrays have no times, and are put one second apart.
+    """
     if isinstance(source, np.ndarray) and source.ndim == 3:
         source = [source]
     frames = [
@@ -589,7 +601,7 @@ def _require_image(image: np.ndarray, name: str) -> None:
 
 
 class _CheckedFrames:
-    """Iterates over frames, counts them, and calls a function before it yields each frame.
+    """Frames that are counted while they are iterated over. `check` is called before each frame.
 
     Attributes:
         count: Number of frames that have been yielded so far.

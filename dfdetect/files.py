@@ -18,10 +18,11 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. If the block succeeds, the new file replaces `path`.
+    """Yield a temporary path to write to. If the `with` block succeeds, its file replaces `path`.
 
-    If the process is killed or the disk is full (OSError), the old file remains unchanged: `path`
-    holds all of the old file or all of the new file. Only regular files are replaced.
+    Otherwise, `path` keeps the old file unchanged, even if the process is killed or the disk is
+    full (OSError). `path` thus always holds all of the old file or all of the new file. Only
+    regular files are replaced.
 
     Raises:
         ArgumentError: The path is a folder, a device or another special file.
@@ -92,10 +93,10 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Return a text, made safe for a CSV cell: spreadsheets do not compute it as a formula.
+    """Return a text in a form that spreadsheets do not compute as a formula, for a cell of a CSV.
 
     A text that looks like a formula gets an apostrophe in front, as OWASP recommends on its page
-    "CSV Injection".
+    "CSV Injection". Any other text is returned unchanged.
 
     Example:
         >>> inert("=1+1.mp4")
@@ -107,8 +108,8 @@ def inert(text: str) -> str:
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Return the table in a CSV file.
 
-    In `text_columns`, all cells are texts, and an empty cell is an empty text. In the other
-    columns, an empty cell is a missing value. A cell such as `NA` is never a missing value.
+    In the columns `text_columns`, all cells are texts, and an empty cell is an empty text. In the
+    other columns, an empty cell is a missing value. A cell such as `NA` is never a missing value.
 
     Raises:
         InputError: The file is no CSV table; the message names the file.

@@ -97,17 +97,18 @@ def predict(
         annotate: A folder for copies of the videos, on which boxes and curves are drawn as in
             `dfdetect.annotate`. Copies are written as far as the time budget allows.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
-            `dfdetect.runtime.ray_cluster`. All its machines must find the videos at the same paths.
+            `dfdetect.runtime.ray_cluster.map_on_cluster`. All machines of the cluster must find the
+            videos at the same paths.
         on_result: Function that is called with each result, in the caller's thread. The results of
             an earlier run and of rows without a video file come first. The other results follow in
             the order of the rows, each as soon as all results before it are known.
         progress: Show progress bars on standard error.
 
     Returns:
-        A dictionary from names to results. The names and their order are those that
-        `sample_submission` or its default gives. To save memory, results from a cluster have boxes
-        and probabilities of single frames only if `report` or `annotate` is given or `out` is a
-        JSON file.
+        A dictionary from names to results: the names in `sample_submission`, in its order, or else
+        the names of all videos, sorted. To save memory, results from a cluster lack the boxes and
+        the probabilities of single frames, unless `report`, `annotate` or a JSON file `out` needs
+        them.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
@@ -237,7 +238,7 @@ def _write_out(
     *,
     verify: bool = True,
 ) -> None:
-    """Write the results so far, in the format that the suffix of `out` stands for."""
+    """Write the results so far to `out`, in the format that the suffix of `out` stands for."""
     if is_submission(out):
         write_submission(out, names, results, prior, verify=verify)
     else:
@@ -255,7 +256,10 @@ def _write_or_warn(
 
 
 def _write_all(outputs: Mapping[Path, Callable[[], None]]) -> dict[Path, OSError]:
-    """Write every file, even if others fail, and return the error of each file that failed."""
+    """Write every file, even if others fail, and return the error of each file that failed.
+
+    `outputs` holds a function for each file, which writes the file.
+    """
     problems = {}
     for file, write in outputs.items():
         try:
@@ -296,7 +300,10 @@ def _make_scorer(
     device: "torch.device",
     decoders: "DecoderPool",
 ) -> Callable[[_Task], VideoResult]:
-    """Return a function that scores one video. Details of frames are kept if `whole` is true."""
+    """Return a function that scores one video.
+
+    Unless `whole` is true, its results lack the boxes and the probabilities of single frames.
+    """
     replica = detector.replica(device, decoders)
 
     def score(task: _Task) -> VideoResult:
@@ -389,7 +396,10 @@ class _Saves:
 
 @contextmanager
 def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
-    """Write the outputs that do not exist yet, and delete these if the block raises an error."""
+    """Write the outputs that do not exist yet. If the `with` block fails, delete them again.
+
+    `outputs` holds a function for each file, which writes the file.
+    """
     new = [path for path in outputs if not path.exists()]
     for path in new:
         outputs[path]()
