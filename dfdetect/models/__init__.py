@@ -1,1 +1,1 @@
-"""Network architectures. The package reads no files and, of dfdetect, imports only `errors`."""
+"""Network architectures. This package reads no files. Of dfdetect, it imports only `errors`."""

@@ -3,8 +3,8 @@
 A place is a position in the network's last feature map. Each feature at a place is multiplied by
 the gradient of the logit with respect to this feature. The contribution of the place is the sum of
 these products (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful
-explanations", 2020). The same rule is used for all networks. For these layers after the feature
-map, the rule gives the same maps as a known method:
+explanations", 2020). The same rule is used for all networks. Depending on the layers that follow
+the feature map, the maps are those of a known method:
 
 - A mean over the image and a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
@@ -14,8 +14,8 @@ map, the rule gives the same maps as a known method:
 - A linear layer (`linear_svm`, `logistic_regression`): the product of weights and features.
 
 The packages grad-cam and captum are not used. They discard the evidence for REAL. They scale each
-map separately, which makes it impossible to compare maps. They also install hooks in the model,
-which is not safe here because several threads share a model.
+map separately, so that maps cannot be compared. They also install hooks in the model, which is not
+safe here because several threads share a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,9 +47,9 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
         below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
         map add up to the logit. If the model takes clips (several crops of one face), there is a
-        map for each crop of a clip, and the mean of the sums of these maps is the logit. If the
-        model has no feature map (transformers have none), or if its feature map has only one place,
-        None is returned.
+        map for each crop of a clip. The values of each map are then added up, and the mean of these
+        sums is the logit. None is returned if the model has no feature map (transformers have
+        none), or if its feature map has only one place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -82,7 +82,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 
 
 def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
-    """Return the weighted mean of the maps that several models give for the same crops.
+    """Return, for each crop, the weighted mean of the maps of several models.
 
     Coarser maps are first enlarged to the grid of the finest map.
 
@@ -91,8 +91,8 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
         shares: The weight of each model in the mean.
 
     Returns:
-        float32 of shape (crops, rows, columns). The sum over a returned map is the weighted mean of
-        the sums over the models' maps of the same crop.
+        float32 of shape (crops, rows, columns), with rows and columns of the finest map. The sum
+        over a returned map is the weighted mean of the sums over the maps of the models.
     """
     finest = max((one.shape[1:] for one in maps), key=np.prod)
 
@@ -106,7 +106,7 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """Return the parts of a model before and after its last feature map.
+    """Return two functions: from inputs to the last feature map, and from this map to logits.
 
     If the model has no feature map, None is returned.
     """

@@ -2,8 +2,8 @@
 
 The autoencoders imitate the generators that make talking heads and re-enacted faces. A generator
 leaves traces in its images. These traces depend on the way in which the generator enlarges
-features, on the size of its latent, and on the loss with which it was trained. The autoencoders
-therefore differ in these three properties.
+features, on the size of its latent (the compressed image), and on the loss with which the generator
+was trained. The autoencoders therefore differ in these three properties.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ UPSAMPLINGS = ("nearest", "bilinear", "transposed", "shuffle")
 @dataclass(frozen=True)
 class AutoencoderSpec:
     """The design of an autoencoder.
+
+    The latent is the compressed image, which the encoder returns and the decoder takes.
 
     Args:
         upsampling: How the decoder doubles the size of features: by `nearest` or `bilinear`
@@ -44,7 +46,7 @@ class Autoencoder(nn.Module):
     """A convolutional encoder and decoder without skip connections between them.
 
     The network takes and returns float32 RGB images of shape (batch, 3, height, width) with values
-    from -1 to 1. Height and width must be multiples of the stride.
+    from -1 to 1. Height and width must be multiples of `spec.stride`.
 
     Example:
         >>> net = Autoencoder(AutoencoderSpec("shuffle", stride=8, latent_channels=16))
@@ -98,7 +100,7 @@ class ResidualBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """A discriminator that judges whether each patch of an image is real or reconstructed.
+    """A discriminator that judges whether each patch of an image is original or reconstructed.
 
     The design is that of Isola et al. 2017. The network takes RGB images of shape (batch, 3,
     height, width) with values from -1 to 1.
@@ -119,7 +121,10 @@ class PatchDiscriminator(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return a logit for each patch, (batch, 1, height / 8, width / 8); above 0 means real."""
+        """Return a logit for each patch, shape (batch, 1, height / 8, width / 8).
+
+        A logit above 0 means that the patch is original.
+        """
         return self.layers(images)
 
 

@@ -43,5 +43,5 @@ class NormalisedCLIP(nn.Module):
         return self.head(self.dropout(normalize(self.encoder(images), dim=1)))
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.head

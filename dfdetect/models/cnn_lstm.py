@@ -54,10 +54,10 @@ class CNNLSTM(nn.Module):
         return self.features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of features."""
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
         states, _ = self.lstm(features.mean(dim=(3, 4)))
         return self.head(self.dropout(states.mean(dim=1)))
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.head

@@ -9,14 +9,14 @@ differs from timm's network:
 | `efficientnet_b0_fixed06` to `_b7_fixed06` | paddings of efficientnet_pytorch before 0.7 |
 | `efficientnet_b2_gwap` to `_b7_gwap` | global weighted average pooling (Qiu 2018) |
 | `efficientnet_b2_srm` to `_b7_srm` | noise filters before the first layer (Zhou et al. 2018) |
-| `efficientnet_b4_attention` | attention after a block (Bonettini et al. 2020) |
+| `efficientnet_b4_attention` | attention map after the tenth block (Bonettini et al. 2020) |
 | `efficientnet_b4_unpadded_stem` | no padding before the first layer |
 | `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
 For a convolution with stride 2, TensorFlow pads the input on one side or on both, depending on the
 size of the input; timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the
 size of the image: it pads as if the image had the size that the network was designed for. Before
-version 0.7, it padded each layer as if the input of that layer had this size.
+version 0.7, it padded each layer as if the layer's own input had the size of that image.
 """
 
 from collections.abc import Callable
@@ -124,15 +124,15 @@ class EfficientNet(nn.Module):
         return self.network.forward_features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of features."""
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
         return self.network.forward_head(features)
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.network.classifier
 
     def strided(self) -> list[tuple[nn.Module, str]]:
-        """Return, for each convolution with stride 2, its parent and its name in the parent."""
+        """Return the parent module and the attribute name of each convolution with stride 2."""
         places = [(self.network, "conv_stem")]
         places += [(stage[0], "conv_dw") for stage in self.network.blocks]
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
@@ -168,11 +168,11 @@ class Fixed06EfficientNet(FixedEfficientNet):
 
 
 class WeightedPoolingEfficientNet(EfficientNet):
-    """An EfficientNet that pools its features by a mean over the image with learned weights.
+    """An EfficientNet that pools its features by a weighted mean over the image.
 
     "Global Weighted Average Pooling Bridges Pixel-level Localization and Image-level
-    Classification", Qiu 2018. The weight of a position in the feature map is exp(sigmoid(score)),
-    where the score is a linear function of the features at this position.
+    Classification", Qiu 2018. The weight of a position in the feature map is exp(sigmoid(score)).
+    The score is a learned linear function of the features at this position.
     """
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
@@ -181,7 +181,7 @@ class WeightedPoolingEfficientNet(EfficientNet):
         self.dropout = nn.Dropout(drop_rate)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of features."""
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
         weights = self.score(features).sigmoid().exp()
         weights = weights / weights.sum(dim=(2, 3), keepdim=True)
         pooled = (weights * features).sum(dim=(2, 3))
@@ -197,13 +197,17 @@ class NoiseEfficientNet(EfficientNet):
         self.register_buffer("noise_filters", noise_filters().expand(3, 3, 5, 5).clone())
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features of the noise of normalised images (batch, 3, height, width)."""
+        """Return features (batch, channels, height / 32, width / 32) of the noise of images.
+
+        Args:
+            images: Normalised images of shape (batch, 3, height, width).
+        """
         return super().forward_features(conv2d(images, self.noise_filters, padding=2))
 
 
 @register_model("efficientnet_b4_attention")
 class AttentionEfficientNet(FixedEfficientNet):
-    """EfficientNet-B4 with an attention map after its tenth block.
+    """EfficientNet-B4 that multiplies its features after the tenth block by an attention map.
 
     "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. The
     value of the map at a position is the sigmoid of a linear function of the features there.
@@ -219,10 +223,7 @@ class AttentionEfficientNet(FixedEfficientNet):
         self.attention = nn.Conv2d(channels, 1, 1)
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features (batch, channels, height / 32, width / 32) of normalised images.
-
-        The features after the tenth block are multiplied by the attention map.
-        """
+        """Return features (batch, channels, height / 32, width / 32) of normalised images."""
         network = self.network
         features = network.bn1(network.conv_stem(images))
         for number, stage in enumerate(network.blocks):
@@ -262,7 +263,10 @@ class TimeConv(nn.Module):
         self.length = length
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the convolution of features (batch * length, channels, height, width)."""
+        """Return the convolution of features.
+
+        Input and output have the shape (batch * length, channels, height, width).
+        """
         clips = features.unflatten(0, (-1, self.length)).transpose(1, 2)
         return self.conv(clips).transpose(1, 2).flatten(0, 1)
 

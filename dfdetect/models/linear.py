@@ -52,5 +52,5 @@ class LinearModel(nn.Module):
         return self.head(features.flatten(1))
 
     def get_classifier(self) -> nn.Module:
-        """Return the only layer; timm's models have a method of this name too."""
+        """Return the only layer, like the method of the same name in timm's models."""
         return self.head

@@ -63,7 +63,7 @@ class _MesoNet(nn.Module):
         return self.head(self.hidden(self.layers(images)))
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.head
 
 

@@ -49,8 +49,8 @@ class ModelInfo:
             face.
         closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
             descent. Such a network must have only one layer with weights.
-        recipe: Settings that suit the network better than the defaults: values for fields of
-            `TrainConfig`.
+        recipe: Training settings that suit the network better than the defaults: a dictionary from
+            the names of fields of `TrainConfig` to values.
         mean: Mean of each RGB channel, for pixels from 0 to 1. Inputs are normalised with it.
         std: Standard deviation of each RGB channel. Inputs are normalised with it.
     """
@@ -81,8 +81,8 @@ def register_model(
             face.
         closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
             descent. Such a network must have only one layer with weights.
-        recipe: Settings that suit the network better than the defaults: values for fields of
-            `TrainConfig`.
+        recipe: Training settings that suit the network better than the defaults: a dictionary from
+            the names of fields of `TrainConfig` to values.
 
     Raises:
         ArgumentError: Another network has this name.

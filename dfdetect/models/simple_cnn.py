@@ -40,7 +40,7 @@ UNITS = (120, 84)
     recipe={"input_size": 128, "epochs": 20, "patience": 6, "learning_rate": 2e-3},
 )
 class SimpleCNN1(nn.Module):
-    """Four blocks of 3 x 3 convolutions, for images with sides of at least 16 pixels.
+    """Four 3 x 3 convolutions and three linear layers, for images of at least 16 x 16 pixels.
 
     Args:
         drop_rate: Dropout before each linear layer, 0 to 1.
@@ -66,11 +66,11 @@ class SimpleCNN1(nn.Module):
         return self.features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, outputs) of features."""
+        """Return logits (batch, outputs) of the features that `forward_features` returns."""
         return self.classifier(self.pool(features))
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.classifier[-1]
 
 
@@ -79,7 +79,7 @@ class SimpleCNN1(nn.Module):
     recipe={"input_size": 64, "epochs": 8, "learning_rate": 1e-3, "drop_rate": 0.0},
 )
 class SimpleCNN2(nn.Module):
-    """LeNet-5 for colour images with sides of at least 24 pixels.
+    """LeNet-5 with ReLU and max pooling, for colour images of at least 24 x 24 pixels.
 
     Args:
         drop_rate: Dropout before each linear layer, 0 to 1.
@@ -112,11 +112,11 @@ class SimpleCNN2(nn.Module):
         return self.features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, outputs) of features."""
+        """Return logits (batch, outputs) of the features that `forward_features` returns."""
         return self.classifier(self.pool(features))
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.classifier[-1]
 
 

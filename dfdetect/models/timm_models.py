@@ -2,7 +2,7 @@
 
 The study (docs/study.md) trains these models of timm:
 
-| name | paper | weights with one output | with 1000 |
+| name | paper | weights with one output | weights with 1000 outputs |
 | --- | --- | --- | --- |
 | `resnet50` | He et al., "Deep Residual Learning", CVPR 2016 | 23.5 M | 25.6 M |
 | `vgg16` | Simonyan & Zisserman, "Very Deep ... Networks", ICLR 2015 | 134.3 M | 138.4 M |
@@ -66,7 +66,7 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """Return the function `create` with its argument `name` already given."""
+    """Return a function that takes the rates of `create` and returns timm's model `name`."""
     return partial(create, name)
 
 
@@ -97,7 +97,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights and biases of a model's last layer (head), or of all its heads."""
+    """Return the weights and biases of a model's head (its last layer), or of all heads it has."""
     get_classifier: Any = model.get_classifier
     head = get_classifier()
     heads = head if isinstance(head, tuple) else (head,)
@@ -105,7 +105,7 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std that normalised the inputs when timm's weights were trained.
+    """Return the mean and std with which images were normalised to train timm's weights.
 
     Mean and std have one value for each RGB channel, for pixels from 0 to 1.
     """

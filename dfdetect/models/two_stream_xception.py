@@ -28,9 +28,10 @@ class TwoStreamXception(nn.Module):
     """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
-    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. They also
-    extract the noise of the image stream's features after each of the first two layers. An
-    attention map, computed from the noise of the image, weights the features of the image stream.
+    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. In the image
+    stream, they also extract the noise of the features after each of the first two layers. An
+    attention map, which is computed from the noise of the image, weights the features of the image
+    stream.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -76,11 +77,11 @@ class TwoStreamXception(nn.Module):
         return self.fusion(self.image.exit[:-1](image), self.noise.exit[:-1](noise))
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of features."""
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
         return self.image.forward_head(features)
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.image.head
 
 
@@ -144,9 +145,9 @@ class PlaceAttention(nn.Module):
         self.score = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the attention map (batch, 1, side, side), with values from 0 to 1.
+        """Return the attention map for the noise of images, which is (batch, 3, size, size).
 
-        The noise has the shape (batch, 3, size, size).
+        The attention map has the shape (batch, 1, side, side) and values from 0 to 1.
         """
         features = self.layers(self.filters(noise))
         mean, most = features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)
@@ -156,8 +157,8 @@ class PlaceAttention(nn.Module):
 class Exchange(nn.Module):
     """Adds features of each stream to the other stream, weighted by attention.
 
-    The attention is strongest between positions with related features in the two streams. The paper
-    calls this dual cross-modality attention.
+    The attention is strongest between positions with related features in the two streams. Luo et
+    al. (see `TwoStreamXception`) call this dual cross-modality attention.
     """
 
     def __init__(self, channels: int):
@@ -197,7 +198,7 @@ class Exchange(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Joins the features of both streams, and weights them by a gate (Woo et al., ECCV 2018)."""
+    """Joins the features of two streams, and weights the channels (Woo et al., ECCV 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -58,7 +58,7 @@ class WSDAN(nn.Module):
         return self.network.forward_features(images)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of features."""
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
         places = features.shape[-2] * features.shape[-1]
         pooled = torch.einsum("bmhw,bchw->bmc", self.attention(features), features) / places
         pooled = self.dropout(pooled).flatten(1)
@@ -66,7 +66,7 @@ class WSDAN(nn.Module):
         return self.head(LENGTH * normalize(rooted, dim=-1))
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.head
 
 

@@ -91,11 +91,11 @@ class Xception(nn.Module):
         return self.exit(self.middle(self.entry(self.stem(images))))
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, outputs) of features."""
+        """Return logits (batch, outputs) of the features that `forward_features` returns."""
         return self.head(self.dropout(adaptive_avg_pool2d(features, 1).flatten(1)))
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer; timm's models have a method of this name too."""
+        """Return the last layer, like the method of the same name in timm's models."""
         return self.head
 
 
@@ -103,11 +103,11 @@ class Module(nn.Module):
     """Separable convolutions with a linear residual connection around them.
 
     Args:
-        channels: The number of channels of the input, then that of each convolution's output. If
-            the first number differs from the last, the module halves height and width, and the
-            residual connection is a 1 x 1 convolution.
-        start: Whether the module starts with a ReLU. Module 2 does not, because module 1 ends in a
-            ReLU.
+        channels: The number of channels of the input, then the number of output channels of each
+            convolution. If the first number differs from the last, the module halves height and
+            width, and the residual connection is a 1 x 1 convolution.
+        start: Whether the module starts with a ReLU. Module 2 of Xception does not, because module
+            1 ends with a ReLU.
     """
 
     def __init__(self, channels: tuple[int, ...], start: bool = True):

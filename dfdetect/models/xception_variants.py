@@ -15,7 +15,7 @@ class PhaseXception(Xception):
 
     "Spatial-Phase Shallow Learning: Rethinking Face Forgery Detection in Frequency Domain", Liu et
     al., CVPR 2021, as DeepfakeBench implements it. In addition to RGB, the network gets a fourth
-    channel: the grey image, rebuilt from only the phases of its spectrum.
+    channel: the grey image, rebuilt from the phases of its spectrum alone.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -73,7 +73,7 @@ class UCFXception(Xception):
         return self.shared(self.narrow(self.exit[:-1](flow)))
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of features."""
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
         return self.head(self.hidden(self.dropout(features.mean(dim=(2, 3)))))
 
 
