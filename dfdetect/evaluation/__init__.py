@@ -1,1 +1,1 @@
-"""Measures how accurate detectors are, and compares detectors, aggregations and architectures."""
+"""Measure how accurate detectors are, and compare detectors, aggregations and architectures."""

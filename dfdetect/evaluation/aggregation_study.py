@@ -1,11 +1,18 @@
 """Compare aggregations, which combine the probabilities of frames into the probability of a video.
 
-The data are pairs of a REAL track (one face followed through a video) and a self-blended fake of
-the same frames, made by `extract` with `blend=True`. Three kinds of FAKE scenes are composed of the
-tracks: one person who is fake all the time, one person who is fake for a fifth of the time, and two
-people of whom one is fake. The REAL scenes show the same people. The AUC is computed within each
-source. The compared aggregations are those of this package and those of the winners of the Deepfake
-Detection Challenge.
+The data are pairs of tracks. (A track is one face followed through a video.) One track of a pair is
+REAL. The other is a self-blended fake: the same face in the same frames, blended into itself.
+`extract` makes such pairs if `blend=True`.
+
+Scenes, which stand for videos, are composed of these tracks. There are three kinds of FAKE scenes:
+
+- one person, who is fake all the time;
+- one person, who is fake for a fifth of the time;
+- two people, of whom one is fake.
+
+The REAL scenes show the same people. An AUC is computed for each source alone, and these AUCs are
+averaged. The compared aggregations are those of this package and those of the winners of the
+Deepfake Detection Challenge.
 """
 
 import warnings
@@ -40,12 +47,12 @@ VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 
 @dataclass(frozen=True)
 class Scene:
-    """The frame probabilities of one composed video.
+    """A scene: P(FAKE) of each frame of a video that is composed of tracks.
 
     Attributes:
-        kind: `all` (one person, fake all the time), `part` (one person, fake for a part of the
-            time) or `one of two` (two people of whom one is fake).
-        source: The source of the tracks.
+        kind: What is fake if the scene is FAKE: `all` (one person, all the time), `part` (one
+            person, for a part of the time) or `one of two` (one of two people).
+        source: Name of the data set or site that the tracks come from.
         label: 1 for FAKE, 0 for REAL.
         people: For each person, P(FAKE) of each frame, float of shape (frames,).
     """
@@ -67,7 +74,7 @@ def compare_aggregations(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure all aggregations of `AGGREGATIONS` on the tracks of a face set.
+    """Measure all aggregations of `AGGREGATIONS` on scenes made of the tracks of a face set.
 
     Args:
         index: Index of a face set that was made by `extract` with `blend=True`.
@@ -78,8 +85,8 @@ def compare_aggregations(
 
     Returns:
         A table with one row for each aggregation and number of frames. There are two columns for
-        each kind of scene: the mean of the AUCs of single sources, and the log loss in which REAL
-        and FAKE have the same total weight.
+        each kind of scene. `auc` is the mean of the AUCs of single sources. `log loss` is weighted
+        so that REAL and FAKE have the same total weight.
 
     Raises:
         FaceSetError: The face set has no REAL track with a fake of the same frames.
@@ -114,7 +121,11 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return, for each pair, the row numbers of the REAL track and those of its fake."""
+    """Return the pairs of a REAL track and a fake of the same frames.
+
+    Returns:
+        For each pair, the row numbers of the REAL track's crops and of the fake track's crops.
+    """
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
         return []
@@ -132,7 +143,7 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
 def make_scenes(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, probabilities: np.ndarray
 ) -> list[Scene]:
-    """Return REAL and FAKE scenes of all three kinds.
+    """Return REAL and FAKE scenes of all three kinds that `Scene` describes.
 
     Args:
         pairs: Row numbers of REAL tracks and of their fakes, as `find_pairs` returns them.
@@ -160,7 +171,10 @@ def make_scenes(
 
 
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
-    """Return a function that applies an aggregation of this package to frame probabilities."""
+    """Return a function that applies an aggregation of this package.
+
+    The function takes P(FAKE) of each frame of each person, and returns P(FAKE) of the video.
+    """
 
     def answer(people: Sequence[np.ndarray]) -> float:
         logits = [np.log(one / (1 - one)) for one in people]
@@ -170,7 +184,7 @@ def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
 
 
 def mean_probability(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of all frames.
+    """Return the mean probability of all frames of all people.
 
     The second-best solution of the Deepfake Detection Challenge uses this rule.
     """
@@ -178,11 +192,11 @@ def mean_probability(people: Sequence[np.ndarray]) -> float:
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of the confident frames, or of all frames.
+    """Return a mean probability of the frames of all people.
 
-    The confident frames are the clearly FAKE frames if there are many of them, or the clearly REAL
-    frames if nearly all frames are clearly REAL. Otherwise, all frames are used. The winner of the
-    Deepfake Detection Challenge uses this rule.
+    If many frames are clearly FAKE, the mean is taken over the clearly FAKE frames. If nearly all
+    frames are clearly REAL, it is taken over the clearly REAL frames. Otherwise, it is taken over
+    all frames. The winner of the Deepfake Detection Challenge uses this rule.
     """
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
@@ -192,7 +206,7 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 
 
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
-    """Return a weighted mean of the probabilities of all frames.
+    """Return a weighted mean of the probabilities of all frames of all people.
 
     The weight of a frame is the distance of its probability from 0.5. Before the mean is computed,
     each probability is moved away from 0.5. The third-best solution of the Deepfake Detection
@@ -204,12 +218,12 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 
 
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of the most extreme person, or the mean over all people.
+    """Return the mean probability of one person, or the average over all people.
 
-    Each person has a mean probability. If one person is clearly FAKE or all people are FAKE, the
-    highest of these means is returned. If all people are REAL, the lowest of these means is
-    returned. Otherwise, the mean over all people is returned. The fourth-best solution of the
-    Deepfake Detection Challenge uses this rule.
+    First, the mean probability of each person's frames is computed. If one person is clearly FAKE
+    or all people are FAKE, the highest of these means is returned. If all people are REAL, the
+    lowest is returned. Otherwise, the average of these means is returned. The fourth-best solution
+    of the Deepfake Detection Challenge uses this rule.
     """
     means = np.array([one.mean() for one in people])
     if means.max() > 0.9 or means.min() > 0.6:
@@ -235,7 +249,7 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
 
 
 def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
-    """Return P(FAKE) of each crop, float64 of shape (n,)."""
+    """Return P(FAKE) of each crop of a face set, float64 of shape (n,)."""
     tracks = faces.tracks()
     probabilities = np.zeros(len(faces))
     with Executor(detector.device) as executor:

@@ -26,18 +26,19 @@ BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The score of one labelled video, or of one crop that belongs to no video.
+    """The score and the label of one video, or of one crop that belongs to no video.
 
     Attributes:
         name: The name of the video, or the id of the crop.
         label: REAL or FAKE.
         group: Name of the actor group. Videos that are known to show the same actor have the same
             group.
-        source: Name of the video's source; empty if it is unknown.
+        source: Name of the data set, camera or site that the video comes from; empty if it is
+            unknown.
         method: Name of the method that made the fake; empty if it is unknown.
         kind: The kind of fake (swap, lipsync...); empty if it is unknown.
-        scene: Name of the scene, shared by the REAL and FAKE videos that show it; empty if no
-            other video shows the scene.
+        scene: Name of the scene, which is the same for all REAL and FAKE videos that show the
+            scene; empty if no other video is known to show it.
         probability: P(FAKE), or NaN if the video has no score.
         tracks: For each track (one face followed through the video), P(FAKE) of its crops, float64
             of shape (crops,).
@@ -81,18 +82,22 @@ class Answers:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """Return P(FAKE), taken to be 0.5 for videos without a score; float64 of shape (n,)."""
+        """Return P(FAKE) of each answer, float64 of shape (n,).
+
+        For a video without a score, P(FAKE) is taken to be 0.5.
+        """
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:
-        """Return the attribute `name` of each answer, an array of text of shape (n,)."""
+        """Return the attribute `name` of each answer, as an array of text of shape (n,)."""
         return np.array([getattr(row, name) for row in self.rows], dtype=str)
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return P(FAKE) of every crop, and for every crop the position of its answer in `rows`.
+        """Return the scores of all crops of all answers.
 
         Returns:
-            Two arrays of shape (crops,), float64 and int64.
+            Two arrays of shape (crops,): P(FAKE) of each crop, float64; and the index in `rows` of
+            the answer that the crop belongs to, int64.
         """
         parts = [(np.concatenate(row.tracks), n) for n, row in enumerate(self.rows) if row.tracks]
         counts = [len(part) for part, _ in parts]
@@ -102,8 +107,8 @@ class Answers:
     def table(self) -> pd.DataFrame:
         """Return a table with a row for each answer.
 
-        Each row holds the attributes of one answer. The columns `tracks` and `crops` say how many
-        tracks and crops the answer has.
+        The columns are the attributes of an answer. Only the column `tracks` holds a number, that
+        of the tracks, and a column `crops` with the number of crops is added.
         """
         rows = []
         for row in self.rows:
@@ -124,7 +129,8 @@ def score_face_set(
     """Score each video of a face set, and each crop that belongs to no video.
 
     Args:
-        detector: The detector. Its aggregation combines the logits of a video's crops.
+        detector: The detector. Its aggregation combines the logits of a video's crops into the
+            score of the video.
         faces: The face set.
         executor: The executor that distributes the crops over the cores or GPUs of this machine.
         degrade: How each crop is damaged before it is scored: `jpeg`, `half` or `dark`, as in
@@ -181,8 +187,9 @@ def track_logits(
 
     Args:
         detector: The detector that scores the crops.
-        faces: The face set of the crops.
-        tracks: For each track, the row numbers of its crops in `faces`, in the order of time.
+        faces: The face set that contains the crops.
+        tracks: For each track (one face followed through a video), the row numbers of its crops in
+            `faces`, in the order of time.
         executor: The executor that distributes the tracks over the cores or GPUs of this machine.
         degrade: How each crop is damaged before it is scored, as in `score_face_set`.
         progress: Show a progress bar.
@@ -209,7 +216,7 @@ def track_logits(
 
 
 def _batches(tracks: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Yield batches of whole tracks. Each batch but the last has at least `BATCH` crops."""
+    """Yield batches of whole tracks. Only the last batch may have fewer than `BATCH` crops."""
     batch: list[Sequence[int]] = []
     for track in tracks:
         batch.append(track)

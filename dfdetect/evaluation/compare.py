@@ -1,8 +1,8 @@
 """Compare architectures: train all on the same faces, then measure all on one set of other faces.
 
-This package is based on a study that trained eight detectors on the data of the Deepfake Detection
-Challenge. The study reported the accuracies of the detectors on data of which 80.75 % was FAKE. A
-detector that always answers FAKE has an accuracy of 0.8075 on such data.
+dfdetect is based on a study that trained eight detectors on the data of the Deepfake Detection
+Challenge. The study reported the accuracies of the detectors on data of which 80.75 % was FAKE. On
+such data, a detector that always answers FAKE has an accuracy of 0.8075.
 """
 
 import logging
@@ -62,17 +62,20 @@ def compare(
 ) -> pd.DataFrame:
     """Train architectures with their recipes, measure them, and return a table of their metrics.
 
-    An architecture whose checkpoint already exists is not trained again. The installed default
-    detector is measured too, regardless of its training data. The function writes `comparison.csv`,
-    `comparison.md` and `comparison.png` to the folder of the checkpoints. These files keep the rows
-    of an earlier call, except the rows of detectors that this call measures again.
+    The recipe of an architecture is the training settings that suit it. An architecture whose
+    checkpoint already exists is not trained again. The installed default detector is measured too,
+    regardless of its training data.
+
+    The function writes `comparison.csv`, `comparison.md` and `comparison.png` to the folder of the
+    checkpoints. Rows from earlier calls stay in these files, unless this call measures the same
+    detector again.
 
     Args:
-        faces: Indexes of face sets to train on. Some of their actors are held out to choose the
-            best epoch.
+        faces: Indexes of face sets to train on. Some of the actors in them are held out to choose
+            the best epoch.
         val: Index of a face set of other actors, on which all detectors are measured.
-        out: Folder of the checkpoints, which are named `NAME.safetensors`. Existing checkpoints are
-            measured without training, and an interrupted training continues.
+        out: Folder of the checkpoints. The name of a checkpoint is that of its architecture,
+            followed by `.safetensors`. An interrupted training continues.
         clips: Indexes of face sets with tracks, made by `extract`. Models that take clips
             (several consecutive crops) are also trained on these face sets.
         val_clips: Index of a face set with tracks, on which all detectors are also measured.
@@ -145,7 +148,7 @@ def compared_architectures() -> list[str]:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Return the comparison as a Markdown table, with 95 % intervals."""
+    """Return the table that `compare` returns as Markdown, with 95 % intervals."""
     columns = {
         "detector": table.index,
         "weights": [f"{count / 1e6:.3g} M" for count in table["parameters"]],
@@ -165,7 +168,11 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def draw(table: pd.DataFrame) -> Figure:
-    """Return a plot of balanced accuracies, and of accuracies at the study's share of FAKE."""
+    """Return a figure of two plots, given the table that `compare` returns.
+
+    The first plot shows the balanced accuracies. The second plot shows the accuracies on data with
+    the study's share of FAKE, beside the accuracies that the study reported.
+    """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)
     places = np.arange(len(table))[::-1]
@@ -188,7 +195,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Return one face set with all faces for training, and the face sets to measure on."""
+    """Read face sets. Return one face set with all training sets, and the list of the others."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 
@@ -246,7 +253,7 @@ def _input(spec: ModelSpec) -> str:
 
 
 def _speed(detector: Detector) -> float:
-    """Return the number of crops, or of clips, that the detector scores per second."""
+    """Return the number of inputs (crops or clips) that the detector scores per second."""
     noise = np.random.default_rng(0).integers(0, 256, (SPEED_CROPS, 224, 224, 3), dtype=np.uint8)
     crops = list(noise)
     detector.predict_faces(crops[:32])
@@ -256,7 +263,7 @@ def _speed(detector: Detector) -> float:
 
 
 def _training_minutes(checkpoint: Path) -> float:
-    """Return the training time in minutes, or NaN if the checkpoint has no training history."""
+    """Return the training time of a checkpoint in minutes, or NaN if it has no history file."""
     history = checkpoint.with_suffix(".history.csv")
     if not history.is_file():
         return float("nan")

@@ -1,11 +1,12 @@
 """Measure under which conditions a detector is less reliable.
 
-Beyond certain limits, results have warnings; the limits come from these measurements. There are
-three kinds of comparison. Each gives the difference in balanced accuracy, with an interval:
+A result has a warning if, for example, the face is darker than a limit. The limits of the warnings
+come from these measurements. There are three kinds of comparison. Each comparison gives a
+difference between two balanced accuracies, with an interval:
 
-- *damaged*: good crops that were made smaller, darker or blurrier, or were compressed, are compared
-  with the same crops before the damage;
-- *natural*: crops with a property in a certain range are compared with all other crops;
+- *damaged*: good crops are made smaller, darker or blurrier, or are compressed. Then they are
+  compared with the same crops before the damage.
+- *natural*: crops with a property in a certain range are compared with all other crops.
 - *frames*: a few frames of each track (one face followed through a video) are compared with all
   frames of the same tracks.
 """
@@ -97,14 +98,21 @@ def compare_conditions(
         progress: Show a progress bar.
 
     Returns:
-        A table with a row for each comparison. The columns `comparison` (damaged, natural or
-        frames), `condition` and `level` (for natural crops, a range) say what is compared. `n` is
-        the number of crops or tracks, and `sharpness` is the median sharpness of damaged crops.
-        `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy` are metrics. `difference` is
-        the balanced accuracy minus the balanced accuracy of the crops or frames that the row is
-        compared with. `low` and `high` are the ends of the 95 % interval of this difference, by
-        bootstrap over whole actors or videos. Ranges with fewer than 15 crops of a class are left
-        out.
+        A table with a row for each group of crops or tracks that is compared with a reference. The
+        columns are:
+
+        - `comparison`: `damaged`, `natural` or `frames`;
+        - `condition` and `level`: the property of the group, and its value or range;
+        - `n`: the number of crops or tracks in the group;
+        - `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy`: metrics of the group;
+        - `difference`: the balanced accuracy of the group minus that of the reference;
+        - `low` and `high`: the ends of the 95 % interval of `difference`, by a bootstrap that draws
+          whole actors or videos;
+        - `sharpness`: the median sharpness of the crops, only for damaged crops.
+
+        The reference of damaged crops is the same crops before the damage. The reference of natural
+        crops is all other crops. The reference of tracks with a few frames is the same tracks with
+        all frames. Groups with fewer than 15 REAL or 15 FAKE natural crops or tracks are left out.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.
@@ -137,7 +145,7 @@ def compare_conditions(
 
 
 def _draw_balanced(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Return up to `count` of the row numbers `rows`, drawn at random, half from each class."""
+    """Return at most `count` of the row numbers `rows`: a random sample, half of each class."""
     generator = np.random.default_rng(0)
     classes = [generator.permutation(rows[labels[rows] == label]) for label in (0, 1)]
     each = min(count // 2, *map(len, classes))
@@ -203,7 +211,10 @@ def _fewer_frames(
 def _row(
     comparison: str, condition: str, level: str, part: _Answers, others: _Answers
 ) -> dict[str, Any]:
-    """Return a row of the table: metrics of `part`, and how they differ from those of `others`."""
+    """Return a row of the table of `compare_conditions`.
+
+    The row has the metrics of `part`, and the balanced accuracy of `part` minus that of `others`.
+    """
     names, group_of = np.unique(np.concatenate([part.groups, others.groups]), return_inverse=True)
     own, theirs = group_of[: len(part.groups)], group_of[len(part.groups) :]
 

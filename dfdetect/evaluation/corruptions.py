@@ -1,4 +1,4 @@
-"""Ways to damage crops: JPEG compression, low resolution and darkness."""
+"""Ways to damage crops: JPEG compression, low resolution, darkness and blur."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ BRIGHTNESS = 0.6
 
 
 def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
-    """Return a function that takes a crop and returns a copy with the named damage.
+    """Return a function that takes a crop and returns a damaged copy.
 
     A crop is RGB uint8 of shape (height, width, 3).
 
     Args:
-        name: `jpeg` (compressed as JPEG of quality 50), `half` (resized to half the size and back)
-            or `dark` (40 % darker); None for a function that returns the crop unchanged.
+        name: The damage: `jpeg` (compressed as JPEG of quality 50), `half` (resized to half the
+            size and back) or `dark` (40 % darker). With None, the function returns the crop itself.
 
     Raises:
         ArgumentError: The name is unknown.
@@ -35,9 +35,10 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shrink(image: np.ndarray, side: float) -> np.ndarray:
-    """Return a square crop that was resized to `side` pixels and back to its former size.
+    """Return a copy of a square crop that has lost detail, but has the same size.
 
-    A crop that is not larger than `side` is returned unchanged.
+    The copy was resized to `side` x `side` pixels and back. If the crop is not larger than that, it
+    is returned unchanged.
 
     Example:
         >>> shrink(crop, 56).shape == crop.shape
@@ -51,12 +52,15 @@ def shrink(image: np.ndarray, side: float) -> np.ndarray:
 
 
 def darken(image: np.ndarray, share: float) -> np.ndarray:
-    """Return a darker image: its pixel values are multiplied by `share`, 0 to 1."""
+    """Return a copy of an image with all pixel values multiplied by `share`, 0 to 1."""
     return np.round(share * image).astype(np.uint8)
 
 
 def blur(image: np.ndarray, width: float) -> np.ndarray:
-    """Blur an image by a Gaussian whose standard deviation is `width` times the image's height."""
+    """Return a copy of an image that is blurred by a Gaussian.
+
+    The standard deviation of the Gaussian is `width` times the height of the image.
+    """
     return cv2.GaussianBlur(image, (0, 0), width * len(image))
 
 

@@ -1,8 +1,8 @@
 """Measure how the compression and the frame rate of videos change the scores of a detector.
 
-The first seconds of each labelled video are encoded again by x264. One copy, the reference, has
-hardly any loss of quality. The other copies are more strongly compressed or have fewer frames, and
-differ from the reference in nothing else.
+Several copies are made of the first seconds of each labelled video, all encoded by x264. One copy,
+the reference, has hardly any loss of quality. Every other copy differs from the reference in one
+thing only: it is more strongly compressed, or it has fewer frames.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,7 +46,7 @@ class Encoding:
         condition: The kind of copy: `reference`, `crf` (compressed) or `frame rate` (fewer frames).
         level: The constant rate factor or the frame rate, as text.
         crf: The constant rate factor of x264.
-        choose: Function that takes all frames and returns the frames of the copy.
+        choose: Function that takes all frames of the video and returns the frames of the copy.
     """
 
     condition: str
@@ -58,7 +58,10 @@ class Encoding:
 def compare_encodings(
     folders: Sequence[str | Path], detector: Detector, *, progress: bool = False
 ) -> pd.DataFrame:
-    """Return a table that compares the scores of copies with the scores of their references.
+    """Return a table that compares the scores of copies with the scores of the reference copies.
+
+    A reference copy is a copy of a video with hardly any loss of quality. The other copies of the
+    video are more strongly compressed or have fewer frames, as `encodings` says.
 
     Args:
         folders: Folders of labelled videos, as in `read_labels`.
@@ -66,14 +69,19 @@ def compare_encodings(
         progress: Show a progress bar.
 
     Returns:
-        A table with a row for each encoding, and for each range of bits per pixel of the compressed
-        copies. Five columns are `condition`, `level`, `n` (number of copies with a score),
-        `bits_per_pixel` (the median) and `probability_change` (the mean absolute difference of
-        P(FAKE)). Four columns are for the REAL videos. `real_before` is the share of references
-        with P(FAKE) above 0.5, and `real_after` is the same share of the copies. `real_low` and
-        `real_high` are the ends of the 95 % interval of the difference between these shares, by
-        bootstrap over whole sources. Four more columns, `fake_before` and
-        so on, say the same about the FAKE videos.
+        A table with a row for each encoding, and a row for each range of bits per pixel of the
+        compressed copies. The columns are:
+
+        - `condition` and `level`: the encoding or the range;
+        - `n`: the number of copies with a score;
+        - `bits_per_pixel`: the median over the copies;
+        - `probability_change`: the mean absolute difference between P(FAKE) of a copy and P(FAKE)
+          of its reference copy;
+        - `real_before`: the share of REAL videos whose reference copy has a P(FAKE) above 0.5;
+        - `real_after`: the share of REAL videos whose copy has a P(FAKE) above 0.5;
+        - `real_low` and `real_high`: the ends of the 95 % interval of `real_after` minus
+          `real_before`, by a bootstrap that draws whole sources;
+        - `fake_before`, `fake_after`, `fake_low` and `fake_high`: the same for FAKE videos.
 
     Raises:
         FileNotFoundError: A folder does not exist.
@@ -104,7 +112,7 @@ def compare_encodings(
 
 
 def encodings() -> list[Encoding]:
-    """Return the encodings of the copies; the first one is the reference."""
+    """Return the encodings of the copies of a video. The first one is the reference."""
     return [
         Encoding("reference", f"{REFERENCE}", REFERENCE),
         *(Encoding("crf", f"{crf}", crf) for crf in COMPRESSIONS),
@@ -136,9 +144,9 @@ def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
 
 
 def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
-    """Yield a row for each copy of a video for which the detector gives a score.
+    """Yield a row for each copy of a video that the detector can score.
 
-    If the reference has no score, no row is yielded.
+    If the detector cannot score the reference copy, no row is yielded.
     """
     with TemporaryDirectory(prefix="dfdetect-") as folder, video.open() as source:
         path = Path(folder, "copy.mp4")
@@ -197,7 +205,7 @@ def _summarise(condition: str, level: object, copies: pd.DataFrame) -> dict:
 
 
 def _at_rate(rate: int) -> Choose:
-    """Return a function that keeps at most `rate` frames per second."""
+    """Return a function that takes frames, and returns at most `rate` of them per second."""
 
     def choose(frames: Sequence[Frame]) -> list[Frame]:
         slots = groupby(frames, lambda frame: int(frame.time * rate + 1e-6))
@@ -207,7 +215,7 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Return a random half of the frames, so that the frames are unevenly spaced in time."""
+    """Return a random half of the frames, which is therefore unevenly spaced in time."""
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]
     return [frames[place] for place in sorted(kept)]

@@ -55,14 +55,14 @@ def evaluate(
 ) -> EvaluationResult:
     """Score labelled faces or videos with a detector, and return metrics of its accuracy.
 
-    The detector's aggregation combines the crops of a video, so that each video has one score. The
-    P(FAKE) of a video that cannot be scored is taken to be 0.5.
+    Each video has one score: the detector's aggregation combines the scores of the video's crops.
+    If a video cannot be scored, its P(FAKE) is taken to be 0.5.
 
     Args:
         sources: The index of a face set; several indexes, which are measured together; or a data
             set that `read_dataset` reads (a folder, a zip file or a JSON file of DeepfakeBench).
-        split: `test`, `val` or `train` to measure on this official split of a data set; None to
-            measure on the whole data set.
+        split: The official split of a data set to measure on: `test`, `val` or `train`; None for
+            the whole data set.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
             own number of frames and its device.
         frames: Number of frames sampled from each video; None for 32. Must be None for face sets,
@@ -74,10 +74,11 @@ def evaluate(
         table: File for a table of the metrics and their intervals. The name of the file ends in
             `.md` (for Markdown) or `.csv`. The table has one row for all videos together, one for
             all frames together, and one for each source and for each method.
-        fake_share: Also compute the metrics for data with this share of FAKE.
+        fake_share: Also compute the metrics that data with this share of FAKE would give; None for
+            no such metrics.
         degrade: How the crops of a face set are damaged before they are scored: `jpeg` (compressed
             as JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 %
-            darker).
+            darker); None for no damage.
         subgroups: Also compute the metrics of small, dark, blurred and turned faces of a face set.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster`.
@@ -85,8 +86,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError: A source or the weights do not exist.
-        ArgumentError: Two arguments exclude each other, or a value is unknown or out of range.
-            The arguments are checked before anything is loaded.
+        ArgumentError: Two arguments exclude each other, or a value is unknown or out of range. The
+            arguments are checked before the weights and the images are loaded.
         InputError: The labels of a source are missing or unusable.
 
     Example:
@@ -216,10 +217,10 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
-    """Return the metrics of each method.
+    """Return the metrics of each method that made fakes.
 
-    The metrics are computed from the method's fakes, and from all REAL answers that share a source
-    with these fakes.
+    The metrics of a method are computed from its fakes, and from all REAL answers of the sources
+    that have such fakes.
     """
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
@@ -230,7 +231,10 @@ def _measure_methods(answers: Answers) -> dict[str, Metrics]:
 
 
 def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
-    """Return the metrics of some answers, with intervals if there are enough actors or videos."""
+    """Return the metrics of the answers at `rows`.
+
+    The metrics have intervals if these answers are of enough different actors or videos.
+    """
     groups = answers.texts("group")[rows]
     enough = len(set(groups.tolist())) >= FEWEST_GROUPS
     return metrics(
@@ -239,7 +243,7 @@ def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
 
 
 def _measure_votes(answers: Answers) -> VotedMetrics:
-    """Return metrics, with intervals, in which every known source has the same weight."""
+    """Return metrics with intervals. Every source with a known name has the same weight in them."""
     known = answers.texts("source") != ""
     columns = (answers.texts(name)[known] for name in ("source", "kind", "scene"))
     return voted_metrics(
@@ -248,7 +252,10 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 
 
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
-    """Return the metrics of single crops; if every answer has only one crop, return `overall`."""
+    """Return the metrics of the scores of single crops.
+
+    If every answer has only one crop, these metrics are `overall`, the metrics of the answers.
+    """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):
         return overall

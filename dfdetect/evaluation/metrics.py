@@ -33,12 +33,12 @@ class Metrics:
         found_rate: Share of FAKE items with a probability above 0.5.
         calibration_error: Expected calibration error (Naeini et al. 2015), in 15 equal bins.
         log_loss: Mean negative log likelihood, in nats.
-        constant_log_loss: The log loss of always answering `fake_fraction`.
+        constant_log_loss: The log loss if `fake_fraction` is the answer for every item.
         accuracy: Accuracy at the threshold 0.5.
-        best_accuracy: Accuracy at `best_threshold`. The threshold is chosen on these same items, so
+        best_accuracy: Accuracy at `best_threshold`. The threshold is chosen on the same items, so
             the accuracy on other items will be lower.
-        best_threshold: The threshold with the highest accuracy; items at or above it count as FAKE.
-        constant_accuracy: The accuracy of always answering the more frequent class.
+        best_threshold: The threshold with the highest accuracy. Items at or above it count as FAKE.
+        constant_accuracy: The accuracy if the more frequent class is the answer for every item.
         balanced_accuracy: Mean of the accuracies of REAL and of FAKE; 0.5 for a constant answer.
         average_precision: Area under the precision-recall curve; `fake_fraction` for a constant
             answer.
@@ -48,7 +48,7 @@ class Metrics:
             alarms.
         tpr_at_5_fpr: Share of FAKE items above the threshold at which 5 % of REAL items are false
             alarms.
-        intervals: 95 % intervals, by the name of the metric. Empty if no intervals were requested.
+        intervals: 95 % intervals, by the name of the metric. Empty if no intervals were computed.
     """
 
     n: int
@@ -81,13 +81,13 @@ class Metrics:
 class VotedMetrics:
     """Metrics with equal weights for both classes, and for all sources within a class.
 
-    A pair consists of a REAL and a FAKE item of the same scene, such as a video and a fake made
-    from it.
+    A source is the data set, camera or site that an item (a video or a crop) comes from. A pair
+    consists of a REAL and a FAKE item of the same scene, such as a video and a fake made from it.
 
     Attributes:
         real_sources: Number of sources with REAL items.
         fake_sources: Number of sources with FAKE items.
-        log_loss: Weighted mean negative log likelihood, in nats.
+        log_loss: Weighted mean of the negative log likelihood, in nats.
         auc: Area under the weighted ROC curve.
         false_alarm_rate: Share of REAL items with a probability above 0.5, averaged over sources.
         found_rate: Share of FAKE items with a probability above 0.5, averaged over sources.
@@ -136,8 +136,8 @@ def metrics(
         labels: 1 for FAKE and 0 for REAL, shape (n,).
         probabilities: P(FAKE) strictly between 0 and 1, float, shape (n,).
         groups: Name of the actor or video of each item, shape (n,). If given, the result has
-            intervals by bootstrap (Efron 1979). The bootstrap draws whole groups, because the
-            errors on crops of one actor are not independent.
+            intervals from a bootstrap (Efron 1979). The bootstrap draws whole groups, because the
+            errors on the crops of one actor are not independent.
 
     Example:
         >>> metrics(np.array([0, 1]), np.array([0.2, 0.8])).log_loss
@@ -158,17 +158,17 @@ def metrics(
 
 
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
-    """Return the metrics for data in which the share of FAKE items is `fake_share`.
+    """Return the metrics that data with another share of FAKE items would give.
 
-    The items are weighted so that FAKE items have this share of the total weight. The
-    probabilities, which assume that half of the items are FAKE, are corrected for the new share
-    (Saerens et al. 2002).
+    The items are weighted so that the FAKE items have the share `fake_share` of the total weight.
+    The given probabilities assume that half of the items are FAKE. They are corrected for the new
+    share (Saerens et al. 2002).
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
         probabilities: P(FAKE) under the assumption that half of the items are FAKE, strictly
             between 0 and 1, shape (n,).
-        fake_share: The share of FAKE items, strictly between 0 and 1.
+        fake_share: The new share of FAKE items, strictly between 0 and 1.
 
     Raises:
         ArgumentError: Only one class occurs, or `fake_share` is out of range.
@@ -187,9 +187,9 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 
 
 def auc_within(sources: Mapping[str, Metrics]) -> float:
-    """Return the mean of the AUCs of single sources, weighted by their numbers of items.
+    """Return the mean of the AUCs of single sources, weighted by the number of items per source.
 
-    The scores of a detector depend on the cameras and codecs of a source. An AUC over all sources
+    The scores of a detector depend on the cameras and codecs of a source. An AUC of all sources
     together may therefore show nothing but differences between sources. Sources with only one class
     are left out.
 
@@ -228,17 +228,20 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """Return 95 % intervals of metrics, by a bootstrap that draws whole groups (Efron 1979).
 
+    A group is a set of items that belong together, such as all crops of one actor. A draw picks as
+    many groups as there are, with replacement.
+
     Args:
-        measure: Function that takes the number of times that each group was drawn, int of shape
-            (count,), and returns metrics by name. The interval of a metric leaves out the draws in
-            which the metric is NaN.
+        measure: Function that takes how often a draw picked each group, int of shape (count,), and
+            returns the metrics of this draw by name.
         count: Number of groups.
         rounds: Number of draws.
-        seed: Seed of the draws.
+        seed: Seed of the random generator.
 
     Returns:
-        Lower and upper end of each interval, by the name of the metric. Metrics that are NaN in
-        every draw are left out.
+        Lower and upper end of each interval, by the name of the metric. The interval of a metric
+        leaves out the draws in which the metric is NaN. A metric that is NaN in every draw has no
+        interval.
     """
     drawn = bootstrap_draws(measure, count, rounds=rounds, seed=seed)
     edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")
@@ -252,9 +255,16 @@ def bootstrap_draws(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the metrics of each draw of a bootstrap, a table with one row per draw.
+    """Return the metrics of each draw of a bootstrap that draws whole groups.
 
-    The arguments are those of `bootstrap_intervals`.
+    Args:
+        measure: Function that returns the metrics of a draw, as in `bootstrap_intervals`.
+        count: Number of groups.
+        rounds: Number of draws.
+        seed: Seed of the random generator.
+
+    Returns:
+        A table with one row per draw and one column per metric.
     """
     generator = np.random.default_rng(seed)
     return pd.DataFrame(
@@ -266,9 +276,9 @@ def bootstrap_draws(
 def figures_of(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return a function that computes the metrics of some items, given a weight for each item.
+    """Return a function that computes metrics of the same items with different weights.
 
-    The function takes the weights of the items, float of shape (n,), and returns metrics by name.
+    The function takes a weight for each item, float of shape (n,), and returns metrics by name.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -280,8 +290,8 @@ def figures_of(
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
     """Return weights with equal totals for both classes, and for all sources within a class.
 
-    Within a class, each source has the same total weight, whatever its number of items. Without
-    these weights, the largest sources would dominate.
+    Within a class, each source has the same total weight, whatever its number of items. With equal
+    weights for all items, the largest sources would dominate.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -314,8 +324,9 @@ def voted_metrics(
         probabilities: P(FAKE) strictly between 0 and 1, shape (n,).
         sources: Name of the source of each item, shape (n,).
         kinds: Kind of fake (swap, lipsync...) of each item, empty if it is unknown; shape (n,).
+            None if all kinds are unknown.
         scenes: Name of the scene of each item, empty if it is unknown; shape (n,). REAL and FAKE
-            items with the same name show the same scene.
+            items with the same name show the same scene. None if all scenes are unknown.
         intervals: Also compute intervals, by a bootstrap that draws whole sources.
 
     Example:
@@ -362,14 +373,23 @@ def voted_metrics(
 
 
 def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> float:
-    """Return the weighted mean of the log loss in nats; all arrays have the shape (n,)."""
+    """Return the weighted mean of the log losses of items, in nats.
+
+    Args:
+        labels: 1 for FAKE and 0 for REAL, shape (n,).
+        probabilities: P(FAKE), shape (n,).
+        weights: Weight of each item, shape (n,).
+    """
     certainty = np.where(labels == 1, probabilities, 1 - probabilities)
     smallest = np.finfo(np.float64).eps
     return float(np.average(-np.log(np.clip(certainty, smallest, 1)), weights=weights))
 
 
 class _Curve:
-    """Items sorted by probability once, so that a bootstrap computes its ROC curves fast."""
+    """Computes ROC curves of the same items with different weights, as a bootstrap needs them.
+
+    The items are sorted by probability only once, which saves time.
+    """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
         self.labels = np.asarray(labels)
@@ -380,9 +400,12 @@ class _Curve:
         self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:
-        """Return the metrics that are computed from the error rates at all thresholds.
+        """Return the metrics that need the error rates at all thresholds, such as the AUC.
 
-        The metrics are NaN if the weights of all REAL or of all FAKE items are 0.
+        If the weights of all REAL items or of all FAKE items are 0, these metrics are NaN.
+
+        Args:
+            weights: Weight of each item, shape (n,).
         """
         names = (
             *("auc", "average_precision", "eer", "tpr_at_1_fpr", "tpr_at_5_fpr"),
@@ -415,7 +438,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """Return the metrics of `Metrics` by name, computed with a weight for each item."""
+    """Return the values for the attributes of `Metrics` by name, given a weight for each item."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD
@@ -441,8 +464,8 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
-        source_of: Index in `times` of each item's source, shape (n,).
-        times: Number of times that each source was drawn, shape (sources,).
+        source_of: The source of each item, as an index in `times`, shape (n,).
+        times: How often the draw picked each source, shape (sources,).
     """
     _, own, sizes = np.unique(2 * source_of + labels, return_inverse=True, return_counts=True)
     weights = times[source_of] / sizes[own]
@@ -455,10 +478,14 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 def _orders(
     labels: np.ndarray, probabilities: np.ndarray, scenes: np.ndarray, source_of: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return, for each scene with pairs, its share of pairs in order and its source's number.
+    """Return how well the probabilities rank the pairs of each scene.
 
-    A pair is one REAL and one FAKE item of the scene. The pair is in order if the FAKE item has the
-    higher probability.
+    A pair is one REAL and one FAKE item of the same scene. The pair is in order if the FAKE item
+    has the higher probability.
+
+    Returns:
+        Two arrays with an entry for each scene that has pairs: the share of its pairs that are in
+        order, and the value of `source_of` for its items.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

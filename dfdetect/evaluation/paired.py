@@ -33,8 +33,8 @@ class Difference:
         second: The metric of the second detector.
         difference: The second metric minus the first.
         interval: 95 % interval of the difference; None if it cannot be computed.
-        p_value: Two-sided p-value: the probability that a difference of at least this size arises
-            by chance. NaN if it cannot be computed.
+        p_value: Two-sided p-value: the probability that two equally good detectors differ by at
+            least this much. NaN if it cannot be computed.
     """
 
     first: float
@@ -46,17 +46,17 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedComparison:
-    """The results of two detectors on the same videos or crops, and the differences of metrics.
+    """The results of two detectors on the same videos or crops, and how their metrics differ.
 
     `str` returns a report for people, and `to_dict` returns the values for JSON.
 
     Attributes:
         first: The result of the first detector.
         second: The result of the second detector.
-        differences: The difference of each metric, by its name, tested by a paired bootstrap. The
-            bootstrap draws whole actors or videos with replacement, the same ones for both
-            detectors.
-        delong: The difference of the AUC, tested by DeLong's test. This test assumes that scores
+        differences: The difference in each metric, by the name of the metric, tested by a paired
+            bootstrap. The bootstrap draws whole actors or videos with replacement. Each draw is
+            used for both detectors.
+        delong: The difference in the AUC, tested by DeLong's test. This test assumes that scores
             are independent.
         groups: Number of actors or videos from which the bootstrap draws.
     """
@@ -109,7 +109,7 @@ def compare_detectors(
 
     Args:
         sources: Face sets or a data set, as in `evaluate`.
-        detectors: Two detectors. Each is given like the argument `weights` of `evaluate`.
+        detectors: Two detectors, each in a form that `evaluate` takes as `weights`.
         options: Further arguments of `evaluate`.
 
     Raises:
@@ -128,7 +128,7 @@ def compare_results(first: EvaluationResult, second: EvaluationResult) -> Paired
     """Compare the results of two detectors on the same data, and test whether their metrics differ.
 
     Raises:
-        ArgumentError: The results are not of the same videos in the same order.
+        ArgumentError: The two results are not of the same videos or crops in the same order.
 
     Example:
         >>> compare_results(evaluate("val.csv"), evaluate("val.csv", weights="xception")).delong
@@ -162,8 +162,8 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
         second: P(FAKE) by the second detector, shape (n,).
 
     Returns:
-        The difference. If a class has fewer than two items, the numbers are NaN and the interval is
-        None.
+        The AUCs and their difference. If a class has fewer than two items, the numbers are NaN and
+        the interval is None.
 
     Example:
         >>> delong_test(labels, first, second).p_value
@@ -202,7 +202,7 @@ def _bootstrap(
     group_of: np.ndarray,
     groups: int,
 ) -> dict[str, Difference]:
-    """Return the difference of each metric, tested by a paired bootstrap.
+    """Return the difference in each metric, tested by a paired bootstrap.
 
     The method is that of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
     """
@@ -229,10 +229,11 @@ def _bootstrap(
 
 
 def _p_value(draws: np.ndarray) -> float:
-    """Return the two-sided p-value of a difference, given its values in the draws of a bootstrap.
+    """Return the two-sided p-value of a difference between two detectors.
 
-    Two shares are compared: the share of draws that are at most 0, and the share of draws that are
-    at least 0. The p-value is twice the smaller share, and at most 1.
+    `draws` holds the difference in each draw of a bootstrap. The p-value is twice the smaller of
+    two shares, but at most 1: the share of draws in which the difference is at most 0, and the
+    share of draws in which it is at least 0.
     """
     if not len(draws):
         return float("nan")

@@ -1,4 +1,4 @@
-"""Plots of the accuracy of a detector: ROC curve, calibration and histogram."""
+"""Plots of the accuracy of a detector: ROC curve, reliability curve and histogram."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sklearn.metrics import RocCurveDisplay
 def write_plots(folder: str | Path, labels: np.ndarray, probabilities: np.ndarray) -> None:
     """Write plots of the probabilities: `histogram.png`, `roc.png` and `reliability.png`.
 
-    The last two are written only if both classes occur.
+    `roc.png` and `reliability.png` are written only if both classes occur in `labels`.
 
     Args:
         folder: Folder for the plots; it is created if it does not exist.

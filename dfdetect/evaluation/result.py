@@ -35,10 +35,12 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """False alarms and detected fakes at one of the checkpoint's thresholds, on the evaluated data.
+    """How many REAL and FAKE items of the evaluated data exceed a threshold of a verdict.
+
+    An item is a video, or a crop that belongs to no video.
 
     Attributes:
-        threshold: The threshold, a probability of FAKE.
+        threshold: The threshold that the detector's checkpoint has for the verdict, 0 to 1.
         false_alarms: Number of REAL items above the threshold.
         found: Number of FAKE items above the threshold.
         false_alarm_rate: Share of REAL items above the threshold; NaN if there are no REAL items.
@@ -62,17 +64,18 @@ class EvaluationResult:
         answers: The score of each video, and of each crop that belongs to no video.
         metrics: Metrics of these scores, with intervals from a bootstrap over actors or videos.
         frame_level: Metrics of the scores of single crops.
-        sources: Metrics of each known source, with intervals if it has enough actors or videos.
-        methods: For each known method, metrics of its fakes and of all REAL items of the sources
-            that these fakes belong to.
+        sources: Metrics of each known source (data set, camera or site), with intervals if the
+            source has enough actors or videos.
+        methods: Metrics of each known method that made fakes. They are computed from the fakes of
+            the method, and from all REAL items of the sources that have such fakes.
         auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
             a bootstrap over sources; None if fewer than two sources are known.
-        operating_points: False alarms and detected fakes at the checkpoint's thresholds, by the
-            name of the verdict.
-        subgroups: Metrics of small, dark, blurred and turned faces. Empty if they were not
-            requested.
-        reweighted: Metrics for another share of FAKE. None if they were not requested.
+        operating_points: How many REAL and FAKE items exceed the threshold of a verdict, by the
+            name of the verdict. Empty if the checkpoint has no thresholds.
+        subgroups: Metrics of small, dark, blurred and turned faces, and of all others, by the name
+            of the subgroup. Empty if they were not requested.
+        reweighted: Metrics for data with another share of FAKE. None if they were not requested.
 
     Example:
         >>> result = evaluate("val.csv")
@@ -94,7 +97,7 @@ class EvaluationResult:
 
     @property
     def tracks(self) -> int:
-        """Return the number of tracks."""
+        """Return the number of tracks (faces followed through a video) of all answers."""
         return sum(len(row.tracks) for row in self.answers.rows)
 
     @property
@@ -111,9 +114,9 @@ class EvaluationResult:
         """Return a dictionary for JSON; values that cannot be computed are None.
 
         Returns:
-            The metrics by name with their `intervals`; the counts `tracks`, `crops` and
-            `without_score`; and the other attributes by name. The entry `label` of a source says
-            how many answers of the source are REAL and FAKE. `answers` is a list with the name,
+            The metrics by name, and `intervals`; the counts `tracks`, `crops` and `without_score`;
+            and the other attributes by name. For each source, the entry `label` has the number of
+            its REAL answers and the number of its FAKE answers. `answers` is a list with the name,
             label, source and probability of each answer.
         """
         labels = self.answers.texts("label")
@@ -176,7 +179,12 @@ class EvaluationResult:
         return text
 
     def _main_table(self) -> str:
-        """Return a table of the metrics, with a column for each way to weight the items."""
+        """Return a table of the metrics as text.
+
+        The last column has the metrics of a constant answer. The other columns have the metrics of
+        the answers and, if these are different, the metrics in which all sources have the same
+        weight and the metrics of single crops.
+        """
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
             columns["each source one vote"] = self.each_source_one_vote
@@ -197,7 +205,7 @@ class EvaluationResult:
         return "\n".join(line.rstrip() for line in lines)
 
     def _operating_points(self) -> str:
-        """Return lines that say how many REAL and FAKE answers exceed each verdict's threshold."""
+        """Return a line per verdict: how many REAL and FAKE answers exceed its threshold."""
         fake = int(self.answers.labels.sum())
         lines = [
             f"above {one.threshold:.3f} ({name}): "
@@ -213,7 +221,7 @@ class EvaluationResult:
 
 
 def _cell(figures: Metrics | VotedMetrics, name: str) -> str:
-    """Return the text of one metric with its interval, or an empty text if it is NaN."""
+    """Return the text of a metric with its interval, or an empty text if the metric is NaN."""
     value = getattr(figures, name, math.nan)
     return _with_interval(value, figures.intervals.get(name))
 
@@ -226,7 +234,10 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return lines with the share of detected fakes of each kind, and with `pairs_in_order`."""
+    """Return a line for each kind of fake, with the share of detected fakes.
+
+    If there are pairs of REAL and FAKE items of a scene, another line has `pairs_in_order`.
+    """
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
     }
@@ -263,7 +274,7 @@ def _table(parts: Mapping[str, Metrics]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a copy of nested values with None instead of NaN, because JSON has no NaN."""
+    """Return a copy of nested dictionaries and lists with None instead of NaN, as JSON needs."""
     if isinstance(value, Mapping):
         return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED
 def measure_attributes(
     faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Return attributes of faces that affect how reliable a detector is.
+    """Measure attributes of faces that affect how reliable a detector is.
 
     Args:
         faces: The face set, whose crops must have been cut by the default crop rule.
@@ -22,9 +22,9 @@ def measure_attributes(
         progress: Show a progress bar.
 
     Returns:
-        Arrays of shape (rows,) by name. `brightness`, `sharpness` and `turn` are described in
-        `FaceAttributes`. `height` is the height of the face's bounding box in pixels of the video,
-        or NaN if the index has no column `native_px`.
+        An array of shape (len(rows),) for each attribute, by name. `FaceAttributes` describes
+        `brightness`, `sharpness` and `turn`. `height` is the height of the face's bounding box in
+        pixels of the video, or NaN if the index of the face set has no column `native_px`.
     """
     bar = tqdm(rows, "attributes", unit="crop", disable=not progress)
     found = [measure_crop(faces.image(row)) for row in bar]
@@ -41,25 +41,26 @@ def measure_attributes(
 
 
 def measure_crop(crop: np.ndarray) -> FaceAttributes:
-    """Return the attributes of the face in a crop of any size.
+    """Measure the attributes of the face in a crop.
 
     Args:
-        crop: RGB uint8 of shape (side, side, 3), cut by the default crop rule.
+        crop: RGB uint8 of shape (side, side, 3), of any size, cut by the default crop rule.
     """
     resized = resize_crop(to_tensor(crop), ATTRIBUTE_FORMAT.size)
     return measure_face(resized.permute(1, 2, 0).numpy())
 
 
 def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return masks of the small, dark, blurred and turned faces, whose results have warnings.
+    """Return which faces are small, dark, blurred or turned to the side.
+
+    The limits are those beyond which results have warnings, in `dfdetect.scoring.reliability`.
 
     Args:
         attributes: Attributes of the faces, as `measure_attributes` returns them.
 
     Returns:
-        Boolean arrays of shape (crops,) by name: `small`, `dark`, `blurred`, `turned`, and `other`
-        for all crops that are none of these. The limits are those of
-        `dfdetect.scoring.reliability`.
+        A boolean array of shape (n,) for each subgroup, by name: `small`, `dark`, `blurred`,
+        `turned`, and `other` for all faces that are in none of these subgroups.
     """
     masks = {
         "small": attributes["height"] <= SMALL,

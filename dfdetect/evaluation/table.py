@@ -27,13 +27,17 @@ SUFFIXES = (".md", ".csv")
 
 
 def to_table(result: EvaluationResult) -> pd.DataFrame:
-    """Return a table of the metrics: of all videos, of all frames, and of each source and method.
+    """Return the metrics of an evaluation as a table.
 
     Returns:
-        A table with the columns `part` (`videos`, `frames`, `source` or `method`), `name` (of the
-        source or method), `n` and `fake_fraction`, and with three columns for each metric. For the
-        AUC, for example, `auc` is the value, and `auc_low` and `auc_high` are the ends of the 95 %
-        interval. The ends are missing values if the interval was not computed.
+        A table with one row for all videos together, one row for all frames together, and one row
+        for each source and each method. The columns are:
+
+        - `part`: `videos`, `frames`, `source` or `method`;
+        - `name`: the name of the source or method, otherwise empty;
+        - `n` and `fake_fraction`: the number of items, and the share of FAKE items;
+        - three columns for each metric: for example, `auc` is the AUC, and `auc_low` and `auc_high`
+          are the ends of its 95 % interval. The ends are NaN if no interval was computed.
 
     Example:
         >>> to_table(evaluate("val.csv"))[["part", "auc", "auc_low", "auc_high"]]
@@ -63,7 +67,7 @@ def to_markdown(result: EvaluationResult) -> str:
 
 
 def markdown(columns: Mapping[str, Iterable[str]]) -> str:
-    """Return a Markdown table, given the cells of each column by its title."""
+    """Return a Markdown table. `columns` maps the title of each column to the column's cells."""
     lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
@@ -79,7 +83,9 @@ def require_table_suffix(path: str | Path) -> None:
 
 
 def write_table(path: str | Path, result: EvaluationResult) -> None:
-    """Write the metrics as a table: as Markdown to a `.md` file, as CSV to a `.csv` file.
+    """Write the metrics of an evaluation as a table.
+
+    The format is Markdown if the name of the file ends in `.md`, and CSV if it ends in `.csv`.
 
     Raises:
         ArgumentError: The name of the file has another suffix.
