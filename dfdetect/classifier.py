@@ -32,8 +32,9 @@ class Classifier:
             if `spec.frames_per_clip` is above 1, and otherwise normalised crops.
         spec: Description of the model, with the format of its input and the calibration of its
             logits.
-        device: The device that the model computes on.
-        engine: The library that computes the model on a CPU, as in `choose_engine`.
+        device: The device on which the model runs.
+        engine: The library that runs the model on a CPU, as in
+            `dfdetect.runtime.engines.choose_engine`.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class Classifier:
 
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model
-            takes clips, each crop gets the logit of its clip. A crop that is part of two clips gets
-            the mean of their logits.
+            scores several crops together, the crops are divided into parts of that many crops, and
+            each crop gets the logit of its part. A crop that is in two parts gets the mean of the
+            two logits.
 
         Raises:
             ArgumentError: A face has no crops.
@@ -88,7 +90,7 @@ class Classifier:
     def activation_maps(
         self, crops: Sequence[torch.Tensor], positions: Sequence[int]
     ) -> np.ndarray | None:
-        """Return maps that show which parts of the chosen crops raise or lower the logit.
+        """Return maps that show which parts of the chosen crops raise or lower the logit of FAKE.
 
         Args:
             crops: All crops of one face, in the order of time, as in `frame_logits`.
@@ -98,9 +100,9 @@ class Classifier:
             float32 of shape (positions, rows, columns), or None if the model has no feature map.
             Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL. If the
             model takes single crops, the values of a map add up to the calibrated logit of the
-            crop. If the model takes clips, each crop of a clip has its own map, and the values of
-            the mean map of the clip add up to the calibrated logit of the clip. A crop that is part
-            of several inputs of the model gets the mean of its maps.
+            crop. If the model scores several crops together, the values of all maps of these crops
+            add up to the common logit times the number of crops. A crop that is part of several
+            inputs of the model gets the mean of its maps.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -181,9 +183,10 @@ class Classifier:
             return self.network(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
-        """Return, for each input, its calibrated maps of shape (time, rows, columns).
+        """Return one array per input with the activation map of each of the input's crops.
 
-        If the model has no feature map, return None for each input.
+        An array is float32 of shape (crops, rows, columns), calibrated as in `activation_maps`. If
+        the model has no feature map, return None for each input.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

@@ -689,7 +689,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 
 
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
-    """Return the path of an index of crops, and the weights of its REAL and of its FAKE crops.
+    """Return the path of a face set, and the weights of its REAL and of its FAKE crops in training.
 
     The text is the path alone (both weights are 1), the path with one weight for both classes
     (`index.csv=2`), or the path with both weights (`index.csv=2:1`, REAL first).

@@ -73,7 +73,7 @@ class Detector:
         fallback_face_detector: Face detector that searches a video again if `face_detector` finds
             no face in it. None means a more sensitive MTCNN if `face_detector` is also None.
             Otherwise, None means that no video is searched again.
-        engine: The library that computes the networks on a CPU, as in `load_detector`.
+        engine: The library that runs the networks on a CPU, as in `load_detector`.
 
     Example:
         >>> detector = load_detector()
@@ -299,15 +299,16 @@ class Detector:
         return aggregation.probability(logits)
 
     def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Return the calibrated logit of every crop; `spec.aggregation` can combine these logits.
+        """Return the calibrated logit of each crop. `spec.aggregation` can combine the logits.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
             For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). If the
-            model takes clips, each crop gets the logit of its clip. A crop that is part of two
-            clips gets the mean of their logits.
+            model scores several crops together, the sequence is divided into parts of that many
+            crops, and each crop gets the logit of its part. A crop that is in two parts gets the
+            mean of the two logits.
 
         Raises:
             ArgumentError: A sequence is empty, or a crop has a wrong shape or dtype.
@@ -332,7 +333,7 @@ class Detector:
         )
 
     def activation_maps(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Return maps that show which parts of each crop raise or lower the logit.
+        """Return maps that show which parts of each crop raise or lower the logit of FAKE.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.
@@ -341,10 +342,10 @@ class Detector:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
             model's last feature map. Values above 0 are evidence for FAKE, and values below 0 are
             evidence for REAL. If the model takes single crops, the values of a map add up to the
-            crop's calibrated logit, as in `frame_logits`. If the model takes clips, each crop of a
-            clip has its own map, and the values of the mean map of the clip add up to the clip's
-            calibrated logit. For an ensemble, a map is the mean over the members that have a
-            feature map.
+            crop's calibrated logit, as in `frame_logits`. If the model scores several crops
+            together, the values of all maps of these crops add up to the common logit times the
+            number of crops. For an ensemble, a map is the mean over the members that have a feature
+            map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has
@@ -373,7 +374,7 @@ class Detector:
     ) -> np.ndarray | None:
         """Return activation maps of one face, or None if no member of the ensemble has maps.
 
-        Each map is the weighted mean of the members' maps of a crop.
+        The map of a crop is the weighted mean of the members' maps of this crop.
 
         Args:
             crops: For each member, the crops of the face in the member's crop format. A member with
@@ -536,8 +537,8 @@ def load_detector(
             the logits of frames and tracks.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
-        engine: The library that computes the networks on a CPU: `torch`, `openvino`, `onnxruntime`,
-            or `auto` for the fastest installed one. The scores differ only by rounding.
+        engine: The library that runs the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or
+            `auto` for the fastest installed one. The scores differ only by rounding.
 
     Raises:
         FileNotFoundError: `weights` names no installed weights and no file.

@@ -67,7 +67,7 @@ def predict(
     """Score videos, return the results, and write the requested files. Nothing is printed.
 
     If `out` is given, this file is written at the start, with an entry for every video, and again
-    every few seconds. In addition, each result is saved in a second file:
+    every few seconds. In addition, each result is saved in a second file, which is named
     `submission.progress.jsonl` if `out` is `submission.csv`. If the run is stopped or killed, or
     its time budget ends, the next run with the same `out`, weights and frames continues from this
     second file. The second file is deleted when all videos are done. Without `out`, a stopped run
@@ -86,7 +86,7 @@ def predict(
         weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
-        engine: The library that computes the networks on a CPU, as in `load_detector`.
+        engine: The library that runs the networks on a CPU, as in `load_detector`.
         details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
         prior: P(FAKE) that a submission gives to videos without a score, strictly between 0 and 1.
         time_budget: Maximum duration of this call, in seconds or as a text such as `8h30m`. If the
@@ -384,12 +384,12 @@ class _Saves:
         self._next = self._begun
 
     def due(self) -> bool:
-        """Return whether it is time to write. If so, the write counts as begun."""
+        """Return whether the caller should write the results now, and then call `done`."""
         self._begun = self._clock()
         return self._begun >= self._next
 
     def done(self) -> None:
-        """Set the time of the next write. Call this when a write has ended."""
+        """Set the time of the next write. The caller calls this when a write has ended."""
         now = self._clock()
         self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 

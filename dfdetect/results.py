@@ -246,7 +246,10 @@ class TrackResult:
         ]
 
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
-        """Return the fields as a dictionary that JSON can hold, as in `VideoResult.to_dict`."""
+        """Return the fields as a dictionary that JSON can hold.
+
+        If `heat_maps` is true, the heat maps are included, as in `VideoResult.to_dict`.
+        """
         values = {name: value for name, value in vars(self).items() if name != "heat_maps"}
         if heat_maps:
             values["heat_maps"] = [one.to_dict() for one in self.heat_maps]

@@ -1,7 +1,7 @@
 """`bench`: measures the time per video, and compares it with the times of two references.
 
-The references are reading alone, and the face pipeline of the winner of the Deepfake Detection
-Challenge.
+The first reference only reads the frames of a video. The second reference is the face pipeline of
+the winner of the Deepfake Detection Challenge.
 """
 
 import sys
@@ -55,7 +55,7 @@ class BenchResult:
             scored at once.
         stages: Mean time that a video spends in each stage, by name of the stage, while several
             videos are scored at once.
-        engine: Name of the library that computed the networks.
+        engine: Name of the library that ran the networks.
         engines: Time per video with each library that was timed, by name of the library.
         decode_seconds_per_video: Time per video for decoding alone, while several videos are
             decoded at once. This is a lower limit of `seconds_per_video`.
@@ -172,8 +172,8 @@ def bench(
         weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
-        engine: The library that computes the networks on a CPU, as in `load_detector`; with `auto`,
-            all installed libraries are timed.
+        engine: The library that runs the networks on a CPU, as in `load_detector`. With `auto`, all
+            installed libraries are timed.
         progress: Show progress bars.
 
     Raises:

@@ -23,11 +23,11 @@ GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Parse a number of videos and a list of machine counts.
+    """Return a number of videos, and a list with several numbers of machines.
 
     Args:
-        videos: The number of videos.
-        nodes: The machine counts, separated by commas.
+        videos: The number of videos, as a text.
+        nodes: The numbers of machines, separated by commas.
 
     Raises:
         ArgumentError: One of the numbers is not a whole number of at least 1.
@@ -160,7 +160,8 @@ def plan(
         paths: The videos that were given to the function `bench`.
         bench: The result of `bench`.
         videos: Number of videos in the large set.
-        nodes: Machine counts for which projections are computed; each machine is like this one.
+        nodes: The numbers of machines for which projections are computed. Each machine is like this
+            one.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
@@ -189,7 +190,7 @@ def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int
     Args:
         measured: The measurements on this machine.
         videos: Number of videos in the large set.
-        nodes: Machine counts for which projections are computed.
+        nodes: The numbers of machines for which projections are computed.
         cores: Number of cores of each machine.
     """
     return Plan(

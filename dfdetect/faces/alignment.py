@@ -1,7 +1,7 @@
 """Align faces: turn and scale a face so that its landmarks lie at the points of a template.
 
-The landmarks are the eyes, the nose and the corners of the mouth. The template says where they
-should lie in the crop.
+The landmarks are the eyes, the nose and the corners of the mouth. The template gives the place of
+each landmark in the crop.
 """
 
 from functools import cache

@@ -55,7 +55,8 @@ class FaceTrack:
             frame.
         crops: For each requested format, the crops of the face in all these frames: RGB uint8
             tensors of shape (3, height, width).
-        missed: Number of detection frames since the face was last detected.
+        missed: Number of detection frames since the face was last detected. A detection frame is a
+            frame that the face detector looks at.
     """
 
     detections: list[tuple[float, Box]] = field(default_factory=list)
@@ -89,10 +90,11 @@ def track_faces(
     detection_stride: int = DETECTION_STRIDE,
     search_stride: int = SEARCH_STRIDE,
 ) -> list[FaceTrack]:
-    """Track all faces in the frames of a video, and cut their crops.
+    """Track all faces in the frames of a video, and cut a crop of each face from each frame.
 
-    If any face was detected twice or more, the faces that were detected only once are taken for
-    false alarms and left out. Otherwise, all faces are kept.
+    Faces are detected only on some frames, the detection frames. Between them, boxes are
+    interpolated. If any face was detected twice or more, the faces that were detected only once are
+    taken for false alarms and left out. Otherwise, all faces are kept.
 
     Args:
         frames: Frames in order of time. Only a few frames at a time are kept in memory.
@@ -156,8 +158,9 @@ def _runs(
 ) -> Iterator[tuple[list[Frame], list[Frame]]]:
     """Yield runs of frames, each with a list of the detection frames in it.
 
-    A run is a list of successive frames that fit into memory. Its last frame is a detection frame,
-    so that boxes can be interpolated between detection frames.
+    A run is a list of successive frames that together fit into memory. A detection frame is a frame
+    that the face detector looks at. The last frame of a run is a detection frame, so that boxes can
+    be interpolated on all frames before it.
     """
     run: list[Frame] = []
     detection_frames: list[Frame] = []
@@ -237,7 +240,9 @@ def _all_stay(before: list[Box], after: list[Box]) -> bool:
 
 
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
-    """Add each box to the track whose last box it overlaps most, or to a new track.
+    """Add each box of a detection frame to the track whose last box overlaps it most.
+
+    A box that overlaps no track enough starts a new track. Each track gets at most one box.
 
     If `boxes` is None, the detection frame was skipped. A face that was found on the detection
     frame before it then counts as found on the skipped one too.

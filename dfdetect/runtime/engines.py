@@ -179,7 +179,10 @@ class EngineNetwork(nn.Module):
             self.compute = compute
 
     def _difference(self, compute: Compute) -> str:
-        """Return a message if the engine's outputs differ from torch's, or else an empty text."""
+        """Compare the engine's outputs with torch's for the example input.
+
+        Return a message if they differ, or else an empty text.
+        """
         expected = self.network(self.example)
         expected = expected if isinstance(expected, tuple) else (expected,)
         limit = SAME_IN_BFLOAT16 if self.in_bfloat16 else SAME

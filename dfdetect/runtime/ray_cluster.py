@@ -304,7 +304,7 @@ class _Actor:
                 os.sched_setaffinity(0, own)
 
     def ping(self) -> None:
-        """Return as soon as the process is ready."""
+        """Do nothing. A call of this method returns as soon as the process is ready."""
 
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
         """Apply the function to an item.

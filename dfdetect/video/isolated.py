@@ -251,7 +251,7 @@ class _SharedImages:
         self.returned: deque[int] = deque()
 
     def get(self, place: int, shape: list[int]) -> np.ndarray:
-        """Return the image at a place of the shared memory, without copying it."""
+        """Return the image that begins at byte `place` of the shared memory, without copying it."""
         end = place + prod(shape)
         if end > len(self.bytes):
             self.bytes = np.frombuffer(mmap.mmap(self.file, 0), np.uint8)
@@ -405,7 +405,7 @@ class _Processes:
         self.lock = Lock()
 
     def take(self, path: str | Path) -> DecoderProcess:
-        """Return an idle process that is alive, or a new one."""
+        """Return an idle process that is alive, or a new one, to read the video at `path`."""
         with self.lock:
             if self.ended:
                 raise CancelledError(path)

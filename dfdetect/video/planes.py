@@ -1,6 +1,6 @@
 """Draw on pictures in YUV 4:2:0, the pixel format that video encoders take.
 
-Converting each frame to RGB and back would take longer than drawing on it.
+Converting a frame to RGB and back would take longer than the drawing itself.
 """
 
 from copy import copy
@@ -57,7 +57,7 @@ class Planes:
 
     @classmethod
     def of_rgb(cls, image: np.ndarray) -> "Planes":
-        """Return a picture of an RGB uint8 image of shape (height, width, 3).
+        """Return an RGB uint8 image of shape (height, width, 3) as a picture in YUV 4:2:0.
 
         The height and the width must be even.
         """

@@ -229,11 +229,11 @@ class Timeline:
 
     @property
     def first(self) -> int:
-        """Return the stamp of the first frame."""
+        """Return the time stamp of the first frame."""
         return int(self.stamps[0]) if len(self.stamps) else 0
 
     def seconds(self, stamp: int) -> float:
-        """Return the seconds from the first frame to the frame with this stamp."""
+        """Return the seconds from the first frame to the frame with this time stamp."""
         return float((stamp - self.first) * self.unit)
 
 
@@ -243,7 +243,7 @@ class _Plan:
 
     Attributes:
         timeline: The times of all frames of the file.
-        stamps: The stamps of the requested frames, from the timeline.
+        stamps: The time stamps of the requested frames, from the timeline.
         passes: Which frames the decoder skips in each pass over the file. A second pass follows
             only if the first one missed a requested frame.
     """
@@ -343,8 +343,8 @@ def _list_packets(
 ) -> tuple[np.ndarray, Timeline]:
     """Return the packets and the timeline of a video stream.
 
-    The packets are an array in the order of the file, with the time stamp (`stamp`), the key-frame
-    flag (`key`) and the size (`bytes`) of each packet.
+    The packets are a structured array in the order of the file. The fields of a packet are `stamp`
+    (its time stamp), `key` (whether it holds a key frame) and `bytes` (its size).
     """
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     packets = np.fromiter(
@@ -414,7 +414,7 @@ def _decode(
 ) -> Iterator["av.VideoFrame"]:
     """Yield the decoded frames, except damaged ones, in the order in which they are shown.
 
-    If `wanted` is given, only the packets with these stamps are decoded.
+    If `wanted` is given, only the packets with these time stamps are decoded.
     """
     with open_container(path) as container:
         stream = video_stream(container, path)

@@ -202,7 +202,7 @@ def _decode(
 
 
 class _Sound:
-    """The sound of a video, which is copied to another file.
+    """The sound of a video, which is copied to a new file.
 
     Attributes:
         source: The sound stream that a player would play, or None if the video has no sound.
@@ -229,7 +229,7 @@ class _Sound:
             self._start = round(timeline.first * timeline.unit / self.source.time_base)
 
     def add(self, packet: "av.Packet") -> None:
-        """Write a packet of the source stream to the other file."""
+        """Write a packet of the sound stream to the new file."""
         if self._copied:
             self._copy(packet)
             return
