@@ -381,8 +381,8 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Return the boxes of the tracks at a time, interpolated between sampled frames.
 
-    A track also has a box up to one sampled frame before its first frame and after its last frame:
-    the box in its first or its last frame.
+    The first box of a track also counts up to one sampled frame before the track begins. The last
+    box also counts up to one sampled frame after the track ends.
     """
     boxes: list[Box] = []
     for track in tracks:

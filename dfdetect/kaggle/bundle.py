@@ -224,7 +224,10 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Get the wheels that Kaggle lacks: copy them from a folder, or let pip download them."""
+    """Get the wheels that Kaggle's image lacks.
+
+    They are copied from the folder `wheels` to `dataset`. If `wheels` is None, pip downloads them.
+    """
     if wheels is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         run = subprocess.run([*command, "--dest", dataset, *PIP_PLATFORM, *WHEELS], check=False)
