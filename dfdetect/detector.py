@@ -393,7 +393,7 @@ class Detector:
     def _heat_maps(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], count: int
     ) -> list[list[HeatMap]]:
-        """Return one list per track with heat maps of its most suspicious moments, at most `count`."""
+        """Return at most `count` heat maps per track, of the track's most suspicious moments."""
         first, *_ = self._crop_formats
         places = [
             pick_moments(track.times, self.spec.aggregation.probability(one).tolist(), count)
