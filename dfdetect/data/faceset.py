@@ -171,7 +171,7 @@ class FaceSet:
     def unpaired_real(self) -> np.ndarray:
         """Return a mask of the REAL crops whose source has no FAKE crops; bool of shape (n,).
 
-        A source that has no FAKE crops except reconstructions counts as one without FAKE crops.
+        Reconstructions do not count as FAKE crops here.
         """
         recorded = (self.labels == 1) & ~self.reconstructed
         return (self.labels == 0) & ~np.isin(self.sources, self.sources[recorded])
@@ -278,9 +278,9 @@ class FaceSet:
         """Divide each track into clips of `length` successive crops.
 
         Returns:
-            For each clip, the row numbers of its crops. If the crops of a track do not fill its
-            last clip, this clip also has crops of the clip before. A short track repeats crops in
-            its only clip, but the clip of a track with one crop has a single row number.
+            For each clip, the row numbers of its crops. The last clip of a track may overlap the
+            clip before it. If a track has fewer than `length` crops, its clip repeats some of them;
+            but if a track has only one crop, its clip has only one row number.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -294,9 +294,9 @@ class FaceSet:
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
         The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a crop and
-        of its original. This difference means nothing if the two crops are not aligned, so such a
-        FAKE crop is kept. It has a value of 6 or more in the column `pair_border`, which holds the
-        mean difference along the borders. If one of these columns is missing, all crops are kept.
+        of its original. The column `pair_border` holds the mean difference along the borders. If it
+        is 6 or more, the two crops are not aligned, so `pair_diff` means nothing and the FAKE crop
+        is kept. If one of these columns is missing, all crops are kept.
 
         Args:
             min_pair_difference: FAKE crops with a lower `pair_diff` are left out.
@@ -520,7 +520,7 @@ def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Return whether an image, by its header, has at most `MOST_PIXELS` pixels on each side."""
+    """Read the header of an image, and return whether no side has more than `MOST_PIXELS`."""
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

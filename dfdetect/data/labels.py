@@ -2,9 +2,9 @@
 
 The labels may be given in three ways, which are tried in this order:
 
-- a table `manifest.csv` in the folder or its parent, with the columns `path` (relative to the
-  table's folder) and `label`, and optionally `identity` (of the person) and `source`; a manifest
-  has no effect on a zip file;
+- a table `manifest.csv` in the folder or its parent (not for a zip file), with the columns `path`
+  (relative to the table's folder) and `label`, and optionally `identity` (of the person) and
+  `source`;
 - a `metadata.json` beside the videos, as in the Deepfake Detection Challenge:
   `{"name.mp4": {"label": "FAKE", "original": "other.mp4"}}`;
 - sub-folders named `real` and `fake`, in upper or lower case; if they are nested, the innermost one
@@ -136,7 +136,7 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Return the place of the image, which identifies the image."""
+        """Return where the image is; no two images are in the same place."""
         return self.image
 
     @property

@@ -89,10 +89,10 @@ def reconstruct(
 
     Args:
         faces: Indexes of the face sets whose REAL crops are used.
-        out: The index to write, called `NAME.csv`. Its columns include `original` (id of the REAL
-            crop), `method` (name of the autoencoder), `kind` (always `reconstruction`), `side`
-            (side in pixels to which the crop was resized for the autoencoder), and the source,
-            actor and track of the REAL crop.
+        out: The index to write, called `NAME.csv`. Four of its columns describe a reconstruction:
+            `original` (id of the REAL crop), `method` (name of the autoencoder), `kind` (always
+            `reconstruction`) and `side` (side in pixels to which the REAL crop was resized for the
+            autoencoder). The source, actor and track are those of the REAL crop.
         kinds: Names of the autoencoders to use, which are keys of `AUTOENCODERS`.
         steps: Number of training steps of each autoencoder.
         copies: Number of reconstructions of each crop. The reconstructions of a crop are made by
@@ -156,7 +156,7 @@ def train_autoencoder(
     progress: bool = False,
     title: str = "autoencoder",
 ) -> Autoencoder:
-    """Train an autoencoder on random pieces of crops, after a crop is resized to a random size.
+    """Resize crops at random, cut random pieces from them, and train an autoencoder on the pieces.
 
     The loss is the sum of two mean absolute errors: the error of the pixels, and the error of the
     differences between neighbouring pixels. If `spec.adversarial` is set, a patch discriminator
@@ -205,7 +205,7 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator for one step, and return the term that it adds to the loss.
+        """Train the discriminator one step, and return the term it adds to the autoencoder's loss.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.

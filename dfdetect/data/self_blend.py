@@ -115,8 +115,8 @@ def blend_reconstruction(
     """Return a REAL face, and a fake made from an autoencoder's reconstruction of this face.
 
     The fake is either the whole reconstruction, or the REAL face into which the reconstruction is
-    blended through a mask, as in `self_blend`. Before it is blended, the colours and the sharpness
-    of the reconstruction are sometimes changed.
+    blended through a mask, as in `self_blend`. In some of the blended fakes, the colours and the
+    sharpness of the reconstruction are changed first.
 
     In half of the cases, the REAL face is shrunk to the size at which the reconstruction was made,
     and enlarged again. The REAL face is then as blurred as the reconstruction, so that a model

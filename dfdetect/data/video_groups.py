@@ -37,7 +37,7 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
     """Return the labelled videos of several sources.
 
     An image of a face set counts as a video of one frame. If a video has the same name as a video
-    of an earlier source, it is renamed to `SOURCE/NAME`; SOURCE is the name of its own source.
+    of an earlier source, it is renamed to `SOURCE/NAME`, with the name of the later source.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
@@ -71,7 +71,7 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 
 
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
-    """Return groups of an original and its fakes, in the order of the originals.
+    """Group each original with its fakes, and return the groups in the order of the originals.
 
     A fake whose original is not among `videos` counts as an original.
 

@@ -49,8 +49,8 @@ class FaceSetWriter:
         index: The index to write or to continue.
         log: The log to write or to continue.
         columns: Columns of the index, without `SHARD_COLUMNS`.
-        log_columns: The first columns of the log, which `LOG_COLUMNS` follow. The first column
-            identifies an entry.
+        log_columns: The first columns of the log; `LOG_COLUMNS` come after them. The very first
+            column identifies an entry.
         settings: The settings on which the crops depend, as text. A face set can only be continued
             with the settings that it was begun with.
 

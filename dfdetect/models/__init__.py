@@ -1,1 +1,4 @@
-"""Network architectures. This package reads no files. Of dfdetect, it imports only `errors`."""
+"""Network architectures.
+
+This package reads no files. From the rest of dfdetect, it imports only `errors`.
+"""

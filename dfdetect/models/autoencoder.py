@@ -24,11 +24,11 @@ class AutoencoderSpec:
     The latent is the compressed image, which the encoder returns and the decoder takes.
 
     Args:
-        upsampling: How the decoder doubles the size of features: by `nearest` or `bilinear`
-            interpolation before a convolution, by a `transposed` convolution (Zeiler et al. 2010),
-            or by a pixel `shuffle` (Shi et al. 2016).
-        stride: How many times higher and wider the image is than the latent. Must be a power of
-            two.
+        upsampling: How the decoder doubles the height and width of features. `nearest` and
+            `bilinear` interpolate before a convolution. `transposed` is a transposed convolution
+            (Zeiler et al. 2010). `shuffle` is a pixel shuffle (Shi et al. 2016).
+        stride: How many times higher and wider the image is than the latent: 2, 4, 8 or another
+            power of two.
         latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
         width: Number of channels of the first layer, a multiple of 8. The layers at lower
             resolutions have `2 * width` channels each.

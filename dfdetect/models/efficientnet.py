@@ -14,9 +14,9 @@ differs from timm's network:
 | `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
 For a convolution with stride 2, TensorFlow pads the input on one side or on both, depending on the
-size of the input; timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the
-size of the image: it pads as if the image had the size that the network was designed for. Before
-version 0.7, it padded each layer as if the layer's own input had the size of that image.
+size of the input. timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the
+size of the image. Since version 0.7, it pads as if the image had the size that the network was
+designed for. Before, it padded each layer as if the input of the layer itself had this size.
 """
 
 from collections.abc import Callable

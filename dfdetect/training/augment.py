@@ -18,7 +18,7 @@ ENCODERS = {"h264": "libx264", "mpeg2video": "mpeg2video"}
 
 
 class Rescale(nn.Module):
-    """A transform that shrinks an image and enlarges it again, so that it looks like a small face.
+    """A transform that shrinks an image and enlarges it again, as if the face had been small.
 
     Args:
         smallest: Lowest factor by which the sides are multiplied. The factor is drawn at random
@@ -130,9 +130,9 @@ class Encode(nn.Module):
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
-    Framing is the size and the position of the face in the crop. It depends on the face detector,
-    and a model may be used with another face detector than the one that found its training faces.
-    If two face detectors find the same face, one crop has 0.78 to 0.88 times the size of the other,
+    Framing is the size and the position of the face in the crop. It depends on the face detector.
+    A model may be used with another face detector than the one that found its training faces. If
+    two face detectors find the same face, one crop has 0.78 to 0.88 times the size of the other,
     and the centres of the two crops differ by 0.01 to 0.13 times the height of the face.
 
     Args:

@@ -1,4 +1,4 @@
-"""The settings of a training run (`TrainConfig`), and those advised for an architecture."""
+"""The settings of a training run (`TrainConfig`), and the `recipe` that suits an architecture."""
 
 import math
 from dataclasses import dataclass, field

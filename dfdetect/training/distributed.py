@@ -26,7 +26,7 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The rank of this process among the processes of a training, and their communication.
+    """The rank of this process among the processes of a training, and how they communicate.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -135,7 +135,7 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
 
 class _GlobalBatchMode(TorchFunctionMode):
-    """Makes layers treat their part of a batch as they would in a process with the whole batch.
+    """Makes layers treat this process's part of a batch as they would treat it in the whole batch.
 
     The mode changes batch normalisation, dropout and stochastic depth. If a model draws random
     numbers for anything else, DfdetectError is raised, because a single process would draw other

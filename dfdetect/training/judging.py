@@ -85,8 +85,9 @@ class Judge:
             A dictionary of metrics. `choosing_loss` is computed from all videos. The metrics of the
             function `metrics` are computed from the videos without a known source, or from all
             videos if all have a known source. The metrics of the function `voted_metrics` get the
-            prefix `sources_`, and are computed from the videos with a known source. Undefined
-            metrics are left out, because a checkpoint holds no NaN.
+            prefix `sources_`, and are computed from the videos with a known source. (Both functions
+            are in `dfdetect.evaluation.metrics`.) Undefined metrics are left out, because a
+            checkpoint holds no NaN.
         """
         uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)

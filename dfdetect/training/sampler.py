@@ -144,10 +144,10 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot (position in the batch) of a REAL item from the face set of a fake.
+        """Return the slot (position in the batch) that a REAL item of a fake's scene may take over.
 
-        A REAL item of the fake's scene may replace this item. If no item of `spare` comes from the
-        face set of the fake, the result is None.
+        The REAL item that is in the slot now must come from the same face set as the fake. If there
+        is no such item, the result is None.
 
         Args:
             fake: Position of the fake in the dataset.
@@ -180,11 +180,11 @@ class BalancedSampler(Sampler[list[Item]]):
 
 
 class _Pool:
-    """The items of one class. For each draw, a source is chosen first, then its next item.
+    """The items of one class. For each draw, a source is chosen, and then its next item.
 
-    The probability of a source is in proportion to the weight of its face set and, within the face
-    set, to the square root of the source's number of items. Each item of a source is drawn once
-    before any of them is drawn again.
+    A face set is chosen in proportion to its weight. One of its sources is then chosen in
+    proportion to the square root of the source's number of items. Each item of a source is drawn
+    once before any of them is drawn again.
     """
 
     def __init__(

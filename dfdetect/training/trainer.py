@@ -221,8 +221,8 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
     """Return a new model. Its weights are random, or come from `init`.
 
     Raises:
-        ArgumentError: The architecture has no dropout or no stochastic depth although `config` sets
-            its rate, or the architecture cannot take inputs of `config.input_size`.
+        ArgumentError: `config` sets a rate of dropout or of stochastic depth, which the
+            architecture lacks, or the architecture cannot take inputs of `config.input_size`.
         FileNotFoundError: `init` is not found.
         InputError: `init` does not fit the architecture.
     """
@@ -258,8 +258,8 @@ def start_spec(config: TrainConfig) -> ModelSpec:
     """Return the specification of a model before its training, without calibration and scores.
 
     Raises:
-        ArgumentError: The architecture is unknown, or cannot take inputs of this size or with this
-            number of frames.
+        ArgumentError: The architecture is unknown, or does not fit the `input_size` or the
+            `frames_per_clip` of `config`.
     """
     info = model_info(config.architecture)
     return ModelSpec(
