@@ -136,7 +136,7 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Return where the image is; no two images are in the same place."""
+        """Return where the image is. This place identifies the image."""
         return self.image
 
     @property

@@ -47,9 +47,9 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
         below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
         map add up to the logit. If the model takes clips (several crops of one face), there is a
-        map for each crop of a clip. The values of each map are then added up, and the mean of these
-        sums is the logit. None is returned if the model has no feature map (transformers have
-        none), or if its feature map has only one place.
+        map for each crop of a clip. The logit is the mean, over these maps, of the sum of a map's
+        values. None is returned if the model has no feature map (transformers have none), or if its
+        feature map has only one place.
 
     Example:
         >>> maps = activation_maps(model, inputs)

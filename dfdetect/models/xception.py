@@ -126,7 +126,7 @@ class Module(nn.Module):
         self.layers = nn.Sequential(*layers[0 if start else 1 :])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the layers' output and the residual, (batch, channels, side, side)."""
+        """Return the output of the layers plus the residual: (batch, channels, side, side)."""
         return self.layers(features) + self.residual(features)
 
 

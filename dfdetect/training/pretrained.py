@@ -163,7 +163,10 @@ def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) 
 
 
 def _without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the tensors except for the counters of batch normalisation, which older files lack."""
+    """Return a state dict without the counters of batch normalisation.
+
+    Older files lack these counters.
+    """
     return {name: tensor for name, tensor in state.items() if tensor.ndim > 0}
 
 
