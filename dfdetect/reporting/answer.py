@@ -35,7 +35,7 @@ def render_note(text: str) -> str:
 def render_verdict(result: VideoResult) -> str:
     """Return HTML with the verdict on a video, what the verdict means, and the warnings.
 
-    If the video has no score, the HTML says why. It needs the style sheet `app.css`.
+    If the video has no score, the HTML says why. The page must load the style sheet `app.css`.
 
     Example:
         >>> render_verdict(detector.predict("a.mp4"))
@@ -58,7 +58,7 @@ def render_verdict(result: VideoResult) -> str:
 def render_people(result: VideoResult) -> str:
     """Return HTML with each person's P(FAKE) over time, and with heat maps if the result has any.
 
-    The HTML contains its pictures, but not the style sheet `app.css`, which it needs.
+    The HTML contains the pictures. The page must load the style sheet `app.css`.
 
     Example:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))
@@ -90,7 +90,7 @@ def _meaning(result: VideoResult) -> str:
 
 
 def _scale(probability: float, points: OperatingPoints | None) -> str:
-    """Return HTML of a scale from 0 to 1, with the video's probability and the thresholds."""
+    """Return HTML that shows P(FAKE) of a video on a scale from 0 to 1, with the thresholds."""
     marks = note = ""
     if points is not None:
         marks = "".join(map(_threshold, (points.uncertain, points.fake)))
@@ -131,7 +131,7 @@ def _when(track: TrackResult) -> str:
 
 
 def _face(heat_map: HeatMap, is_image: bool) -> str:
-    """Return an HTML figure with a face, the same face with its heat map, and a caption."""
+    """Return an HTML figure: a picture of a face, a second one with a heat map, and a caption."""
     at = "" if is_image else f"At {time_stamp(heat_map.time)}: "
     where = describe_heat_map(heat_map)
     return (

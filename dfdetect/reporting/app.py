@@ -131,7 +131,7 @@ def build_page(
 
     Args:
         detector: The detector that checks the files, one at a time.
-        samples: The sample videos, each with the text of the button that checks it.
+        samples: For the path of each sample video, the text of the button that checks the video.
         folder: Folder for the annotated videos while they are shown.
     """
     import gradio
@@ -212,7 +212,7 @@ def build_page(
 
 
 def _find_samples() -> dict[Path, str]:
-    """Return the path of each sample video, with a text that has the video's name and label."""
+    """Return a text with the name and label of each sample video, by the path of the video."""
     try:
         text = (SAMPLES / "metadata.json").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -221,7 +221,13 @@ def _find_samples() -> dict[Path, str]:
 
 
 class _Step(NamedTuple):
-    """What the page shows during a check: two parts in HTML, and an annotated video."""
+    """What the page shows at one step of a check.
+
+    Attributes:
+        verdict: The upper part of the page as HTML: a message or the verdict.
+        people: The lower part of the page as HTML; empty until the check has a result.
+        video: The annotated video, or None if there is none.
+    """
 
     verdict: str
     people: str = ""
@@ -229,7 +235,7 @@ class _Step(NamedTuple):
 
 
 def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
-    """Check a file, yield the content of the page after each step, and write an annotated video.
+    """Check a file, write an annotated video, and yield the content of the page after each step.
 
     Args:
         detector: The detector.
@@ -265,7 +271,11 @@ def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResu
 
 
 class _CountingDecoders(DecoderPool):
-    """Pool of decoders that calls a function after each frame, with the number of frames so far."""
+    """A pool of decoders that reports how many frames of a video have been decoded.
+
+    Args:
+        on_frame: Function that is called after each frame with the number of frames so far.
+    """
 
     def __init__(self, on_frame: Callable[[int], None]):
         super().__init__()
@@ -278,14 +288,14 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated videos that are shown on open pages. Each video has its own folder."""
+    """The annotated videos that open pages show: at most one per page, in a folder of its own."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the annotated video of a page, and return the path for the page's next one.
+        """Delete the annotated video of a page, and return the path for its next annotated video.
 
         Args:
             session: Gradio's identifier of the open page.
@@ -357,7 +367,11 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """During a `with` block, make Gradio use this folder, send no reports, and ignore proxies."""
+    """During a `with` block, set environment variables that Gradio reads.
+
+    Gradio then stores its files in `folder`, sends no usage reports, and reaches the page without a
+    proxy.
+    """
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))
     wanted = {

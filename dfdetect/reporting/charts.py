@@ -104,7 +104,14 @@ def _label(x: float, y: float, text: str, anchor: str, baseline: str = "middle")
 
 
 def _drawing(content: str, description: str, caption: str, names: float = 0) -> str:
-    """Return a chart as an HTML figure. `names` is the width of the names on the right."""
+    """Return a chart as an HTML figure.
+
+    Args:
+        content: The SVG elements of the chart.
+        description: The text for readers who cannot see the chart.
+        caption: The text below the chart.
+        names: Width to reserve for names to the right of the chart, in units of the SVG.
+    """
     size = f"{WIDTH + 42 + names} {HEIGHT + 32}"
     return (
         f'<figure class="chart"><svg viewBox="-34 -8 {size}" role="img" '

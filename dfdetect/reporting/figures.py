@@ -19,7 +19,9 @@ THRESHOLD = 0.5
 def draw_frame(
     axes: Axes, path: str | Path, result: VideoResult, frames: int = DEFAULT_FRAMES
 ) -> None:
-    """Draw the frame where the most suspicious person's P(FAKE) is highest, with bounding boxes.
+    """Draw the frame in which P(FAKE) of the most suspicious person is highest.
+
+    Each person in the frame has a bounding box and a P(FAKE).
 
     Args:
         axes: The axes to draw in.
@@ -29,6 +31,7 @@ def draw_frame(
 
     Raises:
         ArgumentError: The result has no tracks.
+        VideoError: The video cannot be read.
     """
     if not result.tracks:
         raise ArgumentError(f"{result.name}: nothing to draw, {result.message}")
@@ -51,7 +54,7 @@ def draw_frame(
 
 
 def draw_curve(axes: Axes, result: VideoResult) -> None:
-    """Draw P(FAKE) over time as a line for each person."""
+    """Draw a line for each person: P(FAKE) over time."""
     for number, track in enumerate(result.tracks, start=1):
         axes.plot(
             track.times,

@@ -1,4 +1,7 @@
-"""Turn heat maps into pictures, and describe them in words."""
+"""Turn heat maps into pictures, and describe them in words.
+
+A heat map says how much evidence for FAKE a detector sees in each part of a face.
+"""
 
 import json
 import os
@@ -22,8 +25,8 @@ JPEG_QUALITY = 80
 def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
     """Return a picture of a face with its heat map drawn over it.
 
-    The redder a part of the face is, the stronger is its evidence for FAKE. The face is grey, so
-    that its own colours cannot be mistaken for evidence.
+    Parts of the face that give more evidence for FAKE are redder. The face itself is grey, so that
+    its own colours cannot be mistaken for evidence.
 
     Returns:
         RGB uint8 with the shape of the crop.
@@ -42,12 +45,12 @@ def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HeatMapPicture:
-    """A picture of a heat map.
+    """A picture of a face with its heat map.
 
     Attributes:
-        time: Time of the frame in seconds since the first frame.
-        jpeg: The picture as a JPEG file.
-        description: The part of the face that has the strongest evidence for FAKE, in words.
+        time: Time of the frame that shows the face, in seconds since the first frame of the video.
+        jpeg: The content of a JPEG file with the picture.
+        description: The part of the face that gives the strongest evidence for FAKE, in words.
     """
 
     time: float
@@ -56,7 +59,7 @@ class HeatMapPicture:
 
 
 def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
-    """Return one list per person of the result, with a picture of each of the person's heat maps.
+    """Return pictures of all heat maps in a result, as one list for each person.
 
     Example:
         >>> picture_heat_maps(detector.predict("a.mp4", heat_maps=1))[0][0].description
@@ -94,11 +97,16 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return 0, 1 or 2: the part of a map's width or height in which `share` lies.
+    """Return in which of three parts of a heat map's width or height a position lies.
 
-    `share` is the position of the centre of the map's values, from 0 (left or upper edge) to 1
-    (right or lower edge). The middle part is narrower than the other two, because the centre is
-    seldom far from the middle.
+    The middle part is narrower than the other two, because the evidence is seldom centred far from
+    the middle.
+
+    Args:
+        share: The position, from 0 (left or upper edge) to 1 (right or lower edge).
+
+    Returns:
+        0 for the left or upper part, 1 for the middle part, 2 for the right or lower part.
     """
     return int(share > 0.42) + int(share > 0.58)
 
@@ -126,7 +134,12 @@ class HeatMapStore:
         self._file.close()
 
     def take(self, name: str, result: VideoResult) -> VideoResult:
-        """Store pictures of the heat maps of a result, and return the result without heat maps."""
+        """Store pictures of a result's heat maps, and return the result without the heat maps.
+
+        Args:
+            name: Name of the video, by which `get` finds the pictures.
+            result: The detector's result for the video.
+        """
         pictures = [
             [(one.time, b64encode(one.jpeg).decode(), one.description) for one in maps]
             for maps in picture_heat_maps(result)
@@ -137,7 +150,11 @@ class HeatMapStore:
         return replace(result, tracks=[replace(one, heat_maps=[]) for one in result.tracks])
 
     def get(self, name: str) -> list[list[HeatMapPicture]] | None:
-        """Return a list of pictures for each person of a video, or None if nothing is stored."""
+        """Return a list of pictures for each person of a video, or None if none are stored.
+
+        Args:
+            name: The name that `take` was given for the video.
+        """
         if name not in self._places:
             return None
         with self._lock:

@@ -56,20 +56,20 @@ def write_report(
 ) -> None:
     """Write an HTML page with a summary, a table of all videos, and the people in each video.
 
-    Each video that shows people is read again, to get pictures of their faces. If a video can no
-    longer be read, or no time is left, the page shows no pictures for it. Only a few videos are in
-    memory at a time.
+    Each video in which faces were found is read again, to cut out pictures of the faces. If the
+    video can no longer be read, or no time is left, the page has no pictures from it. Only the
+    pictures of a few videos are in memory at a time.
 
     Args:
         path: The file to write.
         results: The results by name, as `predict` returns them.
         videos: The video files by name.
-        prior: P(FAKE) that the submission gives to videos without a score, or None if no submission
-            was written.
+        prior: P(FAKE) that the Kaggle submission gives to videos without a score, or None if no
+            submission was written.
         detector: Name of the detector, which the page shows.
         budget: The time budget of the run. When it is used up, no more videos are read.
         progress: Show a progress bar.
-        heat_maps: The store of the heat maps, or None if the results contain their heat maps.
+        heat_maps: The store of the heat maps, or None if the heat maps are in the results.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
@@ -95,7 +95,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """Return two parts of the page: all before the sections of the videos, and all after them."""
+    """Return the page without the sections of the videos: the HTML before and after them."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]
@@ -121,7 +121,11 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield one list per video, in the given order. It holds one strip of pictures per person."""
+    """Yield a list for each video, in the order of `seen`. It has a strip for each person.
+
+    A strip is a list of pictures of the person's face, each with its time. If the video cannot be
+    read or no time is left, the strips are empty.
+    """
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
         name, result = pair
@@ -147,7 +151,7 @@ def _strips(
 
 
 def _meaning(points: OperatingPoints | None, noun: str) -> str:
-    """Return HTML that says what the verdicts at these thresholds mean."""
+    """Return HTML that says what the verdicts mean, or that there are no thresholds for them."""
     if points is None:
         return (
             "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
@@ -201,7 +205,10 @@ def _css_class(result: VideoResult) -> str:
 
 
 def _link(video: Path, folder: Path) -> str:
-    """Return a video's URL relative to the page's folder, or an empty text if there is none."""
+    """Return the URL of a video relative to the folder of the page.
+
+    If the video is on another drive, no relative URL exists, and an empty text is returned.
+    """
     try:
         relative = os.path.relpath(video.absolute(), folder)
     except ValueError:  # the video is on another drive of Windows
@@ -244,7 +251,7 @@ def _section(
 
 
 def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
-    """Return an HTML paragraph: when a person is seen, and when P(FAKE) is highest."""
+    """Return an HTML paragraph that says when a person is seen, and when P(FAKE) is highest."""
     first, last = (time_stamp(track.times[place]) for place in (0, -1))
     moments = ", ".join(
         f"{_moment(time, link)} ({probability:.3f})"
@@ -257,7 +264,10 @@ def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
 
 
 def _moment(time: float, link: str) -> str:
-    """Return a time stamp as HTML. It links to its moment in the video if `link` is not empty."""
+    """Return a time stamp as HTML.
+
+    If `link`, the URL of the video, is not empty, the time stamp links to this moment in the video.
+    """
     stamp = time_stamp(time)
     if not link:
         return stamp

@@ -22,8 +22,8 @@ def write_json(path: str | Path, results: Iterable[VideoResult]) -> None:
     """Write results to a file as JSON. If an error occurs, an existing file remains unchanged.
 
     Args:
-        path: The file to write. If its name ends in `.json`, it gets one array of objects.
-            Otherwise, it gets one object per line.
+        path: The file to write. If the name ends in `.json`, the file contains one array with an
+            object for each result. Otherwise, it contains one object per line.
         results: The results, in the order in which they are written.
     """
     lines = [to_json(result) for result in results]

@@ -49,13 +49,15 @@ def annotate(
 ) -> None:
     """Write a copy of a video or image that shows the result of a detector.
 
-    Each person has a bounding box with a number and the current P(FAKE). A panel below the frame
-    shows the verdict and the curves. Boxes and P(FAKE) are interpolated between the sampled frames.
-    A person has a box only at times near a sampled frame that shows the person. Frames keep
-    their times. Frames with a side of more than 1280 pixels are reduced until their longer side has
-    1280 pixels, and frames narrower than 480 pixels are enlarged. A video becomes an MP4 file with
-    H.264 and AAC, which browsers play. An image becomes an image without curves. An existing file
-    is replaced when the new one is complete.
+    Each person has a bounding box with a number and the current P(FAKE). Boxes and P(FAKE) are
+    interpolated between the frames that the detector sampled. A person has no box at times far from
+    a sampled frame that shows the person. A panel below the frame shows the verdict, and a curve of
+    P(FAKE) over time for each person.
+
+    Each frame of the copy has the time that it has in the video. Frames with a side of more than
+    1280 pixels are reduced until the longer side has 1280 pixels. Frames narrower than 480 pixels
+    are enlarged. A video becomes an MP4 file with H.264 and AAC, which browsers play. An image
+    becomes an image without curves. An existing file is replaced when the new one is complete.
 
     Args:
         path: The video or image.
@@ -64,8 +66,8 @@ def annotate(
             an image.
         threads: Number of decoding threads, which is also the number of encoding threads. 0 means
             the number of CPU cores.
-        check: Function that is called several times a second, and may raise an error to end the
-            work.
+        check: Function that is called several times a second. If it raises an error, the work ends
+            with this error.
 
     Raises:
         VideoError: The video cannot be read.
@@ -93,10 +95,14 @@ def annotate(
 def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str, Path]:
     """Return a dictionary from the name of each video to the path of its annotated copy.
 
-    The names may contain sub-folders, which are kept. `.mp4` is appended to a name that has neither
-    the suffix of an MP4 file nor that of an image. Parts of a name that would lead out of the
-    folder are left out. If two videos would get the same path, a number is added to the second
-    path.
+    If the name of a video contains sub-folders, the copy is in the same sub-folders of `folder`.
+    Parts of a name that would lead out of `folder`, such as `..`, are left out. `.mp4` is appended
+    to a name that has neither the suffix of an MP4 file nor that of an image. If two videos would
+    get the same path, a number is added to the second path.
+
+    Args:
+        videos: The video files, by name.
+        folder: Folder of the annotated copies.
 
     Raises:
         ArgumentError: The folder cannot be written to, or a video would be overwritten.
@@ -206,7 +212,15 @@ def _run(
     seconds: float,
     check: Callable[[], None],
 ) -> None:
-    """Run `dfdetect.reporting.painting.main` in a new process, and raise its errors."""
+    """Run `dfdetect.reporting.painting.main` in a new process, and raise the errors that occur.
+
+    Args:
+        path: The video or image, which the errors name.
+        request: The JSON object that `main` reads.
+        threads: The argument of `main`.
+        seconds: Time limit of the process.
+        check: Function that is called several times a second, as in `annotate`.
+    """
     process = subprocess.Popen(
         [sys.executable, "-c", CODE.format(sys.path, threads)],
         stdin=subprocess.PIPE,

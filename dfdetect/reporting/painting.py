@@ -49,8 +49,9 @@ FAINT = 0.35
 class PersonPath:
     """The bounding box and P(FAKE) of one person at any time of the video.
 
-    Both are interpolated between two sampled frames. They are known only at times near a sampled
-    frame that shows the person.
+    The detector knows them only for the frames that it sampled. Between two such frames, the box
+    and P(FAKE) are interpolated. They are unknown at times far from a sampled frame that shows the
+    person.
 
     Args:
         track: The detector's result for the person.
@@ -90,19 +91,19 @@ class PersonPath:
 class BoxPainter:
     """Draws people's bounding boxes and P(FAKE) on each frame, and a panel below the frame.
 
-    The panel shows the verdict, and a curve of P(FAKE) over time for each person. The part of a
-    curve before the current time is bright.
+    The panel shows the verdict, and a curve of P(FAKE) over time for each person. A curve is bright
+    up to the time of the frame, and faint after it.
 
     Args:
         result: The detector's result for the video, with at least one person.
         width: Width of the upright frames in pixels.
         height: Height of the upright frames in pixels.
-        seconds: Time from the first frame to the last, in seconds. It is 0 for an image, and then
-            no curves are drawn.
+        seconds: Time from the first frame to the last, in seconds. For an image it is 0, and no
+            curves are drawn.
 
     Attributes:
-        frame_size: Width and height that frames are resized to.
-        size: Width and height of the whole picture, both even. The frame is in the top left corner.
+        frame_size: Width and height of a frame after it was resized for the picture.
+        size: Width and height of the whole picture, both even. The frame is in its top left corner.
     """
 
     def __init__(self, result: VideoResult, width: int, height: int, seconds: float):
@@ -126,7 +127,7 @@ class BoxPainter:
         self.label = lru_cache(maxsize=1000)(self._draw_label)
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw the boxes and the panel on a picture that contains a frame.
+        """Draw the boxes and the panel on a picture that already contains the resized frame.
 
         Args:
             picture: The picture to draw on. Its width and height are those in `self.size`.
@@ -175,26 +176,30 @@ class BoxPainter:
 
 
 def person_colour(place: int) -> tuple[int, int, int]:
-    """Return the RGB colour of the person at this place in the result. Colours may repeat."""
+    """Return the RGB colour of a person. If there are more people than colours, colours repeat.
+
+    Args:
+        place: Index of the person in the tracks of the result.
+    """
     return PERSON_COLOURS[place % len(PERSON_COLOURS)]
 
 
 def sampling_interval(result: VideoResult) -> float:
-    """Return the median of the seconds from one sampled frame with a face to the next."""
+    """Return the median time, in seconds, from one sampled frame that shows a face to the next."""
     times = sorted({time for track in result.tracks for time in track.times})
     return float(np.median(np.diff(times))) if len(times) > 1 else NEARBY
 
 
 def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
-    """Return a copy of an image with the boxes and the panel of an annotated video.
+    """Return a copy of an image with boxes and a panel, as in an annotated video.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
         result: The detector's result for the image, with at least one person.
 
     Returns:
-        RGB uint8 of shape (height, width, 3). The height includes the panel. The image is
-        resized in the same way as the frames of a video.
+        RGB uint8 of shape (new height, new width, 3). The image is resized as the frames of a video
+        are, and the panel is added below it.
     """
     import av
 
@@ -237,7 +242,7 @@ def _within(box: Sequence[int], limits: Sequence[int]) -> tuple[int, int, int, i
 
 
 def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
-    """Return the left, top, right and bottom edges, in pixels, of the area with the curves."""
+    """Return where in the panel the curves are: the left, top, right and bottom edge in pixels."""
     side = round(CHART_SIDE * letter)
     top = round(CHART_TOP * letter)
     return side, top, width - side, top + round(CHART_HEIGHT * letter)
@@ -253,7 +258,8 @@ def _draw_panel(
         width: Width of the panel in pixels.
         letter: Height of letters in pixels.
         seconds: Duration of the video in seconds. 0 means that no curves are drawn.
-        interval: Seconds between sampled frames.
+        interval: Seconds from one sampled frame to the next. A curve has a gap at times when the
+            person is not seen for much longer than this.
         strength: Opacity of the curves, 0 to 1.
     """
     chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0

@@ -54,9 +54,9 @@ NEW_FAKES = {
 def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether text that is written to a stream should have colours.
 
-    If the environment variable `NO_COLOR` is not empty (https://no-color.org), the text has no
-    colours. Otherwise it has colours if `FORCE_COLOR` is not empty, or if the stream is a terminal
-    whose type (`TERM`) is not `dumb`.
+    If the environment variable `NO_COLOR` (https://no-color.org) is not empty, the answer is no.
+    Otherwise, if `FORCE_COLOR` is not empty, the answer is yes. If both are empty, the answer is
+    yes for a terminal, unless the variable `TERM` is `dumb`.
 
     Example:
         >>> wants_colour(sys.stdout)
@@ -70,9 +70,13 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
 
 def result_line(result: VideoResult, *, colour: bool = False) -> str:
-    """Return a line on a video: its verdict, P(FAKE), number of people and name.
+    """Return a line about a video: its verdict, P(FAKE), number of people and name.
 
-    Each warning adds a line. If the video has no score, the line says why.
+    Each warning of the result adds a line. If the video has no score, the line says why.
+
+    Args:
+        result: The detector's result for the video.
+        colour: Whether the text contains colour codes for a terminal.
 
     Example:
         >>> print(result_line(detector.predict("a.mp4")))
@@ -125,12 +129,12 @@ def result_details(result: VideoResult) -> str:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return how many videos have each verdict, how many have no score, and for which reason.
+    """Return text that says how many videos have each verdict, and why others have no score.
 
     Args:
         results: The results by name, as `predict` returns them.
-        prior: P(FAKE) that the submission gives to videos without a score, or None if no submission
-            was written.
+        prior: P(FAKE) that the Kaggle submission gives to videos without a score, or None if no
+            submission was written.
 
     Example:
         >>> print(summary(results))
@@ -157,10 +161,11 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return the text that follows the lines of the videos.
+    """Return the text that follows the lines that `result_line` returned for the videos.
 
-    It has the details of a single video, or the summary of several videos. If a single video has no
-    score, the text is the summary, or is empty if `prior` is None.
+    For several videos, the text has the summary and the meaning of the verdicts. For a single
+    video, it has the details. For a single video without a score, it has the summary if a prior is
+    given, and otherwise it is empty.
 
     Args:
         results: The results by name, as `predict` returns them.
@@ -188,7 +193,7 @@ def score_meaning(noun: str = "video") -> str:
     """Return sentences that say what P(FAKE) is, and what it is not.
 
     Args:
-        noun: What the sentences call the thing that was checked, as in `verdict_meaning`.
+        noun: The word for what was checked: `video`, `image` or `file`.
 
     Example:
         >>> print(score_meaning("image"))
@@ -202,11 +207,11 @@ def score_meaning(noun: str = "video") -> str:
 
 
 def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
-    """Return what the verdicts at these thresholds mean, or that there are no verdicts.
+    """Return text that says what the verdicts mean, or that there are no verdicts.
 
     Args:
-        points: The thresholds, or None.
-        noun: What the text calls the things that were checked: `video`, `image` or `file`.
+        points: The thresholds of the verdicts, or None if there are none.
+        noun: The word for what was checked: `video`, `image` or `file`.
 
     Example:
         >>> print(verdict_meaning(detector.operating_points))
@@ -279,10 +284,11 @@ def verdict_reason(result: VideoResult) -> str:
 
 
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
-    """Return a sentence about people or moments whose P(FAKE) is above the next threshold.
+    """Return a sentence about people or moments that look more suspicious than the whole video.
 
-    The next threshold is the lowest one that the P(FAKE) of the video does not exceed. The sentence
-    begins with a space. If nothing is above this threshold, an empty text is returned.
+    Their P(FAKE) is above a threshold that P(FAKE) of the video does not exceed: the threshold of
+    the verdict after that of the video (`uncertain` after `real`, `fake` after `uncertain`). The
+    sentence begins with a space. If there are no such people or moments, the text is empty.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
@@ -298,7 +304,7 @@ def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
 
 
 def lower_probabilities(points: OperatingPoints) -> str:
-    """Return a phrase that says which values of P(FAKE) get the verdict `real`.
+    """Return a phrase for the values of P(FAKE) that get the verdict `real`.
 
     Example:
         >>> lower_probabilities(OperatingPoints(uncertain=0.76, fake=0.89))
@@ -308,7 +314,7 @@ def lower_probabilities(points: OperatingPoints) -> str:
 
 
 def common_noun(results: Iterable[VideoResult]) -> str:
-    """Return the noun that `noun_of` gives for every result, or `file` if the nouns differ."""
+    """Return `image` if all results are of images, `video` if all are of videos, else `file`."""
     nouns = {noun_of(result) for result in results}
     return nouns.pop() if len(nouns) == 1 else "file"
 
@@ -348,7 +354,10 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """Return lines about one person. They have no times if only one frame was sampled."""
+    """Return lines about one person: P(FAKE), and when the person is seen and most suspicious.
+
+    If only one frame was sampled, as from an image, the lines contain no times.
+    """
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
         return text
