@@ -18,11 +18,11 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. If the `with` block succeeds, its file replaces `path`.
+    """Yield a temporary path to write to. If the block succeeds, the new file replaces `path`.
 
-    Otherwise, `path` keeps the old file unchanged, even if the process is killed or the disk is
-    full (OSError). `path` thus always holds all of the old file or all of the new file. Only
-    regular files are replaced.
+    If the block fails, the process is killed, or the disk is full (OSError), the old file remains
+    unchanged. `path` thus always holds all of the old file or all of the new file. Only regular
+    files are replaced.
 
     Raises:
         ArgumentError: The path is a folder, a device or another special file.
@@ -93,7 +93,7 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Return a text in a form that spreadsheets do not compute as a formula, for a cell of a CSV.
+    """Return a text for a CSV cell in a form that spreadsheets do not compute as a formula.
 
     A text that looks like a formula gets an apostrophe in front, as OWASP recommends on its page
     "CSV Injection". Any other text is returned unchanged.

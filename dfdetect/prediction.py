@@ -331,7 +331,7 @@ def _score_rest(
     on_result: Callable[[VideoResult], None],
     progress: bool,
 ) -> Generator[None, None, None]:
-    """Score the videos that have no score yet, and store each result as it arrives.
+    """Score the videos, and store each result in `results` and in the journal as it arrives.
 
     The generator yields once at the start and then every few seconds, so that the caller can write
     the results.

@@ -279,9 +279,10 @@ class VideoResult:
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
         operating_points: The thresholds that gave the verdict, or None if there is no verdict.
-        aggregation: A dictionary with the names of two rules. The rule `frames` combined the frames
-            of each track, and the rule `tracks` combined the tracks, as in
-            `dfdetect.scoring.aggregation.Aggregation`. If there is no score, `aggregation` is None.
+        aggregation: A dictionary with the names of two rules of
+            `dfdetect.scoring.aggregation.Aggregation`, or None if there is no score. The entry
+            `frames` names the rule that combined the frames of each track. The entry `tracks` names
+            the rule that combined the tracks.
         status: `Status.OK`, or the reason why there is no score.
         message: The status as a sentence, with details.
         tracks: One result for each tracked face, in the order of appearance.

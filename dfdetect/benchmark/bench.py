@@ -177,7 +177,7 @@ def bench(
         progress: Show progress bars.
 
     Raises:
-        FileNotFoundError: A path or the weights do not exist.
+        FileNotFoundError: None of the paths exists, or the weights do not exist.
         InputError: There are no videos, or none of them can be scored.
 
     Example:

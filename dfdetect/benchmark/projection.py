@@ -185,7 +185,7 @@ def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int
     - One machine writes all crops.
     - Each core runs a process that uses as much memory as the measured process.
 
-    The slowest of computing, network and writing determines the time.
+    The slowest of three parts determines the time: computing, network or writing.
 
     Args:
         measured: The measurements on this machine.

@@ -141,8 +141,8 @@ def crop_at_tracks(
         formats: The formats of the crops to cut.
 
     Returns:
-        One new track per track of the other video, in the same order. A new track is empty if
-        `frames` contains none of the frame numbers of the other video's track.
+        One new track per track of the other video, in the same order. A new track is empty if no
+        frame in `frames` has the number of a frame of the other video's track.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]

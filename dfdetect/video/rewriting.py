@@ -170,7 +170,10 @@ def _add_video(
 def _frames(
     source: "InputContainer", stream: "VideoStream", timeline: Timeline, sound: "_Sound"
 ) -> Iterator[tuple["av.VideoFrame", int]]:
-    """Yield each frame with its time stamp, in order. Between frames, write the video's sound."""
+    """Yield each frame with its time stamp, in the order of the time stamps.
+
+    Between frames, the video's sound is written to the new file.
+    """
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
         stamp = frame.pts if timeline.timed else ordinal
