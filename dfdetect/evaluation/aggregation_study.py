@@ -10,9 +10,9 @@ Scenes, which stand for videos, are composed of these tracks. There are three ki
 - one person, who is fake for a fifth of the time;
 - two people, of whom one is fake.
 
-The REAL scenes show the same people. An AUC is computed for each source alone, and these AUCs are
-averaged. The compared aggregations are those of this package and those of the winners of the
-Deepfake Detection Challenge.
+The REAL scenes show the same people. An AUC is computed for each source (data set or site) alone,
+and these AUCs are averaged. The compared aggregations are those of this package and those of the
+winners of the Deepfake Detection Challenge.
 """
 
 import warnings
@@ -84,9 +84,9 @@ def compare_aggregations(
         progress: Show a progress bar.
 
     Returns:
-        A table with one row for each aggregation and number of frames. There are two columns for
-        each kind of scene. `auc` is the mean of the AUCs of single sources. `log loss` is weighted
-        so that REAL and FAKE have the same total weight.
+        A table with one row for each aggregation and number of frames (all, half or a quarter of
+        them). There are two columns for each kind of scene. `auc` is the mean of the AUCs of single
+        sources. `log loss` is weighted so that REAL and FAKE have the same total weight.
 
     Raises:
         FaceSetError: The face set has no REAL track with a fake of the same frames.
@@ -124,7 +124,8 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the pairs of a REAL track and a fake of the same frames.
 
     Returns:
-        For each pair, the row numbers of the REAL track's crops and of the fake track's crops.
+        For each pair, two arrays with row numbers in the face set: those of the REAL track's crops
+        and those of the fake's crops.
     """
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):

@@ -107,8 +107,8 @@ class Answers:
     def table(self) -> pd.DataFrame:
         """Return a table with a row for each answer.
 
-        The columns are the attributes of an answer. Only the column `tracks` holds a number, that
-        of the tracks, and a column `crops` with the number of crops is added.
+        The columns are the attributes of an answer, but `tracks` is only the number of tracks. One
+        more column, `crops`, is the number of crops.
         """
         rows = []
         for row in self.rows:
@@ -131,7 +131,7 @@ def score_face_set(
     Args:
         detector: The detector. Its aggregation combines the logits of a video's crops into the
             score of the video.
-        faces: The face set.
+        faces: The face set, which holds labelled crops of faces.
         executor: The executor that distributes the crops over the cores or GPUs of this machine.
         degrade: How each crop is damaged before it is scored: `jpeg`, `half` or `dark`, as in
             `evaluate`; None for no damage.

@@ -71,20 +71,21 @@ def compare(
     detector again.
 
     Args:
-        faces: Indexes of face sets to train on. Some of the actors in them are held out to choose
-            the best epoch.
+        faces: Indexes (CSV files) of face sets to train on. A face set holds labelled crops of
+            faces. Some of the actors are held out to choose the best epoch.
         val: Index of a face set of other actors, on which all detectors are measured.
         out: Folder of the checkpoints. The name of a checkpoint is that of its architecture,
             followed by `.safetensors`. An interrupted training continues.
-        clips: Indexes of face sets with tracks, made by `extract`. Models that take clips
-            (several consecutive crops) are also trained on these face sets.
-        val_clips: Index of a face set with tracks, on which all detectors are also measured.
+        clips: Indexes of face sets that `extract` made, with several consecutive crops of each
+            face. Models that take several crops at once are also trained on these face sets.
+        val_clips: Index of another such face set, on which all detectors are also measured.
         architectures: Names of the architectures; None for `compared_architectures()`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show progress bars.
 
     Returns:
-        A table with one row per detector and the columns of `comparison.csv`.
+        The table that is written to `comparison.csv`, with one row per detector. Its columns are
+        the size, the speed, the training time, and metrics with their 95 % intervals.
 
     Raises:
         FaceSetError: A face set is unusable, or the same actors are in `faces` and in `val`.
@@ -148,7 +149,7 @@ def compared_architectures() -> list[str]:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Return the table that `compare` returns as Markdown, with 95 % intervals."""
+    """Convert the table that `compare` returns to Markdown text, with 95 % intervals."""
     columns = {
         "detector": table.index,
         "weights": [f"{count / 1e6:.3g} M" for count in table["parameters"]],
@@ -170,8 +171,8 @@ def to_markdown(table: pd.DataFrame) -> str:
 def draw(table: pd.DataFrame) -> Figure:
     """Return a figure of two plots, given the table that `compare` returns.
 
-    The first plot shows the balanced accuracies. The second plot shows the accuracies on data with
-    the study's share of FAKE, beside the accuracies that the study reported.
+    The first plot shows the balanced accuracies. The second plot shows the accuracies on data of
+    which 80.75 % is FAKE, beside the accuracies that the study reported for such data.
     """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)
@@ -195,7 +196,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Read face sets. Return one face set with all training sets, and the list of the others."""
+    """Read face sets. Return those to train on joined in one, and the others as a list."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 

@@ -68,7 +68,10 @@ class _Answers:
         return _Answers(self.labels[rows], self.probabilities[rows], self.groups[rows])
 
     def balanced_accuracy(self, weights: np.ndarray) -> float:
-        """Return the weighted balanced accuracy, or NaN if all weights of a class are 0."""
+        """Return the balanced accuracy, computed with a weight for each crop or track.
+
+        If all weights of a class are 0, it is NaN.
+        """
         right = (self.probabilities > THRESHOLD) == (self.labels == 1)
         totals, found = (
             np.bincount(self.labels, one, minlength=2) for one in (weights, weights * right)
@@ -90,8 +93,9 @@ def compare_conditions(
     """Return a table of a detector's metrics on damaged crops, hard faces and few frames.
 
     Args:
-        sources: Indexes of face sets, which are measured together.
-        crops: Maximum number of good crops to damage, half of which are FAKE; 0 for none.
+        sources: Indexes of face sets (labelled crops of faces), which are measured together.
+        crops: Maximum number of crops to damage, half of which are FAKE; 0 for none. Only crops
+            that are not small, dark, blurred or turned to the side are damaged.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
             own device.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.

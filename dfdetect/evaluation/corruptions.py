@@ -35,10 +35,10 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shrink(image: np.ndarray, side: float) -> np.ndarray:
-    """Return a copy of a square crop that has lost detail, but has the same size.
+    """Return a copy of a square crop with less detail and the same size.
 
-    The copy was resized to `side` x `side` pixels and back. If the crop is not larger than that, it
-    is returned unchanged.
+    The crop is resized to `side` x `side` pixels and back. If it is not larger than that, it is
+    returned unchanged.
 
     Example:
         >>> shrink(crop, 56).shape == crop.shape

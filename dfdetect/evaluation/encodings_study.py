@@ -215,7 +215,7 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Return a random half of the frames, which is therefore unevenly spaced in time."""
+    """Return half of the frames, chosen at random so that they are unevenly spaced in time."""
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]
     return [frames[place] for place in sorted(kept)]

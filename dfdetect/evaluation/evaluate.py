@@ -59,8 +59,9 @@ def evaluate(
     If a video cannot be scored, its P(FAKE) is taken to be 0.5.
 
     Args:
-        sources: The index of a face set; several indexes, which are measured together; or a data
-            set that `read_dataset` reads (a folder, a zip file or a JSON file of DeepfakeBench).
+        sources: The index (a CSV file) of a face set, which holds labelled crops of faces; or
+            several indexes, which are measured together; or a data set of labelled videos or crops
+            that `read_dataset` reads (a folder, a zip file or a JSON file of DeepfakeBench).
         split: The official split of a data set to measure on: `test`, `val` or `train`; None for
             the whole data set.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
@@ -158,7 +159,7 @@ def evaluate(
 
 
 def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
-    """Return the data set at `paths[0]`, or None if all paths are indexes of face sets."""
+    """Return the data set at the only path, or None if all paths are indexes of face sets."""
     shown = ", ".join(map(str, paths))
     if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
         if len(paths) != 1:
@@ -243,7 +244,7 @@ def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
 
 
 def _measure_votes(answers: Answers) -> VotedMetrics:
-    """Return metrics with intervals. Every source with a known name has the same weight in them."""
+    """Return metrics in which all known sources have the same weight, with intervals."""
     known = answers.texts("source") != ""
     columns = (answers.texts(name)[known] for name in ("source", "kind", "scene"))
     return voted_metrics(

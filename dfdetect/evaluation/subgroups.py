@@ -17,7 +17,8 @@ def measure_attributes(
     """Measure attributes of faces that affect how reliable a detector is.
 
     Args:
-        faces: The face set, whose crops must have been cut by the default crop rule.
+        faces: The face set (labelled crops). The crops must have been cut by the default
+            `CropRule`.
         rows: Row numbers of the crops to measure.
         progress: Show a progress bar.
 
@@ -44,7 +45,7 @@ def measure_crop(crop: np.ndarray) -> FaceAttributes:
     """Measure the attributes of the face in a crop.
 
     Args:
-        crop: RGB uint8 of shape (side, side, 3), of any size, cut by the default crop rule.
+        crop: RGB uint8 of shape (side, side, 3), of any size, cut by the default `CropRule`.
     """
     resized = resize_crop(to_tensor(crop), ATTRIBUTE_FORMAT.size)
     return measure_face(resized.permute(1, 2, 0).numpy())

@@ -288,14 +288,14 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated videos that open pages show: at most one per page, in a folder of its own."""
+    """The annotated videos of open pages. A page has at most one, which is in its own folder."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the annotated video of a page, and return the path for its next annotated video.
+        """Delete the annotated video of a page, and return the path where to write the next one.
 
         Args:
             session: Gradio's identifier of the open page.
