@@ -66,7 +66,7 @@ class ExportResult:
 
 
 class CropsToLogits(nn.Module):
-    """A network that normalises crops, applies the model, and calibrates its logits.
+    """A network that normalises crops, applies a model, and calibrates the logits.
 
     Args:
         model: The model, as `load_checkpoint` returns it.
@@ -185,7 +185,7 @@ def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
 
 
 def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
-    """Return crops of smooth noise, which looks more like a face than independent pixels do."""
+    """Return crops of smooth noise. It looks more like a face than independent pixels do."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *spec.input_shape[1:])
     coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)

@@ -92,7 +92,7 @@ class ModelSpec:
 
     @property
     def crop_format(self) -> CropFormat:
-        """Return the format of the crops that the model takes."""
+        """Return the format (crop rule, size and resize rule) of the crops that the model takes."""
         return CropFormat(self.crop, self.input_size, self.resize)
 
     @property

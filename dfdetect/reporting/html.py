@@ -121,10 +121,11 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield a list for each video, in the order of `seen`. It has a strip for each person.
+    """Yield the pictures of faces for each video, in the order of `seen`.
 
-    A strip is a list of pictures of the person's face, each with its time. If the video cannot be
-    read or no time is left, the strips are empty.
+    The list for a video has a strip for each person. A strip is a list of pictures of the person's
+    face, each with the time of its frame. If the video cannot be read or no time is left, the
+    strips are empty.
     """
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:

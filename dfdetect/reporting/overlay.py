@@ -71,7 +71,8 @@ def annotate(
 
     Raises:
         VideoError: The video cannot be read.
-        ArgumentError: The result has no tracks, or `out` is the input or no regular file.
+        ArgumentError: The result has no tracks, or `out` is the input file, or `out` exists but is
+            not a regular file.
         OSError: `out` cannot be written, for example because the disk is full.
 
     Example:
