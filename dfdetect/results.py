@@ -332,8 +332,8 @@ class VideoResult:
         probability = "None" if self.probability is None else f"{self.probability:.3f}"
         return (
             f"VideoResult({self.name!r}, probability={probability}, verdict={self.verdict}, "
-            f"status={self.status}, {_count(len(self.tracks), 'track')}, "
-            f"{_count(self.frames_sampled, 'frame')})"
+            f"status={self.status}, {counted(len(self.tracks), 'track')}, "
+            f"{counted(self.frames_sampled, 'frame')})"
         )
 
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
@@ -430,5 +430,11 @@ def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: 
     return chosen
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number with a noun, which gets an `s` unless the number is 1.
+
+    Example:
+        >>> counted(1, "frame"), counted(2, "frame")
+        ('1 frame', '2 frames')
+    """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

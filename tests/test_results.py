@@ -14,6 +14,7 @@ from dfdetect import (
     VideoResult,
     to_dataframe,
 )
+from dfdetect.results import counted
 
 TRACK = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
 SCORED = VideoResult(
@@ -76,6 +77,10 @@ def test_repr_is_one_line():
     )
     assert repr(HEAT_MAP) == "HeatMap(0.5 s, 2 x 2)"
     assert repr(TRACK) == "TrackResult(probability=0.900, 2 frames from 0.0 to 0.5 s)"
+
+
+def test_counted_adds_an_s_unless_the_number_is_1():
+    assert [counted(number, "frame") for number in range(3)] == ["0 frames", "1 frame", "2 frames"]
 
 
 def test_status_values_are_snake_case_and_unique():

@@ -26,7 +26,7 @@ from dfdetect.faces.detection import brighten
 from dfdetect.faces.geometry import interpolate_box, iou
 from dfdetect.faces.mtcnn import shrink
 from dfdetect.faces.tracking import FaceTrack, track_faces
-from dfdetect.results import Box, Status, TrackResult, VideoResult
+from dfdetect.results import Box, Status, TrackResult, VideoResult, counted
 from dfdetect.runtime.device import available_cores, choose_device
 from dfdetect.runtime.engines import AUTO, TORCH, choose_engine, is_installed
 from dfdetect.runtime.executor import Executor
@@ -126,7 +126,7 @@ class BenchResult:
         )
         engines = ", ".join(f"{name} {value:.2f}" for name, value in self.engines.items())
         lines = [
-            f"{_count(self.videos, 'video')}, {self.seconds_per_video:.2f} s each "
+            f"{counted(self.videos, 'video')}, {self.seconds_per_video:.2f} s each "
             f"({self.videos_per_second:.2f} per second): {projections}",
             f"seconds per video by stage, with several videos at a time: {stages}",
             f"decoding alone: {self.decode_seconds_per_video:.2f} s",
@@ -335,7 +335,7 @@ def _time_pipeline(
         tqdm(
             detector.predict_videos(many),
             total=len(many),
-            desc=f"dfdetect, {_count(len(many) // len(videos), 'round')}",
+            desc=f"dfdetect, {counted(len(many) // len(videos), 'round')}",
             unit="video",
             disable=not progress,
         )
@@ -413,10 +413,6 @@ def _peak_memory() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _share(value: float | None) -> str:

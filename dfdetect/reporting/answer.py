@@ -10,6 +10,7 @@ from dfdetect.reporting.charts import curve_chart
 from dfdetect.reporting.heat_maps import describe_heat_map, paint_heat_map
 from dfdetect.reporting.terminal import (
     HINT,
+    ORIGIN,
     OTHERS,
     fakes_found,
     noun_of,
@@ -84,8 +85,7 @@ def _meaning(result: VideoResult) -> str:
         )
     return (
         f"<p>What it means: {verdict_reason(result)}</p>"
-        "<p>How sure it is: The thresholds were set on REAL videos that the detector was not "
-        f"trained on. {OTHERS[noun]} {fakes_found(points)}</p>"
+        f"<p>How sure it is: {ORIGIN}. {OTHERS[noun]} {fakes_found(points)}</p>"
     )
 
 

@@ -22,20 +22,19 @@ from dfdetect.files import atomic_path
 from dfdetect.reporting.charts import curve_chart, histogram_chart
 from dfdetect.reporting.heat_maps import HeatMapPicture, HeatMapStore, picture_heat_maps
 from dfdetect.reporting.terminal import (
+    ORIGIN,
     OTHERS,
     common_noun,
     fakes_found,
-    lower_probabilities,
     noun_of,
     summary,
     time_stamp,
+    verdict_ranges,
     verdict_reason,
-    with_article,
 )
-from dfdetect.results import OperatingPoints, TrackResult, VideoResult
+from dfdetect.results import OperatingPoints, TrackResult, VideoResult, counted
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
 from dfdetect.runtime.executor import Executor
-from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError
 
@@ -104,7 +103,7 @@ def _page(
     rows = [_row(name, result, next(numbers) if result.tracks else None) for name, result in ranked]
     noun = common_noun(results)
     text = Template(head).substitute(
-        title=escape(_count(len(ranked), noun)),
+        title=escape(counted(len(ranked), noun)),
         noun=noun,
         summary=escape(summary(dict(ranked), prior)).replace("\n", "<br>"),
         detector=escape(detector),
@@ -158,16 +157,11 @@ def _meaning(points: OperatingPoints | None, noun: str) -> str:
             "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
             f"is not known how often a REAL {noun} gets such a P(FAKE).</p>"
         )
-    rare, usual = f"{100 * FAKE_RATE:g} %", f"{100 * UNCERTAIN_RATE:g} %"
-    return (
-        "<p>The thresholds were set on REAL videos that the detector was not trained on:</p><dl>"
-        f'<dt class="fake">fake</dt><dd>P(FAKE) above {points.fake:.3f}, which {rare} of these '
-        f'videos exceed</dd><dt class="uncertain">uncertain</dt><dd>P(FAKE) above '
-        f"{points.uncertain:.3f}, which {usual} of them exceed</dd>"
-        f'<dt class="real">real</dt><dd>{lower_probabilities(points)}; this does not show that '
-        f"{with_article(noun)} is real: fakes that the detector misses are here too</dd></dl>"
-        f"<p>{OTHERS[noun]} {fakes_found(points)}</p>"
+    ranges = "".join(
+        f'<dt class="{verdict}">{verdict}</dt><dd>{text}</dd>'
+        for verdict, text in verdict_ranges(points, noun).items()
     )
+    return f"<p>{ORIGIN}:</p><dl>{ranges}</dl><p>{OTHERS[noun]} {fakes_found(points)}</p>"
 
 
 def _row(name: str, result: VideoResult, anchor: int | None) -> str:
@@ -181,7 +175,7 @@ def _row(name: str, result: VideoResult, anchor: int | None) -> str:
             f'<td class="number" data-value="{result.probability}">{result.probability:.3f}'
             f'<span class="bar" aria-hidden="true"><span style="{width}"></span></span></td>'
         )
-    notes = _count(len(result.warnings), "warning") if result.warnings else ""
+    notes = counted(len(result.warnings), "warning") if result.warnings else ""
     if result.probability is None:
         notes = result.message
     section = "" if anchor is None else f' data-section="video{anchor}"'
@@ -308,7 +302,3 @@ def _figure(picture: str, caption: str) -> str:
 def _picture(jpeg: bytes, alt: str) -> str:
     source = base64.b64encode(jpeg).decode()
     return f'<img alt="{alt}" src="data:image/jpeg;base64,{source}">'
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.files import atomic_path, require_writable
-from dfdetect.results import Status, VideoResult
+from dfdetect.results import Status, VideoResult, counted
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
 from dfdetect.video.discovery import IMAGE_SUFFIXES
 from dfdetect.video.isolated import CancelledError, DecoderPool
@@ -202,8 +202,7 @@ def annotate_videos(
 def _log_the_rest(results: Mapping[str, VideoResult], targets: Iterable[str]) -> None:
     rest = sum(not results[name].tracks for name in targets if name in results)
     if rest:
-        noun = "video" if rest == 1 else "videos"
-        LOGGER.info("%d %s without a score, so not annotated", rest, noun)
+        LOGGER.info("%s without a score, so not annotated", counted(rest, "video"))
 
 
 def _run(

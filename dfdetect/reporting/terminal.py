@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import TextIO
 
 from dfdetect.files import printable
-from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult
+from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult, counted
 from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 from dfdetect.video.discovery import IMAGE_SUFFIXES
 
@@ -38,6 +38,8 @@ AGGREGATIONS = {
     "mean_probability": "the mean over all frames",
     "soft_maximum": "a soft maximum over all frames",
 }
+# Where the thresholds of the verdicts come from.
+ORIGIN = "The thresholds were set on REAL videos that the detector was not trained on"
 # A caution for the verdicts on videos, on images, and on both.
 OTHERS = {
     "video": "On other footage, more REAL videos may exceed them.",
@@ -145,7 +147,7 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
         name: result.message for name, result in results.items() if result.probability is None
     }
     noun = common_noun(results.values())
-    line = f"{_count(len(results), noun)}, {len(results) - len(without)} scored"
+    line = f"{counted(len(results), noun)}, {len(results) - len(without)} scored"
     verdicts = Counter(result.verdict for result in results.values())
     if found := [f"{verdicts[one]} {one}" for one in VERDICT_COLOURS if verdicts[one]]:
         line += f" ({', '.join(found)})"
@@ -224,18 +226,40 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
             "No verdict: the checkpoint holds no thresholds (operating points), so it is not\n"
             f"known how often a REAL {noun} gets such a P(FAKE).\n{fill(HINT, LINE)}"
         )
-    rates = _percent(FAKE_RATE), _percent(UNCERTAIN_RATE)
     lines = (
-        "The thresholds were set on REAL videos that the detector was not trained on:",
-        f"  fake       P(FAKE) above {points.fake:.3f}, which {rates[0]} of them exceed",
-        f"  uncertain  P(FAKE) above {points.uncertain:.3f}, which {rates[1]} of them exceed",
-        f"  real       {lower_probabilities(points)}; this does not show that\n"
-        f"             {with_article(noun)} is real",
+        f"{ORIGIN}:",
+        *(
+            fill(text, LINE, initial_indent=f"  {verdict!s:11}", subsequent_indent=" " * 13)
+            for verdict, text in verdict_ranges(points, noun).items()
+        ),
         OTHERS[noun],
         *filter(None, [fill(fakes_found(points), LINE)]),
         fill(HINT, LINE),
     )
     return "\n".join(lines)
+
+
+def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
+    """Return, for each verdict, which values of P(FAKE) get it, in words.
+
+    The words `of them` mean the REAL videos that `ORIGIN` names.
+
+    Args:
+        points: The thresholds of the verdicts.
+        noun: The word for what was checked: `video`, `image` or `file`.
+
+    Example:
+        >>> verdict_ranges(OperatingPoints(uncertain=0.76, fake=0.89), "video")[Verdict.FAKE]
+        'P(FAKE) above 0.890, which 1 % of them exceed'
+    """
+    rare, usual = _percent(FAKE_RATE), _percent(UNCERTAIN_RATE)
+    lower = "any lower P(FAKE)" + (f", also one above {EVEN:g}" if points.uncertain > EVEN else "")
+    one = f"{'an' if noun == 'image' else 'a'} {noun}"
+    return {
+        Verdict.FAKE: f"P(FAKE) above {points.fake:.3f}, which {rare} of them exceed",
+        Verdict.UNCERTAIN: f"P(FAKE) above {points.uncertain:.3f}, which {usual} of them exceed",
+        Verdict.REAL: f"{lower}; this does not show that {one} is real: missed fakes score as low",
+    }
 
 
 def fakes_found(points: OperatingPoints) -> str:
@@ -303,16 +327,6 @@ def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     return ""
 
 
-def lower_probabilities(points: OperatingPoints) -> str:
-    """Return a phrase for the values of P(FAKE) that get the verdict `real`.
-
-    Example:
-        >>> lower_probabilities(OperatingPoints(uncertain=0.76, fake=0.89))
-        'any lower P(FAKE), also one above 0.5'
-    """
-    return "any lower P(FAKE)" + (f", also one above {EVEN:g}" if points.uncertain > EVEN else "")
-
-
 def common_noun(results: Iterable[VideoResult]) -> str:
     """Return `image` if all results are of images, `video` if all are of videos, else `file`."""
     nouns = {noun_of(result) for result in results}
@@ -328,16 +342,6 @@ def noun_of(result: VideoResult) -> str:
     """
     path = Path(result.name) if result.path is None else result.path
     return "image" if path.suffix.lower() in IMAGE_SUFFIXES else "video"
-
-
-def with_article(noun: str) -> str:
-    """Return a noun with its indefinite article.
-
-    Example:
-        >>> with_article("image")
-        'an image'
-    """
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def time_stamp(seconds: float) -> str:
@@ -366,18 +370,12 @@ def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
     moments = ", ".join(
         f"{time_stamp(time)} ({probability:.3f})" for time, probability in track.most_suspicious()
     )
-    return (
-        f"{text}, seen {span}, in {len(track.times)} of {_count(frames_sampled, 'sampled frame')}\n"
-        f"  most suspicious moments: {moments}"
-    )
+    frames = f"{len(track.times)} of {counted(frames_sampled, 'sampled frame')}"
+    return f"{text}, seen {span}, in {frames}\n  most suspicious moments: {moments}"
 
 
 def _people(count: int) -> str:
     return "1 person" if count == 1 else f"{count} people"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _percent(rate: float) -> str:

@@ -182,7 +182,7 @@ def page(real_clip, tmp_path_factory):
 
 def test_write_report_states_verdicts_and_what_they_mean(page):
     text = Reader(page.read_text(encoding="utf-8")).text
-    assert "P(FAKE) above 0.800, which 1 % of these videos exceed" in text
+    assert "P(FAKE) above 0.800, which 1 % of them exceed" in text
     assert "P(FAKE) above 0.400, which 5 % of them exceed" in text
     assert "Of 4 fakes like those that the detector was trained on, 25 % get" in text
     assert "never proof" in text

@@ -10,13 +10,13 @@ from dfdetect.reporting.json_file import to_json
 from dfdetect.reporting.terminal import (
     ending,
     fakes_found,
-    lower_probabilities,
     result_details,
     result_line,
     score_meaning,
     summary,
     time_stamp,
     verdict_meaning,
+    verdict_ranges,
     verdict_reason,
     wants_colour,
 )
@@ -166,17 +166,17 @@ def test_texts_of_an_image_speak_of_images():
     )
     text = result_details(replace(image, frames_sampled=1))
     assert "not the chance that the image is fake" in text
-    assert "does not show that\n             an image is real" in text
+    assert "does not show that an image is real" in " ".join(text.split())
     assert "How many REAL images exceed them was not measured." in text
     assert summary({"a.jpg": image}).startswith("1 image, 1 scored")
     assert summary({"a.jpg": image, "a.mp4": FAKE}).startswith("2 files, 2 scored")
     assert "among images" in ending({"a.jpg": image, "a.mp4": FAKE})
 
 
-def test_lower_probabilities_reach_above_a_half_only_if_the_threshold_does():
-    assert lower_probabilities(POINTS) == "any lower P(FAKE), also one above 0.5"
+def test_verdict_ranges_of_real_reach_above_a_half_only_if_the_threshold_does():
+    assert "any lower P(FAKE), also one above 0.5;" in verdict_ranges(POINTS, "video")[Verdict.REAL]
     low = OperatingPoints(uncertain=0.5, fake=0.8)
-    assert lower_probabilities(low) == "any lower P(FAKE)"
+    assert "any lower P(FAKE);" in verdict_ranges(low, "video")[Verdict.REAL]
 
 
 def test_result_details_say_who_decides_only_if_one_person_does():
@@ -217,7 +217,7 @@ def test_fakes_found_says_how_many_fakes_get_which_verdict():
 
 def test_verdict_meaning_says_nothing_of_fakes_that_were_not_measured():
     assert fakes_found(POINTS) == ""
-    assert "fakes" not in verdict_meaning(POINTS)
+    assert "get the verdict" not in verdict_meaning(POINTS)
 
 
 def test_summary_counts_verdicts_and_reasons():
