@@ -189,7 +189,7 @@ def track_logits(
         detector: The detector that scores the crops.
         faces: The face set that contains the crops.
         tracks: For each track (one face followed through a video), the row numbers of its crops in
-            `faces`, in the order of time.
+            `faces`, in the order of the frames.
         executor: The executor that distributes the tracks over the cores or GPUs of this machine.
         degrade: How each crop is damaged before it is scored, as in `score_face_set`.
         progress: Show a progress bar.

@@ -35,7 +35,7 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """How many REAL and FAKE items of the evaluated data exceed a threshold of a verdict.
+    """How many REAL and FAKE items of the evaluated data exceed the threshold of one verdict.
 
     An item is a video, or a crop that belongs to no video.
 
@@ -274,7 +274,7 @@ def _table(parts: Mapping[str, Metrics]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a copy of nested dictionaries and lists with None instead of NaN, as JSON needs."""
+    """Return a copy of nested dictionaries and lists, with None for NaN. JSON has no NaN."""
     if isinstance(value, Mapping):
         return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
