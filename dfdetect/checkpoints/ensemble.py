@@ -22,8 +22,9 @@ MEMBER_COUNTS = range(2, 65)
 class EnsembleSpec:
     """Description of an ensemble: several models whose logits are averaged.
 
-    Each model (a member of the ensemble) scores crops in its own format. Its own calibration is
-    applied to its logits. For each frame, the calibrated logits of all members are then averaged.
+    Each model (a member of the ensemble) scores crops in its own format. The calibration of each
+    member is applied to the logits of this member. For each frame, the calibrated logits of all
+    members are then averaged.
     The aggregation of the ensemble turns these mean logits into the probability of the video. The
     aggregations of the members are not used.
 

@@ -185,7 +185,7 @@ def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
 
 
 def _made_up_crops(spec: ModelSpec, batch: int) -> torch.Tensor:
-    """Return crops of smooth noise. It looks more like a face than independent pixels do."""
+    """Return crops of smooth noise, which is more like a face than independent random pixels."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *spec.input_shape[1:])
     coarse = torch.rand((int(np.prod(shape[:-3])), 3, 8, 8), generator=generator)

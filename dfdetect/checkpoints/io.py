@@ -80,8 +80,8 @@ def read_spec(path: str | Path) -> Spec:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file is not a checkpoint, or has another format version than the one
-            that this release reads.
+        CheckpointError: The file is not a checkpoint, or this release cannot read its format
+            version.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -96,8 +96,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file is damaged, is not a checkpoint, has another format version than
-            the one that this release reads, or has tensors that do not fit its architecture.
+        CheckpointError: The file is damaged or is not a checkpoint, this release cannot read its
+            format version, or its tensors do not fit its architecture.
 
     Example:
         >>> model, spec = load_checkpoint(find_weights())

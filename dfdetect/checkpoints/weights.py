@@ -72,7 +72,8 @@ def require_new_checkpoint(path: Path) -> None:
     """Check that a new checkpoint can be written, before its content is computed.
 
     Raises:
-        ArgumentError: The file exists, cannot be written, or has another suffix.
+        ArgumentError: The file exists, cannot be written, or its name does not end in
+            `.safetensors`.
     """
     require_checkpoint_name(path)
     require_writable(path)
@@ -84,7 +85,7 @@ def require_checkpoint_name(path: Path) -> None:
     """Check that the name of a checkpoint's file ends in `.safetensors`.
 
     Raises:
-        ArgumentError: The name has another suffix.
+        ArgumentError: The name does not end in `.safetensors`.
     """
     if path.suffix != SUFFIX:
         raise ArgumentError(f"{path}: the name of a checkpoint must end in {SUFFIX}")

@@ -30,9 +30,9 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ArgumentError: `out` has another suffix, or the format is unknown.
-        CheckpointError: The file cannot be read or has another format, or a tensor is missing or
-            not used.
+        ArgumentError: The name `out` does not end in `.safetensors`, or `format` is unknown.
+        CheckpointError: The file cannot be read, does not have the given format or any known
+            format, lacks a tensor, or has a tensor that the network does not have.
 
     Example:
         >>> convert("final_111_DeepFakeClassifier_tf_efficientnet_b7_ns_0_36", "b7.safetensors")

@@ -3,7 +3,8 @@
 The format was read from https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC BY-NC
 4.0). The files are state dicts. CORE (Ni et al. 2022) differs from Xception in training only, so
 both are read as Xception. The others are EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and UCF.
-Faces are aligned by five landmarks, in crops of 256 by 256 pixels with a margin of 30 %.
+Faces are aligned by five landmarks. The aligned picture gets a margin of 15 % of its width on each
+side, and is then resized to 256 by 256 pixels.
 """
 
 from collections.abc import Mapping
@@ -125,7 +126,11 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file. Two classes become one logit."""
+    """Return the specification and the state dict of the model in the file.
+
+    The last layer in the file has the outputs REAL and FAKE. It is replaced by a layer with one
+    output, the logit of FAKE.
+    """
     names = tensors.left.keys()
     if "backbone_srm.conv1.weight" in names:
         architecture, state = _read_srm(tensors)

@@ -3,9 +3,10 @@
 The format was read from https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411 (licence
 GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. In networks that were
 trained as Siamese networks, `feat_ext.` stands before these prefixes, and the head is a batch norm
-and a linear layer. Some EfficientNets have an attention layer. The authors' crops are the bounding
-boxes of BlazeFace with a margin of 20 %, made square. The crop rule of this module makes about the
-same crops from MTCNN's bounding boxes.
+and a linear layer. Some EfficientNets have an attention layer. The authors add margins to
+BlazeFace's bounding boxes: 20 % of the box's height on the left, on the right and below, and 40 %
+above. They then make the crops square. The crop rule of this module makes about the same crops from
+MTCNN's bounding boxes.
 """
 
 import torch
@@ -37,7 +38,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file.
+    """Return the specification and the state dict of the model in the file.
 
     If the network was trained as a Siamese network, the two layers of its head are fused into one.
     """

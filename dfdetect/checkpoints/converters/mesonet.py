@@ -2,7 +2,8 @@
 
 The format was read from https://github.com/DariusAf/MesoNet at commit 2144d56 (licence Apache-2.0).
 The layers of a Keras file are numbered in the order in which they were made. Kernels have the shape
-(height, width, in, out). The sigmoid of the last layer is P(REAL).
+(height, width, in, out). The network returns P(REAL): its last layer has one output, to which the
+sigmoid is applied.
 """
 
 import re
@@ -39,7 +40,10 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file. P(REAL) becomes a logit of FAKE."""
+    """Return the specification and the state dict of the model in the file.
+
+    The weights of the last layer are negated, so that its output is the logit of FAKE.
+    """
     layers = {name.partition("/")[0] for name in tensors.left}
     ordered = {
         kind: sorted((one for one in layers if _kind(one) == kind), key=_number) for kind in KINDS

@@ -57,7 +57,7 @@ def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
 
     Args:
         shapes: Names and shapes of the tensors.
-        prefix: The prefix that the network's tensors have in the file.
+        prefix: Prefix of the network's tensors in `shapes`, such as `net.`.
     """
     width = shapes.get(f"{prefix}_conv_head.weight", (0,))[0]
     blocks = {
@@ -78,7 +78,7 @@ def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
 
     Args:
         variant: Variant of EfficientNet, 0 to 7.
-        prefix: The prefix that the tensors have in the file.
+        prefix: Prefix of the translated names, such as `net.`.
 
     Example:
         >>> efficientnet_names(4, "net.")("network.blocks.1.0.conv_dw.weight")
@@ -99,7 +99,9 @@ def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
 
 
 def xception_name(name: str) -> str:
-    """Return the name that a tensor of Xception has in the implementation by Remi Cadene.
+    """Translate this package's name of an Xception tensor into Remi Cadene's name of the tensor.
+
+    Many published detectors use Remi Cadene's implementation of Xception.
 
     Example:
         >>> xception_name("middle.0.layers.1.weight")

@@ -34,7 +34,7 @@ class Format:
         recognises: Function that returns whether a file has this format, given a dictionary from
             the names of its tensors to their shapes.
         read: Function that returns the specification and the state dict of the model, given the
-            tensors of a file.
+            tensors of a file. The names in the state dict are this package's names.
     """
 
     name: str
@@ -91,7 +91,8 @@ def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
 
     Raises:
         ArgumentError: `name` is unknown.
-        CheckpointError: The file has another format, or its format is unknown.
+        CheckpointError: The file has another format, its format is unknown, or it fits several
+            formats.
     """
     require_format(name)
     known = formats()

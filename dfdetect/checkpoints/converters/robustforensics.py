@@ -32,12 +32,19 @@ XCEPTION_HEAD, RESNET_HEAD, EFFICIENTNET_HEAD = "model.fc", "fc", "_fc"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether tensors of these shapes are a supported network with two classes."""
+    """Return whether a file with tensors of these shapes is a supported network with two classes.
+
+    The classes are REAL and FAKE.
+    """
     return _head(shapes) is not None
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file. Two classes become one logit."""
+    """Return the specification and the state dict of the model in the file.
+
+    The last layer in the file has the outputs REAL and FAKE. It is replaced by a layer with one
+    output, the logit of FAKE.
+    """
     shapes = tensors.shapes
     place = _head(shapes)
     head = one_logit(tensors.take(f"{place}.weight"), tensors.take(f"{place}.bias"))
@@ -73,7 +80,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
 
 
 def _head(shapes: Shapes) -> str | None:
-    """Return the name of the last layer, or None if no known network has these shapes."""
+    """Return the name of the last layer, or None if no supported network has these shapes."""
 
     def two(place: str) -> bool:
         return shapes.get(f"{place}.weight", (0,))[0] == 2

@@ -1,8 +1,10 @@
-"""Read the checkpoints of self-blended images (Shiohara & Yamasaki, CVPR 2022): EfficientNet-B4.
+"""Read the checkpoints of SBI (Shiohara & Yamasaki, CVPR 2022): EfficientNet-B4.
 
-The format was read from https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (licence:
-for research only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are
-RetinaFace's bounding boxes with a margin of an eighth of the box on each side.
+SBI stands for self-blended images, the fakes that this network was trained on. The format was read
+from https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (licence: for research only).
+The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are RetinaFace's bounding boxes
+with margins: an eighth of the box's width on the left and right, and an eighth of its height above
+and below.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
@@ -22,7 +24,11 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file. Two classes become one logit."""
+    """Return the specification and the state dict of the model in the file.
+
+    The last layer in the file has the outputs REAL and FAKE. It is replaced by a layer with one
+    output, the logit of FAKE.
+    """
     head = one_logit(tensors.take("net._fc.weight"), tensors.take("net._fc.bias"))
     known = {f"network.classifier.{part}": tensor for part, tensor in head.items()}
     spec = ModelSpec(

@@ -4,7 +4,8 @@ DeepFakeClassifier won the Deepfake Detection Challenge (DFDC). The format was r
 https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290 (licence MIT). The files have
 no suffix and contain `epoch`, `state_dict` and `bce_best`. After the prefix `encoder.`, the names
 of tensors are those of timm. The classifier of the encoder is not used, because the network has
-another head. Crops are MTCNN's bounding boxes with a margin of a third of the box on each side.
+another head. Crops are MTCNN's bounding boxes with margins: a third of the box's width on the left
+and right, and a third of its height above and below.
 """
 
 from dfdetect.checkpoints.converters.names import WIDTHS
@@ -32,7 +33,7 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file."""
+    """Return the specification and the state dict of the model in the file."""
     shapes = tensors.shapes
     width = shapes["fc.weight"][1]
     variant = next(one for one, size in WIDTHS.items() if size == width and one >= 2)

@@ -1,4 +1,4 @@
-"""Make sure that each tensor of a published file is used, or left out on purpose."""
+"""Check that a converter uses every tensor of a published file, or leaves it out on purpose."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ State = dict[str, torch.Tensor]
 
 
 class Tensors:
-    """The tensors of a file, by name. Each can be used only once.
+    """The tensors of a file, by name. Each tensor can be taken only once.
 
     Args:
         path: Path of the file, shown in error messages.
@@ -28,11 +28,11 @@ class Tensors:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each tensor that has not been used yet, by name."""
+        """Return the shape of each tensor that was neither taken nor left out yet, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.left.items()}
 
     def take(self, name: str) -> torch.Tensor:
-        """Return a tensor, which then counts as used. Floating-point tensors become float32.
+        """Return a tensor, which then counts as taken. Floating-point tensors become float32.
 
         Raises:
             CheckpointError: The tensor is missing, or was already taken.
@@ -54,7 +54,7 @@ class Tensors:
     def take_model(
         self, architecture: str, source: Callable[[str], str], known: Mapping[str, torch.Tensor]
     ) -> State:
-        """Make the state dict of an architecture from `known` and from all unused tensors.
+        """Make the state dict of an architecture from `known` and from all tensors not yet taken.
 
         Args:
             architecture: Name of the architecture, as in `create_model`.
@@ -63,8 +63,8 @@ class Tensors:
             known: Tensors of the architecture that were already computed, by name.
 
         Raises:
-            CheckpointError: A tensor is missing, has another shape, or is not part of the
-                architecture.
+            CheckpointError: A tensor of the architecture is missing or has another shape in the
+                file, or the file has a tensor that is not part of the architecture.
         """
         with torch.device("meta"):
             wanted = create_model(architecture).state_dict()

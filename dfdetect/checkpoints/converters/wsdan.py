@@ -36,7 +36,11 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of the file. Two classes become one logit."""
+    """Return the specification and the state dict of the model in the file.
+
+    The last layer in the file has the outputs REAL and FAKE. It is replaced by a layer with one
+    output, the logit of FAKE.
+    """
     if "attentions.conv.weight" not in tensors.left:
         head = one_logit(tensors.take(f"{PLAIN_HEAD}.weight"), tensors.take(f"{PLAIN_HEAD}.bias"))
         known = {f"head.{part}": tensor for part, tensor in head.items()}
