@@ -1,4 +1,4 @@
 """Detect faces in frames, follow each face as a track, cut crops, and group crops into clips.
 
-This package uses `video` and `runtime`.
+The modules of this package use the packages `dfdetect.video` and `dfdetect.runtime`.
 """

@@ -48,7 +48,7 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
     Args:
         image: RGB uint8 of shape (height, width, 3).
         points: The landmarks of the face in pixels, of shape (5, 2).
-        crop: The format of the crop. Its rule must have a template.
+        crop: The format of the crop. The crop rule `crop.rule` must have a template.
 
     Returns:
         The crop: RGB uint8 of shape (height, width, 3). Parts of the crop that lie outside the

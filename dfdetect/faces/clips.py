@@ -41,8 +41,8 @@ def windows(count: int, length: int) -> list[list[int]]:
 def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     """Return crops as one input of a model: a single crop, or a clip of several crops.
 
-    If the model takes clips but there is only one crop, the clip consists of slightly moved copies
-    of this crop.
+    If the model takes clips but there is only one crop, the clip consists of copies of this crop,
+    each shifted by a few pixels.
 
     Args:
         crops: Either `length` uint8 tensors of shape (3, size, size), or one such tensor.
@@ -59,19 +59,18 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
 def still_clip(
     crop: torch.Tensor, length: int, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Make a clip of slightly moved copies of one crop.
+    """Make a clip of copies of one crop, each shifted by a few pixels.
 
-    The movements imitate the jitter of a face detector's boxes from frame to frame.
+    The shifts imitate the jitter of a face detector's boxes from frame to frame.
 
     Args:
         crop: uint8 of shape (3, size, size).
         length: Number of copies.
-        generator: Random generator for the movements. If None, the movements are the same in each
-            call.
+        generator: Random generator for the shifts. If None, the shifts are the same in each call.
 
     Returns:
-        uint8 of shape (length, 3, size, size). Where a copy was moved away from an edge, the border
-        of the crop is repeated.
+        uint8 of shape (length, 3, size, size). Where a shift leaves the edge of a copy empty, the
+        copy repeats the crop's outermost pixels.
     """
     if generator is None:
         generator = torch.Generator().manual_seed(JITTER_SEED)

@@ -35,7 +35,8 @@ class CropRule:
         longer: Whether `scale` and `shift` are relative to the longer side of the box instead of
             its height. This may be True only for square crops.
         border: What the crop shows where it reaches beyond the frame: `repeat` repeats the frame's
-            border, and `zeros` shows black. `cut` leaves this part out, so the crop is smaller.
+            border, and `zeros` shows black. `cut` ends the crop at the frame's border, so the crop
+            is smaller.
         template: Five points: left eye, right eye, nose, left and right corner of the mouth. A
             point is x divided by the crop's width, and y divided by the crop's height. If a
             template is given, the face is turned, scaled and moved so that its landmarks lie as

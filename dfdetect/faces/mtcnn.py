@@ -6,9 +6,12 @@ others.
 
 The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
 facenet_pytorch spends half of its time outside the networks. The search here finds the same boxes.
-It is faster for two reasons: it resizes images and boxes with summed-area tables (Crow 1984), and
-it can leave out the copies that only small faces need. The inputs of the networks have only a few
-different sizes, because engines other than torch compile a network anew for each size.
+It is faster for two reasons. It resizes images, and the parts of images in boxes, with summed-area
+tables (Crow 1984). And it can leave out the larger copies of an image, which are needed only for
+small faces.
+
+The inputs of the networks have only a few different sizes, because engines other than torch compile
+a network anew for each size.
 """
 
 from collections.abc import Sequence
@@ -79,8 +82,8 @@ class Cascade:
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), all of the same size.
-            scales: The scales of the copies that the first network looks at, as returned by
-                `pyramid`.
+            scales: The scales of the copies of each image that the first network looks at. The
+                function `pyramid` returns such scales.
 
         Returns:
             One array per image with the boxes of its faces: x1, y1, x2, y2 in pixels, float32 of
@@ -117,7 +120,7 @@ class Cascade:
         return rerec(boxes[:, :4] + boxes[:, 5:] * sides), numbers
 
     def _propose_at(self, scale: float, sums: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Shrink the images to a scale, and return the boxes that the first network proposes there.
+        """Shrink images to `scale`, and return the boxes that the first network proposes.
 
         `sums` holds the summed-area table of each image. The result has one tensor per image, with
         one row per box and nine columns: the four edges of the box, the confidence, and the
@@ -204,8 +207,9 @@ class Cascade:
     ) -> list[list[float]]:
         """Return one row per part of an image, with the network's answer for this part.
 
-        A row holds the confidence that the part shows a face, and the corrections of the four edges
-        of its box. `parts` are parts of summed-area tables, as `_resize` takes them.
+        A row holds the confidence that the part shows a face, and the corrections that move the
+        four edges of the part to the edges of the face. `parts` are parts of summed-area tables, as
+        `_resize` takes them.
         """
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
@@ -227,10 +231,10 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Height in pixels of the smallest face to find. In a copy at the largest scale,
-            such a face is as high as the input of the first network.
-        smallest: If this is more than `min_face`, the copies that only faces of less than this
-            height need are left out.
+        min_face: Height in pixels of the smallest face to find. The largest scale resizes a face of
+            this height to the height of the first network's input.
+        smallest: Copies that are needed only for faces lower than this height in pixels are left
+            out. By default, no copy is left out.
 
     Example:
         >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]
@@ -257,10 +261,10 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a part of an image with the image's summed-area table, made by OpenCV's `integral`.
+    """Resize a part of an image, given as a part of the image's summed-area table.
 
-    Each pixel of the result is the mean of all pixels that it overlaps in the part, as in torch's
-    `adaptive_avg_pool2d`.
+    OpenCV's `integral` makes such tables. Each pixel of the result is the mean of those pixels of
+    the part that it covers, as in torch's `adaptive_avg_pool2d`.
 
     Args:
         sums: The rows and columns of the table that belong to the part, and one more row and column

@@ -141,8 +141,8 @@ def crop_at_tracks(
         formats: The formats of the crops to cut.
 
     Returns:
-        One new track per track of the other video, in the same order. A new track is empty if no
-        frame in `frames` has the number of a frame of the other video's track.
+        One new track per track of the other video, in the same order. A new track is empty if
+        `frames` has none of the frame numbers of the other track.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -282,7 +282,10 @@ def _grown(box: Box) -> Box:
 def _add_frames(
     frames: list[Frame], tracks: list[FaceTrack], formats: Sequence[CropFormat]
 ) -> None:
-    """Add each frame to the tracks of the faces that it shows, with the faces' boxes and crops."""
+    """Add each frame to the track of every face that the frame shows.
+
+    The track also gets the face's box in this frame, and the face's crop in each of `formats`.
+    """
     for frame in frames:
         for track in tracks:
             box = track.box_at(frame.time)

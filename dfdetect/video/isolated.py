@@ -5,7 +5,8 @@ therefore decodes videos in decoder processes, and reuses each process for the n
 process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
 so, and a new process replaces the old one. A decoder process sends its frames one by one through
 shared memory, as plain bytes; nothing is unpickled. The caller uses the images where they lie in
-this memory, without copying them. Messages of FFmpeg are discarded.
+this memory, without copying them. What FFmpeg prints is discarded, unless debug messages are
+logged.
 """
 
 import json
@@ -108,8 +109,8 @@ class DecoderPool:
             num_frames: Number of evenly spaced frames, at least 1.
             indices: Numbers of the frames to read, counted from 0, in increasing order. None means
                 that evenly spaced frames are read.
-            seconds: Time limit for reading the video, including the time in which the caller uses
-                the frames.
+            seconds: Time limit for reading the video. The clock also runs while the caller works on
+                a frame.
 
         Raises:
             VideoError: No frame can be read, or the decoder crashed, took too long or needed
@@ -140,7 +141,7 @@ class DecoderPool:
 
 
 def main(shared: int, verbose: bool) -> None:
-    """Answer requests until standard input is closed. This is what a decoder process runs.
+    """Answer requests until standard input is closed. A decoder process runs this function.
 
     Args:
         shared: Descriptor of the file that serves as shared memory for the frames.
@@ -165,10 +166,11 @@ def _serve(
     returned: list[int],
     **wanted: Any,
 ) -> None:
-    """Send the frames of a video, and then a last message that names the error if there was one.
+    """Send the frames of a video to the caller, and then a last message.
 
-    Before the process sends a message, it waits until the caller has received the previous frame.
-    `returned` holds the places of the areas that the caller no longer uses. `wanted` holds further
+    If there was an error, the last message names it. Before the process sends a frame or the last
+    message, it waits until the caller has received the previous frame. `returned` holds the places
+    of the memory areas that the caller no longer uses (see `_Areas`). `wanted` holds further
     arguments of `dfdetect.video.reader.read_frames`.
     """
     areas.take_back(returned)
@@ -195,14 +197,16 @@ def _serve(
 
 
 class _Areas:
-    """The decoder's side of the shared memory: a file of areas that each hold one image.
+    """The areas of the shared memory, as the decoder process manages them.
 
-    An area that holds an image belongs to the caller until the caller gives it back. The decoder
-    then uses the area again. The place of an area is the number of bytes before it in the file.
+    The shared memory is a file. An area is a part of this file that holds one image. An area that
+    holds an image belongs to the caller until the caller gives it back. The decoder process then
+    writes the next image to this area. The place of an area is its offset in the file, in bytes.
 
     Attributes:
         size: Size of new areas in bytes: the size of the largest image so far.
-        lent: A dictionary of the areas that belong to the caller, from place to size in bytes.
+        lent: The areas that belong to the caller: a dictionary from the place of an area to its
+            size in bytes.
         free: The places of the free areas whose size is `size`.
         end: The place of the next new area.
     """
@@ -215,7 +219,7 @@ class _Areas:
         self.end = 0
 
     def put(self, image: np.ndarray) -> int:
-        """Write an image to a free area, and return the place of the area."""
+        """Write an image to a free area, and return the place of this area."""
         if image.nbytes > self.size:
             self.size = image.nbytes
             self.free.clear()
@@ -241,8 +245,9 @@ class _Areas:
 class _SharedImages:
     """The images in the shared memory, as the caller's process reads them.
 
-    This object also lists the areas whose images the caller no longer uses, so that the decoder
-    process can use these areas again.
+    An object of this class also lists the areas of the memory whose images the caller no longer
+    uses. The decoder process can then write new images to these areas. `_Areas` says what an area
+    is, and what the place of an area is.
     """
 
     def __init__(self, file: int):
@@ -258,15 +263,16 @@ class _SharedImages:
         return np.asarray(_Loan(self.bytes[place:end].reshape(shape), place, self.returned))
 
     def take_returned(self) -> list[int]:
-        """Return the places of the areas that became free since the last call."""
+        """Return the places of the areas that the caller stopped using since the last call."""
         return [self.returned.popleft() for _ in range(len(self.returned))]
 
 
 class _Loan:
-    """An area of the shared memory that holds an image.
+    """An image in an area of the shared memory, which the caller borrows.
 
-    Arrays that use this memory keep the object alive. When the last such array is gone, the object
-    adds its area to the list of areas that the decoder process may use again.
+    Each array that uses this memory keeps the `_Loan` alive. When the last such array is deleted,
+    the `_Loan` adds the place of its area to `returned`. The decoder process may then write to this
+    area again.
     """
 
     def __init__(self, image: np.ndarray, place: int, returned: deque[int]):
@@ -394,8 +400,8 @@ class DecoderProcess:
 class _Processes:
     """The processes of a pool.
 
-    An object of this class holds no reference to its pool. Otherwise the pool's finalizer, which
-    refers to this object, would keep the pool alive.
+    The pool's finalizer refers to an object of this class. This object must not refer to the pool,
+    because the finalizer would then keep the pool alive.
     """
 
     def __init__(self) -> None:
@@ -414,7 +420,10 @@ class _Processes:
         return decoder
 
     def give_back(self, decoder: DecoderProcess) -> None:
-        """Keep a process for the next video, or end it if its video was not read to the end."""
+        """Keep a process for the next video, if it is ready and the pool is open.
+
+        Otherwise, close the process. A process is not ready if its video was not read to the end.
+        """
         with self.lock:
             self.busy.discard(decoder)
             if decoder.ready and not self.ended:
@@ -423,7 +432,10 @@ class _Processes:
         decoder.close()
 
     def end(self) -> None:
-        """Kill all processes. Each busy process is then closed by the thread that reads from it."""
+        """Kill all processes, and close the pipes of the idle ones.
+
+        The pipes of a busy process are closed by the thread that reads a video from this process.
+        """
         with self.lock:
             self.ended = True
             idle, self.idle = self.idle, []
@@ -443,7 +455,10 @@ class _Processes:
 
 
 def _new_file() -> int:
-    """Return the descriptor of a new nameless file. It lies in memory if the system allows that."""
+    """Return the descriptor of a new file without a name.
+
+    On Linux, the file lies in memory. On other systems, it is a temporary file.
+    """
     if hasattr(os, "memfd_create"):
         return os.memfd_create("dfdetect")
     with tempfile.TemporaryFile() as file:

@@ -67,12 +67,12 @@ class Planes:
 
     @staticmethod
     def colour(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the values, 0 to 255, that the three planes have for an RGB colour."""
+        """Convert an RGB colour to one value for each of the three planes, 0 to 255."""
         first, second, third = Planes.of_rgb(np.full((2, 2, 3), rgb, np.uint8)).planes
         return int(first[0, 0]), int(second[0, 0]), int(third[0, 0])
 
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
-        """Turn a frame upright, resize it, and draw it into the top left corner of this picture.
+        """Turn a frame upright, resize it, and draw it into the picture's top left corner.
 
         The frame's last column is repeated if `width` is odd, and its last row if `height` is odd.
 
@@ -118,7 +118,7 @@ class Planes:
 
         Args:
             box: Left, top, right and bottom in pixels, rounded down to even numbers.
-            colour: The values of the three planes, from the method `colour`.
+            colour: One value for each of the three planes, as the method `colour` returns them.
         """
         left, top, right, bottom = (2 * (max(edge, 0) // 2) for edge in box)
         for plane, value, step in zip(self.planes, colour, STEPS, strict=True):
@@ -131,7 +131,7 @@ class Planes:
 
         Args:
             box: Left, top, right and bottom in pixels, rounded down to even numbers.
-            colour: The values of the three planes, from the method `colour`.
+            colour: One value for each of the three planes, as the method `colour` returns them.
             thickness: Thickness of the outline in pixels; must be even.
         """
         left, top, right, bottom = (2 * (edge // 2) for edge in box)

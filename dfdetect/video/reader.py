@@ -3,13 +3,17 @@
 First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
 time stamps of the packets tell which frames the file really holds, even if the header of the file
 is wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes after a
-frame that is displayed later. If the video has enough I and P frames, the reader samples only
-those, and the decoder skips all frames that no other frame refers to. This halves the decoding time
-of videos of the Deepfake Detection Challenge (DFDC). Skipping all B frames would be faster still.
-But x264 lets P frames refer to B frames, and without the B frame, the decoded P frame shows block
-artefacts. Seeking to key frames would not help, because a DFDC video has only two key frames in 300
-frames. Long videos have many key frames. From a long video, the reader therefore samples only key
-frames, and decodes no other frames.
+frame that is displayed later.
+
+If the video has enough I and P frames, the reader samples only I and P frames. The decoder then
+skips each frame, usually a B frame, that no other frame refers to. This halves the decoding time of
+videos of the Deepfake Detection Challenge (DFDC). The decoder must not skip all B frames. In videos
+from the encoder x264, a P frame may refer to a B frame. If this B frame were skipped, the P frame
+would show block artefacts.
+
+Seeking to key frames would not make reading DFDC videos faster, because they have only two key
+frames in 300 frames. Long videos have many key frames. From a long video, the reader therefore
+samples only key frames, and decodes no other frames.
 
 The reader never opens other files or addresses to which a video refers. Otherwise a playlist with
 the suffix of a video could make the reader open any file or address.
@@ -106,11 +110,12 @@ def read_frames(
 ) -> Iterator[Frame]:
     """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
-    Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of
-    its frames are yielded. Damaged frames are left out. If a video has more than 3,000 frames and
-    at least two key frames per requested frame, only key frames are decoded and yielded: those
-    nearest to evenly spaced times. An image yields one frame at 0 seconds, rotated upright as its
-    EXIF data says.
+    Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of its
+    frames are yielded. Damaged frames are left out. If a video has more than 3,000 frames and at
+    least `2 * num_frames` key frames, only key frames are decoded. The key frames nearest to evenly
+    spaced times are then yielded. With `indices`, this rule does not apply.
+
+    An image yields one frame at 0 seconds, rotated upright as its EXIF data says.
 
     Args:
         path: Any video file that FFmpeg reads, or a JPEG, PNG or WebP image whose name ends in
@@ -166,8 +171,9 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     """Return the positions of `count` evenly spaced times in a sorted array of times.
 
     The span from the first time to the last is divided into `count` equal parts, and the time
-    nearest to the middle of each part is picked. If gaps between the times would make two picks the
-    same, the positions are spaced evenly instead.
+    nearest to the middle of each part is picked. If there are large gaps between the times, the
+    same time may be nearest to two middles. Evenly spaced positions are then returned instead,
+    whatever their times.
 
     Args:
         times: Sorted times of shape (n,), in any unit.
@@ -202,7 +208,10 @@ class _Choice:
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Return the positions in `times` of all requested frames that exist."""
+        """Return the positions in `times` of the requested frames.
+
+        Numbers beyond the last frame are ignored.
+        """
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
         positions = np.array(self.indices, dtype=np.int64)
@@ -217,7 +226,7 @@ class Timeline:
         stamps: The time stamps of all frames in the order in which they are shown, as int64 of
             shape (frames,). If time stamps are missing or occur twice, the numbers of the frames
             are used instead.
-        timed: Whether `stamps` holds the time stamps of the file.
+        timed: True if `stamps` holds time stamps from the file, False if it holds frame numbers.
         unit: Seconds per unit of the stamps.
         bits_per_pixel: As in `Frame`.
     """
@@ -364,7 +373,7 @@ def _list_packets(
 
 
 def open_container(path: Path) -> "av.container.InputContainer":
-    """Open a video file, but no other files or addresses to which the file refers.
+    """Open a video file. Other files or addresses to which it refers are not opened.
 
     Raises:
         VideoError: The file is not a readable video, or opening it needs too much memory.
@@ -414,7 +423,7 @@ def _decode(
 ) -> Iterator["av.VideoFrame"]:
     """Yield the decoded frames, except damaged ones, in the order in which they are shown.
 
-    If `wanted` is given, only the packets with these time stamps are decoded.
+    If `wanted` is given, only packets whose time stamps are in `wanted` are decoded.
     """
     with open_container(path) as container:
         stream = video_stream(container, path)
@@ -436,7 +445,10 @@ def _decode(
 
 
 def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
-    """Return the frame as an upright RGB image. This copies less than PyAV's `to_ndarray`."""
+    """Return a frame as an upright RGB image.
+
+    This function copies the pixels fewer times than PyAV's `to_ndarray`.
+    """
     plane = frame.reformat(format="rgb24").planes[0]
     rows = np.asarray(plane).reshape(frame.height, plane.line_size)
     image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)

@@ -57,7 +57,7 @@ class Painter(Protocol):
     size: tuple[int, int]
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw on a picture of the frame that appears `time` seconds after the first frame."""
+        """Draw on `picture`. It holds the frame that appears `time` seconds after the first one."""
 
 
 # A function that returns the painter for a video. Its arguments are the width and height of the
@@ -172,7 +172,8 @@ def _frames(
 ) -> Iterator[tuple["av.VideoFrame", int]]:
     """Yield each frame with its time stamp, in the order of the time stamps.
 
-    Between frames, the video's sound is written to the new file.
+    The function also writes the sound to the new video: before each frame, the sound that precedes
+    this frame in the file.
     """
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
@@ -187,7 +188,8 @@ def _decode(
 ) -> Iterator["av.VideoFrame"]:
     """Yield the undamaged frames in the order of their times.
 
-    Between frames, the video's sound is written to the new file, unless `sound` is None.
+    If `sound` is given, the function also writes the sound to the new video: before each frame, the
+    sound that precedes this frame in the file.
     """
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
