@@ -147,7 +147,8 @@ def make_scenes(
     """Return REAL and FAKE scenes of all three kinds that `Scene` describes.
 
     Args:
-        pairs: Row numbers of REAL tracks and of their fakes, as `find_pairs` returns them.
+        pairs: For each pair of tracks, two arrays, as `find_pairs` returns them: the row numbers of
+            the REAL track's crops, and those of the fake's crops.
         faces: The face set of the tracks.
         probabilities: P(FAKE) of each crop of the face set, float of shape (n,).
     """
@@ -193,11 +194,11 @@ def mean_probability(people: Sequence[np.ndarray]) -> float:
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return a mean probability of the frames of all people.
+    """Return the mean probability of some or all frames of all people.
 
-    If many frames are clearly FAKE, the mean is taken over the clearly FAKE frames. If nearly all
-    frames are clearly REAL, it is taken over the clearly REAL frames. Otherwise, it is taken over
-    all frames. The winner of the Deepfake Detection Challenge uses this rule.
+    If many frames have probabilities above 0.8, the mean is taken over these frames. If nearly all
+    frames have probabilities below 0.2, the mean is taken over the frames below 0.2. Otherwise, the
+    mean is taken over all frames. The winner of the Deepfake Detection Challenge uses this rule.
     """
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
@@ -209,9 +210,10 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
     """Return a weighted mean of the probabilities of all frames of all people.
 
-    The weight of a frame is the distance of its probability from 0.5. Before the mean is computed,
-    each probability is moved away from 0.5. The third-best solution of the Deepfake Detection
-    Challenge uses this rule.
+    First, each probability is moved away from 0.5: its distance d from 0.5 becomes d ** 0.65. The
+    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities.
+    The weight of a frame is the distance d before the move. The third-best solution of the Deepfake
+    Detection Challenge uses this rule.
     """
     every = np.concatenate(people) - 0.5
     moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
@@ -221,10 +223,10 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
     """Return the mean probability of one person, or the average over all people.
 
-    First, the mean probability of each person's frames is computed. If one person is clearly FAKE
-    or all people are FAKE, the highest of these means is returned. If all people are REAL, the
-    lowest is returned. Otherwise, the average of these means is returned. The fourth-best solution
-    of the Deepfake Detection Challenge uses this rule.
+    First, the mean probability of each person's frames is computed. If one of these means is above
+    0.9, or all are above 0.6, the highest mean is returned. If all means are below 0.4, the lowest
+    mean is returned. Otherwise, the average of the means is returned. The fourth-best solution of
+    the Deepfake Detection Challenge uses this rule.
     """
     means = np.array([one.mean() for one in people])
     if means.max() > 0.9 or means.min() > 0.6:

@@ -238,7 +238,7 @@ def score_videos(
 
     Args:
         detector: The detector that scores the videos.
-        videos: The videos.
+        videos: The labelled videos to score.
         executor: The executor that distributes the videos over cores, GPUs or a cluster.
         progress: Show a progress bar.
 

@@ -75,10 +75,11 @@ def compare(
             faces. Some of the actors are held out to choose the best epoch.
         val: Index of a face set of other actors, on which all detectors are measured.
         out: Folder of the checkpoints. The name of a checkpoint is that of its architecture,
-            followed by `.safetensors`. An interrupted training continues.
+            followed by `.safetensors`. A training that was interrupted is continued.
         clips: Indexes of face sets that `extract` made, with several consecutive crops of each
             face. Models that take several crops at once are also trained on these face sets.
-        val_clips: Index of another such face set, on which all detectors are also measured.
+        val_clips: Index of a face set of other actors, made by `extract` like those of `clips`. All
+            detectors are also measured on it.
         architectures: Names of the architectures; None for `compared_architectures()`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show progress bars.
@@ -196,7 +197,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Read face sets. Return those to train on joined in one, and the others as a list."""
+    """Read face sets. Return the training sets joined into one, and a list of the others."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 

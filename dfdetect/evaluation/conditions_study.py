@@ -1,12 +1,13 @@
 """Measure under which conditions a detector is less reliable.
 
 A result has a warning if, for example, the face is darker than a limit. The limits of the warnings
-come from these measurements. There are three kinds of comparison. Each comparison gives a
-difference between two balanced accuracies, with an interval:
+come from the measurements of this module. Each measurement compares two balanced accuracies, and
+gives their difference with an interval. There are three kinds of comparison:
 
 - *damaged*: good crops are made smaller, darker or blurrier, or are compressed. Then they are
   compared with the same crops before the damage.
-- *natural*: crops with a property in a certain range are compared with all other crops.
+- *natural*: undamaged crops of one range, such as a brightness of 0 to 30, are compared with all
+  other crops.
 - *frames*: a few frames of each track (one face followed through a video) are compared with all
   frames of the same tracks.
 """
@@ -70,7 +71,7 @@ class _Answers:
     def balanced_accuracy(self, weights: np.ndarray) -> float:
         """Return the balanced accuracy, computed with a weight for each crop or track.
 
-        If all weights of a class are 0, it is NaN.
+        If all weights of a class are 0, the balanced accuracy is NaN.
         """
         right = (self.probabilities > THRESHOLD) == (self.labels == 1)
         totals, found = (
@@ -116,7 +117,8 @@ def compare_conditions(
 
         The reference of damaged crops is the same crops before the damage. The reference of natural
         crops is all other crops. The reference of tracks with a few frames is the same tracks with
-        all frames. Groups with fewer than 15 REAL or 15 FAKE natural crops or tracks are left out.
+        all frames. A group of natural crops or of tracks is left out if it has fewer than 15 REAL
+        or fewer than 15 FAKE members.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.

@@ -61,7 +61,7 @@ def compare_encodings(
     """Return a table that compares the scores of copies with the scores of the reference copies.
 
     A reference copy is a copy of a video with hardly any loss of quality. The other copies of the
-    video are more strongly compressed or have fewer frames, as `encodings` says.
+    video are more strongly compressed or have fewer frames. `encodings` lists all copies.
 
     Args:
         folders: Folders of labelled videos, as in `read_labels`.
@@ -146,7 +146,8 @@ def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
 def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
     """Yield a row for each copy of a video that the detector can score.
 
-    If the detector cannot score the reference copy, no row is yielded.
+    The first copy is the reference, whose score the rows of all copies contain. If the detector
+    cannot score the reference, no row is yielded.
     """
     with TemporaryDirectory(prefix="dfdetect-") as folder, video.open() as source:
         path = Path(folder, "copy.mp4")
@@ -215,7 +216,7 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Return half of the frames, chosen at random so that they are unevenly spaced in time."""
+    """Return a random half of the frames in order. The times between them are uneven."""
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]
     return [frames[place] for place in sorted(kept)]

@@ -31,17 +31,19 @@ class Metrics:
         auc: Area under the ROC curve.
         false_alarm_rate: Share of REAL items with a probability above 0.5.
         found_rate: Share of FAKE items with a probability above 0.5.
-        calibration_error: Expected calibration error (Naeini et al. 2015), in 15 equal bins.
+        calibration_error: Expected calibration error (Naeini et al. 2015), with 15 bins of equal
+            width.
         log_loss: Mean negative log likelihood, in nats.
-        constant_log_loss: The log loss if `fake_fraction` is the answer for every item.
+        constant_log_loss: The log loss if every item had the probability `fake_fraction`.
         accuracy: Accuracy at the threshold 0.5.
         best_accuracy: Accuracy at `best_threshold`. The threshold is chosen on the same items, so
             the accuracy on other items will be lower.
         best_threshold: The threshold with the highest accuracy. Items at or above it count as FAKE.
-        constant_accuracy: The accuracy if the more frequent class is the answer for every item.
-        balanced_accuracy: Mean of the accuracies of REAL and of FAKE; 0.5 for a constant answer.
-        average_precision: Area under the precision-recall curve; `fake_fraction` for a constant
-            answer.
+        constant_accuracy: The accuracy if every item were assigned to the more frequent class.
+        balanced_accuracy: Mean of the accuracies of REAL and of FAKE. If all probabilities are
+            equal, it is 0.5.
+        average_precision: Area under the precision-recall curve. If all probabilities are equal, it
+            is `fake_fraction`.
         eer: Equal error rate: the error rate at the threshold where REAL and FAKE have the same
             error rate.
         tpr_at_1_fpr: Share of FAKE items above the threshold at which 1 % of REAL items are false
@@ -212,7 +214,10 @@ def auc_within(sources: Mapping[str, Metrics]) -> float:
 def calibration_error(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
 ) -> float:
-    """Return the expected calibration error (Naeini et al. 2015), 0 to 1, with 15 equal bins."""
+    """Return the expected calibration error (Naeini et al. 2015), 0 to 1.
+
+    The probabilities are divided into 15 bins of equal width.
+    """
     weights = np.ones(len(labels)) if weights is None else weights
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=weights * (labels - probabilities))
@@ -228,12 +233,12 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """Return 95 % intervals of metrics, by a bootstrap that draws whole groups (Efron 1979).
 
-    A group is a set of items that belong together, such as all crops of one actor. A draw picks as
-    many groups as there are, with replacement.
+    A group is a set of items that belong together, such as all crops of one actor. Each draw picks
+    `count` groups at random, with replacement.
 
     Args:
-        measure: Function that takes how often a draw picked each group, int of shape (count,), and
-            returns the metrics of this draw by name.
+        measure: Function that returns the metrics of one draw by name. Its argument says how often
+            the draw picked each group, int of shape (count,).
         count: Number of groups.
         rounds: Number of draws.
         seed: Seed of the random generator.

@@ -231,9 +231,9 @@ def _bootstrap(
 def _p_value(draws: np.ndarray) -> float:
     """Return the two-sided p-value of a difference between two detectors.
 
-    `draws` holds the difference in each draw of a bootstrap. The p-value is twice the smaller of
-    two shares, but at most 1: the share of draws in which the difference is at most 0, and the
-    share of draws in which it is at least 0.
+    `draws` holds the difference in each draw of a bootstrap. Two groups of draws are counted: those
+    with a difference <= 0, and those with a difference >= 0. The p-value is twice the share of the
+    smaller group, limited to 1.
     """
     if not len(draws):
         return float("nan")

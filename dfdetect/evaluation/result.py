@@ -181,9 +181,10 @@ class EvaluationResult:
     def _main_table(self) -> str:
         """Return a table of the metrics as text.
 
-        The last column has the metrics of a constant answer. The other columns have the metrics of
-        the answers and, if these are different, the metrics in which all sources have the same
-        weight and the metrics of single crops.
+        The first column has the metrics of the answers. If several sources are known, the next
+        column has the metrics in which all sources have the same weight. If answers have several
+        crops, the next column has the metrics of single crops. The last column has the metrics of a
+        constant answer.
         """
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
@@ -236,7 +237,8 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 def _kinds(votes: VotedMetrics) -> str:
     """Return a line for each kind of fake, with the share of detected fakes.
 
-    If there are pairs of REAL and FAKE items of a scene, another line has `pairs_in_order`.
+    If scenes have both REAL and FAKE items, the last line says in which share of these pairs the
+    FAKE item has the higher probability.
     """
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()

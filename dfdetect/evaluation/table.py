@@ -76,7 +76,7 @@ def require_table_suffix(path: str | Path) -> None:
     """Check that the name of a table's file ends in `.md` or `.csv`.
 
     Raises:
-        ArgumentError: The name has another suffix.
+        ArgumentError: The name does not end in `.md` or `.csv`.
     """
     if Path(path).suffix not in SUFFIXES:
         raise ArgumentError(f"{path}: the name of a table must end in {' or '.join(SUFFIXES)}")
@@ -88,7 +88,7 @@ def write_table(path: str | Path, result: EvaluationResult) -> None:
     The format is Markdown if the name of the file ends in `.md`, and CSV if it ends in `.csv`.
 
     Raises:
-        ArgumentError: The name of the file has another suffix.
+        ArgumentError: The name of the file does not end in `.md` or `.csv`.
         OSError: The file cannot be written.
     """
     require_table_suffix(path)
