@@ -131,7 +131,8 @@ def build_page(
 
     Args:
         detector: The detector that checks the files, one at a time.
-        samples: For the path of each sample video, the text of the button that checks the video.
+        samples: A dictionary from the path of each sample video to the text of the button that
+            checks this video.
         folder: Folder for the annotated videos while they are shown.
     """
     import gradio
@@ -212,7 +213,7 @@ def build_page(
 
 
 def _find_samples() -> dict[Path, str]:
-    """Return a text with the name and label of each sample video, by the path of the video."""
+    """Return a dictionary from the path of each sample video to a text with its name and label."""
     try:
         text = (SAMPLES / "metadata.json").read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -288,14 +289,14 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated videos of open pages. A page has at most one, which is in its own folder."""
+    """The annotated videos of open pages: at most one for each page, in a folder of its own."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the annotated video of a page, and return the path where to write the next one.
+        """Delete the annotated video of a page, and return the path for the page's next one.
 
         Args:
             session: Gradio's identifier of the open page.

@@ -120,11 +120,11 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """Yield the pictures of faces for each video, in the order of `seen`.
+    """For each video of `seen`, yield a list with a strip of pictures for each person.
 
-    The list for a video has a strip for each person. A strip is a list of pictures of the person's
-    face, each with the time of its frame. If the video cannot be read or no time is left, the
-    strips are empty.
+    `seen` has the name and the result of each video in which faces were found. A strip is a list of
+    pictures of the person's face, each with the time of its frame. If the video cannot be read or
+    no time is left, the strips are empty.
     """
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:

@@ -50,7 +50,7 @@ def annotate(
     """Write a copy of a video or image that shows the result of a detector.
 
     Each person has a bounding box with a number and the current P(FAKE). Boxes and P(FAKE) are
-    interpolated between the frames that the detector sampled. A person has no box at times far from
+    interpolated between the frames that the detector sampled. A person has a box only at times near
     a sampled frame that shows the person. A panel below the frame shows the verdict, and a curve of
     P(FAKE) over time for each person.
 
@@ -217,7 +217,7 @@ def _run(
     Args:
         path: The video or image, which the errors name.
         request: The JSON object that `main` reads.
-        threads: The argument of `main`.
+        threads: Number of threads, as in `main`.
         seconds: Time limit of the process.
         check: Function that is called several times a second, as in `annotate`.
     """

@@ -49,9 +49,9 @@ FAINT = 0.35
 class PersonPath:
     """The bounding box and P(FAKE) of one person at any time of the video.
 
-    The detector knows them only for the frames that it sampled. Between two such frames, the box
-    and P(FAKE) are interpolated. They are unknown at times far from a sampled frame that shows the
-    person.
+    The detector gives a box and a P(FAKE) only for the frames that it sampled. Between two such
+    frames, the box and P(FAKE) are interpolated. At times far from all sampled frames that show the
+    person, the box and P(FAKE) are unknown.
 
     Args:
         track: The detector's result for the person.
@@ -96,8 +96,8 @@ class BoxPainter:
 
     Args:
         result: The detector's result for the video, with at least one person.
-        width: Width of the upright frames in pixels.
-        height: Height of the upright frames in pixels.
+        width: Width of a frame in pixels, after the frame was turned upright.
+        height: Height of a frame in pixels, after the frame was turned upright.
         seconds: Time from the first frame to the last, in seconds. For an image it is 0, and no
             curves are drawn.
 
@@ -258,8 +258,8 @@ def _draw_panel(
         width: Width of the panel in pixels.
         letter: Height of letters in pixels.
         seconds: Duration of the video in seconds. 0 means that no curves are drawn.
-        interval: Seconds from one sampled frame to the next. A curve has a gap at times when the
-            person is not seen for much longer than this.
+        interval: Seconds from one sampled frame to the next. If a person is not seen for much
+            longer than this, the person's curve has a gap.
         strength: Opacity of the curves, 0 to 1.
     """
     chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0

@@ -131,7 +131,7 @@ def result_details(result: VideoResult) -> str:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return text that says how many videos have each verdict, and why others have no score.
+    """Return text that says how many videos have each verdict, and why videos have no score.
 
     Args:
         results: The results by name, as `predict` returns them.
@@ -240,7 +240,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
 
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
-    """Return, for each verdict, which values of P(FAKE) get it, in words.
+    """Return a text for each verdict, which says what values of P(FAKE) get this verdict.
 
     The words `of them` mean the REAL videos that `ORIGIN` names.
 
@@ -310,9 +310,9 @@ def verdict_reason(result: VideoResult) -> str:
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence about people or moments that look more suspicious than the whole video.
 
-    Their P(FAKE) is above a threshold that P(FAKE) of the video does not exceed: the threshold of
-    the verdict after that of the video (`uncertain` after `real`, `fake` after `uncertain`). The
-    sentence begins with a space. If there are no such people or moments, the text is empty.
+    Their P(FAKE) is above a threshold that the video does not exceed. This threshold is `uncertain`
+    if the verdict on the video is `real`, and `fake` if that verdict is `uncertain`. The sentence
+    begins with a space. If there are no such people or moments, the text is empty.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""

@@ -15,11 +15,12 @@ A checkpoint contains the settings of these steps, as `Calibration` and `Aggrega
 
 The rules for the frames of a track:
 
-- `mean_logit`: the mean of the logits. A few clear frames outweigh many undecided frames. In a mean
-  of probabilities, they do not.
-- `soft_maximum`: first, each logit is replaced by the mean z of the logits of neighbouring frames.
-  The track's logit is then log(mean(exp(sharpness * z))) / sharpness. It lies between the mean and
-  the maximum of z. The rule therefore also detects a face that is fake for a short time only.
+- `mean_logit`: the mean of the logits. A few frames with logits far from 0 outweigh many frames
+  with logits near 0. In a mean of probabilities, they do not.
+- `soft_maximum`: first, each logit is replaced by m, the mean logit of its frame and of the frames
+  beside it. The track's logit is then log(mean(exp(sharpness * m))) / sharpness. It lies between
+  the mean and the maximum of m. The rule therefore also detects a face that is fake for a short
+  time only.
 - `mean_probability`: the mean of the probabilities.
 - `confident_majority`, `power_law` and `confident_fives`: rules that combine probabilities. They
   come from the first, third and fourth place of the Deepfake Detection Challenge (Seferbekov 2020,
@@ -29,9 +30,10 @@ The rules for the tracks of a video:
 
 - `max`: the highest logit of the tracks, because one fake face makes a video fake.
 - `pooled`: the frames of all tracks are combined as if they were one track.
-- `agreement`: the highest logit if one track is clearly FAKE or all tracks are FAKE; the lowest
-  logit if all tracks are REAL; otherwise, the mean of the tracks' probabilities. This rule also
-  comes from the fourth place of the challenge.
+- `agreement`: the highest logit of the tracks if one track has a probability above 0.9 or all
+  tracks have probabilities above 0.6. If all probabilities are below 0.4, it is the lowest logit.
+  Otherwise, it is the logit of the tracks' mean probability. This rule also comes from the fourth
+  place of the challenge.
 
 `dfdetect compare-aggregation` measures several of these rules.
 """
@@ -60,7 +62,8 @@ class Aggregation:
         floor: Lowest possible P(FAKE); the highest is 1 - floor.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
             small value, and near the maximum for a large value.
-        window: Number of neighbouring frames whose logits are averaged before the soft maximum.
+        window: Number of neighbouring frames, the frame itself included, whose logits are averaged
+            before the soft maximum.
         min_track_share: Minimum number of frames of a track, divided by the number of frames of the
             longest track; 0 to 1. Shorter tracks are ignored.
 
@@ -174,8 +177,9 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
 def _power_law(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of a weighted mean of the frames' probabilities.
 
-    The weight of a frame is the distance of its probability from 0.5. Before the mean is computed,
-    each probability is moved away from 0.5.
+    First, each probability is moved away from 0.5: its distance d from 0.5 becomes d ** 0.65. The
+    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities.
+    The weight of a frame is the distance d before the move.
     """
     distance = _sigmoid(logits) - 0.5
     pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)
@@ -191,10 +195,11 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
-    """Return the highest logit of the tracks if one track is clearly FAKE or all are FAKE.
+    """Return the highest logit of the tracks, their lowest logit, or a mean.
 
-    Return the lowest logit of the tracks if all tracks are REAL. Otherwise, return the logit of the
-    mean of the tracks' probabilities.
+    If one track has a probability above 0.9 or all have probabilities above 0.6, return the highest
+    logit. If all probabilities are below 0.4, return the lowest logit. Otherwise, return the logit
+    of the tracks' mean probability.
     """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:
