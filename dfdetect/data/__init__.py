@@ -1,4 +1,5 @@
 """Find labelled videos, extract face sets (labelled face crops) from them, and make fakes.
 
-This package may import the packages that are needed to score a video, but not `training`.
+`dfdetect.data` may import the packages that are needed to score a video. It must not import
+`dfdetect.training`.
 """

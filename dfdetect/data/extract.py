@@ -111,9 +111,9 @@ def extract(
     videos are aligned. This is possible if the labels name the original, and if the frames of both
     videos have the same size. Otherwise, faces are detected in the fake itself.
 
-    Videos in zip files are unpacked one by one. Each core processes one video at a time. If a run
-    is killed, only the crops of the videos in progress are lost. A later call with the same
-    arguments continues the run. It writes the same files as a run that was not killed.
+    Each core processes one video at a time. A video in a zip file is unpacked only when its turn
+    comes. If a run is killed, only the crops of the videos in progress are lost. A later call with
+    the same arguments continues the run. It writes the same files as a run that was not killed.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
     label of the other person is therefore wrong. If a video cannot be read, or if it shows no face,
@@ -121,7 +121,8 @@ def extract(
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows. A source may also
-            be the index of a face set whose images show more than the face.
+            be the index of a face set. Faces are detected in its images as in the frames of a
+            video, so the images must show more than the face.
         out: The index to write, called `NAME.csv`; the crops are written to `NAME-00000.tar` and so
             on.
         split: `train`, `val` or `test` to read only this official split of a data set; None to read
@@ -217,7 +218,7 @@ class _Extractor:
         return done
 
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
-        """Track the people of a video, and note in its status if this fails.
+        """Track the people of a video. If this fails, set the status of the video to the reason.
 
         If possible, the crops are cut at the boxes found in the original. Otherwise, faces are
         detected in the video itself.
@@ -249,7 +250,7 @@ class _Extractor:
                 return
 
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
-        """Cut crops at the boxes of the original, and return whether this was possible.
+        """Cut a fake's crops at the face boxes of its original; return whether this was possible.
 
         This is possible if faces were found in the original, and the frames of both videos have the
         same size.
@@ -308,11 +309,11 @@ class _TrackedVideo:
     shape: tuple[int, ...] | None = None
 
     def fail(self, status: Status, details: str = "") -> None:
-        """Note why there are no crops: set the status, and the message that describes it."""
+        """Set the status and the message that say why the video has no crops."""
         self.status, self.message = status, status.describe(details)
 
     def frames(self, **wanted: Any) -> Generator[Frame, None, None]:
-        """Yield the frames of the video, and note their shape in `shape`."""
+        """Yield the frames of the video, and store their shape in `shape`."""
         for frame in self.video.read(self.decoders, **wanted):
             self.shape = frame.image.shape
             yield frame

@@ -91,11 +91,13 @@ class FaceSet:
 
     @classmethod
     def read(cls, index: str | Path) -> "FaceSet":
-        """Return the face set that an index describes. The images are found, but not decoded.
+        """Return the face set that an index describes.
+
+        This checks that every image exists, but decodes no image.
 
         Raises:
-            FileNotFoundError: The index is missing, or both the tar file and the folder of images
-                are missing.
+            FileNotFoundError: The index is missing, or there is neither a tar file nor a folder
+                with the images.
             FaceSetError: The index lacks a column, or has unknown labels, repeated ids or empty
                 actor groups. An image or a shard is missing, or a shard is too short. The tar file
                 is damaged, or has members that no face set needs: links, devices, sparse files,
@@ -158,10 +160,10 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return, for each crop, which of the joined face sets it came from; int64 of shape (n,).
+        """Return, for each crop, the number of the face set it came from; int64 of shape (n,).
 
-        `join` numbers the face sets from 0, in the order of its argument `parts`. If nothing was
-        joined, all numbers are 0.
+        `join` numbers the face sets that it joins from 0, in the order of its argument `parts`. If
+        nothing was joined, all numbers are 0.
         """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
@@ -171,7 +173,7 @@ class FaceSet:
     def unpaired_real(self) -> np.ndarray:
         """Return a mask of the REAL crops whose source has no FAKE crops; bool of shape (n,).
 
-        Reconstructions do not count as FAKE crops here.
+        Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops.
         """
         recorded = (self.labels == 1) & ~self.reconstructed
         return (self.labels == 0) & ~np.isin(self.sources, self.sources[recorded])
@@ -184,9 +186,10 @@ class FaceSet:
     def partners(self) -> dict[int, np.ndarray]:
         """Return the partners of each FAKE crop: REAL crops of the same scene and moment.
 
-        The column `pair` names the scene. Of the REAL crops of the same scene, those with the
-        nearest number in the column `frame` are the partners. If no REAL crop shows the same scene,
-        the only partner is the REAL crop that the column `original` names.
+        The column `pair` names the scene of each crop. The partners are the REAL crops of this
+        scene whose number in the column `frame` is nearest to that of the FAKE crop. If no REAL
+        crop shows the same scene, the only partner is the REAL crop that the column `original`
+        names.
 
         Returns:
             A dictionary from the row number of each FAKE crop to an int64 array with the row
@@ -216,9 +219,10 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """Return the number of each crop's shard; int64 of shape (n,).
+        """Return, for each crop, the number of the shard that holds it; int64 of shape (n,).
 
-        If the face set has no shards, all numbers are 0.
+        The shards of all joined face sets are numbered together, from 0. If the face set has no
+        shards, all numbers are 0.
         """
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
@@ -279,8 +283,8 @@ class FaceSet:
 
         Returns:
             For each clip, the row numbers of its crops. The last clip of a track may overlap the
-            clip before it. If a track has fewer than `length` crops, its clip repeats some of them;
-            but if a track has only one crop, its clip has only one row number.
+            clip before it. If a track has fewer than `length` crops, but more than one, its clip
+            repeats some of them. If a track has only one crop, its clip has one row number.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -294,9 +298,9 @@ class FaceSet:
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
         The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a crop and
-        of its original. The column `pair_border` holds the mean difference along the borders. If it
-        is 6 or more, the two crops are not aligned, so `pair_diff` means nothing and the FAKE crop
-        is kept. If one of these columns is missing, all crops are kept.
+        of its original. The column `pair_border` holds the mean difference along the borders. If
+        this second difference is 6 or more, the two crops are not aligned. `pair_diff` then means
+        nothing, and the FAKE crop is kept. If one of these columns is missing, all crops are kept.
 
         Args:
             min_pair_difference: FAKE crops with a lower `pair_diff` are left out.
@@ -324,12 +328,14 @@ class FaceSet:
 
         A model is more accurate on sources and faces that it was trained on. Therefore, whole
         sources are held out if the FAKE crops have several sources. Otherwise, whole actor groups
-        are held out. If only some crops of an actor group are held out, its other crops are in
-        neither part. If several face sets were joined, each of them is split separately.
+        are held out. An actor group may have crops of held-out sources and of other sources. Its
+        other crops are then in neither part. If several face sets were joined, each of them is
+        split separately.
 
-        A face set without FAKE crops is not held out, because it cannot show how good a model is.
-        If a face set is split by actor group, its sources without FAKE crops are not held out
-        either. Reconstructions do not count as FAKE crops here.
+        Of several joined face sets, those without FAKE crops are not held out, because they cannot
+        show how good a model is. If a face set is split by actor group, its sources without FAKE
+        crops are not held out either. In both rules, reconstructions of REAL crops (see
+        `dfdetect.data.reconstruct`) do not count as FAKE crops.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.
@@ -379,7 +385,7 @@ def decode_image(place: ImageLocation, name: str) -> np.ndarray:
     """Return the image that is stored at a place: RGB uint8 of shape (height, width, 3).
 
     Args:
-        place: Where the image is.
+        place: The file that holds the image, and the position of the image in this file.
         name: Id of the image, for the error message.
 
     Raises:
@@ -406,8 +412,8 @@ def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> Non
         name: Name of the held-out crops, for error messages.
 
     Raises:
-        FaceSetError: An actor group or an id occurs in both face sets, or only one face set has
-            actor groups.
+        FaceSetError: An actor group or the id of a crop occurs in both face sets, or only one of
+            the face sets has actor groups.
     """
     if (GROUP in train.table) != (GROUP in held_out.table):
         raise FaceSetError(
@@ -476,7 +482,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """Return the places of the images in the shards, as the index gives them."""
+    """Return where each image is in the shards (tar files), as the columns of the index say."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()
@@ -520,7 +526,7 @@ def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Read the header of an image, and return whether no side has more than `MOST_PIXELS`."""
+    """Read an image's header, and return whether both sides have at most `MOST_PIXELS` pixels."""
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

@@ -48,9 +48,9 @@ class LabelledVideo:
         name: Name of the video. No other video in the folder or zip file has the same name.
         path: Path of the file; for a video in a zip file, the path inside the zip file.
         label: REAL or FAKE.
-        group: A name that all videos of one person share. This is the identity of the person if
-            it is known. Otherwise it is the name of the original, or of the video itself if no
-            original is known.
+        group: A name that all videos of one person share. If the person is known, it is the
+            person's identity. Otherwise it is the name of the original video, or of the video
+            itself if no original is known.
         source: Where the video comes from: the source in the manifest, the name of the data set,
             or the name of the video's folder.
         archive: The zip file that holds the video, or None.
@@ -123,7 +123,8 @@ class LabelledPhoto:
     """An image of a face set, treated as a video of one frame.
 
     Attributes:
-        image: Where the image is. The other attributes are those of `LabelledVideo`.
+        image: The file that holds the image, and the position of the image in this file. The other
+            attributes are those of `LabelledVideo`.
     """
 
     name: str
@@ -136,7 +137,7 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Return where the image is. This place identifies the image."""
+        """Return the file and the position of the image, which together identify the image."""
         return self.image
 
     @property

@@ -205,11 +205,11 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator one step, and return the term it adds to the autoencoder's loss.
+        """Train the discriminator for one step, and return its term of the autoencoder's loss.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.
-            images: The originals, in the same form.
+            images: The originals, in the same shape and range.
         """
         real, fake = self.net(images), self.net(drawn.detach())
         loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
@@ -305,9 +305,9 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
 def _plan(
     faces: FaceSet, kinds: Sequence[str], copies: int, seed: int
 ) -> Iterator[tuple[int, str, int, int]]:
-    """Yield the settings of each reconstruction to make.
+    """Yield one tuple for each reconstruction to make.
 
-    The settings are the row number of the face, the name of the autoencoder, and the arguments
+    The tuple holds the row number of the REAL crop, the name of the autoencoder, and the arguments
     `side` and `interpolation` of `_redraw`.
     """
     draw = np.random.default_rng(seed)

@@ -51,8 +51,8 @@ class Region(NamedTuple):
     Attributes:
         x: Horizontal position of the centre.
         y: Vertical position of the centre.
-        half_width: Least and greatest value of half the width.
-        half_height: Least and greatest value of half the height.
+        half_width: Range (least and greatest value) from which half the width is drawn.
+        half_height: Range (least and greatest value) from which half the height is drawn.
     """
 
     x: float

@@ -2,7 +2,7 @@
 
 Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index `NAME.csv`. The index
 gives the shard and the byte offset of each crop, so that a crop is read without a search. Shards
-do not say when and by whom a file was made, so that the same crops always give the same bytes.
+hold no dates and no owners of files, so that the same crops always give the same bytes.
 """
 
 import io

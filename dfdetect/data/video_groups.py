@@ -36,8 +36,9 @@ class VideoGroup:
 def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list[Video]:
     """Return the labelled videos of several sources.
 
-    An image of a face set counts as a video of one frame. If a video has the same name as a video
-    of an earlier source, it is renamed to `SOURCE/NAME`, with the name of the later source.
+    An image of a face set counts as a video of one frame. If two sources have a video of the same
+    name, the video of the later source is renamed to `SOURCE/NAME`, where SOURCE is the name of the
+    later source.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face

@@ -1,10 +1,10 @@
 """Write a face set step by step, so that a later run can continue it after any interruption.
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
-entry by entry; an entry is for example a video with its crops. A log has one row per complete
-entry. The row also gives the sizes that the index and the last shard have after this entry. If the
-index or a shard is longer than the last row of the log says, its end belongs to an incomplete
-entry. The next run cuts this end off.
+entry by entry; an entry is for example a video with its crops. A log has one row for each complete
+entry. The row describes the entry, and gives the sizes of the index and of the last shard after
+this entry. If the index or the last shard is longer than the last row says, the bytes beyond this
+size belong to an incomplete entry. The next run cuts them off.
 """
 
 import sys
@@ -55,8 +55,9 @@ class FaceSetWriter:
             with the settings that it was begun with.
 
     Attributes:
-        done: The complete entries: a dictionary from the value of an entry's first log column to
-            the entry's row in the log. Rows have no `LOG_COLUMNS`, and all values are text.
+        done: A dictionary of the complete entries. The key is the value in the first column of the
+            log, which identifies an entry. The value is the row of the entry in the log, as text
+            and without `LOG_COLUMNS`.
 
     Raises:
         InputError: An index or a shard exists without this log, or a file was changed after it was
@@ -101,10 +102,10 @@ class FaceSetWriter:
         self._lock.close()
 
     def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
-        """Write an entry: first the crops, then the rows of the index, then the row of the log.
+        """Write an entry: first its crops, then their rows in the index, then its row in the log.
 
         Args:
-            entry: The row of the log, without `LOG_COLUMNS`.
+            entry: The row of the log, without the columns `LOG_COLUMNS`, which this method adds.
             crops: The crops of the entry.
 
         Raises:
@@ -147,11 +148,10 @@ class FaceSetWriter:
                 )
 
     def _restore(self) -> tuple[int, int]:
-        """Note the complete entries, and cut an incomplete entry off the log and the index.
+        """Load the complete entries into `done`; cut an incomplete entry off the log and the index.
 
         Returns:
-            The number of the last shard, and the size in bytes that it has without the incomplete
-            entry.
+            The number of the last shard, and its size in bytes without the incomplete entry.
         """
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, (*self._entry_columns, "settings"))
@@ -216,7 +216,11 @@ def _require_length(path: Path, size: int) -> None:
 
 
 def _cut_off(path: Path, size: int) -> None:
-    """Shorten a file to `size` bytes. The remaining part must end with a complete line."""
+    """Cut a file off after `size` bytes.
+
+    Raises:
+        InputError: The file is shorter, or its first `size` bytes do not end with a complete line.
+    """
     _require_length(path, size)
     with path.open("r+b") as file:
         file.seek(max(0, size - 1))

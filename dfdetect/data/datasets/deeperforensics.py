@@ -32,7 +32,7 @@ LISTS = "lists/splits"
 
 @register_layout
 def read_deeperforensics(folder: Path) -> Dataset | None:
-    """Return the fakes and their targets, or None if the folder has another layout."""
+    """Return the fakes and their REAL originals, or None if the folder has another layout."""
     fakes = folder / "manipulated_videos"
     if not fakes.is_dir():
         return None

@@ -8,12 +8,14 @@ Detection", NeurIPS 2024. Each JSON file lists the crops that the authors' prepr
     "label": "CelebDFv2_real", "frames": ["Celeb-DF-v2/Celeb-real/frames/id0_0000/000.png"]}}}}}
 ```
 
-There may be one more level, the compression (`c23`), between the split and the videos. The frames
-are paths relative to the folder that holds all data sets. The reader looks for this folder in the
-JSON file's folder, in the folders above it, and in a few of their sub-folders (`PLACES`).
+Between the split (`test`) and the videos (`id0_0000`), there may be one more level, the compression
+(`c23`). The frames are paths relative to the folder that holds all data sets. The reader looks for
+this folder in the JSON file's folder, in the folders above it, and in a few of their sub-folders
+(`PLACES`).
 
-DF40 also publishes crops without a JSON file. The crops of a method are in folders METHOD/ff and
-METHOD/cdf, or METHOD/real and METHOD/fake, where METHOD is the name of the method.
+DF40 also publishes crops without a JSON file. The folder METHOD/ff has the fakes that a method made
+from FaceForensics++, and METHOD/cdf has the fakes that it made from Celeb-DF-v2. Some methods have
+the folders METHOD/real and METHOD/fake instead.
 """
 
 import json
@@ -112,7 +114,10 @@ def read_df40(folder: Path) -> Dataset | None:
 
 
 def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
-    """Yield the crop sequences that a JSON file lists. Image paths are relative, as in the file."""
+    """Yield the crop sequences that a JSON file lists.
+
+    The image paths are those of the file: relative to the folder that holds all data sets.
+    """
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
             if split not in SPLITS:
@@ -133,7 +138,11 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
 
 
 def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the name and the entry of each video, even if videos are grouped by compression."""
+    """Yield the name and the JSON entry of each video.
+
+    If the videos are grouped by compression, the name starts with the group, as in `c23/000`. The
+    argument `above` is this start of the name.
+    """
     for name, entry in videos.items():
         if "frames" in entry:
             yield above + name, entry

@@ -11,9 +11,9 @@ manipulated_sequences/DeepFakeDetection/c23/videos/01_02__exit_phone_room__YVGY8
 splits/test.json or test.json
 ```
 
-A fake is called TARGET_SOURCE: it shows the scene of the target with the face of the source. The
-split files list pairs of original videos. Both videos of a pair, and the fakes made from them,
-belong to the split that the file is named after.
+A fake is called TARGET_SOURCE: it shows the scene of the target with the face of the source. Each
+split file is named after a split, such as `test`, and lists pairs of original videos. Both videos
+of a pair, and the fakes made from them, belong to this split.
 """
 
 import json
