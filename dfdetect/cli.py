@@ -224,7 +224,7 @@ def _add_engine_option(parser: argparse._ActionsContainer) -> None:
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="library that computes the networks on a CPU; auto: the fastest installed one",
+        help="library that runs the networks on a CPU; auto: the fastest installed one",
     )
 
 

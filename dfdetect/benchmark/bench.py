@@ -51,18 +51,18 @@ class BenchResult:
 
     Attributes:
         videos: Number of videos.
-        seconds_per_video: Total time divided by the number of videos, while several videos are
-            scored at once.
-        stages: Mean time that a video spends in each stage, by name of the stage, while several
-            videos are scored at once.
+        seconds_per_video: Total time divided by the number of videos. Several videos were scored at
+            once.
+        stages: Mean time that a video spent in each stage, by name of the stage. Several videos
+            were scored at once.
         engine: Name of the library that ran the networks.
         engines: Time per video with each library that was timed, by name of the library.
-        decode_seconds_per_video: Time per video for decoding alone, while several videos are
-            decoded at once. This is a lower limit of `seconds_per_video`.
-        read_seconds_per_video: Time per video for reading every frame with OpenCV, and nothing
-            else.
-        reference_seconds_per_video: Time per video of the second reference: the face pipeline of
-            the winner of the Deepfake Detection Challenge.
+        decode_seconds_per_video: Time per video for decoding alone. Several videos were decoded at
+            once. This is a lower limit of `seconds_per_video`.
+        read_seconds_per_video: Time per video of the first reference, which reads every frame with
+            OpenCV and does nothing else.
+        reference_seconds_per_video: Time per video of the second reference, which is the face
+            pipeline of the winner of the Deepfake Detection Challenge.
         face_agreement: Of the faces that the winner's pipeline finds, the share that dfdetect finds
             too, 0 to 1. Two boxes show the same face if their intersection over union (IoU) is at
             least 0.5. None if the winner's pipeline found no face.
@@ -161,8 +161,9 @@ def bench(
     The first reference, `read`, only reads every frame with OpenCV. The second reference,
     `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge (Seferbekov
     2020). It takes one video after another: OpenCV reads the file, the sampled frames are shrunk to
-    half their size, and MTCNN detects the faces in them. Unlike the winner's own code, the second
-    reference uses the default thresholds of MTCNN, and this package's classifier in float32.
+    half their width and height, and MTCNN detects the faces in them. The second reference differs
+    from the winner's own code in two ways: MTCNN has its default thresholds, and the classifier is
+    that of the measured detector, in float32.
 
     Run `bench` on an idle machine and in a new process: `peak_memory_mb` is too low if the process
     has used much memory before.
@@ -221,7 +222,7 @@ def bench(
 
 
 def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:
-    """Return the share of the faces found by the reference that the detector found too.
+    """Of the faces that the reference found, return the share that the detector found too.
 
     Args:
         scores: Results of the detector, one for each video.
@@ -240,9 +241,10 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """The second reference of `bench`, which scores videos with the measured detector's model.
+    """A detector that `bench` times as its second reference.
 
-    It finds faces like the winner of the Deepfake Detection Challenge.
+    It uses the model of the measured detector. It finds faces in the same way as the winner of the
+    Deepfake Detection Challenge did.
     """
 
     def __init__(self, detector: Detector):
@@ -269,7 +271,11 @@ class _Reference(Detector):
 
 
 class _WinnersFaceDetector:
-    """MTCNN as facenet_pytorch implements it. It detects faces in frames of half the size."""
+    """The face detector of the winner of the Deepfake Detection Challenge.
+
+    It is MTCNN as facenet_pytorch implements it. Before it detects faces, it halves the width and
+    the height of the frames.
+    """
 
     def __init__(self, device: torch.device):
         self.network = MTCNN(
@@ -279,7 +285,7 @@ class _WinnersFaceDetector:
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect the faces in images, as `FaceDetector.detect` does."""
+        """Detect the faces in images. Arguments and result are as in `FaceDetector.detect`."""
         found: list[list[Box]] = []
         for image in images:
             height, width = image.shape[:2]
@@ -302,7 +308,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Return the seconds per video for decoding alone, while several videos are decoded at once."""
+    """Decode several videos at once, and return the seconds per video."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -328,7 +334,7 @@ def _in_rounds(videos: Sequence[Path]) -> list[Path]:
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
 ) -> tuple[list[VideoResult], float]:
-    """Score the videos repeatedly; return all results, and the seconds per video."""
+    """Score the videos in one or more rounds; return all results and the seconds per video."""
     many = _in_rounds(videos)
     start = perf_counter()
     scores = list(
@@ -381,8 +387,8 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Return the boxes of the tracks at a time, interpolated between sampled frames.
 
-    The first box of a track also counts up to one sampled frame before the track begins. The last
-    box also counts up to one sampled frame after the track ends.
+    The time may also lie shortly before or after a track: at most as many seconds as the largest
+    gap between two frames of the track. The first or last box of the track is then returned.
     """
     boxes: list[Box] = []
     for track in tracks:

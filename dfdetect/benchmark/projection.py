@@ -23,11 +23,11 @@ GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Return a number of videos, and a list with several numbers of machines.
+    """Parse the number of videos and the machine counts of a plan, and return them.
 
     Args:
         videos: The number of videos, as a text.
-        nodes: The numbers of machines, separated by commas.
+        nodes: The machine counts, separated by commas.
 
     Raises:
         ArgumentError: One of the numbers is not a whole number of at least 1.
@@ -73,14 +73,15 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """The projected time, disk space and memory of one job on a number of machines.
+    """The projected time, disk space and memory of one job on a certain number of machines.
 
     Attributes:
         job: `predict` or `extract`.
         nodes: Number of machines.
         hours: Duration of the job.
-        bound: The slowest part of the job, which determines its duration: `compute`, `network` or
-            `writer`.
+        bound: The part of the job that takes longest, and so determines the duration of the job:
+            `compute` (the machines score videos or extract crops), `network` (they receive videos
+            and send crops) or `writer` (one machine writes all crops).
         hours_of: Duration in hours of each of these three parts, by name.
         disk_gb: Size of the files that the job writes, in GB.
         memory_gb: Memory that the job uses on each machine, in GB, or None if it is unknown.
@@ -97,14 +98,16 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Projections for a large set of videos; `str` returns a table for people.
+    """The projected time, disk space and memory of jobs on a large set of videos.
+
+    `str` returns a table for people to read.
 
     Attributes:
         videos: Number of videos.
         cores: Number of cores of this machine.
         network_bytes_per_second: Assumed network speed of each machine.
         measured: The measurements on this machine.
-        projected: One projection for each combination of a job and a number of machines.
+        projected: One projection for each combination of a job and a machine count.
     """
 
     videos: int
@@ -160,8 +163,7 @@ def plan(
         paths: The videos that were given to the function `bench`.
         bench: The result of `bench`.
         videos: Number of videos in the large set.
-        nodes: The numbers of machines for which projections are computed. Each machine is like this
-            one.
+        nodes: The machine counts for which projections are made. Each machine is like this one.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
@@ -185,12 +187,13 @@ def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int
     - One machine writes all crops.
     - Each core runs a process that uses as much memory as the measured process.
 
-    The slowest of three parts determines the time: computing, network or writing.
+    A job has three parts: computing, network and writing. The part that takes longest determines
+    the time of the job.
 
     Args:
         measured: The measurements on this machine.
         videos: Number of videos in the large set.
-        nodes: The numbers of machines for which projections are computed.
+        nodes: The machine counts for which projections are made.
         cores: Number of cores of each machine.
     """
     return Plan(

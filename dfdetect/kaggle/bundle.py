@@ -1,4 +1,7 @@
-"""`bundle`: writes the data set and the notebook that Kaggle needs to run dfdetect offline."""
+"""`bundle`: writes the files that are uploaded to Kaggle to run dfdetect there offline.
+
+The files are a notebook, and a Kaggle data set with the package and its weights.
+"""
 
 import base64
 import hashlib
@@ -61,9 +64,9 @@ def bundle(
 
     The data set is the folder `dataset` in `out`. It holds the weights, `dataset-metadata.json`,
     `files.csv` with the size and SHA-256 of each file, and the wheels of dfdetect and of the
-    packages that Kaggle's image lacks. It has no sub-folders, because the `kaggle` tool would skip
-    them. The folder `kernel` in `out` holds the notebook and a `kernel-metadata.json` that names
-    the data set.
+    packages that are not installed in Kaggle's Docker image. It has no sub-folders, because the
+    `kaggle` tool would skip them. The folder `kernel` in `out` holds the notebook and a
+    `kernel-metadata.json` that names the data set.
 
     Args:
         out: Folder to write to; an earlier bundle in it is replaced.
@@ -80,7 +83,8 @@ def bundle(
         FileNotFoundError: The weights, the folder of wheels or a needed wheel does not exist.
         ArgumentError: Kaggle would refuse `owner` or `name`, or the output folders contain files
             that do not belong to a bundle.
-        InputError: Kaggle would refuse or change a file, or a file could run code.
+        InputError: Kaggle would refuse or change one of the files to upload, or one of them could
+            run code when it is loaded.
         DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
 
     Example:
@@ -175,7 +179,7 @@ def package_files(package: Path) -> dict[str, bytes]:
 
 
 def check_dataset(folder: str | Path) -> None:
-    """Check that Kaggle accepts a data set and does not change its files.
+    """Check that Kaggle will accept a data set, and will not unpack files of the data set.
 
     Raises:
         InputError: The data set has sub-folders, more than 1 GB, archives that Kaggle would unpack,
@@ -224,7 +228,7 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Get the wheels that Kaggle's image lacks.
+    """Get the wheels of the packages that are not installed in Kaggle's Docker image.
 
     They are copied from the folder `wheels` to `dataset`. If `wheels` is None, pip downloads them.
     """

@@ -1,4 +1,8 @@
-"""Find the data of the Kaggle competition: where Kaggle mounts it, or beside a notebook."""
+"""Find the folder with the data of the Kaggle competition, on Kaggle or on another machine.
+
+Kaggle mounts the folder as an input of the notebook. On another machine, `sample_data` of this
+repository takes its place.
+"""
 
 from collections.abc import Iterable
 from contextlib import suppress

@@ -49,8 +49,8 @@ def choose_device(device: str = "auto") -> torch.device:
 def has_fast_half(device: torch.device) -> bool:
     """Return whether a device multiplies matrices faster in half precision than in float32.
 
-    In half precision, GPUs are faster, and so are CPUs with matrix units (AMX). Other CPUs are many
-    times slower.
+    GPUs and CPUs with matrix units (AMX) are faster in half precision. All other CPUs are many
+    times slower in half precision than in float32.
     """
     if device.type != "cpu":
         return True
@@ -68,8 +68,8 @@ def half_type(device: torch.device) -> torch.dtype:
 def other_gpus(device: torch.device) -> list[torch.device]:
     """Return the GPUs that can be used in addition to a device.
 
-    For `cuda`, which is the first GPU, these are all other GPUs that work. For other devices, the
-    list is empty.
+    For the device `cuda` (the first GPU), the list holds all other GPUs that work. For any other
+    device, such as `cuda:0` or `cpu`, the list is empty.
     """
     if device != torch.device("cuda"):
         return []

@@ -1,9 +1,9 @@
 """Run networks on a CPU with an engine: OpenVINO, ONNX Runtime or torch.
 
 OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which
-needs half as much time as torch for the classifiers of this package. Its outputs differ from
-torch's only by rounding. ONNX Runtime is faster than torch and slower than OpenVINO. On a GPU,
-torch is always used.
+needs half as much time as torch for the classifiers of this package. The outputs of OpenVINO differ
+from those of torch only by rounding. ONNX Runtime is faster than torch and slower than OpenVINO. On
+a GPU, torch is always used.
 """
 
 import logging
@@ -78,8 +78,8 @@ class EngineNetwork(nn.Module):
 
     The engine compiles the network when the network is first needed, and again in each process to
     which the network was sent. After compiling, the outputs of the engine and of torch are compared
-    for one input. If they differ, or if the engine cannot compile the network, torch continues to
-    run the network, and a warning says why.
+    for one input. If they differ by more than rounding, or if the engine cannot compile the
+    network, torch continues to run the network, and a warning says why.
 
     Args:
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
@@ -140,8 +140,8 @@ class EngineNetwork(nn.Module):
     def _ready(self) -> bool:
         """Return whether the compiled network can be used.
 
-        If the network is not compiled yet, it is compiled now. With `auto`, it is not compiled in
-        the first `PAYS_AFTER` calls.
+        If the network is not compiled yet, this method compiles it. But if `engine` was `auto`, it
+        does so only after `PAYS_AFTER` calls of the network.
         """
         if self.compute is not None or not self.usable:
             return self.compute is not None
@@ -181,7 +181,7 @@ class EngineNetwork(nn.Module):
     def _difference(self, compute: Compute) -> str:
         """Compare the engine's outputs with torch's for the example input.
 
-        Return a message if they differ, or else an empty text.
+        Return a message if the outputs differ by more than rounding, or else an empty text.
         """
         expected = self.network(self.example)
         expected = expected if isinstance(expected, tuple) else (expected,)

@@ -30,15 +30,15 @@ MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Resul
 class Executor:
     """Applies a function to several items at once, and yields the results in the items' order.
 
-    On the CPU, each thread works on one item and computes on one core, because a single video
-    cannot keep several cores busy. Threads run in parallel, because decoders, OpenCV and torch
-    release Python's global lock.
+    On the CPU, each thread works on one item and uses one core, because a single video cannot keep
+    several cores busy. Threads run in parallel, because decoders, OpenCV and torch release Python's
+    global lock.
 
-    When the `with` block ends, unfinished items are cancelled and the decoders end. Ctrl-C
-    therefore does not wait for the videos that are being scored.
+    When the `with` block ends, unfinished items are cancelled, and the processes that decode videos
+    for the function are ended. Ctrl-C therefore does not wait for the videos that are being scored.
 
     Args:
-        device: The device on which the function computes: `auto`, `cpu`, `cuda` (all GPUs) or
+        device: The device on which the function runs networks: `auto`, `cpu`, `cuda` (all GPUs) or
             `cuda:N`. On a cluster, each process makes this choice on its own machine.
         cluster: Address of a Ray cluster, as `dfdetect.runtime.ray_cluster.map_on_cluster` takes
             it; None to use only this machine.
@@ -77,7 +77,7 @@ class Executor:
         self.close()
 
     def close(self) -> None:
-        """Cancel the unfinished items, end the decoders, and disconnect from the cluster."""
+        """Cancel unfinished items, end the decoder processes, and disconnect from the cluster."""
         self._open.close()
 
     def map(
@@ -96,15 +96,16 @@ class Executor:
 
         Args:
             make_worker: A function that takes a device and a pool of decoders and returns the
-                function to apply. `make_worker` is called once per GPU, once for all cores of the
-                CPU, or once per process of a cluster. Several threads call the returned function at
-                the same time. For a cluster, `make_worker`, the items and the results must be
-                picklable.
+                function to apply. `make_worker` is called once per GPU. Without a GPU, it is called
+                once. On a cluster, each process calls it once. Several threads may call the
+                returned function at the same time. On a cluster, `make_worker`, the items and the
+                results must be picklable.
             items: The items; the caller's thread reads them one by one. If there is only one item,
-                the function may use all cores of this machine.
-            on_lost: A function that is called if a cluster gives up an item, because each process
-                that worked on it was lost. `on_lost` takes the item and a message, and returns the
-                result of the item. By default, `map` raises DfdetectError in this case.
+                the decoders, OpenCV and torch use all cores of this machine for it.
+            on_lost: A function that is called for an item that a cluster gives up, because each of
+                several processes was lost while it worked on this item. `on_lost` takes the item
+                and a message, and returns the result of the item. By default, `map` raises
+                DfdetectError in this case.
             failed: A function that returns whether a result is a failure. An item that fails on
                 a GPU other than the first is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result
@@ -192,7 +193,7 @@ def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
     """Provide a pool of `count` threads for a `with` block.
 
     With `one_core_each`, torch and OpenCV use only one core in each thread. At the end of the
-    block, items that no thread has started are cancelled.
+    block, tasks that no thread has started are cancelled.
     """
     before = torch.get_num_threads(), cv2.getNumThreads()
     threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)

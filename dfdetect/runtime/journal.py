@@ -64,7 +64,7 @@ class Journal:
             )
 
     def of_others(self) -> list[bytes]:
-        """Return the lines of other runs, which had other settings."""
+        """Return the lines of runs whose settings differ from those of this run."""
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:

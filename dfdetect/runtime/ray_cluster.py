@@ -62,9 +62,9 @@ def map_on_cluster(
 ) -> Iterator[tuple[Item, Result]]:
     """Apply a function to items on all machines of a cluster, and yield each item with its result.
 
-    The results come in the order of the items. The machine that works on an item also reads the
-    item's files. All machines must therefore see the files under the same paths. If the process or
-    machine that works on an item is lost, another process gets the item.
+    The results come in the order of the items. If an item names files, the machine that works on
+    the item reads them. All machines must therefore see these files under the same paths. If the
+    process or machine that works on an item is lost, another process gets the item.
 
     Args:
         start: A function that returns the function to apply. Each process calls `start` once.
@@ -74,8 +74,9 @@ def map_on_cluster(
         address: The cluster's address as `ray.init` takes it: `192.168.0.1:6379` for example, or
             `auto` on a machine of the cluster. `local` starts a cluster of this machine alone,
             which ends with this call.
-        on_lost: A function that is called if `ATTEMPTS` processes were lost while they worked on an
-            item. The function takes the item and a message, and returns the result of the item.
+        on_lost: A function that is called for an item that is given up, because `ATTEMPTS`
+            processes were lost, one after another, while they worked on this item. The function
+            takes the item and a message, and returns the result of the item.
 
     Raises:
         DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
@@ -106,7 +107,8 @@ def map_on_cluster(
 def require_cluster(address: str) -> None:
     """Check that a cluster answers at an address.
 
-    The check takes seconds at most; Ray itself would wait for minutes.
+    The check takes ten seconds at most. Ray itself would try to connect for minutes before it gives
+    up.
 
     Raises:
         DfdetectError: Ray is not installed.
@@ -199,7 +201,7 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Return how many items may be sent to actors before the oldest unfinished item is done."""
+        """Return how many items may be given to actors, counted from the oldest unfinished one."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
@@ -254,8 +256,8 @@ class ActorPool:
     def wait(self) -> list[_Call]:
         """Wait until actors are ready or lost, and return the calls of the lost actors.
 
-        The wait takes at most `NODE_POLL_SECONDS`. Afterwards, actors that are ready count as idle,
-        and their calls have a result.
+        The wait takes at most `NODE_POLL_SECONDS`. When it ends, each actor that has finished its
+        call is idle, and the call has its result.
         """
         lost: list[_Call] = []
         if not self.busy:
@@ -290,8 +292,9 @@ class _Actor:
     """A process of the cluster, which works on one item at a time, on one core.
 
     Args:
-        cores: Indexes of the cores that the actor may use, among all cores of the host. If Ray runs
-            several nodes on one host, each node has only some of the host's cores.
+        cores: Indexes of the host's cores on which the actor may run; it uses one of them at a
+            time. If Ray runs several nodes on one host, each node has only some of the host's
+            cores.
     """
 
     def __init__(self, cores: range):
@@ -309,12 +312,13 @@ class _Actor:
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
         """Apply the function to an item.
 
-        The first call makes the function. The constructor does not make it, because Ray does not
-        pass on errors that a constructor raises.
+        In the first call, `start` makes the function. The constructor does not do this, because Ray
+        does not pass on errors that a constructor raises. A call raises an error if the caller's
+        dfdetect has another version than this process (`version`).
 
         Returns:
-            Two values: None, whose arrival tells the caller that the result is ready; and the
-            result.
+            None and the result. Ray tells the caller when the None is ready. The caller then knows
+            that the result is ready, and need not fetch it yet.
         """
         import ray
 
@@ -368,7 +372,8 @@ def connected(address: str) -> Iterator[None]:
 def _errors_logged(what: str) -> Iterator[None]:
     """Log an error of the `with` block, because raising it would hide an earlier error.
 
-    The block shuts something down. `what` says in the log what the block could not do.
+    The block shuts something down. `what` is the text for the log if this fails, such as "cannot
+    end an actor".
     """
     try:
         yield
