@@ -6,12 +6,12 @@ these products (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for
 explanations", 2020). The same rule is used for all networks. Depending on the layers that follow
 the feature map, the maps are those of a known method:
 
-- A mean over the image and a linear layer (EfficientNet, ResNet, Xception): the class activation
+- A mean over all places, then a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
-- A mean over the image and an LSTM (`cnn_lstm`): Grad-CAM of each frame.
-- Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): Grad-CAM, but without the mean of
-  the gradients over the image, because each place has weights of its own.
-- A linear layer (`linear_svm`, `logistic_regression`): the product of weights and features.
+- A mean over all places, then an LSTM (`cnn_lstm`): Grad-CAM of each frame.
+- Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): as Grad-CAM, but the gradients are
+  not averaged over the places, because each place has weights of its own.
+- A linear layer alone (`linear_svm`, `logistic_regression`): the product of weights and features.
 
 The packages grad-cam and captum are not used. They discard the evidence for REAL. They scale each
 map separately, so that maps cannot be compared. They also install hooks in the model, which is not
@@ -46,10 +46,10 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     Returns:
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
         below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
-        map add up to the logit. If the model takes clips (several crops of one face), there is a
-        map for each crop of a clip. The logit is the mean, over these maps, of the sum of a map's
-        values. None is returned if the model has no feature map (transformers have none), or if its
-        feature map has only one place.
+        map add up to the logit. If the model takes clips (several crops of one face), there is one
+        map for each crop of a clip. Each map has a sum, and the logit is the mean of these sums.
+        None is returned if the model has no feature map (transformers have none), or if its feature
+        map has only one place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -91,8 +91,9 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
         shares: The weight of each model in the mean.
 
     Returns:
-        float32 of shape (crops, rows, columns), with rows and columns of the finest map. The sum
-        over a returned map is the weighted mean of the sums over the maps of the models.
+        float32 of shape (crops, rows, columns), with rows and columns of the finest map. Enlarging
+        a map does not change the sum of its values. The sum of a returned map is therefore the
+        weighted mean of the sums of the models' maps.
     """
     finest = max((one.shape[1:] for one in maps), key=np.prod)
 
@@ -106,7 +107,10 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """Return two functions: from inputs to the last feature map, and from this map to logits.
+    """Split a model into two functions.
+
+    The first function computes the last feature map from the inputs. The second function computes
+    the logits from this map.
 
     If the model has no feature map, None is returned.
     """

@@ -3,7 +3,7 @@
 The autoencoders imitate the generators that make talking heads and re-enacted faces. A generator
 leaves traces in its images. These traces depend on the way in which the generator enlarges
 features, on the size of its latent (the compressed image), and on the loss with which the generator
-was trained. The autoencoders therefore differ in these three properties.
+was trained. The autoencoders therefore differ in upsampling, latent size and loss.
 """
 
 from dataclasses import dataclass

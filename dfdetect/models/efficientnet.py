@@ -14,9 +14,10 @@ differs from timm's network:
 | `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
 For a convolution with stride 2, TensorFlow pads the input on one side or on both, depending on the
-size of the input. timm's `tf_` networks do the same. The package efficientnet_pytorch ignores the
-size of the image. Since version 0.7, it pads as if the image had the size that the network was
-designed for. Before, it padded each layer as if the input of the layer itself had this size.
+size of the input. timm's `tf_` networks do the same. In the package efficientnet_pytorch, the
+padding does not depend on the size of the image. Version 0.7 and later pad each layer as if the
+image had the size that the network was designed for. Versions before 0.7 pad each layer as if the
+input of this layer had that size, although earlier layers have reduced the image.
 """
 
 from collections.abc import Callable
@@ -85,7 +86,9 @@ class Swish(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """One of timm's `tf_efficientnet_b0` to `b7`, split into features and head.
+    """One of timm's networks `tf_efficientnet_b0` to `tf_efficientnet_b7`, in two parts.
+
+    `forward_features` computes features from images. `forward_head` computes logits from features.
 
     Args:
         variant: The number in the name of the network, 0 to 7.
@@ -263,7 +266,7 @@ class TimeConv(nn.Module):
         self.length = length
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the convolution of features.
+        """Return the features, convolved over the frames of each clip.
 
         Input and output have the shape (batch * length, channels, height, width).
         """
@@ -299,8 +302,9 @@ def noise_filters() -> torch.Tensor:
     """Return three filters of 5 x 5 pixels that extract noise from an image, shape (3, 1, 5, 5).
 
     Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The first
-    filter computes second differences along a row. The other two compute them along rows and
-    columns: the second filter from 3 x 3 pixels, the third from 5 x 5 pixels.
+    filter computes second differences along a row. The other two filters compute differences along
+    rows and columns: the second filter from the inner 3 x 3 pixels, the third filter from all 5 x 5
+    pixels.
     """
     line = torch.tensor([1.0, -2.0, 1.0])
     row, square = torch.zeros(5, 5), torch.zeros(5, 5)

@@ -13,8 +13,9 @@ input of 256 by 256 pixels.
 | 4 | conv 5 x 5, 16 channels | the same | 8 |
 | | dropout, linear to 16, leaky ReLU, dropout, linear to 1 | the same | |
 
-An inception layer joins the outputs of four branches. The first branch is a 1 x 1 convolution. Each
-other branch is a 1 x 1 convolution followed by a 3 x 3 convolution with dilation 1, 2 or 3.
+An inception layer concatenates the outputs of four branches. The first branch is a 1 x 1
+convolution. Each other branch is a 1 x 1 convolution followed by a 3 x 3 convolution with dilation
+1, 2 or 3.
 
 Meso4 has 27,977 weights and MesoInception4 has 28,615.
 """
@@ -141,7 +142,7 @@ class _Inception(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the joined outputs (batch, channels, side, side) of the four branches."""
+        """Return the concatenated outputs (batch, channels, side, side) of the four branches."""
         return torch.cat([branch(features) for branch in self.branches], dim=1)
 
 

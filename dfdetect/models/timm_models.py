@@ -2,17 +2,17 @@
 
 The study (docs/study.md) trains these models of timm:
 
-| name | paper | weights with one output | weights with 1000 outputs |
+| name | paper | number of weights, 1 output | number of weights, 1000 outputs |
 | --- | --- | --- | --- |
 | `resnet50` | He et al., "Deep Residual Learning", CVPR 2016 | 23.5 M | 25.6 M |
 | `vgg16` | Simonyan & Zisserman, "Very Deep ... Networks", ICLR 2015 | 134.3 M | 138.4 M |
 | `tf_efficientnet_lite0` | Tan & Le, "EfficientNet", ICML 2019 | 3.4 M | 4.7 M |
 
-ResNet-50 has a 7 x 7 convolution, 16 bottleneck blocks (1 x 1, 3 x 3, 1 x 1) in stages of 3, 4, 6
-and 3 blocks. A mean over the image and a linear layer follow. VGG16 has 13 convolutions of 3 x 3 in
-stages of 2, 2, 3, 3 and 3, with 64 to 512 channels. Max pooling follows each stage, and linear
-layers of 4096, 4096 and one unit come last. The `lite` variants of EfficientNet have neither
-squeeze-and-excitation nor swish, and are therefore faster on CPUs.
+ResNet-50 has a 7 x 7 convolution and 16 bottleneck blocks (1 x 1, 3 x 3, 1 x 1), in stages of 3, 4,
+6 and 3 blocks. A mean over all positions follows, and then a linear layer. VGG16 has 13
+convolutions of 3 x 3 in stages of 2, 2, 3, 3 and 3, with 64 to 512 channels. Max pooling follows
+each stage, and linear layers of 4096, 4096 and one unit come last. The `lite` variants of
+EfficientNet have neither squeeze-and-excitation nor swish, and are therefore faster on CPUs.
 """
 
 from collections.abc import Callable
@@ -66,7 +66,10 @@ def names(pattern: str = "*") -> list[str]:
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
-    """Return a function that takes the rates of `create` and returns timm's model `name`."""
+    """Return a function that builds timm's model `name`.
+
+    The function takes the arguments `drop_rate` and `drop_path_rate` of `create`.
+    """
     return partial(create, name)
 
 
@@ -97,7 +100,10 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the weights and biases of a model's head (its last layer), or of all heads it has."""
+    """Return the weights and biases of a model's head (its last layer).
+
+    If the model has several heads, the weights and biases of all heads are returned.
+    """
     get_classifier: Any = model.get_classifier
     head = get_classifier()
     heads = head if isinstance(head, tuple) else (head,)
@@ -105,7 +111,7 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std with which images were normalised to train timm's weights.
+    """Return the mean and std of the normalisation that timm's weights of `name` expect.
 
     Mean and std have one value for each RGB channel, for pixels from 0 to 1.
     """
@@ -117,8 +123,8 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 class _Conv(nn.Conv2d):
     """A convolution that is computed as a linear layer if its kernel covers the whole input.
 
-    timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of them
-    would take half of the network's time if it were computed as a convolution.
+    timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of these
+    layers would take half of the network's time if it were computed as a convolution.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -28,10 +28,10 @@ class TwoStreamXception(nn.Module):
     """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
-    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. In the image
-    stream, they also extract the noise of the features after each of the first two layers. An
-    attention map, which is computed from the noise of the image, weights the features of the image
-    stream.
+    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The image
+    stream also applies these filters to its features after each of its first two layers, and adds
+    the results to the noise stream. An attention map is computed from the noise of the image. It
+    says where the features of the image stream are strengthened.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -90,8 +90,8 @@ class NoiseFilters(nn.Module):
 
     Args:
         channels: Number of channels of the input.
-        mixed: Whether each filter adds up the noise of all channels. If not, the noise of each
-            channel is kept separate.
+        mixed: Whether each filter adds up its outputs for all channels. If not, it has one output
+            for each channel.
     """
 
     def __init__(self, channels: int, mixed: bool = False):
@@ -103,16 +103,21 @@ class NoiseFilters(nn.Module):
         self.groups = 1 if mixed else channels
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the noise of features (batch, channels, side, side).
+        """Return the outputs of the filters for features (batch, channels, side, side).
 
-        The noise has 3 channels if `mixed` is set, and 3 * channels otherwise.
+        There are 3 output channels if `mixed` is set, and 3 * channels otherwise. Outputs are
+        clipped to the range from -3 to 3.
         """
         noise = conv2d(features, self.filters, padding=2, groups=self.groups)
         return hardtanh(noise, -CUT_OFF, CUT_OFF)
 
 
 class FeatureNoise(nn.Module):
-    """Extracts the noise of features, and reduces it to as many channels as the features have."""
+    """Applies the noise filters to features.
+
+    A 1 x 1 convolution then reduces the outputs of the filters to the number of channels of the
+    features.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -124,7 +129,10 @@ class FeatureNoise(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the combined noise; input and output are (batch, channels, side, side)."""
+        """Return the combined outputs of the filters.
+
+        Input and output have the shape (batch, channels, side, side).
+        """
         return self.combine(self.filters(features))
 
 
@@ -145,9 +153,10 @@ class PlaceAttention(nn.Module):
         self.score = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the attention map for the noise of images, which is (batch, 3, size, size).
+        """Return attention maps of shape (batch, 1, side, side), with values from 0 to 1.
 
-        The attention map has the shape (batch, 1, side, side) and values from 0 to 1.
+        Args:
+            noise: The noise of images, of shape (batch, 3, size, size).
         """
         features = self.layers(self.filters(noise))
         mean, most = features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)
@@ -198,7 +207,10 @@ class Exchange(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Joins the features of two streams, and weights the channels (Woo et al., ECCV 2018)."""
+    """Joins the features of two streams, and multiplies each channel by a weight.
+
+    The weights are computed from the joined features, as in Woo et al., ECCV 2018.
+    """
 
     def __init__(self, channels: int):
         super().__init__()

@@ -2,8 +2,9 @@
 
 The network has 36 convolutions in 14 modules. Each module except the first and the last has a
 linear residual connection around it. In the table, `sep` is a depthwise separable convolution of 3
-x 3. Batch normalisation follows every convolution. The ReLU in parentheses is missing in module 2.
-The column `side` gives the sides of the features for the paper's input of 299 x 299 pixels.
+x 3. Batch normalisation follows every convolution. Module 2 does not have the ReLU in parentheses.
+The column `side` gives the height and width of the feature maps for the paper's input of 299 x 299
+pixels.
 
 | flow | module | layers | channels | side |
 | --- | --- | --- | --- | --- |
@@ -17,9 +18,9 @@ The column `side` gives the sides of the features for the paper's input of 299 x
 With the 1000 outputs of the paper, the network has 22,855,952 weights ("22.8 million"); with one
 output, it has 20,809,001.
 
-timm's `legacy_xception` is the same network and gives the same logits. The class here exists
-because the tensors of the installed checkpoint `xception` are named after the modules of this
-class, and because these modules can be compared with the paper's table.
+timm's `legacy_xception` is the same network and gives the same logits. This package has its own
+class for two reasons. The tensors of the checkpoint `xception` are named after the modules of this
+class. The modules can be compared with the paper's table.
 """
 
 from itertools import pairwise
@@ -131,7 +132,10 @@ class Module(nn.Module):
 
 
 def _separable(before: int, after: int) -> list[nn.Module]:
-    """Return a depthwise and a 1 x 1 convolution, without a ReLU between them, and a batch norm."""
+    """Return three layers: a depthwise convolution, a 1 x 1 convolution and a batch norm.
+
+    There is no ReLU between the two convolutions.
+    """
     return [
         nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False),
         nn.Conv2d(before, after, 1, bias=False),
