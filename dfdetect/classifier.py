@@ -65,8 +65,8 @@ class Classifier:
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model
             scores several crops together, the crops are divided into parts of that many crops, and
-            each crop gets the logit of its part. A crop that is in two parts gets the mean of the
-            two logits.
+            each crop gets the logit of its part. The last two parts may overlap. A crop in both of
+            them gets the mean of the two logits.
 
         Raises:
             ArgumentError: A face has no crops.
@@ -168,7 +168,7 @@ class Classifier:
     ) -> Iterator[Item]:
         """Call `function` with batches of inputs, and yield one result for each input.
 
-        `check` is called before each batch.
+        `check` is called before each batch, and may raise an error to stop the computation.
         """
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         batch = max(1, most // self.spec.frames_per_clip)
@@ -183,10 +183,11 @@ class Classifier:
             return self.network(self.spec.normalise(images))[:, 0].float().tolist()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
-        """Return one array per input with the activation map of each of the input's crops.
+        """Return one array for each input, with the activation maps of all crops of this input.
 
-        An array is float32 of shape (crops, rows, columns), calibrated as in `activation_maps`. If
-        the model has no feature map, return None for each input.
+        An input is a crop, or a clip of several crops. An array is float32 of shape (crops, rows,
+        columns). Its values are scaled so that they add up to calibrated logits, as in
+        `activation_maps`. If the model has no feature map, return None for each input.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

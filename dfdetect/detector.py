@@ -71,8 +71,8 @@ class Detector:
         decoders: Pool of the processes that decode videos. None means a new pool.
         face_detector: Detector of the faces in a frame. None means MTCNN.
         fallback_face_detector: Face detector that searches a video again if `face_detector` finds
-            no face in it. None means a more sensitive MTCNN if `face_detector` is also None.
-            Otherwise, None means that no video is searched again.
+            no face in it. If both arguments are None, a more sensitive MTCNN searches again. If
+            only this argument is None, no video is searched again.
         engine: The library that runs the networks on a CPU, as in `load_detector`.
 
     Example:
@@ -162,9 +162,9 @@ class Detector:
         Args:
             source: The path of a video or of an image, or pictures in memory. Frames are sampled
                 from a video. An image must have a format that `read_frames` reads. Pictures in
-                memory are either one RGB uint8 array of shape (height, width, 3), or several such
-                arrays or `Frame` objects in the order of time, all of which are scored. Arrays have
-                no times, and are treated as one second apart.
+                memory are one RGB uint8 array of shape (height, width, 3), or a sequence of such
+                arrays or of `Frame` objects in the order of time. All of these pictures are scored.
+                Arrays have no times, and are treated as one second apart.
             heat_maps: Maximum number of heat maps for each track (a face that is followed through
                 the video). They show the track's most suspicious moments, which are at least one
                 second apart. A heat map is made from values that are positive where a crop looks
@@ -205,7 +205,10 @@ class Detector:
         maps_per_track: int,
         allowance: VideoAllowance | None,
     ) -> VideoResult:
-        """Score the frames that `read` returns. A second search for faces calls `read` again."""
+        """Score the frames that `read` returns.
+
+        If no face is found in them, `read` is called again for the fallback face detector.
+        """
         watch = _Stopwatch()
         check = (lambda: None) if allowance is None else allowance.check
         try:
@@ -263,8 +266,9 @@ class Detector:
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Score single face crops that were cut by the checkpoint's crop rule (`spec.crop`).
 
-        If the model takes clips, slightly moved copies of each crop form a clip. All members of an
-        ensemble score the same crops, even if a member has another crop rule.
+        If the model takes clips, each crop becomes a clip: copies of the crop, each shifted by a
+        few pixels. All members of an ensemble score the same crops, even if a member has another
+        crop rule.
 
         Args:
             crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
@@ -279,7 +283,7 @@ class Detector:
         return self.predict_clips([[crop] for crop in crops])
 
     def predict_clips(self, clips: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-        """Score sequences of face crops. Each sequence shows one face, in the order of time.
+        """Score sequences of face crops. A sequence holds crops of one face in the order of time.
 
         Args:
             clips: Sequences of one or more crops: RGB uint8 arrays of shape (height, width, 3).
@@ -307,8 +311,8 @@ class Detector:
         Returns:
             For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). If the
             model scores several crops together, the sequence is divided into parts of that many
-            crops, and each crop gets the logit of its part. A crop that is in two parts gets the
-            mean of the two logits.
+            crops, and each crop gets the logit of its part. The last two parts may overlap. A crop
+            in both of them gets the mean of the two logits.
 
         Raises:
             ArgumentError: A sequence is empty, or a crop has a wrong shape or dtype.
@@ -424,7 +428,10 @@ class Detector:
     def _track_logits(
         self, tracks: Sequence[FaceTrack], check: Callable[[], None]
     ) -> list[np.ndarray]:
-        """Return the calibrated logits of the frames of each track."""
+        """Return the calibrated logits of the frames of each track.
+
+        `check` is called before each batch of crops, and raises an error if no time is left.
+        """
         return self._averaged(
             classifier.frame_logits(
                 (track.crops[classifier.spec.crop_format] for track in tracks), check
@@ -533,8 +540,8 @@ def load_detector(
     Args:
         weights: A name from `dfdetect.list_weights()`, the path of a `.safetensors` file, or None
             for the default detector. A list of names and paths makes an ensemble. The logit of an
-            ensemble is the mean of the members' calibrated logits. The first member's rules combine
-            the logits of frames and tracks.
+            ensemble is the mean of the members' calibrated logits. The logits of frames and of
+            tracks are combined by the rules in the first member's checkpoint.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
         engine: The library that runs the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or
@@ -602,11 +609,14 @@ def _require_image(image: np.ndarray, name: str) -> None:
 
 
 class _CheckedFrames:
-    """Frames that are counted while they are iterated over. `check` is called before each frame.
+    """Counts frames while they are iterated over, and calls `check` before each frame.
+
+    `check` raises an error if no time is left.
 
     Attributes:
         count: Number of frames that have been yielded so far.
-        bits_per_pixel: Encoded bits per pixel of the file, taken from the last frame.
+        bits_per_pixel: The bits per pixel of the file, as in `Frame`. All frames of a file have the
+            same value. It is NaN before the first frame.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):
@@ -631,7 +641,10 @@ class _Stopwatch:
 
     @contextmanager
     def measure(self, stage: str, apart_from: Sequence[str] = ()) -> Iterator[None]:
-        """Measure the time of a block, minus the time that it spends in the stages `apart_from`."""
+        """Measure the time of a `with` block, and add it to the time of `stage`.
+
+        The time that the block spends in the stages `apart_from` is left out.
+        """
         start = perf_counter() - self._sum(apart_from)
         try:
             yield

@@ -18,9 +18,10 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path to write to. If the block succeeds, the new file replaces `path`.
+    """Yield a temporary path, so that a file is written completely or not at all.
 
-    If the block fails, the process is killed, or the disk is full (OSError), the old file remains
+    If the `with` block ends without an exception, the temporary file replaces the file `path`. If
+    the block fails, the process is killed, or the disk is full (OSError), the old file remains
     unchanged. `path` thus always holds all of the old file or all of the new file. Only regular
     files are replaced.
 
@@ -72,7 +73,7 @@ def require_writable(path: str | Path) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Raise an error for folders and devices, which a written file must not replace."""
+    """Raise ArgumentError if `path` is a folder or a special file, such as a device."""
     if path.is_dir():
         raise ArgumentError(f"{path}: is a folder; give the name of a file in it")
     if path.exists() and not path.is_file():

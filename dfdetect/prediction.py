@@ -66,8 +66,8 @@ def predict(
 ) -> dict[str, VideoResult]:
     """Score videos, return the results, and write the requested files. Nothing is printed.
 
-    If `out` is given, this file is written at the start, with an entry for every video, and again
-    every few seconds. In addition, each result is saved in a second file, which is named
+    If `out` is given, this file is written at the start and then every few seconds. It always has
+    an entry for every video. In addition, each result is saved in a second file, which is named
     `submission.progress.jsonl` if `out` is `submission.csv`. If the run is stopped or killed, or
     its time budget ends, the next run with the same `out`, weights and frames continues from this
     second file. The second file is deleted when all videos are done. Without `out`, a stopped run
@@ -99,16 +99,17 @@ def predict(
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster.map_on_cluster`. All machines of the cluster must find the
             videos at the same paths.
-        on_result: Function that is called with each result, in the caller's thread. The results of
-            an earlier run and of rows without a video file come first. The other results follow in
-            the order of the rows, each as soon as all results before it are known.
+        on_result: Function that is called with each result, in the caller's thread. First come the
+            results of an earlier run, and of rows in `sample_submission` whose video does not
+            exist. The other results follow in the order of the rows, each as soon as all results
+            before it are known.
         progress: Show progress bars on standard error.
 
     Returns:
         A dictionary from names to results: the names in `sample_submission`, in its order, or else
-        the names of all videos, sorted. To save memory, results from a cluster lack the boxes and
-        the probabilities of single frames, unless `report`, `annotate` or a JSON file `out` needs
-        them.
+        the names of all videos, sorted. Results from a cluster hold the boxes and the probabilities
+        of single frames only if `report` or `annotate` is given, or if `out` is a `.json` or
+        `.jsonl` file. This saves memory.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
@@ -280,7 +281,7 @@ def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
 
 
 class _Task(NamedTuple):
-    """A video to score, the name of its row, and the video's share of the time budget."""
+    """A video to score, the name of its result, and the video's share of the time budget."""
 
     name: str
     path: Path
@@ -302,7 +303,8 @@ def _make_scorer(
 ) -> Callable[[_Task], VideoResult]:
     """Return a function that scores one video.
 
-    Unless `whole` is true, its results lack the boxes and the probabilities of single frames.
+    If `whole` is true, the results of this function include the boxes and the probabilities of
+    single frames.
     """
     replica = detector.replica(device, decoders)
 
@@ -384,19 +386,21 @@ class _Saves:
         self._next = self._begun
 
     def due(self) -> bool:
-        """Return whether the caller should write the results now, and then call `done`."""
+        """Return whether it is time to write the results. The caller calls `done` after writing."""
         self._begun = self._clock()
         return self._begun >= self._next
 
     def done(self) -> None:
-        """Set the time of the next write. The caller calls this when a write has ended."""
+        """Note that a write has ended, and set the time of the next write."""
         now = self._clock()
         self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 
 
 @contextmanager
 def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
-    """Write the outputs that do not exist yet. If the `with` block fails, delete them again.
+    """On entry, write each output file that does not exist yet.
+
+    If the `with` block then fails, delete the files that were written on entry.
 
     `outputs` holds a function for each file, which writes the file.
     """

@@ -65,7 +65,7 @@ class Status(str, Enum):
 
     # A member is defined by a value and a sentence; `Status(value)` finds the member by the value.
     def __new__(cls, value: str, sentence: str = "") -> "Status":
-        """Return a member of the enumeration: a text that is equal to `value`."""
+        """Return a member: a text that is equal to `value`, and has the attribute `sentence`."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.sentence = sentence
@@ -75,7 +75,7 @@ class Status(str, Enum):
         return self.value
 
     def describe(self, details: str = "") -> str:
-        """Return the sentence, followed by the details in brackets if they are not empty."""
+        """Return the status in words. If there are details, they follow in brackets."""
         return f"{self.sentence} ({details})" if details else self.sentence
 
 
@@ -95,15 +95,17 @@ class OperatingPoints:
     """Thresholds that turn the probability of a video into a verdict.
 
     Args:
-        uncertain: Threshold of the verdict `uncertain`; 5 % of REAL videos have a higher
-            probability.
-        fake: Threshold of the verdict `fake`; 1 % of REAL videos have a higher probability.
-        fakes: Counts of FAKE videos whose probabilities exceed the thresholds, measured on videos
-            that the model was not trained on. The entry `people` is for videos in which only the
-            people were new to the model. The entry `sources` is for videos from sources, such as
-            data sets, that were new to the model. Each entry has three counts: `videos` counts all
-            FAKE videos, `uncertain` those above the threshold `uncertain`, and `fake` those above
-            the threshold `fake`. If nothing was measured, `fakes` is empty.
+        uncertain: Threshold of the verdict `uncertain`, which is given to probabilities above it
+            and up to `fake`. 5 % of the REAL videos on which the thresholds were fitted have a
+            higher probability.
+        fake: Threshold of the verdict `fake`, which is given to probabilities above it. 1 % of the
+            same REAL videos have a higher probability.
+        fakes: How many FAKE videos have probabilities above the thresholds, counted on videos that
+            the model was not trained on. The entry `people` is for videos in which only the people
+            were new to the model. The entry `sources` is for videos from sources, such as data
+            sets, that were new to the model. Each entry has three counts: `videos` counts all FAKE
+            videos, `uncertain` those above the threshold `uncertain`, and `fake` those above the
+            threshold `fake`. If nothing was counted, `fakes` is empty.
 
     Raises:
         ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or the
@@ -115,7 +117,7 @@ class OperatingPoints:
     fakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise an error if the thresholds or the counts of fakes are impossible."""
+        """Raise ArgumentError if the thresholds or the counts in `fakes` are impossible."""
         if not 0 <= self.uncertain <= self.fake <= 1:
             raise ArgumentError(
                 "operating points must be between 0 and 1, and `uncertain` must not be above "
@@ -187,7 +189,7 @@ class HeatMap:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "HeatMap":
-        """Return the heat map that `to_dict` turned into these fields.
+        """Rebuild a heat map from `fields`, a dictionary that `to_dict` returned.
 
         Raises:
             InputError: The crop is not an image in base64.
@@ -257,7 +259,7 @@ class TrackResult:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "TrackResult":
-        """Return the track result that `to_dict` turned into these fields."""
+        """Rebuild a track result from `fields`, a dictionary that `to_dict` returned."""
         return cls(
             **{
                 **fields,
@@ -340,9 +342,9 @@ class VideoResult:
         """Return the fields as a dictionary that JSON can hold.
 
         Args:
-            heat_maps: Whether to include the heat maps of the tracks. The crop of each heat map is
-                a PNG image in base64, of about 50 KB. By default the heat maps are left out,
-                because programs that read JSON seldom need pictures.
+            heat_maps: Whether to include the heat maps of the tracks. Each heat map then holds the
+                face crop that it belongs to, as a PNG image in base64 of about 50 KB. By default
+                the heat maps are left out, because programs that read JSON seldom need pictures.
         """
         points = self.operating_points
         return {
@@ -358,7 +360,7 @@ class VideoResult:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "VideoResult":
-        """Return the video result that `to_dict` turned into these fields.
+        """Rebuild a video result from `fields`, a dictionary that `to_dict` returned.
 
         Example:
             >>> result = VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
