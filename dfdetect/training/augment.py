@@ -130,16 +130,17 @@ class Encode(nn.Module):
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
-    Framing is the size and the position of the face in the crop. It depends on the face detector.
-    A model may be used with another face detector than the one that found its training faces. If
-    two face detectors find the same face, one crop has 0.78 to 0.88 times the size of the other,
-    and the centres of the two crops differ by 0.01 to 0.13 times the height of the face.
+    Framing is the size and the position of the face in the crop. It depends on the face detector. A
+    model may be used with another face detector than the one that found its training faces. For
+    example, two face detectors were compared on the same faces. The crops of one detector had 0.78
+    to 0.88 times the size of the crops of the other. The centres of the crops were 0.01 to 0.13
+    face heights apart.
 
     Args:
         input_size: Side of the result in pixels.
-        strength: `light` or `strong`. `strong` is meant for long trainings of detectors that must
-            work on videos of other sources. It varies the framing more, and adds shrinking to a
-            fifth of the size, darkness, noise, occlusion and video codecs.
+        strength: `light` or `strong`. `strong` is meant for long training runs of models that must
+            work on videos from sources that they were not trained on. It varies the framing more,
+            and adds shrinking to a fifth of the size, darkness, noise, occlusion and video codecs.
 
     Returns:
         A transform that takes crops of shape (..., 3, height, width) and returns uint8 of shape
@@ -153,10 +154,10 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 def matching_compression() -> nn.Module:
     """Return a random compression for reconstructed fakes and for the REAL crops they come from.
 
-    A REAL crop has the artefacts of its codec, which a reconstruction lacks. If both were not
-    compressed in the same way, a model would learn that images without artefacts are FAKE. (Chen et
-    al. describe this problem in "Dual Data Alignment Makes AI-Generated Image Detector Easier
-    Generalizable", NeurIPS 2025.)
+    A REAL crop has the artefacts of its codec, which a reconstruction lacks. A model could
+    therefore learn that images without artefacts are FAKE. To prevent this, both images are
+    compressed in the same way. (Chen et al. describe this problem in "Dual Data Alignment Makes
+    AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
     return v2.RandomApply([compression], p=0.75)

@@ -1,4 +1,4 @@
-"""`calibrate`: fits the calibration of a trained detector again, on faces like the user's own."""
+"""Fit the calibration of a trained detector again, on faces that resemble the user's videos."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ def calibrate(
     points are the thresholds of the verdicts. Both are fitted on the scores of whole videos, as at
     the end of `train`. If only some videos have a known source, these videos have half of the total
     weight, and all other videos have the other half. Within each half, REAL and FAKE have equal
-    weights, and so have all sources of a class.
+    total weights. Within REAL and within FAKE, all sources have equal total weights.
 
     The network itself is not changed. It must not have been trained on the people and sources of
     `faces`; otherwise the new calibration makes the probabilities too extreme.

@@ -1,4 +1,4 @@
-"""ClipDataset: the training inputs of a model, made from the crops of face sets."""
+"""Prepare the training inputs of a model from the crops of face sets."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -19,7 +19,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """What is made from a crop before it is augmented."""
+    """What a crop is turned into before the augmentation."""
 
     RECORDED = "the crop itself"
     SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
@@ -34,7 +34,7 @@ class Item(NamedTuple):
         position: Index of the crop or clip in the dataset.
         seed: Seed of all random changes to the item. A fake and the REAL item that it is made from
             have the same seed, so that they are augmented in the same way.
-        role: What is made from the crop before it is augmented.
+        role: What the crop is turned into before the augmentation (see `Role`).
     """
 
     position: int
@@ -46,8 +46,8 @@ class ClipDataset(Dataset):
     """A dataset of pairs (images, label) for torch's data loader.
 
     The images of an entry are uint8 of shape (3, size, size), or (length, 3, size, size) for clips.
-    The label is 1.0 for FAKE and 0.0 for REAL. An entry is read by its position (an int), or by an
-    `Item`, which also gives a seed and a role.
+    The label is 1.0 for FAKE and 0.0 for REAL. An entry is read by its position (an int) or by an
+    `Item`, which has a position, a seed for the random changes, and a role (see `Role`).
 
     Args:
         faces: The face set of the crops.
@@ -56,13 +56,14 @@ class ClipDataset(Dataset):
         length: Number of crops in each clip; 1 for models that take single crops. A clip consists
             of consecutive crops of a track. If a track has only one crop, the clip consists of
             moved copies of this crop.
-        jitter: Whether these copies are moved in a new random way at each access, as training needs
-            it. Otherwise they are always moved in the same way.
-        reconstructions: A face set whose column `original` names REAL crops of `faces`. It has no
+        jitter: Whether the copies of a single crop (see `length`) are moved in a new random way at
+            each access, as in training. Otherwise they are always moved in the same way.
+        reconstructions: A face set of reconstructions (see `dfdetect.data.reconstruct`). Its column
+            `original` holds the id of the REAL crop in `faces` that was reconstructed. It has no
             effect if `length` is above 1.
-        compression: Transform of reconstructed fakes, and of the REAL crops that they are made
-            from. It is applied before `transform`. Without it, a model could recognise these fakes
-            by their lack of compression artefacts.
+        compression: Transform that is applied, before `transform`, to the fakes made from
+            `reconstructions` and to the REAL crops of these fakes. Without it, a model could
+            recognise these fakes by their lack of compression artefacts.
     """
 
     def __init__(

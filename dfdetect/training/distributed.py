@@ -1,4 +1,4 @@
-"""DistributedContext: training in one process, or in several that `torchrun` starts.
+"""Train in one process, or in several processes that `torchrun` starts.
 
 Each process learns from its part of every batch. The result is the same as with one process and
 whole batches, for three reasons. Gradients are averaged over the processes, by torch's
@@ -26,7 +26,9 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The rank of this process among the processes of a training, and how they communicate.
+    """Says which process of a training run this is, and exchanges data with the other processes.
+
+    All processes must call `gather`, `broadcast` and `all_reduce_sum` together.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -71,7 +73,7 @@ class DistributedContext:
         return made[0]
 
     def all_reduce_sum(self, value: torch.Tensor) -> float:
-        """Return the sum of the numbers that all processes pass."""
+        """Return the sum of `value`, a tensor of one number, over all processes."""
         value = value.detach().clone()
         if self.world_size > 1:
             distributed.all_reduce(value)
@@ -86,7 +88,8 @@ class DistributedContext:
     def global_batch(self, size: int) -> AbstractContextManager:
         """Return a context manager for a forward pass over this process's part of a batch.
 
-        In its `with` block, layers treat this part as they would treat it in the whole batch.
+        In the `with` block, layers give the same outputs for this part as if one process had the
+        whole batch.
 
         Args:
             size: Number of items in the whole batch.
@@ -135,11 +138,12 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
 
 class _GlobalBatchMode(TorchFunctionMode):
-    """Makes layers treat this process's part of a batch as they would treat it in the whole batch.
+    """Makes a part of a batch give the same results as if one process had the whole batch.
 
     The mode changes batch normalisation, dropout and stochastic depth. If a model draws random
-    numbers for anything else, DfdetectError is raised, because a single process would draw other
-    numbers. The mode notices such draws because they change the states of torch's generators.
+    numbers for anything else, DfdetectError is raised, because these numbers would differ from
+    those of a run with one process. The mode notices such draws because they change the states of
+    torch's generators.
 
     Args:
         context: The context of this process.
@@ -182,7 +186,7 @@ class _GlobalBatchMode(TorchFunctionMode):
         momentum: float = 0.1,
         eps: float = 1e-5,
     ) -> torch.Tensor:
-        """Return `images`, normalised by the mean and variance of the whole batch.
+        """Return `images`, normalised by the mean and variance over the batch of all processes.
 
         The method is that of Ioffe & Szegedy, "Batch Normalization", ICML 2015.
         """
@@ -218,7 +222,10 @@ class _GlobalBatchMode(TorchFunctionMode):
         return values * self._bernoulli(torch.empty_like(values), 1 - p) / (1 - p)
 
     def _bernoulli(self, values: torch.Tensor, p: float = 0.5) -> torch.Tensor:
-        """Fill a tensor with this process's part of the random numbers for the whole batch."""
+        """Draw zeros and ones for the whole batch, and fill `values` with this process's part.
+
+        `p` is the probability of a one.
+        """
         self._require_no_other_draws()
         rows = values.shape[0] // self.own
         whole = values.new_empty((self.size, rows, *values.shape[1:])).bernoulli_(p)

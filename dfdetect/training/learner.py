@@ -1,4 +1,4 @@
-"""Learner: trains a model on one batch after another."""
+"""Train a model on one batch after another."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -35,7 +35,7 @@ class Learner:
         config: The settings of the run.
         steps: Number of batches in an epoch.
         batch: Number of items in a batch. Each batch is divided among the processes.
-        context: The rank of this process among the processes of the run.
+        context: Says which process of the training run this is.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Learner:
         return float(np.mean(losses))
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
-        """Train the model on one batch, and return the mean loss of the batch.
+        """Train the model on one batch, and return the mean loss of the whole batch.
 
         Args:
             images: This process's part of the batch: uint8 of shape (n, 3, size, size), or

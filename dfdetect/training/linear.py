@@ -31,7 +31,9 @@ STRENGTHS = {
 def linear_features(
     model: LinearModel, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the inputs of the linear layer (features) for each crop, and for its mirror image.
+    """Return the features of each crop, and the features of its mirror image.
+
+    Features are the inputs of the linear layer.
 
     Args:
         model: The model that computes the features.

@@ -23,9 +23,9 @@ def parameter_groups(
 
     Args:
         model: The model.
-        learning_rate: With `equal`, the learning rate of all parameters. With `by_inputs`, the rate
-            of biases, and of weights in layers whose units have 100 inputs. For other weights, this
-            rate is multiplied by 100 and divided by the number of inputs of a unit.
+        learning_rate: With `equal`, the learning rate of all parameters. With `by_inputs`, biases
+            get this rate, and the weights of a layer get this rate times 100 / n, where n is the
+            number of inputs of each unit.
         lr_scaling: `equal` or `by_inputs`.
 
     Example:
@@ -44,7 +44,7 @@ def parameter_groups(
 def start_head_at_zero(model: nn.Module) -> None:
     """Set the head (the last layer) to zero, so that all logits are 0 before the training.
 
-    The paper that `parameter_groups` cites recommends this.
+    Yang et al. (see `parameter_groups`) recommend this.
     """
     for parameter in head_parameters(model):
         nn.init.zeros_(parameter)

@@ -1,4 +1,4 @@
-"""Load the initial weights of a training, from a file or from an installed package."""
+"""Load the initial weights of a training run, from a file or from an installed package."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +33,7 @@ SMALLEST_STD = 1e-3
 
 
 def find_initial_weights(architecture: str, init: str | Path) -> Path:
-    """Return the path of the state dict that a training starts from.
+    """Return the path of the state dict from which a training run starts.
 
     Args:
         architecture: Name of the architecture.
@@ -65,8 +65,10 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     The head (the last layer) is copied only if it has one output, like the head of a detector.
     Tensors are matched by name. If the file uses other names, for example those of torchvision,
     tensors are matched by position. In both cases, each tensor must have the shape that the model
-    expects. A fully connected layer also fits an equivalent convolution, as in timm's VGG. If the
-    file holds a larger network, only its tensors with the prefix `features.` are used.
+    expects. There is one exception: the weights of a fully connected layer in the file may be
+    copied into an equivalent convolution of the model, as in timm's VGG. The file may hold a larger
+    network: if exactly as many of its tensors have the prefix `features.` as the model has outside
+    its head, its other tensors are ignored.
 
     Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions of such
     a file are matched by position, and the layers of the model after the convolutions remain
@@ -186,7 +188,9 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 def _read_keras_convolutions(
     path: Path, target: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Return the convolutions of VGG16 in a Keras file, under the names that `target` has for them.
+    """Return the convolutions of VGG16 in a Keras file, with the tensor names of the torch model.
+
+    `target` is the state dict of the torch model.
 
     In the file, kernels have the shape (height, width, in, out), and the first convolution takes
     BGR pixel values (0 to 255) from which the mean was subtracted. The first convolution in the

@@ -1,4 +1,4 @@
-"""Run and RunState: the history and best model of a training, and the file for resuming it."""
+"""Record the metrics and the best model of a training run, and save its state for resuming it."""
 
 import logging
 import sys
@@ -29,19 +29,21 @@ SHOWN = (
 
 @dataclass
 class Run:
-    """The metrics of all epochs of a training, and the best model so far.
+    """The metrics of all epochs of a training run, and the best model so far.
 
     Attributes:
-        out: The checkpoint that the training will write.
+        out: The checkpoint that the training run will write.
         model: The model that is trained.
         spec: The specification of the model, with no calibration yet.
         judge: The judge that measures the model on held-out faces.
-        context: The rank of this process among the processes of the training.
+        context: Says which process of the training run this is.
         progress: Whether to print the main metrics of each epoch to standard error.
-        history: The metrics of each epoch or, for a linear model, of each strength of the penalty.
-        best: `weights`, `calibration`, `operating_points`, `scores` and `made_by` of the model with
-            the lowest `choosing_loss` (see `dfdetect.training.judging`); empty before the first
-            epoch has ended.
+        history: The metrics of each epoch. For a linear model, the metrics for each strength of the
+            penalty on the weights.
+        best: A dictionary that describes the model with the lowest `choosing_loss` (see
+            `dfdetect.training.judging`). Its keys are `weights`, `calibration`, `operating_points`,
+            `scores` (the metrics) and `made_by` (see `record`). It is empty before the first epoch
+            has ended.
     """
 
     out: Path
@@ -63,8 +65,8 @@ class Run:
         """Measure a model, add its metrics to the history, and keep its weights if it is the best.
 
         Args:
-            made_by: How the model was made: the number of the epoch, or the strength of the
-                penalty.
+            made_by: How the model was made: the number of the epoch, or what
+                `dfdetect.training.linear.fit_head` returns for a linear model.
             notes: Further values for the history, such as the training loss.
             logits: Raw logits that the model gives to the held-out crops or clips, shape (n,).
             model: The model; None for the attribute `model` of this run.
@@ -110,9 +112,9 @@ class RunState:
     resume: bool
 
     def save(self, run: Run, learner: Learner) -> None:
-        """Write the state of a run to the file.
+        """Write the state of a run to the file `path`.
 
-        The run can be continued with another number of processes.
+        The run can be resumed with another number of processes.
         """
         if not run.context.is_first:
             return
@@ -122,7 +124,7 @@ class RunState:
             torch.save({**saved, "losses": learner.losses}, temporary)
 
     def restore(self, run: Run, learner: Learner) -> None:
-        """Load the state that a stopped run saved, if `resume` is set and the file exists.
+        """Load the state that a stopped run saved, if `resume` is true and the file `path` exists.
 
         Raises:
             ArgumentError: The stopped run had other settings.

@@ -1,4 +1,4 @@
-"""BalancedSampler: chooses the crops of each training batch, half REAL and half FAKE."""
+"""Choose the crops of each training batch, half of them REAL and half FAKE."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,20 +20,21 @@ class BalancedSampler(Sampler[list[Item]]):
 
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
     weights. A face set without REAL items gets no share of the REAL half, and a face set without
-    FAKE items gets no share of the FAKE half. Within a face set, a source is drawn first, and then
-    the next item of this source. The probability of a source is in proportion to the square root of
-    its number of items, so that a large source does not dominate the training.
+    FAKE items gets no share of the FAKE half. Within a face set, a source is drawn first. The items
+    of this source are in random order, and the next one is taken. The probability of a source is in
+    proportion to the square root of its number of items, so that a large source does not dominate
+    the training.
 
-    **Made fakes.** Some fakes are made from REAL items of the same batch. The share
-    `self_blend_share` of the FAKE half is made by self-blending, and the share
-    `reconstruction_share` is made from reconstructions. A made fake has the same seed as its REAL
-    item, so that both are augmented in the same way. If a source has no FAKE items, a fake is made
-    from each REAL item of this source, even if the shares are exceeded. Otherwise a model could
-    recognise these items as REAL by their source.
+    **Made fakes.** Some fakes are made from REAL items of the same batch. A share
+    `self_blend_share` of the FAKE half is made by self-blending. A share `reconstruction_share` of
+    the FAKE half is made from stored reconstructions of the REAL items. A made fake has the same
+    seed as its REAL item, so that both are augmented in the same way. If a source has no FAKE
+    items, a fake is made from each REAL item of this source, even if the shares are exceeded.
+    Otherwise a model could recognise these items as REAL by their source.
 
-    **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset. For the
-    share `pair_share` of these fakes, a REAL item of the same scene replaces another REAL item of
-    the batch. The fake and the REAL item of its scene have the same seed, too.
+    **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset. A share
+    `pair_share` of these fakes get a partner in the batch: a REAL item of the same scene. The
+    partner takes the place of some other REAL item. A fake and its partner have the same seed, too.
 
     **Epochs.** An epoch has `epoch_items` items. By default, an epoch is so long that each item of
     the rarer class is used once on average. If an epoch has fewer items than a batch, its only
@@ -52,8 +53,8 @@ class BalancedSampler(Sampler[list[Item]]):
         reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
         pair_share: Share of the recorded fakes that get a REAL item of their scene in the batch.
         epoch_items: Number of items in an epoch, or 0 for the default.
-        context: The rank of this process among the processes of the training. Each process gets its
-            part of every batch.
+        context: Says which process of the training run this is. Each process gets its part of every
+            batch.
 
     Raises:
         ArgumentError: A batch has fewer items than there are processes, `weights` has fewer entries
@@ -144,14 +145,15 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot (position in the batch) that a REAL item of a fake's scene may take over.
+        """Return the slot (position in the batch) of a REAL item that a fake's partner may replace.
 
-        The REAL item that is in the slot now must come from the same face set as the fake. If there
-        is no such item, the result is None.
+        The REAL item must come from the same face set as the fake. If `spare` has no such item, the
+        result is None.
 
         Args:
             fake: Position of the fake in the dataset.
-            spare: Positions of the REAL items that may be replaced, by their slots in the batch.
+            spare: A dictionary from each slot whose REAL item may be replaced to the position of
+                this item in the dataset.
         """
         face_sets = self.dataset.face_sets
         for slot, position in spare.items():
@@ -160,7 +162,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Return, for each REAL item, the role of the fake that is made from this item."""
+        """Return, for each REAL item, which kind of fake to make from it."""
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )
@@ -169,7 +171,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
-        """Return the number of the turn in which each item is drawn, int of shape (n,).
+        """Return, for each item, the number of the turn in which it is drawn; int of shape (n,).
 
         In each turn, `OPEN_SHARDS` shards are read, and all items in these shards are drawn.
         """
@@ -180,11 +182,11 @@ class BalancedSampler(Sampler[list[Item]]):
 
 
 class _Pool:
-    """The items of one class. For each draw, a source is chosen, and then its next item.
+    """The items of one class (REAL or FAKE), from which the items of a batch are drawn.
 
-    A face set is chosen in proportion to its weight. One of its sources is then chosen in
-    proportion to the square root of the source's number of items. Each item of a source is drawn
-    once before any of them is drawn again.
+    Each draw chooses a face set, then one of its sources, and then the next item of this source. A
+    face set is chosen in proportion to its weight, and a source in proportion to the square root of
+    its number of items. Each item of a source is drawn once before any of them is drawn again.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Split: the faces that a model is trained on, and the held-out faces that it is measured on."""
+"""Split faces into those that a model is trained on, and those that it is measured on."""
 
 import warnings
 from collections.abc import Sequence
@@ -46,8 +46,9 @@ def read_split(
 
     Args:
         faces: Indexes of face sets.
-        val: What to hold out: another face set, given by its index, or a share (0 to 1) of the
-            actors or sources of `faces`. A list may have several indexes and shares.
+        val: What to hold out: the index of another face set, or a number between 0 and 1. A number
+            is the share of sources or of actor groups to hold out from `faces` (see
+            `FaceSet.split`). A list may have several indexes and numbers.
         seed: Seed of the random choice of held-out faces.
         min_pair_difference: Fakes that differ from their originals by less than this are not
             trained on (see `FaceSet.without_label_noise`).

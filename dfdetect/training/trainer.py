@@ -1,4 +1,4 @@
-"""`train`: trains a model on face sets, and writes a calibrated checkpoint of its best epoch."""
+"""Train a model on face sets, and write a calibrated checkpoint of its best epoch."""
 
 import random
 import warnings
@@ -84,11 +84,11 @@ def train(
     Args:
         config: Architecture and settings; `recipe(architecture)` recommends settings.
         faces: Indexes of the face sets to train on. If the setting `reconstruction_share` is above
-            0, include the face sets that `dfdetect reconstruct` has made from the others.
+            0, also list the face sets that `dfdetect reconstruct` has made from these face sets.
         out: The checkpoint to write, whose name ends in `.safetensors`.
-        val: What to hold out: a face set of other actors and sources, given by its index, or a
-            share (0 to 1) of the actors or sources of `faces`. A list may have several indexes and
-            shares.
+        val: What to hold out: the index of a face set of other actors and sources, or a number
+            between 0 and 1. A number is the share of sources or of actor groups to hold out from
+            `faces` (see `FaceSet.split`). A list may have several indexes and numbers.
         init: A state dict to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for the
             weights of an installed package (see `dfdetect.training.pretrained`), or None for random
             weights.
@@ -99,8 +99,8 @@ def train(
         workers: Number of processes that read and augment crops; None for as many as this process's
             share of the CPU cores.
         weights: Two numbers for each of `faces`: its relative share of the REAL crops in a batch,
-            and its relative share of the FAKE crops. None for equal shares. Fakes that are made
-            from REAL crops are not counted.
+            and its relative share of the FAKE crops in a batch. None for equal shares. The shares
+            do not apply to fakes that are made from REAL crops during the training.
         progress: Whether to show progress bars.
 
     Returns:
@@ -108,7 +108,7 @@ def train(
 
     Raises:
         FaceSetError: A face set is unusable, has an image that cannot be read, has only one class,
-            or shares crops with `val`. This is found before the training starts.
+            or shares crops with `val`. These errors are raised before the training starts.
         ArgumentError: An argument cannot be used, or `torchrun` starts several processes for a
             linear model.
         InputError: `init` does not fit the architecture.
@@ -171,8 +171,8 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
     """Check that the run overwrites no file of an earlier run.
 
     Raises:
-        ArgumentError: The checkpoint exists, cannot be written or has another suffix, or the state
-            of a stopped run exists and `resume` is not set.
+        ArgumentError: The checkpoint exists, cannot be written or does not end in `.safetensors`.
+            Or a stopped run has left `state_path`, and `resume` is not set.
     """
     require_new_checkpoint(out)
     if state_path.exists() and not resume:
@@ -182,7 +182,10 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
 
 
 def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
-    """Return the specification for the checkpoint of the best model so far."""
+    """Return the specification of the best model so far, as its checkpoint stores it.
+
+    `description` holds the settings and the faces of the run.
+    """
     assert run.best is not None
     return replace(
         run.spec,
@@ -221,8 +224,8 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
     """Return a new model. Its weights are random, or come from `init`.
 
     Raises:
-        ArgumentError: `config` sets a rate of dropout or of stochastic depth, which the
-            architecture lacks, or the architecture cannot take inputs of `config.input_size`.
+        ArgumentError: `config` sets dropout or stochastic depth, but the architecture has none. Or
+            the architecture cannot take inputs of `config.input_size`.
         FileNotFoundError: `init` is not found.
         InputError: `init` does not fit the architecture.
     """
@@ -325,7 +328,7 @@ def predict_logits(
 
 
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
-    """Fit a linear model with several strengths of its penalty, and record each fit in the run."""
+    """Fit a linear model with several strengths of the penalty, and record each fit in the run."""
     how = loading.workers, loading.progress
     model = run.model
     assert isinstance(model, LinearModel)  # the only architecture with a closed form
