@@ -143,7 +143,7 @@ def _print_above_bars(text: str) -> None:
 
 
 def _printable(message: object) -> str:
-    """Return the text of a message with its control characters escaped."""
+    """Return the text of a message, in which control characters are escaped."""
     from dfdetect.files import printable
 
     return "\n".join(map(printable, str(message).splitlines()))

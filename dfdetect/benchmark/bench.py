@@ -71,8 +71,8 @@ class BenchResult:
             both.
         probability_difference_max: As `probability_difference_mean`, but the largest difference
             instead of the mean.
-        peak_memory_mb: Peak memory of the process in MB, minus its memory when `bench` began; None
-            if the system does not report it.
+        peak_memory_mb: Peak memory of the process in MB, minus its peak memory before `bench`
+            began; None if the system does not report it.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
 

@@ -38,8 +38,8 @@ class CropRule:
             border, and `zeros` shows black. `cut` ends the crop at the frame's border, so the crop
             is smaller.
         template: Five points: left eye, right eye, nose, left and right corner of the mouth. A
-            point is x divided by the crop's width, and y divided by the crop's height. If a
-            template is given, the face is turned, scaled and moved so that its landmarks lie as
+            point is (x, y), where x is divided by the crop's width, and y by the crop's height. If
+            a template is given, the face is turned, scaled and moved so that its landmarks lie as
             near as possible to these points. `scale`, `shift`, `width` and `longer` are then
             ignored.
     """

@@ -1,11 +1,11 @@
 """Track faces from frame to frame, and cut a crop of each face from each frame.
 
 Detecting faces is slow. The face detector therefore looks only at some frames, which are called
-detection frames, and only at downscaled copies of these. If faces are already known, most detection
-frames are downscaled further, as far as the size of the known faces allows. Boxes that overlap on
-neighbouring detection frames belong to one track, as in the IoU tracker of Bochinski et al. (2017).
-Boxes on the frames between detection frames are interpolated. Crops are cut from the frames at full
-size.
+detection frames, and only at downscaled copies of these. Once faces are known, most detection
+frames are searched only for faces that are at least half as high as the smallest known face,
+because this is faster. Boxes that overlap on neighbouring detection frames belong to one track, as
+in the IoU tracker of Bochinski et al. (2017). Boxes on the frames between detection frames are
+interpolated. Crops are cut from the frames at full size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -93,8 +93,8 @@ def track_faces(
     """Track all faces in the frames of a video, and cut a crop of each face from each frame.
 
     Faces are detected only on some frames, the detection frames. Between them, boxes are
-    interpolated. If any face was detected twice or more, the faces that were detected only once are
-    taken for false alarms and left out. Otherwise, all faces are kept.
+    interpolated. Faces that were detected on only one frame are left out as false alarms. But if
+    this holds for all faces, all of them are kept.
 
     Args:
         frames: Frames in order of time. Only a few frames at a time are kept in memory.
@@ -102,9 +102,9 @@ def track_faces(
         formats: The formats of the crops to cut.
         detection_stride: Number of frames from one detection frame to the next. While faces keep
             still, every second detection frame is skipped.
-        search_stride: Number of detection frames from one search for faces of all sizes to the next
-            such search. On the other detection frames, a face may be missed if it is less than half
-            as high as the smallest known face.
+        search_stride: Every `search_stride`-th detection frame is searched for faces of all sizes.
+            On the other detection frames, a face may be missed if it is less than half as high as
+            the smallest known face.
 
     Returns:
         The tracks, in the order in which their faces first appear.
@@ -159,8 +159,8 @@ def _runs(
     """Yield runs of frames, each with a list of the detection frames in it.
 
     A run is a list of successive frames that together fit into memory. A detection frame is a frame
-    that the face detector looks at. The last frame of a run is a detection frame, so that boxes can
-    be interpolated on all frames before it.
+    that the face detector looks at. Each run ends with a detection frame, so that boxes can be
+    interpolated on all other frames of the run.
     """
     run: list[Frame] = []
     detection_frames: list[Frame] = []
@@ -186,20 +186,20 @@ def _detect_boxes(
 ) -> list[list[Box] | None]:
     """Return the boxes of the faces on each detection frame, or None for a skipped detection frame.
 
-    The detection frames of the whole video are numbered from 0. Every `search_stride`-th one is
-    searched for faces of all sizes. The others are searched for faces that are at least half as
-    high as the smallest known face, and if none is found, again for faces of all sizes.
+    The detection frames of the whole video are numbered from 0. Every `search_stride`-th detection
+    frame is searched for faces of all sizes. The others are first searched for faces that are at
+    least half as high as the smallest known face. If no face is found on such a frame, it is
+    searched for faces of all sizes.
 
-    Detection frames with even numbers are searched first. One with an odd number is skipped if the
-    detection frames before and after it show the same faces in nearly the same places.
+    Detection frames with even numbers are searched first. A detection frame with an odd number is
+    skipped if its two neighbours show the same faces in nearly the same places.
 
     Args:
-        detection_frames: The detection frames of one run of frames, as in `_runs`.
+        detection_frames: The detection frames of one run. `_runs` says what a run is.
         earlier: The boxes found on all earlier detection frames of the video.
         tracks: The tracks up to the previous run.
         detect: The method `detect` of a face detector.
-        search_stride: Number of detection frames from one search for faces of all sizes to the next
-            such search.
+        search_stride: Every `search_stride`-th detection frame is searched for faces of all sizes.
     """
     first, last = len(earlier), len(earlier) + len(detection_frames) - 1
     boxes = earlier + [None] * len(detection_frames)
@@ -232,7 +232,7 @@ def _detect_boxes(
 def _all_stay(before: list[Box], after: list[Box]) -> bool:
     """Return whether two frames have boxes of the same faces in nearly the same places.
 
-    The result is False if the frames have no boxes.
+    If neither frame has a box, the result is False.
     """
     return 0 < len(before) == len(after) and all(
         any(iou(one, other) >= STILL_IOU for other in after) for one in before
@@ -240,12 +240,12 @@ def _all_stay(before: list[Box], after: list[Box]) -> bool:
 
 
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
-    """Add each box of a detection frame to the track whose last box overlaps it most.
+    """Add each box of a detection frame to the track whose last box overlaps the new box most.
 
     A box that overlaps no track enough starts a new track. Each track gets at most one box.
 
-    If `boxes` is None, the detection frame was skipped. A face that was found on the detection
-    frame before it then counts as found on the skipped one too.
+    If `boxes` is None, the detection frame was skipped. A face found on the previous detection
+    frame then counts as found on the skipped frame too.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:

@@ -120,7 +120,7 @@ def bundle(
 
 
 def write_wheel(folder: Path) -> Path:
-    """Write a wheel of this package without its weights, and return the path of the wheel.
+    """Write a wheel of dfdetect without its weights, and return the path of the wheel.
 
     The files come from the installed package, or from a clone of the repository. The function does
     not use setuptools, because setuptools needs a clone and the network. The same package always

@@ -138,12 +138,14 @@ class TimeBudget:
 
 
 class VideoAllowance:
-    """One video's part of a time budget, which can be sent to another process.
+    """One video's part of a time budget: a number of frames, and a time limit.
+
+    The object can be sent to another process.
 
     Args:
         frames: Number of frames to sample from the video.
-        seconds: Time from now until the video is given up. If the object is sent to another
-            process, the time for sending it is not counted.
+        seconds: Time from now until the video is given up. The time for sending the object to
+            another process is not counted.
     """
 
     def __init__(self, frames: int, seconds: float):

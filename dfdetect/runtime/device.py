@@ -19,7 +19,8 @@ def choose_device(device: str = "auto") -> torch.device:
     """Return the torch device with this name, after checking that the device works.
 
     The check runs a convolution, because torch also lists GPUs that are too old for its kernels.
-    If a GPU fails the check, `auto` returns the CPU and warns with the reason.
+    With `auto`, a GPU that fails the check causes a warning with the reason, and the CPU is
+    returned.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first GPU, or the CPU if there is

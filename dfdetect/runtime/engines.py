@@ -1,9 +1,9 @@
 """Run networks on a CPU with an engine: OpenVINO, ONNX Runtime or torch.
 
-OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which
-needs half as much time as torch for the classifiers of this package. The outputs of OpenVINO differ
-from those of torch only by rounding. ONNX Runtime is faster than torch and slower than OpenVINO. On
-a GPU, torch is always used.
+OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which runs
+dfdetect's classifiers in half the time that torch takes. The outputs of OpenVINO differ from those
+of torch only by rounding. ONNX Runtime is faster than torch and slower than OpenVINO. On a GPU,
+torch is always used.
 """
 
 import logging

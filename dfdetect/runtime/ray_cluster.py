@@ -72,15 +72,15 @@ def map_on_cluster(
         items: The items. They are read as processes become free, so that memory does not grow with
             the number of items.
         address: The cluster's address as `ray.init` takes it: `192.168.0.1:6379` for example, or
-            `auto` on a machine of the cluster. `local` starts a cluster of this machine alone,
-            which ends with this call.
+            `auto` on a machine of the cluster. `local` starts a cluster that consists of this
+            machine alone, and ends it when the call ends.
         on_lost: A function that is called for an item that is given up, because `ATTEMPTS`
             processes were lost, one after another, while they worked on this item. The function
             takes the item and a message, and returns the result of the item.
 
     Raises:
         DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
-            has another version of this package.
+            has another version of dfdetect.
         ArgumentError: The cluster cannot be reached.
         ConnectionError: The connection to the cluster was lost.
         Exception: Any exception that the function raises.
@@ -254,7 +254,7 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Wait until actors are ready or lost, and return the calls of the lost actors.
+        """Wait until actors have finished or are lost, and return the calls of the lost actors.
 
         The wait takes at most `NODE_POLL_SECONDS`. When it ends, each actor that has finished its
         call is idle, and the call has its result.
@@ -313,8 +313,8 @@ class _Actor:
         """Apply the function to an item.
 
         In the first call, `start` makes the function. The constructor does not do this, because Ray
-        does not pass on errors that a constructor raises. A call raises an error if the caller's
-        dfdetect has another version than this process (`version`).
+        does not pass on errors that a constructor raises. `version` is the caller's version of
+        dfdetect. If this process has another version, the first call raises an error.
 
         Returns:
             None and the result. Ray tells the caller when the None is ready. The caller then knows

@@ -304,7 +304,7 @@ def limit_memory() -> None:
 
 
 class DecoderProcess:
-    """The caller's side of one decoder process. This side sends requests and receives frames.
+    """Starts one decoder process, sends requests to it, and receives frames from it.
 
     Attributes:
         process: The decoder process.

@@ -15,8 +15,8 @@ Seeking to key frames would not make reading DFDC videos faster, because they ha
 frames in 300 frames. Long videos have many key frames. From a long video, the reader therefore
 samples only key frames, and decodes no other frames.
 
-The reader never opens other files or addresses to which a video refers. Otherwise a playlist with
-the suffix of a video could make the reader open any file or address.
+The reader never opens other files or addresses to which a video refers. If it did, a playlist with
+the suffix of a video could make it open any file or address.
 """
 
 import errno
@@ -252,7 +252,7 @@ class _Plan:
 
     Attributes:
         timeline: The times of all frames of the file.
-        stamps: The time stamps of the requested frames, from the timeline.
+        stamps: The time stamps that the requested frames have in `timeline`.
         passes: Which frames the decoder skips in each pass over the file. A second pass follows
             only if the first one missed a requested frame.
     """
