@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 class Status(str, Enum):
-    """Says whether a video has a score, or why it has none.
+    """Says that a video has a score, or why it has none.
 
     The values are stable: programs may compare them and store them.
 

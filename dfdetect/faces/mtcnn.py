@@ -267,8 +267,8 @@ def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
     the part that it covers, as in torch's `adaptive_avg_pool2d`.
 
     Args:
-        sums: The rows and columns of the table that belong to the part, and one more row and column
-            after these.
+        sums: The rows and columns of the table that belong to the part, and also the next row and
+            the next column.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 

@@ -242,7 +242,8 @@ def _all_stay(before: list[Box], after: list[Box]) -> bool:
 def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
     """Add each box of a detection frame to the track whose last box overlaps the new box most.
 
-    A box that overlaps no track enough starts a new track. Each track gets at most one box.
+    A box that does not overlap the last box of any track enough starts a new track. Each track gets
+    at most one box.
 
     If `boxes` is None, the detection frame was skipped. A face found on the previous detection
     frame then counts as found on the skipped frame too.

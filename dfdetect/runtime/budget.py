@@ -114,7 +114,7 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """Return the next video's part of the budget, which can be sent to another process."""
+        """Return the next video's part of the budget."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:

@@ -43,7 +43,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class CancelledError(DfdetectError):
-    """The pool of decoders was closed before a video was read to its end."""
+    """The decoder pool was closed before a video was read to its end."""
 
 
 class DecoderPool:

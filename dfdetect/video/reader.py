@@ -457,7 +457,7 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
 
 
 def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
-    """Yield the requested frames, decoded by OpenCV, which rotates them upright by itself."""
+    """Yield the requested frames. OpenCV decodes them, and turns them upright."""
     import cv2  # processes that read videos with PyAV do not need it
 
     total = sum(1 for _ in _grab(path))
