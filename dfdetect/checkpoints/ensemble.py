@@ -24,9 +24,8 @@ class EnsembleSpec:
 
     Each model (a member of the ensemble) scores crops in its own format. The calibration of each
     member is applied to the logits of this member. For each frame, the calibrated logits of all
-    members are then averaged.
-    The aggregation of the ensemble turns these mean logits into the probability of the video. The
-    aggregations of the members are not used.
+    members are then averaged. The aggregation of the ensemble turns these mean logits into the
+    probability of the video. The aggregations of the members are not used.
 
     Seferbekov (2020) and others in the Deepfake Detection Challenge average probabilities instead.
     Confident members have more influence on a mean of logits than on a mean of probabilities.
@@ -37,8 +36,8 @@ class EnsembleSpec:
         aggregation: Rule that combines the mean logits of frames into the probability of a video.
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted. The thresholds of the members are not valid for the ensemble.
-        scores: Measured metrics. The keys name the data, such as `held_out_actors`, and the values
-            are the metrics on these data.
+        scores: Measured metrics: a dictionary from the name of the measured data, such as
+            `held_out_actors`, to the metrics on these data.
 
     Raises:
         ArgumentError: There are too few or too many members, `shares` does not have one number
@@ -69,9 +68,9 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return a dictionary with one entry.
+        """Return the data that the members were trained on.
 
-        `faces` is a list of the names of the face sets that the members were trained on.
+        The dictionary has one entry, `faces`: a list of the names of the members' face sets.
         """
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
@@ -118,8 +117,8 @@ def join_specs(
     The ensemble gets the aggregation of the first specification.
 
     Args:
-        specs: Specifications of models, in their order in the ensemble. If one of them describes
-            an ensemble, the members of that ensemble take its place.
+        specs: Specifications of models, in their order in the ensemble. If one of them describes an
+            ensemble, the members of that ensemble take its place.
         shares: Weight of each specification in the mean of the logits, above 0. The weights are
             divided by their sum. None means equal weights.
 

@@ -5,7 +5,8 @@ other steps up to the calibrated logit, so the program cannot forget one of them
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
   for models that take clips of several crops. The batch may have any size.
-- Steps in the graph: the order of the channels, the normalisation, the model, the calibration.
+- Steps in the graph: reversing the channels if the model takes BGR, the normalisation, the model,
+  the calibration.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
 The metadata of the file has three entries. `dfdetect` is the JSON object of the checkpoint's
@@ -48,8 +49,8 @@ class ExportResult:
         opset: Version of the ONNX operators.
         input_shape: Shape of the input `crops`. Its first entry is the text `batch`, which stands
             for any number.
-        difference: Largest difference between the logits that the file and torch give for the
-            same artificial crops.
+        difference: Largest difference between the logits of the ONNX model and those of the torch
+            model, for the same random crops.
     """
 
     path: Path

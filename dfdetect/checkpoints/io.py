@@ -53,8 +53,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
         path: The `.safetensors` file to write.
         model: The network, or an `nn.ModuleList` of the members of an ensemble.
         spec: The specification of the model or of the ensemble.
-        half: Store the weights as float16, which halves the size of the file. If False, the
-            weights keep their dtype.
+        half: Store the weights as float16, which halves the size of the file. If False, the weights
+            keep their dtype.
 
     Raises:
         InputError: A weight is not finite in the precision of the file.
@@ -272,7 +272,10 @@ def _name(kind: torch.dtype) -> str:
 
 
 def _checksum(text: str, state: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of the header's JSON text, followed by the tensors in order of name."""
+    """Return the SHA-256 of the header's JSON text and of the tensors.
+
+    The text comes first. The tensors follow in the order of their names.
+    """
     digest = sha256(text.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -51,11 +51,11 @@ class ModelSpec:
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted.
         mirror: Mirror every second crop of a face before the model scores it. If a face has only
-            one crop, the model scores this crop and its mirror image. Must be False for models
-            that take clips.
+            one crop, the model scores this crop and its mirror image. Must be False for models that
+            take clips.
         training: Information on the training: data, split, configuration, seed, date.
-        scores: Measured metrics. The keys name the data, such as `held_out_actors`, and the values
-            are the metrics on these data.
+        scores: Measured metrics: a dictionary from the name of the measured data, such as
+            `held_out_actors`, to the metrics on these data.
         licence: Licence of the weights.
 
     Raises:
@@ -97,12 +97,12 @@ class ModelSpec:
 
     @property
     def members(self) -> tuple["ModelSpec", ...]:
-        """Return a tuple with only this specification, as if the model were an ensemble of one."""
+        """Return (self,), as if the model were the only member of an ensemble."""
         return (self,)
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Return a tuple with only the weight 1, as if the model were an ensemble of one."""
+        """Return (1.0,), as if the model were the only member of an ensemble."""
         return (1.0,)
 
     def __post_init__(self) -> None:

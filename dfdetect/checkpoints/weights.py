@@ -1,4 +1,4 @@
-"""Find the checkpoints and folders that are installed with the package."""
+"""Find the installed checkpoints, and the folders that belong to dfdetect."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ Weights = str | Path | Sequence[str | Path] | None
 def list_weights() -> dict[str, Path]:
     """Return the installed checkpoints: a dictionary from names to paths, sorted by name.
 
-    The wheel contains the default checkpoint and the small ones. A clone of the repository
-    contains all checkpoints.
+    The wheel contains the default checkpoint and the small ones. A clone of the repository contains
+    all checkpoints.
     """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
@@ -92,10 +92,11 @@ def require_checkpoint_name(path: Path) -> None:
 
 
 def package_folder(name: str) -> Path:
-    """Return the path of a folder that belongs to dfdetect: `weights` or `kernel`.
+    """Return the path of a folder that belongs to dfdetect.
 
-    If dfdetect is installed, the folder is inside the folder `dfdetect`. In a clone of the
-    repository, it is beside that folder.
+    The folder is `weights` (with the checkpoints) or `kernel` (with the notebook for Kaggle). If
+    dfdetect is installed, the folder is inside the folder `dfdetect`. In a clone of the repository,
+    it is beside that folder.
     """
     package = Path(__file__).parent.parent
     inside = package / name

@@ -1,11 +1,11 @@
 """Read the checkpoints of Effort and GenD: CLIP's image encoder and a head with two classes.
 
-The tensors of the encoder are named as in Hugging Face's implementation. In Effort (Yan et al.,
-ICML 2025), the weight of each linear layer of the attention is the sum of a fixed and a trained
-matrix. The trained matrix is stored as three factors. GenD (Yermakov et al. 2025) has plain layers,
-and scales the features to a Euclidean norm of 1. Both detectors align faces as DeepfakeBench does.
-The formats were read from
-https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and from
+The tensors of the encoder are named as in Hugging Face's implementation. In the detector Effort
+(Yan et al., ICML 2025), the weight of each linear layer of the attention is the sum of a fixed and
+a trained matrix. The trained matrix is stored as three factors. In the detector GenD (Yermakov et
+al. 2025), the weight of each linear layer is one matrix, and the features are scaled to a Euclidean
+norm of 1. Both detectors align faces as DeepfakeBench does. This module follows the code of
+https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and of
 https://github.com/yermandy/GenD at commit e03532d.
 """
 
@@ -47,26 +47,30 @@ INNER = {
 
 
 def recognises_effort(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes has the format of Effort."""
+    """Return whether a file with tensors of these shapes is a checkpoint of the detector Effort."""
     return f"{EFFORT}encoder.layers.0.self_attn.q_proj.weight_main" in shapes
 
 
 def recognises_gend(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes has the format of GenD."""
+    """Return whether a file with tensors of these shapes is a checkpoint of the detector GenD."""
     return f"{GEND}encoder.layers.0.self_attn.q_proj.weight" in shapes
 
 
 def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification of an Effort file, and its state dict with timm's names."""
+    """Return the specification and the state dict of a checkpoint of the detector Effort.
+
+    The state dict has timm's names of the tensors.
+    """
     known = _take_head(tensors, "head")
     state = _read_encoder(tensors, EFFORT, known, ENCODER, "")
     return _spec(ENCODER, "effort", "not stated", "linear"), state
 
 
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification of a GenD file, and its state dict with timm's names.
+    """Return the specification and the state dict of a checkpoint of the detector GenD.
 
-    The file `config.json` in the same folder says which head the network has.
+    The state dict has timm's names of the tensors. The file `config.json` in the same folder says
+    which head the network has. If there is no such file, the head is taken to be `LinearNorm`.
     """
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"
@@ -117,7 +121,10 @@ def _read_encoder(
 
 
 def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of a linear layer. Effort stores the weight as two summands."""
+    """Return the weight and bias of a linear layer.
+
+    In a checkpoint of Effort, the weight is the sum of two stored matrices.
+    """
     bias = tensors.take(f"{place}.bias")
     if f"{place}.weight" in tensors.left:
         return tensors.take(f"{place}.weight"), bias

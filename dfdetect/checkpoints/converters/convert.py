@@ -1,4 +1,4 @@
-"""`convert`: converts a published checkpoint of another project to a checkpoint of this package."""
+"""`convert`: converts a published checkpoint of another project to a checkpoint of dfdetect."""
 
 from pathlib import Path
 
@@ -30,7 +30,8 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ArgumentError: The name `out` does not end in `.safetensors`, or `format` is unknown.
+        ArgumentError: The name `out` does not end in `.safetensors`, or `format` is neither `auto`
+            nor a name in `formats()`.
         CheckpointError: The file cannot be read, does not have the given format or any known
             format, lacks a tensor, or has a tensor that the network does not have.
 

@@ -1,10 +1,10 @@
 """DeepfakeBench (Yan et al., NeurIPS 2023): eight detectors of single images.
 
-The format was read from https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC BY-NC
-4.0). The files are state dicts. CORE (Ni et al. 2022) differs from Xception in training only, so
-both are read as Xception. The others are EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and UCF.
-Faces are aligned by five landmarks. The aligned picture gets a margin of 15 % of its width on each
-side, and is then resized to 256 by 256 pixels.
+This module follows the code of https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC
+BY-NC 4.0). The files are state dicts. CORE (Ni et al. 2022) differs from Xception in training only,
+so both are read as Xception. The others are EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and
+UCF. Faces are aligned by five landmarks. The aligned picture gets a margin of 15 % of its width on
+each side, and is then resized to 256 by 256 pixels.
 """
 
 from collections.abc import Mapping
@@ -207,7 +207,8 @@ def _read_srm(tensors: Tensors) -> tuple[str, State]:
 def _read_meso(tensors: Tensors) -> tuple[str, State]:
     """Return the architecture and the state dict of a Meso network.
 
-    In the file, one batch norm may belong to two layers, and convolutions have no bias.
+    In the file, two layers may share one batch norm, and convolutions have no bias. The state dict
+    has a batch norm for each layer, and biases of 0.
     """
     inception = "backbone.Incption1_conv1.weight" in tensors.left
     architecture = "meso_inception4_linear" if inception else "meso4"
@@ -229,9 +230,9 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
-    """Return the name that a tensor of this package has in the file.
+    """Return the name of a tensor in the file, given its name in dfdetect's network.
 
-    `places` maps beginnings of this package's names to beginnings of the file's names.
+    `places` maps beginnings of dfdetect's names to beginnings of the file's names.
     """
     for ours, theirs in places.items():
         if name.startswith(ours):

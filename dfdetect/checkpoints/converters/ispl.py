@@ -1,9 +1,9 @@
 """Read the checkpoints of ISPL (Bonettini et al., ICPR 2020): EfficientNet-B4 and Xception.
 
-The format was read from https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411 (licence
-GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. In networks that were
-trained as Siamese networks, `feat_ext.` stands before these prefixes, and the head is a batch norm
-and a linear layer. Some EfficientNets have an attention layer. The authors add margins to
+This module follows the code of https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411
+(licence GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. In networks that
+were trained as Siamese networks, `feat_ext.` stands before these prefixes, and the head is a batch
+norm and a linear layer. Some EfficientNets have an attention layer. The authors add margins to
 BlazeFace's bounding boxes: 20 % of the box's height on the left, on the right and below, and 40 %
 above. They then make the crops square. The crop rule of this module makes about the same crops from
 MTCNN's bounding boxes.
@@ -31,7 +31,10 @@ HEADS = ("classifier.weight", "classifier.1.weight", "xception.last_linear.weigh
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a network of ISPL with one output."""
+    """Return whether a file with tensors of these shapes is a network of ISPL with one output.
+
+    ISPL is the laboratory that published the networks (Bonettini et al., ICPR 2020).
+    """
     names = {name.removeprefix(SIAMESE) for name in shapes}
     network = {"efficientnet._conv_stem.weight", "xception.conv1.weight"} & names
     return bool(network) and any(shapes.get(head, (0,))[0] == 1 for head in HEADS)

@@ -1,9 +1,9 @@
 """Read the checkpoints of MesoNet (Afchar et al. 2018): Keras files of Meso4 and MesoInception4.
 
-The format was read from https://github.com/DariusAf/MesoNet at commit 2144d56 (licence Apache-2.0).
-The layers of a Keras file are numbered in the order in which they were made. Kernels have the shape
-(height, width, in, out). The network returns P(REAL): its last layer has one output, to which the
-sigmoid is applied.
+This module follows the code of https://github.com/DariusAf/MesoNet at commit 2144d56 (licence
+Apache-2.0). The layers of a Keras file are numbered in the order in which they were made. Kernels
+have the shape (height, width, in, out). The network returns P(REAL): its last layer has one output,
+to which the sigmoid is applied.
 """
 
 import re
@@ -88,7 +88,10 @@ def _number(layer: str) -> int:
 
 
 def _places(architecture: str) -> list[str]:
-    """Return this package's names of the convolutions, in the order in which Keras made them."""
+    """Return the names of the convolutions in dfdetect's network, in the order of Keras's layers.
+
+    This is the order in which the authors' code made the convolutions.
+    """
     if architecture == "meso4":
         return [f"layers.{number}" for number in (0, 4, 8, 12)]
     inception = [

@@ -1,4 +1,4 @@
-"""Translate this package's names of tensors into those of published implementations."""
+"""Translate dfdetect's names of tensors into the names of published implementations."""
 
 from collections.abc import Callable
 from math import ceil
@@ -99,7 +99,7 @@ def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
 
 
 def xception_name(name: str) -> str:
-    """Translate this package's name of an Xception tensor into Remi Cadene's name of the tensor.
+    """Translate dfdetect's name of an Xception tensor into Remi Cadene's name of the tensor.
 
     Many published detectors use Remi Cadene's implementation of Xception.
 

@@ -86,7 +86,10 @@ def _read_torch(path: Path) -> Any:
 
 
 def _without_wrapper(path: Path, content: Any) -> dict[str, torch.Tensor]:
-    """Return the state dict in the content of a file, without the prefix of `DataParallel`."""
+    """Return the state dict in the content of a file.
+
+    If all names of tensors begin with the prefix that `DataParallel` adds, the prefix is removed.
+    """
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -31,10 +31,10 @@ class Format:
     Attributes:
         name: Name of the format, as in `convert` and on the command line.
         description: Authors and networks, in one line.
-        recognises: Function that returns whether a file has this format, given a dictionary from
-            the names of its tensors to their shapes.
-        read: Function that returns the specification and the state dict of the model, given the
-            tensors of a file. The names in the state dict are this package's names.
+        recognises: Function that takes a dictionary from the names of a file's tensors to their
+            shapes, and returns whether the file has this format.
+        read: Function that takes the tensors of a file, and returns the specification and the state
+            dict of the model. The names in the state dict are dfdetect's names.
     """
 
     name: str

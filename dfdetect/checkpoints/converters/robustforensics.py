@@ -1,12 +1,12 @@
 """Read the checkpoints of RobustForensics (Shao et al. 2020).
 
-RobustForensics took fourth place in the Deepfake Detection Challenge (DFDC). The format was read
-from https://github.com/Siyu-C/RobustForensics at commit 344a355 (licence MIT). The files
+RobustForensics took fourth place in the Deepfake Detection Challenge (DFDC). This module follows
+the code of https://github.com/Siyu-C/RobustForensics at commit 344a355 (licence MIT). The files
 (`.pth.tar`) contain `step`, `state_dict` and `optimizer`. The networks for single frames are
 EfficientNet-B0, B1 and B3 of efficientnet_pytorch, a ResNet-34, and an Xception that takes BGR
 images. The SlowFast networks for videos are not supported. Crops are squares whose side is 1.3
 times the longer side of RetinaFace's bounding box. The authors cut all crops of a face with the
-face's largest box in the video. This package cuts each crop with the box in its own frame.
+face's largest box in the video. dfdetect cuts each crop with the face's box in the same frame.
 """
 
 from dfdetect.checkpoints.converters.names import (
@@ -32,10 +32,7 @@ XCEPTION_HEAD, RESNET_HEAD, EFFICIENTNET_HEAD = "model.fc", "fc", "_fc"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a supported network with two classes.
-
-    The classes are REAL and FAKE.
-    """
+    """Return whether a file with tensors of these shapes is a network that `read` supports."""
     return _head(shapes) is not None
 
 

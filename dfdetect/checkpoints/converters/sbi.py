@@ -1,10 +1,10 @@
 """Read the checkpoints of SBI (Shiohara & Yamasaki, CVPR 2022): EfficientNet-B4.
 
-SBI stands for self-blended images, the fakes that this network was trained on. The format was read
-from https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (licence: for research only).
-The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are RetinaFace's bounding boxes
-with margins: an eighth of the box's width on the left and right, and an eighth of its height above
-and below.
+SBI stands for self-blended images, the fakes that this network was trained on. This module follows
+the code of https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (licence: for research
+only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are RetinaFace's bounding
+boxes with margins: an eighth of the box's width on the left and right, and an eighth of its height
+above and below.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
@@ -19,7 +19,7 @@ MARGIN = 1 / 8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is the EfficientNet-B4 of the paper."""
+    """Return whether a file with tensors of these shapes is the EfficientNet-B4 of SBI."""
     return efficientnet_variant(shapes, "net.") == 4 and shapes.get("net._fc.weight", (0,))[0] == 2
 
 

@@ -1,6 +1,6 @@
 """Read the checkpoints of DeepFakeClassifier (Seferbekov 2020).
 
-DeepFakeClassifier won the Deepfake Detection Challenge (DFDC). The format was read from
+DeepFakeClassifier won the Deepfake Detection Challenge (DFDC). This module follows the code of
 https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290 (licence MIT). The files have
 no suffix and contain `epoch`, `state_dict` and `bce_best`. After the prefix `encoder.`, the names
 of tensors are those of timm. The classifier of the encoder is not used, because the network has

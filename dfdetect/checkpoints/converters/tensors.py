@@ -32,7 +32,7 @@ class Tensors:
         return {name: tuple(tensor.shape) for name, tensor in self.left.items()}
 
     def take(self, name: str) -> torch.Tensor:
-        """Return a tensor, which then counts as taken. Floating-point tensors become float32.
+        """Return a tensor, and mark it as taken. Floating-point tensors become float32.
 
         Raises:
             CheckpointError: The tensor is missing, or was already taken.
@@ -101,10 +101,10 @@ class Tensors:
 
 
 def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
-    """Replace a linear layer with the classes REAL and FAKE by a linear layer with one output.
+    """Turn a linear layer with two outputs, REAL and FAKE, into a linear layer with one output.
 
-    The output is the logit of FAKE. The probability of FAKE stays the same, because softmax(z)[1]
-    equals sigmoid(z[1] - z[0]).
+    The one output is the logit of FAKE. The probability of FAKE stays the same, because
+    softmax(z)[1] equals sigmoid(z[1] - z[0]).
 
     Args:
         weight: float32 of shape (2, features).
@@ -130,7 +130,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
         state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.
         prefix: Prefix of the batch norm's names, with the dot.
         epsilon: Number that the original network adds to the variance.
-        wanted: Number that the network of this package adds to the variance.
+        wanted: Number that dfdetect's network adds to the variance.
     """
     variance = state[f"{prefix}running_var"].double()
     ratio = ((variance + wanted) / (variance + epsilon)).sqrt()

@@ -1,11 +1,12 @@
 """Read the checkpoints of WS-DAN by Zhao, Cui & Zhou (2020).
 
-The authors took second place in the Deepfake Detection Challenge (DFDC). The format was read from
-https://github.com/cuihaoleo/kaggle-dfdc at commit 91dae24 (licence MIT). The authors' code uses
+The authors took second place in the Deepfake Detection Challenge (DFDC). This module follows the
+code of https://github.com/cuihaoleo/kaggle-dfdc at commit 91dae24 (licence MIT). That code uses
 efficientnet_pytorch at commit d8481a5. The files contain `state_dict` and, for WS-DAN, `logs` and
 `feature_center`. There are three networks: a WS-DAN with Xception, a WS-DAN with EfficientNet-B3,
 and a plain Xception. Faces are aligned by five landmarks. The authors score the largest face of
-each frame. This package pools the frames of all tracks (faces followed through the video).
+each frame. dfdetect averages the probabilities of all frames of all tracks (faces followed through
+the video).
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, xception_name
