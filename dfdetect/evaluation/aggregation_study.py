@@ -1,8 +1,8 @@
 """Compare aggregations, which combine the probabilities of frames into the probability of a video.
 
 The data are pairs of tracks. (A track is one face followed through a video.) One track of a pair is
-REAL. The other is a self-blended fake: the same face in the same frames, blended into itself.
-`extract` makes such pairs if `blend=True`.
+REAL. The other is a self-blended fake: in the same frames, an altered copy of the face is blended
+into the face. `extract` makes such pairs if `blend=True`.
 
 Scenes, which stand for videos, are composed of these tracks. There are three kinds of FAKE scenes:
 
@@ -11,7 +11,7 @@ Scenes, which stand for videos, are composed of these tracks. There are three ki
 - two people, of whom one is fake.
 
 The REAL scenes show the same people. An AUC is computed for each source (data set or site) alone,
-and these AUCs are averaged. The compared aggregations are those of this package and those of the
+and these AUCs are averaged. The compared aggregations are those of dfdetect and those of the
 winners of the Deepfake Detection Challenge.
 """
 
@@ -47,7 +47,7 @@ VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene: P(FAKE) of each frame of a video that is composed of tracks.
+    """An artificial video that is composed of tracks: P(FAKE) of each person in each frame.
 
     Attributes:
         kind: What is fake if the scene is FAKE: `all` (one person, all the time), `part` (one
@@ -74,10 +74,11 @@ def compare_aggregations(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure all aggregations of `AGGREGATIONS` on scenes made of the tracks of a face set.
+    """Measure each aggregation in `AGGREGATIONS` on scenes, artificial videos composed of tracks.
 
     Args:
-        index: Index of a face set that was made by `extract` with `blend=True`.
+        index: Index of a face set that was made by `extract` with `blend=True`. The scenes are
+            composed of its tracks.
         weights: Name or file of weights, as in `load_detector`; or a detector, which keeps its own
             device.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
@@ -85,11 +86,12 @@ def compare_aggregations(
 
     Returns:
         A table with one row for each aggregation and number of frames (all, half or a quarter of
-        them). There are two columns for each kind of scene. `auc` is the mean of the AUCs of single
-        sources. `log loss` is weighted so that REAL and FAKE have the same total weight.
+        them). There are two columns for each kind of scene that `Scene` describes. `auc` is the
+        mean of the AUCs of single sources. `log loss` is weighted so that REAL and FAKE have the
+        same total weight.
 
     Raises:
-        FaceSetError: The face set has no REAL track with a fake of the same frames.
+        FaceSetError: No REAL track of the face set has a FAKE track of the same frames.
 
     Example:
         >>> compare_aggregations("clips.csv").loc[("mean logit", 32), ("part", "auc")]
@@ -121,11 +123,11 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the pairs of a REAL track and a fake of the same frames.
+    """Return the pairs of a REAL track and the FAKE track that was made from its crops.
 
     Returns:
         For each pair, two arrays with row numbers in the face set: those of the REAL track's crops
-        and those of the fake's crops.
+        and those of the FAKE track's crops.
     """
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
@@ -148,7 +150,7 @@ def make_scenes(
 
     Args:
         pairs: For each pair of tracks, two arrays, as `find_pairs` returns them: the row numbers of
-            the REAL track's crops, and those of the fake's crops.
+            the REAL track's crops, and those of the FAKE track's crops.
         faces: The face set of the tracks.
         probabilities: P(FAKE) of each crop of the face set, float of shape (n,).
     """
@@ -173,7 +175,7 @@ def make_scenes(
 
 
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
-    """Return a function that applies an aggregation of this package.
+    """Return a function that applies an aggregation of dfdetect.
 
     The function takes P(FAKE) of each frame of each person, and returns P(FAKE) of the video.
     """
@@ -196,9 +198,10 @@ def mean_probability(people: Sequence[np.ndarray]) -> float:
 def confident_majority(people: Sequence[np.ndarray]) -> float:
     """Return the mean probability of some or all frames of all people.
 
-    If many frames have probabilities above 0.8, the mean is taken over these frames. If nearly all
-    frames have probabilities below 0.2, the mean is taken over the frames below 0.2. Otherwise, the
-    mean is taken over all frames. The winner of the Deepfake Detection Challenge uses this rule.
+    If more than 40 % of the frames have probabilities above 0.8, the mean is taken over these
+    frames. If more than 90 % of the frames have probabilities below 0.2, the mean is taken over the
+    frames below 0.2. Otherwise, the mean is taken over all frames. The winner of the Deepfake
+    Detection Challenge uses this rule.
     """
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
@@ -221,9 +224,9 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 
 
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of one person, or the average over all people.
+    """Return P(FAKE) of a video, by a rule that depends on whether the people agree.
 
-    First, the mean probability of each person's frames is computed. If one of these means is above
+    First, the mean probability of each person's frames is computed. If any of these means is above
     0.9, or all are above 0.6, the highest mean is returned. If all means are below 0.4, the lowest
     mean is returned. Otherwise, the average of the means is returned. The fourth-best solution of
     the Deepfake Detection Challenge uses this rule.

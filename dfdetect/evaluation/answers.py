@@ -37,8 +37,8 @@ class Answer:
             unknown.
         method: Name of the method that made the fake; empty if it is unknown.
         kind: The kind of fake (swap, lipsync...); empty if it is unknown.
-        scene: Name of the scene, which is the same for all REAL and FAKE videos that show the
-            scene; empty if no other video is known to show it.
+        scene: Name of the scene. All REAL and FAKE videos of a scene have the same name here. Empty
+            if no other video of the scene is known.
         probability: P(FAKE), or NaN if the video has no score.
         tracks: For each track (one face followed through the video), P(FAKE) of its crops, float64
             of shape (crops,).
@@ -59,10 +59,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """The answers for many labelled videos or crops, as arrays.
+    """The scores and labels of many videos or crops, as arrays.
 
     Args:
-        rows: The answers, at least one.
+        rows: An `Answer` for each video or crop, at least one.
 
     Example:
         >>> answers = score_face_set(detector, FaceSet.read("val.csv"), Executor("cpu"))
@@ -96,8 +96,8 @@ class Answers:
         """Return the scores of all crops of all answers.
 
         Returns:
-            Two arrays of shape (crops,): P(FAKE) of each crop, float64; and the index in `rows` of
-            the answer that the crop belongs to, int64.
+            Two arrays of shape (crops,). The first has P(FAKE) of each crop, float64. The second
+            has the position in `rows` of each crop's answer, int64.
         """
         parts = [(np.concatenate(row.tracks), n) for n, row in enumerate(self.rows) if row.tracks]
         counts = [len(part) for part, _ in parts]
@@ -107,8 +107,8 @@ class Answers:
     def table(self) -> pd.DataFrame:
         """Return a table with a row for each answer.
 
-        The columns are the attributes of an answer, but `tracks` is only the number of tracks. One
-        more column, `crops`, is the number of crops.
+        The columns are the attributes of an answer. The column `tracks` has only the number of
+        tracks. One more column, `crops`, has the number of crops.
         """
         rows = []
         for row in self.rows:

@@ -2,7 +2,8 @@
 
 dfdetect is based on a study that trained eight detectors on the data of the Deepfake Detection
 Challenge. The study reported the accuracies of the detectors on data of which 80.75 % was FAKE. On
-such data, a detector that always answers FAKE has an accuracy of 0.8075.
+such data, a detector that always answers FAKE has an accuracy of 0.8075. This module therefore
+reports balanced accuracies, and beside them the accuracies on data with the study's share of FAKE.
 """
 
 import logging
@@ -64,7 +65,7 @@ def compare(
 
     The recipe of an architecture is the training settings that suit it. An architecture whose
     checkpoint already exists is not trained again. The installed default detector is measured too,
-    regardless of its training data.
+    whatever data it was trained on.
 
     The function writes `comparison.csv`, `comparison.md` and `comparison.png` to the folder of the
     checkpoints. Rows from earlier calls stay in these files, unless this call measures the same
@@ -75,7 +76,8 @@ def compare(
             faces. Some of the actors are held out to choose the best epoch.
         val: Index of a face set of other actors, on which all detectors are measured.
         out: Folder of the checkpoints. The name of a checkpoint is that of its architecture,
-            followed by `.safetensors`. A training that was interrupted is continued.
+            followed by `.safetensors`. If a training was interrupted, the next call with the same
+            folder continues it.
         clips: Indexes of face sets that `extract` made, with several consecutive crops of each
             face. Models that take several crops at once are also trained on these face sets.
         val_clips: Index of a face set of other actors, made by `extract` like those of `clips`. All
@@ -139,10 +141,10 @@ def compare(
 
 
 def compared_architectures() -> list[str]:
-    """Return the names of all architectures with a training recipe, those of the study first.
+    """Return the names of all architectures with a training recipe.
 
-    The architecture of the default detector is left out, because `compare` measures the installed
-    default detector instead.
+    The architectures of the study that the module describes come first. The architecture of the
+    default detector is left out, because `compare` measures the installed default detector instead.
     """
     default = [member.architecture for member in read_spec(find_weights()).members]
     others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, *default})
@@ -173,7 +175,8 @@ def draw(table: pd.DataFrame) -> Figure:
     """Return a figure of two plots, given the table that `compare` returns.
 
     The first plot shows the balanced accuracies. The second plot shows the accuracies on data of
-    which 80.75 % is FAKE, beside the accuracies that the study reported for such data.
+    which 80.75 % is FAKE, as in the study that the module describes. Beside them, it shows the
+    accuracies that the study reported.
     """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)

@@ -91,7 +91,7 @@ def compare_conditions(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Return a table of a detector's metrics on damaged crops, hard faces and few frames.
+    """Return a table of a detector's metrics on damaged crops, natural crops and few frames.
 
     Args:
         sources: Indexes of face sets (labelled crops of faces), which are measured together.
@@ -115,8 +115,9 @@ def compare_conditions(
           whole actors or videos;
         - `sharpness`: the median sharpness of the crops, only for damaged crops.
 
-        The reference of damaged crops is the same crops before the damage. The reference of natural
-        crops is all other crops. The reference of tracks with a few frames is the same tracks with
+        The reference of damaged crops is the same crops before the damage. A group of natural crops
+        has the undamaged crops of one range, such as a brightness of 0 to 30. Its reference is the
+        crops outside this range. The reference of tracks with a few frames is the same tracks with
         all frames. A group of natural crops or of tracks is left out if it has fewer than 15 REAL
         or fewer than 15 FAKE members.
 
@@ -151,7 +152,7 @@ def compare_conditions(
 
 
 def _draw_balanced(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Return at most `count` of the row numbers `rows`: a random sample, half of each class."""
+    """Return a random sample of at most `count` of `rows`, with as many REAL as FAKE rows."""
     generator = np.random.default_rng(0)
     classes = [generator.permutation(rows[labels[rows] == label]) for label in (0, 1)]
     each = min(count // 2, *map(len, classes))

@@ -20,7 +20,8 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
     Args:
         name: The damage: `jpeg` (compressed as JPEG of quality 50), `half` (resized to half the
-            size and back) or `dark` (40 % darker). With None, the function returns the crop itself.
+            size and back) or `dark` (40 % darker). If it is None, the returned function returns the
+            crop unchanged.
 
     Raises:
         ArgumentError: The name is unknown.

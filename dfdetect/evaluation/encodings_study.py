@@ -58,10 +58,11 @@ class Encoding:
 def compare_encodings(
     folders: Sequence[str | Path], detector: Detector, *, progress: bool = False
 ) -> pd.DataFrame:
-    """Return a table that compares the scores of copies with the scores of the reference copies.
+    """Return a table that compares the scores of copies of videos with those of reference copies.
 
-    A reference copy is a copy of a video with hardly any loss of quality. The other copies of the
-    video are more strongly compressed or have fewer frames. `encodings` lists all copies.
+    The reference copy of a video has hardly any loss of quality. The other copies of the video are
+    more strongly compressed or have fewer frames. The function `encodings` lists all kinds of
+    copies.
 
     Args:
         folders: Folders of labelled videos, as in `read_labels`.
@@ -112,7 +113,10 @@ def compare_encodings(
 
 
 def encodings() -> list[Encoding]:
-    """Return the encodings of the copies of a video. The first one is the reference."""
+    """Return the encodings that are compared. Each video gets one copy in each encoding.
+
+    The first encoding is that of the reference copy.
+    """
     return [
         Encoding("reference", f"{REFERENCE}", REFERENCE),
         *(Encoding("crf", f"{crf}", crf) for crf in COMPRESSIONS),

@@ -59,13 +59,13 @@ def evaluate(
     If a video cannot be scored, its P(FAKE) is taken to be 0.5.
 
     Args:
-        sources: The index (a CSV file) of a face set, which holds labelled crops of faces; or
-            several indexes, which are measured together; or a data set of labelled videos or crops
-            that `read_dataset` reads (a folder, a zip file or a JSON file of DeepfakeBench).
+        sources: What to score: either one or more indexes (CSV files) of face sets, which are
+            measured together, or one data set that `read_dataset` reads (a folder, a zip file or a
+            JSON file of DeepfakeBench). A face set holds labelled crops of faces.
         split: The official split of a data set to measure on: `test`, `val` or `train`; None for
             the whole data set.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
-            own number of frames and its device.
+            own device and number of frames, whatever `device` and `frames` say.
         frames: Number of frames sampled from each video; None for 32. Must be None for face sets,
             of which all crops are used.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`; with `cuda`, all GPUs are
@@ -159,7 +159,7 @@ def evaluate(
 
 
 def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
-    """Return the data set at the only path, or None if all paths are indexes of face sets."""
+    """Return the data set if `paths` is the path of one; return None for indexes of face sets."""
     shown = ", ".join(map(str, paths))
     if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
         if len(paths) != 1:
@@ -197,7 +197,10 @@ def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
 
 
 def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict[str, Metrics]:
-    """Return the metrics of each subgroup. A video belongs to the subgroups of its first crop."""
+    """Return the metrics of each subgroup.
+
+    The attributes of a video's first crop decide to which subgroups the video belongs.
+    """
     first = [video[0][0] for video in faces.videos()]
     masks = find_subgroups(measure_attributes(faces, first, progress=progress))
     labels, probabilities = answers.labels, answers.probabilities
@@ -220,8 +223,8 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
     """Return the metrics of each method that made fakes.
 
-    The metrics of a method are computed from its fakes, and from all REAL answers of the sources
-    that have such fakes.
+    The metrics of a method are computed from its fakes, and from all REAL items of the sources that
+    contain fakes of this method.
     """
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
@@ -234,7 +237,7 @@ def _measure_methods(answers: Answers) -> dict[str, Metrics]:
 def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
     """Return the metrics of the answers at `rows`.
 
-    The metrics have intervals if these answers are of enough different actors or videos.
+    The metrics have 95 % intervals if these answers come from enough different actors or videos.
     """
     groups = answers.texts("group")[rows]
     enough = len(set(groups.tolist())) >= FEWEST_GROUPS
@@ -255,7 +258,8 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
     """Return the metrics of the scores of single crops.
 
-    If every answer has only one crop, these metrics are `overall`, the metrics of the answers.
+    If every answer has only one crop, these metrics are the same as those of the answers. Then
+    `overall`, the metrics of the answers, is returned.
     """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):

@@ -81,7 +81,7 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class VotedMetrics:
-    """Metrics with equal weights for both classes, and for all sources within a class.
+    """Metrics in which both classes, and all sources within a class, have the same total weight.
 
     A source is the data set, camera or site that an item (a video or a crop) comes from. A pair
     consists of a REAL and a FAKE item of the same scene, such as a video and a fake made from it.
@@ -93,9 +93,9 @@ class VotedMetrics:
         auc: Area under the weighted ROC curve.
         false_alarm_rate: Share of REAL items with a probability above 0.5, averaged over sources.
         found_rate: Share of FAKE items with a probability above 0.5, averaged over sources.
-        balanced_accuracy: Mean of the weighted accuracies of REAL and of FAKE.
+        balanced_accuracy: Mean of `found_rate` and 1 - `false_alarm_rate`.
         found_by_kind: `found_rate` of each kind of fake.
-        pairs: Number of scenes with at least one pair.
+        pairs: Number of scenes that have pairs. A scene counts once, however many pairs it has.
         pairs_in_order: Share of a scene's pairs in which the FAKE item has the higher probability,
             averaged over the scenes.
         intervals: 95 % intervals by the name of the metric, from a bootstrap over sources. Empty if
@@ -117,7 +117,8 @@ class VotedMetrics:
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary of the metrics by name, with `intervals` if there are any.
 
-        Instead of `found_by_kind`, the dictionary has an entry `found_KIND` for each kind of fake.
+        Instead of the attribute `found_by_kind`, the dictionary has an entry `found_KIND` for each
+        kind of fake: the `found_rate` of this kind.
         """
         values: dict[str, Any] = {}
         for one in fields(self):
@@ -260,10 +261,11 @@ def bootstrap_draws(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the metrics of each draw of a bootstrap that draws whole groups.
+    """Draw whole groups many times, as in `bootstrap_intervals`, and return each draw's metrics.
 
     Args:
-        measure: Function that returns the metrics of a draw, as in `bootstrap_intervals`.
+        measure: Function that returns the metrics of one draw by name. Its argument says how often
+            the draw picked each group, int of shape (count,).
         count: Number of groups.
         rounds: Number of draws.
         seed: Seed of the random generator.
@@ -281,7 +283,7 @@ def bootstrap_draws(
 def figures_of(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return a function that computes metrics of the same items with different weights.
+    """Return a function that computes the metrics of these items for any weights of the items.
 
     The function takes a weight for each item, float of shape (n,), and returns metrics by name.
 
@@ -293,10 +295,10 @@ def figures_of(
 
 
 def vote_weights(labels: np.ndarray, sources: np.ndarray) -> np.ndarray:
-    """Return weights with equal totals for both classes, and for all sources within a class.
+    """Return a weight for each item, so that large sources do not dominate.
 
-    Within a class, each source has the same total weight, whatever its number of items. With equal
-    weights for all items, the largest sources would dominate.
+    Both classes have the same total weight. Within a class, all sources have the same total weight,
+    whatever their numbers of items.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -391,9 +393,10 @@ def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np
 
 
 class _Curve:
-    """Computes ROC curves of the same items with different weights, as a bootstrap needs them.
+    """Computes ROC curves of the same items, each time with other weights of the items.
 
-    The items are sorted by probability only once, which saves time.
+    A bootstrap needs many such curves. The items are sorted by probability only once, which saves
+    time.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
@@ -443,7 +446,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """Return the values for the attributes of `Metrics` by name, given a weight for each item."""
+    """Compute the attributes of `Metrics` from weighted items, and return them by name."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD
@@ -465,7 +468,7 @@ def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
 
 
 def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return the weights that `vote_weights` describes, for one draw of a bootstrap.
+    """Return a weight for each item in one draw of a bootstrap, by the rule of `vote_weights`.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -489,8 +492,8 @@ def _orders(
     has the higher probability.
 
     Returns:
-        Two arrays with an entry for each scene that has pairs: the share of its pairs that are in
-        order, and the value of `source_of` for its items.
+        Two arrays with an entry for each scene that has pairs: the share of the scene's pairs that
+        are in order, and the source of the scene's items, as a value of `source_of`.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

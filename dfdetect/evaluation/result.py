@@ -67,15 +67,16 @@ class EvaluationResult:
         sources: Metrics of each known source (data set, camera or site), with intervals if the
             source has enough actors or videos.
         methods: Metrics of each known method that made fakes. They are computed from the fakes of
-            the method, and from all REAL items of the sources that have such fakes.
+            the method, and from all REAL items of the sources that contain fakes of this method.
         auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
             a bootstrap over sources; None if fewer than two sources are known.
         operating_points: How many REAL and FAKE items exceed the threshold of a verdict, by the
             name of the verdict. Empty if the checkpoint has no thresholds.
-        subgroups: Metrics of small, dark, blurred and turned faces, and of all others, by the name
-            of the subgroup. Empty if they were not requested.
-        reweighted: Metrics for data with another share of FAKE. None if they were not requested.
+        subgroups: Metrics of small, dark, blurred and turned faces, and of the faces in none of
+            these subgroups, by the name of the subgroup. Empty if they were not requested.
+        reweighted: Metrics that data with the requested share of FAKE would give. None if no share
+            was requested.
 
     Example:
         >>> result = evaluate("val.csv")
@@ -114,10 +115,10 @@ class EvaluationResult:
         """Return a dictionary for JSON; values that cannot be computed are None.
 
         Returns:
-            The metrics by name, and `intervals`; the counts `tracks`, `crops` and `without_score`;
-            and the other attributes by name. For each source, the entry `label` has the number of
-            its REAL answers and the number of its FAKE answers. `answers` is a list with the name,
-            label, source and probability of each answer.
+            A dictionary with the metrics by name, their `intervals`, the counts `tracks`, `crops`
+            and `without_score`, and the other attributes of the result by name. The dictionary of
+            each source has an entry `label` with the numbers of REAL and FAKE items. `answers` is a
+            list with the name, label, source and probability of each answer.
         """
         labels = self.answers.texts("label")
         names = self.answers.texts("source")
@@ -183,8 +184,8 @@ class EvaluationResult:
 
         The first column has the metrics of the answers. If several sources are known, the next
         column has the metrics in which all sources have the same weight. If answers have several
-        crops, the next column has the metrics of single crops. The last column has the metrics of a
-        constant answer.
+        crops, the next column has the metrics of single crops. For comparison, the last column has
+        the metrics of a detector that gives every item the same probability.
         """
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
@@ -206,7 +207,11 @@ class EvaluationResult:
         return "\n".join(line.rstrip() for line in lines)
 
     def _operating_points(self) -> str:
-        """Return a line per verdict: how many REAL and FAKE answers exceed its threshold."""
+        """Return a line of text for each verdict.
+
+        The line says how many REAL and how many FAKE items have a P(FAKE) above the threshold of
+        the verdict.
+        """
         fake = int(self.answers.labels.sum())
         lines = [
             f"above {one.threshold:.3f} ({name}): "

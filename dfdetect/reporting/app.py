@@ -1,8 +1,8 @@
 """The local web page, which shows the verdict on a video, an image or a webcam recording.
 
 The page needs Gradio (`pip install 'dfdetect[app]'`), which no other module uses. Neither this
-process nor the browser loads anything from the network. Every upload is deleted as soon as it has
-been checked.
+process nor the browser loads anything from the network. Every upload is deleted as soon as the
+check of this upload has ended.
 """
 
 import json
@@ -133,7 +133,7 @@ def build_page(
         detector: The detector that checks the files, one at a time.
         samples: A dictionary from the path of each sample video to the text of the button that
             checks this video.
-        folder: Folder for the annotated videos while they are shown.
+        folder: Folder in which the annotated videos are stored while they are shown.
     """
     import gradio
 
@@ -296,11 +296,11 @@ class _AnnotatedVideos:
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete the annotated video of a page, and return the path for the page's next one.
+        """Delete a page's annotated video, and return the path for its next annotated video.
 
         Args:
             session: Gradio's identifier of the open page.
-            video: The file that the page annotates next.
+            video: The video that will be annotated next. Its name is a part of the returned path.
         """
         self.delete(session)
         self.shown[session] = Path(tempfile.mkdtemp(dir=self.folder))
@@ -352,7 +352,10 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
 
 
 def _add_policy(app: Callable) -> Callable:
-    """Return ASGI middleware that sends `POLICY` with every HTTP response."""
+    """Return an ASGI app that adds `POLICY` to every HTTP response of `app`.
+
+    `POLICY` is a content security policy.
+    """
 
     async def call(scope: dict, receive: Callable, send: Callable) -> None:
         async def send_with_policy(message: dict) -> None:
@@ -370,8 +373,8 @@ def _add_policy(app: Callable) -> Callable:
 def _environment(folder: str) -> Iterator[None]:
     """During a `with` block, set environment variables that Gradio reads.
 
-    Gradio then stores its files in `folder`, sends no usage reports, and reaches the page without a
-    proxy.
+    Gradio then stores its files in `folder`, sends no usage reports, and uses no proxy for requests
+    to its own page.
     """
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))

@@ -110,7 +110,8 @@ def _drawing(content: str, description: str, caption: str, names: float = 0) -> 
         content: The SVG elements of the chart.
         description: The text for readers who cannot see the chart.
         caption: The text below the chart.
-        names: Width to reserve for names to the right of the chart, in units of the SVG.
+        names: Width to reserve at the right of the chart for the names of thresholds, in units of
+            the SVG.
     """
     size = f"{WIDTH + 42 + names} {HEIGHT + 32}"
     return (

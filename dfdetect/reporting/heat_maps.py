@@ -97,10 +97,10 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return in which of three parts of a heat map's width or height a position lies.
+    """Return the part of a heat map's width or height in which a position lies.
 
-    The middle part is narrower than the other two, because the evidence is seldom centred far from
-    the middle.
+    There are three parts. The middle part is narrower than the other two, because the evidence is
+    seldom centred far from the middle.
 
     Args:
         share: The position, from 0 (left or upper edge) to 1 (right or lower edge).
@@ -114,7 +114,8 @@ def _third(share: float) -> int:
 class HeatMapStore:
     """Pictures of the heat maps of many videos, kept in a temporary file instead of in memory.
 
-    Several threads may use a store at the same time.
+    `take` stores the pictures of a video, and `get` returns them. Several threads may use a store
+    at the same time.
 
     Example:
         >>> with HeatMapStore() as store:

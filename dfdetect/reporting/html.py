@@ -94,7 +94,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """Return the page without the sections of the videos: the HTML before and after them."""
+    """Return two parts of the page's HTML: before and after the sections of the videos."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]

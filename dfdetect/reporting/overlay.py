@@ -98,7 +98,7 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
 
     If the name of a video contains sub-folders, the copy is in the same sub-folders of `folder`.
     Parts of a name that would lead out of `folder`, such as `..`, are left out. `.mp4` is appended
-    to a name that has neither the suffix of an MP4 file nor that of an image. If two videos would
+    to a name that does not already end in `.mp4` or in the suffix of an image. If two videos would
     get the same path, a number is added to the second path.
 
     Args:
@@ -212,7 +212,7 @@ def _run(
     seconds: float,
     check: Callable[[], None],
 ) -> None:
-    """Run `dfdetect.reporting.painting.main` in a new process, and raise the errors that occur.
+    """Run `dfdetect.reporting.painting.main` in a new process. Raise an error if it fails.
 
     Args:
         path: The video or image, which the errors name.

@@ -49,9 +49,11 @@ FAINT = 0.35
 class PersonPath:
     """The bounding box and P(FAKE) of one person at any time of the video.
 
-    The detector gives a box and a P(FAKE) only for the frames that it sampled. Between two such
-    frames, the box and P(FAKE) are interpolated. At times far from all sampled frames that show the
-    person, the box and P(FAKE) are unknown.
+    The detector gives a box and a P(FAKE) only for the sampled frames that show the person. Between
+    two of these frames, the box and P(FAKE) are interpolated if the frames are at most 2 seconds
+    apart. At other times, the box and P(FAKE) of the nearest of these frames are used. If this
+    frame is more than 1 second or more than 0.55 sampling intervals away, the box and P(FAKE) are
+    unknown.
 
     Args:
         track: The detector's result for the person.
@@ -91,8 +93,9 @@ class PersonPath:
 class BoxPainter:
     """Draws people's bounding boxes and P(FAKE) on each frame, and a panel below the frame.
 
-    The panel shows the verdict, and a curve of P(FAKE) over time for each person. A curve is bright
-    up to the time of the frame, and faint after it.
+    The frame and the panel together are the picture. The panel shows the verdict, and a curve of
+    P(FAKE) over time for each person. A curve is bright up to the time of the frame, and faint
+    after it.
 
     Args:
         result: The detector's result for the video, with at least one person.
@@ -102,7 +105,7 @@ class BoxPainter:
             curves are drawn.
 
     Attributes:
-        frame_size: Width and height of a frame after it was resized for the picture.
+        frame_size: Width and height of the resized frame in the picture.
         size: Width and height of the whole picture, both even. The frame is in its top left corner.
     """
 
@@ -179,7 +182,7 @@ def person_colour(place: int) -> tuple[int, int, int]:
     """Return the RGB colour of a person. If there are more people than colours, colours repeat.
 
     Args:
-        place: Index of the person in the tracks of the result.
+        place: Index of the person's track in the result.
     """
     return PERSON_COLOURS[place % len(PERSON_COLOURS)]
 
@@ -198,8 +201,8 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
         result: The detector's result for the image, with at least one person.
 
     Returns:
-        RGB uint8 of shape (new height, new width, 3). The image is resized as the frames of a video
-        are, and the panel is added below it.
+        RGB uint8 of shape (new height, new width, 3). The image is resized like the frames of an
+        annotated video. The panel is below it.
     """
     import av
 
@@ -242,7 +245,10 @@ def _within(box: Sequence[int], limits: Sequence[int]) -> tuple[int, int, int, i
 
 
 def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
-    """Return where in the panel the curves are: the left, top, right and bottom edge in pixels."""
+    """Return the left, top, right and bottom edge of the chart in the panel, in pixels.
+
+    `width` is the width of the panel, and `letter` is the height of letters, both in pixels.
+    """
     side = round(CHART_SIDE * letter)
     top = round(CHART_TOP * letter)
     return side, top, width - side, top + round(CHART_HEIGHT * letter)
@@ -329,7 +335,7 @@ def _draw_curve(
     interval: float,
     colour: tuple[int, ...],
 ) -> tuple[float, float]:
-    """Draw the curve of a person, and return the position (x, y) of its end."""
+    """Draw a person's P(FAKE) over time, and return the position (x, y) of the curve's end."""
     left, top, right, bottom = box
     points = [
         (left + (right - left) * time / seconds, bottom - (bottom - top) * probability)

@@ -163,15 +163,16 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return the text that follows the lines that `result_line` returned for the videos.
+    """Return the text to print after the lines of all videos, which `result_line` returns.
 
-    For several videos, the text has the summary and the meaning of the verdicts. For a single
-    video, it has the details. For a single video without a score, it has the summary if a prior is
-    given, and otherwise it is empty.
+    For several videos, the text has the summary and the meaning of the verdicts. For one video with
+    a score, it has the details. For one video without a score, it has the summary if `prior` is
+    given, and is empty if not.
 
     Args:
         results: The results by name, as `predict` returns them.
-        prior: P(FAKE) that the submission gives to videos without a score, as in `summary`.
+        prior: P(FAKE) that the Kaggle submission gives to videos without a score, or None if no
+            submission was written.
 
     Example:
         >>> print(ending(predict("videos")))
@@ -240,9 +241,9 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
 
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
-    """Return a text for each verdict, which says what values of P(FAKE) get this verdict.
+    """Return a phrase for each verdict, which gives the verdict's range of P(FAKE).
 
-    The words `of them` mean the REAL videos that `ORIGIN` names.
+    In these phrases, `them` means the REAL videos that the text `ORIGIN` names.
 
     Args:
         points: The thresholds of the verdicts.
@@ -263,9 +264,9 @@ def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
 
 
 def fakes_found(points: OperatingPoints) -> str:
-    """Return sentences with the shares of known fakes that get the verdicts `fake` and `real`.
+    """Return sentences that say which shares of FAKE videos get the verdicts `fake` and `real`.
 
-    If the fakes were not counted, an empty text is returned.
+    The shares come from the counts in `points.fakes`. If there are no counts, the text is empty.
 
     Example:
         >>> fakes_found(detector.operating_points)

@@ -30,7 +30,7 @@ The rules for the tracks of a video:
 
 - `max`: the highest logit of the tracks, because one fake face makes a video fake.
 - `pooled`: the frames of all tracks are combined as if they were one track.
-- `agreement`: the highest logit of the tracks if one track has a probability above 0.9 or all
+- `agreement`: the highest logit of the tracks if any track has a probability above 0.9 or all
   tracks have probabilities above 0.6. If all probabilities are below 0.4, it is the lowest logit.
   Otherwise, it is the logit of the tracks' mean probability. This rule also comes from the fourth
   place of the challenge.
@@ -145,11 +145,11 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of a mean probability.
+    """Return the logit of the mean probability of some or all frames.
 
-    If many frames have probabilities above 0.8, the mean is taken over these frames. If nearly all
-    frames have probabilities below 0.2, it is taken over the frames below 0.2. Otherwise, it is
-    taken over all frames.
+    If more than 40 % of the frames, and more than 11 frames, have probabilities above 0.8, the mean
+    is taken over these frames. If more than 90 % of the frames have probabilities below 0.2, the
+    mean is taken over the frames below 0.2. Otherwise, the mean is taken over all frames.
     """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
@@ -159,11 +159,12 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of the mean probability of groups of five frames.
+    """Return the logit of the mean probability of some or all groups of five frames.
 
-    The probability of a group is the sigmoid of its mean logit. If most groups have probabilities
-    above 0.85, the mean is taken over these groups. If most groups have probabilities below 0.15,
-    it is taken over the groups below 0.15. Otherwise, it is taken over all groups.
+    The probability of a group is the sigmoid of its mean logit. If more than 70 % of the groups
+    have probabilities above 0.85, the mean is taken over these groups. If more than 70 % have
+    probabilities below 0.15, the mean is taken over the groups below 0.15. Otherwise, the mean is
+    taken over all groups.
     """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
@@ -197,7 +198,7 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
     """Return the highest logit of the tracks, their lowest logit, or a mean.
 
-    If one track has a probability above 0.9 or all have probabilities above 0.6, return the highest
+    If any track has a probability above 0.9 or all have probabilities above 0.6, return the highest
     logit. If all probabilities are below 0.4, return the lowest logit. Otherwise, return the logit
     of the tracks' mean probability.
     """

@@ -26,7 +26,7 @@ class Calibration:
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise an error if the numbers would swap FAKE and REAL or make logits infinite."""
+        """Raise an error if `scale` or `bias` would swap FAKE and REAL, or make logits infinite."""
         if not (np.isfinite(self.scale) and np.isfinite(self.bias) and self.scale > 0):
             raise ArgumentError(
                 f"calibration needs a positive scale and finite numbers, not {self}"

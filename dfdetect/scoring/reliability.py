@@ -3,11 +3,11 @@
 A face is hard to judge if a property, such as its brightness, is beyond a limit. The limits were
 chosen from two measurements of the default detector. The first measurement showed that the balanced
 accuracy on faces beyond a limit is lower than on other faces. For the second measurement, good
-crops were damaged until they were beyond a limit. This damage lowers the balanced accuracy: the
-95 % interval of the change is below zero.
+crops were damaged until they were beyond a limit. The balanced accuracy was lower on the damaged
+crops than before the damage: the 95 % interval of the difference was below zero.
 
-Strong compression is an exception. The detector misses more fakes in strongly compressed videos,
-but also calls fewer REAL videos FAKE.
+Strongly compressed videos have a warning for another reason. In these videos, the detector misses
+more fakes, but also calls fewer REAL videos FAKE.
 
 The command `dfdetect compare-conditions` repeats these measurements. `docs/experiments.md` has all
 results, also for properties that make no difference.
@@ -40,8 +40,8 @@ def find_warnings(
     """Return sentences that say why the score of a face is less reliable than usual.
 
     Args:
-        heights: Heights in pixels of the face's bounding boxes, at least one. Their median is
-            compared with the limit of a small face's height.
+        heights: Heights in pixels of the face's bounding boxes, at least one. The face is small if
+            their median is at most 70 pixels.
         faces: Attributes of some crops of the face, at least one. The median of each attribute is
             compared with the limit of this attribute.
         frames: Number of frames that show the face. If it is 1, a sentence says so.

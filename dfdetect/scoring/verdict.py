@@ -1,4 +1,4 @@
-"""Thresholds of the verdicts `uncertain` and `fake`, which known shares of REAL videos exceed."""
+"""Choose the thresholds of verdicts, so that known shares of REAL videos exceed the thresholds."""
 
 import numpy as np
 
@@ -13,7 +13,8 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     """Return the thresholds of the verdicts `uncertain` and `fake`.
 
     At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most 1 %
-    of them above the threshold `fake`.
+    of them above the threshold `fake`. The function counts no FAKE videos, so the attribute `fakes`
+    of the result is empty.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
