@@ -329,8 +329,8 @@ class FaceSet:
         A model is more accurate on sources and faces that it was trained on. Therefore, whole
         sources are held out if the FAKE crops have several sources. Otherwise, whole actor groups
         are held out. An actor group may have crops of held-out sources and of other sources. Its
-        other crops are then in neither part. If several face sets were joined, each of them is
-        split separately.
+        crops of other sources are then in neither part. If several face sets were joined, each of
+        them is split separately.
 
         Of several joined face sets, those without FAKE crops are not held out, because they cannot
         show how good a model is. If a face set is split by actor group, its sources without FAKE

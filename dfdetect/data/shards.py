@@ -1,8 +1,9 @@
 """The shards of a face set: tar files to which crops are appended.
 
 Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index `NAME.csv`. The index
-gives the shard and the byte offset of each crop, so that a crop is read without a search. Shards
-hold no dates and no owners of files, so that the same crops always give the same bytes.
+gives the shard and the byte offset of each crop, so that a crop is read without searching the tar
+file. Shards hold no dates and no owners of files, so that the same crops always give the same
+bytes.
 """
 
 import io

@@ -110,9 +110,7 @@ def _body_and_head(model: Any) -> tuple[Part, Part] | None:
     """Split a model into two functions.
 
     The first function computes the last feature map from the inputs. The second function computes
-    the logits from this map.
-
-    If the model has no feature map, None is returned.
+    the logits from this map. If the model has no feature map, None is returned.
     """
     if isinstance(model, VGG):  # its last pooling would reduce a crop of 48 pixels to one place
         *layers, pool = model.features

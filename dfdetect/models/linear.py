@@ -8,7 +8,7 @@ computed first, and the linear layer takes this map.
 | layer | output |
 | --- | --- |
 | absolute difference from the mean of 3 x 3 neighbours | 3 x size x size |
-| mean of each of 16 x 16 cells | 3 x 16 x 16 |
+| mean of each cell in a grid of 16 x 16 cells | 3 x 16 x 16 |
 | linear | 1 |
 
 The network has 769 weights, which `dfdetect.training.linear` fits. Logistic regression and the SVM

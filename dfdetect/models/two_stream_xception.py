@@ -31,7 +31,7 @@ class TwoStreamXception(nn.Module):
     DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The image
     stream also applies these filters to its features after each of its first two layers, and adds
     the results to the noise stream. An attention map is computed from the noise of the image. It
-    says where the features of the image stream are strengthened.
+    says how much the features of the image stream are strengthened at each position.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.

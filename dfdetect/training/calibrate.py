@@ -26,7 +26,7 @@ def calibrate(
 ) -> ModelSpec:
     """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
-    The calibration turns a raw logit into one that says how sure the detector is. The operating
+    The calibration turns a raw logit into a logit that says how sure the detector is. The operating
     points are the thresholds of the verdicts. Both are fitted on the scores of whole videos, as at
     the end of `train`. If only some videos have a known source, these videos have half of the total
     weight, and all other videos have the other half. Within each half, REAL and FAKE have equal

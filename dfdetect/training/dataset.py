@@ -59,8 +59,8 @@ class ClipDataset(Dataset):
         jitter: Whether the copies of a single crop (see `length`) are moved in a new random way at
             each access, as in training. Otherwise they are always moved in the same way.
         reconstructions: A face set of reconstructions (see `dfdetect.data.reconstruct`). Its column
-            `original` holds the id of the REAL crop in `faces` that was reconstructed. It has no
-            effect if `length` is above 1.
+            `original` holds the id of the REAL crop in `faces` that was reconstructed. The argument
+            has no effect if `length` is above 1.
         compression: Transform that is applied, before `transform`, to the fakes made from
             `reconstructions` and to the REAL crops of these fakes. Without it, a model could
             recognise these fakes by their lack of compression artefacts.

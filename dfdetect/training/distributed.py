@@ -47,7 +47,7 @@ class DistributedContext:
 
     @property
     def cores(self) -> int:
-        """Return this process's share of the cores of this machine, at least 1."""
+        """Return how many cores of this machine this process may use, at least 1."""
         return max(1, available_cores() // self.local_world_size)
 
     def shard(self, items: Sequence | np.ndarray | torch.Tensor) -> Any:

@@ -77,7 +77,7 @@ class Learner:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """Return the model, the optimiser and all other parts that have a state, by name."""
+        """Return a dictionary of the model, the optimiser and all other parts that have a state."""
         parts = {
             "model": self.model,
             "optimizer": self.optimizer,

@@ -16,10 +16,10 @@ def parameter_groups(
 
     Adam changes every weight by about the learning rate. The output of a unit with n inputs
     therefore changes by about n times the rate. Normalisation layers compensate for this. A deep
-    network without such layers, such as VGG16, does not converge with one rate for all layers. With
-    `by_inputs`, layers whose units have more inputs get a lower rate for their weights (Yang et
-    al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer",
-    NeurIPS 2021).
+    network without such layers, such as VGG16, does not converge with one rate for all layers. If
+    `lr_scaling` is `by_inputs`, layers whose units have more inputs get a lower rate for their
+    weights (Yang et al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot
+    Hyperparameter Transfer", NeurIPS 2021).
 
     Args:
         model: The model.

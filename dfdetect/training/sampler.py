@@ -147,8 +147,8 @@ class BalancedSampler(Sampler[list[Item]]):
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
         """Return the slot (position in the batch) of a REAL item that a fake's partner may replace.
 
-        The REAL item must come from the same face set as the fake. If `spare` has no such item, the
-        result is None.
+        A partner is a REAL item of the same scene as the fake. The replaced item must come from the
+        same face set as the fake. If `spare` has no such item, the result is None.
 
         Args:
             fake: Position of the fake in the dataset.
