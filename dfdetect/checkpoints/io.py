@@ -127,8 +127,8 @@ def load_ensemble(
 ) -> tuple[nn.Module, Spec]:
     """Load checkpoints as an ensemble, and return its models and its specification.
 
-    The models are an `nn.ModuleList`. If there is only one checkpoint, the result is that of
-    `load_checkpoint`.
+    The models are an `nn.ModuleList`. If there is only one checkpoint, the function returns what
+    `load_checkpoint` returns.
 
     Args:
         paths: One or more checkpoints. A checkpoint that is itself an ensemble is replaced by its

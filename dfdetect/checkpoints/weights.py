@@ -50,8 +50,7 @@ def find_all_weights(weights: Weights = None) -> list[Path]:
     """Return the paths of one or several checkpoints.
 
     Args:
-        weights: Either one name or path or None, as in `find_weights`, or a sequence of names and
-            paths.
+        weights: One name, one path or None, as in `find_weights`; or a sequence of names and paths.
 
     Raises:
         ArgumentError: The sequence is empty.

@@ -4,7 +4,8 @@ The data are pairs of tracks. (A track is one face followed through a video.) On
 REAL. The other is a self-blended fake: in the same frames, an altered copy of the face is blended
 into the face. `extract` makes such pairs if `blend=True`.
 
-Scenes, which stand for videos, are composed of these tracks. There are three kinds of FAKE scenes:
+Scenes, which are artificial videos, are composed of these tracks. There are three kinds of FAKE
+scenes:
 
 - one person, who is fake all the time;
 - one person, who is fake for a fifth of the time;
@@ -80,15 +81,15 @@ def compare_aggregations(
         index: Index of a face set that was made by `extract` with `blend=True`. The scenes are
             composed of its tracks.
         weights: Name or file of weights, as in `load_detector`; or a detector, which keeps its own
-            device.
+            device, whatever `device` says.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
     Returns:
-        A table with one row for each aggregation and number of frames (all, half or a quarter of
-        them). There are two columns for each kind of scene that `Scene` describes. `auc` is the
-        mean of the AUCs of single sources. `log loss` is weighted so that REAL and FAKE have the
-        same total weight.
+        A table with one row for each aggregation and number of frames (all frames, half of them, or
+        a quarter). There are two columns for each kind of scene that `Scene` describes. `auc` is
+        the mean of the AUCs of single sources. `log loss` is weighted so that REAL and FAKE have
+        the same total weight.
 
     Raises:
         FaceSetError: No REAL track of the face set has a FAKE track of the same frames.

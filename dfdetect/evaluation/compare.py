@@ -63,7 +63,7 @@ def compare(
 ) -> pd.DataFrame:
     """Train architectures with their recipes, measure them, and return a table of their metrics.
 
-    The recipe of an architecture is the training settings that suit it. An architecture whose
+    The recipe of an architecture has the training settings that suit it. An architecture whose
     checkpoint already exists is not trained again. The installed default detector is measured too,
     whatever data it was trained on.
 

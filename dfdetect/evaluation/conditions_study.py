@@ -98,7 +98,7 @@ def compare_conditions(
         crops: Maximum number of crops to damage, half of which are FAKE; 0 for none. Only crops
             that are not small, dark, blurred or turned to the side are damaged.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
-            own device.
+            own device, whatever `device` says.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 

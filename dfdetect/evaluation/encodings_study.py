@@ -75,7 +75,7 @@ def compare_encodings(
 
         - `condition` and `level`: the encoding or the range;
         - `n`: the number of copies with a score;
-        - `bits_per_pixel`: the median over the copies;
+        - `bits_per_pixel`: the median bits per pixel of the copies;
         - `probability_change`: the mean absolute difference between P(FAKE) of a copy and P(FAKE)
           of its reference copy;
         - `real_before`: the share of REAL videos whose reference copy has a P(FAKE) above 0.5;
@@ -115,7 +115,7 @@ def compare_encodings(
 def encodings() -> list[Encoding]:
     """Return the encodings that are compared. Each video gets one copy in each encoding.
 
-    The first encoding is that of the reference copy.
+    The first encoding gives the reference copy.
     """
     return [
         Encoding("reference", f"{REFERENCE}", REFERENCE),
@@ -150,8 +150,8 @@ def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
 def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
     """Yield a row for each copy of a video that the detector can score.
 
-    The first copy is the reference, whose score the rows of all copies contain. If the detector
-    cannot score the reference, no row is yielded.
+    The first copy is the reference. Every row has the score of the reference, and the score of the
+    row's copy. If the detector cannot score the reference, no row is yielded.
     """
     with TemporaryDirectory(prefix="dfdetect-") as folder, video.open() as source:
         path = Path(folder, "copy.mp4")

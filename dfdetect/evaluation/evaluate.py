@@ -159,7 +159,7 @@ def evaluate(
 
 
 def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
-    """Return the data set if `paths` is the path of one; return None for indexes of face sets."""
+    """Return the data set if the path is one. Return None if all paths are indexes of face sets."""
     shown = ", ".join(map(str, paths))
     if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
         if len(paths) != 1:
@@ -258,8 +258,8 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
     """Return the metrics of the scores of single crops.
 
-    If every answer has only one crop, these metrics are the same as those of the answers. Then
-    `overall`, the metrics of the answers, is returned.
+    If every answer has only one crop, these metrics equal the metrics of the answers, and `overall`
+    (the metrics of the answers) is returned.
     """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):

@@ -161,7 +161,7 @@ def metrics(
 
 
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
-    """Return the metrics that data with another share of FAKE items would give.
+    """Return the metrics that data with the share `fake_share` of FAKE items would give.
 
     The items are weighted so that the FAKE items have the share `fake_share` of the total weight.
     The given probabilities assume that half of the items are FAKE. They are corrected for the new
@@ -192,9 +192,9 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 def auc_within(sources: Mapping[str, Metrics]) -> float:
     """Return the mean of the AUCs of single sources, weighted by the number of items per source.
 
-    The scores of a detector depend on the cameras and codecs of a source. An AUC of all sources
-    together may therefore show nothing but differences between sources. Sources with only one class
-    are left out.
+    The scores of a detector depend on the cameras and codecs of a source. A high AUC of all sources
+    together may therefore only mean that the sources differ. Sources with only one class are left
+    out.
 
     Args:
         sources: The metrics of each source, by its name.

@@ -35,7 +35,7 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """How many REAL and FAKE items of the evaluated data exceed the threshold of one verdict.
+    """Counts of REAL and FAKE items whose P(FAKE) is above the threshold of one verdict.
 
     An item is a video, or a crop that belongs to no video.
 
@@ -71,8 +71,8 @@ class EvaluationResult:
         auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
             a bootstrap over sources; None if fewer than two sources are known.
-        operating_points: How many REAL and FAKE items exceed the threshold of a verdict, by the
-            name of the verdict. Empty if the checkpoint has no thresholds.
+        operating_points: Counts of REAL and FAKE items whose P(FAKE) is above the threshold of a
+            verdict, by the name of the verdict. Empty if the checkpoint has no thresholds.
         subgroups: Metrics of small, dark, blurred and turned faces, and of the faces in none of
             these subgroups, by the name of the subgroup. Empty if they were not requested.
         reweighted: Metrics that data with the requested share of FAKE would give. None if no share
@@ -242,8 +242,8 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 def _kinds(votes: VotedMetrics) -> str:
     """Return a line for each kind of fake, with the share of detected fakes.
 
-    If scenes have both REAL and FAKE items, the last line says in which share of these pairs the
-    FAKE item has the higher probability.
+    A pair is a REAL and a FAKE item of one scene. If there are pairs, the last line has the share
+    of pairs in which the FAKE item has the higher probability.
     """
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()

@@ -239,7 +239,7 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
     """Check a file, write an annotated video, and yield the content of the page after each step.
 
     Args:
-        detector: The detector.
+        detector: The detector that checks the file.
         path: The file to check.
         target: The annotated video to write.
     """

@@ -30,10 +30,10 @@ The rules for the tracks of a video:
 
 - `max`: the highest logit of the tracks, because one fake face makes a video fake.
 - `pooled`: the frames of all tracks are combined as if they were one track.
-- `agreement`: the highest logit of the tracks if any track has a probability above 0.9 or all
-  tracks have probabilities above 0.6. If all probabilities are below 0.4, it is the lowest logit.
-  Otherwise, it is the logit of the tracks' mean probability. This rule also comes from the fourth
-  place of the challenge.
+- `agreement`: if any track has a probability above 0.9 or all tracks have probabilities above 0.6,
+  the highest logit of the tracks. If all probabilities are below 0.4, the lowest logit. Otherwise,
+  the logit of the tracks' mean probability. This rule also comes from the fourth place of the
+  challenge.
 
 `dfdetect compare-aggregation` measures several of these rules.
 """

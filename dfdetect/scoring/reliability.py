@@ -1,10 +1,10 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
-A face is hard to judge if a property, such as its brightness, is beyond a limit. The limits were
-chosen from two measurements of the default detector. The first measurement showed that the balanced
-accuracy on faces beyond a limit is lower than on other faces. For the second measurement, good
-crops were damaged until they were beyond a limit. The balanced accuracy was lower on the damaged
-crops than before the damage: the 95 % interval of the difference was below zero.
+A face is hard to judge if a property, such as its brightness, is beyond a limit. Two measurements
+of the default detector justify the limits. The first measurement showed that the balanced accuracy
+on faces beyond a limit is lower than on other faces. For the second measurement, good crops were
+damaged until they were beyond a limit. The balanced accuracy was lower on the damaged crops than
+before the damage: the 95 % interval of the difference was below zero.
 
 Strongly compressed videos have a warning for another reason. In these videos, the detector misses
 more fakes, but also calls fewer REAL videos FAKE.

@@ -112,7 +112,7 @@ SRM_UNUSED = (
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a network of DeepfakeBench."""
+    """Return whether a file with tensors of these shapes holds a network of DeepfakeBench."""
     return bool(
         {
             "backbone.block12.skip.weight",

@@ -24,7 +24,7 @@ HEADS = ("model.last_linear", "model.last_linear.1")
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is an Xception of FaceForensics++."""
+    """Return whether a file with tensors of these shapes holds an Xception of FaceForensics++."""
     heads = [shapes.get(f"{head}.weight", (0,))[0] for head in HEADS]
     return "model.block12.skip.weight" in shapes and 2 in heads
 

@@ -31,7 +31,7 @@ HEADS = ("classifier.weight", "classifier.1.weight", "xception.last_linear.weigh
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a network of ISPL with one output.
+    """Return whether a file with tensors of these shapes holds a network of ISPL with one output.
 
     ISPL is the laboratory that published the networks (Bonettini et al., ICPR 2020).
     """

@@ -53,7 +53,7 @@ XCEPTION = {
 def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
     """Return the variant (0 to 7) of the EfficientNet in a file, or None for another network.
 
-    The names of the tensors must be those of efficientnet_pytorch.
+    The tensors must have the names that efficientnet_pytorch uses.
 
     Args:
         shapes: Names and shapes of the tensors.
@@ -74,7 +74,7 @@ def efficientnet_variant(shapes: Shapes, prefix: str = "") -> int | None:
 
 
 def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
-    """Return a function that translates timm's names of tensors into those of efficientnet_pytorch.
+    """Return a function that translates timm's names of tensors to efficientnet_pytorch's names.
 
     Args:
         variant: Variant of EfficientNet, 0 to 7.

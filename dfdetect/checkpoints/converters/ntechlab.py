@@ -32,7 +32,7 @@ BOX_ASPECT = 0.8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is an EfficientNet-B7 with one output."""
+    """Return whether a file with tensors of these shapes holds a one-output EfficientNet-B7."""
     return efficientnet_variant(shapes) == 7 and shapes.get("_fc.weight", (0,))[0] == 1
 
 

@@ -32,7 +32,7 @@ XCEPTION_HEAD, RESNET_HEAD, EFFICIENTNET_HEAD = "model.fc", "fc", "_fc"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a network that `read` supports."""
+    """Return whether a file with tensors of these shapes holds a network that `read` supports."""
     return _head(shapes) is not None
 
 

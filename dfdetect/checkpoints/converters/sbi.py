@@ -19,7 +19,7 @@ MARGIN = 1 / 8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is the EfficientNet-B4 of SBI."""
+    """Return whether a file with tensors of these shapes holds the EfficientNet-B4 of SBI."""
     return efficientnet_variant(shapes, "net.") == 4 and shapes.get("net._fc.weight", (0,))[0] == 2
 
 

@@ -3,7 +3,7 @@
 DeepFakeClassifier won the Deepfake Detection Challenge (DFDC). This module follows the code of
 https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290 (licence MIT). The files have
 no suffix and contain `epoch`, `state_dict` and `bce_best`. After the prefix `encoder.`, the names
-of tensors are those of timm. The classifier of the encoder is not used, because the network has
+of tensors are timm's names. The classifier of the encoder is not used, because the network has
 another head. Crops are MTCNN's bounding boxes with margins: a third of the box's width on the left
 and right, and a third of its height above and below.
 """
@@ -27,7 +27,7 @@ UNUSED = ("encoder.classifier.weight", "encoder.classifier.bias", "srm_conv.weig
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a DeepFakeClassifier."""
+    """Return whether a file with tensors of these shapes holds a DeepFakeClassifier."""
     width = shapes.get("fc.weight", (0, 0))[-1]
     return "encoder.conv_stem.weight" in shapes and width in list(WIDTHS.values())[2:]
 

@@ -31,7 +31,7 @@ PLAIN_HEAD = "last_linear"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes is a WS-DAN or a plain Xception."""
+    """Return whether a file with tensors of these shapes holds a WS-DAN or a plain Xception."""
     plain = "block12.skip.weight" in shapes and shapes.get("last_linear.weight", (0,))[0] == 2
     return plain or {"attentions.conv.weight", "fc.weight"} <= shapes.keys()
 
