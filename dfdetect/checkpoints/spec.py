@@ -203,5 +203,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a header, with the names that older files use replaced by new names."""
+    """Return the fields of a header. Names that older files use are replaced by the new names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

@@ -200,7 +200,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Read face sets. Return the training sets joined into one, and a list of the others."""
+    """Read face sets. Return all training sets as one, and a list of the validation sets."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 
