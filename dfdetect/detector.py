@@ -24,7 +24,7 @@ from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.attributes import ATTRIBUTE_FORMAT, measure_face
 from dfdetect.faces.crops import resize_crop, to_tensor
-from dfdetect.faces.detection import FaceDetector, MTCNNDetector
+from dfdetect.faces.detection import FaceDetector, MTCNNDetector, NearbyFaceDetector
 from dfdetect.faces.geometry import CropFormat
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.models.activation_maps import average_maps
@@ -463,13 +463,16 @@ class Detector:
         sampled, bits_per_pixel = 0, np.nan
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
             detect = watch.timed("detect", face_detector.detect)
+            detect_nearby = None
+            if isinstance(face_detector, NearbyFaceDetector):
+                detect_nearby = watch.timed("detect", face_detector.detect_nearby)
             with (
                 closing(_decode_ahead(watch.iterate("decode", read()))) as ahead,
                 watch.measure("crop", apart_from=("wait", "detect")),
             ):
                 frames = _CheckedFrames(watch.iterate("wait", ahead), check)
                 formats = list(dict.fromkeys([*self._crop_formats, ATTRIBUTE_FORMAT]))
-                tracks = track_faces(frames, detect, formats)
+                tracks = track_faces(frames, detect, formats, detect_nearby)
             sampled, bits_per_pixel = frames.count, frames.bits_per_pixel
             if tracks:
                 break

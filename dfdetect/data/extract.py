@@ -244,7 +244,12 @@ class _Extractor:
         video.fail(Status.NO_FACE)
         for face_detector in self.face_detectors:
             frames = video.frames(num_frames=self.settings.frames)
-            video.tracks = track_faces(frames, face_detector.detect, [self.settings.crop_format])
+            video.tracks = track_faces(
+                frames,
+                face_detector.detect,
+                [self.settings.crop_format],
+                face_detector.detect_nearby,
+            )
             if video.tracks:
                 video.status, video.message = Status.OK, Status.OK.sentence
                 return

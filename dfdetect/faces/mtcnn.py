@@ -95,6 +95,22 @@ class Cascade:
         boxes, owners = self._confirm(sums, boxes, owners)
         return [boxes[owners == number].numpy() for number in range(len(images))]
 
+    @torch.inference_mode()
+    def check(self, faces: Sequence[np.ndarray]) -> np.ndarray:
+        """Let the third network look at single faces, without a search.
+
+        Args:
+            faces: RGB uint8 arrays of shape (height, width, 3): the part of an image around each
+                face. The parts may differ in size.
+
+        Returns:
+            For each face, the confidence that it is a face, 0 to 1, and the corrections of the four
+            edges of the part (x1, y1, x2, y2), divided by the part's width or height: float64 of
+            shape (faces, 5).
+        """
+        parts = [cv2.integral(face) for face in faces]
+        return np.array(self._answers(self.onet, SIDES[2], parts)).reshape(-1, 5)
+
     def _propose(
         self, sums: Sequence[np.ndarray], scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -194,13 +210,23 @@ class Cascade:
             sums[owner][tops[row] : bottoms[row] + 1, lefts[row] : rights[row] + 1]
             for row, owner in zip(inside, owners.tolist(), strict=True)
         ]
+        answers = self._answers(network, side, parts)
+        confidence, corrections = torch.tensor(answers).reshape(-1, 5).split((1, 4), 1)
+        kept = confidence[:, 0] > threshold
+        return boxes[kept], owners[kept], confidence[kept, 0], corrections[kept]
+
+    def _answers(
+        self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
+    ) -> list[list[float]]:
+        """For each part, return the confidence that it is a face and the corrections of its box.
+
+        A part is the part of an image's summed-area table that belongs to a box.
+        """
         answers: list[list[float]] = []
         for start in range(0, len(parts), BOXES):
             answer = partial(self._answer, network, side)
             answers += split_on_oom(answer, parts[start : start + BOXES])
-        confidence, corrections = torch.tensor(answers).reshape(-1, 5).split((1, 4), 1)
-        kept = confidence[:, 0] > threshold
-        return boxes[kept], owners[kept], confidence[kept, 0], corrections[kept]
+        return answers
 
     def _answer(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]

@@ -1,16 +1,18 @@
 """Track faces from frame to frame, and cut a crop of each face from each frame.
 
-Detecting faces is slow. The face detector therefore looks only at some frames, which are called
-detection frames, and only at downscaled copies of these. Once faces are known, most detection
-frames are searched only for faces that are at least half as high as the smallest known face,
-because this is faster. Boxes that overlap on neighbouring detection frames belong to one track, as
-in the IoU tracker of Bochinski et al. (2017). Boxes on the frames between detection frames are
-interpolated. Crops are cut from the frames at full size.
+Searching a frame for faces is slow. Therefore, only some frames are searched. Once faces are known,
+most of these frames are searched only for faces that are at least half as high as the smallest
+known face, because this is faster. On the other frames, a face detector that has the method
+`detect_nearby` looks for the known faces only where they are expected. If the face detector does
+not have this method, the boxes on the other frames are interpolated. Boxes that overlap on
+neighbouring frames belong to one track, as in the IoU tracker of Bochinski et al. (2017). Crops are
+cut from the frames at full size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -23,23 +25,27 @@ from dfdetect.video.reader import Frame
 # Signature of `FaceDetector.detect`: takes images and the height of the smallest known face, or
 # None; returns one list of boxes per image.
 Detect = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]
+# Signature of `NearbyFaceDetector.detect_nearby`: takes images and the expected boxes of each
+# image; returns a box or None for each expected box.
+DetectNearby = Callable[[Sequence[np.ndarray], Sequence[Sequence[Box]]], list[list[Box | None]]]
+# The boxes found on a frame, or None for a skipped frame.
+Boxes: TypeAlias = list[Box] | None
 
-# Number of frames from one detection frame to the next.
-DETECTION_STRIDE = 2
-# Number of detection frames from one search for faces of all sizes to the next.
-SEARCH_STRIDE = 6
+# Number of frames from one search for faces of all sizes to the next.
+SEARCH_STRIDE = 16
 # Maximum number of frames in memory at a time, and maximum number of bytes that they take.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
-# Maximum number of consecutive detection frames on which a face may be missed before its track
-# ends: the detection frames between two searches for faces of all sizes.
+# Maximum number of consecutive frames on which a face may be missed before its track ends: the
+# frames between two searches for faces of all sizes.
 MAX_MISSED = SEARCH_STRIDE - 1
-# If the boxes of all faces on two detection frames have at least this IoU, the detection frame
-# between them is skipped.
+# A frame is not searched if the boxes of all faces on the frames before and after it have at least
+# this IoU.
 STILL_IOU = 0.7
+# Two boxes on one frame with at least this IoU show the same face.
+SAME_FACE_IOU = 0.5
 # A box continues a track if its IoU with the track's last box is at least this. Both boxes are
-# first enlarged to twice their width and height, so that a face may move by its own width from one
-# detection frame to the next.
+# first enlarged to twice their width and height, so that a face may move by its own width.
 SAME_TRACK_IOU = 0.33
 
 
@@ -55,8 +61,7 @@ class FaceTrack:
             frame.
         crops: For each requested format, the crops of the face in all these frames: RGB uint8
             tensors of shape (3, height, width).
-        missed: Number of detection frames since the face was last detected. A detection frame is a
-            frame that the face detector looks at.
+        missed: Number of frames since the face was last detected.
     """
 
     detections: list[tuple[float, Box]] = field(default_factory=list)
@@ -87,34 +92,33 @@ def track_faces(
     frames: Iterable[Frame],
     detect: Detect,
     formats: Sequence[CropFormat],
-    detection_stride: int = DETECTION_STRIDE,
+    detect_nearby: DetectNearby | None = None,
     search_stride: int = SEARCH_STRIDE,
 ) -> list[FaceTrack]:
-    """Track all faces in the frames of a video, and cut a crop of each face from each frame.
+    """Track all faces in the frames of a video, and cut their crops.
 
-    Faces are detected only on some frames, the detection frames. Between them, boxes are
-    interpolated. Faces that were detected on only one frame are left out as false alarms. But if
-    this holds for all faces, all of them are kept.
+    Faces that were detected on only one frame are left out as false alarms. But if this holds for
+    all faces, all of them are kept.
 
     Args:
         frames: Frames in order of time. Only a few frames at a time are kept in memory.
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
-        detection_stride: Number of frames from one detection frame to the next. While faces keep
-            still, every second detection frame is skipped.
-        search_stride: Every `search_stride`-th detection frame is searched for faces of all sizes.
-            On the other detection frames, a face may be missed if it is less than half as high as
-            the smallest known face.
+        detect_nearby: The method `detect_nearby` of a face detector. If given, most frames are not
+            searched, and known faces are detected near the places where they are expected.
+        search_stride: Every `search_stride`-th frame is searched for faces of all sizes. On the
+            other frames, a face may be missed if it is less than half as high as the smallest known
+            face.
 
     Returns:
         The tracks, in the order in which their faces first appear.
     """
     tracks: list[FaceTrack] = []
     waiting: list[Frame] = []
-    found: list[list[Box] | None] = []
-    for run, detection_frames in _runs(frames, detection_stride):
-        found += _detect_boxes(detection_frames, found, tracks, detect, search_stride)
-        for frame, boxes in zip(detection_frames, found[-len(detection_frames) :], strict=True):
+    found: list[Boxes] = []
+    for run in _runs(frames):
+        found += _detect_boxes(run, found, tracks, detect, detect_nearby, search_stride)
+        for frame, boxes in zip(run, found[-len(run) :], strict=True):
             _assign(boxes, frame.time, tracks)
         # If a face was missed, the frames since its last detection are kept in memory until the
         # face is found again or its track ends.
@@ -153,116 +157,186 @@ def crop_at_tracks(
     return tracks
 
 
-def _runs(
-    frames: Iterable[Frame], detection_stride: int
-) -> Iterator[tuple[list[Frame], list[Frame]]]:
-    """Yield runs of frames, each with a list of the detection frames in it.
-
-    A run is a list of successive frames that together fit into memory. A detection frame is a frame
-    that the face detector looks at. Each run ends with a detection frame, so that boxes can be
-    interpolated on all other frames of the run.
-    """
+def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Yield runs of frames: lists of successive frames that fit into memory."""
     run: list[Frame] = []
-    detection_frames: list[Frame] = []
-    for position, frame in enumerate(frames):
+    for number, frame in enumerate(frames):
         run.append(frame)
-        if position % detection_stride == 0:
-            detection_frames.append(frame)
-            if len(run) >= RUN_FRAMES or len(run) * frame.image.nbytes >= RUN_BYTES:
-                yield run, detection_frames
-                run, detection_frames = [], []
+        full = len(run) >= RUN_FRAMES or len(run) * frame.image.nbytes >= RUN_BYTES
+        # The last frame of a run is never skipped. Odd frames are the ones to skip.
+        if full and number % 2 == 0:
+            yield run
+            run = []
     if run:
-        if not detection_frames or detection_frames[-1] is not run[-1]:
-            detection_frames.append(run[-1])
-        yield run, detection_frames
+        yield run
 
 
 def _detect_boxes(
-    detection_frames: list[Frame],
-    earlier: list[list[Box] | None],
+    run: list[Frame],
+    earlier: list[Boxes],
     tracks: list[FaceTrack],
     detect: Detect,
+    detect_nearby: DetectNearby | None,
     search_stride: int,
-) -> list[list[Box] | None]:
-    """Return the boxes of the faces on each detection frame, or None for a skipped detection frame.
+) -> list[Boxes]:
+    """Return the boxes of the faces on each frame of a run, or None for a skipped frame.
 
-    The detection frames of the whole video are numbered from 0. Every `search_stride`-th detection
-    frame is searched for faces of all sizes. The others are first searched for faces that are at
-    least half as high as the smallest known face. If no face is found on such a frame, it is
+    The sampled frames of the whole video are numbered from 0. Every `search_stride`-th frame is
     searched for faces of all sizes.
 
-    Detection frames with even numbers are searched first. A detection frame with an odd number is
-    skipped if its two neighbours show the same faces in nearly the same places.
+    With `detect_nearby`, every eighth frame and the last one are searched for faces that are at
+    least half as high as the smallest known face. Next come the frames halfway between these, and
+    so on. Each of them lies between two frames with known boxes, which tell where its faces are
+    expected. If one of the faces is not found there, the frame is searched.
+
+    Without `detect_nearby`, every fourth frame and the last one are searched for faces that are at
+    least half as high as the smallest known face. The frames halfway between these are searched,
+    too, but a frame is skipped if its two neighbours show the same faces in nearly the same places.
 
     Args:
-        detection_frames: The detection frames of one run. `_runs` says what a run is.
-        earlier: The boxes found on all earlier detection frames of the video.
+        run: The frames of one run. `_runs` says what a run is.
+        earlier: The boxes found on all earlier frames of the video.
         tracks: The tracks up to the previous run.
         detect: The method `detect` of a face detector.
-        search_stride: Every `search_stride`-th detection frame is searched for faces of all sizes.
+        detect_nearby: The method `detect_nearby` of the face detector, or None.
+        search_stride: Every `search_stride`-th frame is searched for faces of all sizes.
     """
-    first, last = len(earlier), len(earlier) + len(detection_frames) - 1
-    boxes = earlier + [None] * len(detection_frames)
-
-    def look(wanted: Iterable[int], smallest: float | None) -> None:
-        wanted = list(wanted)
-        found = detect([detection_frames[number - first].image for number in wanted], smallest)
-        for number, one in zip(wanted, found, strict=True):
-            boxes[number] = one
-
-    def look_closer(wanted: Iterable[int]) -> None:
-        wanted = [number for number in wanted if boxes[number] is None]
-        if heights:
-            look(wanted, min(heights))
-        look((number for number in wanted if not boxes[number]), None)
-
-    numbers = range(first, last + 1)
-    look((number for number in numbers if number % search_stride == 0), None)
+    search = _RunSearch(run, len(earlier), [*earlier, *[None] * len(run)], detect)
+    search.search([number for number in search.left(1) if number % search_stride == 0], None)
     known = [track.detections[-1][1] for track in tracks if track.missed <= MAX_MISSED]
-    heights = [bottom - top for _, top, _, bottom in chain(known, *filter(None, boxes[first:]))]
-    look_closer(number for number in numbers if number % 2 == 0 or number == last)
-    look_closer(
-        number
-        for number in numbers
-        if boxes[number] is None and not _all_stay(boxes[number - 1] or [], boxes[number + 1] or [])
-    )
-    return boxes[first:]
+    search.set_smallest([*known, *chain(*filter(None, search.boxes[search.first :]))])
+    if detect_nearby is None:
+        search.search_known_sizes(search.left(4))
+        search.search_known_sizes([number for number in search.left(2) if not search.stays(number)])
+    else:
+        search.search_known_sizes(search.left(8))
+        for stride in (4, 2):
+            search.look_nearby(search.left(stride), detect_nearby)
+            search.search_known_sizes(search.left(stride))
+        search.look_nearby(search.left(1), detect_nearby)
+        search.search(
+            [number for number in search.left(1) if search.expected(number)], search.smallest
+        )
+    return search.boxes[search.first :]
 
 
-def _all_stay(before: list[Box], after: list[Box]) -> bool:
-    """Return whether two frames have boxes of the same faces in nearly the same places.
+@dataclass
+class _RunSearch:
+    """The search for faces in a run of frames.
 
-    If neither frame has a box, the result is False.
+    Attributes:
+        run: The frames.
+        first: The number of the first of them, counted from the first frame of the video that was
+            sampled.
+        boxes: The boxes found so far on all frames up to the end of the run.
+        detect: The method `detect` of a face detector.
+        smallest: Height in pixels of the smallest known face, or None if no face is known.
     """
-    return 0 < len(before) == len(after) and all(
-        any(iou(one, other) >= STILL_IOU for other in after) for one in before
-    )
+
+    run: list[Frame]
+    first: int
+    boxes: list[Boxes]
+    detect: Detect
+    smallest: float | None = None
+
+    def set_smallest(self, known: Iterable[Box]) -> None:
+        """Set the height of the smallest known face, given the boxes of all known faces."""
+        self.smallest = min((bottom - top for _, top, _, bottom in known), default=None)
+
+    def left(self, stride: int) -> list[int]:
+        """Return the numbers of the frames without boxes: every `stride`-th, and the last one."""
+        last = len(self.boxes) - 1
+        return [
+            number
+            for number in range(self.first, last + 1)
+            if self.boxes[number] is None and (number % stride == 0 or number == last)
+        ]
+
+    def search(self, numbers: Sequence[int], smallest: float | None) -> None:
+        """Search the frames with these numbers. `smallest` is as in `FaceDetector.detect`."""
+        found = self.detect([self.run[number - self.first].image for number in numbers], smallest)
+        for number, boxes in zip(numbers, found, strict=True):
+            self.boxes[number] = boxes
+
+    def search_known_sizes(self, numbers: Sequence[int]) -> None:
+        """Search frames for faces that are at least half as high as the smallest known face.
+
+        A frame on which no face is found is searched again, for faces of all sizes.
+        """
+        if self.smallest is not None:
+            self.search(numbers, self.smallest)
+        self.search([number for number in numbers if not self.boxes[number]], None)
+
+    def look_nearby(self, numbers: Sequence[int], detect_nearby: DetectNearby) -> None:
+        """Look for known faces where they are expected on the frames with these numbers.
+
+        A frame gets boxes only if all expected faces were found.
+        """
+        places = {number: self.expected(number) for number in numbers}
+        places = {number: boxes for number, boxes in places.items() if boxes}
+        images = [self.run[number - self.first].image for number in places]
+        for number, boxes in zip(places, detect_nearby(images, [*places.values()]), strict=True):
+            found = [box for box in boxes if box is not None]
+            if len(found) == len(boxes):
+                self.boxes[number] = _distinct(found)
+
+    def expected(self, number: int) -> list[Box]:
+        """Return the boxes that are expected on a frame.
+
+        A face that both neighbours show is expected between its two places, and a face that only
+        one of them shows is expected at its place there.
+        """
+        (earlier, before), (later, after) = self._neighbours(number)
+        pairs = _match(before, after)
+        share = (number - earlier) / max(later - earlier, 1)
+        boxes = [
+            _between(box, after[pairs[row]], share) if row in pairs else box
+            for row, box in enumerate(before)
+        ]
+        return boxes + [box for row, box in enumerate(after) if row not in pairs.values()]
+
+    def stays(self, number: int) -> bool:
+        """Return whether both neighbours of a frame show the same faces in nearly the same places.
+
+        The result is False if the neighbours show no faces.
+        """
+        (_, before), (_, after) = self._neighbours(number)
+        return 0 < len(before) == len(after) and all(
+            any(iou(one, other) >= STILL_IOU for other in after) for one in before
+        )
+
+    def _neighbours(self, number: int) -> tuple[tuple[int, list[Box]], tuple[int, list[Box]]]:
+        """Return the numbers and boxes of the two neighbours of a frame.
+
+        They are the nearest frames before and after it that were not skipped. A neighbour that does
+        not exist has no boxes.
+        """
+
+        def nearest(numbers: Iterable[int]) -> tuple[int, list[Box]]:
+            for one in numbers:
+                if (boxes := self.boxes[one]) is not None:
+                    return one, boxes
+            return number, []
+
+        return nearest(range(number - 1, -1, -1)), nearest(range(number + 1, len(self.boxes)))
 
 
-def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> None:
-    """Add each box of a detection frame to the track whose last box overlaps the new box most.
+def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
+    """Add each box of a frame to the track whose last box overlaps the new box most.
 
     A box that does not overlap the last box of any track enough starts a new track. Each track gets
     at most one box.
 
-    If `boxes` is None, the detection frame was skipped. A face found on the previous detection
-    frame then counts as found on the skipped frame too.
+    If `boxes` is None, the frame was skipped. A face found on the previous frame then counts as
+    found on the skipped frame too.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:
         for track in live:
             track.missed += track.missed > 0
         return
-    overlaps = [
-        (iou(_grown(track.detections[-1][1]), _grown(box)), row, column)
-        for row, track in enumerate(live)
-        for column, box in enumerate(boxes)
-    ]
-    owners: dict[int, FaceTrack] = {}
-    for overlap, row, column in sorted(overlaps, reverse=True):
-        free = column not in owners and live[row] not in owners.values()
-        if overlap >= SAME_TRACK_IOU and free:
-            owners[column] = live[row]
+    pairs = _match([track.detections[-1][1] for track in live], boxes)
+    owners = {column: live[row] for row, column in pairs.items()}
     for track in live:
         track.missed += 1
     for column, box in enumerate(boxes):
@@ -271,6 +345,38 @@ def _assign(boxes: list[Box] | None, time: float, tracks: list[FaceTrack]) -> No
             tracks.append(owners[column])
         owners[column].detections.append((time, box))
         owners[column].missed = 0
+
+
+def _match(first: Sequence[Box], second: Sequence[Box]) -> dict[int, int]:
+    """Return which boxes of two frames show the same face: positions in `first` and `second`.
+
+    The boxes that overlap most are matched first.
+    """
+    overlaps = [
+        (iou(_grown(one), _grown(other)), row, column)
+        for row, one in enumerate(first)
+        for column, other in enumerate(second)
+    ]
+    pairs: dict[int, int] = {}
+    for overlap, row, column in sorted(overlaps, reverse=True):
+        if overlap >= SAME_TRACK_IOU and row not in pairs and column not in pairs.values():
+            pairs[row] = column
+    return pairs
+
+
+def _between(first: Box, second: Box, share: float) -> Box:
+    """Return a box between two boxes: at the share 0 the first, at 1 the second."""
+    x1, y1, x2, y2 = (one + share * (other - one) for one, other in zip(first, second, strict=True))
+    return x1, y1, x2, y2
+
+
+def _distinct(boxes: Iterable[Box]) -> list[Box]:
+    """Return the boxes without those that show the same face as an earlier one."""
+    kept: list[Box] = []
+    for box in boxes:
+        if all(iou(box, other) < SAME_FACE_IOU for other in kept):
+            kept.append(box)
+    return kept
 
 
 def _grown(box: Box) -> Box:

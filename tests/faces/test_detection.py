@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.detection import MTCNNDetector, brighten
+from dfdetect.faces.detection import MTCNNDetector, NearbyFaceDetector, brighten
 from dfdetect.faces.geometry import iou
 from dfdetect.video.reader import read_frames
 
@@ -74,3 +74,50 @@ def test_detect_with_a_known_height_finds_faces_half_as_high(face_detector, face
 def test_detect_finds_known_faces_where_a_search_for_all_sizes_does(face_detector, face):
     ((box,),) = face_detector.detect([face])
     assert face_detector.detect([face], box[3] - box[1]) == [[pytest.approx(box)]]
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (0.25, 0), (-0.25, 0), (0, 0.2), (0, -0.2)])
+def test_detect_nearby_finds_a_face_that_moved(face_detector, face, shift):
+    ((box,),) = face_detector.detect([face])
+    x, y = shift[0] * (box[2] - box[0]), shift[1] * (box[3] - box[1])
+    moved = box[0] + x, box[1] + y, box[2] + x, box[3] + y
+    ((found,),) = face_detector.detect_nearby([face], [[moved]])
+    assert iou(found, box) > 0.8
+
+
+def test_detect_nearby_returns_none_where_no_face_is(face_detector, face):
+    ((box,),) = face_detector.detect([face])
+    left, top, right, bottom = box
+    beside = left + 300, top, right + 300, bottom
+    outside = left + 5000, top, right + 5000, bottom
+    ((one, two, three), none) = face_detector.detect_nearby(
+        [face, face], [[beside, box, outside], []]
+    )
+    assert (one, three, none) == (None, None, [])
+    assert iou(two, box) > 0.8
+
+
+def test_detect_nearby_accepts_images_of_mixed_sizes_and_no_images(face_detector, face):
+    ((box,),) = face_detector.detect([face])
+    large = cv2.resize(face, None, fx=3, fy=3)
+    places = [[box], [tuple(3 * edge for edge in box)]]
+    ((small_box,), (large_box,)) = face_detector.detect_nearby([face, large], places)
+    assert iou(small_box, tuple(edge / 3 for edge in large_box)) > 0.9
+    assert face_detector.detect_nearby([], []) == []
+
+
+def test_detect_nearby_finds_faces_that_are_dark_or_cut_by_the_border(face_detector, face):
+    ((box,),) = face_detector.detect([face])
+    dark = cv2.convertScaleAbs(face, alpha=0.12)
+    assert iou(face_detector.detect_nearby([dark], [[box]])[0][0], box) > 0.7
+    left, top, right, bottom = (round(edge) for edge in box)
+    cut = np.ascontiguousarray(face[:, left + (right - left) // 8 :])
+    edge = left + (right - left) // 8
+    ((found,),) = face_detector.detect_nearby(
+        [cut], [[(box[0] - edge, top, box[2] - edge, bottom)]]
+    )
+    assert iou(found, (0, top, box[2] - edge, bottom)) > 0.7
+
+
+def test_mtcnn_detector_can_look_nearby(face_detector):
+    assert isinstance(face_detector, NearbyFaceDetector)

@@ -28,6 +28,32 @@ class ScriptedDetector:
         return [self.script(number) for number in numbers]
 
 
+class ScriptedNearbyDetector(ScriptedDetector):
+    """A `ScriptedDetector` that can also look for a face near its expected box.
+
+    It finds a face of the script whose centre lies in the box where the face is expected.
+    """
+
+    def __init__(self, script):
+        super().__init__(script)
+        self.looked_nearby = []
+
+    def detect_nearby(self, images, boxes):
+        numbers = [int(image[0, 0, 0]) for image in images]
+        self.looked_nearby += numbers
+        return [
+            [self.nearby(number, box) for box in own]
+            for number, own in zip(numbers, boxes, strict=True)
+        ]
+
+    def nearby(self, number, box):
+        left, top, right, bottom = box
+        for face in self.script(number):
+            if left < (face[0] + face[2]) / 2 < right and top < (face[1] + face[3]) / 2 < bottom:
+                return face
+        return None
+
+
 def blank_frames(count, size=(200, 300)):
     return [Frame(number / 10, np.full((*size, 3), number, np.uint8)) for number in range(count)]
 
@@ -37,12 +63,68 @@ def face_detector():
     return MTCNNDetector(torch.device("cpu"))
 
 
-def test_track_faces_shrinks_most_detection_frames():
+def track_with(face_detector, frames):
+    return track_faces(frames, face_detector.detect, [SMALL], face_detector.detect_nearby)
+
+
+def test_track_faces_searches_most_frames_for_known_sizes_only():
     face_detector = ScriptedDetector(lambda number: [(10, 10, 60, 70 - number)])
     track_faces(blank_frames(32), face_detector.detect, [SMALL])
     smallest = {number for number, known in face_detector.known.items() if known is None}
-    assert smallest == {0, 12, 24}
-    assert (face_detector.known[4], face_detector.known[31]) == (48, 36)
+    assert smallest == {0, 16}
+    assert (face_detector.known[4], face_detector.known[31]) == (44, 44)
+
+
+@pytest.mark.parametrize("speed", [0, 6])
+def test_track_faces_searches_few_frames_if_known_faces_are_found_nearby(speed):
+    def script(number):
+        return [(10 + speed * number, 10, 60 + speed * number, 60)]
+
+    face_detector = ScriptedNearbyDetector(script)
+    (track,) = track_with(face_detector, blank_frames(32))
+    assert sorted(face_detector.looked_at) == [0, 8, 16, 24, 31]
+    assert sorted(face_detector.looked_at + face_detector.looked_nearby) == list(range(32))
+    assert track.boxes == [pytest.approx(script(number)[0]) for number in range(32)]
+
+
+def test_track_faces_follows_a_swaying_face():
+    def script(number):
+        left = 100 + 50 * (number % 4 == 1) - 50 * (number % 4 == 3)
+        return [(left, 10, left + 50, 60)]
+
+    (track,) = track_with(ScriptedNearbyDetector(script), blank_frames(32))
+    assert track.boxes == [pytest.approx(script(number)[0]) for number in range(32)]
+
+
+@pytest.mark.parametrize(("start", "end"), [(3, 31), (9, 31), (18, 31), (27, 31), (0, 5), (11, 21)])
+def test_track_faces_finds_the_start_and_the_end_of_a_second_face(start, end):
+    always, other = (10, 10, 60, 60), (200, 100, 260, 180)
+    face_detector = ScriptedNearbyDetector(
+        lambda number: [always, other] if start <= number <= end else [always]
+    )
+    first, second = track_with(face_detector, blank_frames(32))
+    assert len(first.times) == 32
+    assert (second.times[0], second.times[-1]) == (start / 10, end / 10)
+
+
+def test_track_faces_finds_a_face_again_that_jumped():
+    face_detector = ScriptedNearbyDetector(
+        lambda number: [(10, 10, 60, 60) if number < 13 else (200, 100, 250, 150)]
+    )
+    first, second = track_with(face_detector, blank_frames(32))
+    assert (first.times[0], first.times[-1]) == (0, 1.2)
+    assert (second.times[0], second.times[-1]) == (1.3, 3.1)
+
+
+def test_track_faces_counts_a_face_once_that_is_expected_twice():
+    """Two faces approach each other and only one of them stays: both are expected there."""
+    face_detector = ScriptedNearbyDetector(
+        lambda number: [(10, 10, 60, 60), (50, 10, 100, 60)] if number < 8 else [(30, 10, 80, 60)]
+    )
+    tracks = track_with(face_detector, blank_frames(32))
+    for track in tracks:
+        assert len(track.times) == len(set(track.times))
+    assert len(tracks) == 2
 
 
 def test_track_faces_searches_for_all_sizes_while_no_face_is_known():
@@ -148,25 +230,46 @@ def test_track_faces_holds_few_frames_at_a_time(monkeypatch):
     assert len(track.times) == 40
 
 
-def test_track_faces_of_two_people_in_a_real_video(face_detector, sample_data):
+def side_by_side(sample_data, count, start=0):
+    """Return frames of two people. The right half is grey up to the frame with number `start`."""
     folder = sample_data / "train_sample_videos"
-    left = read_frames(folder / "ajqslcypsw.mp4", 16)
-    right = read_frames(folder / "cknyxaqouy.mp4", 16)
-    frames = [
-        Frame(one.time, np.hstack([one.image, other.image]))
-        for one, other in zip(left, right, strict=True)
+    left = read_frames(folder / "ajqslcypsw.mp4", count)
+    right = read_frames(folder / "cknyxaqouy.mp4", count)
+    return [
+        Frame(
+            one.time,
+            np.hstack([one.image, other.image if number >= start else 0 * other.image + 128]),
+        )
+        for number, (one, other) in enumerate(zip(left, right, strict=True))
     ]
-    tracks = track_faces(frames, face_detector.detect, [LARGE])
+
+
+@pytest.mark.parametrize("nearby", [False, True])
+def test_track_faces_of_two_people_in_a_real_video(face_detector, sample_data, nearby):
+    frames = side_by_side(sample_data, 16)
+    detect_nearby = face_detector.detect_nearby if nearby else None
+    tracks = track_faces(frames, face_detector.detect, [LARGE], detect_nearby)
     assert len(tracks) == 2
     centres = sorted((track.boxes[0][0] + track.boxes[0][2]) / 2 for track in tracks)
     assert centres[0] < 640 < centres[1]
     assert [len(track.times) for track in tracks] == [16, 16]
 
 
-def test_track_faces_covers_faces_with_interpolated_boxes(face_detector, real_clip):
+def test_track_faces_of_a_person_who_comes_late_in_a_real_video(face_detector, sample_data):
+    frames = side_by_side(sample_data, 16, start=11)
+    first, second = track_faces(frames, face_detector.detect, [LARGE], face_detector.detect_nearby)
+    assert (len(first.times), len(second.times)) == (16, 5)
+    assert second.boxes[0][0] > 640
+
+
+@pytest.mark.parametrize("nearby", [False, True])
+def test_track_faces_covers_faces_where_a_search_of_each_frame_finds_them(
+    face_detector, real_clip, nearby
+):
     frames = list(read_frames(real_clip, 32))
-    (track,) = track_faces(frames, face_detector.detect, [LARGE])
+    detect_nearby = face_detector.detect_nearby if nearby else None
+    (track,) = track_faces(frames, face_detector.detect, [LARGE], detect_nearby)
     found = face_detector.detect([frame.image for frame in frames])
     overlaps = [iou(box, boxes[0]) for box, boxes in zip(track.boxes, found, strict=True) if boxes]
     assert len(overlaps) >= 28
-    assert min(overlaps) > 0.5
+    assert min(overlaps) > (0.7 if nearby else 0.5)
