@@ -40,9 +40,9 @@ class FaceDetector(Protocol):
 
 @runtime_checkable
 class NearbyFaceDetector(FaceDetector, Protocol):
-    """The interface of face detectors that can also look at a known face without searching for it.
+    """The interface of face detectors that can also detect a known face without a search.
 
-    `Detector` searches fewer frames with such a face detector.
+    With such a face detector, `Detector` searches fewer frames.
     """
 
     def detect_nearby(
@@ -56,8 +56,8 @@ class NearbyFaceDetector(FaceDetector, Protocol):
                 of the image.
 
         Returns:
-            For each image and each of its boxes, the box of the face near it, or None if there is
-            no face.
+            One list per image, with one entry per box in `boxes`: the box of the face near this
+            box, or None if no face was found near it.
         """
         ...
 
@@ -126,8 +126,8 @@ class MTCNNDetector:
     ) -> list[list[Box | None]]:
         """Detect known faces near the places where they are expected.
 
-        Only the last of the three networks looks at these places, and only once. The face may have
-        moved by about a quarter of its width.
+        Only the last of MTCNN's three networks looks at these places, and only once. It finds a
+        face that has moved by up to about a quarter of the face's width.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -135,8 +135,8 @@ class MTCNNDetector:
                 of the image.
 
         Returns:
-            For each image and each of its boxes, the box of the face near it, or None if there is
-            no face.
+            One list per image, with one entry per box in `boxes`: the box of the face near this
+            box, or None if no face was found near it.
 
         Example:
             >>> face_detector.detect_nearby([frame.image], [[(780, 120, 960, 360)]])
@@ -155,7 +155,10 @@ class MTCNNDetector:
         return [[self._corrected(square, *next(answers)) for square in own] for own in squares]
 
     def _corrected(self, square: Square, confidence: float, *corrections: float) -> Box | None:
-        """Return the box of the face in a square, or None if the third network sees no face."""
+        """Return the box of the face in a square, or None if the third network sees no face.
+
+        `confidence` and `corrections` are one row of the result of `Cascade.check`.
+        """
         if confidence <= self.cascade.thresholds[2]:
             return None
         left, top, right, bottom = square
@@ -199,9 +202,10 @@ def brighten(image: np.ndarray) -> np.ndarray:
 
 
 def _square_around(box: Box, image: np.ndarray) -> Square:
-    """Return the square around a box that the third network looks at, as far as the image reaches.
+    """Return the part of an image that the third network looks at: a square around a box.
 
-    The result is left, top, right and bottom in whole pixels, and has at least one pixel.
+    A square that reaches beyond the image is cut off at the image's border. The result is left,
+    top, right and bottom in whole pixels. It encloses at least one pixel.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box

@@ -100,13 +100,13 @@ class Cascade:
         """Let the third network look at single faces, without a search.
 
         Args:
-            faces: RGB uint8 arrays of shape (height, width, 3): the part of an image around each
-                face. The parts may differ in size.
+            faces: For each face, the part of an image around it: RGB uint8 of shape (height, width,
+                3). The parts may differ in size.
 
         Returns:
-            For each face, the confidence that it is a face, 0 to 1, and the corrections of the four
-            edges of the part (x1, y1, x2, y2), divided by the part's width or height: float64 of
-            shape (faces, 5).
+            float64 of shape (faces, 5), with one row per part. A row holds the confidence that the
+            part shows a face, 0 to 1, and the corrections that move the four edges of the part (x1,
+            y1, x2, y2) to the edges of the face, divided by the part's width or height.
         """
         parts = [cv2.integral(face) for face in faces]
         return np.array(self._answers(self.onet, SIDES[2], parts)).reshape(-1, 5)
@@ -218,9 +218,9 @@ class Cascade:
     def _answers(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """For each part, return the confidence that it is a face and the corrections of its box.
+        """Return the same rows as `_answer`, for any number of parts.
 
-        A part is the part of an image's summed-area table that belongs to a box.
+        `parts` are parts of summed-area tables, as `_resize` takes them.
         """
         answers: list[list[float]] = []
         for start in range(0, len(parts), BOXES):

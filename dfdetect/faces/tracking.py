@@ -105,7 +105,8 @@ def track_faces(
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
         detect_nearby: The method `detect_nearby` of a face detector. If given, most frames are not
-            searched, and known faces are detected near the places where they are expected.
+            searched: known faces are detected there only near the places where they are expected.
+            If None, boxes on the frames that are not searched are interpolated.
         search_stride: Every `search_stride`-th frame is searched for faces of all sizes. On the
             other frames, a face may be missed if it is less than half as high as the smallest known
             face.
@@ -158,7 +159,7 @@ def crop_at_tracks(
 
 
 def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """Yield runs of frames: lists of successive frames that fit into memory."""
+    """Yield runs of frames: lists of successive frames that together fit into memory."""
     run: list[Frame] = []
     for number, frame in enumerate(frames):
         run.append(frame)
@@ -184,14 +185,16 @@ def _detect_boxes(
     The sampled frames of the whole video are numbered from 0. Every `search_stride`-th frame is
     searched for faces of all sizes.
 
-    With `detect_nearby`, every eighth frame and the last one are searched for faces that are at
-    least half as high as the smallest known face. Next come the frames halfway between these, and
-    so on. Each of them lies between two frames with known boxes, which tell where its faces are
-    expected. If one of the faces is not found there, the frame is searched.
+    With `detect_nearby`, every eighth frame of the video and the last frame of the run are searched
+    for faces that are at least half as high as the smallest known face. Next come the frames
+    halfway between two of these frames, then the frames halfway between two of all frames so far,
+    and so on. On such a frame, the boxes of its two neighbours tell where faces are expected. If an
+    expected face is not found there, the whole frame is searched.
 
-    Without `detect_nearby`, every fourth frame and the last one are searched for faces that are at
-    least half as high as the smallest known face. The frames halfway between these are searched,
-    too, but a frame is skipped if its two neighbours show the same faces in nearly the same places.
+    Without `detect_nearby`, every fourth frame of the video and the last frame of the run are
+    searched in the same way. The frames halfway between two of these frames are searched too, but a
+    frame is skipped if its two neighbours show the same faces in nearly the same places. All other
+    frames are skipped.
 
     Args:
         run: The frames of one run. `_runs` says what a run is.
@@ -226,9 +229,9 @@ class _RunSearch:
 
     Attributes:
         run: The frames.
-        first: The number of the first of them, counted from the first frame of the video that was
-            sampled.
-        boxes: The boxes found so far on all frames up to the end of the run.
+        first: The number of the first frame of the run. The sampled frames of the video are
+            numbered from 0.
+        boxes: The boxes found so far on each sampled frame up to the end of the run, or None.
         detect: The method `detect` of a face detector.
         smallest: Height in pixels of the smallest known face, or None if no face is known.
     """
@@ -240,11 +243,15 @@ class _RunSearch:
     smallest: float | None = None
 
     def set_smallest(self, known: Iterable[Box]) -> None:
-        """Set the height of the smallest known face, given the boxes of all known faces."""
+        """Set `smallest`. `known` holds the boxes of all known faces."""
         self.smallest = min((bottom - top for _, top, _, bottom in known), default=None)
 
     def left(self, stride: int) -> list[int]:
-        """Return the numbers of the frames without boxes: every `stride`-th, and the last one."""
+        """Return the numbers of the frames of the run that are still to be searched.
+
+        These are every `stride`-th frame of the video and the last frame of the run, except the
+        frames whose boxes are known.
+        """
         last = len(self.boxes) - 1
         return [
             number
@@ -268,7 +275,7 @@ class _RunSearch:
         self.search([number for number in numbers if not self.boxes[number]], None)
 
     def look_nearby(self, numbers: Sequence[int], detect_nearby: DetectNearby) -> None:
-        """Look for known faces where they are expected on the frames with these numbers.
+        """On the frames with these numbers, look for known faces where they are expected.
 
         A frame gets boxes only if all expected faces were found.
         """
@@ -283,8 +290,8 @@ class _RunSearch:
     def expected(self, number: int) -> list[Box]:
         """Return the boxes that are expected on a frame.
 
-        A face that both neighbours show is expected between its two places, and a face that only
-        one of them shows is expected at its place there.
+        If both neighbours of the frame show a face, the expected box lies between the face's two
+        boxes. If only one neighbour shows a face, the expected box is the face's box there.
         """
         (earlier, before), (later, after) = self._neighbours(number)
         pairs = _match(before, after)
@@ -298,7 +305,7 @@ class _RunSearch:
     def stays(self, number: int) -> bool:
         """Return whether both neighbours of a frame show the same faces in nearly the same places.
 
-        The result is False if the neighbours show no faces.
+        If neither neighbour shows a face, the result is False.
         """
         (_, before), (_, after) = self._neighbours(number)
         return 0 < len(before) == len(after) and all(
@@ -308,8 +315,8 @@ class _RunSearch:
     def _neighbours(self, number: int) -> tuple[tuple[int, list[Box]], tuple[int, list[Box]]]:
         """Return the numbers and boxes of the two neighbours of a frame.
 
-        They are the nearest frames before and after it that were not skipped. A neighbour that does
-        not exist has no boxes.
+        The neighbours are the nearest frames, before and after the frame, whose entry in `boxes` is
+        not None. A neighbour that does not exist has no boxes.
         """
 
         def nearest(numbers: Iterable[int]) -> tuple[int, list[Box]]:
@@ -348,9 +355,10 @@ def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
 
 
 def _match(first: Sequence[Box], second: Sequence[Box]) -> dict[int, int]:
-    """Return which boxes of two frames show the same face: positions in `first` and `second`.
+    """Match the boxes of two frames that show the same face.
 
-    The boxes that overlap most are matched first.
+    The result is a dictionary from positions in `first` to positions in `second`. The boxes that
+    overlap most are matched first.
     """
     overlaps = [
         (iou(_grown(one), _grown(other)), row, column)
@@ -365,13 +373,13 @@ def _match(first: Sequence[Box], second: Sequence[Box]) -> dict[int, int]:
 
 
 def _between(first: Box, second: Box, share: float) -> Box:
-    """Return a box between two boxes: at the share 0 the first, at 1 the second."""
+    """Return a box between two boxes: `first` if `share` is 0, and `second` if `share` is 1."""
     x1, y1, x2, y2 = (one + share * (other - one) for one, other in zip(first, second, strict=True))
     return x1, y1, x2, y2
 
 
 def _distinct(boxes: Iterable[Box]) -> list[Box]:
-    """Return the boxes without those that show the same face as an earlier one."""
+    """Leave out each box that shows the same face as a box before it, and return the others."""
     kept: list[Box] = []
     for box in boxes:
         if all(iou(box, other) < SAME_FACE_IOU for other in kept):
