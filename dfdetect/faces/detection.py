@@ -15,7 +15,8 @@ from dfdetect.results import Box
 Square: TypeAlias = tuple[int, int, int, int]
 # Maximum number of pixels in a batch of shrunk frames.
 BATCH_PIXELS = 8 * 2**20
-# Images whose brightest pixels are below this level (of 255) are brightened.
+# An image is brightened unless more than this share of its values is at least this level (of 255).
+BRIGHT_SHARE = 0.005
 DARK = 128
 
 
@@ -195,7 +196,7 @@ def brighten(image: np.ndarray) -> np.ndarray:
     Args:
         image: RGB uint8 of shape (height, width, 3).
     """
-    if np.percentile(image[::4, ::4], 99.5) >= DARK:
+    if np.mean(image[::4, ::4] >= DARK) > BRIGHT_SHARE:
         return image
     levels = np.arange(256) / 255
     return cv2.LUT(image, np.round(255 * np.sqrt(levels)).astype(np.uint8))

@@ -41,6 +41,8 @@ FACTOR = 0.709
 # Maximum number of boxes in a batch: an image of a crowd can have tens of thousands, which together
 # would take gigabytes of memory. The number is rounded up to a multiple of `STEP`.
 BOXES, STEP = 512, 8
+# Number of rows that are resized at a time, so that they fit into the caches of a CPU.
+ROWS = 32
 # Two boxes with a larger IoU are taken for the same face. The first limit is for boxes from one
 # copy of an image, and the second is for boxes from all copies.
 SAME_COPY_IOU, SAME_IOU = 0.5, 0.7
@@ -303,12 +305,16 @@ def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     above, below = _bins(len(sums) - 1, height)
     before, after = _bins(sums.shape[1] - 1, width)
-    rows = sums[below]
-    rows -= sums[above]
-    totals = rows.take(after, axis=1)
-    totals -= rows.take(before, axis=1)
-    pixels = (below - above)[:, None, None] * (after - before)[:, None]
-    return np.divide(totals, pixels, dtype=np.float32)
+    resized = np.empty((height, width, 3), np.float32)
+    for start in range(0, height, ROWS):
+        part = slice(start, start + ROWS)
+        rows = sums[below[part]]
+        rows -= sums[above[part]]
+        totals = rows.take(after, axis=1)
+        totals -= rows.take(before, axis=1)
+        pixels = (below[part] - above[part])[:, None, None] * (after - before)[:, None]
+        np.divide(totals, pixels, out=resized[part], casting="unsafe")
+    return resized
 
 
 def _bins(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -89,3 +89,10 @@ def test_to_tensor_takes_arrays_that_cannot_be_written_to():
         tensor = to_tensor(image)
     assert tensor.shape == (3, 2, 4)
     assert (tensor == 7).all()
+
+
+def test_cut_crop_does_not_change_with_the_image():
+    image = np.full((8, 4, 3), 50, np.uint8)
+    crop = cut_crop(image, (0, 2, 4), 4)
+    image[:] = 200
+    assert crop.eq(50).all()
