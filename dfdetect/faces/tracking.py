@@ -204,7 +204,8 @@ def _detect_boxes(
         detect_nearby: The method `detect_nearby` of the face detector, or None.
         search_stride: Every `search_stride`-th frame is searched for faces of all sizes.
     """
-    search = _RunSearch(run, len(earlier), [*earlier, *[None] * len(run)], detect)
+    boxes = [*earlier, *[None] * len(run)]
+    search = _RunSearch(run, len(earlier), boxes, detect, detect_nearby)
     search.search([number for number in search.left(1) if number % search_stride == 0], None)
     known = [track.detections[-1][1] for track in tracks if track.missed <= MAX_MISSED]
     search.set_smallest([*known, *chain(*filter(None, search.boxes[search.first :]))])
@@ -214,9 +215,9 @@ def _detect_boxes(
     else:
         search.search_known_sizes(search.left(8))
         for stride in (4, 2):
-            search.look_nearby(search.left(stride), detect_nearby)
+            search.look_nearby(search.left(stride))
             search.search_known_sizes(search.left(stride))
-        search.look_nearby(search.left(1), detect_nearby)
+        search.look_nearby(search.left(1))
         search.search(
             [number for number in search.left(1) if search.expected(number)], search.smallest
         )
@@ -233,6 +234,7 @@ class _RunSearch:
             numbered from 0.
         boxes: The boxes found so far on each sampled frame up to the end of the run, or None.
         detect: The method `detect` of a face detector.
+        detect_nearby: The method `detect_nearby` of the face detector, or None.
         smallest: Height in pixels of the smallest known face, or None if no face is known.
     """
 
@@ -240,6 +242,7 @@ class _RunSearch:
     first: int
     boxes: list[Boxes]
     detect: Detect
+    detect_nearby: DetectNearby | None
     smallest: float | None = None
 
     def set_smallest(self, known: Iterable[Box]) -> None:
@@ -260,10 +263,19 @@ class _RunSearch:
         ]
 
     def search(self, numbers: Sequence[int], smallest: float | None) -> None:
-        """Search the frames with these numbers. `smallest` is as in `FaceDetector.detect`."""
-        found = self.detect([self.run[number - self.first].image for number in numbers], smallest)
+        """Search the frames with these numbers. `smallest` is as in `FaceDetector.detect`.
+
+        Known faces that the search misses are added if they are where they are expected.
+        """
+        found = self.detect([self._image(number) for number in numbers], smallest)
         for number, boxes in zip(numbers, found, strict=True):
             self.boxes[number] = boxes
+            expected = self.expected(number)
+            matched = _match(expected, boxes)
+            missed = [box for row, box in enumerate(expected) if row not in matched]
+            if missed and self.detect_nearby is not None:
+                (added,) = self.detect_nearby([self._image(number)], [missed])
+                self.boxes[number] = _distinct([*boxes, *added])
 
     def search_known_sizes(self, numbers: Sequence[int]) -> None:
         """Search frames for faces that are at least half as high as the smallest known face.
@@ -274,18 +286,22 @@ class _RunSearch:
             self.search(numbers, self.smallest)
         self.search([number for number in numbers if not self.boxes[number]], None)
 
-    def look_nearby(self, numbers: Sequence[int], detect_nearby: DetectNearby) -> None:
-        """On the frames with these numbers, look for known faces where they are expected.
+    def look_nearby(self, numbers: Sequence[int]) -> None:
+        """Look for known faces where they are expected on the frames with these numbers.
 
         A frame gets boxes only if all expected faces were found.
         """
+        assert self.detect_nearby is not None
         places = {number: self.expected(number) for number in numbers}
         places = {number: boxes for number, boxes in places.items() if boxes}
-        images = [self.run[number - self.first].image for number in places]
-        for number, boxes in zip(places, detect_nearby(images, [*places.values()]), strict=True):
-            found = [box for box in boxes if box is not None]
-            if len(found) == len(boxes):
-                self.boxes[number] = _distinct(found)
+        images = [self._image(number) for number in places]
+        found = self.detect_nearby(images, [*places.values()])
+        for number, boxes in zip(places, found, strict=True):
+            if None not in boxes:
+                self.boxes[number] = _distinct(boxes)
+
+    def _image(self, number: int) -> np.ndarray:
+        return self.run[number - self.first].image
 
     def expected(self, number: int) -> list[Box]:
         """Return the boxes that are expected on a frame.
@@ -378,11 +394,11 @@ def _between(first: Box, second: Box, share: float) -> Box:
     return x1, y1, x2, y2
 
 
-def _distinct(boxes: Iterable[Box]) -> list[Box]:
-    """Leave out each box that shows the same face as a box before it, and return the others."""
+def _distinct(boxes: Iterable[Box | None]) -> list[Box]:
+    """Return the boxes that are not None and do not show the same face as an earlier one."""
     kept: list[Box] = []
     for box in boxes:
-        if all(iou(box, other) < SAME_FACE_IOU for other in kept):
+        if box is not None and all(iou(box, other) < SAME_FACE_IOU for other in kept):
             kept.append(box)
     return kept
 

@@ -83,7 +83,7 @@ def test_track_faces_searches_few_frames_if_known_faces_are_found_nearby(speed):
     face_detector = ScriptedNearbyDetector(script)
     (track,) = track_with(face_detector, blank_frames(32))
     assert sorted(face_detector.looked_at) == [0, 8, 16, 24, 31]
-    assert sorted(face_detector.looked_at + face_detector.looked_nearby) == list(range(32))
+    assert {*face_detector.looked_at, *face_detector.looked_nearby} == set(range(32))
     assert track.boxes == [pytest.approx(script(number)[0]) for number in range(32)]
 
 
@@ -105,6 +105,22 @@ def test_track_faces_finds_the_start_and_the_end_of_a_second_face(start, end):
     first, second = track_with(face_detector, blank_frames(32))
     assert len(first.times) == 32
     assert (second.times[0], second.times[-1]) == (start / 10, end / 10)
+
+
+def test_track_faces_keeps_a_known_face_that_searches_miss():
+    hard, easy = (10, 10, 60, 60), (200, 100, 260, 180)
+    face_detector = ScriptedNearbyDetector(lambda number: [hard, easy])
+    found = face_detector.detect
+
+    def detect(images, smallest=None):
+        boxes = found(images, smallest)
+        return [
+            one if image[0, 0, 0] == 0 else [easy] for image, one in zip(images, boxes, strict=True)
+        ]
+
+    face_detector.detect = detect
+    tracks = track_with(face_detector, blank_frames(40))
+    assert [track.times[-1] for track in tracks] == [3.9, 3.9]
 
 
 def test_track_faces_finds_a_face_again_that_jumped():
