@@ -68,9 +68,9 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return the data that the members were trained on.
+        """Return a dictionary that names the data that the members were trained on.
 
-        The dictionary has one entry, `faces`: a list of the names of the members' face sets.
+        Its only entry, `faces`, is a list of the names of the members' face sets.
         """
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
@@ -89,7 +89,7 @@ class EnsembleSpec:
         return f"{members}; {self.licence}"
 
     def to_json(self) -> str:
-        """Return the specification as text: the JSON object of a checkpoint's header."""
+        """Return the specification as JSON text, as the header of a checkpoint contains it."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
@@ -114,11 +114,12 @@ def join_specs(
 ) -> EnsembleSpec:
     """Combine specifications into the specification of an ensemble.
 
-    The ensemble gets the aggregation of the first specification.
+    The new specification has the aggregation (the rules that combine the logits of frames and
+    tracks) of the first specification.
 
     Args:
-        specs: Specifications of models, in their order in the ensemble. If one of them describes an
-            ensemble, the members of that ensemble take its place.
+        specs: Specifications of models, in their order in the ensemble. A specification of an
+            ensemble is replaced by the specifications of its members, which divide its weight.
         shares: Weight of each specification in the mean of the logits, above 0. The weights are
             divided by their sum. None means equal weights.
 

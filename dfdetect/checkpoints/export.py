@@ -99,11 +99,11 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
 
     Raises:
         FileNotFoundError: `weights` is neither a file nor an installed name.
-        CheckpointError: The file is not a usable checkpoint.
-        ArgumentError: The name `out` does not end in `.onnx`, the file cannot be written, or the
-            checkpoint is an ensemble.
+        CheckpointError: `weights` is not a usable checkpoint.
+        ArgumentError: The name `out` does not end in `.onnx`, the file `out` cannot be written, or
+            `weights` is an ensemble.
         DfdetectError: `onnx`, `onnxruntime` or `onnxscript` is not installed, the model has an
-            operator that ONNX lacks, or the logits of the file differ from those of torch.
+            operator that ONNX lacks, or the logits of the ONNX file differ from those of torch.
 
     Example:
         >>> print(export_onnx("tf_efficientnet_lite0", out="lite0.onnx"))
@@ -173,7 +173,10 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
 @torch.inference_mode()
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
-    """Return the largest difference between the file's logits and the network's logits."""
+    """Run the file `path` and the network on the same crops, and compare their logits.
+
+    The crops are random. The largest difference between two logits is returned.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -170,8 +170,8 @@ def make_ensemble(
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is not a usable checkpoint.
-        ArgumentError: There are fewer than two checkpoints, `out` is one of them, the name `out`
-            does not end in `.safetensors`, the file cannot be written, `shares` and `paths` differ
+        ArgumentError: `paths` has fewer than two elements or contains `out`, the name `out` does
+            not end in `.safetensors`, the file `out` cannot be written, `shares` and `paths` differ
             in length, or a share is not above 0.
 
     Example:

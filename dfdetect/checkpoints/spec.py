@@ -163,8 +163,8 @@ class ModelSpec:
                 those of the model's input.
 
         Returns:
-            float32 of the same shape, on the same device. Single crops are in channels-last memory
-            format.
+            float32 of the same shape, on the same device. If the shape has four dimensions, the
+            memory format is channels-last.
         """
         mean, std = (
             torch.tensor(values, device=images.device).view(RGB, 1, 1)
@@ -175,7 +175,7 @@ class ModelSpec:
         return pixels if pixels.ndim > 4 else pixels.contiguous(memory_format=torch.channels_last)
 
     def to_json(self) -> str:
-        """Return the specification as text: the JSON object of a checkpoint's header."""
+        """Return the specification as JSON text, as the header of a checkpoint contains it."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod

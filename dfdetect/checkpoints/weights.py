@@ -1,4 +1,4 @@
-"""Find the installed checkpoints, and the folders that belong to dfdetect."""
+"""Find the installed checkpoints, and the folders `weights` and `kernel` of dfdetect."""
 
 from collections.abc import Sequence
 from pathlib import Path

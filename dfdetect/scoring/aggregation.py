@@ -17,10 +17,10 @@ The rules for the frames of a track:
 
 - `mean_logit`: the mean of the logits. A few frames with logits far from 0 outweigh many frames
   with logits near 0. In a mean of probabilities, they do not.
-- `soft_maximum`: first, each logit is replaced by m, the mean logit of its frame and of the frames
-  beside it. The track's logit is then log(mean(exp(sharpness * m))) / sharpness. It lies between
-  the mean and the maximum of m. The rule therefore also detects a face that is fake for a short
-  time only.
+- `soft_maximum`: first, the logit of each frame is replaced by m, the mean logit of `window`
+  successive frames with this frame in the middle. The track's logit is then
+  log(mean(exp(sharpness * m))) / sharpness. This logit lies between the mean and the maximum of m.
+  The rule therefore also detects a face that is fake for a short time only.
 - `mean_probability`: the mean of the probabilities.
 - `confident_majority`, `power_law` and `confident_fives`: rules that combine probabilities. They
   come from the first, third and fourth place of the Deepfake Detection Challenge (Seferbekov 2020,
@@ -30,10 +30,10 @@ The rules for the tracks of a video:
 
 - `max`: the highest logit of the tracks, because one fake face makes a video fake.
 - `pooled`: the frames of all tracks are combined as if they were one track.
-- `agreement`: if any track has a probability above 0.9 or all tracks have probabilities above 0.6,
-  the highest logit of the tracks. If all probabilities are below 0.4, the lowest logit. Otherwise,
-  the logit of the tracks' mean probability. This rule also comes from the fourth place of the
-  challenge.
+- `agreement`: the highest logit of the tracks if one track has a probability above 0.9, or if all
+  tracks have probabilities above 0.6; the lowest logit if all tracks have probabilities below 0.4;
+  otherwise, the logit of the tracks' mean probability. This rule also comes from the fourth place
+  of the challenge.
 
 `dfdetect compare-aggregation` measures several of these rules.
 """
@@ -149,7 +149,7 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 
     If more than 40 % of the frames, and more than 11 frames, have probabilities above 0.8, the mean
     is taken over these frames. If more than 90 % of the frames have probabilities below 0.2, the
-    mean is taken over the frames below 0.2. Otherwise, the mean is taken over all frames.
+    mean is taken over these frames. Otherwise, the mean is taken over all frames.
     """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
@@ -162,9 +162,9 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of some or all groups of five frames.
 
     The probability of a group is the sigmoid of its mean logit. If more than 70 % of the groups
-    have probabilities above 0.85, the mean is taken over these groups. If more than 70 % have
-    probabilities below 0.15, the mean is taken over the groups below 0.15. Otherwise, the mean is
-    taken over all groups.
+    have probabilities above 0.85, the mean is taken over these groups. If more than 70 % of the
+    groups have probabilities below 0.15, the mean is taken over these groups. Otherwise, the mean
+    is taken over all groups.
     """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
@@ -196,11 +196,12 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
-    """Return the highest logit of the tracks, their lowest logit, or a mean.
+    """Combine the logits of the tracks, one logit for each track, by how far the tracks agree.
 
-    If any track has a probability above 0.9 or all have probabilities above 0.6, return the highest
-    logit. If all probabilities are below 0.4, return the lowest logit. Otherwise, return the logit
-    of the tracks' mean probability.
+    The probability of a track is the sigmoid of the track's logit. If one track has a probability
+    above 0.9, or if all tracks have probabilities above 0.6, the highest logit is returned. If all
+    tracks have probabilities below 0.4, the lowest logit is returned. Otherwise, the logit of the
+    tracks' mean probability is returned.
     """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:

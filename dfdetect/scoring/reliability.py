@@ -9,8 +9,9 @@ before the damage: the 95 % interval of the difference was below zero.
 Strongly compressed videos have a warning for another reason. In these videos, the detector misses
 more fakes, but also calls fewer REAL videos FAKE.
 
-The command `dfdetect compare-conditions` repeats these measurements. `docs/experiments.md` has all
-results, also for properties that make no difference.
+The command `dfdetect compare-conditions` repeats all these measurements: the measurements of
+compressed videos if it gets videos, and the other measurements if it gets face sets.
+`docs/experiments.md` has all results, also for properties that make no difference.
 """
 
 from collections.abc import Sequence
@@ -40,8 +41,8 @@ def find_warnings(
     """Return sentences that say why the score of a face is less reliable than usual.
 
     Args:
-        heights: Heights in pixels of the face's bounding boxes, at least one. The face is small if
-            their median is at most 70 pixels.
+        heights: Heights in pixels of the face's bounding boxes, at least one. If the median height
+            is at most 70 pixels, a sentence says that the face is small.
         faces: Attributes of some crops of the face, at least one. The median of each attribute is
             compared with the limit of this attribute.
         frames: Number of frames that show the face. If it is 1, a sentence says so.

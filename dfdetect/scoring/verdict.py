@@ -1,4 +1,4 @@
-"""Choose the thresholds of verdicts, so that known shares of REAL videos exceed the thresholds."""
+"""Choose the thresholds of the verdicts `uncertain` and `fake`, given scores of REAL videos."""
 
 import numpy as np
 
@@ -13,13 +13,13 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     """Return the thresholds of the verdicts `uncertain` and `fake`.
 
     At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most 1 %
-    of them above the threshold `fake`. The function counts no FAKE videos, so the attribute `fakes`
-    of the result is empty.
+    of them above the threshold `fake`. The function gets no FAKE videos. It therefore leaves the
+    attribute `fakes` of the result empty, which has counts of FAKE videos above the thresholds.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
-        weights: Weight of each video, shape (n,). The weights of `vote_weights` give all sources
-            (data sets or sites) the same influence.
+        weights: Weight of each video, shape (n,). For example, the function `vote_weights` returns
+            weights that give all sources (data sets or sites) the same influence.
 
     Example:
         >>> fit_operating_points(np.arange(1, 101) / 200, np.ones(100))

@@ -59,7 +59,7 @@ def recognises_gend(shapes: Shapes) -> bool:
 def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of a checkpoint of the detector Effort.
 
-    The state dict has timm's names of the tensors.
+    The names of the tensors in the returned state dict are timm's.
     """
     known = _take_head(tensors, "head")
     state = _read_encoder(tensors, EFFORT, known, ENCODER, "")
@@ -69,8 +69,9 @@ def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of a checkpoint of the detector GenD.
 
-    The state dict has timm's names of the tensors. The file `config.json` in the same folder says
-    which head the network has. If there is no such file, the head is taken to be `LinearNorm`.
+    The names of the tensors in the returned state dict are timm's. The file `config.json` in the
+    same folder says which head the network has. If there is no such file, the head is taken to be
+    `LinearNorm`.
     """
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"
@@ -121,9 +122,9 @@ def _read_encoder(
 
 
 def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of a linear layer.
+    """Return the weight and bias of a linear layer. The names of its tensors begin with `place`.
 
-    In a checkpoint of Effort, the weight is the sum of two stored matrices.
+    In a checkpoint of Effort, the weight is the sum of a stored matrix and a product of factors.
     """
     bias = tensors.take(f"{place}.bias")
     if f"{place}.weight" in tensors.left:

@@ -32,8 +32,8 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
         FileNotFoundError: The file does not exist.
         ArgumentError: The name `out` does not end in `.safetensors`, or `format` is neither `auto`
             nor a name in `formats()`.
-        CheckpointError: The file cannot be read, does not have the given format or any known
-            format, lacks a tensor, or has a tensor that the network does not have.
+        CheckpointError: The file cannot be read, its format is unknown or is not `format`, or its
+            tensors are not those of the network.
 
     Example:
         >>> convert("final_111_DeepFakeClassifier_tf_efficientnet_b7_ns_0_36", "b7.safetensors")

@@ -232,7 +232,8 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 def _renamed(name: str, places: Mapping[str, str]) -> str:
     """Return the name of a tensor in the file, given its name in dfdetect's network.
 
-    `places` maps beginnings of dfdetect's names to beginnings of the file's names.
+    `places` maps prefixes of names in dfdetect's network to the prefixes that replace them in the
+    file.
     """
     for ours, theirs in places.items():
         if name.startswith(ours):

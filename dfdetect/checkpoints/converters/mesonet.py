@@ -28,7 +28,7 @@ KERAS_NAMES = {
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes holds Keras's Meso4 or MesoInception4."""
+    """Return whether a Keras file with tensors of these shapes holds Meso4 or MesoInception4."""
     layers = {name.partition("/")[0] for name in shapes}
     count = {kind: sum(_kind(layer) == kind for layer in layers) for kind in KINDS}
     return (

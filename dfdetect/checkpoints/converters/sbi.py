@@ -19,7 +19,10 @@ MARGIN = 1 / 8
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes holds the EfficientNet-B4 of SBI."""
+    """Return whether a file with tensors of these shapes holds SBI's EfficientNet-B4.
+
+    SBI is the detector of the paper on self-blended images (Shiohara & Yamasaki, CVPR 2022).
+    """
     return efficientnet_variant(shapes, "net.") == 4 and shapes.get("net._fc.weight", (0,))[0] == 2
 
 

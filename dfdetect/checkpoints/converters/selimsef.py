@@ -27,7 +27,10 @@ UNUSED = ("encoder.classifier.weight", "encoder.classifier.bias", "srm_conv.weig
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes holds a DeepFakeClassifier."""
+    """Return whether a file with tensors of these shapes holds a DeepFakeClassifier.
+
+    DeepFakeClassifier is the network that won the Deepfake Detection Challenge (Seferbekov 2020).
+    """
     width = shapes.get("fc.weight", (0, 0))[-1]
     return "encoder.conv_stem.weight" in shapes and width in list(WIDTHS.values())[2:]
 

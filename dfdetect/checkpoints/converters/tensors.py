@@ -43,7 +43,10 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Leave out tensors that only training needs. The file need not have them."""
+        """Leave out the tensors `names`, because the conversion does not need them.
+
+        The file may lack these tensors.
+        """
         for name in names:
             self.left.pop(name, None)
 
@@ -58,8 +61,8 @@ class Tensors:
 
         Args:
             architecture: Name of the architecture, as in `create_model`.
-            source: Function that translates the name of a tensor of the architecture into its name
-                in the file.
+            source: Function that takes the name of a tensor in the architecture, and returns the
+                tensor's name in the file.
             known: Tensors of the architecture that were already computed, by name.
 
         Raises:
@@ -128,7 +131,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
 
     Args:
         state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.
-        prefix: Prefix of the batch norm's names, with the dot.
+        prefix: Beginning of the names of the batch norm's tensors, such as `bn1.`.
         epsilon: Number that the original network adds to the variance.
         wanted: Number that dfdetect's network adds to the variance.
     """

@@ -2,11 +2,11 @@
 
 The authors took second place in the Deepfake Detection Challenge (DFDC). This module follows the
 code of https://github.com/cuihaoleo/kaggle-dfdc at commit 91dae24 (licence MIT). That code uses
-efficientnet_pytorch at commit d8481a5. The files contain `state_dict` and, for WS-DAN, `logs` and
-`feature_center`. There are three networks: a WS-DAN with Xception, a WS-DAN with EfficientNet-B3,
-and a plain Xception. Faces are aligned by five landmarks. The authors score the largest face of
-each frame. dfdetect averages the probabilities of all frames of all tracks (faces followed through
-the video).
+efficientnet_pytorch at commit d8481a5. There are three networks: a WS-DAN with Xception, a WS-DAN
+with EfficientNet-B3, and a plain Xception. Each file contains `state_dict`. The files of the two
+WS-DANs also contain `logs` and `feature_center`. Faces are aligned by five landmarks. The authors
+score the largest face of each frame. dfdetect averages the probabilities of all frames of all
+tracks (faces followed through the video).
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, xception_name
@@ -31,7 +31,10 @@ PLAIN_HEAD = "last_linear"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes holds a WS-DAN or a plain Xception."""
+    """Return whether a file with tensors of these shapes holds one of the three networks.
+
+    The networks are two WS-DANs (networks with attention maps) and an Xception without attention.
+    """
     plain = "block12.skip.weight" in shapes and shapes.get("last_linear.weight", (0,))[0] == 2
     return plain or {"attentions.conv.weight", "fc.weight"} <= shapes.keys()
 
