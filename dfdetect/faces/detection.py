@@ -41,7 +41,7 @@ class FaceDetector(Protocol):
 
 @runtime_checkable
 class NearbyFaceDetector(FaceDetector, Protocol):
-    """The interface of face detectors that can also detect a known face without a search.
+    """The interface of face detectors that can also look for faces near given boxes only.
 
     With such a face detector, `Detector` searches fewer frames.
     """
@@ -49,7 +49,7 @@ class NearbyFaceDetector(FaceDetector, Protocol):
     def detect_nearby(
         self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[Box]]
     ) -> list[list[Box | None]]:
-        """Detect known faces near the places where they are expected.
+        """Detect faces near given boxes, such as the faces' boxes on an earlier frame.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -125,10 +125,10 @@ class MTCNNDetector:
     def detect_nearby(
         self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[Box]]
     ) -> list[list[Box | None]]:
-        """Detect known faces near the places where they are expected.
+        """Detect faces near given boxes, such as the faces' boxes on an earlier frame.
 
-        Only the last of MTCNN's three networks looks at these places, and only once. It finds a
-        face that has moved by up to about a quarter of the face's width.
+        Only the last of MTCNN's three networks is used. It looks once at each given box, and finds
+        a face that has moved from the box by up to about a quarter of the face's width.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -203,7 +203,7 @@ def brighten(image: np.ndarray) -> np.ndarray:
 
 
 def _square_around(box: Box, image: np.ndarray) -> Square:
-    """Return the part of an image that the third network looks at: a square around a box.
+    """Return the part of an image that MTCNN's third network looks at: a square around a box.
 
     A square that reaches beyond the image is cut off at the image's border. The result is left,
     top, right and bottom in whole pixels. It encloses at least one pixel.

@@ -5,10 +5,10 @@ networks look at these boxes only. Each of these two networks rejects most boxes
 others.
 
 The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
-facenet_pytorch spends half of its time outside the networks. The search here finds the same boxes.
-It is faster for two reasons. It resizes images, and the parts of images in boxes, with summed-area
-tables (Crow 1984). And it can leave out the larger copies of an image, which are needed only for
-small faces.
+facenet_pytorch spends half of its time outside the networks. The search in this module finds the
+same boxes, but is faster. It uses summed-area tables (Crow 1984) to resize images, and to resize
+the parts of images that lie in boxes. If small faces need not be found, the search leaves out the
+larger copies of an image.
 
 The inputs of the networks have only a few different sizes, because engines other than torch compile
 a network anew for each size.
@@ -84,7 +84,7 @@ class Cascade:
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), all of the same size.
-            scales: The scales of the copies of each image that the first network looks at. The
+            scales: The first network gets a copy of each image at each of these scales. The
                 function `pyramid` returns such scales.
 
         Returns:
@@ -116,9 +116,14 @@ class Cascade:
     def _propose(
         self, sums: Sequence[np.ndarray], scales: Sequence[float]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the first network proposes, and the index of each square's image.
+        """Let the first network search images, and return the squares that it proposes.
 
-        `sums` holds the summed-area table of each image.
+        Args:
+            sums: The summed-area table of each image.
+            scales: The first network gets a copy of each image at each of these scales.
+
+        Returns:
+            The squares (squares, 4), and for each square the index of its image (squares,).
         """
         # The activations of a single image fit into the caches of a CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
@@ -138,11 +143,11 @@ class Cascade:
         return rerec(boxes[:, :4] + boxes[:, 5:] * sides), numbers
 
     def _propose_at(self, scale: float, sums: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Shrink images to `scale`, and return the boxes that the first network proposes.
+        """Shrink images by a factor, and return the boxes that the first network proposes.
 
-        `sums` holds the summed-area table of each image. The result has one tensor per image, with
-        one row per box and nine columns: the four edges of the box, the confidence, and the
-        corrections of the four edges.
+        `scale` is the factor, and `sums` holds the summed-area table of each image. The result has
+        one tensor per image, with one row per box and nine columns: the four edges of the box in
+        pixels of the full image, the confidence, and the corrections of the four edges.
         """
         height, width = (int((length - 1) * scale + 1) for length in sums[0].shape[:2])
         copies = np.stack([_resize(one, height, width) for one in sums])
@@ -156,10 +161,10 @@ class Cascade:
     def _refine(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that the second network keeps, and the index of each square's image.
+        """Return the boxes that the second network keeps, and the index of each box's image.
 
-        `sums` holds the summed-area table of each image, and `owners` the index of each box's
-        image.
+        The returned boxes are corrected and made square. `sums` holds the summed-area table of each
+        image, and `owners` the index of each box's image.
         """
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
@@ -220,9 +225,9 @@ class Cascade:
     def _answers(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """Return the same rows as `_answer`, for any number of parts.
+        """Call `_answer` on batches of the parts, and return the rows of all parts.
 
-        `parts` are parts of summed-area tables, as `_resize` takes them.
+        `_answer` says what `parts` holds.
         """
         answers: list[list[float]] = []
         for start in range(0, len(parts), BOXES):
@@ -236,8 +241,8 @@ class Cascade:
         """Return one row per part of an image, with the network's answer for this part.
 
         A row holds the confidence that the part shows a face, and the corrections that move the
-        four edges of the part to the edges of the face. `parts` are parts of summed-area tables, as
-        `_resize` takes them.
+        four edges of the part to the edges of the face. `parts` holds one array per part: the
+        argument `sums` of `_resize`.
         """
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
@@ -261,8 +266,8 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
         width: Width of the image in pixels.
         min_face: Height in pixels of the smallest face to find. The largest scale resizes a face of
             this height to the height of the first network's input.
-        smallest: Copies that are needed only for faces lower than this height in pixels are left
-            out. By default, no copy is left out.
+        smallest: Height in pixels. Copies that are needed only for smaller faces are left out. By
+            default, no copy is left out.
 
     Example:
         >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]
@@ -291,12 +296,12 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize a part of an image, given as a part of the image's summed-area table.
 
-    OpenCV's `integral` makes such tables. Each pixel of the result is the mean of those pixels of
-    the part that it covers, as in torch's `adaptive_avg_pool2d`.
+    OpenCV's `integral` makes such tables. Each pixel of the result covers some pixels of the part,
+    and is the mean of these pixels, as in torch's `adaptive_avg_pool2d`.
 
     Args:
-        sums: The rows and columns of the table that belong to the part, and also the next row and
-            the next column.
+        sums: The rows and columns of the table that belong to the part, with one more row at the
+            bottom and one more column at the right.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 

@@ -1,12 +1,15 @@
 """Track faces from frame to frame, and cut a crop of each face from each frame.
 
-Searching a frame for faces is slow. Therefore, only some frames are searched. Once faces are known,
-most of these frames are searched only for faces that are at least half as high as the smallest
-known face, because this is faster. On the other frames, a face detector that has the method
-`detect_nearby` looks for the known faces only where they are expected. If the face detector does
-not have this method, the boxes on the other frames are interpolated. Boxes that overlap on
-neighbouring frames belong to one track, as in the IoU tracker of Bochinski et al. (2017). Crops are
-cut from the frames at full size.
+Searching a frame for faces is slow. Therefore, only some frames are searched. When faces are known,
+most searches look only for faces that are at least half as high as the smallest known face. Such a
+search is faster.
+
+On most frames that are not searched, a face detector with the method `detect_nearby` looks for the
+known faces near the places where they are expected. If the face detector does not have this method,
+the boxes on these frames are interpolated.
+
+Boxes that overlap on neighbouring frames belong to one track, as in the IoU tracker of Bochinski et
+al. (2017). Crops are cut from the frames at full size.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -61,7 +64,7 @@ class FaceTrack:
             frame.
         crops: For each requested format, the crops of the face in all these frames: RGB uint8
             tensors of shape (3, height, width).
-        missed: Number of frames since the face was last detected.
+        missed: Number of sampled frames since the face was last found.
     """
 
     detections: list[tuple[float, Box]] = field(default_factory=list)
@@ -72,9 +75,9 @@ class FaceTrack:
     missed: int = 0
 
     def box_at(self, time: float) -> Box | None:
-        """Return the box at a time, interpolated between detections.
+        """Return the face's box at `time`, interpolated between detections.
 
-        Return None if the time is before the first or after the last detection.
+        Return None if `time` is before the first or after the last detection.
         """
         times, boxes = zip(*self.detections, strict=True)
         return interpolate_box(times, boxes, time)
@@ -104,11 +107,11 @@ def track_faces(
         frames: Frames in order of time. Only a few frames at a time are kept in memory.
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
-        detect_nearby: The method `detect_nearby` of a face detector. If given, most frames are not
-            searched: known faces are detected there only near the places where they are expected.
-            If None, boxes on the frames that are not searched are interpolated.
-        search_stride: Every `search_stride`-th frame is searched for faces of all sizes. On the
-            other frames, a face may be missed if it is less than half as high as the smallest known
+        detect_nearby: The method `detect_nearby` of a face detector. If given, this method replaces
+            the search of most frames: it looks for known faces near the places where they are
+            expected. If None, the boxes on frames that are not searched are interpolated.
+        search_stride: Every `search_stride`-th frame is searched for faces of all sizes. On all
+            other frames, a face may be missed that is less than half as high as the smallest known
             face.
 
     Returns:
@@ -186,20 +189,21 @@ def _detect_boxes(
     searched for faces of all sizes.
 
     With `detect_nearby`, every eighth frame of the video and the last frame of the run are searched
-    for faces that are at least half as high as the smallest known face. Next come the frames
-    halfway between two of these frames, then the frames halfway between two of all frames so far,
-    and so on. On such a frame, the boxes of its two neighbours tell where faces are expected. If an
-    expected face is not found there, the whole frame is searched.
+    for faces that are at least half as high as the smallest known face. The frame in the middle of
+    each gap between these frames comes next, then the frame in the middle of each remaining gap,
+    and so on. For a frame in the middle of a gap, the boxes on the frames at both ends of the gap
+    tell where faces are expected, and `detect_nearby` looks for them there. If it misses a face,
+    the whole frame is searched. If no faces are expected, a frame with an even number is searched,
+    and a frame with an odd number is skipped.
 
     Without `detect_nearby`, every fourth frame of the video and the last frame of the run are
-    searched in the same way. The frames halfway between two of these frames are searched too, but a
-    frame is skipped if its two neighbours show the same faces in nearly the same places. All other
-    frames are skipped.
+    searched in the same way. The frame halfway between two of these frames is searched too, unless
+    the two frames show the same faces in nearly the same places. All other frames are skipped.
 
     Args:
         run: The frames of one run. `_runs` says what a run is.
         earlier: The boxes found on all earlier frames of the video.
-        tracks: The tracks up to the previous run.
+        tracks: The tracks found in all earlier runs.
         detect: The method `detect` of a face detector.
         detect_nearby: The method `detect_nearby` of the face detector, or None.
         search_stride: Every `search_stride`-th frame is searched for faces of all sizes.
@@ -228,11 +232,15 @@ def _detect_boxes(
 class _RunSearch:
     """The search for faces in a run of frames.
 
+    The known faces are those whose tracks have not ended, and those that were found when frames of
+    the run were searched for faces of all sizes.
+
     Attributes:
         run: The frames.
         first: The number of the first frame of the run. The sampled frames of the video are
             numbered from 0.
-        boxes: The boxes found so far on each sampled frame up to the end of the run, or None.
+        boxes: For each sampled frame up to the end of the run, the boxes of the faces that were
+            found on it, or None if the faces on this frame are not known yet.
         detect: The method `detect` of a face detector.
         detect_nearby: The method `detect_nearby` of the face detector, or None.
         smallest: Height in pixels of the smallest known face, or None if no face is known.
@@ -246,7 +254,7 @@ class _RunSearch:
     smallest: float | None = None
 
     def set_smallest(self, known: Iterable[Box]) -> None:
-        """Set `smallest`. `known` holds the boxes of all known faces."""
+        """Set `smallest` from `known`, which holds the boxes of all known faces."""
         self.smallest = min((bottom - top for _, top, _, bottom in known), default=None)
 
     def left(self, stride: int) -> list[int]:
@@ -263,9 +271,11 @@ class _RunSearch:
         ]
 
     def search(self, numbers: Sequence[int], smallest: float | None) -> None:
-        """Search the frames with these numbers. `smallest` is as in `FaceDetector.detect`.
+        """Search the frames with these numbers for faces, and store the boxes of the faces.
 
-        Known faces that the search misses are added if they are where they are expected.
+        If `smallest`, a height in pixels, is given, faces of less than half this height may be
+        missed. Faces that the search misses are added if `detect_nearby` finds them where they are
+        expected.
         """
         found = self.detect([self._image(number) for number in numbers], smallest)
         for number, boxes in zip(numbers, found, strict=True):
@@ -287,7 +297,7 @@ class _RunSearch:
         self.search([number for number in numbers if not self.boxes[number]], None)
 
     def look_nearby(self, numbers: Sequence[int]) -> None:
-        """Look for known faces where they are expected on the frames with these numbers.
+        """On the frames with these numbers, look for known faces only where they are expected.
 
         A frame gets boxes only if all expected faces were found.
         """
@@ -306,8 +316,9 @@ class _RunSearch:
     def expected(self, number: int) -> list[Box]:
         """Return the boxes that are expected on a frame.
 
-        If both neighbours of the frame show a face, the expected box lies between the face's two
-        boxes. If only one neighbour shows a face, the expected box is the face's box there.
+        `_neighbours` says which frames are the neighbours of the frame. If both neighbours show the
+        same face, the expected box lies between the face's two boxes. If only one neighbour shows
+        the face, the expected box is the face's box on this neighbour.
         """
         (earlier, before), (later, after) = self._neighbours(number)
         pairs = _match(before, after)
@@ -319,9 +330,10 @@ class _RunSearch:
         return boxes + [box for row, box in enumerate(after) if row not in pairs.values()]
 
     def stays(self, number: int) -> bool:
-        """Return whether both neighbours of a frame show the same faces in nearly the same places.
+        """Return whether a frame's two neighbours show the same faces in nearly the same places.
 
-        If neither neighbour shows a face, the result is False.
+        `_neighbours` says which frames are the neighbours of the frame. If neither neighbour shows
+        a face, the result is False.
         """
         (_, before), (_, after) = self._neighbours(number)
         return 0 < len(before) == len(after) and all(
@@ -345,10 +357,10 @@ class _RunSearch:
 
 
 def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
-    """Add each box of a frame to the track whose last box overlaps the new box most.
+    """Add each new box of a frame to the track whose last box overlaps the new box most.
 
-    A box that does not overlap the last box of any track enough starts a new track. Each track gets
-    at most one box.
+    If a new box overlaps no track's last box far enough, the new box starts a new track. Each track
+    gets at most one box.
 
     If `boxes` is None, the frame was skipped. A face found on the previous frame then counts as
     found on the skipped frame too.
@@ -371,7 +383,7 @@ def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
 
 
 def _match(first: Sequence[Box], second: Sequence[Box]) -> dict[int, int]:
-    """Match the boxes of two frames that show the same face.
+    """Find which boxes of two frames show the same face.
 
     The result is a dictionary from positions in `first` to positions in `second`. The boxes that
     overlap most are matched first.
