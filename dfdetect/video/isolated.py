@@ -200,8 +200,9 @@ class _Areas:
     """The areas of the shared memory, as the decoder process manages them.
 
     The shared memory is a file. An area is a part of this file that holds one image. An area that
-    holds an image belongs to the caller until the caller gives it back. The decoder process then
-    writes the next image to this area. The place of an area is its offset in the file, in bytes.
+    holds an image belongs to the caller until the caller gives it back. The area is then free, and
+    the decoder process can write another image to it. The place of an area is its offset in the
+    file, in bytes.
 
     Attributes:
         size: Size of new areas in bytes: the size of the largest image so far.
@@ -219,7 +220,7 @@ class _Areas:
         self.end = 0
 
     def put(self, image: np.ndarray) -> int:
-        """Write an image to a free area, and return the place of this area."""
+        """Write an image to a free area, and return the area's place (its offset in bytes)."""
         if image.nbytes > self.size:
             self.size = image.nbytes
             self.free.clear()
@@ -243,11 +244,11 @@ class _Areas:
 
 
 class _SharedImages:
-    """The images in the shared memory, as the caller's process reads them.
+    """Gives the caller access to the images in the shared memory.
 
-    An object of this class also lists the areas of the memory whose images the caller no longer
-    uses. The decoder process can then write new images to these areas. `_Areas` says what an area
-    is, and what the place of an area is.
+    It also lists the areas that are free again, because the caller no longer uses the images in
+    them. The decoder process can write new images to these areas. The docstring of `_Areas`
+    explains what an area and its place are.
     """
 
     def __init__(self, file: int):
@@ -263,16 +264,16 @@ class _SharedImages:
         return np.asarray(_Loan(self.bytes[place:end].reshape(shape), place, self.returned))
 
     def take_returned(self) -> list[int]:
-        """Return the places of the areas that the caller stopped using since the last call."""
+        """Return the places of the areas that became free since the last call of this method."""
         return [self.returned.popleft() for _ in range(len(self.returned))]
 
 
 class _Loan:
-    """An image in an area of the shared memory, which the caller borrows.
+    """An image that the caller has borrowed. The image fills an area of the shared memory.
 
-    Each array that uses this memory keeps the `_Loan` alive. When the last such array is deleted,
-    the `_Loan` adds the place of its area to `returned`. The decoder process may then write to this
-    area again.
+    Each array that uses this area keeps the `_Loan` alive. When the last such array is deleted, the
+    `_Loan` appends the place of the area (see `_Areas`) to `returned`. The decoder process may then
+    write to this area again.
     """
 
     def __init__(self, image: np.ndarray, place: int, returned: deque[int]):

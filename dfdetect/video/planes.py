@@ -74,7 +74,8 @@ class Planes:
     def place(self, frame: "av.VideoFrame", width: int, height: int) -> None:
         """Turn a frame upright, resize it, and draw it into the picture's top left corner.
 
-        The frame's last column is repeated if `width` is odd, and its last row if `height` is odd.
+        If `width` is odd, the last column of the resized frame is drawn twice. If `height` is odd,
+        the last row is drawn twice.
 
         Args:
             frame: A PyAV frame of any format and size.

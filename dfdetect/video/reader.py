@@ -172,8 +172,8 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
 
     The span from the first time to the last is divided into `count` equal parts, and the time
     nearest to the middle of each part is picked. If there are large gaps between the times, the
-    same time may be nearest to two middles. Evenly spaced positions are then returned instead,
-    whatever their times.
+    same time may be nearest to two middles. In this case, the times are ignored, and evenly spaced
+    positions are returned.
 
     Args:
         times: Sorted times of shape (n,), in any unit.
@@ -210,7 +210,7 @@ class _Choice:
     def pick(self, times: np.ndarray) -> np.ndarray:
         """Return the positions in `times` of the requested frames.
 
-        Numbers beyond the last frame are ignored.
+        If frames are requested by their numbers, numbers beyond the last frame are ignored.
         """
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
@@ -228,7 +228,8 @@ class Timeline:
             are used instead.
         timed: True if `stamps` holds time stamps from the file, False if it holds frame numbers.
         unit: Seconds per unit of the stamps.
-        bits_per_pixel: As in `Frame`.
+        bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
+            in all frames of the video. It is NaN if the number of pixels is unknown.
     """
 
     stamps: np.ndarray
@@ -409,7 +410,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the non-empty packets of these streams, as far as the file can be read."""
+    """Yield the non-empty packets of streams. If the file cannot be read further, end silently."""
     try:
         for packet in container.demux(*streams):
             if packet.size:

@@ -48,16 +48,16 @@ class Painter(Protocol):
     """An object that draws on each frame of a video.
 
     Attributes:
-        frame_size: Width and height in pixels to which each frame is resized.
-        size: Width and height in pixels of the new video. Both must be even. The resized frame
-            fills the top left corner of the new frame.
+        frame_size: Width and height in pixels to which each frame of the original video is resized.
+        size: Width and height in pixels of the new video. Both must be even. They may be larger
+            than `frame_size`: the resized frame fills only the top left corner of the new frame.
     """
 
     frame_size: tuple[int, int]
     size: tuple[int, int]
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw on `picture`. It holds the frame that appears `time` seconds after the first one."""
+        """Draw on `picture`, the frame that appears `time` seconds after the first frame."""
 
 
 # A function that returns the painter for a video. Its arguments are the width and height of the
@@ -75,8 +75,8 @@ def rewrite_video(
     """Write a copy of a video, and draw on each frame of the copy with a `Painter`.
 
     AAC sound is copied, and other sound is encoded as AAC. Damaged frames are left out, and a
-    damaged sound track ends early. Rotated videos are turned upright. Pixels that are not square
-    keep their aspect ratio.
+    damaged sound track ends early. Rotated videos are turned upright. The pixels of the copy have
+    the same aspect ratio as the pixels of the video, even if they are not square.
 
     Args:
         path: Any video file that FFmpeg reads.
@@ -172,8 +172,8 @@ def _frames(
 ) -> Iterator[tuple["av.VideoFrame", int]]:
     """Yield each frame with its time stamp, in the order of the time stamps.
 
-    The function also writes the sound to the new video: before each frame, the sound that precedes
-    this frame in the file.
+    The function also copies the sound to the new video. Before a frame is yielded, all sound
+    packets that precede this frame in the file are copied.
     """
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
@@ -188,8 +188,8 @@ def _decode(
 ) -> Iterator["av.VideoFrame"]:
     """Yield the undamaged frames in the order of their times.
 
-    If `sound` is given, the function also writes the sound to the new video: before each frame, the
-    sound that precedes this frame in the file.
+    If `sound` is given, the function also copies the sound to the new video. Before a frame is
+    yielded, all sound packets that precede this frame in the file are copied.
     """
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
@@ -207,7 +207,7 @@ def _decode(
 
 
 class _Sound:
-    """The sound of a video, which is copied to a new file.
+    """Copies the sound of a video to a new file.
 
     Attributes:
         source: The sound stream that a player would play, or None if the video has no sound.
