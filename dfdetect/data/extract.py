@@ -206,7 +206,7 @@ class _Extractor:
         self.face_detectors = MTCNNDetector(device), MTCNNDetector.high_recall(device)
 
     def __call__(self, group: VideoGroup) -> list[ExtractedVideo]:
-        """Return the crops of each wanted video of a group, in the order of `group.videos`."""
+        """Return the crops of each video in `group.videos`, in the same order."""
         original = _TrackedVideo(group.original, self.decoders)
         self._track(original)
         done = []
@@ -220,8 +220,8 @@ class _Extractor:
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
         """Track the people of a video. If this fails, set the status of the video to the reason.
 
-        If possible, the crops are cut at the boxes found in the original. Otherwise, faces are
-        detected in the video itself.
+        If `original` is given, shows faces and has frames of the same size, the crops are cut at
+        the face boxes found in `original`. Otherwise, faces are detected in `video` itself.
         """
         try:
             if original is None or not self._track_at_original(video, original):
@@ -325,7 +325,7 @@ class _TrackedVideo:
 
 
 def _entry(video: Video, extracted: ExtractedVideo) -> dict[str, Any]:
-    """Return the row of a video in the log."""
+    """Return the row that a video gets in the log `NAME.videos.csv`."""
     values = (
         *(video.name, video.label, video.source, extracted.status.value),
         *(extracted.people, len(extracted.crops)),

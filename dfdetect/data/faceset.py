@@ -162,7 +162,7 @@ class FaceSet:
     def face_sets(self) -> np.ndarray:
         """Return, for each crop, the number of the face set it came from; int64 of shape (n,).
 
-        `join` numbers the face sets that it joins from 0, in the order of its argument `parts`. If
+        `join` gives the numbers 0, 1, 2 and so on to the face sets in its argument `parts`. If
         nothing was joined, all numbers are 0.
         """
         if "face_set" not in self.table:
@@ -184,7 +184,7 @@ class FaceSet:
         return self.texts("kind") == RECONSTRUCTION
 
     def partners(self) -> dict[int, np.ndarray]:
-        """Return the partners of each FAKE crop: REAL crops of the same scene and moment.
+        """Return the partners of each FAKE crop: the REAL crops that resemble the FAKE crop most.
 
         The column `pair` names the scene of each crop. The partners are the REAL crops of this
         scene whose number in the column `frame` is nearest to that of the FAKE crop. If no REAL
@@ -229,7 +229,12 @@ class FaceSet:
 
     @property
     def groups(self) -> np.ndarray:
-        """Return the actor group of each crop, or the crop's id if the index has no groups."""
+        """Return the actor group of each crop, as text of shape (n,).
+
+        An actor group is a person, or several people who look alike. If the index has no column
+        `actor_group`, each crop is a group of its own, and the name of the group is the id of the
+        crop.
+        """
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
 
     def image(self, row: int) -> np.ndarray:
@@ -328,14 +333,15 @@ class FaceSet:
 
         A model is more accurate on sources and faces that it was trained on. Therefore, whole
         sources are held out if the FAKE crops have several sources. Otherwise, whole actor groups
-        are held out. An actor group may have crops of held-out sources and of other sources. Its
-        crops of other sources are then in neither part. If several face sets were joined, each of
-        them is split separately.
+        are held out. If an actor group has crops of held-out sources and of other sources, the
+        crops of the other sources are left out of both parts. If several face sets were joined,
+        each of them is split separately.
 
-        Of several joined face sets, those without FAKE crops are not held out, because they cannot
-        show how good a model is. If a face set is split by actor group, its sources without FAKE
-        crops are not held out either. In both rules, reconstructions of REAL crops (see
-        `dfdetect.data.reconstruct`) do not count as FAKE crops.
+        Some crops are never held out, because they cannot show how good a model is. These are the
+        crops of a joined face set that has no FAKE crops. If a face set is split by actor group,
+        the crops of a source that has no FAKE crops are never held out either. All these crops are
+        for training, unless other crops of their actor group are held out. Reconstructions of REAL
+        crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops here.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.
@@ -376,7 +382,7 @@ class FaceSet:
 
 
 def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return a random choice from `names`: about the share `fraction` of them, and at least one."""
+    """Choose names at random: about the share `fraction` of all names, but at least one."""
     count = max(1, round(fraction * len(names)))
     return np.random.default_rng(seed).permutation(names)[:count]
 
@@ -412,8 +418,9 @@ def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> Non
         name: Name of the held-out crops, for error messages.
 
     Raises:
-        FaceSetError: An actor group or the id of a crop occurs in both face sets, or only one of
-            the face sets has actor groups.
+        FaceSetError: Both face sets have crops of the same actor group (a person, or people who
+            look alike), or crops with the same id. Or only one of the face sets has the column
+            `actor_group`.
     """
     if (GROUP in train.table) != (GROUP in held_out.table):
         raise FaceSetError(
@@ -526,7 +533,10 @@ def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
 
 
 def _is_of_reasonable_size(data: bytes) -> bool:
-    """Read an image's header, and return whether both sides have at most `MOST_PIXELS` pixels."""
+    """Return whether the width and the height of an image are both at most `MOST_PIXELS`.
+
+    Only the header of the image is read. If the header is damaged, the result is False.
+    """
     try:
         with Image.open(BytesIO(data)) as image:
             return max(image.size) <= MOST_PIXELS

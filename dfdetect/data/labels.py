@@ -2,11 +2,11 @@
 
 The labels may be given in three ways, which are tried in this order:
 
-- a table `manifest.csv` in the folder or its parent (not for a zip file), with the columns `path`
-  (relative to the table's folder) and `label`, and optionally `identity` (of the person) and
-  `source`;
+- a table `manifest.csv` in the folder or its parent (not for a zip file). The table has the columns
+  `path` (relative to the table's folder) and `label`. The columns `identity` (name of the person)
+  and `source` are optional.
 - a `metadata.json` beside the videos, as in the Deepfake Detection Challenge:
-  `{"name.mp4": {"label": "FAKE", "original": "other.mp4"}}`;
+  `{"name.mp4": {"label": "FAKE", "original": "other.mp4"}}`.
 - sub-folders named `real` and `fake`, in upper or lower case; if they are nested, the innermost one
   gives the label.
 """
@@ -48,14 +48,14 @@ class LabelledVideo:
         name: Name of the video. No other video in the folder or zip file has the same name.
         path: Path of the file; for a video in a zip file, the path inside the zip file.
         label: REAL or FAKE.
-        group: A name that all videos of one person share. If the person is known, it is the
-            person's identity. Otherwise it is the name of the original video, or of the video
-            itself if no original is known.
+        group: A name that all videos of one person share. If the person is known, the group is the
+            name or the number of the person. Otherwise, the group is the name of the original
+            video, or the name of the video itself if no original is known.
         source: Where the video comes from: the source in the manifest, the name of the data set,
             or the name of the video's folder.
         archive: The zip file that holds the video, or None.
-        original: For a fake, the `place` of its original, which is the video that the fake was
-            made from. The file of the original may be missing. None if the original is unknown.
+        original: The zip file (or None) and the path of the video that a fake was made from. The
+            file may be missing. None for a REAL video, or if the original of a fake is unknown.
         size: Size of the file in bytes.
         method: The method that made a fake; empty if it is unknown.
         split: `train`, `val` or `test` if the data set has an official split, otherwise empty.
@@ -155,7 +155,9 @@ class LabelledPhoto:
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
-    """Return each image of a face set as a video of one frame, so that faces can be detected in it.
+    """Return each image of a face set as a video of one frame.
+
+    Faces are detected in these images as in videos, so the images must show more than the face.
 
     Args:
         index: The index of the face set.
@@ -248,7 +250,8 @@ def _label(
     """Return a video with its label.
 
     The label comes from `metadata`, which is the content of the `metadata.json` beside the video.
-    If the video is not listed there, the label comes from the folder names in `below`.
+    If the video is not listed there, the label comes from the folder names in `below`. This is the
+    path of the video, and begins with the name of the given folder or zip file.
     """
     folders = below.parts[:-1]
     entry = (metadata or {}).get(path.name, {})

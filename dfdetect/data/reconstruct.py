@@ -91,8 +91,8 @@ def reconstruct(
         faces: Indexes of the face sets whose REAL crops are used.
         out: The index to write, called `NAME.csv`. Four of its columns describe a reconstruction:
             `original` (id of the REAL crop), `method` (name of the autoencoder), `kind` (always
-            `reconstruction`) and `side` (side in pixels to which the REAL crop was resized for the
-            autoencoder). The source, actor and track are those of the REAL crop.
+            `reconstruction`) and `side` (side in pixels of the resized REAL crop that the
+            autoencoder got). The source, actor and track are those of the REAL crop.
         kinds: Names of the autoencoders to use, which are keys of `AUTOENCODERS`.
         steps: Number of training steps of each autoencoder.
         copies: Number of reconstructions of each crop. The reconstructions of a crop are made by
@@ -205,7 +205,7 @@ class _Critic:
         self.optimizer = torch.optim.AdamW(self.net.parameters(), LEARNING_RATE, betas=(0.5, 0.99))
 
     def judge(self, drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """Train the discriminator for one step, and return its term of the autoencoder's loss.
+        """Train the discriminator for one step, and return the adversarial loss of the autoencoder.
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.
@@ -332,10 +332,10 @@ def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) ->
 
 
 def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
-    """Encode an RGB image like its original at `place`, and return the bytes and the file's suffix.
+    """Encode an RGB image like the stored image at `place`; return the bytes and the file suffix.
 
-    If the original is a JPEG, the image becomes a JPEG with the same quantisation tables.
-    Otherwise, it becomes a PNG.
+    If the stored image is a JPEG, the result is a JPEG with the same quantisation tables.
+    Otherwise, the result is a PNG.
     """
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(place.read())) as original:

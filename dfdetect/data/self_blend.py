@@ -2,9 +2,10 @@
 
 The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
 2022. A face is copied, and the colours, sharpness, size and position of the copy are slightly
-changed. The copy is then blended into the face through a soft mask. Like every face swap, the
-result has a seam, and the two sides of the seam do not quite match. A model cannot recognise the
-result by the traces of a particular method, camera or person.
+changed. The copy is then blended into the face through a soft mask. Like every face swap, the fake
+has a seam, and the two sides of the seam do not quite match. The fake shows the same person as the
+REAL face, filmed by the same camera. A model must therefore recognise the fake by the seam, not by
+the traces of a particular method, camera or person.
 
 The paper draws the mask around the landmarks of a face. Here, the mask is drawn around fixed
 positions, and its size is random. This works because the default crop rule puts the eyes, the nose
@@ -51,8 +52,9 @@ class Region(NamedTuple):
     Attributes:
         x: Horizontal position of the centre.
         y: Vertical position of the centre.
-        half_width: Range (least and greatest value) from which half the width is drawn.
-        half_height: Range (least and greatest value) from which half the height is drawn.
+        half_width: Least and greatest value of half the width. The value is chosen at random
+            between them.
+        half_height: Least and greatest value of half the height, chosen in the same way.
     """
 
     x: float
@@ -76,9 +78,9 @@ def self_blend(
 ) -> torch.Tensor:
     """Return a fake, made by blending a changed copy of a REAL face into the same face.
 
-    All crops of a clip (successive crops of one face) are changed in the same way, because a
-    swapped face does not change from frame to frame. Only the position of the copy differs between
-    the crops, by a few tenths of a percent of the crop's side.
+    All crops of a clip (successive crops of one face) get the same changes, because the colours and
+    the seam of a swapped face stay the same from frame to frame. Only the position of the copy
+    differs between the crops, by a few tenths of a percent of the crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face

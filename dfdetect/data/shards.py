@@ -82,7 +82,7 @@ class ShardWriter:
         self._file.flush()
 
     def close_if_full(self) -> None:
-        """Start the next shard if the last shard has reached `SHARD_BYTES`."""
+        """If the current shard has reached `SHARD_BYTES`, close it and start the next shard."""
         if self._tar.offset >= SHARD_BYTES:
             self.close()
             self.number += 1

@@ -20,7 +20,7 @@ class VideoGroup:
     Attributes:
         original: The video in which faces are detected.
         fakes: The fakes. Their crops are cut at the face boxes found in the original.
-        wanted: Names of the videos in this group whose crops are wanted.
+        wanted: Names of the videos in this group from which crops are cut.
     """
 
     original: Video
@@ -29,7 +29,7 @@ class VideoGroup:
 
     @property
     def videos(self) -> list[Video]:
-        """Return the videos whose crops are wanted: the original first, then the fakes."""
+        """Return the videos that `wanted` names: the original first, then the fakes."""
         return [video for video in (self.original, *self.fakes) if video.name in self.wanted]
 
 
@@ -48,7 +48,8 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
 
     Raises:
         FileNotFoundError: A source is missing.
-        InputError: A source has no labels, was given twice, or consists of crops instead of videos.
+        InputError: A source has no labels or was given twice, or a source is a data set of face
+            crops that are already cut, such as WildDeepfake.
     """
     found: dict[str, Video] = {}
     for source in sources:
@@ -78,7 +79,8 @@ def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
 
     Args:
         videos: All videos.
-        wanted: Names of the videos whose crops are wanted. A group without such videos is left out.
+        wanted: Names of the videos from which crops are cut. A group without such videos is left
+            out.
     """
     places = {video.place: video for video in videos}
     fakes = defaultdict(list)

@@ -2,9 +2,9 @@
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
 entry by entry; an entry is for example a video with its crops. A log has one row for each complete
-entry. The row describes the entry, and gives the sizes of the index and of the last shard after
-this entry. If the index or the last shard is longer than the last row says, the bytes beyond this
-size belong to an incomplete entry. The next run cuts them off.
+entry. The row describes the entry. It also gives the sizes that the index and the last shard have
+once the entry is written. If the index or the last shard is larger than the last row of the log
+says, the extra bytes belong to an incomplete entry. The next run cuts these bytes off.
 """
 
 import sys
@@ -47,8 +47,8 @@ class FaceSetWriter:
 
     Args:
         index: The index to write or to continue.
-        log: The log to write or to continue.
-        columns: Columns of the index, without `SHARD_COLUMNS`.
+        log: The log to write or to continue: a table with one row for each complete entry.
+        columns: The columns of the index that the caller fills. The writer adds `SHARD_COLUMNS`.
         log_columns: The first columns of the log; `LOG_COLUMNS` come after them. The very first
             column identifies an entry.
         settings: The settings on which the crops depend, as text. A face set can only be continued
@@ -102,7 +102,7 @@ class FaceSetWriter:
         self._lock.close()
 
     def add(self, entry: Mapping[str, Any], crops: Sequence[EncodedCrop]) -> None:
-        """Write an entry: first its crops, then their rows in the index, then its row in the log.
+        """Write an entry: the crops, then the crops' rows in the index, and then a row in the log.
 
         Args:
             entry: The row of the log, without the columns `LOG_COLUMNS`, which this method adds.
@@ -148,10 +148,11 @@ class FaceSetWriter:
                 )
 
     def _restore(self) -> tuple[int, int]:
-        """Load the complete entries into `done`; cut an incomplete entry off the log and the index.
+        """Load the log's entries into `done`; cut an incomplete entry off the log and the index.
 
         Returns:
-            The number of the last shard, and its size in bytes without the incomplete entry.
+            The number of the last shard, and the size of this shard in bytes without the crops of
+            the incomplete entry.
         """
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, (*self._entry_columns, "settings"))

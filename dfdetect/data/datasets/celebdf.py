@@ -77,7 +77,7 @@ def _video(
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """Return a key that identifies a video: its top folder in lower case, and its file name."""
+    """Return a key for a video: the first folder of `path` in lower case, and the file name."""
     return path.parts[0].lower(), path.name
 
 

@@ -1,4 +1,4 @@
-"""The labelled videos or crops of a data set, and the register of known layouts."""
+"""The labelled videos or crops of a data set, and the register of functions that read them."""
 
 import os
 from collections import Counter
@@ -29,8 +29,8 @@ class Dataset:
         name: The data set's own name.
         videos: The videos, sorted by name.
         faces: The face crops, if the data set consists of crops instead of videos.
-        note: A remark for the user, for example that the data set has no official split; empty if
-            there is none.
+        note: A remark for the user, for example that the data set has no official split; may be
+            empty.
         missing: Short descriptions of the parts of the data set that the folder lacks.
     """
 
@@ -175,9 +175,9 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
-    """Return a dictionary from each folder that holds images to its images, in order of time.
+    """Return the images of each folder, in order of time, as a dictionary with the folders as keys.
 
-    The dictionary covers `folder` and all folders below it.
+    The dictionary covers `folder` and all folders below it. Folders without images are left out.
     """
     found: dict[Path, list[Path]] = {}
     for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images

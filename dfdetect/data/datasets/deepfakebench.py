@@ -9,9 +9,9 @@ Detection", NeurIPS 2024. Each JSON file lists the crops that the authors' prepr
 ```
 
 Between the split (`test`) and the videos (`id0_0000`), there may be one more level, the compression
-(`c23`). The frames are paths relative to the folder that holds all data sets. The reader looks for
-this folder in the JSON file's folder, in the folders above it, and in a few of their sub-folders
-(`PLACES`).
+(`c23`). The frames are paths relative to the folder that holds all data sets. To find this folder,
+the reader tries the folder of the JSON file, all parent folders, and the sub-folders `PLACES` of
+each of these folders.
 
 DF40 also publishes crops without a JSON file. The folder METHOD/ff has the fakes that a method made
 from FaceForensics++, and METHOD/cdf has the fakes that it made from Celeb-DF-v2. Some methods have
@@ -116,7 +116,8 @@ def read_df40(folder: Path) -> Dataset | None:
 def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
     """Yield the crop sequences that a JSON file lists.
 
-    The image paths are those of the file: relative to the folder that holds all data sets.
+    The image paths are copied from the JSON file, and are relative to the folder that holds all
+    data sets.
     """
     for label, by_split in by_label.items():
         for split, videos in by_split.items():
@@ -140,8 +141,9 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
 def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the name and the JSON entry of each video.
 
-    If the videos are grouped by compression, the name starts with the group, as in `c23/000`. The
-    argument `above` is this start of the name.
+    If the videos are grouped by compression, the names have the form `c23/000`. The function then
+    calls itself for each group, with the start of the names, such as `c23/`, as the argument
+    `above`.
     """
     for name, entry in videos.items():
         if "frames" in entry:
@@ -151,7 +153,11 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
-    """Return the folder to which the image paths are relative, or None if it is not found."""
+    """Find the folder to which the paths `images` in the JSON file `file` are relative.
+
+    The function tries all folders above the file, and their sub-folders `PLACES`. If none of these
+    folders holds an image, the result is None.
+    """
     roots = [parent / place for parent in file.absolute().parents for place in PLACES]
     for image in images:
         for root in roots:

@@ -11,7 +11,8 @@ manipulated_sequences/DeepFakeDetection/c23/videos/01_02__exit_phone_room__YVGY8
 splits/test.json or test.json
 ```
 
-A fake is called TARGET_SOURCE: it shows the scene of the target with the face of the source. Each
+The name of a fake begins with TARGET_SOURCE. The fake shows the scene of TARGET with the face of
+SOURCE. In FaceForensics++, TARGET and SOURCE are original videos; in DFD, they are actors. Each
 split file is named after a split, such as `test`, and lists pairs of original videos. Both videos
 of a pair, and the fakes made from them, belong to this split.
 """

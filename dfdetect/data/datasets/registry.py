@@ -18,7 +18,8 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
 
     If the folder or its parent has a `manifest.csv`, this table gives the labels. Otherwise, the
     layouts of the standard data sets are tried first, and then the layouts that `read_labels`
-    knows, which have no splits. A log message says which standard data set was recognised.
+    knows. Videos that `read_labels` reads have no official split. A log message says which standard
+    data set was recognised.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
