@@ -75,11 +75,13 @@ def compare_aggregations(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure each aggregation in `AGGREGATIONS` on scenes, artificial videos composed of tracks.
+    """Measure each aggregation in `AGGREGATIONS` on scenes.
+
+    A scene is an artificial video that is composed of tracks.
 
     Args:
         index: Index of a face set that was made by `extract` with `blend=True`. The scenes are
-            composed of its tracks.
+            composed of tracks of this face set.
         weights: Name or file of weights, as in `load_detector`; or a detector, which keeps its own
             device, whatever `device` says.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
@@ -92,7 +94,7 @@ def compare_aggregations(
         the same total weight.
 
     Raises:
-        FaceSetError: No REAL track of the face set has a FAKE track of the same frames.
+        FaceSetError: The face set has no pair of a REAL and a FAKE track of the same frames.
 
     Example:
         >>> compare_aggregations("clips.csv").loc[("mean logit", 32), ("part", "auc")]
@@ -147,7 +149,9 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
 def make_scenes(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, probabilities: np.ndarray
 ) -> list[Scene]:
-    """Return REAL and FAKE scenes of all three kinds that `Scene` describes.
+    """Return REAL and FAKE scenes (artificial videos) of the kinds `all`, `part` and `one of two`.
+
+    The class `Scene` describes these kinds.
 
     Args:
         pairs: For each pair of tracks, two arrays, as `find_pairs` returns them: the row numbers of
@@ -178,7 +182,8 @@ def make_scenes(
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
     """Return a function that applies an aggregation of dfdetect.
 
-    The function takes P(FAKE) of each frame of each person, and returns P(FAKE) of the video.
+    The returned function takes P(FAKE) of each frame of each person, and returns P(FAKE) of the
+    video.
     """
 
     def answer(people: Sequence[np.ndarray]) -> float:
@@ -200,9 +205,9 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
     """Return the mean probability of some or all frames of all people.
 
     If more than 40 % of the frames have probabilities above 0.8, the mean is taken over these
-    frames. If more than 90 % of the frames have probabilities below 0.2, the mean is taken over the
-    frames below 0.2. Otherwise, the mean is taken over all frames. The winner of the Deepfake
-    Detection Challenge uses this rule.
+    frames. If more than 90 % of the frames have probabilities below 0.2, the mean is taken over
+    these frames. Otherwise, the mean is taken over all frames. The winner of the Deepfake Detection
+    Challenge uses this rule.
     """
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]

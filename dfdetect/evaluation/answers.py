@@ -37,8 +37,8 @@ class Answer:
             unknown.
         method: Name of the method that made the fake; empty if it is unknown.
         kind: The kind of fake (swap, lipsync...); empty if it is unknown.
-        scene: Name of the scene. All REAL and FAKE videos of a scene have the same name here. Empty
-            if no other video of the scene is known.
+        scene: Name of the scene that the video shows. An original and the fakes made from this
+            original show the same scene. Empty if no other video of the scene is known.
         probability: P(FAKE), or NaN if the video has no score.
         tracks: For each track (one face followed through the video), P(FAKE) of its crops, float64
             of shape (crops,).
@@ -62,7 +62,7 @@ class Answers:
     """The scores and labels of many videos or crops, as arrays.
 
     Args:
-        rows: An `Answer` for each video or crop, at least one.
+        rows: An `Answer` for each video or crop. `rows` must not be empty.
 
     Example:
         >>> answers = score_face_set(detector, FaceSet.read("val.csv"), Executor("cpu"))
@@ -89,7 +89,10 @@ class Answers:
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:
-        """Return the attribute `name` of each answer, as an array of text of shape (n,)."""
+        """Return one attribute of all answers, such as `source`, as texts: an array of shape (n,).
+
+        `name` is the name of the attribute.
+        """
         return np.array([getattr(row, name) for row in self.rows], dtype=str)
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +141,8 @@ def score_face_set(
         progress: Show a progress bar.
 
     Returns:
-        The answers in the order of `faces.videos()`.
+        One answer for each element of `faces.videos()`, in the same order. A crop that belongs to
+        no video is an element of its own.
     """
     videos = faces.videos()
     tracks = [track for video in videos for track in video]

@@ -79,7 +79,8 @@ def compare(
             followed by `.safetensors`. If a training was interrupted, the next call with the same
             folder continues it.
         clips: Indexes of face sets that `extract` made, with several consecutive crops of each
-            face. Models that take several crops at once are also trained on these face sets.
+            face. Models that take clips (several crops at once) are trained on the face sets
+            `faces` and `clips` together, all other models on `faces` alone.
         val_clips: Index of a face set of other actors, made by `extract` like those of `clips`. All
             detectors are also measured on it.
         architectures: Names of the architectures; None for `compared_architectures()`.
@@ -141,10 +142,11 @@ def compare(
 
 
 def compared_architectures() -> list[str]:
-    """Return the names of all architectures with a training recipe.
+    """Return the names of the architectures that `compare` trains by default.
 
-    The architectures of the study that the module describes come first. The architecture of the
-    default detector is left out, because `compare` measures the installed default detector instead.
+    First come the architectures of the study (see the docstring of this module). All other
+    architectures with a training recipe follow. The architecture of the default detector is left
+    out, because `compare` measures the installed default detector instead.
     """
     default = [member.architecture for member in read_spec(find_weights()).members]
     others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, *default})
@@ -152,7 +154,7 @@ def compared_architectures() -> list[str]:
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """Convert the table that `compare` returns to Markdown text, with 95 % intervals."""
+    """Return the table of `compare` as Markdown text, with the 95 % intervals of metrics."""
     columns = {
         "detector": table.index,
         "weights": [f"{count / 1e6:.3g} M" for count in table["parameters"]],
@@ -174,9 +176,9 @@ def to_markdown(table: pd.DataFrame) -> str:
 def draw(table: pd.DataFrame) -> Figure:
     """Return a figure of two plots, given the table that `compare` returns.
 
-    The first plot shows the balanced accuracies. The second plot shows the accuracies on data of
-    which 80.75 % is FAKE, as in the study that the module describes. Beside them, it shows the
-    accuracies that the study reported.
+    The first plot shows the balanced accuracies. The second plot shows accuracies for data of which
+    80.75 % is FAKE: the accuracies computed by `compare`, and the accuracies that the study
+    reported. The docstring of this module describes the study.
     """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)

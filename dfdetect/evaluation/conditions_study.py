@@ -91,7 +91,7 @@ def compare_conditions(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Return a table of a detector's metrics on damaged crops, natural crops and few frames.
+    """Measure a detector on damaged crops, on groups of natural crops, and on few frames.
 
     Args:
         sources: Indexes of face sets (labelled crops of faces), which are measured together.
@@ -107,7 +107,8 @@ def compare_conditions(
         columns are:
 
         - `comparison`: `damaged`, `natural` or `frames`;
-        - `condition` and `level`: the property of the group, and its value or range;
+        - `condition`: the property that differs from the reference, such as `brightness`;
+        - `level`: the strength of the damage, the range of the property, or the number of frames;
         - `n`: the number of crops or tracks in the group;
         - `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy`: metrics of the group;
         - `difference`: the balanced accuracy of the group minus that of the reference;

@@ -44,8 +44,9 @@ class Encoding:
 
     Attributes:
         condition: The kind of copy: `reference`, `crf` (compressed) or `frame rate` (fewer frames).
-        level: The constant rate factor or the frame rate, as text.
-        crf: The constant rate factor of x264.
+        level: For `reference` and `crf`, the attribute `crf` as text. For `frame rate`, the number
+            of frames per second as text, or `uneven`.
+        crf: The constant rate factor with which x264 encodes the copy.
         choose: Function that takes all frames of the video and returns the frames of the copy.
     """
 
@@ -70,10 +71,10 @@ def compare_encodings(
         progress: Show a progress bar.
 
     Returns:
-        A table with a row for each encoding, and a row for each range of bits per pixel of the
-        compressed copies. The columns are:
+        A table with a row for each encoding. Further rows group the copies with the condition `crf`
+        by their bits per pixel. The columns are:
 
-        - `condition` and `level`: the encoding or the range;
+        - `condition` and `level`: as in `Encoding`, or `bits per pixel` and a range of values;
         - `n`: the number of copies with a score;
         - `bits_per_pixel`: the median bits per pixel of the copies;
         - `probability_change`: the mean absolute difference between P(FAKE) of a copy and P(FAKE)
@@ -148,7 +149,7 @@ def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
 
 
 def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
-    """Yield a row for each copy of a video that the detector can score.
+    """Encode copies of a video, score the copies, and yield a row for each copy with a score.
 
     The first copy is the reference. Every row has the score of the reference, and the score of the
     row's copy. If the detector cannot score the reference, no row is yielded.
@@ -220,7 +221,10 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Return a random half of the frames in order. The times between them are uneven."""
+    """Return half of the frames, drawn at random, in the order of the video.
+
+    The times between two successive frames are therefore uneven.
+    """
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]
     return [frames[place] for place in sorted(kept)]

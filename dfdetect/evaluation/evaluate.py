@@ -73,10 +73,10 @@ def evaluate(
         plots: Folder for the plots `roc.png`, `reliability.png` and `histogram.png`, and for the
             table `scores.csv`, which has a row for each score.
         table: File for a table of the metrics and their intervals. The name of the file ends in
-            `.md` (for Markdown) or `.csv`. The table has one row for all videos together, one for
-            all frames together, and one for each source and for each method.
-        fake_share: Also compute the metrics that data with this share of FAKE would give; None for
-            no such metrics.
+            `.md` (for Markdown) or `.csv`. The table has one row for all videos, one row for all
+            frames, one row for each source, and one row for each method.
+        fake_share: Also compute the metrics to expect on data with this share of FAKE; None for no
+            such metrics.
         degrade: How the crops of a face set are damaged before they are scored: `jpeg` (compressed
             as JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 %
             darker); None for no damage.
@@ -159,7 +159,7 @@ def evaluate(
 
 
 def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
-    """Return the data set if the path is one. Return None if all paths are indexes of face sets."""
+    """Return the data set at the only path, or None if all paths are indexes of face sets."""
     shown = ", ".join(map(str, paths))
     if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
         if len(paths) != 1:
@@ -197,7 +197,7 @@ def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
 
 
 def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict[str, Metrics]:
-    """Return the metrics of each subgroup.
+    """Return the metrics of each subgroup of videos, such as videos with dark or blurred faces.
 
     The attributes of a video's first crop decide to which subgroups the video belongs.
     """
@@ -223,8 +223,7 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
     """Return the metrics of each method that made fakes.
 
-    The metrics of a method are computed from its fakes, and from all REAL items of the sources that
-    contain fakes of this method.
+    The metrics of a method compare the method's fakes with all REAL items of the same sources.
     """
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
@@ -237,7 +236,8 @@ def _measure_methods(answers: Answers) -> dict[str, Metrics]:
 def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
     """Return the metrics of the answers at `rows`.
 
-    The metrics have 95 % intervals if these answers come from enough different actors or videos.
+    The metrics have 95 % intervals if these answers come from at least 10 groups. A group is an
+    actor, or a video if the actor is unknown.
     """
     groups = answers.texts("group")[rows]
     enough = len(set(groups.tolist())) >= FEWEST_GROUPS
@@ -247,7 +247,7 @@ def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
 
 
 def _measure_votes(answers: Answers) -> VotedMetrics:
-    """Return metrics in which all known sources have the same weight, with intervals."""
+    """Return metrics with 95 % intervals, to which all known sources contribute equally."""
     known = answers.texts("source") != ""
     columns = (answers.texts(name)[known] for name in ("source", "kind", "scene"))
     return voted_metrics(

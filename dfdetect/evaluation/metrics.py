@@ -81,7 +81,10 @@ class Metrics:
 
 @dataclass(frozen=True, kw_only=True)
 class VotedMetrics:
-    """Metrics in which both classes, and all sources within a class, have the same total weight.
+    """Metrics in which large sources do not dominate, because each source has one vote.
+
+    REAL and FAKE have the same total weight. Within a class, all sources have the same total
+    weight, whatever their numbers of items.
 
     A source is the data set, camera or site that an item (a video or a crop) comes from. A pair
     consists of a REAL and a FAKE item of the same scene, such as a video and a fake made from it.
@@ -98,8 +101,8 @@ class VotedMetrics:
         pairs: Number of scenes that have pairs. A scene counts once, however many pairs it has.
         pairs_in_order: Share of a scene's pairs in which the FAKE item has the higher probability,
             averaged over the scenes.
-        intervals: 95 % intervals by the name of the metric, from a bootstrap over sources. Empty if
-            no intervals were requested.
+        intervals: Dictionary from the name of each metric to its 95 % interval, from a bootstrap
+            that draws whole sources. Empty if no intervals were requested.
     """
 
     real_sources: int
@@ -161,7 +164,7 @@ def metrics(
 
 
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
-    """Return the metrics that data with the share `fake_share` of FAKE items would give.
+    """Return the metrics to expect on data of which the share `fake_share` is FAKE.
 
     The items are weighted so that the FAKE items have the share `fake_share` of the total weight.
     The given probabilities assume that half of the items are FAKE. They are corrected for the new
@@ -238,8 +241,8 @@ def bootstrap_intervals(
     `count` groups at random, with replacement.
 
     Args:
-        measure: Function that returns the metrics of one draw by name. Its argument says how often
-            the draw picked each group, int of shape (count,).
+        measure: Function that returns the metrics of one draw by name. The function takes an int
+            array of shape (count,), which says how often the draw picked each group.
         count: Number of groups.
         rounds: Number of draws.
         seed: Seed of the random generator.
@@ -261,11 +264,14 @@ def bootstrap_draws(
     rounds: int = BOOTSTRAP_ROUNDS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Draw whole groups many times, as in `bootstrap_intervals`, and return each draw's metrics.
+    """Draw groups of items many times, and return the metrics of each draw.
+
+    A group is a set of items that belong together, such as all crops of one actor. Each draw picks
+    `count` groups at random, with replacement.
 
     Args:
-        measure: Function that returns the metrics of one draw by name. Its argument says how often
-            the draw picked each group, int of shape (count,).
+        measure: Function that returns the metrics of one draw by name. The function takes an int
+            array of shape (count,), which says how often the draw picked each group.
         count: Number of groups.
         rounds: Number of draws.
         seed: Seed of the random generator.
@@ -283,9 +289,10 @@ def bootstrap_draws(
 def figures_of(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return a function that computes the metrics of these items for any weights of the items.
+    """Return a function that computes weighted metrics of items.
 
-    The function takes a weight for each item, float of shape (n,), and returns metrics by name.
+    The returned function takes the weights of the items, float of shape (n,), and returns a
+    dictionary of metrics by name.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -468,7 +475,9 @@ def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
 
 
 def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return a weight for each item in one draw of a bootstrap, by the rule of `vote_weights`.
+    """Return the weight of each of the n items, by the rule of `vote_weights`.
+
+    A bootstrap draws sources. A source that was drawn twice counts as two sources.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).

@@ -56,8 +56,8 @@ class PairedComparison:
         differences: The difference in each metric, by the name of the metric, tested by a paired
             bootstrap. The bootstrap draws whole actors or videos with replacement. Each draw is
             used for both detectors.
-        delong: The difference in the AUC, tested by DeLong's test. This test assumes that scores
-            are independent.
+        delong: The difference in the AUC, tested by DeLong's test. This test assumes that the
+            scores of different items are independent.
         groups: Number of actors or videos from which the bootstrap draws.
     """
 
@@ -202,7 +202,7 @@ def _bootstrap(
     group_of: np.ndarray,
     groups: int,
 ) -> dict[str, Difference]:
-    """Return the difference in each metric, tested by a paired bootstrap.
+    """Return how the two detectors differ in each metric, tested by a paired bootstrap.
 
     The method is that of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
     """

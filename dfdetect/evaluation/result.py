@@ -61,22 +61,23 @@ class EvaluationResult:
     `str` returns a report for people, and `to_dict` returns the values for JSON.
 
     Attributes:
-        answers: The score of each video, and of each crop that belongs to no video.
+        answers: The score of each item: of each video, and of each crop that belongs to no video.
         metrics: Metrics of these scores, with intervals from a bootstrap over actors or videos.
         frame_level: Metrics of the scores of single crops.
         sources: Metrics of each known source (data set, camera or site), with intervals if the
             source has enough actors or videos.
-        methods: Metrics of each known method that made fakes. They are computed from the fakes of
-            the method, and from all REAL items of the sources that contain fakes of this method.
+        methods: Metrics of each known method that made fakes. The metrics of a method compare the
+            method's fakes with all REAL items of the same sources.
         auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
             a bootstrap over sources; None if fewer than two sources are known.
-        operating_points: Counts of REAL and FAKE items whose P(FAKE) is above the threshold of a
-            verdict, by the name of the verdict. Empty if the checkpoint has no thresholds.
+        operating_points: For each of the verdicts `uncertain` and `fake`, how many REAL and how
+            many FAKE items have a P(FAKE) above the threshold of the verdict. Empty if the
+            checkpoint has no thresholds.
         subgroups: Metrics of small, dark, blurred and turned faces, and of the faces in none of
             these subgroups, by the name of the subgroup. Empty if they were not requested.
-        reweighted: Metrics that data with the requested share of FAKE would give. None if no share
-            was requested.
+        reweighted: Metrics to expect on data with the requested share of FAKE. None if no share was
+            requested.
 
     Example:
         >>> result = evaluate("val.csv")
@@ -98,7 +99,7 @@ class EvaluationResult:
 
     @property
     def tracks(self) -> int:
-        """Return the number of tracks (faces followed through a video) of all answers."""
+        """Return the number of tracks (faces followed through a video) that were scored."""
         return sum(len(row.tracks) for row in self.answers.rows)
 
     @property
@@ -116,9 +117,10 @@ class EvaluationResult:
 
         Returns:
             A dictionary with the metrics by name, their `intervals`, the counts `tracks`, `crops`
-            and `without_score`, and the other attributes of the result by name. The dictionary of
-            each source has an entry `label` with the numbers of REAL and FAKE items. `answers` is a
-            list with the name, label, source and probability of each answer.
+            and `without_score`, and the other attributes of the result by name. The entry `sources`
+            has a dictionary of metrics for each source. In this dictionary, the entry `label` has
+            the numbers of the source's REAL and FAKE items. The entry `answers` is a list with the
+            name, label, source and probability of each answer.
         """
         labels = self.answers.texts("label")
         names = self.answers.texts("source")
@@ -182,10 +184,11 @@ class EvaluationResult:
     def _main_table(self) -> str:
         """Return a table of the metrics as text.
 
-        The first column has the metrics of the answers. If several sources are known, the next
-        column has the metrics in which all sources have the same weight. If answers have several
-        crops, the next column has the metrics of single crops. For comparison, the last column has
-        the metrics of a detector that gives every item the same probability.
+        The first column has the metrics of the items (videos, and crops that belong to no video).
+        If several sources are known, the next column has the metrics in which all sources have the
+        same weight. If videos have several crops, the next column has the metrics of single crops.
+        For comparison, the last column has the metrics of a detector that gives every item the same
+        probability.
         """
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:

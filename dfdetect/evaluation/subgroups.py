@@ -54,8 +54,8 @@ def measure_crop(crop: np.ndarray) -> FaceAttributes:
 def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return which faces are small, dark, blurred or turned to the side.
 
-    The limits come from `dfdetect.scoring.reliability`. A face beyond a limit causes a warning
-    there.
+    The limits come from `dfdetect.scoring.reliability`. If a face is beyond a limit, the result of
+    a detector has a warning.
 
     Args:
         attributes: Attributes of the faces, as `measure_attributes` returns them.

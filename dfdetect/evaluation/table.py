@@ -30,8 +30,8 @@ def to_table(result: EvaluationResult) -> pd.DataFrame:
     """Return the metrics of an evaluation as a table.
 
     Returns:
-        A table with one row for all videos together, one row for all frames together, and one row
-        for each source and each method. The columns are:
+        A table with one row for all videos, one row for all frames, one row for each source, and
+        one row for each method. The columns are:
 
         - `part`: `videos`, `frames`, `source` or `method`;
         - `name`: the name of the source or method, otherwise empty;
