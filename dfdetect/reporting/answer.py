@@ -29,7 +29,7 @@ HEAT_MAPS = "Where the detector sees evidence for FAKE: the redder, the stronger
 
 
 def render_note(text: str) -> str:
-    """Return an HTML paragraph with a short message on the progress of a check."""
+    """Return an HTML paragraph with a short message, such as "Looking at frame 3 of 32 ..."."""
     return f'<p class="note">{escape(text)}</p>'
 
 
@@ -77,7 +77,7 @@ def _headline(result: VideoResult) -> str:
 
 
 def _meaning(result: VideoResult) -> str:
-    """Return HTML that says what the verdict means and how sure it is."""
+    """Return HTML that says what the verdict means and how reliable the verdict is."""
     points, noun = result.operating_points, noun_of(result)
     if points is None or result.verdict is None:
         return (

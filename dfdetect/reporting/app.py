@@ -272,10 +272,11 @@ def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResu
 
 
 class _CountingDecoders(DecoderPool):
-    """A pool of decoders that reports how many frames of a video have been decoded.
+    """A pool of decoders that reports how many frames of the current video have been decoded.
 
     Args:
-        on_frame: Function that is called after each frame with the number of frames so far.
+        on_frame: Function that is called after each frame. Its argument is the number of decoded
+            frames of this video.
     """
 
     def __init__(self, on_frame: Callable[[int], None]):
@@ -289,7 +290,7 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated videos of open pages: at most one for each page, in a folder of its own."""
+    """The annotated videos of open pages. A page has at most one, which is in its own folder."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder

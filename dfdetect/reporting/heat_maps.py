@@ -97,10 +97,10 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return the part of a heat map's width or height in which a position lies.
+    """Return whether a position is in the first, middle or last part of a heat map.
 
-    There are three parts. The middle part is narrower than the other two, because the evidence is
-    seldom centred far from the middle.
+    The parts divide the width or the height of the heat map. The middle part is narrower than the
+    other two, because the evidence is seldom centred far from the middle.
 
     Args:
         share: The position, from 0 (left or upper edge) to 1 (right or lower edge).
@@ -151,7 +151,7 @@ class HeatMapStore:
         return replace(result, tracks=[replace(one, heat_maps=[]) for one in result.tracks])
 
     def get(self, name: str) -> list[list[HeatMapPicture]] | None:
-        """Return a list of pictures for each person of a video, or None if none are stored.
+        """Return a list of pictures for each person of a video, or None if the video is unknown.
 
         Args:
             name: The name that `take` was given for the video.

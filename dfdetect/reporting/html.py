@@ -94,7 +94,7 @@ def write_report(
 def _page(
     ranked: Sequence[tuple[str, VideoResult]], prior: float | None, detector: str
 ) -> tuple[str, str]:
-    """Return two parts of the page's HTML: before and after the sections of the videos."""
+    """Return the HTML before the sections of the videos, and the HTML after these sections."""
     template = files("dfdetect.reporting").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split(VIDEOS)
     results = [result for _, result in ranked]

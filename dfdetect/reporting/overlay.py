@@ -54,10 +54,10 @@ def annotate(
     a sampled frame that shows the person. A panel below the frame shows the verdict, and a curve of
     P(FAKE) over time for each person.
 
-    Each frame of the copy has the time that it has in the video. Frames with a side of more than
-    1280 pixels are reduced until the longer side has 1280 pixels. Frames narrower than 480 pixels
-    are enlarged. A video becomes an MP4 file with H.264 and AAC, which browsers play. An image
-    becomes an image without curves. An existing file is replaced when the new one is complete.
+    Each frame keeps its time. Frames with a side of more than 1280 pixels are reduced until the
+    longer side has 1280 pixels. Frames narrower than 480 pixels are enlarged. The copy of a video
+    is an MP4 file with H.264 and AAC, which browsers play. The copy of an image is an image, and
+    its panel has no curves. An existing file is replaced when the new one is complete.
 
     Args:
         path: The video or image.
@@ -215,7 +215,7 @@ def _run(
     """Run `dfdetect.reporting.painting.main` in a new process. Raise an error if it fails.
 
     Args:
-        path: The video or image, which the errors name.
+        path: The video or image, shown in error messages.
         request: The JSON object that `main` reads.
         threads: Number of threads, as in `main`.
         seconds: Time limit of the process.

@@ -188,7 +188,7 @@ def person_colour(place: int) -> tuple[int, int, int]:
 
 
 def sampling_interval(result: VideoResult) -> float:
-    """Return the median time, in seconds, from one sampled frame that shows a face to the next."""
+    """Return the median time in seconds between two successive sampled frames that show a face."""
     times = sorted({time for track in result.tracks for time in track.times})
     return float(np.median(np.diff(times))) if len(times) > 1 else NEARBY
 
@@ -307,7 +307,10 @@ def _draw_scale(
     seconds: float,
     thresholds: OperatingPoints | None,
 ) -> None:
-    """Draw the axes of the curves, a line for each threshold, and a text that names the lines."""
+    """Draw the axes of the curves, a line for each threshold, and a caption with the thresholds.
+
+    `letter` is the height of letters, in pixels of the drawing.
+    """
     left, top, right, bottom = box
     font = _font(round(0.8 * letter), bold=False)
     levels, text = [0.0, 1.0], "P(FAKE) over time"

@@ -163,7 +163,7 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return the text to print after the lines of all videos, which `result_line` returns.
+    """Return the text to print after the lines that `result_line` returns for the videos.
 
     For several videos, the text has the summary and the meaning of the verdicts. For one video with
     a score, it has the details. For one video without a score, it has the summary if `prior` is
@@ -243,7 +243,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
     """Return a phrase for each verdict, which gives the verdict's range of P(FAKE).
 
-    In these phrases, `them` means the REAL videos that the text `ORIGIN` names.
+    In these phrases, `them` means REAL videos. The constant `ORIGIN` says which REAL videos.
 
     Args:
         points: The thresholds of the verdicts.
@@ -311,9 +311,10 @@ def verdict_reason(result: VideoResult) -> str:
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence about people or moments that look more suspicious than the whole video.
 
-    Their P(FAKE) is above a threshold that the video does not exceed. This threshold is `uncertain`
-    if the verdict on the video is `real`, and `fake` if that verdict is `uncertain`. The sentence
-    begins with a space. If there are no such people or moments, the text is empty.
+    If the verdict on the video is `real`, the P(FAKE) of these people or moments is above the
+    threshold `uncertain`. If the verdict is `uncertain`, their P(FAKE) is above the threshold
+    `fake`. The sentence begins with a space. If there are no such people or moments, the text is
+    empty.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
@@ -359,9 +360,10 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """Return lines about one person: P(FAKE), and when the person is seen and most suspicious.
+    """Return lines about one person: P(FAKE), when the person is seen, and the moments to look at.
 
-    If only one frame was sampled, as from an image, the lines contain no times.
+    These moments have the highest P(FAKE). If only one frame was sampled, as from an image, the
+    lines contain no times.
     """
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
