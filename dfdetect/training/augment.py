@@ -33,7 +33,7 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Rescale images, all by the same factor; uint8 of shape (..., 3, height, width)."""
+        """Rescale all images by one factor; input and output are uint8 (..., 3, height, width)."""
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -53,7 +53,7 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compress images, all with the same quality; uint8 of shape (..., 3, height, width)."""
+        """Compress all images with one quality; input and output: uint8 (..., 3, height, width)."""
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -73,7 +73,7 @@ class Darken(nn.Module):
         self.darkest = darkest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Darken images, all in the same way; uint8 of shape (..., 3, height, width)."""
+        """Darken all images alike; input and output are uint8 (..., 3, height, width)."""
         gamma, factor = torch.rand(2).tolist()
         factor = self.darkest + (1 - self.darkest) * factor
         levels = torch.linspace(0, 1, 256) ** (1 + gamma) * factor * 255
@@ -93,7 +93,7 @@ class Noise(nn.Module):
         self.strongest = strongest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Add noise to one or more images; uint8 of shape (..., 3, height, width)."""
+        """Add noise to all images; input and output are uint8 (..., 3, height, width)."""
         noise = torch.randn(image.shape) * torch.rand(()) * self.strongest
         return (image + noise).round().clamp(0, 255).to(torch.uint8)
 
@@ -131,10 +131,10 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
     """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
     Framing is the size and the position of the face in the crop. It depends on the face detector. A
-    model may be used with another face detector than the one that found its training faces. For
-    example, two face detectors were compared on the same faces. The crops of one detector had 0.78
-    to 0.88 times the size of the crops of the other. The centres of the crops were 0.01 to 0.13
-    face heights apart.
+    model may be used with another face detector than the one that found its training faces. To
+    measure how much the framing then changes, two face detectors were compared on the same faces.
+    The crops of one detector had 0.78 to 0.88 times the size of the crops of the other. The centres
+    of the crops were 0.01 to 0.13 face heights apart.
 
     Args:
         input_size: Side of the result in pixels.
@@ -225,7 +225,10 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
 
 
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
-    """Encode images with a video codec, and decode them again: uint8 (n, 3, height, width)."""
+    """Encode images with a video codec, and return the decoded images.
+
+    Input and output are uint8 of shape (n, 3, height, width). `coarseness` is as in `Encode`.
+    """
     encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
     encoder.height, encoder.width = images.shape[-2:]
     encoder.pix_fmt = "yuv420p"

@@ -1,4 +1,4 @@
-"""Fit the calibration of a trained detector again, on faces that resemble the user's videos."""
+"""Fit the calibration of a trained detector again, on faces from videos like the user's."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,11 +26,11 @@ def calibrate(
 ) -> ModelSpec:
     """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
-    The calibration turns a raw logit into a logit that says how sure the detector is. The operating
-    points are the thresholds of the verdicts. Both are fitted on the scores of whole videos, as at
-    the end of `train`. If only some videos have a known source, these videos have half of the total
-    weight, and all other videos have the other half. Within each half, REAL and FAKE have equal
-    total weights. Within REAL and within FAKE, all sources have equal total weights.
+    The calibration turns a raw logit into the logit of a realistic P(FAKE). The operating points
+    are the thresholds of the verdicts. Both are fitted on the scores of whole videos, as at the end
+    of `train`. If only some videos have a known source, these videos have half of the total weight,
+    and all other videos have the other half. Within each half, REAL and FAKE have equal total
+    weights. Within REAL and within FAKE, all sources have equal total weights.
 
     The network itself is not changed. It must not have been trained on the people and sources of
     `faces`; otherwise the new calibration makes the probabilities too extreme.

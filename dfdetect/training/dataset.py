@@ -19,7 +19,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """What a crop is turned into before the augmentation."""
+    """What the dataset makes of a crop before the augmentation, such as a fake."""
 
     RECORDED = "the crop itself"
     SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
@@ -34,7 +34,7 @@ class Item(NamedTuple):
         position: Index of the crop or clip in the dataset.
         seed: Seed of all random changes to the item. A fake and the REAL item that it is made from
             have the same seed, so that they are augmented in the same way.
-        role: What the crop is turned into before the augmentation (see `Role`).
+        role: What the dataset makes of the crop before the augmentation (see `Role`).
     """
 
     position: int
@@ -62,8 +62,8 @@ class ClipDataset(Dataset):
             `original` holds the id of the REAL crop in `faces` that was reconstructed. The argument
             has no effect if `length` is above 1.
         compression: Transform that is applied, before `transform`, to the fakes made from
-            `reconstructions` and to the REAL crops of these fakes. Without it, a model could
-            recognise these fakes by their lack of compression artefacts.
+            `reconstructions` and to the REAL crops that these fakes were made from. Without it, a
+            model could recognise these fakes by their lack of compression artefacts.
     """
 
     def __init__(
@@ -126,7 +126,11 @@ class ClipDataset(Dataset):
     def _pair_with_reconstruction(
         self, position: int, real: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a REAL crop, and a fake made from this crop and one of its reconstructions."""
+        """Return the crop `real`, and a fake made from `real` and one of its reconstructions.
+
+        `position` is the position of the crop in the dataset. The returned crop is sometimes
+        blurred (see `blend_reconstruction`).
+        """
         assert self.reconstructions is not None
         rows = self._made_of[position]
         row = rows[int(torch.randint(len(rows), (), generator=generator))]

@@ -55,7 +55,10 @@ class DistributedContext:
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Join the parts of all processes, in the order that the items had before `shard`."""
+        """Join the arrays `part` of all processes into one array.
+
+        The joined array is in the order that the items had before `shard` divided them.
+        """
         if self.world_size == 1:
             return part
         parts: list[np.ndarray] = [part] * self.world_size
@@ -107,8 +110,8 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
     Without `torchrun`, the context is that of a single process.
 
     Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`. On a machine with several
-            GPUs, each process uses a different GPU.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`. If a machine has several
+            GPUs, `auto` and `cuda` give each process a different GPU.
 
     Raises:
         ArgumentError: The device does not work.
@@ -138,7 +141,7 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
 
 class _GlobalBatchMode(TorchFunctionMode):
-    """Makes a part of a batch give the same results as if one process had the whole batch.
+    """A mode in which the items of a process get the same outputs as in the whole batch.
 
     The mode changes batch normalisation, dropout and stochastic depth. If a model draws random
     numbers for anything else, DfdetectError is raised, because these numbers would differ from
@@ -248,7 +251,7 @@ def _generator_states() -> list[torch.Tensor]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over all processes. Its gradient is summed over all processes, too."""
+    """Sums a tensor over all processes. The backward pass sums the gradients of all processes."""
 
     @staticmethod
     def forward(_: Any, values: torch.Tensor) -> torch.Tensor:

@@ -40,8 +40,8 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
         init: The path of a file, or `imagenet` for the ImageNet weights in an installed package.
 
     Raises:
-        FileNotFoundError: The file does not exist, or the package is not installed; the message
-            says what to do.
+        FileNotFoundError: The file does not exist, or no installed package has the ImageNet
+            weights. The message says what to do.
     """
     if init != IMAGENET:
         if Path(init).is_file():
@@ -67,8 +67,8 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     tensors are matched by position. In both cases, each tensor must have the shape that the model
     expects. There is one exception: the weights of a fully connected layer in the file may be
     copied into an equivalent convolution of the model, as in timm's VGG. The file may hold a larger
-    network: if exactly as many of its tensors have the prefix `features.` as the model has outside
-    its head, its other tensors are ignored.
+    network, whose first part has tensor names with the prefix `features.`. If this part has as many
+    tensors as the model without its head, the rest of the file is ignored.
 
     Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions of such
     a file are matched by position, and the layers of the model after the convolutions remain
@@ -131,7 +131,8 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
     Networks", ICLR 2016). A model with normalisation layers is not changed.
 
     Args:
-        model: A model with random weights. All its weights are changed, except in the head.
+        model: A model with random weights. If it has no normalisation layers, all weights except
+            those of the head are changed.
         images: At least about 50 normalised inputs of the model, over which mean and variance are
             computed.
     """
@@ -152,7 +153,10 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> torch.Tensor:
-    """Change a layer so that its output has mean 0 and variance 1, and return this output."""
+    """Scale a layer so that each unit's output has mean 0 and variance 1; return the new output.
+
+    If the layer has no bias, the mean is not changed.
+    """
     units = output.transpose(0, 1).flatten(1)
     mean, std = units.mean(dim=1), units.std(dim=1).clamp(min=SMALLEST_STD)
     layer.weight /= std.view(-1, *[1] * (layer.weight.ndim - 1))
@@ -167,7 +171,7 @@ def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) 
 def _without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return a state dict without the counters of batch normalisation.
 
-    Older files lack these counters.
+    Files of old PyTorch versions lack these counters, so tensors are matched without them.
     """
     return {name: tensor for name, tensor in state.items() if tensor.ndim > 0}
 

@@ -1,4 +1,4 @@
-"""Record the metrics and the best model of a training run, and save its state for resuming it."""
+"""Record the metrics and the best model of a training run, and save the run to resume it later."""
 
 import logging
 import sys
@@ -38,8 +38,8 @@ class Run:
         judge: The judge that measures the model on held-out faces.
         context: Says which process of the training run this is.
         progress: Whether to print the main metrics of each epoch to standard error.
-        history: The metrics of each epoch. For a linear model, the metrics for each strength of the
-            penalty on the weights.
+        history: The metrics of each epoch. A linear model has no epochs: it is fitted once for each
+            strength of the penalty on its weights, and `history` has the metrics of each fit.
         best: A dictionary that describes the model with the lowest `choosing_loss` (see
             `dfdetect.training.judging`). Its keys are `weights`, `calibration`, `operating_points`,
             `scores` (the metrics) and `made_by` (see `record`). It is empty before the first epoch
@@ -65,8 +65,9 @@ class Run:
         """Measure a model, add its metrics to the history, and keep its weights if it is the best.
 
         Args:
-            made_by: How the model was made: the number of the epoch, or what
-                `dfdetect.training.linear.fit_head` returns for a linear model.
+            made_by: Values for the history that say how the model was made: the number of the
+                epoch, or for a linear model the row that `dfdetect.training.linear.fit_head`
+                returns.
             notes: Further values for the history, such as the training loss.
             logits: Raw logits that the model gives to the held-out crops or clips, shape (n,).
             model: The model; None for the attribute `model` of this run.
@@ -102,7 +103,7 @@ class RunState:
     """The file from which an interrupted run continues.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         description: The settings of the run. A run with other settings cannot use the file.
         resume: Whether `restore` loads the file.
     """
@@ -112,7 +113,7 @@ class RunState:
     resume: bool
 
     def save(self, run: Run, learner: Learner) -> None:
-        """Write the state of a run to the file `path`.
+        """Write the state of a run to the file `self.path`.
 
         The run can be resumed with another number of processes.
         """
@@ -124,7 +125,9 @@ class RunState:
             torch.save({**saved, "losses": learner.losses}, temporary)
 
     def restore(self, run: Run, learner: Learner) -> None:
-        """Load the state that a stopped run saved, if `resume` is true and the file `path` exists.
+        """Load the state that a stopped run saved in the file `self.path` into `run` and `learner`.
+
+        If `self.resume` is false or the file does not exist, nothing happens.
 
         Raises:
             ArgumentError: The stopped run had other settings.

@@ -27,14 +27,15 @@ class BalancedSampler(Sampler[list[Item]]):
 
     **Made fakes.** Some fakes are made from REAL items of the same batch. A share
     `self_blend_share` of the FAKE half is made by self-blending. A share `reconstruction_share` of
-    the FAKE half is made from stored reconstructions of the REAL items. A made fake has the same
-    seed as its REAL item, so that both are augmented in the same way. If a source has no FAKE
-    items, a fake is made from each REAL item of this source, even if the shares are exceeded.
-    Otherwise a model could recognise these items as REAL by their source.
+    the FAKE half is made from stored reconstructions (see `dfdetect.data.reconstruct`) of the REAL
+    items. A made fake has the same seed as its REAL item, so that both are augmented in the same
+    way. If a source has no FAKE items, a fake is made from each REAL item of this source, even if
+    the shares are exceeded. Otherwise a model could recognise these items as REAL by their source.
 
-    **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset. A share
-    `pair_share` of these fakes get a partner in the batch: a REAL item of the same scene. The
-    partner takes the place of some other REAL item. A fake and its partner have the same seed, too.
+    **Recorded fakes.** The rest of the FAKE half consists of recorded fakes: FAKE items of the
+    dataset. A share `pair_share` of the recorded fakes gets a partner in the batch: a REAL item of
+    the same scene. The partner takes the place of some other REAL item. A fake and its partner have
+    the same seed, too.
 
     **Epochs.** An epoch has `epoch_items` items. By default, an epoch is so long that each item of
     the rarer class is used once on average. If an epoch has fewer items than a batch, its only
@@ -145,15 +146,15 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot (position in the batch) of a REAL item that a fake's partner may replace.
+        """Return a slot (position in the batch) whose REAL item a fake's partner may replace.
 
         A partner is a REAL item of the same scene as the fake. The replaced item must come from the
         same face set as the fake. If `spare` has no such item, the result is None.
 
         Args:
             fake: Position of the fake in the dataset.
-            spare: A dictionary from each slot whose REAL item may be replaced to the position of
-                this item in the dataset.
+            spare: The REAL items that may be replaced: a dictionary from their slots to their
+                positions in the dataset.
         """
         face_sets = self.dataset.face_sets
         for slot, position in spare.items():
@@ -162,7 +163,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Return, for each REAL item, which kind of fake to make from it."""
+        """Return a role for each REAL item: the kind of fake that is made from this item."""
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )
@@ -171,9 +172,9 @@ class BalancedSampler(Sampler[list[Item]]):
         return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
-        """Return, for each item, the number of the turn in which it is drawn; int of shape (n,).
+        """Divide the items into turns, and return the turn of each item, int of shape (n,).
 
-        In each turn, `OPEN_SHARDS` shards are read, and all items in these shards are drawn.
+        In each turn, `OPEN_SHARDS` random shards are read, and all items in these shards are drawn.
         """
         found, numbers = np.unique(self.dataset.shards, return_inverse=True)
         if len(found) <= OPEN_SHARDS:

@@ -18,7 +18,8 @@ class Split:
     Attributes:
         train: Crops to train on, without the reconstructions.
         reconstructions: Reconstructions of REAL crops (see `dfdetect.data.reconstruct`), or None.
-        held_out: Crops of other actors and sources, on which the model is measured.
+        held_out: Crops on which the model is measured. They show other actors than `train`, and
+            come from other sources if whole sources are held out.
     """
 
     train: FaceSet
@@ -42,16 +43,18 @@ def read_split(
     seed: int,
     min_pair_difference: float = 0.0,
 ) -> Split:
-    """Return the faces to train on, and the faces of other actors and sources to measure on.
+    """Read face sets, and split them into faces to train on and held-out faces.
 
     Args:
         faces: Indexes of face sets.
         val: What to hold out: the index of another face set, or a number between 0 and 1. A number
             is the share of sources or of actor groups to hold out from `faces` (see
-            `FaceSet.split`). A list may have several indexes and numbers.
+            `FaceSet.split`). A list may mix indexes and numbers. Each number then holds out a share
+            of the faces that are left.
         seed: Seed of the random choice of held-out faces.
-        min_pair_difference: Fakes that differ from their originals by less than this are not
-            trained on (see `FaceSet.without_label_noise`).
+        min_pair_difference: Fakes whose pixels differ from their originals by less than this value
+            on average are not trained on. Pixel values are 0 to 255 (see
+            `FaceSet.without_label_noise`).
 
     Raises:
         FaceSetError: A face set is unusable or has only one class, or a crop is both in `faces` and
@@ -83,10 +86,10 @@ def read_split(
 
 
 def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
-    """Return the faces without the crops of actors who are also in a held-out face set.
+    """Return the faces without the crops whose actor group also occurs in `held_out`.
 
     Raises:
-        FaceSetError: The face sets share crops, or only one of them has a column of actor groups.
+        FaceSetError: The face sets share crops, or only one of them has the column `actor_group`.
     """
     shared = np.zeros(len(faces), bool)
     if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):

@@ -69,9 +69,9 @@ def train(
 
     After each epoch, the model is measured on held-out actors and sources, as described in
     `dfdetect.training.judging`. The checkpoint has the weights of the epoch with the lowest
-    `choosing_loss`. The calibration is fitted on the same held-out faces. A linear model has no
-    epochs: it is fitted with several strengths of the penalty on its weights, and the best of these
-    models is kept.
+    `choosing_loss`, a log loss on the held-out faces. The calibration is fitted on the same
+    held-out faces. A linear model has no epochs: it is fitted with several strengths of the penalty
+    on its weights, and the best of these models is kept.
 
     OUT stands for the path `out` without its suffix. During the run, `OUT.state.pt` is the file to
     resume from, and `OUT.best.safetensors` is the checkpoint of the best epoch so far. Both are
@@ -88,19 +88,20 @@ def train(
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out: the index of a face set of other actors and sources, or a number
             between 0 and 1. A number is the share of sources or of actor groups to hold out from
-            `faces` (see `FaceSet.split`). A list may have several indexes and numbers.
+            `faces` (see `FaceSet.split`). A list may mix indexes and numbers. Each number then
+            holds out a share of the faces that are left.
         init: A state dict to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for the
             weights of an installed package (see `dfdetect.training.pretrained`), or None for random
             weights.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. If there are several GPUs, each process uses a
-            different GPU.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. If a machine has several GPUs, `auto` and `cuda`
+            give each process of `torchrun` a different GPU.
         resume: Whether to continue a stopped run, which must have had the same settings, from its
             file `OUT.state.pt`.
-        workers: Number of processes that read and augment crops; None for as many as this process's
-            share of the CPU cores.
-        weights: Two numbers for each of `faces`: its relative share of the REAL crops in a batch,
-            and its relative share of the FAKE crops in a batch. None for equal shares. The shares
-            do not apply to fakes that are made from REAL crops during the training.
+        workers: Number of processes that read and augment crops. None for one process per CPU core.
+            If `torchrun` starts several processes, they share the cores.
+        weights: Two numbers for each face set in `faces`: the relative share of the face set in a
+            batch's REAL crops, and in a batch's FAKE crops. None for equal shares. The shares do
+            not apply to fakes that are made from REAL crops during the training.
         progress: Whether to show progress bars.
 
     Returns:
@@ -328,7 +329,7 @@ def predict_logits(
 
 
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
-    """Fit a linear model with several strengths of the penalty, and record each fit in the run."""
+    """Fit a linear model with each strength of the penalty on its weights, and record each fit."""
     how = loading.workers, loading.progress
     model = run.model
     assert isinstance(model, LinearModel)  # the only architecture with a closed form
