@@ -28,7 +28,7 @@ def parse_duration(text: str | float) -> float:
     """Return a duration in seconds.
 
     Args:
-        text: A number of seconds, or hours, minutes and seconds with their units, such as `8h30m`.
+        text: A plain number, which means seconds, or a text with units, such as `8h30m`.
 
     Raises:
         ArgumentError: The text is not a duration, or the duration is not above 0.
@@ -144,8 +144,8 @@ class VideoAllowance:
 
     Args:
         frames: Number of frames to sample from the video.
-        seconds: Time from now until the video is given up. The time for sending the object to
-            another process is not counted.
+        seconds: Time after which work on the video stops, counted from the creation of this object.
+            The time for sending the object to another process is not counted.
     """
 
     def __init__(self, frames: int, seconds: float):

@@ -50,8 +50,8 @@ def choose_device(device: str = "auto") -> torch.device:
 def has_fast_half(device: torch.device) -> bool:
     """Return whether a device multiplies matrices faster in half precision than in float32.
 
-    GPUs and CPUs with matrix units (AMX) are faster in half precision. All other CPUs are many
-    times slower in half precision than in float32.
+    GPUs are faster in half precision, and so are CPUs with matrix units (AMX). All other CPUs are
+    many times slower in half precision than in float32.
     """
     if device.type != "cpu":
         return True
@@ -69,8 +69,8 @@ def half_type(device: torch.device) -> torch.dtype:
 def other_gpus(device: torch.device) -> list[torch.device]:
     """Return the GPUs that can be used in addition to a device.
 
-    For the device `cuda` (the first GPU), the list holds all other GPUs that work. For any other
-    device, such as `cuda:0` or `cpu`, the list is empty.
+    The device `cuda` stands for all GPUs. For this device, the list holds all working GPUs but the
+    first. A name such as `cuda:0` or `cpu` stands for one device only, so the list is empty.
     """
     if device != torch.device("cuda"):
         return []

@@ -140,8 +140,8 @@ class EngineNetwork(nn.Module):
     def _ready(self) -> bool:
         """Return whether the compiled network can be used.
 
-        If the network is not compiled yet, this method compiles it. But if `engine` was `auto`, it
-        does so only after `PAYS_AFTER` calls of the network.
+        If the network is not compiled yet, this method compiles it. If the argument `engine` was
+        `auto`, the network is compiled only after it has been called `PAYS_AFTER` times.
         """
         if self.compute is not None or not self.usable:
             return self.compute is not None
@@ -179,7 +179,7 @@ class EngineNetwork(nn.Module):
             self.compute = compute
 
     def _difference(self, compute: Compute) -> str:
-        """Compare the engine's outputs with torch's for the example input.
+        """Compare the outputs of the engine with those of torch, for the input `self.example`.
 
         Return a message if the outputs differ by more than rounding, or else an empty text.
         """

@@ -34,12 +34,15 @@ class Executor:
     several cores busy. Threads run in parallel, because decoders, OpenCV and torch release Python's
     global lock.
 
+    The method `map` does not take the function itself. It takes a function that gets a device and a
+    pool of decoders, and returns the function to apply.
+
     When the `with` block ends, unfinished items are cancelled, and the processes that decode videos
     for the function are ended. Ctrl-C therefore does not wait for the videos that are being scored.
 
     Args:
         device: The device on which the function runs networks: `auto`, `cpu`, `cuda` (all GPUs) or
-            `cuda:N`. On a cluster, each process makes this choice on its own machine.
+            `cuda:N`. On a cluster, each process looks for this device on its own machine.
         cluster: Address of a Ray cluster, as `dfdetect.runtime.ray_cluster.map_on_cluster` takes
             it; None to use only this machine.
         workers: Number of threads; None for one thread per core, but at most 16. A cluster ignores
@@ -102,10 +105,10 @@ class Executor:
                 results must be picklable.
             items: The items; the caller's thread reads them one by one. If there is only one item,
                 the decoders, OpenCV and torch use all cores of this machine for it.
-            on_lost: A function that is called for an item that a cluster gives up, because each of
-                several processes was lost while it worked on this item. `on_lost` takes the item
-                and a message, and returns the result of the item. By default, `map` raises
-                DfdetectError in this case.
+            on_lost: A function that is called for an item that a cluster gives up, because several
+                processes, one after another, were lost while they worked on this item. `on_lost`
+                takes the item and a message, and returns the result of the item. By default, `map`
+                raises DfdetectError in this case.
             failed: A function that returns whether a result is a failure. An item that fails on
                 a GPU other than the first is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result

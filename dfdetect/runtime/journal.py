@@ -15,9 +15,10 @@ class Journal:
     """A file to which the result of each video is added as a line of JSON.
 
     Each line also holds the video's name, size and modification time, the settings of the run and
-    the version of dfdetect. A line is used only if all of these are unchanged. A killed process may
-    leave an incomplete line, which is ignored. If the detector failed on a video or ran out of
-    time, no line is written for the video, so that a later run tries it again.
+    the version of dfdetect. The method `read` ignores a line if the video, the settings or the
+    version have changed since. A killed process may leave an incomplete line, which is ignored. If
+    the detector failed on a video or ran out of time, no line is written for the video, so that a
+    later run tries it again.
 
     Args:
         path: The file; None to write nothing.
@@ -68,7 +69,7 @@ class Journal:
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
-        """Delete the lines of this run, and the file if no lines are left.
+        """Delete the lines with this run's settings, and the file if no other lines are left.
 
         Call this when the run is complete.
         """

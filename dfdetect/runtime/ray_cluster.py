@@ -201,7 +201,7 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Return how many items may be given to actors, counted from the oldest unfinished one."""
+        """Return how many items the newest item may be ahead of the oldest unfinished item."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
@@ -244,7 +244,7 @@ class ActorPool:
         self.busy[actor.ping.options(max_task_retries=-1).remote()] = actor, None, None
 
     def give(self, call: _Call) -> None:
-        """Give the item of a call to an idle actor."""
+        """Send a call's item to an idle actor, which applies the function to the item."""
         actor = self.idle.pop()
         call.attempts += 1
         call_method: Any = actor.call
@@ -254,10 +254,10 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Wait until actors have finished or are lost, and return the calls of the lost actors.
+        """Wait until at least one actor is ready or lost, and return the calls of the lost actors.
 
-        The wait takes at most `NODE_POLL_SECONDS`. When it ends, each actor that has finished its
-        call is idle, and the call has its result.
+        The wait takes at most `NODE_POLL_SECONDS`. Afterwards, the actors that have finished their
+        calls are idle, and the attribute `outcome` of these calls is set.
         """
         lost: list[_Call] = []
         if not self.busy:
@@ -312,13 +312,14 @@ class _Actor:
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
         """Apply the function to an item.
 
-        In the first call, `start` makes the function. The constructor does not do this, because Ray
-        does not pass on errors that a constructor raises. `version` is the caller's version of
-        dfdetect. If this process has another version, the first call raises an error.
+        The first call makes the function: `start` holds a reference to a function that returns it.
+        Later calls ignore `start`. The constructor does not make the function, because Ray does not
+        pass on errors that a constructor raises. `version` is the caller's version of dfdetect. If
+        this process has another version, the first call raises an error.
 
         Returns:
-            None and the result. Ray tells the caller when the None is ready. The caller then knows
-            that the result is ready, and need not fetch it yet.
+            None and the result. Both become ready at the same time. The caller waits for None,
+            which costs nothing to fetch, and fetches the result later.
         """
         import ray
 
