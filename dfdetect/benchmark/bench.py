@@ -61,14 +61,15 @@ class BenchResult:
             once. This is a lower limit of `seconds_per_video`.
         read_seconds_per_video: Time per video of the first reference, which reads every frame with
             OpenCV and does nothing else.
-        reference_seconds_per_video: Time per video of the second reference, which is the face
-            pipeline of the winner of the Deepfake Detection Challenge.
-        face_agreement: Of the faces that the winner's pipeline finds, the share that dfdetect finds
+        reference_seconds_per_video: Time per video of the second reference: the face pipeline of
+            the winner of the Deepfake Detection Challenge, with the classifier of the measured
+            detector.
+        face_agreement: Of the faces that the second reference finds, the share that dfdetect finds
             too, 0 to 1. Two boxes show the same face if their intersection over union (IoU) is at
-            least 0.5. None if the winner's pipeline found no face.
-        probability_difference_mean: Mean absolute difference of P(FAKE) between dfdetect and the
-            winner's pipeline, over the videos that both scored; None if no video was scored by
-            both.
+            least 0.5. None if the second reference found no face.
+        probability_difference_mean: Mean absolute difference between P(FAKE) of dfdetect and
+            P(FAKE) of the second reference, over the videos that both scored; None if no video was
+            scored by both.
         probability_difference_max: As `probability_difference_mean`, but the largest difference
             instead of the mean.
         peak_memory_mb: Peak memory of the process in MB, minus its peak memory before `bench`
@@ -110,7 +111,7 @@ class BenchResult:
         return videos * self.seconds_per_video
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON: all attributes, ratios and projections by name."""
+        """Return a dictionary for JSON: all attributes, all properties, and the projections."""
         return {
             **asdict(self),
             "videos_per_second": self.videos_per_second,
@@ -158,15 +159,16 @@ def bench(
 ) -> BenchResult:
     """Measure the time per video on this machine, and compare it with the times of two references.
 
-    The first reference, `read`, only reads every frame with OpenCV. The second reference,
-    `reference`, is the face pipeline of the winner of the Deepfake Detection Challenge (Seferbekov
-    2020). It takes one video after another: OpenCV reads the file, the sampled frames are shrunk to
-    half their width and height, and MTCNN detects the faces in them. The second reference differs
-    from the winner's own code in two ways: MTCNN has its default thresholds, and the classifier is
-    that of the measured detector, in float32.
+    The first reference only reads every frame with OpenCV. Its time is `read_seconds_per_video` in
+    the result. The second reference is the face pipeline of the winner of the Deepfake Detection
+    Challenge (Seferbekov 2020). Its time is `reference_seconds_per_video`. The second reference
+    takes one video after another: OpenCV reads the file, the sampled frames are shrunk to half
+    their width and height, and MTCNN detects the faces in them. The second reference differs from
+    the winner's own code in two ways: MTCNN has its default thresholds, and the classifier is that
+    of the measured detector, in float32.
 
-    Run `bench` on an idle machine and in a new process: `peak_memory_mb` is too low if the process
-    has used much memory before.
+    Run `bench` on an idle machine and in a new process: `peak_memory_mb` says by how much the peak
+    memory of the process has grown, and is too low if the process has used much memory before.
 
     Args:
         paths: Videos and folders of videos, as in `predict`.
@@ -222,11 +224,11 @@ def bench(
 
 
 def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:
-    """Of the faces that the reference found, return the share that the detector found too.
+    """Return the share of the reference's faces that the measured detector finds too.
 
     Args:
-        scores: Results of the detector, one for each video.
-        reference: Results of the reference, for the same videos.
+        scores: Results of the measured detector, one for each video.
+        reference: Results of the second reference of `bench`, for the same videos.
 
     Returns:
         The share, 0 to 1, or None if the reference found no face.
@@ -241,10 +243,10 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """A detector that `bench` times as its second reference.
+    """The second reference of `bench`: a detector that finds faces as the winner's pipeline did.
 
-    It uses the model of the measured detector. It finds faces in the same way as the winner of the
-    Deepfake Detection Challenge did.
+    `bench` describes the winner's pipeline. The second reference uses the model of the measured
+    detector.
     """
 
     def __init__(self, detector: Detector):
@@ -334,7 +336,11 @@ def _in_rounds(videos: Sequence[Path]) -> list[Path]:
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
 ) -> tuple[list[VideoResult], float]:
-    """Score the videos in one or more rounds; return all results and the seconds per video."""
+    """Score the videos; return the results and the seconds per video.
+
+    If there are few videos, all of them are scored several times. The results of all repetitions
+    are returned.
+    """
     many = _in_rounds(videos)
     start = perf_counter()
     scores = list(
@@ -385,10 +391,10 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 
 
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
-    """Return the boxes of the tracks at a time, interpolated between sampled frames.
+    """Return the boxes of the tracks at `time`, interpolated between sampled frames.
 
-    The time may also lie shortly before or after a track: at most as many seconds as the largest
-    gap between two frames of the track. The first or last box of the track is then returned.
+    If `time` is before or after a track, but by no more than the largest gap between successive
+    frames of the track, the first or the last box of the track is returned.
     """
     boxes: list[Box] = []
     for track in tracks:

@@ -54,8 +54,9 @@ class Measured:
     """Measurements per video on this machine, from which `project` computes its projections.
 
     Attributes:
-        predict_seconds: Time per video while several videos are scored at once.
-        extract_seconds: Time per video while crops are extracted from several videos at once.
+        predict_seconds: Time for scoring several videos at once, divided by the number of videos.
+        extract_seconds: Time for extracting crops from several videos at once, divided by the
+            number of videos.
         video_bytes: Mean size of a video.
         crop_bytes: Mean number of bytes that are written for a video: for its crops and for their
             rows in the index.
@@ -98,7 +99,7 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The projected time, disk space and memory of jobs on a large set of videos.
+    """The projected time, disk space and memory for scoring many videos and extracting crops.
 
     `str` returns a table for people to read.
 
@@ -187,8 +188,8 @@ def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int
     - One machine writes all crops.
     - Each core runs a process that uses as much memory as the measured process.
 
-    A job has three parts: computing, network and writing. The part that takes longest determines
-    the time of the job.
+    A machine computes, sends data over the network and writes files at the same time. A job
+    therefore takes as long as the slowest of these three parts.
 
     Args:
         measured: The measurements on this machine.
