@@ -162,13 +162,16 @@ def write_wheel(folder: Path) -> Path:
 
 
 def package_files(package: Path) -> dict[str, bytes]:
-    """Return the files of a package: a dictionary from each file's path in a wheel to its content.
+    """Return the files of a package that belong in a wheel.
 
     As in `setup.py`, folders without `__init__.py` are left out. Files that match no pattern in
     `PACKAGE_FILES`, such as data and backups, are left out too.
 
     Args:
         package: The folder of the package.
+
+    Returns:
+        A dictionary from the path of a file in the wheel to the content of the file.
     """
     return {
         path.relative_to(package.parent).as_posix(): path.read_bytes()

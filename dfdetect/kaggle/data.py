@@ -79,7 +79,7 @@ def find_data(
 
 
 def _find_weights(root: Path) -> Path | None:
-    """Return the first checkpoint in a data set that is attached to the notebook, or None."""
+    """Return the first checkpoint in the data sets that are attached to the notebook, or None."""
     from dfdetect.checkpoints.io import CheckpointError, read_spec
 
     for mount in ("datasets/*/*", "*"):

@@ -1,6 +1,6 @@
-"""Read, write and check submissions: tables with a row for each requested video.
+"""Read, write and check submissions: tables with P(FAKE) of each video.
 
-If there is a sample submission, it gives the names and the order of the rows.
+If there is a sample submission, it gives the names of the videos and the order of the rows.
 """
 
 import csv
