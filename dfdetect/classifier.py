@@ -56,17 +56,17 @@ class Classifier:
         """Return the calibrated logits of all crops of several faces.
 
         Args:
-            clips: For each face, its crops in the order of time: RGB uint8 tensors of shape (3,
-                height, width), cut in the format `spec.crop_format`. The crops of a face are
-                requested only when the next batch needs them.
+            clips: One sequence per face, with the face's crops in the order of time: RGB uint8
+                tensors of shape (3, height, width), cut in the format `spec.crop_format`. The crops
+                of a face are requested only when the next batch needs them.
             check: Function that is called before each batch, and may raise an error to stop the
                 computation.
 
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model
-            scores several crops together, the crops are divided into parts of that many crops, and
-            each crop gets the logit of its part. The last two parts may overlap. A crop in both of
-            them gets the mean of the two logits.
+            takes clips, the crops of a face are divided into clips, and each crop gets the logit of
+            its clip. The last two clips may overlap. A crop in both of them gets the mean of the
+            two logits.
 
         Raises:
             ArgumentError: A face has no crops.
@@ -152,7 +152,8 @@ class Classifier:
     def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
         """Run the network on batches of inputs, and return one calibrated logit per input.
 
-        The result is float64 of shape (inputs,). `check` is called before each batch.
+        The result is float64 of shape (inputs,). `check` is called before each batch, and may raise
+        an error to stop the computation.
         """
         logits = list(self._in_batches(self._forward, inputs, check))
         calibrated = self.spec.calibration.apply(np.array(logits))
@@ -186,8 +187,8 @@ class Classifier:
         """Return one array for each input, with the activation maps of all crops of this input.
 
         An input is a crop, or a clip of several crops. An array is float32 of shape (crops, rows,
-        columns). Its values are scaled so that they add up to calibrated logits, as in
-        `activation_maps`. If the model has no feature map, return None for each input.
+        columns). The values add up to calibrated logits in the way that `activation_maps`
+        describes. If the model has no feature map, return None for each input.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

@@ -513,8 +513,8 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
 def _add_refit_arguments(parser: argparse.ArgumentParser, faces: str) -> None:
     """Add the arguments of a command that fits a part of a trained detector anew.
 
-    For example, the command `calibrate` fits its calibration. `faces` is the help text of
-    `--faces`.
+    For example, the command `calibrate` fits the detector's calibration. `faces` is the help text
+    of `--faces`.
     """
     parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument(

@@ -207,7 +207,8 @@ class Detector:
     ) -> VideoResult:
         """Score the frames that `read` returns.
 
-        If no face is found in them, `read` is called again for the fallback face detector.
+        If the face detector finds no face in the frames, `read` is called again, and the fallback
+        face detector searches the frames.
         """
         watch = _Stopwatch()
         check = (lambda: None) if allowance is None else allowance.check
@@ -303,16 +304,18 @@ class Detector:
         return aggregation.probability(logits)
 
     def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
-        """Return the calibrated logit of each crop. `spec.aggregation` can combine the logits.
+        """Return the calibrated logit of each crop.
+
+        To combine the logits, call the methods of `spec.aggregation`.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
             For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). If the
-            model scores several crops together, the sequence is divided into parts of that many
-            crops, and each crop gets the logit of its part. The last two parts may overlap. A crop
-            in both of them gets the mean of the two logits.
+            model takes clips, the sequence is divided into clips, and each crop gets the logit of
+            its clip. The last two clips may overlap. A crop in both of them gets the mean of the
+            two logits.
 
         Raises:
             ArgumentError: A sequence is empty, or a crop has a wrong shape or dtype.
@@ -397,7 +400,11 @@ class Detector:
     def _heat_maps(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], count: int
     ) -> list[list[HeatMap]]:
-        """Return at most `count` heat maps per track, of the track's most suspicious moments."""
+        """Return at most `count` heat maps for each track.
+
+        The heat maps are those of the crops with the highest P(FAKE). These crops are at least one
+        second apart.
+        """
         first, *_ = self._crop_formats
         places = [
             pick_moments(track.times, self.spec.aggregation.probability(one).tolist(), count)
@@ -456,8 +463,8 @@ class Detector:
     ) -> tuple[list[FaceTrack], int, float]:
         """Return the tracks of a video, the number of sampled frames, and the bits per pixel.
 
-        `read` returns the frames. If no face is found in them, `read` is called again for the
-        fallback face detector.
+        `read` returns the frames. If the face detector finds no face in the frames, `read` is
+        called again, and the fallback face detector searches the frames.
         """
         tracks: list[FaceTrack] = []
         sampled, bits_per_pixel = 0, np.nan
@@ -568,7 +575,7 @@ def load_detector(
 
 
 def has_failed(result: VideoResult) -> bool:
-    """Return whether a result has the status `failed`. If so, another device may succeed."""
+    """Return whether scoring ended with an unexpected error, so that another device may succeed."""
     return result.status == Status.FAILED
 
 
@@ -582,7 +589,7 @@ def _decode_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
 def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]:
     """Return one image, or several frames, as `Frame` objects.
 
-    Arrays have no times, and are put one second apart.
+    Arrays have no times, so that they get the times 0, 1, 2 and so on, in seconds.
     """
     if isinstance(source, np.ndarray) and source.ndim == 3:
         source = [source]

@@ -20,9 +20,9 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path, so that a file is written completely or not at all.
 
-    If the `with` block ends without an exception, the temporary file replaces the file `path`. If
-    the block fails, the process is killed, or the disk is full (OSError), the old file remains
-    unchanged. `path` thus always holds all of the old file or all of the new file. Only regular
+    If the `with` block ends without an exception, the temporary file replaces the file `path`. The
+    old file remains unchanged if the block fails, if the process is killed, or if the disk is full
+    (OSError). `path` thus always holds all of the old file or all of the new file. Only regular
     files are replaced.
 
     Raises:

@@ -99,17 +99,17 @@ def predict(
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster.map_on_cluster`. All machines of the cluster must find the
             videos at the same paths.
-        on_result: Function that is called with each result, in the caller's thread. First come the
-            results of an earlier run, and of rows in `sample_submission` whose video does not
-            exist. The other results follow in the order of the rows, each as soon as all results
-            before it are known.
+        on_result: Function that is called with each result, in the caller's thread. The first calls
+            are for the results of an earlier run, and for names in `sample_submission` that no
+            video has. The other results follow in the order of the returned dictionary. Each result
+            waits until all earlier results are known.
         progress: Show progress bars on standard error.
 
     Returns:
-        A dictionary from names to results: the names in `sample_submission`, in its order, or else
-        the names of all videos, sorted. Results from a cluster hold the boxes and the probabilities
-        of single frames only if `report` or `annotate` is given, or if `out` is a `.json` or
-        `.jsonl` file. This saves memory.
+        A dictionary from names to results. With `sample_submission`, the dictionary has the names
+        and the order of this file. Otherwise, it has the names of all videos, sorted. To save
+        memory, results from a cluster lack the boxes and the probabilities of single frames, unless
+        `report` or `annotate` is given, or `out` is a `.json` or `.jsonl` file.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
@@ -259,7 +259,7 @@ def _write_or_warn(
 def _write_all(outputs: Mapping[Path, Callable[[], None]]) -> dict[Path, OSError]:
     """Write every file, even if others fail, and return the error of each file that failed.
 
-    `outputs` holds a function for each file, which writes the file.
+    `outputs` maps each file to a function that writes this file.
     """
     problems = {}
     for file, write in outputs.items():
@@ -281,7 +281,7 @@ def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
 
 
 class _Task(NamedTuple):
-    """A video to score, the name of its result, and the video's share of the time budget."""
+    """A video to score, the name of the video's result, and the video's part of the time budget."""
 
     name: str
     path: Path
@@ -303,8 +303,8 @@ def _make_scorer(
 ) -> Callable[[_Task], VideoResult]:
     """Return a function that scores one video.
 
-    If `whole` is true, the results of this function include the boxes and the probabilities of
-    single frames.
+    If `whole` is true, each result includes the boxes and the probabilities of single frames.
+    `heat_maps` is the maximum number of heat maps for each track.
     """
     replica = detector.replica(device, decoders)
 
@@ -336,7 +336,7 @@ def _score_rest(
     """Score the videos, and store each result in `results` and in the journal as it arrives.
 
     The generator yields once at the start and then every few seconds, so that the caller can write
-    the results.
+    the results so far to files.
     """
     from dfdetect.detector import has_failed
 
@@ -391,18 +391,18 @@ class _Saves:
         return self._begun >= self._next
 
     def done(self) -> None:
-        """Note that a write has ended, and set the time of the next write."""
+        """Set the time of the next write. The caller calls this method after each write."""
         now = self._clock()
         self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 
 
 @contextmanager
 def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
-    """On entry, write each output file that does not exist yet.
+    """On entry, write the results so far to each output file that does not exist yet.
 
     If the `with` block then fails, delete the files that were written on entry.
 
-    `outputs` holds a function for each file, which writes the file.
+    `outputs` maps each file to a function that writes this file.
     """
     new = [path for path in outputs if not path.exists()]
     for path in new:

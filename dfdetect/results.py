@@ -95,11 +95,11 @@ class OperatingPoints:
     """Thresholds that turn the probability of a video into a verdict.
 
     Args:
-        uncertain: Threshold of the verdict `uncertain`, which is given to probabilities above it
-            and up to `fake`. 5 % of the REAL videos on which the thresholds were fitted have a
+        uncertain: A probability above this threshold, but not above the threshold `fake`, gets the
+            verdict `uncertain`. 5 % of the REAL videos on which the thresholds were fitted have a
             higher probability.
-        fake: Threshold of the verdict `fake`, which is given to probabilities above it. 1 % of the
-            same REAL videos have a higher probability.
+        fake: A probability above this threshold gets the verdict `fake`. 1 % of the same REAL
+            videos have a higher probability.
         fakes: How many FAKE videos have probabilities above the thresholds, counted on videos that
             the model was not trained on. The entry `people` is for videos in which only the people
             were new to the model. The entry `sources` is for videos from sources, such as data
@@ -211,7 +211,8 @@ class TrackResult:
         probability: P(FAKE) of this face, strictly between 0 and 1.
         times: Times of the sampled frames that show the face, in seconds since the first frame.
         boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
-        frame_probabilities: P(FAKE) of each of these frames, before the frames are combined.
+        frame_probabilities: P(FAKE) of the face in each of these frames. `probability` combines
+            these values.
         heat_maps: Heat maps of the moments that `most_suspicious` returns, in the same order. If no
             heat maps were requested, the list is empty.
     """
@@ -276,7 +277,8 @@ class VideoResult:
     Attributes:
         path: The file, or None if the frames were given in memory.
         name: Name of the video: the base name of its file. If two videos of one call of `predict`
-            have the same base name, each is named by its path below the given folder.
+            have the same base name, each is named by its path below the folder that was given to
+            `predict`.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
@@ -290,10 +292,9 @@ class VideoResult:
         tracks: One result for each tracked face, in the order of appearance.
         frames_sampled: Number of frames that were sampled from the video.
         warnings: Sentences that say why the probability is less reliable than usual.
-        timings: Seconds spent in each stage: `detect` (face detection), `crop`, `classify`, `wait`
-            (for decoded frames), and `heat_maps` if heat maps were requested. `total` is the time
-            of all these stages together. The stage `decode` runs in another thread and is not part
-            of `total`.
+        timings: Seconds spent in each stage: `decode`, `detect` (face detection), `crop`,
+            `classify`, `wait` (for decoded frames), and `heat_maps` if heat maps were requested.
+            `total` is the time of all stages except `decode`, which runs in another thread.
 
     Example:
         >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
