@@ -242,7 +242,7 @@ class Cascade:
 
         A row holds the confidence that the part shows a face, and the corrections that move the
         four edges of the part to the edges of the face. `parts` holds one array per part: the
-        argument `sums` of `_resize`.
+        section of the image's summed-area table that covers the part, as in `_resize`.
         """
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
