@@ -3,14 +3,14 @@
 A place is a position in the network's last feature map. Each feature at a place is multiplied by
 the gradient of the logit with respect to this feature. The contribution of the place is the sum of
 these products (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful
-explanations", 2020). The same rule is used for all networks. Depending on the layers that follow
-the feature map, the maps are those of a known method:
+explanations", 2020). The same rule is used for all networks. What the maps are depends on the
+layers that follow the feature map:
 
 - A mean over all places, then a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
 - A mean over all places, then an LSTM (`cnn_lstm`): Grad-CAM of each frame.
-- Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): as Grad-CAM, but the gradients are
-  not averaged over the places, because each place has weights of its own.
+- Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): similar to the map of Grad-CAM. But
+  the gradients are not averaged over all places, because each place has weights of its own.
 - A linear layer alone (`linear_svm`, `logistic_regression`): the product of weights and features.
 
 The packages grad-cam and captum are not used. They discard the evidence for REAL. They scale each
@@ -47,7 +47,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
         below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
         map add up to the logit. If the model takes clips (several crops of one face), there is one
-        map for each crop of a clip. Each map has a sum, and the logit is the mean of these sums.
+        map for each crop of a clip. The logit of the clip is the mean of the sums of these maps.
         None is returned if the model has no feature map (transformers have none), or if its feature
         map has only one place.
 

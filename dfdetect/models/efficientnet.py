@@ -16,8 +16,8 @@ differs from timm's network:
 For a convolution with stride 2, TensorFlow pads the input on one side or on both, depending on the
 size of the input. timm's `tf_` networks do the same. In the package efficientnet_pytorch, the
 padding does not depend on the size of the image. Version 0.7 and later pad each layer as if the
-image had the size that the network was designed for. Versions before 0.7 pad each layer as if the
-input of this layer had that size, although earlier layers have reduced the image.
+image had the size that the network was designed for. Versions before 0.7 pad each layer as if its
+own input still had the full size of the image, although earlier layers have reduced the input.
 """
 
 from collections.abc import Callable
@@ -40,7 +40,7 @@ CLIP_LENGTH = 7
 
 
 class FixedPaddingConv2d(nn.Conv2d):
-    """A convolution whose padding does not depend on the size of the image.
+    """A convolution with the padding for images of one size, whatever the size of the actual image.
 
     Args:
         convolution: The convolution whose weight and stride are used.
@@ -154,7 +154,11 @@ class EfficientNet(nn.Module):
 
 
 class FixedEfficientNet(EfficientNet):
-    """An EfficientNet with the paddings of efficientnet_pytorch 0.7 and later."""
+    """An EfficientNet with the fixed paddings of efficientnet_pytorch 0.7 and later.
+
+    The paddings are those for images of the size that the network was designed for, whatever the
+    size of the actual image.
+    """
 
     activation = Swish
     layer_by_layer = True
@@ -165,7 +169,7 @@ class FixedEfficientNet(EfficientNet):
 
 
 class Fixed06EfficientNet(FixedEfficientNet):
-    """An EfficientNet with the paddings of efficientnet_pytorch before version 0.7."""
+    """An EfficientNet with the fixed paddings of efficientnet_pytorch before version 0.7."""
 
     layer_by_layer = False
 
@@ -201,6 +205,8 @@ class NoiseEfficientNet(EfficientNet):
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (batch, channels, height / 32, width / 32) of the noise of images.
+
+        The fixed filters of the function `noise_filters` extract the noise.
 
         Args:
             images: Normalised images of shape (batch, 3, height, width).

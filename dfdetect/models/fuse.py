@@ -52,7 +52,10 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Return pairs of a convolution and the batch norm that follows it directly."""
+    """Return each convolution whose output goes to a batch norm, with this batch norm.
+
+    To find these pairs, the function runs the model on the images `example`.
+    """
     made: list[tuple[nn.Conv2d, torch.Tensor]] = []
     taken: list[tuple[nn.BatchNorm2d, torch.Tensor]] = []
 

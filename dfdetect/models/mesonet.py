@@ -37,7 +37,11 @@ INCEPTION_2 = (2, 4, 4, 2)
 
 
 class _MesoNet(nn.Module):
-    """The base class of Meso4 and MesoInception4. It adds all layers after the first two."""
+    """The base class of Meso4 and MesoInception4, which differ only in their first two layers.
+
+    The subclasses supply these two layers as `layers`. This class adds all other layers. The number
+    of output channels of the second layer is `channels`.
+    """
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, drop_rate: float):
         super().__init__()

@@ -8,7 +8,7 @@ feature maps for images of 128 by 128 pixels.
 | --- | --- | --- |
 | 4 x (conv 3 x 3, batch normalisation, ReLU, max pool 2 x 2) | 16, 32, 64, 128 | 64, 32, 16, 8 |
 | mean of each cell in a grid of 4 x 4 cells | 128 | 4 |
-| 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
+| 3 x (dropout, linear), with a ReLU after the first two | 120, 84, 1 | |
 
 `simple_cnn_2` follows LeNet-5 (LeCun et al., Proc. IEEE 1998), but uses ReLU and max pooling. It
 has 61,241 weights. With 10 outputs it would have 62,006, as many as the network in PyTorch's
@@ -20,7 +20,7 @@ connections. The table gives the side of the feature maps for images of 64 by 64
 | conv 5 x 5, ReLU, max pool 2 x 2 | 6 | 30 |
 | conv 5 x 5, ReLU, max pool 2 x 2 | 16 | 13 |
 | mean of each cell in a grid of 5 x 5 cells | 16 | 5 |
-| 3 x (dropout, linear), ReLU between | 120, 84, 1 | |
+| 3 x (dropout, linear), with a ReLU after the first two | 120, 84, 1 | |
 """
 
 from itertools import pairwise

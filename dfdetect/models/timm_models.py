@@ -68,7 +68,7 @@ def names(pattern: str = "*") -> list[str]:
 def builder(name: str) -> Callable[..., nn.Module]:
     """Return a function that builds timm's model `name`.
 
-    The function takes the arguments `drop_rate` and `drop_path_rate` of `create`.
+    The returned function takes the arguments `drop_rate` and `drop_path_rate` of `create`.
     """
     return partial(create, name)
 
@@ -77,7 +77,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
     """Return timm's model `name` with one output and random weights.
 
     Args:
-        name: One of `names()`, without a tag of pretrained weights.
+        name: One of `names()`. These names have no tag of pretrained weights, such as `.in1k`.
         drop_rate: Dropout before the last layer, 0 to 1. It has an effect only in training.
         drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1. It has an effect only
             in training, and only in architectures with residual blocks.
@@ -111,7 +111,7 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std of the normalisation that timm's weights of `name` expect.
+    """Return the mean and std with which timm normalises the input of its model `name`.
 
     Mean and std have one value for each RGB channel, for pixels from 0 to 1.
     """
@@ -124,7 +124,7 @@ class _Conv(nn.Conv2d):
     """A convolution that is computed as a linear layer if its kernel covers the whole input.
 
     timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of these
-    layers would take half of the network's time if it were computed as a convolution.
+    convolutions would take half of the network's time if it were not computed as a linear layer.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

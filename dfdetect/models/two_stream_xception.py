@@ -30,8 +30,8 @@ class TwoStreamXception(nn.Module):
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
     DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The image
     stream also applies these filters to its features after each of its first two layers, and adds
-    the results to the noise stream. An attention map is computed from the noise of the image. It
-    says how much the features of the image stream are strengthened at each position.
+    the results to the noise stream. An attention map is computed from the noise of the image. This
+    map says how much the features of the image stream are strengthened at each position.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -113,7 +113,7 @@ class NoiseFilters(nn.Module):
 
 
 class FeatureNoise(nn.Module):
-    """Applies the noise filters to features.
+    """Extracts the noise of features, with the fixed filters of `NoiseFilters`.
 
     A 1 x 1 convolution then reduces the outputs of the filters to the number of channels of the
     features.
@@ -129,7 +129,7 @@ class FeatureNoise(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the combined outputs of the filters.
+        """Return the noise of features: the outputs of the filters, combined by a convolution.
 
         Input and output have the shape (batch, channels, side, side).
         """
@@ -207,9 +207,9 @@ class Exchange(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Joins the features of two streams, and multiplies each channel by a weight.
+    """Merges the features of two streams, and multiplies each channel by a weight.
 
-    The weights are computed from the joined features, as in Woo et al., ECCV 2018.
+    The weights are computed from the merged features, as in Woo et al., ECCV 2018.
     """
 
     def __init__(self, channels: int):
@@ -225,7 +225,7 @@ class Fusion(nn.Module):
         _start_small(self.gate)
 
     def forward(self, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return the joined features; inputs and output are (batch, channels, side, side)."""
+        """Return the merged features; inputs and output are (batch, channels, side, side)."""
         features = self.join(torch.cat([image, noise], dim=1))
         mean = features.mean(dim=(2, 3), keepdim=True)
         most = features.amax(dim=(2, 3), keepdim=True)

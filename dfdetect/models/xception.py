@@ -40,7 +40,7 @@ MIDDLE_MODULES = 8
     recipe={"input_size": 96, "epochs": 8, "learning_rate": 1e-3, "precision": "mixed"},
 )
 class Xception(nn.Module):
-    """The whole Xception network.
+    """The Xception network, including the last linear layer.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1; the paper used 0.5 on ImageNet.
