@@ -1,4 +1,4 @@
-"""Find the installed checkpoints, and the folders `weights` and `kernel` of dfdetect."""
+"""Find the installed checkpoints, and the folders of checkpoints and of the notebook."""
 
 from collections.abc import Sequence
 from pathlib import Path

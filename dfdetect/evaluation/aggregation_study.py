@@ -90,8 +90,8 @@ def compare_aggregations(
     Returns:
         A table with one row for each aggregation and number of frames (all frames, half of them, or
         a quarter). There are two columns for each kind of scene that `Scene` describes. `auc` is
-        the mean of the AUCs of single sources. `log loss` is weighted so that REAL and FAKE have
-        the same total weight.
+        computed for each source of the face set, and then averaged. `log loss` is weighted so that
+        REAL and FAKE have the same total weight.
 
     Raises:
         FaceSetError: The face set has no pair of a REAL and a FAKE track of the same frames.

@@ -109,7 +109,8 @@ def track_faces(
         formats: The formats of the crops to cut.
         detect_nearby: The method `detect_nearby` of a face detector. If given, this method replaces
             the search of most frames: it looks for known faces near the places where they are
-            expected. If None, the boxes on frames that are not searched are interpolated.
+            expected. If None, only some frames are searched, and the boxes on the frames between
+            them are interpolated.
         search_stride: Every `search_stride`-th frame is searched for faces of all sizes. On all
             other frames, a face may be missed that is less than half as high as the smallest known
             face.
@@ -260,8 +261,8 @@ class _RunSearch:
     def left(self, stride: int) -> list[int]:
         """Return the numbers of the frames of the run that are still to be searched.
 
-        These are every `stride`-th frame of the video and the last frame of the run, except the
-        frames whose boxes are known.
+        These are the frames of the run whose number in the video is a multiple of `stride`, and the
+        last frame of the run. Frames whose boxes are known are left out.
         """
         last = len(self.boxes) - 1
         return [
@@ -344,7 +345,7 @@ class _RunSearch:
         """Return the numbers and boxes of the two neighbours of a frame.
 
         The neighbours are the nearest frames, before and after the frame, whose entry in `boxes` is
-        not None. A neighbour that does not exist has no boxes.
+        not None. If there is no such frame on one side, the list of boxes for this side is empty.
         """
 
         def nearest(numbers: Iterable[int]) -> tuple[int, list[Box]]:

@@ -264,8 +264,8 @@ def _draw_panel(
         width: Width of the panel in pixels.
         letter: Height of letters in pixels.
         seconds: Duration of the video in seconds. 0 means that no curves are drawn.
-        interval: Seconds from one sampled frame to the next. If a person is not seen for much
-            longer than this, the person's curve has a gap.
+        interval: Seconds from one sampled frame to the next. Where a person is
+            missing for much longer than this interval, the person's curve has a gap.
         strength: Opacity of the curves, 0 to 1.
     """
     chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0

@@ -311,10 +311,10 @@ def verdict_reason(result: VideoResult) -> str:
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence about people or moments that look more suspicious than the whole video.
 
-    If the verdict on the video is `real`, the P(FAKE) of these people or moments is above the
-    threshold `uncertain`. If the verdict is `uncertain`, their P(FAKE) is above the threshold
-    `fake`. The sentence begins with a space. If there are no such people or moments, the text is
-    empty.
+    If the verdict on the video is `real`, the sentence is about people or moments with a P(FAKE)
+    above `points.uncertain`, the lower threshold. If the verdict is `uncertain`, it is about those
+    above `points.fake`, the higher threshold. The sentence begins with a space. If there are no
+    such people or moments, an empty text is returned.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
