@@ -14,6 +14,7 @@ from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.clips import make_clip, windows
 from dfdetect.models.activation_maps import activation_maps
 from dfdetect.models.fuse import fuse_batch_norms
+from dfdetect.models.tracks import CropNetwork, track_logits
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
 
@@ -46,7 +47,7 @@ class Classifier:
         model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         example = torch.zeros(spec.input_shape, device=device)
-        self.network = EngineNetwork(self.model, example, (0,), engine, self.half)
+        self.network = EngineNetwork(CropNetwork(self.model), example, (0,), engine, self.half)
 
     def frame_logits(
         self,
@@ -83,9 +84,14 @@ class Classifier:
                 frames.append(len(crops))
                 yield from made
 
-        logits = self._logits(make_inputs(), check)
-        parts = np.split(logits, np.cumsum(inputs))[: len(inputs)]
-        return [self._by_frame(*pair) for pair in zip(parts, frames, strict=True)]
+        values = list(self._in_batches(self._forward, make_inputs(), check))
+        ends = np.cumsum(inputs).tolist()
+        tracks = [range(end - count, end) for end, count in zip(ends, inputs, strict=True)]
+        logits = self._logits(values, tracks)
+        return [
+            self._by_frame(logits[track], count)
+            for track, count in zip(tracks, frames, strict=True)
+        ]
 
     def activation_maps(
         self, crops: Sequence[torch.Tensor], positions: Sequence[int]
@@ -99,10 +105,10 @@ class Classifier:
         Returns:
             float32 of shape (positions, rows, columns), or None if the model has no feature map.
             Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL. If the
-            model takes single crops, the values of a map add up to the calibrated logit of the
-            crop. If the model scores several crops together, the values of all maps of these crops
-            add up to the common logit times the number of crops. A crop that is part of several
-            inputs of the model gets the mean of its maps.
+            model takes single crops, the values of a map add up to the calibrated logit that the
+            model gives to the crop without its track. If the model scores several crops together,
+            the values of all maps of these crops add up to the common logit times the number of
+            crops. A crop that is part of several inputs of the model gets the mean of its maps.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -149,14 +155,19 @@ class Classifier:
         return total / times
 
     @torch.inference_mode()
-    def _logits(self, inputs: Iterable[torch.Tensor], check: Callable[[], None]) -> np.ndarray:
-        """Run the network on batches of inputs, and return one calibrated logit per input.
+    def _logits(
+        self, values: Sequence[torch.Tensor], tracks: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """Return the calibrated logit of each input, float64 of shape (inputs,).
 
-        The result is float64 of shape (inputs,). `check` is called before each batch, and may raise
-        an error to stop the computation.
+        Args:
+            values: What the network returned for each input.
+            tracks: The positions of the inputs that show the same face.
         """
-        logits = list(self._in_batches(self._forward, inputs, check))
-        calibrated = self.spec.calibration.apply(np.array(logits))
+        if not values:
+            return np.zeros(0)
+        logits = track_logits(self.model, torch.stack(list(values)), tracks)
+        calibrated = self.spec.calibration.apply(logits.cpu().numpy())
         if not np.isfinite(calibrated).all():
             raise DfdetectError("the model gave a logit that is not a finite number")
         return calibrated
@@ -178,10 +189,12 @@ class Classifier:
             check()
             yield from split_on_oom(function, part)
 
-    def _forward(self, inputs: Sequence[torch.Tensor]) -> list[float]:
+    @torch.inference_mode()
+    def _forward(self, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """Return the output of the network for each input: float32 of shape (values,)."""
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):
-            return self.network(self.spec.normalise(images))[:, 0].float().tolist()
+            return self.network(self.spec.normalise(images)).float().unbind()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
         """Return one array for each input, with the activation maps of all crops of this input.

@@ -349,10 +349,11 @@ class Detector:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
             model's last feature map. Values above 0 are evidence for FAKE, and values below 0 are
             evidence for REAL. If the model takes single crops, the values of a map add up to the
-            crop's calibrated logit, as in `frame_logits`. If the model scores several crops
-            together, the values of all maps of these crops add up to the common logit times the
-            number of crops. For an ensemble, a map is the mean over the members that have a feature
-            map.
+            calibrated logit that the model gives to the crop by itself. (To the logits that
+            `frame_logits` returns, the default detector also adds how steady the face is, which no
+            single crop shows.) If the model scores several crops together, the values of all maps
+            of these crops add up to the common logit times the number of crops. For an ensemble, a
+            map is the mean over the members that have a feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has

@@ -567,6 +567,16 @@ def coloured(colour, rows=slice(None), columns=slice(None)):
     return image
 
 
+class RedderThanBefore(RedIsFake):
+    """A model that compares the crops of a track: the first one always has the logit 0."""
+
+    def forward_values(self, images):
+        return self(images)
+
+    def track_logits(self, values):
+        return values[:, 0] - values[0, 0]
+
+
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 
 
@@ -626,6 +636,20 @@ def test_activation_maps_add_up_to_calibrated_logits(mirror):
     for one in (maps[0][0], maps[1][0], maps[1][1]):
         assert (one[:, :1] > 0).all()
         assert (one[:, 2:] < 0).all()
+
+
+def test_frame_logits_depend_on_the_track_if_the_model_compares_its_crops():
+    spec = ModelSpec(
+        "xception", 32, (0.0,) * 3, (0.1,) * 3, calibration=Calibration(scale=0.5, bias=-0.3)
+    )
+    detector = Detector(RedderThanBefore(), spec, torch.device("cpu"))
+    plain = Detector(RedIsFake(), spec, torch.device("cpu"))
+    # More crops than a batch holds, so that a track spans several batches.
+    clips = [[coloured(GREEN)], [coloured(RED, slice(size)) for size in range(0, 60, 5)]]
+    for one, alone in zip(detector.frame_logits(clips), plain.frame_logits(clips), strict=True):
+        assert one == pytest.approx(alone - alone[0] - 0.3, abs=1e-5)
+        assert len(one) == 1 or one[-1] > one[0] + 1
+    assert detector.frame_logits([]) == []
 
 
 def test_activation_maps_of_a_clip_model():

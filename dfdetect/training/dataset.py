@@ -140,23 +140,29 @@ class ClipDataset(Dataset):
 
 
 class DetectorDataset(ClipDataset):
-    """A `ClipDataset` whose images are the same as the inputs that a detector gives to its model.
+    """A `ClipDataset` that prepares crops as a detector prepares them for its model.
 
     The crops are resized as the detector resizes them. If the detector mirrors every second crop of
-    a track, the dataset mirrors these crops too. A track with a single crop is an exception: the
-    dataset has only the crop, although the detector also scores the mirror image of the crop.
+    a track, the dataset mirrors these crops too. There is one difference. If a track has only one
+    crop, the detector scores this crop and its mirror image, but the dataset has only the crop.
 
     Args:
         faces: The face set of the crops.
         spec: The specification of the detector's model.
+
+    Attributes:
+        tracks: The indexes of each track's crops, in the order of time; empty if the model takes
+            clips.
     """
 
     def __init__(self, faces: FaceSet, spec: ModelSpec):
         resize = partial(resize_crop, size=spec.input_size)
         super().__init__(faces, resize, spec.frames_per_clip, jitter=False)
+        # If the model takes single crops, an index is also a row number of the face set.
+        self.tracks = faces.tracks() if spec.frames_per_clip == 1 else []
         self.mirrored = np.zeros(len(faces), bool)
-        if spec.mirror:  # such a model takes single crops, so an index is also a row number
-            self.mirrored[[row for track in faces.tracks() for row in track[1::2]]] = True
+        if spec.mirror:
+            self.mirrored[[row for track in self.tracks for row in track[1::2]]] = True
 
     def _make(self, item: Item) -> tuple[torch.Tensor, float]:
         images, label = super()._make(item)

@@ -63,7 +63,7 @@ class DistributedContext:
             return part
         parts: list[np.ndarray] = [part] * self.world_size
         distributed.all_gather_object(parts, part)
-        whole = np.empty(sum(map(len, parts)), part.dtype)
+        whole = np.empty((sum(map(len, parts)), *parts[0].shape[1:]), part.dtype)
         for rank, one in enumerate(parts):
             whole[rank :: self.world_size] = one
         return whole

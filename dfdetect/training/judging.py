@@ -1,13 +1,13 @@
-"""Judge: measures a model on held-out faces after each epoch, to choose the best epoch.
+"""Measure a model on held-out faces after each epoch, to choose the best epoch.
 
-The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses,
-because users have two kinds of videos: those of the Deepfake Detection Challenge, and all others.
-The first log loss is computed on held-out videos of the challenge, which have no known source and
-are held out by actor. The second log loss is computed on held-out sources, all of which have the
-same weight. Both are computed from one calibrated score per video: the aggregation of the
-checkpoint combines the logits of a video into this score. (The calibration is fitted on the logits
-of videos, but applied to the logits of frames. If the aggregation is a mean, this makes no
-difference.)
+The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses:
+one for videos of the Deepfake Detection Challenge, and one for all other videos. The first log loss
+is computed on held-out videos of the challenge. Their source is unknown, so whole actors are held
+out. The second log loss is computed on the videos of held-out sources. All these sources have the
+same weight. Both log losses need one calibrated score per video: the aggregation of the checkpoint
+combines the logits of a video into this score. (The calibration is fitted on the logits of videos,
+but the detector applies it to the logits of frames. If the aggregation is a mean, both ways give
+the same score.)
 """
 
 from collections import defaultdict
@@ -64,13 +64,20 @@ class Judge:
         calibration = self.calibrate(logits)
         return calibration, self.measure(calibration, logits)
 
-    def calibrate(self, logits: np.ndarray) -> Calibration:
+    def calibrate(self, logits: np.ndarray, rows: np.ndarray | None = None) -> Calibration:
         """Return the calibration of a model, given its raw logits of the crops or clips.
 
         If the model is no better than chance, the calibration leaves logits as they are.
+
+        Args:
+            logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
+            rows: Which videos to use, bool of shape (videos,). None means all videos.
         """
+        used = np.ones(len(self.labels), bool) if rows is None else rows
         try:
-            return fit_calibration(self._video_logits(logits), self.labels, self.weights)
+            return fit_calibration(
+                self._video_logits(logits)[used], self.labels[used], self.weights[used]
+            )
         except ArgumentError:  # after few epochs, a model may rank no better than chance
             return Calibration()
 
@@ -82,12 +89,12 @@ class Judge:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
 
         Returns:
-            A dictionary of metrics. `choosing_loss` is computed from all videos. The metrics of the
-            function `metrics` are computed from the videos without a known source, or from all
-            videos if all have a known source. The metrics of the function `voted_metrics` get the
-            prefix `sources_`, and are computed from the videos with a known source. (Both functions
-            are in `dfdetect.evaluation.metrics`.) Undefined metrics are left out, because a
-            checkpoint holds no NaN.
+            A dictionary of metrics. `choosing_loss`, by which the best epoch is chosen, is computed
+            from all videos. The metrics of the function `metrics` are computed from the videos
+            without a known source, or from all videos if all have a known source. The metrics of
+            the function `voted_metrics` get the prefix `sources_`, and are computed from the videos
+            with a known source. (Both functions are in `dfdetect.evaluation.metrics`.) Undefined
+            metrics are left out, because a checkpoint holds no NaN.
         """
         uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)
@@ -109,9 +116,10 @@ class Judge:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed them.
 
         5 % of REAL videos exceed the lower threshold, and 1 % exceed the higher one. In these
-        shares, all sources have the same weight. The FAKE videos are counted in two groups. Those
-        without a known source are the first group: only their people are assumed to be new to the
-        model. Those with a known source are the second group: their sources are new, too.
+        shares, all sources have the same weight. The FAKE videos are counted in two groups. The
+        first group are those without a known source: the model was not trained on their people, but
+        possibly on their source. The second group are those with a known source: the model was
+        trained neither on their people nor on their source.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
@@ -133,9 +141,9 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Return two arrays: the row numbers of the videos without, and with a known source.
+        """Return the row numbers of the videos without a known source, and of all others.
 
-        An empty array is left out.
+        If one of the two arrays is empty, it is left out.
         """
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

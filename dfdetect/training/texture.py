@@ -1,24 +1,31 @@
-"""Add the texture of faces to a trained detector, by fitting three linear layers.
+"""Make a trained detector also judge the texture of faces, by fitting five layers.
 
 `dfdetect.models.texture` describes the model. Its layers are fitted by logistic regression, without
-gradient descent, on the mean features of whole tracks. All sources have the same weight, and so
-have REAL and FAKE. These are the three layers:
+gradient descent. Faces whose index names no source are taken to be from the Deepfake Detection
+Challenge. Among the other faces, all sources have the same weight, and REAL and FAKE have the same
+weight. These are the five layers:
 
-- The layer after the deep features is fitted again, on faces with a known source.
-- The layer of the texture is fitted on the same faces, with a strong penalty. With a weak penalty,
-  it would learn to recognise the sources.
-- The layer of the relevance learns to separate faces with a known source from faces of the Deepfake
-  Detection Challenge, which have no source in their index.
+- The layer of the challenge logit is fitted again, on the faces of the challenge.
+- The layer of the deep logit is fitted on the other faces.
+- The layer of the texture logit is fitted on the other faces, too. Its penalty is strong, because
+  the layer would otherwise learn to recognise the sources.
+- The layer of the steadiness is fitted on the other faces whose tracks have enough frames.
+- The layer of the relevance learns to separate the other faces from those of the challenge. It
+  learns from all faces and from a damaged copy of each face, so that a face of the challenge that
+  was compressed or darkened still counts as one.
 
-Afterwards the model is calibrated in the same way as at the end of `train`. Last, the bias of the
-texture layer is lowered until few REAL videos from held-out sources are called FAKE. Most videos
-that users check are REAL, and a false alarm about a person does more harm than a missed fake.
+Afterwards, held-out faces are used to calibrate both logits. Last, the logit for other faces is
+lowered until few held-out REAL sources are called FAKE. Most videos that users check are REAL, and
+a false alarm about a person does more harm than a missed fake.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,32 +38,41 @@ from tqdm import tqdm
 from dfdetect.checkpoints.io import load_checkpoint, save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import find_weights, require_new_checkpoint
-from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.data.faceset import LABELS, FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import vote_weights
 from dfdetect.models.registry import create_model
-from dfdetect.models.texture import TextureEfficientNet
+from dfdetect.models.steadiness import FEWEST_FRAMES, Steadiness, steadiness
+from dfdetect.models.texture import IRRELEVANT, TextureEfficientNet
+from dfdetect.models.tracks import track_logits
 from dfdetect.runtime.device import choose_device
 from dfdetect.runtime.engines import EngineNetwork, choose_engine
 from dfdetect.scoring.calibration import Calibration
-from dfdetect.training.dataset import DetectorDataset
+from dfdetect.training.augment import training_transform
+from dfdetect.training.dataset import ClipDataset, DetectorDataset, Item
 from dfdetect.training.judging import Judge
 from dfdetect.training.split import as_list, read_split
 
 ARCHITECTURE = "tf_efficientnet_lite2_texture"
 # Inverse strengths of the penalties on the squared weights, scikit-learn's `C`, for standardised
-# features. The strength for the texture was chosen on `dev` and `dev_b` of the research data.
-DEEP_STRENGTH, TEXTURE_STRENGTH, RELEVANCE_STRENGTH = 1e-3, 1e-4, 1e-2
-# The strong penalty makes the logits of the texture too small, so they are multiplied by this
-# factor. Among factors from 0 to 15, it gives the default detector the lowest `choosing_loss` (see
+# features. They were chosen on held-out faces of the research data, which include `dev` and
+# `dev_b`.
+CHALLENGE_STRENGTH, DEEP_STRENGTH, TEXTURE_STRENGTH = 3e-3, 1e-3, 3e-5
+RELEVANCE_STRENGTH, STEADINESS_STRENGTH = 10.0, 1.0
+# Strong penalties make logits too small. The logits of the texture and of the steadiness are
+# multiplied by these factors before they are added to the deep logit. Of the factors that were
+# tried, these give the default detector the lowest `choosing_loss` (see
 # `dfdetect.training.judging`) on held-out faces.
-TEXTURE_SCALE = 6.0
+TEXTURE_SCALE, STEADINESS_SCALE = 15.0, 3.0
+# For the relevance, all tracks with a source together have this many times the weight of the faces
+# of the challenge. With equal weights, the relevance of many faces with a source would be too low.
+KNOWN_WEIGHT = 3.0
+# The limits of the steadiness leave this share of the tracks below and above them.
+EXTREME_SHARE = 0.01
 # The largest share of the held-out REAL sources that may have a probability above 0.5, and the
 # amounts by which the logit of the texture may be lowered to reach this share.
 MOST_FALSE_ALARMS = 0.15
-SHIFTS = np.arange(0, 4.01, 0.25)
-# Maximum number of crops of the challenge that are used. The relevance needs no more crops.
-MOST_CHALLENGE_CROPS = 2000
+SHIFTS = np.arange(0, 4.01, 0.05)
 BATCH, MAX_ITERATIONS = 64, 1000
 
 
@@ -71,26 +87,28 @@ def fit_texture(
     workers: int = 0,
     progress: bool = False,
 ) -> ModelSpec:
-    """Add texture to a trained `tf_efficientnet_lite2`, and write a new checkpoint.
+    """Add layers for texture to a trained `tf_efficientnet_lite2`, and write a new checkpoint.
 
     Args:
         weights: Name or file of the weights. If they already have layers for texture, these layers
             are fitted again.
         faces: Indexes of face sets. Some crops must have a source, and some must have none.
-        out: The checkpoint to write, ending in `.safetensors`.
-        val: Faces to calibrate on, given as in `train`. Faces that the detector was not trained on
-            are best.
-        seed: Seed of two random choices: which faces are held out, as in `train`, and which of the
-            many crops without a source are used.
-        device: As in `load_detector`.
+        out: The checkpoint to write, whose name ends in `.safetensors`.
+        val: What to hold out and calibrate on: indexes of face sets, or shares of `faces`, as in
+            `train`. Faces that the detector was not trained on are best. Some of the held-out crops
+            must have a source, too, and some must have none.
+        seed: Seed of two random choices: which faces are held out, as in `train`, and how the
+            copies are damaged.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         workers: Number of processes that read crops; 0 to read them in this process.
-        progress: Show progress bars.
+        progress: Whether to show progress bars.
 
     Returns:
         The specification that the new checkpoint holds.
 
     Raises:
-        FaceSetError: A face set is unusable, or faces with or without a source are missing.
+        FaceSetError: A face set is unusable, or the crops to train on or the held-out crops all
+            have a source or all have none.
         ArgumentError: `out` exists or cannot be written, `weights` have another architecture, or
             the device is unknown.
         CheckpointError: The checkpoint is unusable.
@@ -109,17 +127,24 @@ def fit_texture(
         raise ArgumentError(f"{path}: texture can be added to {TextureEfficientNet.base} only")
     assert isinstance(spec, ModelSpec)
     split = read_split(faces, val, seed)
-    split.held_out.require_readable(progress)
-    used = _choose(split.train, seed)
-    used.require_readable(progress)
+    used, held_out = split.train, split.held_out
+    for part in (used, held_out):
+        _require_both_domains(part)
+        part.require_readable(progress)
     spec = replace(spec, architecture=ARCHITECTURE)
     model = create_model(ARCHITECTURE).eval().to(torch_device)
     assert isinstance(model, TextureEfficientNet)
     model.network.load_state_dict(network.state_dict())
-    fit_layers(model, used, *_features(model, used, spec, workers, progress))
-    judge = Judge(split.held_out, spec.frames_per_clip, spec.aggregation)
-    logits, relevance = _answers(model, *_features(model, split.held_out, spec, workers, progress))
-    calibration = judge.calibrate(logits)
+    compute = partial(_compute_features, model, spec, workers, progress)
+    features = compute(DetectorDataset(used, spec))
+    damage = training_transform(spec.input_size)
+    items = [Item(row, seed + row) for row in range(len(used))]
+    damaged = compute(ClipDataset(used, damage), items)
+    fit_layers(model, used, features, damaged)
+    judge = Judge(held_out, spec.frames_per_clip, spec.aggregation)
+    features = compute(DetectorDataset(held_out, spec))
+    calibration = calibrate_logits(model, judge, held_out, features)
+    logits, relevance = _answers(model, held_out, features)
     shift = find_shift(judge, calibration, logits, relevance)
     with torch.no_grad():
         model.texture.bias.sub_(shift)
@@ -146,32 +171,94 @@ def fit_texture(
 
 
 def fit_layers(
-    model: TextureEfficientNet, faces: FaceSet, deep: np.ndarray, statistics: np.ndarray
+    model: TextureEfficientNet, faces: FaceSet, features: "Features", damaged: "Features"
 ) -> None:
-    """Fit the three linear layers of a model.
+    """Fit the five layers of a model.
 
     Args:
         model: The model whose layers are set.
-        faces: The crops.
-        deep: Mean deep features of each crop, shape (crops, channels).
-        statistics: The statistics of each crop, shape (crops, statistics).
+        faces: The crops, of which some have a source and some have none.
+        features: The features of the crops.
+        damaged: The features of damaged copies of the crops.
     """
     tracks = faces.tracks()
-    deep, statistics = (
-        np.stack([values[track].mean(axis=0) for track in tracks]) for values in (deep, statistics)
-    )
     first = [track[0] for track in tracks]
     labels, sources = faces.labels[first], faces.sources[first]
+    deep, statistics = (_mean_of_tracks(values, tracks) for values in features)
     known = sources != ""
     votes = vote_weights(labels[known], sources[known]) * known.sum()
-    fit_linear(model.network.classifier, deep[known], labels[known], votes, DEEP_STRENGTH)
+    fit_linear(
+        model.network.classifier,
+        *(deep[~known], labels[~known], np.ones((~known).sum()), CHALLENGE_STRENGTH),
+    )
+    fit_linear(model.deep, deep[known], labels[known], votes, DEEP_STRENGTH)
     fit_linear(model.texture, statistics[known], labels[known], votes, TEXTURE_STRENGTH)
+    _scale(TEXTURE_SCALE, model.texture)
+    fit_steadiness(model, faces, features.statistics)
+    _scale(STEADINESS_SCALE, model.steadiness)
+    shares = np.full(len(known), 1 / (~known).sum())
+    shares[known] = KNOWN_WEIGHT * votes / votes.sum()
+    fit_linear(
+        model.relevance,
+        np.concatenate([statistics, _mean_of_tracks(damaged.statistics, tracks)]),
+        np.tile(known.astype(int), 2),
+        np.tile(shares / shares.mean(), 2),
+        RELEVANCE_STRENGTH,
+    )
+
+
+def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.ndarray) -> None:
+    """Fit the layer of the steadiness, unless too few tracks have enough frames.
+
+    Args:
+        model: The model whose layer is set.
+        faces: The crops. Only those with a source are used.
+        statistics: The texture statistics of each crop, shape (crops, statistics).
+    """
+    tracks = [
+        track
+        for track in faces.tracks()
+        if len(track) >= FEWEST_FRAMES and faces.sources[track[0]] != ""
+    ]
+    first = [track[0] for track in tracks]
+    labels, sources = faces.labels[first], faces.sources[first]
+    if len(np.unique(labels)) < len(LABELS):
+        return
+    values = np.array([steadiness(torch.from_numpy(statistics[track])).item() for track in tracks])
+    line = nn.Linear(1, 1)
+    votes = vote_weights(labels, sources) * len(labels)
+    fit_linear(line, values[:, None], labels, votes, STEADINESS_STRENGTH)
+    layer = model.steadiness
     with torch.no_grad():
-        model.texture.weight.mul_(TEXTURE_SCALE)
-        model.texture.bias.mul_(TEXTURE_SCALE)
-    shares = np.full(len(known), len(known) / (2 * (~known).sum()))
-    shares[known] = votes / votes.sum() * len(known) / 2
-    fit_linear(model.relevance, statistics, known.astype(int), shares, RELEVANCE_STRENGTH)
+        layer.weight.copy_(line.weight[0])
+        layer.bias.copy_(line.bias)
+        layer.lowest.fill_(float(np.quantile(values, EXTREME_SHARE)))
+        layer.highest.fill_(float(np.quantile(values, 1 - EXTREME_SHARE)))
+
+
+def calibrate_logits(
+    model: TextureEfficientNet, judge: Judge, faces: FaceSet, features: "Features"
+) -> Calibration:
+    """Return the calibration of the challenge logit, and make the other logit fit it.
+
+    The layers of the logit for other faces are scaled and shifted, so that the same calibration is
+    right for both logits.
+
+    Args:
+        model: The model, whose layers are fitted.
+        judge: The `Judge` that measures the model on the held-out faces.
+        faces: The held-out faces.
+        features: The features of their crops.
+    """
+    known = judge.sources != ""
+    both = (_answers(model, faces, features, relevance)[0] for relevance in (0.0, 1.0))
+    calibration, other = (
+        judge.calibrate(logits, rows) for logits, rows in zip(both, (~known, known), strict=True)
+    )
+    _scale(other.scale / calibration.scale, model.deep, model.texture, model.steadiness)
+    with torch.no_grad():
+        model.texture.bias.add_((other.bias - calibration.bias) / calibration.scale)
+    return calibration
 
 
 def fit_linear(
@@ -184,12 +271,13 @@ def fit_linear(
     """Fit the weights of a layer with one output, by logistic regression.
 
     Args:
-        layer: The layer. The regression standardises the features, but the weights are set so that
-            the layer takes features that are not standardised.
+        layer: The layer to fit. It takes the features as they are, although the regression
+            standardises them internally.
         features: Features of the examples, shape (n, features).
         labels: Labels of the examples, 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
-        strength: Inverse strength of the penalty on the squared weights, scikit-learn's `C`.
+        strength: scikit-learn's `C`: the larger it is, the weaker is the penalty on the squared
+            weights of the layer.
     """
     scaler = StandardScaler().fit(features, sample_weight=weights)
     fit = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
@@ -203,16 +291,17 @@ def fit_linear(
 def find_shift(
     judge: Judge, calibration: Calibration, logits: np.ndarray, relevance: np.ndarray
 ) -> float:
-    """Return the amount by which the bias of the texture layer must be lowered.
+    """Return the amount by which the logit for other faces must be lowered.
 
-    With the lowered bias, few REAL videos from held-out sources are called FAKE.
+    With the lowered logit, few REAL videos from held-out sources are called FAKE.
 
     Args:
-        judge: The judge of the held-out faces.
+        judge: The `Judge` that measures the model on the held-out faces.
         calibration: The calibration of the model. It is not fitted again, because a new fit would
             undo the shift.
         logits: Raw logits of the held-out crops, shape (n,).
-        relevance: Relevance of the texture of each crop, 0 to 1, shape (n,).
+        relevance: Relevance of the texture of each crop, 0 to 1, shape (n,): the weight that the
+            model gives to the logit for other faces.
     """
     for shift in SHIFTS.tolist():
         scores = judge.measure(calibration, logits - shift * relevance)
@@ -221,51 +310,96 @@ def find_shift(
     return shift
 
 
-def _choose(faces: FaceSet, seed: int) -> FaceSet:
-    """Return all crops with a known source, and some of those without one."""
+def _require_both_domains(faces: FaceSet) -> None:
     known = faces.sources != ""
     if known.all() or not known.any():
         raise FaceSetError(
-            "faces with a source and faces without one are needed: give the faces of the challenge "
-            "and face sets with a column 'source'"
+            "faces with a source and faces without one are needed, to train on and to hold out: "
+            "give the faces of the challenge and face sets with a column 'source'"
         )
-    plain = np.random.default_rng(seed).permutation(np.flatnonzero(~known))
-    return faces.select(np.sort([*np.flatnonzero(known), *plain[:MOST_CHALLENGE_CROPS]]))
+
+
+class Features(NamedTuple):
+    """What the layers of a `TextureEfficientNet` are fitted on, for each crop of a face set.
+
+    Attributes:
+        deep: The deep features, averaged over the image, float32 of shape (crops, channels).
+        statistics: The texture statistics, float32 of shape (crops, statistics).
+    """
+
+    deep: np.ndarray
+    statistics: np.ndarray
 
 
 @torch.inference_mode()
-def _features(
-    model: TextureEfficientNet, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean deep features and the statistics of each crop, both float32."""
+def _compute_features(
+    model: TextureEfficientNet,
+    spec: ModelSpec,
+    workers: int,
+    progress: bool,
+    dataset: ClipDataset,
+    items: Sequence[Item] | None = None,
+) -> Features:
+    """Return the features of all images of a dataset, or of the given items."""
     device = next(model.parameters()).device
     body = _fast(_Body(model), spec)
-    dataset = DetectorDataset(faces, spec)
-    found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    with tqdm(total=len(faces), desc="features", unit="crop", disable=not progress) as bar:
-        for images, _ in DataLoader(dataset, batch_size=BATCH, num_workers=workers):
+    found: list[list[np.ndarray]] = [[], []]
+    loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers, sampler=items)
+    with tqdm(total=len(dataset), desc="features", unit="crop", disable=not progress) as bar:
+        for images, _ in loader:
             pooled = body(spec.normalise(images.to(device)))
             for parts, part in zip(found, pooled, strict=True):
                 parts.append(part.float().cpu().numpy())
             bar.update(len(images))
-    return np.concatenate(found[0]), np.concatenate(found[1])
+    return Features(*map(np.concatenate, found))
+
+
+def _mean_of_tracks(values: np.ndarray, tracks: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the mean values of each track, given the values of each crop."""
+    return np.stack([values[list(track)].mean(axis=0) for track in tracks])
+
+
+@torch.no_grad()
+def _scale(factor: float, *layers: nn.Linear | Steadiness) -> None:
+    """Multiply the outputs of linear layers by a factor."""
+    for layer in layers:
+        layer.weight.mul_(factor)
+        layer.bias.mul_(factor)
 
 
 @torch.inference_mode()
 def _answers(
-    model: TextureEfficientNet, deep: np.ndarray, statistics: np.ndarray
+    model: TextureEfficientNet,
+    faces: FaceSet,
+    features: Features,
+    relevance: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logit of each crop and the relevance of its texture, both of shape (crops,)."""
+    """Return the logit of each crop and the relevance of its texture, both of shape (crops,).
+
+    If `relevance` is given, it replaces the relevance that the model computes. It must be 0 or 1.
+    """
     device = next(model.parameters()).device
-    features = (torch.from_numpy(values).to(device) for values in (deep, statistics))
-    logits, relevance = model.combine(*features)
-    return logits[:, 0].cpu().numpy(), relevance[:, 0].cpu().numpy()
+    deep, statistics = (torch.from_numpy(values).to(device) for values in features)
+    if relevance is not None:
+        model = _with_fixed_relevance(model, relevance)
+    logits, found = model.combine(deep, statistics)
+    logits = track_logits(model, torch.cat([logits, statistics], 1), faces.tracks())
+    return logits.cpu().numpy(), found[:, 0].cpu().numpy()
+
+
+def _with_fixed_relevance(model: TextureEfficientNet, relevance: float) -> TextureEfficientNet:
+    """Return a copy of a model whose relevance is 0 or 1 for every crop."""
+    model = deepcopy(model)
+    nn.init.zeros_(model.relevance.weight)
+    nn.init.constant_(model.relevance.bias, IRRELEVANT if relevance == 0 else -IRRELEVANT)
+    return model
 
 
 class _Body(nn.Module):
-    """The part of the model that computes the inputs of its three linear layers.
+    """The part of the model that computes the inputs of its fitted layers.
 
-    The outputs are the mean deep features and the statistics of each crop.
+    For each crop, the outputs are the deep features, averaged over the image, and the texture
+    statistics.
     """
 
     def __init__(self, model: TextureEfficientNet):
@@ -277,7 +411,7 @@ class _Body(nn.Module):
 
 
 def _fast(network: nn.Module, spec: ModelSpec) -> EngineNetwork:
-    """Return a form of the network that the fastest installed engine runs."""
+    """Return the network, wrapped so that the fastest installed engine runs it."""
     device = next(network.parameters()).device
     example = torch.zeros(spec.input_shape, device=device)
     return EngineNetwork(network, example, (0,), choose_engine("auto", device))

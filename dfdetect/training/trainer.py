@@ -24,6 +24,7 @@ from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import CropRule
 from dfdetect.models.linear import LinearModel
 from dfdetect.models.registry import create_model, model_info
+from dfdetect.models.tracks import CropNetwork, track_logits
 from dfdetect.results import OperatingPoints
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
@@ -304,8 +305,9 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the raw logit of FAKE for each crop or clip of a face set, float32 of shape (n,).
 
-    The model gets the inputs that a detector would give it. If there are several processes, each
-    process computes a part of the logits, but returns all of them.
+    The model gets the inputs that a detector would give it; a `TrackModel` also gets whole tracks.
+    If there are several processes, each process computes a part of the logits, but returns all of
+    them.
 
     Args:
         model: The model, which is set to evaluation mode.
@@ -313,19 +315,22 @@ def predict_logits(
         spec: The specification of the model.
         workers: Number of processes that read crops; 0 to read them in this process.
         progress: Whether to show a progress bar.
-        context: The rank of this process among the processes of the run.
+        context: Says which process of the training run this is.
     """
     model.eval()
     device = next(model.parameters()).device
     dataset = DetectorDataset(faces, spec)
     own = Subset(dataset, context.shard(range(len(dataset))))
     loader = DataLoader(own, batch_size=EVAL_BATCH, num_workers=workers)
-    logits = [torch.zeros(0)]
+    network = CropNetwork(model)
+    parts = []
     with tqdm(total=len(own), desc="held-out actors", unit="crop", disable=not progress) as bar:
         for images, _ in loader:
-            logits.append(model(spec.normalise(images.to(device)))[:, 0].float().cpu())
+            parts.append(network(spec.normalise(images.to(device))).float().cpu().numpy())
             bar.update(len(images))
-    return context.gather(torch.cat(logits).numpy())
+    values = np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+    gathered = torch.from_numpy(context.gather(values)).to(device)
+    return track_logits(model, gathered, dataset.tracks).cpu().numpy()
 
 
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:

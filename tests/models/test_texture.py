@@ -9,11 +9,12 @@ from dfdetect.models.texture import mean_and_std
 
 @pytest.fixture
 def model():
-    """A model whose three layers have random weights."""
+    """A model whose layers have random weights."""
     torch.manual_seed(0)
     model = create_model("tf_efficientnet_lite2_texture").eval()
-    for layer in (model.texture, model.relevance):
+    for layer in (model.deep, model.texture, model.relevance):
         torch.nn.init.normal_(layer.weight, std=0.1)
+        torch.nn.init.zeros_(layer.bias)
     return model
 
 
@@ -25,7 +26,7 @@ def test_texture_model_without_fitted_layers_answers_like_its_network():
 
 
 @torch.inference_mode()
-def test_texture_model_adds_relevance_times_texture(model):
+def test_texture_model_mixes_two_logits_by_the_relevance(model):
     images = torch.randn(2, 3, 64, 64)
     found = []
     for number in (1, 2, 4):
@@ -34,9 +35,27 @@ def test_texture_model_adds_relevance_times_texture(model):
             features = stage(features)
         found += [features.mean(dim=(2, 3)), features.std(dim=(2, 3), unbiased=False)]
     statistics = torch.cat(found, 1)
-    added = model.relevance(statistics).sigmoid() * model.texture(statistics)
-    assert added.abs().max() > 0.01
-    assert torch.allclose(model(images), model.network(images) + added, atol=1e-5)
+    relevance = model.relevance(statistics).sigmoid()
+    deep = model.network.forward_features(images).mean(dim=(2, 3))
+    challenge, others = model.network(images), model.deep(deep) + model.texture(statistics)
+    assert (challenge - others).abs().min() > 0.01
+    expected = (1 - relevance) * challenge + relevance * others
+    assert torch.allclose(model(images), expected, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_texture_model_adds_relevance_times_steadiness_to_each_crop_of_a_track(model):
+    images = torch.randn(5, 3, 64, 64)
+    values = model.forward_values(images)
+    assert torch.allclose(values[:, :1], model(images), atol=1e-5)
+    assert torch.allclose(model.track_logits(values), model(images)[:, 0], atol=1e-5)
+    model.steadiness.weight.fill_(0.5)
+    model.steadiness.highest.fill_(100)
+    statistics = values[:, 1:]
+    relevance = model.relevance(statistics).sigmoid().mean()
+    added = relevance * model.steadiness(statistics)
+    assert added.abs() > 0.01
+    assert torch.allclose(model.track_logits(values), model(images)[:, 0] + added, atol=1e-5)
 
 
 def test_texture_model_has_maps_that_add_up_to_the_logit(model):

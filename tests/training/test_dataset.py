@@ -93,6 +93,26 @@ def test_predict_logits_sees_the_mirrored_crops_of_the_detector(tracks):
     assert mirrored == pytest.approx(signs * plain, abs=1e-6)
 
 
+class FirstIsZero(Lopsided):
+    """A model that compares the crops of a track: the first one always has the logit 0."""
+
+    def forward_values(self, images):
+        return self(images)
+
+    def track_logits(self, values):
+        return values[:, 0] - values[0, 0]
+
+
+def test_predict_logits_gives_a_track_model_whole_tracks_in_the_order_of_time(tracks):
+    spec = ModelSpec("simple_cnn_2", 32, (0.5,) * 3, (0.5,) * 3)
+    plain, compared = (
+        predict_logits(model, tracks, spec, 0, False) for model in (Lopsided(), FirstIsZero())
+    )
+    for track in tracks.tracks():
+        assert compared[track] == pytest.approx(plain[track] - plain[track[0]], abs=1e-6)
+    assert any(track[0] > track[-1] for track in tracks.tracks())
+
+
 def test_clip_dataset_transforms_a_clip_together(tracks):
     seen = []
 

@@ -10,14 +10,18 @@ from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
 from dfdetect.models.registry import create_model
+from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.training.judging import Judge
 from dfdetect.training.split import read_split
 from dfdetect.training.texture import (
     SHIFTS,
+    Features,
+    calibrate_logits,
     find_shift,
     fit_layers,
     fit_linear,
+    fit_steadiness,
     fit_texture,
 )
 from dfdetect.training.trainer import predict_logits
@@ -55,22 +59,108 @@ def test_fit_linear_weights_examples_and_takes_features_as_they_are():
     assert weighted.mean() > 1
 
 
-def test_fit_layers_uses_the_texture_for_faces_with_a_source_only(two_face_sets):
-    faces = FaceSet.join([FaceSet.read(index) for index in two_face_sets])
+def fitted_model(faces, seed=0):
+    """Return features of the crops, and a model that was fitted on them.
+
+    Statistic 0 tells REAL from FAKE, statistic 1 tells crops with a source from the others, and
+    deep feature 0 tells REAL from FAKE among the crops without a source.
+    """
     model = create_model("tf_efficientnet_lite2_texture").eval()
     known = faces.sources != ""
-    generator = np.random.default_rng(0)
-    deep = generator.normal(size=(len(faces), model.network.num_features))
-    statistics = generator.normal(size=(len(faces), model.statistics))
+    generator = np.random.default_rng(seed)
+    deep = generator.normal(size=(len(faces), model.network.num_features)).astype(np.float32)
+    statistics = generator.normal(size=(len(faces), model.statistics)).astype(np.float32)
     statistics[:, 0] += 10 * faces.labels
     statistics[:, 1] += 10 * known
-    fit_layers(model, faces, deep, statistics)
-    inputs = torch.from_numpy(statistics).float()
+    deep[:, 0] += 10 * faces.labels * ~known
+    features = Features(deep, statistics)
+    fit_layers(model, faces, features, Features(deep, statistics + 0.1))
+    return model, features
+
+
+def read_both(two_face_sets):
+    faces = FaceSet.join([FaceSet.read(index) for index in two_face_sets])
+    return faces, faces.sources != ""
+
+
+def outputs(layer, values):
     with torch.inference_mode():
-        texture = model.texture(inputs)[:, 0].numpy()
-        relevance = model.relevance(inputs)[:, 0].sigmoid().numpy()
-    assert texture[known & (faces.labels == 1)].min() > texture[known & (faces.labels == 0)].max()
-    assert relevance[known].min() > 0.5 > relevance[~known].max()
+        return layer(torch.from_numpy(values))[:, 0].numpy()
+
+
+def test_fit_layers_learns_which_logit_counts_and_both_logits(two_face_sets):
+    faces, known = read_both(two_face_sets)
+    model, (deep, statistics) = fitted_model(faces)
+    fake = faces.labels == 1
+    texture = outputs(model.texture, statistics)
+    assert texture[known & fake].min() > texture[known & ~fake].max()
+    challenge = outputs(model.network.classifier, deep)
+    assert challenge[~known & fake].min() > challenge[~known & ~fake].max()
+    relevance = outputs(model.relevance, statistics)
+    assert relevance[known].min() > 0 > relevance[~known].max()
+
+
+def test_fit_layers_learns_the_relevance_from_damaged_copies_too(two_face_sets):
+    faces, known = read_both(two_face_sets)
+    model, (deep, statistics) = fitted_model(faces)
+    damaged = statistics.copy()
+    damaged[~known, 1] += 100  # damage makes crops of the challenge look like other sources
+    damaged[~known, 2] += 100
+    assert outputs(model.relevance, damaged)[~known].mean() > 0
+    fit_layers(model, faces, Features(deep, statistics), Features(deep, damaged))
+    assert outputs(model.relevance, damaged)[~known].max() < 0
+    assert outputs(model.relevance, statistics)[known].min() > 0
+
+
+def test_fit_steadiness_finds_that_fakes_are_steadier(two_face_sets):
+    faces = FaceSet.read(two_face_sets[1])
+    faces.table["video"] = [f"v{number // 6}" for number in range(len(faces))]
+    faces.table["track"], faces.table["frame"] = 0, [number % 6 for number in range(len(faces))]
+    faces.table["label"] = np.where(np.arange(len(faces)) // 6 % 2, "FAKE", "REAL")
+    generator = np.random.default_rng(0)
+    statistics = generator.normal(size=(len(faces), 30)).astype(np.float32)
+    statistics[faces.labels == 1] *= 0.5
+    model = create_model("tf_efficientnet_lite2_texture").eval()
+    fit_steadiness(model, faces, statistics)
+    layer = model.steadiness
+    values = {
+        label: [
+            layer(torch.from_numpy(statistics[track])).item()
+            for track in faces.tracks()
+            if faces.labels[track[0]] == label
+        ]
+        for label in (0, 1)
+    }
+    steadiest, *others = sorted(values[1])
+    assert max(values[0]) < 0 == steadiest < min(others)  # the steadiest one is above the limit
+    still = torch.from_numpy(statistics[faces.tracks()[0]]) * 0.01
+    assert layer(still).item() == 0
+
+
+def test_fit_steadiness_needs_tracks_with_enough_frames(two_face_sets):
+    faces, _ = read_both(two_face_sets)  # each crop is a track by itself
+    model, _ = fitted_model(faces)
+    assert all(value.item() == 0 for value in model.steadiness.buffers())
+
+
+def test_calibrate_logits_makes_both_logits_fit_one_calibration(two_face_sets):
+    faces, known = read_both(two_face_sets)
+    model, (deep, statistics) = fitted_model(faces)
+    generator = np.random.default_rng(1)
+    features = Features(
+        (deep + 9 * generator.normal(size=deep.shape)).astype(np.float32),
+        (statistics + 9 * generator.normal(size=statistics.shape)).astype(np.float32),
+    )
+    judge = Judge(faces, 1, Aggregation())
+    calibration = calibrate_logits(model, judge, faces, features)
+    with torch.inference_mode():
+        deep, statistics = map(torch.from_numpy, features)
+        challenge = model.network.classifier(deep)[:, 0].numpy()
+        others = (model.deep(deep) + model.texture(statistics))[:, 0].numpy()
+    assert judge.calibrate(challenge, ~known) == calibration
+    again = judge.calibrate(others, known)
+    assert again.scale == pytest.approx(calibration.scale, rel=0.01)
+    assert again.bias == pytest.approx(calibration.bias, abs=0.01)
 
 
 class FewerAlarms:
@@ -84,7 +174,9 @@ class FewerAlarms:
 def test_find_shift_lowers_the_texture_until_few_real_sources_are_called_fake():
     logits, relevance = np.zeros(4), np.array([1, 1, 0.5, 0.5])
     shift = find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits, relevance)
-    assert shift == 2.0  # the first step at which 0.3 - 0.1 * 0.75 * shift is at most 0.15
+    assert shift == pytest.approx(
+        2.0
+    )  # the first step at which 0.3 - 0.1 * 0.75 * shift is at most 0.15
     assert find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits - 2, relevance) == 0.0
     assert find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits, 0 * relevance) == SHIFTS[-1]
 
@@ -118,5 +210,6 @@ def test_fit_texture_refuses_what_it_cannot_use(two_face_sets, tmp_path):
     out = tmp_path / "texture.safetensors"
     with pytest.raises(ArgumentError, match="can be added to tf_efficientnet_lite2 only"):
         fit_texture("simple_cnn_2", two_face_sets, out)
-    with pytest.raises(FaceSetError, match="faces with a source and faces without one"):
-        fit_texture(BASE, two_face_sets[:1], out, val=0.4)
+    for faces, val in ((two_face_sets[:1], 0.4), (two_face_sets[1:], two_face_sets[0])):
+        with pytest.raises(FaceSetError, match="faces with a source and faces without one"):
+            fit_texture(BASE, faces, out, val=val)
