@@ -203,7 +203,9 @@ def test_predict_ends_within_its_time_budget(sample_data, tmp_path, seconds, vid
     assert all(score.status == Status.OUT_OF_TIME for score in late)
     cut_down = bool(late) or min(score.frames_with_faces for score in scores.values()) < 32
     assert cut_down == (seconds == 6)
-    assert (tmp_path / "submission.progress.jsonl").exists() == bool(late)
+    # A slow machine may score no video in six seconds; then there is nothing to continue from.
+    some_are_left = 0 < len(late) < videos
+    assert (tmp_path / "submission.progress.jsonl").exists() == some_are_left
 
 
 def test_predict_refuses_an_unusable_time_budget(sample_data, tmp_path):
