@@ -70,10 +70,22 @@ KNOWN_WEIGHT = 3.0
 # The limits of the steadiness leave this share of the tracks below and above them.
 EXTREME_SHARE = 0.01
 # The largest share of the held-out REAL sources that may have a probability above 0.5, and the
-# amounts by which the logit of the texture may be lowered to reach this share.
+# amounts by which the logit for other faces may be lowered to reach this share.
 MOST_FALSE_ALARMS = 0.15
 SHIFTS = np.arange(0, 4.01, 0.05)
 BATCH, MAX_ITERATIONS = 64, 1000
+
+
+class Features(NamedTuple):
+    """What the layers of a `TextureEfficientNet` are fitted on, for each crop of a face set.
+
+    Attributes:
+        deep: The deep features, averaged over the image, float32 of shape (crops, channels).
+        statistics: The texture statistics, float32 of shape (crops, statistics).
+    """
+
+    deep: np.ndarray
+    statistics: np.ndarray
 
 
 def fit_texture(
@@ -171,7 +183,7 @@ def fit_texture(
 
 
 def fit_layers(
-    model: TextureEfficientNet, faces: FaceSet, features: "Features", damaged: "Features"
+    model: TextureEfficientNet, faces: FaceSet, features: Features, damaged: Features
 ) -> None:
     """Fit the five layers of a model.
 
@@ -237,7 +249,7 @@ def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.nd
 
 
 def calibrate_logits(
-    model: TextureEfficientNet, judge: Judge, faces: FaceSet, features: "Features"
+    model: TextureEfficientNet, judge: Judge, faces: FaceSet, features: Features
 ) -> Calibration:
     """Return the calibration of the challenge logit, and make the other logit fit it.
 
@@ -317,18 +329,6 @@ def _require_both_domains(faces: FaceSet) -> None:
             "faces with a source and faces without one are needed, to train on and to hold out: "
             "give the faces of the challenge and face sets with a column 'source'"
         )
-
-
-class Features(NamedTuple):
-    """What the layers of a `TextureEfficientNet` are fitted on, for each crop of a face set.
-
-    Attributes:
-        deep: The deep features, averaged over the image, float32 of shape (crops, channels).
-        statistics: The texture statistics, float32 of shape (crops, statistics).
-    """
-
-    deep: np.ndarray
-    statistics: np.ndarray
 
 
 @torch.inference_mode()
