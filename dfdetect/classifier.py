@@ -46,7 +46,9 @@ class Classifier:
         self.half = has_fast_half(device)
         model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        example = torch.zeros(spec.input_shape, device=device)
+        # Engines are compared on noise: some features of a constant image are far off in bfloat16.
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(spec.input_shape, generator=generator).to(device)
         self.network = EngineNetwork(CropNetwork(self.model), example, (0,), engine, self.half)
 
     def frame_logits(
@@ -64,7 +66,8 @@ class Classifier:
                 computation.
 
         Returns:
-            For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model
+            For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model is
+            a `TrackModel`, the logit of a crop depends on all crops of the face. If the model
             takes clips, the crops of a face are divided into clips, and each crop gets the logit of
             its clip. The last two clips may overlap. A crop in both of them gets the mean of the
             two logits.
