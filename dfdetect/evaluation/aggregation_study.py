@@ -261,7 +261,11 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
 
 
 def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
-    """Return P(FAKE) of each crop of a face set, float64 of shape (n,)."""
+    """Return P(FAKE) of each crop of a face set, float64 of shape (n,).
+
+    With a `TrackModel`, a crop has the logit that it has in its whole track, also if a scene shows
+    only a part of the track.
+    """
     tracks = faces.tracks()
     probabilities = np.zeros(len(faces))
     with Executor(detector.device) as executor:

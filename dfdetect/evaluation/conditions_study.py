@@ -165,19 +165,33 @@ def _damaged(
 ) -> Iterator[dict[str, Any]]:
     if not len(rows):
         return
-    aggregation = detector.spec.aggregation
     levels = [(name, level) for name, (_, levels) in DAMAGES.items() for level in levels]
+    undamaged, _ = _score_alone(detector, faces, rows, lambda image, _: image, 0)
+    before = everything[rows].with_probabilities(undamaged)
     for name, level in tqdm(levels, "damages", unit="damage", disable=not progress):
         damage, _ = DAMAGES[name]
-        logits: list[np.ndarray] = []
-        for start in range(0, len(rows), BATCH):
-            images = [damage(faces.image(row), level) for row in rows[start : start + BATCH]]
-            logits += detector.frame_logits([[image] for image in images])
-        # The median over the last batch is precise enough.
-        sharpness = [measure_crop(image).sharpness for image in images]
-        part = everything[rows].with_probabilities(aggregation.probability(np.concatenate(logits)))
-        row = _row("damaged", name, f"{level:g}", part, everything[rows])
-        yield {**row, "sharpness": float(np.median(sharpness))}
+        probabilities, sharpness = _score_alone(detector, faces, rows, damage, level)
+        row = _row("damaged", name, f"{level:g}", before.with_probabilities(probabilities), before)
+        yield {**row, "sharpness": sharpness}
+
+
+def _score_alone(
+    detector: Detector,
+    faces: FaceSet,
+    rows: np.ndarray,
+    damage: Callable[[np.ndarray, float], np.ndarray],
+    level: float,
+) -> tuple[np.ndarray, float]:
+    """Return P(FAKE) of damaged crops, each scored without its track, and their sharpness.
+
+    The sharpness is the median over the last batch, which is precise enough.
+    """
+    logits: list[np.ndarray] = []
+    for start in range(0, len(rows), BATCH):
+        images = [damage(faces.image(row), level) for row in rows[start : start + BATCH]]
+        logits += detector.frame_logits([[image] for image in images])
+    sharpness = np.median([measure_crop(image).sharpness for image in images])
+    return detector.spec.aggregation.probability(np.concatenate(logits)), float(sharpness)
 
 
 def _natural(
@@ -197,6 +211,7 @@ def _fewer_frames(
     logits: Sequence[np.ndarray],
     everything: _Answers,
 ) -> Iterator[dict[str, Any]]:
+    # With a `TrackModel`, the chosen frames keep the logits that they have in the whole track.
     aggregation = detector.spec.aggregation
 
     def scored(chosen: Sequence[np.ndarray]) -> np.ndarray:
