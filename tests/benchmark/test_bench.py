@@ -84,9 +84,13 @@ def test_bench_result_follows_from_what_was_timed():
 @pytest.mark.corpus
 @pytest.mark.slow
 def test_bench_covers_the_faces_of_the_reference(corpus, monkeypatch):
-    """One video of the challenge shows two people, and one video is dark."""
+    """One video of the challenge shows two people, and one video is dark.
+
+    The earlier default detector shows what other boxes change. The default detector has two logits,
+    and which of them counts depends on small differences between crops.
+    """
     monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)
-    result = bench(corpus / "videos" / "dfdc", engine="torch")
+    result = bench(corpus / "videos" / "dfdc", weights="tf_efficientnet_lite2", engine="torch")
     assert result.face_agreement >= 0.99
     assert result.probability_difference_mean <= 0.02
     assert result.probability_difference_max <= 0.1
