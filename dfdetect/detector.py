@@ -312,7 +312,8 @@ class Detector:
             clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
-            For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). If the
+            For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). With the
+            default detector, the logit of a crop depends on all crops of the sequence. If the
             model takes clips, the sequence is divided into clips, and each crop gets the logit of
             its clip. The last two clips may overlap. A crop in both of them gets the mean of the
             two logits.

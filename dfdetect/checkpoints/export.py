@@ -1,13 +1,17 @@
 """Export a checkpoint to an ONNX file, for programs without torch or Python.
 
 A program that uses the ONNX file must cut and resize the crops. The graph in the file contains all
-other steps up to the calibrated logit, so the program cannot forget one of them:
+other steps from a crop to its calibrated logit:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
   for models that take clips of several crops. The batch may have any size.
 - Steps in the graph: reversing the channels if the model takes BGR, the normalisation, the model,
   the calibration.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
+
+The graph scores each crop alone. It mirrors no crops, and for the default detector it leaves out
+how steady the face is. P(FAKE) of a video therefore differs from that of dfdetect, and the
+thresholds of the verdicts do not hold.
 
 The metadata of the file has three entries. `dfdetect` is the JSON object of the checkpoint's
 header, which includes the crop rule and the aggregation. `input` describes the crops in words.

@@ -1,9 +1,8 @@
 """Steadiness: how little a face changes over the frames of its track.
 
 Filmed faces change from frame to frame: people move, light flickers, and the noise of the camera is
-new in each frame. The faces that generators draw are smoother and stiller. The difference is found
-in talking heads and lip-sync most of all. It is also found between a fake and its original, which
-show the same person in the same scene.
+new in each frame. The faces that generators draw are smoother and stiller. The difference is also
+found between a fake and its original, which show the same person in the same scene.
 
 Steadiness is measured on statistics of each frame, such as those of `dfdetect.models.texture`.
 A single frame says nothing about it.

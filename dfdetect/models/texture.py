@@ -5,8 +5,8 @@ the image. They say how smooth, sharp and noisy the crop is, but little about th
 statistics are known as style: Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural
 Networks"; Huang & Belongie 2017.) A detector's deep features memorise the sources that it was
 trained on. On faces of other sources (data sets or sites), a linear function of the statistics
-separates REAL from FAKE better than the deep features do. The statistics do not help on faces of
-the Deepfake Detection Challenge, whose REAL and FAKE faces have the same texture. The model
+separates REAL from FAKE better than the deep features do. The statistics hardly help on faces
+of the Deepfake Detection Challenge, whose REAL and FAKE faces have the same texture. The model
 therefore computes two logits, one for faces like those of the challenge and one for all other
 faces. A second function of the statistics, the relevance, is the weight (0 to 1) of the logit for
 all other faces.

@@ -15,7 +15,10 @@ from torch import nn
 
 @runtime_checkable
 class TrackModel(Protocol):
-    """A model whose logit of a crop also depends on the other crops of the same track."""
+    """A model whose logit of a crop also depends on the other crops of the same track.
+
+    Its inputs are single crops, not clips.
+    """
 
     def forward_values(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logit of each normalised crop, followed by values for `track_logits`.
