@@ -131,6 +131,7 @@ def test_engine_network_falls_back_to_torch(network, compile_network, problem, m
 
 
 @pytest.mark.skipif(not is_installed("openvino"), reason="not installed")
+@pytest.mark.slow
 @torch.inference_mode()
 def test_engine_network_in_bfloat16_is_used_for_the_default_detector():
     (classifier,) = load_detector(device="cpu", engine="openvino").classifiers

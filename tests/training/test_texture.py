@@ -209,6 +209,7 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(two_face_sets, tmp_
     assert 0 < load_detector(out).predict_faces([crop])[0] < 1
 
 
+@pytest.mark.slow
 def test_fit_texture_refuses_what_it_cannot_use(two_face_sets, tmp_path):
     out = tmp_path / "texture.safetensors"
     with pytest.raises(ArgumentError, match="can be added to tf_efficientnet_lite2 only"):
