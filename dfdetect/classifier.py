@@ -14,7 +14,7 @@ from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.clips import make_clip, windows
 from dfdetect.models.activation_maps import activation_maps
 from dfdetect.models.fuse import fuse_batch_norms
-from dfdetect.models.tracks import CropNetwork, track_logits
+from dfdetect.models.tracks import CropNetwork, TrackModel, track_logits
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
 
@@ -46,10 +46,10 @@ class Classifier:
         self.half = has_fast_half(device)
         model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        # Engines are compared on noise: some features of a constant image are far off in bfloat16.
-        generator = torch.Generator().manual_seed(0)
-        example = torch.randn(spec.input_shape, generator=generator).to(device)
-        self.network = EngineNetwork(CropNetwork(self.model), example, (0,), engine, self.half)
+        example = torch.zeros(spec.input_shape, device=device)
+        # In bfloat16, some values of a `TrackModel` differ too much from those in float32.
+        bfloat16 = self.half and not isinstance(self.model, TrackModel)
+        self.network = EngineNetwork(CropNetwork(self.model), example, (0,), engine, bfloat16)
 
     def frame_logits(
         self,

@@ -28,8 +28,7 @@ from dfdetect.runtime.device import available_cores
 AUTO, TORCH = ENGINES[:2]
 # The packages that each engine needs. The fastest engine comes first.
 PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"], "torch": ["torch"]}
-# Maximum difference between outputs that count as equal, as a share of the largest output, or as it
-# is if all outputs are below 1.
+# Maximum absolute and relative difference between outputs that count as equal.
 SAME = 1e-3
 SAME_IN_BFLOAT16 = 5e-2
 # Compiling takes seconds. With `auto`, a network is therefore run by torch for this number of calls
@@ -189,16 +188,11 @@ class EngineNetwork(nn.Module):
         limit = SAME_IN_BFLOAT16 if self.in_bfloat16 else SAME
         found = compute(self.example.contiguous().numpy())
         if all(
-            _agree(one, other.float().numpy(), limit)
+            np.allclose(one, other.float().numpy(), limit, limit)
             for one, other in zip(found, expected, strict=True)
         ):
             return ""
         return "its outputs differ from torch's"
-
-
-def _agree(found: np.ndarray, expected: np.ndarray, limit: float) -> bool:
-    difference = np.abs(found - expected).max(initial=0)
-    return bool(difference <= limit * np.abs(expected).max(initial=1))
 
 
 def is_installed(engine: str) -> bool:
