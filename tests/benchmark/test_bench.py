@@ -81,16 +81,22 @@ def test_bench_result_follows_from_what_was_timed():
     assert "peak memory" not in text
 
 
+JUMPS = "which logit counts depends on small differences between crops: P(FAKE) differs by 0.046"
+
+
 @pytest.mark.corpus
 @pytest.mark.slow
-def test_bench_covers_the_faces_of_the_reference(corpus, monkeypatch):
-    """One video of the challenge shows two people, and one video is dark.
-
-    The earlier default detector shows what other boxes change. The default detector has two logits,
-    and which of them counts depends on small differences between crops.
-    """
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param(None, marks=pytest.mark.xfail(strict=True, reason=JUMPS)),
+        "tf_efficientnet_lite2",
+    ],
+)
+def test_bench_covers_the_faces_of_the_reference(corpus, monkeypatch, weights):
+    """One video of the challenge shows two people, and one video is dark."""
     monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)
-    result = bench(corpus / "videos" / "dfdc", weights="tf_efficientnet_lite2", engine="torch")
+    result = bench(corpus / "videos" / "dfdc", weights=weights, engine="torch")
     assert result.face_agreement >= 0.99
     assert result.probability_difference_mean <= 0.02
     assert result.probability_difference_max <= 0.1
