@@ -1,7 +1,7 @@
-"""`bench`: measures the time per video, and compares it with the times of two references.
+"""`bench`: measures the time that a detector takes per video, and compares it with two other times.
 
-The first reference only reads the frames of a video. The second reference is the face pipeline of
-the winner of the Deepfake Detection Challenge.
+One of them is the time for reading all frames with OpenCV. The other is the time of the reference
+detector, which finds faces like the winner of the Deepfake Detection Challenge.
 """
 
 import sys
@@ -44,10 +44,10 @@ PROJECTED = (400, 4000)
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult:
-    """The time per video on this machine, compared with the times of two references.
+    """The time per video on this machine, compared with two other times.
 
-    `str` returns a report for people, and `to_dict` returns the values for JSON. The function
-    `bench` explains the references. All times are in seconds.
+    `str` returns a report for people, and `to_dict` returns the values for JSON. All times are in
+    seconds. The docstring of the function `bench` describes the reference detector.
 
     Attributes:
         videos: Number of videos.
@@ -55,21 +55,18 @@ class BenchResult:
             once.
         stages: Mean time that a video spent in each stage, by name of the stage. Several videos
             were scored at once.
-        engine: Name of the library that ran the networks.
+        engine: Name of the library that ran the networks for `seconds_per_video`.
         engines: Time per video with each library that was timed, by name of the library.
         decode_seconds_per_video: Time per video for decoding alone. Several videos were decoded at
             once. This is a lower limit of `seconds_per_video`.
-        read_seconds_per_video: Time per video of the first reference, which reads every frame with
-            OpenCV and does nothing else.
-        reference_seconds_per_video: Time per video of the second reference: the face pipeline of
-            the winner of the Deepfake Detection Challenge, with the classifier of the measured
-            detector.
-        face_agreement: Of the faces that the second reference finds, the share that dfdetect finds
-            too, 0 to 1. Two boxes show the same face if their intersection over union (IoU) is at
-            least 0.5. None if the second reference found no face.
+        read_seconds_per_video: Time per video for reading every frame with OpenCV.
+        reference_seconds_per_video: Time per video of the reference detector.
+        face_agreement: Of the faces that the reference detector finds, the share that dfdetect
+            finds too, 0 to 1. Two boxes show the same face if their intersection over union (IoU)
+            is at least 0.5. None if the reference detector found no face.
         probability_difference_mean: Mean absolute difference between P(FAKE) of dfdetect and
-            P(FAKE) of the second reference, over the videos that both scored; None if no video was
-            scored by both.
+            P(FAKE) of the reference detector, over the videos that both scored; None if no video
+            was scored by both.
         probability_difference_max: As `probability_difference_mean`, but the largest difference
             instead of the mean.
         peak_memory_mb: Peak memory of the process in MB, minus its peak memory before `bench`
@@ -93,21 +90,21 @@ class BenchResult:
 
     @property
     def videos_per_second(self) -> float:
-        """Return the number of videos that are scored per second."""
+        """Return the number of videos that the measured detector scores per second."""
         return 1 / self.seconds_per_video
 
     @property
     def ratio_to_read(self) -> float:
-        """Return `seconds_per_video`, divided by `read_seconds_per_video`."""
+        """Return the time per video, divided by the time for reading every frame with OpenCV."""
         return self.seconds_per_video / self.read_seconds_per_video
 
     @property
     def ratio_to_reference(self) -> float:
-        """Return `seconds_per_video`, divided by `reference_seconds_per_video`."""
+        """Return the time per video, divided by the time of the reference detector."""
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
-        """Return how many seconds this machine would take to score this number of videos."""
+        """Return how many seconds this machine would take to score `videos` videos."""
         return videos * self.seconds_per_video
 
     def to_dict(self) -> dict[str, Any]:
@@ -157,26 +154,28 @@ def bench(
     engine: str = AUTO,
     progress: bool = False,
 ) -> BenchResult:
-    """Measure the time per video on this machine, and compare it with the times of two references.
+    """Measure the time per video on this machine, and compare it with two other times.
 
-    The first reference only reads every frame with OpenCV. Its time is `read_seconds_per_video` in
-    the result. The second reference is the face pipeline of the winner of the Deepfake Detection
-    Challenge (Seferbekov 2020). Its time is `reference_seconds_per_video`. The second reference
-    takes one video after another: OpenCV reads the file, the sampled frames are shrunk to half
-    their width and height, and MTCNN detects the faces in them. The second reference differs from
-    the winner's own code in two ways: MTCNN has its default thresholds, and the classifier is that
-    of the measured detector, in float32.
+    `read_seconds_per_video` in the result is the time for reading every frame with OpenCV.
+    `reference_seconds_per_video` is the time of the reference detector, which works like the
+    pipeline of the winner of the Deepfake Detection Challenge (Seferbekov 2020). The reference
+    detector takes one video after another: OpenCV reads the file, the sampled frames are shrunk to
+    half their width and height, and MTCNN detects the faces in them. The reference detector differs
+    from the winner's own code in two ways: MTCNN has its default thresholds, and the classifier is
+    that of the measured detector, in float32.
 
-    Run `bench` on an idle machine and in a new process: `peak_memory_mb` says by how much the peak
-    memory of the process has grown, and is too low if the process has used much memory before.
+    Run `bench` on an idle machine and in a new process. `peak_memory_mb` says by how much the peak
+    memory of the process has grown. If the process has used much memory before, the value is too
+    low.
 
     Args:
         paths: Videos and folders of videos, as in `predict`.
         weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
-        engine: The library that runs the networks on a CPU, as in `load_detector`. With `auto`, all
-            installed libraries are timed.
+        engine: The library that runs the networks on a CPU, as in `load_detector`. With `auto`,
+            `load_detector` chooses the library, and the other installed libraries are timed too,
+            for `engines` in the result.
         progress: Show progress bars.
 
     Raises:
@@ -224,14 +223,14 @@ def bench(
 
 
 def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> float | None:
-    """Return the share of the reference's faces that the measured detector finds too.
+    """Return the share of the reference detector's faces that the measured detector finds too.
 
     Args:
         scores: Results of the measured detector, one for each video.
-        reference: Results of the second reference of `bench`, for the same videos.
+        reference: Results of the reference detector of `bench`, for the same videos.
 
     Returns:
-        The share, 0 to 1, or None if the reference found no face.
+        The share, 0 to 1, or None if the reference detector found no face.
     """
     covered = [
         any(iou(box, other) >= SAME_FACE_IOU for other in _boxes_at(score.tracks, time))
@@ -243,10 +242,10 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 
 
 class _Reference(Detector):
-    """The second reference of `bench`: a detector that finds faces as the winner's pipeline did.
+    """The reference detector, which the docstring of `bench` describes.
 
-    `bench` describes the winner's pipeline. The second reference uses the model of the measured
-    detector.
+    It finds faces like the winner of the Deepfake Detection Challenge, and scores them with the
+    model of the measured detector.
     """
 
     def __init__(self, detector: Detector):
@@ -275,8 +274,7 @@ class _Reference(Detector):
 class _WinnersFaceDetector:
     """The face detector of the winner of the Deepfake Detection Challenge.
 
-    It is MTCNN as facenet_pytorch implements it. Before it detects faces, it halves the width and
-    the height of the frames.
+    The network is the MTCNN of facenet_pytorch. It gets the frames at half their width and height.
     """
 
     def __init__(self, device: torch.device):
@@ -287,7 +285,7 @@ class _WinnersFaceDetector:
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect the faces in images. Arguments and result are as in `FaceDetector.detect`."""
+        """Return the boxes of the faces in each image, as `FaceDetector.detect` does."""
         found: list[list[Box]] = []
         for image in images:
             height, width = image.shape[:2]
@@ -310,7 +308,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Decode several videos at once, and return the seconds per video."""
+    """Return the seconds per video for decoding several videos at once."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -329,17 +327,17 @@ def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
 
 
 def _in_rounds(videos: Sequence[Path]) -> list[Path]:
-    """Return the videos, repeated often enough for a precise timing."""
+    """Return the list of videos, repeated often enough for a precise timing."""
     return list(videos) * -(-LEAST_VIDEOS * available_cores() // len(videos))
 
 
 def _time_pipeline(
     detector: Detector, videos: list[Path], progress: bool
 ) -> tuple[list[VideoResult], float]:
-    """Score the videos; return the results and the seconds per video.
+    """Score the videos, and return the results and the seconds per video.
 
-    If there are few videos, all of them are scored several times. The results of all repetitions
-    are returned.
+    If there are few videos, all of them are scored several times, and the results of all
+    repetitions are returned.
     """
     many = _in_rounds(videos)
     start = perf_counter()
@@ -358,7 +356,7 @@ def _time_pipeline(
 def _time_each(
     videos: list[Path], function: Any, title: str, progress: bool
 ) -> tuple[list[Any], float]:
-    """Call a function with each video in turn; return the results and the seconds per video."""
+    """Call a function for each video in turn, and return the results and the seconds per video."""
     start = perf_counter()
     results = [
         function(video) for video in tqdm(videos, desc=title, unit="video", disable=not progress)
@@ -393,8 +391,9 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Return the boxes of the tracks at `time`, interpolated between sampled frames.
 
-    If `time` is before or after a track, but by no more than the largest gap between successive
-    frames of the track, the first or the last box of the track is returned.
+    Shortly before its first frame, a track has its first box, and shortly after its last frame, its
+    last box. "Shortly" means: by no more than the largest gap between two successive frames of the
+    track.
     """
     boxes: list[Box] = []
     for track in tracks:

@@ -23,11 +23,11 @@ GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Parse the number of videos and the machine counts of a plan, and return them.
+    """Return the number of videos and the numbers of machines that `plan` takes, from their texts.
 
     Args:
         videos: The number of videos, as a text.
-        nodes: The machine counts, separated by commas.
+        nodes: One or more numbers of machines, separated by commas.
 
     Raises:
         ArgumentError: One of the numbers is not a whole number of at least 1.
@@ -51,15 +51,14 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Measurements per video on this machine, from which `project` computes its projections.
+    """Measurements on this machine, from which `project` estimates the time for more videos.
 
     Attributes:
         predict_seconds: Time for scoring several videos at once, divided by the number of videos.
         extract_seconds: Time for extracting crops from several videos at once, divided by the
             number of videos.
-        video_bytes: Mean size of a video.
-        crop_bytes: Mean number of bytes that are written for a video: for its crops and for their
-            rows in the index.
+        video_bytes: Mean size of a video in bytes.
+        crop_bytes: Mean size in bytes of all crops of a video and their rows in the index.
         write_bytes_per_second: Speed at which one process writes crops to a face set.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
@@ -74,16 +73,16 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """The projected time, disk space and memory of one job on a certain number of machines.
+    """The estimated time, disk space and memory of one job on a certain number of machines.
 
     Attributes:
-        job: `predict` or `extract`.
+        job: `predict` (score the videos) or `extract` (extract crops from the videos).
         nodes: Number of machines.
-        hours: Duration of the job.
+        hours: Duration of the job in hours.
         bound: The part of the job that takes longest, and so determines the duration of the job:
             `compute` (the machines score videos or extract crops), `network` (they receive videos
             and send crops) or `writer` (one machine writes all crops).
-        hours_of: Duration in hours of each of these three parts, by name.
+        hours_of: Duration in hours of each part: of `compute`, `network` and `writer`.
         disk_gb: Size of the files that the job writes, in GB.
         memory_gb: Memory that the job uses on each machine, in GB, or None if it is unknown.
     """
@@ -99,7 +98,7 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The projected time, disk space and memory for scoring many videos and extracting crops.
+    """The estimated time, disk space and memory for scoring many videos and extracting crops.
 
     `str` returns a table for people to read.
 
@@ -108,7 +107,7 @@ class Plan:
         cores: Number of cores of this machine.
         network_bytes_per_second: Assumed network speed of each machine.
         measured: The measurements on this machine.
-        projected: One projection for each combination of a job and a machine count.
+        projected: One estimate for each combination of a job and a number of machines.
     """
 
     videos: int
@@ -157,14 +156,15 @@ def plan(
 ) -> Plan:
     """Estimate the time, disk space and memory for a large set of videos on many machines.
 
-    There are two jobs: scoring the videos, and extracting crops from them. `bench` has already
-    measured the scoring. This function measures the extraction.
+    There are two jobs: scoring the videos, and extracting crops from them. The argument `bench`
+    holds the measured time for scoring. This function measures the time for extracting.
 
     Args:
         paths: The videos that were given to the function `bench`.
-        bench: The result of `bench`.
+        bench: The result of the function `bench`.
         videos: Number of videos in the large set.
-        nodes: The machine counts for which projections are made. Each machine is like this one.
+        nodes: Numbers of machines, such as 1, 8 and 64. The result has estimates for each of these
+            numbers. Each machine is like this one.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
@@ -179,22 +179,23 @@ def plan(
 
 
 def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int) -> Plan:
-    """Compute the projections for a large set of videos from measurements per video.
+    """Estimate the time, disk space and memory for a large set of videos from measurements.
 
-    The projections assume four things:
+    The estimates assume four things:
 
     - The machines share the work evenly and do not slow each other down.
     - Each machine receives its videos and sends its crops at 1 Gbit/s.
     - One machine writes all crops.
     - Each core runs a process that uses as much memory as the measured process.
 
-    A machine computes, sends data over the network and writes files at the same time. A job
-    therefore takes as long as the slowest of these three parts.
+    A job has three parts: computing, sending data over the network, and writing files. All parts
+    run at the same time. A job therefore takes as long as its slowest part.
 
     Args:
         measured: The measurements on this machine.
         videos: Number of videos in the large set.
-        nodes: The machine counts for which projections are made.
+        nodes: Numbers of machines, such as 1, 8 and 64. The result has estimates for each of these
+            numbers.
         cores: Number of cores of each machine.
     """
     return Plan(
@@ -237,7 +238,7 @@ def _measure(
 
 
 def _write_rate(index: Path) -> float:
-    """Return the speed, in bytes per second, at which one process writes crops to a face set."""
+    """Measure how fast one process writes crops to a face set, and return bytes per second."""
     faces = FaceSet.read(index)
     crops = [place.read() for place in faces.locations]
     copy = index.with_name("copy.csv")
