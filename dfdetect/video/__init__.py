@@ -1,4 +1,4 @@
-"""Find video files, decode evenly spaced frames in separate processes, and draw on videos.
+"""Find video files, decode evenly spaced frames in separate processes, and annotate videos.
 
 The modules of this package do not use torch.
 """

@@ -20,13 +20,13 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
     In a folder, all files whose suffix is in `VIDEO_SUFFIXES` count as videos. Sub-folders and
     linked folders are searched too. A folder that cannot be read causes a warning. A file among
-    `paths` may have any suffix, and may also be an image. If at least one path exists, each path
-    that does not exist is returned as if it were a file. A run then reports an error for this file,
-    and continues with the other files.
+    `paths` may have any suffix, and may also be an image. If at least one path exists, each missing
+    path is returned as if it were a file. `predict` then reports an error for the missing file, and
+    continues with the other files.
 
-    The name of a video is the name of its file. Videos with equal file names are named by their
-    paths below the given folder. If these paths are equal too, the videos are named by their whole
-    paths.
+    The name of a video is the name of its file. If several videos have the same file name, their
+    names are their paths below the given folder. If these paths are equal too, the names are the
+    whole paths.
 
     Args:
         paths: Files and folders.

@@ -3,10 +3,10 @@
 FFmpeg is a large library in C, and the files that it reads may come from strangers. A `DecoderPool`
 therefore decodes videos in decoder processes, and reuses each process for the next video. If a
 process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
-so, and a new process replaces the old one. A decoder process sends its frames one by one through
-shared memory, as plain bytes; nothing is unpickled. The caller uses the images where they lie in
-this memory, without copying them. What FFmpeg prints is discarded, unless debug messages are
-logged.
+so, and a new process replaces the old one. A decoder process sends the images of its frames one by
+one through shared memory, as plain bytes; nothing is unpickled. The caller uses the images in the
+shared memory without copying them. FFmpeg's messages are discarded, unless the log level of this
+module is DEBUG.
 """
 
 import json
@@ -43,15 +43,15 @@ LOGGER = logging.getLogger(__name__)
 
 
 class CancelledError(DfdetectError):
-    """The decoder pool was closed before a video was read to its end."""
+    """The `DecoderPool` was closed before a video was read to its end."""
 
 
 class DecoderPool:
     """A pool of decoder processes, each of which reads one video at a time.
 
     Several threads may use a pool at the same time, each of them for its own video. The processes
-    end when the pool is closed or no longer referenced. When a pool is pickled, its settings are
-    kept, but not its processes.
+    end when the pool is closed or no longer referenced. A pickled pool keeps its settings, but not
+    its processes.
 
     Args:
         threads: Number of decoder threads per process. 0 means one thread for each CPU core.
@@ -166,12 +166,13 @@ def _serve(
     returned: list[int],
     **wanted: Any,
 ) -> None:
-    """Send the frames of a video to the caller, and then a last message.
+    """Send the frames of a video to the process that asked for them, and then a last message.
 
-    If there was an error, the last message names it. Before the process sends a frame or the last
-    message, it waits until the caller has received the previous frame. `returned` holds the places
-    of the memory areas that the caller no longer uses (see `_Areas`). `wanted` holds further
-    arguments of `dfdetect.video.reader.read_frames`.
+    A decoder process runs this function. The process that asked for the frames is called the
+    caller. If an error occurred, the last message names the error. Before the decoder process sends
+    a frame or the last message, it waits until the caller has received the previous frame.
+    `returned` holds the places of the areas of shared memory that the caller no longer uses (see
+    `_Areas`). `wanted` holds further arguments of `dfdetect.video.reader.read_frames`.
     """
     areas.take_back(returned)
     end: dict[str, Any] = {}
@@ -199,10 +200,11 @@ def _serve(
 class _Areas:
     """The areas of the shared memory, as the decoder process manages them.
 
-    The shared memory is a file. An area is a part of this file that holds one image. An area that
-    holds an image belongs to the caller until the caller gives it back. The area is then free, and
-    the decoder process can write another image to it. The place of an area is its offset in the
-    file, in bytes.
+    The shared memory is a file. An area is a part of this file that holds one image. The place of
+    an area is its offset in the file, in bytes. The caller is the process that asked for frames.
+    When the decoder process has written an image to an area, the area belongs to the caller until
+    the caller gives the area back. The area is then free, and the decoder process can write another
+    image to it.
 
     Attributes:
         size: Size of new areas in bytes: the size of the largest image so far.
@@ -239,16 +241,16 @@ class _Areas:
         return place
 
     def take_back(self, returned: list[int]) -> None:
-        """Free the areas that the caller no longer uses."""
+        """Free the areas at the places `returned`, which the caller no longer uses."""
         self.free += [place for place in returned if self.lent.pop(place) == self.size]
 
 
 class _SharedImages:
-    """Gives the caller access to the images in the shared memory.
+    """The images in the shared memory, as the caller uses them.
 
-    It also lists the areas that are free again, because the caller no longer uses the images in
-    them. The decoder process can write new images to these areas. The docstring of `_Areas`
-    explains what an area and its place are.
+    An object of this class also lists the areas whose images the caller no longer uses. The decoder
+    process can write new images to these areas. The docstring of `_Areas` explains the terms
+    caller, area and place.
     """
 
     def __init__(self, file: int):
@@ -257,23 +259,23 @@ class _SharedImages:
         self.returned: deque[int] = deque()
 
     def get(self, place: int, shape: list[int]) -> np.ndarray:
-        """Return the image that begins at byte `place` of the shared memory, without copying it."""
+        """Return the image in the area at `place`, without copying the image."""
         end = place + prod(shape)
         if end > len(self.bytes):
             self.bytes = np.frombuffer(mmap.mmap(self.file, 0), np.uint8)
         return np.asarray(_Loan(self.bytes[place:end].reshape(shape), place, self.returned))
 
     def take_returned(self) -> list[int]:
-        """Return the places of the areas that became free since the last call of this method."""
+        """Return the places of the areas that the caller has given back since the last call."""
         return [self.returned.popleft() for _ in range(len(self.returned))]
 
 
 class _Loan:
-    """An image that the caller has borrowed. The image fills an area of the shared memory.
+    """An image that the caller uses in an area of the shared memory.
 
-    Each array that uses this area keeps the `_Loan` alive. When the last such array is deleted, the
-    `_Loan` appends the place of the area (see `_Areas`) to `returned`. The decoder process may then
-    write to this area again.
+    Each array that uses the area keeps the `_Loan` alive. When the last such array is deleted, the
+    `_Loan` appends the place of the area (see `_Areas`) to the list `returned` of its
+    `_SharedImages`. The decoder process may then write to the area again.
     """
 
     def __init__(self, image: np.ndarray, place: int, returned: deque[int]):
@@ -310,8 +312,9 @@ class DecoderProcess:
     Attributes:
         process: The decoder process.
         ready: Whether the process is waiting for a request.
-        cancelled: Whether the pool was closed while the process read a video.
-        expired: Whether the process was killed at the time limit.
+        cancelled: Whether the `DecoderPool` of the process was closed while the process was reading
+            a video.
+        expired: Whether the process was killed because reading a video exceeded the time limit.
     """
 
     def __init__(self) -> None:
@@ -399,9 +402,9 @@ class DecoderProcess:
 
 
 class _Processes:
-    """The processes of a pool.
+    """The processes of a `DecoderPool`.
 
-    The pool's finalizer refers to an object of this class. This object must not refer to the pool,
+    The pool's finalizer refers to its `_Processes`. The `_Processes` must not refer to the pool,
     because the finalizer would then keep the pool alive.
     """
 
@@ -412,7 +415,7 @@ class _Processes:
         self.lock = Lock()
 
     def take(self, path: str | Path) -> DecoderProcess:
-        """Return an idle process that is alive, or a new one, to read the video at `path`."""
+        """Return an idle process that is alive, or a new process, to read the video at `path`."""
         with self.lock:
             if self.ended:
                 raise CancelledError(path)
@@ -433,9 +436,9 @@ class _Processes:
         decoder.close()
 
     def end(self) -> None:
-        """Kill all processes, and close the pipes of the idle ones.
+        """Kill all processes, and close the pipes of the idle processes.
 
-        The pipes of a busy process are closed by the thread that reads a video from this process.
+        The thread that reads a video from a busy process closes the pipes of this process.
         """
         with self.lock:
             self.ended = True

@@ -50,7 +50,7 @@ class Planes:
 
     @classmethod
     def of_size(cls, width: int, height: int) -> "Planes":
-        """Return a picture with undefined content; width and height in pixels must be even."""
+        """Return a picture with undefined content. Width and height, in pixels, must be even."""
         import av
 
         return cls(av.VideoFrame(width, height, FORMAT))
@@ -67,7 +67,7 @@ class Planes:
 
     @staticmethod
     def colour(rgb: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Convert an RGB colour to one value for each of the three planes, 0 to 255."""
+        """Return the Y, U and V values (0 to 255) of an RGB colour, one value for each plane."""
         first, second, third = Planes.of_rgb(np.full((2, 2, 3), rgb, np.uint8)).planes
         return int(first[0, 0]), int(second[0, 0]), int(third[0, 0])
 
@@ -100,14 +100,14 @@ class Planes:
             brightness[height, : width + 1] = brightness[height - 1, : width + 1]
 
     def paste(self, other: "Planes", left: int, top: int) -> None:
-        """Draw another picture into this one. Parts that lie outside this picture are cut off.
+        """Draw another picture into this picture, and cut off the parts outside this picture.
 
         Args:
             other: The picture to draw.
-            left: The column of this picture at which the left edge of `other` is drawn, in pixels,
-                rounded down to an even number.
-            top: The row of this picture at which the top edge of `other` is drawn, in pixels,
-                rounded down to an even number.
+            left: The column of this picture at which the left edge of `other` is drawn, in pixels.
+                An odd number is rounded down to an even number.
+            top: The row of this picture at which the top edge of `other` is drawn, in pixels. An
+                odd number is rounded down to an even number.
         """
         for target, source, step in zip(self.planes, other.planes, STEPS, strict=True):
             part = target[2 * (top // 2) // step :, 2 * (left // 2) // step :]
@@ -115,11 +115,12 @@ class Planes:
             part[:rows, :columns] = source[:rows, :columns]
 
     def fill(self, box: tuple[int, int, int, int], colour: tuple[int, int, int]) -> None:
-        """Fill a rectangle with a colour. Parts that lie outside this picture are ignored.
+        """Fill a rectangle with a colour. Parts of the rectangle outside the picture are ignored.
 
         Args:
-            box: Left, top, right and bottom in pixels, rounded down to even numbers.
-            colour: One value for each of the three planes, as the method `colour` returns them.
+            box: Left, top, right and bottom in pixels. Odd numbers are rounded down to even
+                numbers.
+            colour: The Y, U and V values of the colour, such as the result of `Planes.colour`.
         """
         left, top, right, bottom = (2 * (max(edge, 0) // 2) for edge in box)
         for plane, value, step in zip(self.planes, colour, STEPS, strict=True):
@@ -131,9 +132,10 @@ class Planes:
         """Draw the outline of a rectangle, on the inner side of the rectangle's edges.
 
         Args:
-            box: Left, top, right and bottom in pixels, rounded down to even numbers.
-            colour: One value for each of the three planes, as the method `colour` returns them.
-            thickness: Thickness of the outline in pixels; must be even.
+            box: Left, top, right and bottom in pixels. Odd numbers are rounded down to even
+                numbers.
+            colour: The Y, U and V values of the colour, such as the result of `Planes.colour`.
+            thickness: Thickness of the outline in pixels, an even number.
         """
         left, top, right, bottom = (2 * (edge // 2) for edge in box)
         self.fill((left, top, right, top + thickness), colour)
@@ -145,7 +147,7 @@ class Planes:
         """Return the left part of the picture. Drawing on this part changes the picture.
 
         Args:
-            width: Width of the part in pixels, rounded down to an even number.
+            width: Width of the part in pixels. An odd number is rounded down to an even number.
         """
         part = copy(self)
         part.planes = [

@@ -1,22 +1,22 @@
 """Read evenly spaced frames of a video with their times, or the only frame of an image, as RGB.
 
-First, the reader lists all packets of the video. This takes milliseconds and decodes nothing. The
-time stamps of the packets tell which frames the file really holds, even if the header of the file
-is wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes after a
-frame that is displayed later.
+First, the reader lists all packets of the video. Listing takes milliseconds and decodes nothing.
+The time stamps of the packets tell which frames the file really holds, even if the header of the
+file is wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes
+after a frame that is displayed later.
 
 If the video has enough I and P frames, the reader samples only I and P frames. The decoder then
-skips each frame, usually a B frame, that no other frame refers to. This halves the decoding time of
-videos of the Deepfake Detection Challenge (DFDC). The decoder must not skip all B frames. In videos
-from the encoder x264, a P frame may refer to a B frame. If this B frame were skipped, the P frame
-would show block artefacts.
+skips all frames that no other frame refers to. Most of the skipped frames are B frames. Skipping
+halves the decoding time of videos of the Deepfake Detection Challenge (DFDC). The decoder must not
+skip all B frames: in videos from the encoder x264, a P frame may refer to a B frame. If this
+B frame were skipped, the P frame would show block artefacts.
 
-Seeking to key frames would not make reading DFDC videos faster, because they have only two key
-frames in 300 frames. Long videos have many key frames. From a long video, the reader therefore
+Seeking to key frames would not make reading DFDC videos faster, because DFDC videos have only two
+key frames in 300 frames. Long videos have many key frames. From a long video, the reader therefore
 samples only key frames, and decodes no other frames.
 
-The reader never opens other files or addresses to which a video refers. If it did, a playlist with
-the suffix of a video could make it open any file or address.
+The reader opens only the video file, and never another file or address to which the video refers.
+Otherwise, a playlist with the suffix of a video could make the reader open any file or address.
 """
 
 import errno
@@ -72,7 +72,8 @@ class VideoError(InputError):
     Attributes:
         path: The file.
         status: The reason why no frame can be read.
-        details: The message of the operating system or of FFmpeg, or an empty text.
+        details: More about the reason, such as the message of the operating system or of FFmpeg, or
+            an empty text.
     """
 
     def __init__(self, path: str | Path, status: Status, details: str = ""):
@@ -111,9 +112,9 @@ def read_frames(
     """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
     Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of its
-    frames are yielded. Damaged frames are left out. If a video has more than 3,000 frames and at
-    least `2 * num_frames` key frames, only key frames are decoded. The key frames nearest to evenly
-    spaced times are then yielded. With `indices`, this rule does not apply.
+    frames are yielded. Damaged frames are left out. Without `indices`, only key frames are decoded
+    if a video has more than 3,000 frames and at least `2 * num_frames` key frames. The key frames
+    nearest to evenly spaced times are then yielded.
 
     An image yields one frame at 0 seconds, rotated upright as its EXIF data says.
 
@@ -162,7 +163,7 @@ def read_frames(
 
 
 def show_ffmpeg_warnings() -> None:
-    """Let FFmpeg print its warnings to stderr."""
+    """Let FFmpeg print its warnings to standard error."""
     if HAS_AV:
         av.logging.set_level(av.logging.WARNING)
 
@@ -170,10 +171,10 @@ def show_ffmpeg_warnings() -> None:
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     """Return the positions of `count` evenly spaced times in a sorted array of times.
 
-    The span from the first time to the last is divided into `count` equal parts, and the time
-    nearest to the middle of each part is picked. If there are large gaps between the times, the
-    same time may be nearest to two middles. In this case, the times are ignored, and evenly spaced
-    positions are returned.
+    The function divides the span from the first time to the last into `count` equal parts, and
+    picks the time nearest to the middle of each part. If there are large gaps between the times,
+    one time may be the nearest for two parts. The function then ignores the times, and returns
+    evenly spaced positions.
 
     Args:
         times: Sorted times of shape (n,), in any unit.
@@ -208,9 +209,9 @@ class _Choice:
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Return the positions in `times` of the requested frames.
+        """Return the positions of the requested frames in `times`, the times of all frames.
 
-        If frames are requested by their numbers, numbers beyond the last frame are ignored.
+        Numbers in `indices` beyond the last frame are ignored.
         """
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
@@ -223,11 +224,11 @@ class Timeline:
     """The times at which the frames of a video file are shown.
 
     Attributes:
-        stamps: The time stamps of all frames in the order in which they are shown, as int64 of
-            shape (frames,). If time stamps are missing or occur twice, the numbers of the frames
-            are used instead.
+        stamps: The time stamps of all frames in the order in which the frames are shown, as int64
+            of shape (frames,). If time stamps in the file are missing or occur twice, `stamps`
+            holds the numbers of the frames instead.
         timed: True if `stamps` holds time stamps from the file, False if it holds frame numbers.
-        unit: Seconds per unit of the stamps.
+        unit: Seconds that correspond to a difference of 1 between two values of `stamps`.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
             in all frames of the video. It is NaN if the number of pixels is unknown.
     """
@@ -243,19 +244,19 @@ class Timeline:
         return int(self.stamps[0]) if len(self.stamps) else 0
 
     def seconds(self, stamp: int) -> float:
-        """Return the seconds from the first frame to the frame with this time stamp."""
+        """Return the seconds from the first frame to the frame with the time stamp `stamp`."""
         return float((stamp - self.first) * self.unit)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A plan for reading a video: the frames to take, and the frames that the decoder may skip.
+    """A plan for reading a video: the requested frames, and the frames that the decoder may skip.
 
     Attributes:
         timeline: The times of all frames of the file.
         stamps: The time stamps that the requested frames have in `timeline`.
-        passes: Which frames the decoder skips in each pass over the file. A second pass follows
-            only if the first one missed a requested frame.
+        passes: For each pass over the file, the kind of frames that the decoder skips. The second
+            pass takes place only if a requested frame was missing in the first pass.
     """
 
     timeline: Timeline
@@ -374,7 +375,7 @@ def _list_packets(
 
 
 def open_container(path: Path) -> "av.container.InputContainer":
-    """Open a video file. Other files or addresses to which it refers are not opened.
+    """Open a video file, but no other files or addresses to which the video refers.
 
     Raises:
         VideoError: The file is not a readable video, or opening it needs too much memory.
@@ -410,7 +411,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the non-empty packets of streams. If the file cannot be read further, end silently."""
+    """Yield the non-empty packets of streams, up to the first place that cannot be read."""
     try:
         for packet in container.demux(*streams):
             if packet.size:
@@ -422,7 +423,7 @@ def read_packets(
 def _decode(
     path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the decoded frames, except damaged ones, in the order in which they are shown.
+    """Yield the decoded frames, except damaged frames, in the order in which they are shown.
 
     If `wanted` is given, only packets whose time stamps are in `wanted` are decoded.
     """

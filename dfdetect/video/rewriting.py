@@ -1,8 +1,7 @@
-"""Copy a video file, draw on each frame of the copy, and keep the sound.
+"""Copy a video file with its sound, and draw on each frame of the copy.
 
-Browsers can play the new file: it is an MP4 file with H.264 video in yuv420p, AAC sound, and the
-index at the start. Frames keep their times, even if the times are uneven. Only one frame at a time
-is in memory.
+Browsers can play the copy: an MP4 file with H.264 video in yuv420p, AAC sound, and the index at the
+start. Frames keep their times, even if the times are uneven. Only one frame at a time is in memory.
 """
 
 import logging
@@ -49,8 +48,8 @@ class Painter(Protocol):
 
     Attributes:
         frame_size: Width and height in pixels to which each frame of the original video is resized.
-        size: Width and height in pixels of the new video. Both must be even. They may be larger
-            than `frame_size`: the resized frame fills only the top left corner of the new frame.
+        size: Width and height in pixels of the new video, which must be even. If `size` is larger
+            than `frame_size`, the resized frame fills only the top left corner of the new frame.
     """
 
     frame_size: tuple[int, int]
@@ -74,9 +73,9 @@ def rewrite_video(
 ) -> None:
     """Write a copy of a video, and draw on each frame of the copy with a `Painter`.
 
-    AAC sound is copied, and other sound is encoded as AAC. Damaged frames are left out, and a
-    damaged sound track ends early. Rotated videos are turned upright. The pixels of the copy have
-    the same aspect ratio as the pixels of the video, even if they are not square.
+    AAC sound is copied, and other sound is encoded as AAC. The copy leaves out damaged frames, and
+    sound that cannot be read. Rotated videos are turned upright. The copy keeps the pixel aspect
+    ratio of the video.
 
     Args:
         path: Any video file that FFmpeg reads.
@@ -172,8 +171,8 @@ def _frames(
 ) -> Iterator[tuple["av.VideoFrame", int]]:
     """Yield each frame with its time stamp, in the order of the time stamps.
 
-    The function also copies the sound to the new video. Before a frame is yielded, all sound
-    packets that precede this frame in the file are copied.
+    The function also copies the sound to the new video: before it yields a frame, it copies all
+    sound packets that precede the frame in the file.
     """
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
@@ -188,8 +187,8 @@ def _decode(
 ) -> Iterator["av.VideoFrame"]:
     """Yield the undamaged frames in the order of their times.
 
-    If `sound` is given, the function also copies the sound to the new video. Before a frame is
-    yielded, all sound packets that precede this frame in the file are copied.
+    If `sound` is given, the function also copies the sound to the new video: before it yields a
+    frame, it copies all sound packets that precede the frame in the file.
     """
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):
@@ -248,7 +247,7 @@ class _Sound:
             self._target.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
-        """Write the sound that the encoder still holds."""
+        """Write the sound that is still in the encoder's buffer to the new file."""
         if self.source is not None and not self._copied:
             self._target.mux(self._stream.encode())
 
