@@ -30,8 +30,8 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 of shape (5, 2): x and y of each point, divided by `side`. The points are the left
-        eye, the right eye, the nose, and the left and the right corner of the mouth. The left eye
-        is the one on the left of the image.
+        eye, the right eye, the nose, and the left and the right corner of the mouth. Left and right
+        are those of the image, not those of the person.
     """
     small = cv2.resize(face, (STAGE_PIXELS, STAGE_PIXELS), interpolation=cv2.INTER_AREA)
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None].float()
@@ -42,12 +42,13 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray:
     """Cut a face from an image so that the face's landmarks lie near the points of a template.
 
-    The face is turned, scaled and moved, but not distorted. The sum of the squared distances
-    between the landmarks and the points of the template is minimal (Umeyama 1991).
+    The face is turned, scaled and moved, but not distorted. In the crop, the sum of the squared
+    distances between the landmarks and the points of the template is minimal (Umeyama 1991).
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
-        points: The landmarks of the face in pixels, of shape (5, 2).
+        points: The landmarks of the face, of shape (5, 2): x and y in pixels, in the order of
+            `find_landmarks`.
         crop: The format of the crop. The crop rule `crop.rule` must have a template.
 
     Returns:

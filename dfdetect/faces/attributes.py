@@ -21,8 +21,8 @@ class FaceAttributes:
     Attributes:
         brightness: Mean of all pixel values of the crop, 0 to 255.
         sharpness: Mean of the absolute Laplacian of the grey crop, divided by the standard
-            deviation of the grey levels. It is about 0.1 for sharp faces, and less for blurred
-            faces. It does not depend on the contrast of the crop.
+            deviation of the grey levels. The sharpness is about 0.1 for sharp faces, and less for
+            blurred faces. The contrast of the crop does not change it.
         turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
             distance between the eyes. It is 0 for a face seen from the front, and about 0.35 for a
             face turned by 40 degrees.
@@ -34,7 +34,7 @@ class FaceAttributes:
 
 
 def measure_face(crop: np.ndarray) -> FaceAttributes:
-    """Return the attributes of the face in a crop. Measuring them takes 3 ms on a CPU.
+    """Return the attributes of the face in a crop. The function takes 3 ms on a CPU.
 
     Args:
         crop: RGB uint8 of shape (160, 160, 3), cut in the format `ATTRIBUTE_FORMAT`.

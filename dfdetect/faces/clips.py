@@ -1,6 +1,6 @@
 """Group the crops of a track into inputs of a model: single crops, or clips of several crops.
 
-A track is one face, followed through a video. A clip is an input that consists of several crops.
+A track is one face that is followed through a video.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ JITTER_SEED = 0
 def windows(count: int, length: int) -> list[list[int]]:
     """Return the clips of a track: for each clip, the positions of its crops in the track.
 
-    If `count` is not a multiple of `length`, the last clip overlaps the one before it. If `count`
-    is less than `length`, some crops are repeated.
+    If `count` is not a multiple of `length`, the last two clips share some crops. If `count` is
+    less than `length`, some crops are repeated.
 
     Args:
         count: Number of crops in the track.
@@ -45,8 +45,9 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     each shifted by a few pixels.
 
     Args:
-        crops: Either `length` uint8 tensors of shape (3, size, size), or one such tensor.
-        length: Number of crops in a clip. It is 1 for models that take single crops.
+        crops: Either `length` uint8 tensors of shape (3, size, size), or a single tensor of this
+            shape.
+        length: Number of crops in a clip, or 1 for models that take single crops.
 
     Returns:
         uint8 of shape (3, size, size) if `length` is 1, else (length, 3, size, size).

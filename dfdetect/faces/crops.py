@@ -47,7 +47,7 @@ def cut_crops(
 ) -> dict[CropFormat, torch.Tensor]:
     """Return the crops of one face in several formats, for example for the models of an ensemble.
 
-    If several formats show the same part of the image, this part is cut only once.
+    If several formats need the same part of the image, this part is cut out only once.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -73,7 +73,7 @@ def cut_crops(
 
 
 def _landmarks(image: np.ndarray, box: Box) -> np.ndarray:
-    """Return x and y of a face's five landmarks in pixels of the image, of shape (5, 2)."""
+    """Return a face's five landmarks, of shape (5, 2): x and y in pixels of `image`."""
     x1, y1, x2, y2 = box
     side = max(1, round(max(x2 - x1, y2 - y1)))
     corner = round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2)
@@ -115,8 +115,8 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     Args:
         crop: uint8 of shape (3, height, width).
         size: Height of the result in pixels.
-        rule: How to resize the crop, and to which width. By default, the result is a square, and
-            the interpolation is bilinear with antialiasing.
+        rule: The rule by which the crop is resized. It also determines the width. By default, the
+            result is a square, and the interpolation is bilinear with antialiasing.
 
     Returns:
         uint8 of shape (3, size, width).
@@ -145,7 +145,7 @@ def _resize(crop: torch.Tensor, sides: list[int], interpolation: str) -> torch.T
 
 
 def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return a black image of this height and width with the crop in its middle."""
+    """Return an image of the given height and width: the crop in the middle, and black around."""
     result = torch.zeros(3, height, width, dtype=crop.dtype)
     top, left = (height - crop.shape[1]) // 2, (width - crop.shape[2]) // 2
     result[:, top : top + crop.shape[1], left : left + crop.shape[2]] = crop
@@ -153,14 +153,14 @@ def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Encode an RGB uint8 image (height, width, 3) as JPEG. The quality is 1 to 100."""
+    """Encode an RGB uint8 image (height, width, 3) as JPEG, with a quality of 1 to 100."""
     pixels = np.ascontiguousarray(image[..., ::-1])
     _, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data.tobytes()
 
 
 def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Encode an RGB uint8 image of shape (height, width, 3) as JPEG, and decode it again.
+    """Encode an RGB uint8 image (height, width, 3) as JPEG, decode the JPEG, and return the image.
 
     The argument `quality` is 1 to 100.
     """

@@ -31,7 +31,7 @@ class FaceDetector(Protocol):
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
             smallest: Height in pixels of the smallest face that the caller expects in the images.
-                If given, a detector may ignore faces of less than half that height.
+                If given, a detector may miss faces of less than half that height.
 
         Returns:
             One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image.
@@ -41,9 +41,9 @@ class FaceDetector(Protocol):
 
 @runtime_checkable
 class NearbyFaceDetector(FaceDetector, Protocol):
-    """The interface of face detectors that can also look for faces near given boxes only.
+    """The interface of face detectors that can search a whole frame, or only near given boxes.
 
-    With such a face detector, `Detector` searches fewer frames.
+    With such a face detector, `Detector` searches fewer whole frames.
     """
 
     def detect_nearby(
@@ -57,8 +57,8 @@ class NearbyFaceDetector(FaceDetector, Protocol):
                 of the image.
 
         Returns:
-            One list per image, with one entry per box in `boxes`: the box of the face near this
-            box, or None if no face was found near it.
+            One list per image, with one entry per box in `boxes`: the box of the face near the box
+            in `boxes`, or None if no face was found there.
         """
         ...
 
@@ -94,7 +94,7 @@ class MTCNNDetector:
 
     @classmethod
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
-        """Return a detector that misses fewer faces than the default one.
+        """Return a face detector that misses fewer faces than the default settings.
 
         In particular, it misses fewer faces that are dark, small or turned far to the side. It is
         slower, and gives more false alarms.
@@ -106,7 +106,7 @@ class MTCNNDetector:
     ) -> list[list[Box]]:
         """Detect the faces in images.
 
-        Successive images of the same size are processed together.
+        Successive images of the same size are processed as one batch.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -127,8 +127,8 @@ class MTCNNDetector:
     ) -> list[list[Box | None]]:
         """Detect faces near given boxes, such as the faces' boxes on an earlier frame.
 
-        Only the last of MTCNN's three networks is used. It looks once at each given box, and finds
-        a face that has moved from the box by up to about a quarter of the face's width.
+        Only the last of MTCNN's three networks is used. This network looks once at each given box,
+        and finds a face that has moved from the box by up to about a quarter of the face's width.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -136,8 +136,8 @@ class MTCNNDetector:
                 of the image.
 
         Returns:
-            One list per image, with one entry per box in `boxes`: the box of the face near this
-            box, or None if no face was found near it.
+            One list per image, with one entry per box in `boxes`: the box of the face near the box
+            in `boxes`, or None if no face was found there.
 
         Example:
             >>> face_detector.detect_nearby([frame.image], [[(780, 120, 960, 360)]])
@@ -156,9 +156,10 @@ class MTCNNDetector:
         return [[self._corrected(square, *next(answers)) for square in own] for own in squares]
 
     def _corrected(self, square: Square, confidence: float, *corrections: float) -> Box | None:
-        """Return the box of the face in a square, or None if the third network sees no face.
+        """Return the box of the face in a square, or None if the square shows no face.
 
-        `confidence` and `corrections` are one row of the result of `Cascade.check`.
+        `confidence` and `corrections` are the answer of MTCNN's third network for the square: one
+        row of the result of `Cascade.check`.
         """
         if confidence <= self.cascade.thresholds[2]:
             return None
@@ -187,11 +188,11 @@ class MTCNNDetector:
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Return a dark image brightened for the face detector, and any other image unchanged.
+    """Brighten an image for the face detector if the image is dark, and return it.
 
-    MTCNN misses most faces in very dark videos of the Deepfake Detection Challenge, but finds these
-    faces after a gamma correction. Unlike linear scaling, gamma correction does not overexpose a
-    bright face in a dark room.
+    An image that is not dark is returned unchanged. MTCNN misses most faces in very dark videos of
+    the Deepfake Detection Challenge, but finds these faces after a gamma correction. Unlike linear
+    scaling, gamma correction does not overexpose a bright face in a dark room.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -203,10 +204,10 @@ def brighten(image: np.ndarray) -> np.ndarray:
 
 
 def _square_around(box: Box, image: np.ndarray) -> Square:
-    """Return the part of an image that MTCNN's third network looks at: a square around a box.
+    """Return the square around a box, for MTCNN's third network.
 
-    A square that reaches beyond the image is cut off at the image's border. The result is left,
-    top, right and bottom in whole pixels. It encloses at least one pixel.
+    The result is left, top, right and bottom in whole pixels. If the square reaches beyond the
+    image, it is cut off at the image's border, but contains at least one pixel.
     """
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box

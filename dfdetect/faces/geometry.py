@@ -29,19 +29,19 @@ class CropRule:
 
     Args:
         scale: Height of the crop, divided by the height of the box.
-        shift: Distance of the crop's centre below the box's centre, divided by the height of the
-            box.
+        shift: Distance by which the crop's centre lies below the box's centre, divided by the
+            height of the box.
         width: Width of the crop, divided by the width of the box. None means a square crop.
         longer: Whether `scale` and `shift` are relative to the longer side of the box instead of
             its height. This may be True only for square crops.
-        border: What the crop shows where it reaches beyond the frame: `repeat` repeats the frame's
-            border, and `zeros` shows black. `cut` ends the crop at the frame's border, so the crop
-            is smaller.
-        template: Five points: left eye, right eye, nose, left and right corner of the mouth. A
-            point is (x, y), where x is divided by the crop's width, and y by the crop's height. If
-            a template is given, the face is turned, scaled and moved so that its landmarks lie as
-            near as possible to these points. `scale`, `shift`, `width` and `longer` are then
-            ignored.
+        border: What happens if the crop reaches beyond the frame. With `repeat`, the outer part of
+            the crop repeats the frame's border. With `zeros`, the outer part is black. With `cut`,
+            the crop ends at the frame's border, and is smaller.
+        template: The points of the crop at which five landmarks should lie: left eye, right eye,
+            nose, left and right corner of the mouth. A point is (x, y), where x is divided by the
+            crop's width, and y by the crop's height. If a template is given, the face is turned,
+            scaled and moved so that its landmarks lie as near as possible to these points. `scale`,
+            `shift`, `width` and `longer` are then ignored.
     """
 
     scale: float = 0.80
@@ -74,9 +74,9 @@ class CropRule:
             object.__setattr__(self, "template", template)  # a template from JSON is a list
 
     def rectangle(self, box: Box) -> tuple[float, float, float, float]:
-        """Return left edge, top edge, width and height of the crop around a box, in pixels.
+        """Return the left edge, top edge, width and height of the crop around a box, in pixels.
 
-        The box is x1, y1, x2, y2 in pixels.
+        The box is (x1, y1, x2, y2) in pixels.
 
         Example:
             >>> CropRule(scale=1.5, shift=0.0, width=1.2).rectangle((100, 100, 200, 220))
@@ -132,7 +132,7 @@ class ResizeRule:
             )
 
     def width(self, height: int) -> int:
-        """Return the width in pixels of an input of this height."""
+        """Return the width in pixels of a model input with the height `height` in pixels."""
         return round(height * self.aspect)
 
 
@@ -140,9 +140,9 @@ class CropFormat(NamedTuple):
     """The format of the crops that a model takes.
 
     Attributes:
-        rule: Which part of a frame is cut out around a face.
+        rule: The rule that says which part of a frame is cut out around a face.
         size: Height in pixels to which this part is resized.
-        resize: How this part is resized, and to which width.
+        resize: The rule by which this part is resized. It also determines the width.
     """
 
     rule: CropRule
@@ -155,7 +155,7 @@ def interpolate_box(times: Sequence[float], boxes: Sequence[Box], time: float) -
 
     Args:
         times: Times of the known boxes, in increasing order.
-        boxes: One box (x1, y1, x2, y2) per time.
+        boxes: The box (x1, y1, x2, y2) at each of these times.
         time: The time of the box to return.
 
     Returns:

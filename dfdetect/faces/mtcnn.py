@@ -1,14 +1,13 @@
 """MTCNN: three networks that find faces, one after another (Zhang et al. 2016).
 
-The first network looks at ever smaller copies of an image and proposes boxes. The second and third
-networks look at these boxes only. Each of these two networks rejects most boxes, and corrects the
-others.
+The first network looks at ever smaller copies of an image and proposes boxes. The second network
+looks only at these boxes, and the third network only at the boxes that the second network keeps.
+Both networks reject most boxes, and correct the edges of the boxes that they keep.
 
 The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
 facenet_pytorch spends half of its time outside the networks. The search in this module finds the
-same boxes, but is faster. It uses summed-area tables (Crow 1984) to resize images, and to resize
-the parts of images that lie in boxes. If small faces need not be found, the search leaves out the
-larger copies of an image.
+same boxes, but is faster, because it resizes images and parts of images with summed-area tables
+(Crow 1984). If small faces need not be found, the search leaves out the larger copies of an image.
 
 The inputs of the networks have only a few different sizes, because engines other than torch compile
 a network anew for each size.
@@ -38,8 +37,9 @@ from dfdetect.runtime.engines import EngineNetwork
 SIDES = 12, 24, 48
 # Size of each copy of an image, divided by the size of the copy before.
 FACTOR = 0.709
-# Maximum number of boxes in a batch: an image of a crowd can have tens of thousands, which together
-# would take gigabytes of memory. The number is rounded up to a multiple of `STEP`.
+# Maximum number of boxes in a batch. An image of a crowd can have tens of thousands of boxes, which
+# would take gigabytes of memory in one batch. The number of boxes in a batch is rounded up to a
+# multiple of `STEP`.
 BOXES, STEP = 512, 8
 # Number of rows that are resized at a time, so that they fit into the caches of a CPU.
 ROWS = 32
@@ -84,12 +84,12 @@ class Cascade:
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), all of the same size.
-            scales: The first network gets a copy of each image at each of these scales. The
-                function `pyramid` returns such scales.
+            scales: The scales of the copies of each image for the first network. The function
+                `pyramid` returns such scales.
 
         Returns:
-            One array per image with the boxes of its faces: x1, y1, x2, y2 in pixels, float32 of
-            shape (faces, 4).
+            One array per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image,
+            float32 of shape (faces, 4).
         """
         sums = [cv2.integral(image) for image in images]
         boxes, owners = self._propose(sums, scales)
@@ -106,9 +106,10 @@ class Cascade:
                 3). The parts may differ in size.
 
         Returns:
-            float64 of shape (faces, 5), with one row per part. A row holds the confidence that the
-            part shows a face, 0 to 1, and the corrections that move the four edges of the part (x1,
-            y1, x2, y2) to the edges of the face, divided by the part's width or height.
+            float64 of shape (faces, 5), with one row per part. The first value is the confidence (0
+            to 1) that the part shows a face. The other values are corrections: the distances from
+            the edges x1, y1, x2, y2 of the part to the edges of the face. Distances in x are
+            divided by the part's width, and distances in y by the part's height.
         """
         parts = [cv2.integral(face) for face in faces]
         return np.array(self._answers(self.onet, SIDES[2], parts)).reshape(-1, 5)
@@ -120,10 +121,11 @@ class Cascade:
 
         Args:
             sums: The summed-area table of each image.
-            scales: The first network gets a copy of each image at each of these scales.
+            scales: The scales of the copies of each image for the first network.
 
         Returns:
-            The squares (squares, 4), and for each square the index of its image (squares,).
+            The squares, of shape (squares, 4), and for each square the index of its image in
+            `sums`, of shape (squares,).
         """
         # The activations of a single image fit into the caches of a CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
@@ -143,11 +145,12 @@ class Cascade:
         return rerec(boxes[:, :4] + boxes[:, 5:] * sides), numbers
 
     def _propose_at(self, scale: float, sums: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """Shrink images by a factor, and return the boxes that the first network proposes.
+        """Return the boxes that the first network proposes for copies of images at one scale.
 
-        `scale` is the factor, and `sums` holds the summed-area table of each image. The result has
-        one tensor per image, with one row per box and nine columns: the four edges of the box in
-        pixels of the full image, the confidence, and the corrections of the four edges.
+        `scale` is the height of a copy, divided by the height of its image. `sums` holds the
+        summed-area table of each image. The result has one tensor per image, with one row per box
+        and nine columns: the four edges of the box in pixels of the full image, the confidence, and
+        the corrections of the four edges.
         """
         height, width = (int((length - 1) * scale + 1) for length in sums[0].shape[:2])
         copies = np.stack([_resize(one, height, width) for one in sums])
@@ -161,10 +164,11 @@ class Cascade:
     def _refine(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the boxes that the second network keeps, and the index of each box's image.
+        """Return the boxes that the second network keeps, and for each box the index of its image.
 
-        The returned boxes are corrected and made square. `sums` holds the summed-area table of each
-        image, and `owners` the index of each box's image.
+        The second network corrects the edges of the boxes. The boxes are then enlarged to squares.
+        `sums` holds the summed-area table of each image. For each of `boxes`, `owners` holds the
+        index of its image in `sums`.
         """
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
@@ -174,10 +178,10 @@ class Cascade:
     def _confirm(
         self, sums: Sequence[np.ndarray], boxes: torch.Tensor, owners: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the boxes that the third network keeps, and the index of each box's image.
+        """Return the boxes that the third network keeps, and for each box the index of its image.
 
-        `sums` holds the summed-area table of each image, and `owners` the index of each box's
-        image.
+        The third network corrects the edges of the boxes. `sums` holds the summed-area table of
+        each image. For each of `boxes`, `owners` holds the index of its image in `sums`.
         """
         looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
@@ -202,11 +206,11 @@ class Cascade:
             threshold: The confidence above which a box is kept.
             sums: The summed-area table of each image.
             boxes: The boxes to look at, of shape (boxes, 4).
-            owners: The index of each box's image, of shape (boxes,).
+            owners: For each box, the index of its image in `sums`, of shape (boxes,).
 
         Returns:
-            The kept boxes (kept, 4), and for each kept box the index of its image (kept,), the
-            confidence (kept,) and the corrections of its edges (kept, 4).
+            The kept boxes, of shape (kept, 4), and for each kept box the index of its image in
+            `sums` (kept,), the confidence (kept,) and the corrections of its edges (kept, 4).
         """
         height, width = (length - 1 for length in sums[0].shape[:2])
         tops, bottoms, lefts, rights = pad(boxes, width, height)
@@ -225,10 +229,7 @@ class Cascade:
     def _answers(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """Call `_answer` on batches of the parts, and return the rows of all parts.
-
-        `_answer` says what `parts` holds.
-        """
+        """Return the network's answer for each part of an image, like `_answer`, but in batches."""
         answers: list[list[float]] = []
         for start in range(0, len(parts), BOXES):
             answer = partial(self._answer, network, side)
@@ -238,11 +239,11 @@ class Cascade:
     def _answer(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """Return one row per part of an image, with the network's answer for this part.
+        """Return the network's answer for each part of an image, as one row.
 
-        A row holds the confidence that the part shows a face, and the corrections that move the
-        four edges of the part to the edges of the face. `parts` holds one array per part: the
-        section of the image's summed-area table that covers the part, as in `_resize`.
+        A row has the five values that `check` describes: the confidence that the part shows a face,
+        and four corrections. `parts` holds one array per part: the section of the image's
+        summed-area table that covers the part, as in `_resize`.
         """
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
@@ -266,7 +267,7 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
         width: Width of the image in pixels.
         min_face: Height in pixels of the smallest face to find. The largest scale resizes a face of
             this height to the height of the first network's input.
-        smallest: Height in pixels. Copies that are needed only for smaller faces are left out. By
+        smallest: A height in pixels. Copies that only faces below this height need are left out. By
             default, no copy is left out.
 
     Example:
@@ -294,14 +295,14 @@ def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a part of an image, given as a part of the image's summed-area table.
+    """Return a rectangular part of an image, resized with the image's summed-area table.
 
     OpenCV's `integral` makes such tables. Each pixel of the result covers some pixels of the part,
     and is the mean of these pixels, as in torch's `adaptive_avg_pool2d`.
 
     Args:
-        sums: The rows and columns of the table that belong to the part, with one more row at the
-            bottom and one more column at the right.
+        sums: The section of the table that covers the part. If the part has n rows and m columns of
+            pixels, the section has n + 1 rows and m + 1 columns.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
 
@@ -323,7 +324,7 @@ def _resize(sums: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _bins(length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divide a length into `count` equal parts, and return the parts' starts and ends.
+    """Divide a length into `count` equal parts, and return the starts and the ends of the parts.
 
     Both arrays are int64 of shape (count,). Starts are rounded down, and ends are rounded up.
     """

@@ -1,15 +1,15 @@
 """Track faces from frame to frame, and cut a crop of each face from each frame.
 
-Searching a frame for faces is slow. Therefore, only some frames are searched. When faces are known,
-most searches look only for faces that are at least half as high as the smallest known face. Such a
-search is faster.
+Searching a whole frame for faces is slow. Therefore, only some frames are searched as a whole. When
+faces are known, most searches look only for faces that are at least half as high as the smallest
+known face. Such a search is faster.
 
-On most frames that are not searched, a face detector with the method `detect_nearby` looks for the
-known faces near the places where they are expected. If the face detector does not have this method,
-the boxes on these frames are interpolated.
+On most of the other frames, the face detector's method `detect_nearby` looks for the known faces
+only where they are expected. If the face detector does not have this method, the boxes on the other
+frames are interpolated.
 
 Boxes that overlap on neighbouring frames belong to one track, as in the IoU tracker of Bochinski et
-al. (2017). Crops are cut from the frames at full size.
+al. (2017). Crops are cut from the full-size frames.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ from dfdetect.faces.geometry import CropFormat, interpolate_box, iou
 from dfdetect.results import Box
 from dfdetect.video.reader import Frame
 
-# Signature of `FaceDetector.detect`: takes images and the height of the smallest known face, or
+# Signature of `FaceDetector.detect`: takes images, and the height of the smallest known face or
 # None; returns one list of boxes per image.
 Detect = Callable[[Sequence[np.ndarray], float | None], list[list[Box]]]
 # Signature of `NearbyFaceDetector.detect_nearby`: takes images and the expected boxes of each
@@ -57,14 +57,15 @@ class FaceTrack:
     """One face that is followed through a video.
 
     Attributes:
-        detections: The time in seconds and the box of each detection of the face.
-        times: Times in seconds of all sampled frames that show the face.
+        detections: The time in seconds and the box of each detection of the face. On some sampled
+            frames between the first and the last detection, the face is not detected.
+        times: Times in seconds of all sampled frames from the first detection to the last.
         numbers: The numbers of these frames in the video, counted from 0.
         boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels of the full
-            frame.
+            frame. On a frame without a detection, the box is interpolated.
         crops: For each requested format, the crops of the face in all these frames: RGB uint8
             tensors of shape (3, height, width).
-        missed: Number of sampled frames since the face was last found.
+        missed: Number of sampled frames on which the face was missed since its last detection.
     """
 
     detections: list[tuple[float, Box]] = field(default_factory=list)
@@ -83,7 +84,7 @@ class FaceTrack:
         return interpolate_box(times, boxes, time)
 
     def add_frame(self, frame: Frame, box: Box, formats: Sequence[CropFormat]) -> None:
-        """Add a frame in which the face has this box, and cut the face's crops from the frame."""
+        """Add a frame in which the face has the box `box`, and cut the crops of the face."""
         self.times.append(frame.time)
         self.numbers.append(frame.number)
         self.boxes.append(box)
@@ -100,19 +101,19 @@ def track_faces(
 ) -> list[FaceTrack]:
     """Track all faces in the frames of a video, and cut their crops.
 
-    Faces that were detected on only one frame are left out as false alarms. But if this holds for
-    all faces, all of them are kept.
+    Faces that were detected on only one frame are left out as false alarms. But if every face was
+    detected on only one frame, all faces are kept.
 
     Args:
         frames: Frames in order of time. Only a few frames at a time are kept in memory.
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
-        detect_nearby: The method `detect_nearby` of a face detector. If given, this method replaces
-            the search of most frames: it looks for known faces near the places where they are
-            expected. If None, only some frames are searched, and the boxes on the frames between
+        detect_nearby: The method `detect_nearby` of a face detector. If given, this method looks
+            for known faces on most frames, only where they are expected, and few whole frames are
+            searched. If None, some whole frames are searched, and the boxes on the frames between
             them are interpolated.
-        search_stride: Every `search_stride`-th frame is searched for faces of all sizes. On all
-            other frames, a face may be missed that is less than half as high as the smallest known
+        search_stride: Every `search_stride`-th frame is searched for faces of all sizes. Searches
+            of other frames may miss a face that is less than half as high as the smallest known
             face.
 
     Returns:
@@ -150,8 +151,8 @@ def crop_at_tracks(
         formats: The formats of the crops to cut.
 
     Returns:
-        One new track per track of the other video, in the same order. A new track is empty if
-        `frames` has none of the frame numbers of the other track.
+        One new track per track in `others`, in the same order. A new track is empty if `frames` has
+        none of the frame numbers of its track in `others`.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -163,12 +164,12 @@ def crop_at_tracks(
 
 
 def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
-    """Yield runs of frames: lists of successive frames that together fit into memory."""
+    """Yield the frames in runs. A run is a list of successive frames that fit into memory."""
     run: list[Frame] = []
     for number, frame in enumerate(frames):
         run.append(frame)
         full = len(run) >= RUN_FRAMES or len(run) * frame.image.nbytes >= RUN_BYTES
-        # The last frame of a run is never skipped. Odd frames are the ones to skip.
+        # The last frame of a run is never skipped, but frames with odd numbers should be skipped.
         if full and number % 2 == 0:
             yield run
             run = []
@@ -187,23 +188,25 @@ def _detect_boxes(
     """Return the boxes of the faces on each frame of a run, or None for a skipped frame.
 
     The sampled frames of the whole video are numbered from 0. Every `search_stride`-th frame is
-    searched for faces of all sizes.
+    searched for faces of all sizes. The faces found on these frames, and the faces of tracks that
+    have not ended, are the known faces.
 
     With `detect_nearby`, every eighth frame of the video and the last frame of the run are searched
     for faces that are at least half as high as the smallest known face. The frame in the middle of
     each gap between these frames comes next, then the frame in the middle of each remaining gap,
     and so on. For a frame in the middle of a gap, the boxes on the frames at both ends of the gap
-    tell where faces are expected, and `detect_nearby` looks for them there. If it misses a face,
-    the whole frame is searched. If no faces are expected, a frame with an even number is searched,
-    and a frame with an odd number is skipped.
+    tell where faces are expected, and `detect_nearby` looks for the faces there. If `detect_nearby`
+    misses a face, the whole frame is searched. If no faces are expected, a frame with an even
+    number is searched, and a frame with an odd number is skipped.
 
     Without `detect_nearby`, every fourth frame of the video and the last frame of the run are
-    searched in the same way. The frame halfway between two of these frames is searched too, unless
-    the two frames show the same faces in nearly the same places. All other frames are skipped.
+    searched for faces that are at least half as high as the smallest known face. The frame halfway
+    between two of these frames is searched too, unless the two frames show the same faces in nearly
+    the same places. All other frames are skipped.
 
     Args:
-        run: The frames of one run. `_runs` says what a run is.
-        earlier: The boxes found on all earlier frames of the video.
+        run: The frames of one run. `_runs` explains what a run is.
+        earlier: The boxes found on each earlier frame of the video.
         tracks: The tracks found in all earlier runs.
         detect: The method `detect` of a face detector.
         detect_nearby: The method `detect_nearby` of the face detector, or None.
@@ -231,17 +234,17 @@ def _detect_boxes(
 
 @dataclass
 class _RunSearch:
-    """The search for faces in a run of frames.
+    """The search for faces in a run of frames. `_runs` explains what a run is.
 
-    The known faces are those whose tracks have not ended, and those that were found when frames of
-    the run were searched for faces of all sizes.
+    The known faces are the faces of tracks that have not ended, and the faces that were found when
+    frames of the run were searched for faces of all sizes.
 
     Attributes:
-        run: The frames.
+        run: The frames of the run.
         first: The number of the first frame of the run. The sampled frames of the video are
             numbered from 0.
         boxes: For each sampled frame up to the end of the run, the boxes of the faces that were
-            found on it, or None if the faces on this frame are not known yet.
+            found on the frame, or None if the frame was not searched (yet).
         detect: The method `detect` of a face detector.
         detect_nearby: The method `detect_nearby` of the face detector, or None.
         smallest: Height in pixels of the smallest known face, or None if no face is known.
@@ -259,10 +262,10 @@ class _RunSearch:
         self.smallest = min((bottom - top for _, top, _, bottom in known), default=None)
 
     def left(self, stride: int) -> list[int]:
-        """Return the numbers of the frames of the run that are still to be searched.
+        """Return the numbers of some frames of the run whose boxes are not known yet.
 
-        These are the frames of the run whose number in the video is a multiple of `stride`, and the
-        last frame of the run. Frames whose boxes are known are left out.
+        The result has the numbers that are multiples of `stride`, and the number of the last frame
+        of the run. Frames whose boxes are known are left out.
         """
         last = len(self.boxes) - 1
         return [
@@ -272,11 +275,11 @@ class _RunSearch:
         ]
 
     def search(self, numbers: Sequence[int], smallest: float | None) -> None:
-        """Search the frames with these numbers for faces, and store the boxes of the faces.
+        """Search the frames with the given numbers, and store the boxes of the faces in `boxes`.
 
-        If `smallest`, a height in pixels, is given, faces of less than half this height may be
-        missed. Faces that the search misses are added if `detect_nearby` finds them where they are
-        expected.
+        If `smallest`, a height in pixels, is given, the search may miss faces of less than half
+        this height. If the search misses an expected face, `detect_nearby` looks for the face where
+        it is expected.
         """
         found = self.detect([self._image(number) for number in numbers], smallest)
         for number, boxes in zip(numbers, found, strict=True):
@@ -298,9 +301,9 @@ class _RunSearch:
         self.search([number for number in numbers if not self.boxes[number]], None)
 
     def look_nearby(self, numbers: Sequence[int]) -> None:
-        """On the frames with these numbers, look for known faces only where they are expected.
+        """Look for known faces only where they are expected, on the frames with the given numbers.
 
-        A frame gets boxes only if all expected faces were found.
+        The boxes of a frame are stored in `boxes` only if all expected faces were found.
         """
         assert self.detect_nearby is not None
         places = {number: self.expected(number) for number in numbers}
@@ -315,11 +318,11 @@ class _RunSearch:
         return self.run[number - self.first].image
 
     def expected(self, number: int) -> list[Box]:
-        """Return the boxes that are expected on a frame.
+        """Return the expected boxes of the faces on the frame with the number `number`.
 
-        `_neighbours` says which frames are the neighbours of the frame. If both neighbours show the
-        same face, the expected box lies between the face's two boxes. If only one neighbour shows
-        the face, the expected box is the face's box on this neighbour.
+        The frame has two neighbours (see `_neighbours`). If both neighbours show the same face, the
+        expected box lies between the face's two boxes. If only one neighbour shows the face, the
+        expected box is the face's box on this neighbour.
         """
         (earlier, before), (later, after) = self._neighbours(number)
         pairs = _match(before, after)
@@ -331,10 +334,11 @@ class _RunSearch:
         return boxes + [box for row, box in enumerate(after) if row not in pairs.values()]
 
     def stays(self, number: int) -> bool:
-        """Return whether a frame's two neighbours show the same faces in nearly the same places.
+        """Return whether both neighbours of a frame show faces, and all faces stay in place.
 
-        `_neighbours` says which frames are the neighbours of the frame. If neither neighbour shows
-        a face, the result is False.
+        The neighbours are the frames that `_neighbours` returns. A face stays in place if its boxes
+        on both neighbours are nearly the same. The result is False if a face is on only one
+        neighbour.
         """
         (_, before), (_, after) = self._neighbours(number)
         return 0 < len(before) == len(after) and all(
@@ -342,10 +346,10 @@ class _RunSearch:
         )
 
     def _neighbours(self, number: int) -> tuple[tuple[int, list[Box]], tuple[int, list[Box]]]:
-        """Return the numbers and boxes of the two neighbours of a frame.
+        """Return the numbers and boxes of the two neighbours of the frame with the number `number`.
 
-        The neighbours are the nearest frames, before and after the frame, whose entry in `boxes` is
-        not None. If there is no such frame on one side, the list of boxes for this side is empty.
+        The neighbours are the nearest frames, before and after this frame, whose entry in `boxes`
+        is not None. If there is no neighbour on one side, the list of boxes for this side is empty.
         """
 
         def nearest(numbers: Iterable[int]) -> tuple[int, list[Box]]:
@@ -360,11 +364,11 @@ class _RunSearch:
 def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
     """Add each new box of a frame to the track whose last box overlaps the new box most.
 
-    If a new box overlaps no track's last box far enough, the new box starts a new track. Each track
-    gets at most one box.
+    Each track gets at most one box. A new box starts a new track if its overlap with the last box
+    of every other track is too small (see `SAME_TRACK_IOU`).
 
-    If `boxes` is None, the frame was skipped. A face found on the previous frame then counts as
-    found on the skipped frame too.
+    If `boxes` is None, the frame was skipped, and no box is added. A face that was found on the
+    previous frame does not count as missed on the skipped frame.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:
@@ -384,7 +388,7 @@ def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
 
 
 def _match(first: Sequence[Box], second: Sequence[Box]) -> dict[int, int]:
-    """Find which boxes of two frames show the same face.
+    """Return which boxes of two frames show the same face.
 
     The result is a dictionary from positions in `first` to positions in `second`. The boxes that
     overlap most are matched first.
@@ -408,7 +412,7 @@ def _between(first: Box, second: Box, share: float) -> Box:
 
 
 def _distinct(boxes: Iterable[Box | None]) -> list[Box]:
-    """Return the boxes that are not None and do not show the same face as an earlier one."""
+    """Return the boxes without None, and only the first of several boxes that show one face."""
     kept: list[Box] = []
     for box in boxes:
         if box is not None and all(iou(box, other) < SAME_FACE_IOU for other in kept):
@@ -428,7 +432,7 @@ def _add_frames(
 ) -> None:
     """Add each frame to the track of every face that the frame shows.
 
-    The track also gets the face's box in this frame, and the face's crop in each of `formats`.
+    The track gets the frame's time and number, the face's box, and the face's crops in all formats.
     """
     for frame in frames:
         for track in tracks:
