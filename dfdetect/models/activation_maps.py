@@ -3,12 +3,12 @@
 A place is a position in the network's last feature map. Each feature at a place is multiplied by
 the gradient of the logit with respect to this feature. The contribution of the place is the sum of
 these products (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful
-explanations", 2020). The same rule is used for all networks. What the maps are depends on the
-layers that follow the feature map:
+explanations", 2020). This rule is used for all networks. Depending on the layers after the feature
+map, it gives these maps:
 
 - A mean over all places, then a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
-- A mean over all places, then an LSTM (`cnn_lstm`): Grad-CAM of each frame.
+- A mean over all places, then an LSTM (`cnn_lstm`): the map of Grad-CAM for each frame.
 - Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): similar to the map of Grad-CAM. But
   the gradients are not averaged over all places, because each place has weights of its own.
 - A linear layer alone (`linear_svm`, `logistic_regression`): the product of weights and features.
@@ -47,9 +47,9 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
         below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
         map add up to the logit. If the model takes clips (several crops of one face), there is one
-        map for each crop of a clip. The logit of the clip is the mean of the sums of these maps.
-        None is returned if the model has no feature map (transformers have none), or if its feature
-        map has only one place.
+        map for each crop of a clip. The values of each map are added up, and the mean of these sums
+        is the logit of the clip. If the model has no feature map (transformers have none), or one
+        with only one place, None is returned.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -107,10 +107,10 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
 
 
 def _body_and_head(model: Any) -> tuple[Part, Part] | None:
-    """Split a model into two functions.
+    """Return the two parts of a model as functions, or None if the model has no feature map.
 
     The first function computes the last feature map from the inputs. The second function computes
-    the logits from this map. If the model has no feature map, None is returned.
+    the logits from this feature map.
     """
     if isinstance(model, VGG):  # its last pooling would reduce a crop of 48 pixels to one place
         *layers, pool = model.features

@@ -30,8 +30,8 @@ class AutoencoderSpec:
         stride: How many times higher and wider the image is than the latent: 2, 4, 8 or another
             power of two.
         latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
-        width: Number of channels of the first layer, a multiple of 8. The layers at lower
-            resolutions have `2 * width` channels each.
+        width: Number of channels of the features that are as high and wide as the image, a multiple
+            of 8. All smaller features have `2 * width` channels.
         adversarial: Whether training also uses a discriminator.
     """
 
@@ -83,9 +83,9 @@ class Autoencoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A layer that returns its input plus a convolution of the normalised input.
+    """A layer that adds to its input a convolution of this input.
 
-    The input is normalised by group normalisation (Wu & He 2018).
+    Group normalisation (Wu & He 2018) and a SiLU come before the convolution.
     """
 
     def __init__(self, channels: int):
@@ -100,7 +100,7 @@ class ResidualBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """A discriminator that judges whether each patch of an image is original or reconstructed.
+    """A discriminator that tells the patches of real images from those of reconstructions.
 
     The design is that of Isola et al. 2017. The network takes RGB images of shape (batch, 3,
     height, width) with values from -1 to 1.
@@ -123,7 +123,8 @@ class PatchDiscriminator(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return a logit for each patch, shape (batch, 1, height / 8, width / 8).
 
-        A logit above 0 means that the patch is original.
+        A logit above 0 says that the patch comes from a real image. A logit below 0 says that the
+        patch comes from a reconstruction.
         """
         return self.layers(images)
 

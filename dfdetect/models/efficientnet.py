@@ -13,11 +13,12 @@ differs from timm's network:
 | `efficientnet_b4_unpadded_stem` | no padding before the first layer |
 | `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
-For a convolution with stride 2, TensorFlow pads the input on one side or on both, depending on the
-size of the input. timm's `tf_` networks do the same. In the package efficientnet_pytorch, the
-padding does not depend on the size of the image. Version 0.7 and later pad each layer as if the
-image had the size that the network was designed for. Versions before 0.7 pad each layer as if its
-own input still had the full size of the image, although earlier layers have reduced the input.
+A convolution with stride 2 pads its input on one side or on both, depending on the size of the
+input. TensorFlow and timm's `tf_` networks use the actual size of the input. The package
+efficientnet_pytorch instead starts from the image size that the network was designed for, whatever
+the size of the actual image. Version 0.7 and later compute from this image size the size of each
+layer's input. Versions before 0.7 use this image size itself for all layers, although the inputs of
+later layers are smaller.
 """
 
 from collections.abc import Callable
@@ -40,11 +41,11 @@ CLIP_LENGTH = 7
 
 
 class FixedPaddingConv2d(nn.Conv2d):
-    """A convolution with the padding for images of one size, whatever the size of the actual image.
+    """A convolution that always has the same padding, whatever the size of its input.
 
     Args:
         convolution: The convolution whose weight and stride are used.
-        size: Side in pixels of the images for which the padding is computed.
+        size: Height and width of the input for which the padding is computed.
     """
 
     def __init__(self, convolution: nn.Conv2d, size: int):
@@ -62,7 +63,7 @@ class FixedPaddingConv2d(nn.Conv2d):
         self.sides = (total // 2, total - total // 2) * 2
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Pad images (batch, channels, height, width), and return their convolution."""
+        """Return the convolution of the padded `images` (batch, channels, height, width)."""
         return super().forward(pad(images, self.sides))
 
 
@@ -141,12 +142,12 @@ class EfficientNet(nn.Module):
         return [(home, name) for home, name in places if getattr(home, name).stride[0] == 2]
 
     def fix_paddings(self, size: int, layer_by_layer: bool = True) -> None:
-        """Give every convolution with stride 2 the padding for images of a fixed size.
+        """Give every convolution with stride 2 a padding that does not depend on the actual image.
 
         Args:
-            size: Side of these images in pixels.
-            layer_by_layer: Whether the padding takes into account that earlier layers reduce the
-                size. If not, each layer is padded for an input of `size`.
+            size: Side in pixels of the images for which the paddings are computed.
+            layer_by_layer: Whether each layer is padded for the size that its input has for such
+                images. If not, all layers are padded for an input of `size`.
         """
         for home, name in self.strided():
             setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
@@ -156,8 +157,8 @@ class EfficientNet(nn.Module):
 class FixedEfficientNet(EfficientNet):
     """An EfficientNet with the fixed paddings of efficientnet_pytorch 0.7 and later.
 
-    The paddings are those for images of the size that the network was designed for, whatever the
-    size of the actual image.
+    The paddings are computed for the image size that the network was designed for, and are the same
+    for images of other sizes.
     """
 
     activation = Swish
@@ -196,7 +197,7 @@ class WeightedPoolingEfficientNet(EfficientNet):
 
 
 class NoiseEfficientNet(EfficientNet):
-    """An EfficientNet whose input is the noise of an image; fixed filters extract this noise."""
+    """An EfficientNet that takes an image, extracts its noise, and uses only the noise."""
 
     def __init__(self, variant: int, drop_rate: float = 0.0, drop_path_rate: float = 0.0):
         super().__init__(variant, drop_rate, drop_path_rate)
@@ -206,7 +207,7 @@ class NoiseEfficientNet(EfficientNet):
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (batch, channels, height / 32, width / 32) of the noise of images.
 
-        The fixed filters of the function `noise_filters` extract the noise.
+        The fixed filters that `noise_filters` returns extract the noise.
 
         Args:
             images: Normalised images of shape (batch, 3, height, width).
@@ -219,7 +220,8 @@ class AttentionEfficientNet(FixedEfficientNet):
     """EfficientNet-B4 that multiplies its features after the tenth block by an attention map.
 
     "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. The
-    value of the map at a position is the sigmoid of a linear function of the features there.
+    value of the map at a position is the sigmoid of a linear function of the features at this
+    position.
 
     Example:
         >>> AttentionEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
@@ -307,10 +309,10 @@ class SequenceEfficientNet(Fixed06EfficientNet):
 def noise_filters() -> torch.Tensor:
     """Return three filters of 5 x 5 pixels that extract noise from an image, shape (3, 1, 5, 5).
 
-    Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The first
-    filter computes second differences along a row. The other two filters compute differences along
-    rows and columns: the second filter from the inner 3 x 3 pixels, the third filter from all 5 x 5
-    pixels.
+    Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The filters
+    remove the smooth parts of the image, so that the noise remains. The first filter computes
+    second differences along a row. The other two filters compute differences along rows and
+    columns: the second filter from the inner 3 x 3 pixels, the third filter from all 5 x 5 pixels.
     """
     line = torch.tensor([1.0, -2.0, 1.0])
     row, square = torch.zeros(5, 5), torch.zeros(5, 5)

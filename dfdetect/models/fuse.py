@@ -15,9 +15,9 @@ SAME = 1e-3
 def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return a copy of a model with each batch norm fused into the convolution before it.
 
-    Jacob et al. (2018) describe this in section 3.2. A forward pass shows which convolution each
-    batch norm follows. If another layer also uses the output of such a convolution, the fused copy
-    gives other logits and is discarded.
+    Jacob et al. (2018) describe the method in section 3.2. A forward pass shows which convolution
+    each batch norm follows. If a layer other than the batch norm also takes the output of the
+    convolution, the logits of the copy differ from those of `model`, and the copy is discarded.
 
     Args:
         model: A model in evaluation mode; it is not changed.
@@ -52,7 +52,7 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Return each convolution whose output goes to a batch norm, with this batch norm.
+    """Return all pairs of a convolution and the batch norm that takes its output.
 
     To find these pairs, the function runs the model on the images `example`.
     """

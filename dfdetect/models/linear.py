@@ -2,8 +2,9 @@
 
 Many swapped faces can be recognised by their sharpness, which a linear function of raw pixels
 cannot measure. On the raw pixels of crops with sides of 16 to 64 pixels, both models reach an AUC
-of only 0.53 for actors who are not in the training data. Therefore, a map of local sharpness is
-computed first, and the linear layer takes this map.
+of only 0.53 for actors who are not in the training data. Therefore, the network first computes the
+local sharpness at each pixel, and averages it in each cell of a grid. The linear layer takes these
+averages, which are called the map of local sharpness.
 
 | layer | output |
 | --- | --- |
@@ -43,12 +44,16 @@ class LinearModel(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the map of local sharpness (batch, 3, 16, 16) of normalised images."""
+        """Return the map of local sharpness of each RGB channel, shape (batch, 3, 16, 16).
+
+        Args:
+            images: Normalised images of shape (batch, 3, size, size).
+        """
         neighbours = avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
         return adaptive_avg_pool2d((images - neighbours).abs(), GRID)
 
     def forward_head(self, features: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of maps of local sharpness."""
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
         return self.head(features.flatten(1))
 
     def get_classifier(self) -> nn.Module:

@@ -14,8 +14,8 @@ input of 256 by 256 pixels.
 | | dropout, linear to 16, leaky ReLU, dropout, linear to 1 | the same | |
 
 An inception layer concatenates the outputs of four branches. The first branch is a 1 x 1
-convolution. Each other branch is a 1 x 1 convolution followed by a 3 x 3 convolution with dilation
-1, 2 or 3.
+convolution. Each of the other three branches is a 1 x 1 convolution followed by a 3 x 3
+convolution. The dilations of the 3 x 3 convolutions are 1, 2 and 3.
 
 Meso4 has 27,977 weights and MesoInception4 has 28,615.
 """
@@ -39,8 +39,8 @@ INCEPTION_2 = (2, 4, 4, 2)
 class _MesoNet(nn.Module):
     """The base class of Meso4 and MesoInception4, which differ only in their first two layers.
 
-    The subclasses supply these two layers as `layers`. This class adds all other layers. The number
-    of output channels of the second layer is `channels`.
+    A subclass passes these two layers as `layers`, and the number of output channels of the second
+    layer as `channels`. This class adds all other layers.
     """
 
     def __init__(self, layers: Sequence[nn.Module], channels: int, drop_rate: float):
@@ -51,7 +51,7 @@ class _MesoNet(nn.Module):
             *_end_of_layer(16, 2),
             *_conv(16, 16, 5),
             *_end_of_layer(16, 4),
-            # The features of a 256-pixel input have this side already; others are resized to it.
+            # For an input of 256 pixels, the features have this side; other features are resized.
             nn.AdaptiveAvgPool2d(SIDE_AFTER_LAYERS),
             nn.Flatten(),
         )

@@ -51,8 +51,8 @@ class ModelInfo:
             descent. Such a network must have only one layer with weights.
         recipe: Training settings that suit the network better than the defaults: a dictionary from
             the names of fields of `TrainConfig` to values.
-        mean: Mean of each RGB channel, for pixels from 0 to 1. Inputs are normalised with it.
-        std: Standard deviation of each RGB channel. Inputs are normalised with it.
+        mean: Mean with which each RGB channel of the input is normalised, for pixels from 0 to 1.
+        std: Standard deviation with which each RGB channel of the input is normalised.
     """
 
     build: Callable[..., nn.Module]
@@ -116,8 +116,8 @@ def create_model(name: str, **arguments: float) -> nn.Module:
         arguments: Options of the architecture, such as `drop_rate` and `drop_path_rate`.
 
     Raises:
-        ArgumentError: The name is unknown; the message lists similar ones.
-        TypeError: The architecture does not take one of `arguments`.
+        ArgumentError: The name is unknown; the message lists similar names.
+        TypeError: `arguments` has an option that the architecture does not have.
 
     Example:
         >>> import torch
@@ -132,7 +132,7 @@ def model_info(name: str) -> ModelInfo:
     """Return the description of the architecture `name`.
 
     Raises:
-        ArgumentError: The name is unknown; the message lists similar ones.
+        ArgumentError: The name is unknown; the message lists similar names.
 
     Example:
         >>> model_info("cnn_lstm").input
@@ -180,7 +180,7 @@ def list_recipes() -> list[str]:
 
 @cache
 def _own_models() -> dict[str, ModelInfo]:
-    """Import the modules of this package, and return the architectures that they register."""
+    """Import all modules of `dfdetect.models`, and return the architectures that they register."""
     package = import_module("dfdetect.models")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)

@@ -1,29 +1,30 @@
 """Steadiness: how little a face changes over the frames of its track.
 
 Filmed faces change from frame to frame: people move, light flickers, and the noise of the camera is
-new in each frame. The faces that generators draw are smoother and stiller. The difference is also
-found between a fake and its original, which show the same person in the same scene.
+new in each frame. The faces that generators draw are smoother and change less. Most fakes are also
+steadier than their own originals, although both show the same person in the same scene.
 
-Steadiness is measured on statistics of each frame, such as those of `dfdetect.models.texture`.
-A single frame says nothing about it.
+To measure the steadiness, a model computes statistics of the face in each frame, such as the
+texture statistics of `dfdetect.models.texture`. The less these statistics change from frame to
+frame, the steadier the face.
 """
 
 import torch
 from torch import nn
 
-# A standard deviation of fewer frames is too uncertain.
+# A standard deviation over fewer frames is too uncertain.
 FEWEST_FRAMES = 4
-# It is added to a standard deviation before the logarithm is taken.
+# Added to each standard deviation before the logarithm is taken, because a deviation may be 0.
 SMALLEST = 1e-3
 
 
 class Steadiness(nn.Module):
-    """A layer that returns the logit of the steadiness of one face.
+    """A layer that computes a logit of FAKE from the steadiness of one face.
 
-    The logit is a linear function of the steadiness, with two exceptions. A steadiness below
-    `lowest` counts as `lowest`. Above `highest`, the logit is 0: a face that changes less than
-    nearly all faces that the layer was fitted on may be a still picture, or may have been seen for
-    a moment only. The logit of a face with fewer than four frames is 0, too.
+    The logit is a linear function of the steadiness. A steadiness below `lowest` counts as
+    `lowest`. If the steadiness is above `highest`, the logit is 0: so steady a face may be a still
+    picture, or may have been seen for a moment only. If the face has fewer than four frames, the
+    logit is 0, too.
 
     All four attributes are zero until `dfdetect.training.texture` fits them.
 
@@ -52,8 +53,8 @@ class Steadiness(nn.Module):
         """Return the logit, a scalar.
 
         Args:
-            statistics: Statistics of the frames of one face in the order of time, float of shape
-                (frames, statistics).
+            statistics: The statistics of one face in each frame, in the order of time; float of
+                shape (frames, statistics).
         """
         if len(statistics) < FEWEST_FRAMES:
             return statistics.new_zeros(())
@@ -65,17 +66,20 @@ class Steadiness(nn.Module):
 def steadiness(statistics: torch.Tensor) -> torch.Tensor:
     """Return the steadiness of a face, a scalar.
 
-    It is minus the mean logarithm of the standard deviations over the frames. A detector mirrors
-    every second frame, and a mirrored face has slightly different statistics. The deviations are
-    therefore taken from two means: that of the first, third, fifth... frame, and that of the
-    others.
+    First, the standard deviation of each statistic over the frames is computed. The steadiness is
+    the mean of the logarithms of these standard deviations, with the sign reversed.
 
-    The standard deviation of few frames is too small on average. The expected error of its
-    logarithm, for normally distributed values, is subtracted.
+    A detector mirrors every second frame, and a mirrored face has slightly different statistics.
+    Two means of each statistic are therefore computed: one over the first, third, fifth... frame,
+    and one over all other frames. The deviation of a frame is its difference from the mean that
+    includes this frame.
+
+    On average, the logarithm of a standard deviation over few frames is too small. The expected
+    error, computed for normally distributed values, is therefore subtracted from the logarithm.
 
     Args:
-        statistics: Statistics of at least four frames in the order of time, float of shape
-            (frames, statistics).
+        statistics: The statistics of one face in each of at least four frames, in the order of
+            time; float of shape (frames, statistics).
 
     Example:
         >>> steadiness(torch.tensor([[0.0], [8.0], [1.0], [9.0], [2.0], [8.0]]))

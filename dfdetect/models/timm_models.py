@@ -68,7 +68,8 @@ def names(pattern: str = "*") -> list[str]:
 def builder(name: str) -> Callable[..., nn.Module]:
     """Return a function that builds timm's model `name`.
 
-    The returned function takes the arguments `drop_rate` and `drop_path_rate` of `create`.
+    The returned function takes the arguments `drop_rate` and `drop_path_rate`, which the function
+    `create` describes.
     """
     return partial(create, name)
 

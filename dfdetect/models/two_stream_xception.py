@@ -1,4 +1,4 @@
-"""Two Xceptions, one for images and one for their noise (Luo et al., CVPR 2021)."""
+"""A network of two Xceptions: one for the image, and one for its noise (Luo et al., CVPR 2021)."""
 
 import torch
 from torch import nn
@@ -13,8 +13,8 @@ INPUT_SIZE = 256
 # Side of the features that the streams exchange, for images of INPUT_SIZE.
 EXCHANGED_SIDE = 16
 CHANNELS = 728
-# Number of channels of the features, divided by the number of channels of the keys, and by the
-# number of channels of the gate's hidden layer.
+# The features have KEY_RATIO times as many channels as the keys, and GATE_RATIO times as many as
+# the hidden layer of the gate.
 KEY_RATIO, GATE_RATIO = 8, 16
 # Noise values are clipped to this absolute value, as in steganalysis (Fridrich & Kodovsky 2012).
 CUT_OFF = 3.0
@@ -28,10 +28,10 @@ class TwoStreamXception(nn.Module):
     """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
-    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The image
-    stream also applies these filters to its features after each of its first two layers, and adds
-    the results to the noise stream. An attention map is computed from the noise of the image. This
-    map says how much the features of the image stream are strengthened at each position.
+    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The same
+    filters are applied to the features of the image stream after each of its first two layers, and
+    the results are added to the noise stream. An attention map is computed from the noise of the
+    image. It says how much the features of the image stream are strengthened at each position.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -90,8 +90,8 @@ class NoiseFilters(nn.Module):
 
     Args:
         channels: Number of channels of the input.
-        mixed: Whether each filter adds up its outputs for all channels. If not, it has one output
-            for each channel.
+        mixed: If True, each filter has one output channel: the sum of the filtered input channels.
+            If False, each filter has one output channel for each input channel.
     """
 
     def __init__(self, channels: int, mixed: bool = False):
@@ -105,18 +105,18 @@ class NoiseFilters(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the outputs of the filters for features (batch, channels, side, side).
 
-        There are 3 output channels if `mixed` is set, and 3 * channels otherwise. Outputs are
-        clipped to the range from -3 to 3.
+        The number of output channels is 3 if the argument `mixed` of this class is True, otherwise
+        3 * channels. Outputs are clipped to the range from -3 to 3.
         """
         noise = conv2d(features, self.filters, padding=2, groups=self.groups)
         return hardtanh(noise, -CUT_OFF, CUT_OFF)
 
 
 class FeatureNoise(nn.Module):
-    """Extracts the noise of features, with the fixed filters of `NoiseFilters`.
+    """Applies the fixed filters of `NoiseFilters` to each channel of features.
 
-    A 1 x 1 convolution then reduces the outputs of the filters to the number of channels of the
-    features.
+    A 1 x 1 convolution then combines the filtered channels into as many channels as the features
+    have.
     """
 
     def __init__(self, channels: int):
@@ -129,7 +129,7 @@ class FeatureNoise(nn.Module):
         )
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the noise of features: the outputs of the filters, combined by a convolution.
+        """Return the filtered features, combined by the 1 x 1 convolution.
 
         Input and output have the shape (batch, channels, side, side).
         """
@@ -156,7 +156,7 @@ class PlaceAttention(nn.Module):
         """Return attention maps of shape (batch, 1, side, side), with values from 0 to 1.
 
         Args:
-            noise: The noise of images, of shape (batch, 3, size, size).
+            noise: The noise of images, as `NoiseFilters` extracts it; shape (batch, 3, size, size).
         """
         features = self.layers(self.filters(noise))
         mean, most = features.mean(dim=1, keepdim=True), features.amax(dim=1, keepdim=True)

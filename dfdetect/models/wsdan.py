@@ -72,7 +72,7 @@ class WSDAN(nn.Module):
 
 @register_model("wsdan_xception")
 class XceptionWSDAN(WSDAN):
-    """WS-DAN with the features of Xception.
+    """Xception with the head of WS-DAN (Weakly Supervised Data Augmentation Network).
 
     Example:
         >>> XceptionWSDAN()(torch.zeros(2, 3, 96, 96)).shape
@@ -87,7 +87,7 @@ class XceptionWSDAN(WSDAN):
 
 @register_model("wsdan_efficientnet_b3")
 class EfficientNetWSDAN(WSDAN):
-    """WS-DAN with the features of EfficientNet-B3.
+    """EfficientNet-B3 with the head of WS-DAN (Weakly Supervised Data Augmentation Network).
 
     Example:
         >>> EfficientNetWSDAN()(torch.zeros(2, 3, 96, 96)).shape

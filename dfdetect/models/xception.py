@@ -1,10 +1,10 @@
 """Xception: Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017.
 
 The network has 36 convolutions in 14 modules. Each module except the first and the last has a
-linear residual connection around it. In the table, `sep` is a depthwise separable convolution of 3
-x 3. Batch normalisation follows every convolution. Module 2 does not have the ReLU in parentheses.
-The column `side` gives the height and width of the feature maps for the paper's input of 299 x 299
-pixels.
+linear residual connection around it. In the table, `sep` is a 3 x 3 depthwise separable
+convolution. Batch normalisation follows every convolution. The ReLU in parentheses is only in
+modules 3 and 4. The column `side` gives the height and width of the feature maps for the paper's
+input of 299 x 299 pixels.
 
 | flow | module | layers | channels | side |
 | --- | --- | --- | --- | --- |
@@ -13,14 +13,14 @@ pixels.
 | middle | 5-12 | three times ReLU, sep | 728 | 19 |
 | exit | 13 | ReLU, sep; ReLU, sep; max pool 3 x 3 stride 2 | 728, 1024 | 10 |
 | | 14 | sep, ReLU; sep, ReLU; mean over the image | 1536, 2048 | 1 |
-| head | | (dropout,) linear | outputs | |
+| head | | dropout, linear | outputs | |
 
 With the 1000 outputs of the paper, the network has 22,855,952 weights ("22.8 million"); with one
 output, it has 20,809,001.
 
 timm's `legacy_xception` is the same network and gives the same logits. This package has its own
-class for two reasons. The tensors of the checkpoint `xception` are named after the modules of this
-class. The modules can be compared with the paper's table.
+class for two reasons. The tensors of the checkpoint `xception` are named after the attributes of
+this class. And the code can be compared with the paper's table.
 """
 
 from itertools import pairwise
@@ -127,7 +127,10 @@ class Module(nn.Module):
         self.layers = nn.Sequential(*layers[0 if start else 1 :])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the output of the layers plus the residual: (batch, channels, side, side)."""
+        """Return the sum of the outputs of the convolutions and of the residual connection.
+
+        The shape is (batch, channels, side, side).
+        """
         return self.layers(features) + self.residual(features)
 
 

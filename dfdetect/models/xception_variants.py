@@ -11,11 +11,12 @@ UCF_CHANNELS = 512
 
 @register_model("xception_phase")
 class PhaseXception(Xception):
-    """SPSL: an Xception that also takes the phase spectrum of an image.
+    """SPSL: an Xception that also uses the phases in the spectrum of the image.
 
     "Spatial-Phase Shallow Learning: Rethinking Face Forgery Detection in Frequency Domain", Liu et
-    al., CVPR 2021, as DeepfakeBench implements it. In addition to RGB, the network gets a fourth
-    channel: the grey image, rebuilt from the phases of its spectrum alone.
+    al., CVPR 2021, as DeepfakeBench implements it. The model adds a fourth channel to the RGB
+    channels of its input. `phase_image` computes this channel: the grey image, with all amplitudes
+    of its spectrum set to 1, so that only the phases remain.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -39,8 +40,8 @@ class UCFXception(Xception):
 
     "UCF: Uncovering Common Features for Generalizable Deepfake Detection", Yan et al., ICCV 2023.
     This class has only the parts that prediction needs. For training, the paper adds a second
-    encoder and a decoder, which separate the common features from those that only one manipulation
-    has.
+    encoder and a decoder. They separate the features that all manipulations have in common from the
+    features of single manipulations.
 
     Args:
         drop_rate: Dropout before the hidden layer of the head, 0 to 1.
