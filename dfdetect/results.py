@@ -65,7 +65,7 @@ class Status(str, Enum):
 
     # A member is defined by a value and a sentence; `Status(value)` finds the member by the value.
     def __new__(cls, value: str, sentence: str = "") -> "Status":
-        """Return a member: a text that is equal to `value`, and has the attribute `sentence`."""
+        """Return a member of the enum: a string equal to `value`, with the attribute `sentence`."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.sentence = sentence
@@ -97,19 +97,19 @@ class OperatingPoints:
     Args:
         uncertain: A probability above this threshold, but not above the threshold `fake`, gets the
             verdict `uncertain`. 5 % of the REAL videos on which the thresholds were fitted have a
-            higher probability.
+            probability above `uncertain`.
         fake: A probability above this threshold gets the verdict `fake`. 1 % of the same REAL
-            videos have a higher probability.
-        fakes: How many FAKE videos have probabilities above the thresholds, counted on videos that
-            the model was not trained on. The entry `people` is for videos in which only the people
-            were new to the model. The entry `sources` is for videos from sources, such as data
-            sets, that were new to the model. Each entry has three counts: `videos` counts all FAKE
-            videos, `uncertain` those above the threshold `uncertain`, and `fake` those above the
+            videos have a probability above `fake`.
+        fakes: Counts of FAKE videos that the model was not trained on. The entry `people` is for
+            videos in which only the people were new to the model. The entry `sources` is for videos
+            from sources, such as data sets, that were new to the model. Each entry has three
+            counts: `videos` counts all FAKE videos, `uncertain` the FAKE videos with a probability
+            above the threshold `uncertain`, and `fake` the FAKE videos with a probability above the
             threshold `fake`. If nothing was counted, `fakes` is empty.
 
     Raises:
-        ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or the
-            counts in `fakes` contradict each other.
+        ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or `fakes`
+            has an unknown entry or counts that contradict each other.
     """
 
     uncertain: float = 0.5
@@ -117,7 +117,7 @@ class OperatingPoints:
     fakes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise ArgumentError if the thresholds or the counts in `fakes` are impossible."""
+        """Raise ArgumentError in the cases that the docstring of the class lists."""
         if not 0 <= self.uncertain <= self.fake <= 1:
             raise ArgumentError(
                 "operating points must be between 0 and 1, and `uncertain` must not be above "
@@ -148,7 +148,8 @@ class HeatMap:
     """Shows which parts of a face crop raise the model's logit, and so are evidence for FAKE.
 
     Attributes:
-        time: Time of the frame that the crop was cut from, in seconds since the first frame.
+        time: Time of the frame that the crop was cut from, in seconds since the first frame of the
+            video.
         crop: The input of the model, RGB uint8 of shape (height, width, 3).
         values: Evidence for FAKE in each cell of a regular grid over the crop, float32 of shape
             (rows, columns), from 0 (no evidence) to 1.
@@ -209,7 +210,8 @@ class TrackResult:
 
     Attributes:
         probability: P(FAKE) of this face, strictly between 0 and 1.
-        times: Times of the sampled frames that show the face, in seconds since the first frame.
+        times: Times of the sampled frames that show the face, in seconds since the first frame of
+            the video.
         boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
         frame_probabilities: P(FAKE) of the face in each of these frames. `probability` combines
             these values.
@@ -234,8 +236,8 @@ class TrackResult:
             count: Maximum number of moments.
 
         Returns:
-            For each moment, its time in seconds since the first frame, and P(FAKE) of its frame.
-            The moments are at least one second apart.
+            For each moment, the time of a frame in seconds since the first frame of the video, and
+            P(FAKE) of the face in this frame. The moments are at least one second apart.
 
         Example:
             >>> TrackResult(0.8, [0.0, 0.5, 2.0], [BOX] * 3, [0.7, 0.9, 0.8]).most_suspicious()
@@ -277,8 +279,8 @@ class VideoResult:
     Attributes:
         path: The file, or None if the frames were given in memory.
         name: Name of the video: the base name of its file. If two videos of one call of `predict`
-            have the same base name, each is named by its path below the folder that was given to
-            `predict`.
+            have the same base name, the name of each video is its path below the folder that was
+            given to `predict`.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
@@ -434,7 +436,7 @@ def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: 
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with a noun, which gets an `s` unless the number is 1.
+    """Return a number and a noun. The noun gets an `s` unless the number is 1.
 
     Example:
         >>> counted(1, "frame"), counted(2, "frame")

@@ -7,7 +7,7 @@ crop, and a model gives each crop a logit. Four steps turn these logits into the
    on actors who were held out of training.
 2. One of the rules `FRAME_RULES` combines the logits of a track's frames into the track's logit.
 3. One of the rules `TRACK_RULES` combines the tracks of a video into the video's logit. Tracks with
-   far fewer frames than the longest track can be ignored: they may be pictures on a wall.
+   far fewer frames than the longest track can be ignored: such a track may be a picture on a wall.
 4. The probability is the sigmoid of the video's logit. It is kept within [floor, 1 - floor], so
    that a single confident error does not dominate the log loss.
 
@@ -16,12 +16,13 @@ A checkpoint contains the settings of these steps, as `Calibration` and `Aggrega
 The rules for the frames of a track:
 
 - `mean_logit`: the mean of the logits. A few frames with logits far from 0 outweigh many frames
-  with logits near 0. In a mean of probabilities, they do not.
+  with logits near 0.
 - `soft_maximum`: first, the logit of each frame is replaced by m, the mean logit of `window`
   successive frames with this frame in the middle. The track's logit is then
   log(mean(exp(sharpness * m))) / sharpness. This logit lies between the mean and the maximum of m.
   The rule therefore also detects a face that is fake for a short time only.
-- `mean_probability`: the mean of the probabilities.
+- `mean_probability`: the mean of the probabilities. With this rule, a few frames with logits far
+  from 0 do not outweigh the other frames.
 - `confident_majority`, `power_law` and `confident_fives`: rules that combine probabilities. They
   come from the first, third and fourth place of the Deepfake Detection Challenge (Seferbekov 2020,
   Davletshin et al. 2020, Shao et al. 2020).
@@ -30,10 +31,10 @@ The rules for the tracks of a video:
 
 - `max`: the highest logit of the tracks, because one fake face makes a video fake.
 - `pooled`: the frames of all tracks are combined as if they were one track.
-- `agreement`: the highest logit of the tracks if one track has a probability above 0.9, or if all
-  tracks have probabilities above 0.6; the lowest logit if all tracks have probabilities below 0.4;
-  otherwise, the logit of the tracks' mean probability. This rule also comes from the fourth place
-  of the challenge.
+- `agreement`: If one track has a probability above 0.9, or all tracks have probabilities above 0.6,
+  the highest logit of the tracks is the video's logit. If all tracks have probabilities below 0.4,
+  it is the lowest logit of the tracks. Otherwise, the video's probability is the mean of the
+  tracks' probabilities. This rule also comes from the fourth place of the challenge.
 
 `dfdetect compare-aggregation` measures several of these rules.
 """
@@ -62,8 +63,8 @@ class Aggregation:
         floor: Lowest possible P(FAKE); the highest is 1 - floor.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
             small value, and near the maximum for a large value.
-        window: Number of neighbouring frames, the frame itself included, whose logits are averaged
-            before the soft maximum.
+        window: Before the soft maximum, the logit of each frame is replaced by the mean logit of
+            this many successive frames, with the frame in the middle.
         min_track_share: Minimum number of frames of a track, divided by the number of frames of the
             longest track; 0 to 1. Shorter tracks are ignored.
 
@@ -79,7 +80,7 @@ class Aggregation:
     min_track_share: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise an error if a rule is unknown or a number is out of range."""
+        """Raise ArgumentError if a rule is unknown or a number is out of its range."""
         if self.frames not in FRAME_RULES or self.tracks not in TRACK_RULES:
             raise ArgumentError(f"unknown aggregation {self.frames!r}, {self.tracks!r}")
         if not (0 < self.sharpness < np.inf and type(self.window) is int and self.window > 0):
@@ -179,8 +180,8 @@ def _power_law(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of a weighted mean of the frames' probabilities.
 
     First, each probability is moved away from 0.5: its distance d from 0.5 becomes d ** 0.65. The
-    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities.
-    The weight of a frame is the distance d before the move.
+    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities,
+    and the weight of a frame is its d.
     """
     distance = _sigmoid(logits) - 0.5
     pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)
@@ -196,12 +197,13 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 
 
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
-    """Combine the logits of the tracks, one logit for each track, by how far the tracks agree.
+    """Return the logit of a video, by a rule that depends on whether its tracks agree.
 
-    The probability of a track is the sigmoid of the track's logit. If one track has a probability
-    above 0.9, or if all tracks have probabilities above 0.6, the highest logit is returned. If all
-    tracks have probabilities below 0.4, the lowest logit is returned. Otherwise, the logit of the
-    tracks' mean probability is returned.
+    First, the frames of each track are combined into the track's logit. The probability of a track
+    is the sigmoid of this logit. If one track has a probability above 0.9, or if all tracks have
+    probabilities above 0.6, the highest logit is returned. If all tracks have probabilities below
+    0.4, the lowest logit is returned. Otherwise, the mean of the tracks' probabilities is turned
+    into a logit and returned.
     """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:

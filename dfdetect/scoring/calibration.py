@@ -1,4 +1,4 @@
-"""Calibration: makes P(FAKE), the sigmoid of a logit, agree with the share of fakes.
+"""Calibration: changes logits so that P(FAKE), their sigmoid, agrees with the share of fakes.
 
 For example, about 80 % of the videos with a P(FAKE) of 0.8 should be fakes. The method is Platt
 scaling: each logit of the model is replaced by a linear function of this logit.
@@ -17,7 +17,7 @@ class Calibration:
 
     Args:
         scale: The number by which a logit is multiplied, above 0.
-        bias: The number that is then added.
+        bias: The number that is added to the product.
 
     Raises:
         ArgumentError: `scale` is not above 0, or a number is not finite.
@@ -27,7 +27,7 @@ class Calibration:
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise an error if `scale` or `bias` would swap FAKE and REAL, or make logits infinite."""
+        """Raise ArgumentError if `scale` is not above 0, or if a number is not finite."""
         if not (np.isfinite(self.scale) and np.isfinite(self.bias) and self.scale > 0):
             raise ArgumentError(
                 f"calibration needs a positive scale and finite numbers, not {self}"
@@ -41,15 +41,15 @@ class Calibration:
 def fit_calibration(
     logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
 ) -> Calibration:
-    """Fit Platt scaling by maximum likelihood, with equal total weights of REAL and FAKE.
+    """Return the Platt scaling that fits logits to labels by maximum likelihood.
 
-    The total weights are equal because half of the test videos of the Deepfake Detection Challenge
-    are REAL.
+    All REAL examples together have the same weight as all FAKE examples together, because half of
+    the test videos of the Deepfake Detection Challenge are REAL.
 
     The targets of the fit are not exactly 0 and 1. As in Platt (1999), the target of each of r REAL
-    examples is 1 / (r + 2), and the target of each of f FAKE examples is (f + 1) / (f + 2). With
-    the targets 0 and 1, every probability would become 0 or 1 if the logits separate the examples
-    perfectly.
+    examples is 1 / (r + 2), and the target of each of f FAKE examples is (f + 1) / (f + 2). If the
+    targets were 0 and 1, and the logits separated REAL from FAKE perfectly, every probability would
+    become 0 or 1.
 
     Args:
         logits: Raw logits of FAKE for examples that the model was not trained on, shape (n,). An

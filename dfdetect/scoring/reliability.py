@@ -9,8 +9,8 @@ before the damage: the 95 % interval of the difference was below zero.
 Strongly compressed videos have a warning for another reason. In these videos, the detector misses
 more fakes, but also calls fewer REAL videos FAKE.
 
-The command `dfdetect compare-conditions` repeats all these measurements: the measurements of
-compressed videos if it gets videos, and the other measurements if it gets face sets.
+The command `dfdetect compare-conditions` repeats these measurements. Given videos, it measures the
+effect of compression; given face sets, it measures the effects of all other properties.
 `docs/experiments.md` has all results, also for properties that make no difference.
 """
 

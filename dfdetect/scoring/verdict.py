@@ -13,8 +13,8 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     """Return the thresholds of the verdicts `uncertain` and `fake`.
 
     At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most 1 %
-    of them above the threshold `fake`. The function gets no FAKE videos. It therefore leaves the
-    attribute `fakes` of the result empty, which has counts of FAKE videos above the thresholds.
+    of them have a P(FAKE) above the threshold `fake`. No FAKE videos are counted, so the attribute
+    `fakes` of the result is empty.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
