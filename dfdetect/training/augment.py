@@ -33,7 +33,10 @@ class Rescale(nn.Module):
         self.between = nn.Identity() if between is None else between
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Rescale all images by one factor; input and output are uint8 (..., 3, height, width)."""
+        """Return all images, rescaled by the same random factor.
+
+        Input and output are uint8 of shape (..., 3, height, width).
+        """
         size = image.shape[-2:]
         factor = torch.empty(()).uniform_(self.smallest, 1).item()
         small = [max(2, 2 * round(side * factor / 2)) for side in size]
@@ -53,7 +56,10 @@ class Compress(nn.Module):
         self.quality = quality
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Compress all images with one quality; input and output: uint8 (..., 3, height, width)."""
+        """Return all images, compressed with the same random quality and decompressed.
+
+        Input and output are uint8 of shape (..., 3, height, width).
+        """
         lowest, highest = self.quality
         quality = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
@@ -73,7 +79,10 @@ class Darken(nn.Module):
         self.darkest = darkest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Darken all images alike; input and output are uint8 (..., 3, height, width)."""
+        """Return all images, darkened in the same way.
+
+        Input and output are uint8 of shape (..., 3, height, width).
+        """
         gamma, factor = torch.rand(2).tolist()
         factor = self.darkest + (1 - self.darkest) * factor
         levels = torch.linspace(0, 1, 256) ** (1 + gamma) * factor * 255
@@ -93,7 +102,10 @@ class Noise(nn.Module):
         self.strongest = strongest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Add noise to all images; input and output are uint8 (..., 3, height, width)."""
+        """Return all images with noise of the same strength.
+
+        Input and output are uint8 of shape (..., 3, height, width).
+        """
         noise = torch.randn(image.shape) * torch.rand(()) * self.strongest
         return (image + noise).round().clamp(0, 255).to(torch.uint8)
 
@@ -101,7 +113,7 @@ class Noise(nn.Module):
 class Encode(nn.Module):
     """A transform that encodes images as a video of random quality and decodes it.
 
-    A single image becomes a key frame.
+    A single image is encoded as a key frame.
 
     Args:
         codec: `h264`, or `mpeg2video` (MPEG-2, the codec of old videos and of broadcasts).
@@ -116,10 +128,9 @@ class Encode(nn.Module):
         self.coarseness = coarseness
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Encode and decode one or more images, all with the same quality.
+        """Return all images, encoded with the same random quality and decoded.
 
-        Args:
-            image: uint8 of shape (..., 3, height, width), with even height and width.
+        Input and output are uint8 of shape (..., 3, height, width). Height and width are even.
         """
         lowest, highest = self.coarseness
         coarseness = int(torch.randint(lowest, highest + 1, ()))
@@ -139,8 +150,9 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
     Args:
         input_size: Side of the result in pixels.
         strength: `light` or `strong`. `strong` is meant for long training runs of models that must
-            work on videos from sources that they were not trained on. It varies the framing more,
-            and adds shrinking to a fifth of the size, darkness, noise, occlusion and video codecs.
+            work on videos from sources that they were not trained on. `strong` varies the framing
+            more, and adds shrinking to a fifth of the size, darkness, noise, occlusion and video
+            codecs.
 
     Returns:
         A transform that takes crops of shape (..., 3, height, width) and returns uint8 of shape
@@ -152,12 +164,13 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 
 
 def matching_compression() -> nn.Module:
-    """Return a random compression for reconstructed fakes and for the REAL crops they come from.
+    """Return a random compression for fakes made from reconstructions, and for their REAL crops.
 
     A REAL crop has the artefacts of its codec, which a reconstruction lacks. A model could
-    therefore learn that images without artefacts are FAKE. To prevent this, both images are
-    compressed in the same way. (Chen et al. describe this problem in "Dual Data Alignment Makes
-    AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
+    therefore learn that images without artefacts are FAKE. To prevent this, the fake and its REAL
+    crop are both compressed. They have the same seed (see `dfdetect.training.dataset.Item`), so
+    that the same codec and quality are drawn for both. (Chen et al. describe this problem in "Dual
+    Data Alignment Makes AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
     return v2.RandomApply([compression], p=0.75)
@@ -190,7 +203,8 @@ def _strong(size: int) -> list[nn.Module]:
         p=[0.6, 0.2, 0.2],
     )
     # Sharpness differs more between sources than between REAL and FAKE, so models must not use it.
-    # They must not use large blocks either, which arise if a small compressed face is enlarged.
+    # Models must not use large blocks either. Such blocks arise if a small face is compressed and
+    # then enlarged.
     sharpness = v2.RandomChoice(
         [
             Rescale(smallest=0.2, between=v2.RandomApply([compression], p=0.5)),

@@ -1,4 +1,4 @@
-"""Fit the calibration of a trained detector again, on faces from videos like the user's."""
+"""Fit the calibration of a trained detector again, on labelled faces like those of the user."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,12 +27,15 @@ def calibrate(
     """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
     The calibration turns a raw logit into the logit of a realistic P(FAKE). The operating points
-    are the thresholds of the verdicts. Both are fitted on the scores of whole videos, as at the end
-    of `train`. If only some videos have a known source, these videos have half of the total weight,
-    and all other videos have the other half. Within each half, REAL and FAKE have equal total
-    weights. Within REAL and within FAKE, all sources have equal total weights.
+    are the thresholds of the verdicts. Both are fitted on the scores of whole videos, in the same
+    way as in `train`.
 
-    The network itself is not changed. It must not have been trained on the people and sources of
+    In the fit, REAL and FAKE videos have equal total weights. Within each class, all sources have
+    equal total weights. If only some videos have a known source, these two rules apply separately
+    to the videos with a known source and to the videos without one. Each of the two groups then has
+    half of the total weight.
+
+    The network itself is not changed. It must not have been trained on the people or sources of
     `faces`; otherwise the new calibration makes the probabilities too extreme.
 
     Args:
@@ -45,7 +48,7 @@ def calibrate(
 
     Returns:
         The specification of the new checkpoint. Its `scores["calibration_faces"]` holds the metrics
-        on `faces`; `dfdetect.training.judging` explains the metrics.
+        on `faces`, which `dfdetect.training.judging.Judge.measure` explains.
 
     Raises:
         FaceSetError: A face set is unusable, or all crops have the same label.

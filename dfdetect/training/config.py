@@ -8,8 +8,8 @@ from dfdetect.defaults import FRAME_AGGREGATIONS
 from dfdetect.errors import ArgumentError
 
 LR_SCALINGS = ("equal", "by_inputs")
-# If the training starts with small crops, the crops grow during this share of the epochs. Each step
-# adds `SIZE_STEP` pixels to the side.
+# If the training starts with small crops, the crops grow during this share of the epochs. The side
+# of the crops grows in steps of `SIZE_STEP` pixels.
 GROWING = 2 / 3
 SIZE_STEP = 16
 
@@ -25,7 +25,8 @@ class TrainConfig:
 
     The optimiser is AdamW with a one-cycle schedule (Smith & Topin 2018), and the loss is the
     binary cross-entropy with smoothed labels (Szegedy et al. 2016). Linear models are fitted by
-    scikit-learn instead, and use only the input size, the crop rule, the licence and the seed.
+    scikit-learn instead. They use only `input_size`, `min_pair_difference`, `aggregation`,
+    `crop_scale`, `crop_shift`, `licence` and `seed`.
     """
 
     architecture: str

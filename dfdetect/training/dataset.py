@@ -19,7 +19,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """What the dataset makes of a crop before the augmentation, such as a fake."""
+    """What `ClipDataset` turns a crop into before the augmentation: a fake, for example."""
 
     RECORDED = "the crop itself"
     SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
@@ -31,10 +31,10 @@ class Item(NamedTuple):
     """One entry of a batch: a crop, or a clip of consecutive crops.
 
     Attributes:
-        position: Index of the crop or clip in the dataset.
+        position: Position of the crop or clip in the dataset, from 0.
         seed: Seed of all random changes to the item. A fake and the REAL item that it is made from
             have the same seed, so that they are augmented in the same way.
-        role: What the dataset makes of the crop before the augmentation (see `Role`).
+        role: What the dataset turns the crop into before the augmentation (see `Role`).
     """
 
     position: int
@@ -56,14 +56,14 @@ class ClipDataset(Dataset):
         length: Number of crops in each clip; 1 for models that take single crops. A clip consists
             of consecutive crops of a track. If a track has only one crop, the clip consists of
             moved copies of this crop.
-        jitter: Whether the copies of a single crop (see `length`) are moved in a new random way at
-            each access, as in training. Otherwise they are always moved in the same way.
-        reconstructions: A face set of reconstructions (see `dfdetect.data.reconstruct`). Its column
-            `original` holds the id of the REAL crop in `faces` that was reconstructed. The argument
-            has no effect if `length` is above 1.
-        compression: Transform that is applied, before `transform`, to the fakes made from
-            `reconstructions` and to the REAL crops that these fakes were made from. Without it, a
-            model could recognise these fakes by their lack of compression artefacts.
+        jitter: Whether the copies of a single crop (see `length`) are moved at random, as in
+            training. If False, they are moved in the same way at each access.
+        reconstructions: A face set of reconstructed REAL crops, from which the dataset makes fakes
+            (see `dfdetect.data.reconstruct`). The column `original` holds the id of the REAL crop
+            in `faces`. If `length` is above 1, this argument has no effect.
+        compression: Transform that is applied before `transform`, both to the fakes made from
+            `reconstructions` and to the REAL crops that were reconstructed. Without this transform,
+            a model could recognise these fakes by their lack of compression artefacts.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ClipDataset(Dataset):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the crop `real`, and a fake made from `real` and one of its reconstructions.
 
-        `position` is the position of the crop in the dataset. The returned crop is sometimes
+        `position` is the position of the crop in the dataset. The returned REAL crop is sometimes
         blurred (see `blend_reconstruction`).
         """
         assert self.reconstructions is not None
@@ -151,14 +151,14 @@ class DetectorDataset(ClipDataset):
         spec: The specification of the detector's model.
 
     Attributes:
-        tracks: The indexes of each track's crops, in the order of time; empty if the model takes
-            clips.
+        tracks: For each track, the positions of its crops in the dataset, in the order of time. If
+            the model takes clips, the list is empty.
     """
 
     def __init__(self, faces: FaceSet, spec: ModelSpec):
         resize = partial(resize_crop, size=spec.input_size)
         super().__init__(faces, resize, spec.frames_per_clip, jitter=False)
-        # If the model takes single crops, an index is also a row number of the face set.
+        # If the model takes single crops, a crop's position is its row number in the face set.
         self.tracks = faces.tracks() if spec.frames_per_clip == 1 else []
         self.mirrored = np.zeros(len(faces), bool)
         if spec.mirror:

@@ -26,7 +26,7 @@ from dfdetect.runtime.device import available_cores, choose_device
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Says which process of a training run this is, and exchanges data with the other processes.
+    """The place of this process in a training run, and its connection to the other processes.
 
     All processes must call `gather`, `broadcast` and `all_reduce_sum` together.
 
@@ -47,17 +47,18 @@ class DistributedContext:
 
     @property
     def cores(self) -> int:
-        """Return how many cores of this machine this process may use, at least 1."""
+        """Return the number of CPU cores that this process may use, at least 1."""
         return max(1, available_cores() // self.local_world_size)
 
     def shard(self, items: Sequence | np.ndarray | torch.Tensor) -> Any:
-        """Return the part of the items that this process works on: every `world_size`th item."""
+        """Return this process's part of the items: every `world_size`-th item, from item `rank`."""
         return items[self.rank :: self.world_size]
 
     def gather(self, part: np.ndarray) -> np.ndarray:
-        """Join the arrays `part` of all processes into one array.
+        """Return the arrays `part` of all processes, joined into one array.
 
-        The joined array is in the order that the items had before `shard` divided them.
+        Each row of `part` belongs to one of the items that `shard` gave to this process. The rows
+        of the joined array are in the order of the undivided items.
         """
         if self.world_size == 1:
             return part
@@ -141,12 +142,13 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
 
 
 class _GlobalBatchMode(TorchFunctionMode):
-    """A mode in which the items of a process get the same outputs as in the whole batch.
+    """A mode of torch for a process that computes only a part of a batch.
 
-    The mode changes batch normalisation, dropout and stochastic depth. If a model draws random
-    numbers for anything else, DfdetectError is raised, because these numbers would differ from
-    those of a run with one process. The mode notices such draws because they change the states of
-    torch's generators.
+    The outputs of a model are the same as if the process computed the whole batch. To this end, the
+    mode changes batch normalisation, dropout and stochastic depth. If a model draws random numbers
+    for anything else, DfdetectError is raised, because these numbers would differ from those of a
+    run with one process. The mode notices such draws because they change the states of torch's
+    generators.
 
     Args:
         context: The context of this process.

@@ -14,9 +14,9 @@ def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
 
     Args:
         checkpoint: The path of the checkpoint.
-        history: For each epoch, a dictionary from the name of each metric to its value. The first
-            entry of each dictionary, such as the number of the epoch, is the horizontal axis of the
-            plots.
+        history: For each epoch, a dictionary from the names of metrics to their values. The first
+            entry of each dictionary, such as the number of the epoch, is the position on the
+            horizontal axis of the plots.
     """
     table = pd.DataFrame(history)
     with atomic_path(checkpoint.with_suffix(".history.csv")) as temporary:

@@ -1,13 +1,16 @@
 """Measure a model on held-out faces after each epoch, to choose the best epoch.
 
 The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses:
-one for videos of the Deepfake Detection Challenge, and one for all other videos. The first log loss
-is computed on held-out videos of the challenge. Their source is unknown, so whole actors are held
-out. The second log loss is computed on the videos of held-out sources. All these sources have the
-same weight. Both log losses need one calibrated score per video: the aggregation of the checkpoint
-combines the logits of a video into this score. (The calibration is fitted on the logits of videos,
-but the detector applies it to the logits of frames. If the aggregation is a mean, both ways give
-the same score.)
+
+- The log loss on held-out videos without a known source, such as those of the Deepfake Detection
+  Challenge. The challenge does not say where its videos come from. Therefore, whole actors are held
+  out, not whole sources.
+- The log loss on the videos of held-out sources. All sources have the same weight.
+
+Both log losses are computed from one calibrated P(FAKE) per video. The calibration is applied to
+the logits of crops, and the aggregation of the checkpoint then combines these logits, as in a
+detector. To fit the calibration, the raw logits of crops are combined first. If the aggregation is
+a mean of logits, the order of the two steps makes no difference.
 """
 
 from collections import defaultdict
@@ -28,12 +31,16 @@ CHOOSING = "choosing_loss"
 
 
 class Judge:
-    """Computes a model's calibration and metrics from the logits that it gives to held-out faces.
+    """Computes the calibration and the metrics of a model from its logits of held-out faces.
+
+    Videos without a known source and videos with a known source have equal total weights. Within
+    each of these two groups, REAL and FAKE have equal total weights. Within each class of a group,
+    all sources have equal total weights.
 
     Args:
         faces: The held-out faces.
         length: Number of crops in each clip, as in `ClipDataset`.
-        aggregation: Rule that combines the logits of crops into the probability of a video.
+        aggregation: Rules that combine the logits of crops into the probability of a video.
     """
 
     def __init__(self, faces: FaceSet, length: int, aggregation: Aggregation):
@@ -65,13 +72,13 @@ class Judge:
         return calibration, self.measure(calibration, logits)
 
     def calibrate(self, logits: np.ndarray, rows: np.ndarray | None = None) -> Calibration:
-        """Return the calibration of a model, given its raw logits of the crops or clips.
+        """Return the calibration of a model, given its raw logits.
 
         If the model is no better than chance, the calibration leaves logits as they are.
 
         Args:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
-            rows: Which videos to use, bool of shape (videos,). None means all videos.
+            rows: Mask of the videos to use, bool of shape (videos,). None means all videos.
         """
         used = np.ones(len(self.labels), bool) if rows is None else rows
         try:
@@ -90,11 +97,12 @@ class Judge:
 
         Returns:
             A dictionary of metrics. `choosing_loss`, by which the best epoch is chosen, is computed
-            from all videos. The metrics of the function `metrics` are computed from the videos
-            without a known source, or from all videos if all have a known source. The metrics of
-            the function `voted_metrics` get the prefix `sources_`, and are computed from the videos
-            with a known source. (Both functions are in `dfdetect.evaluation.metrics`.) Undefined
-            metrics are left out, because a checkpoint holds no NaN.
+            from all videos. The function `metrics` computes metrics of the videos without a known
+            source, or of all videos if all have a known source. `uncalibrated_log_loss` is the log
+            loss of the same videos without the calibration. The function `voted_metrics` computes
+            metrics of the videos with a known source; the names of these metrics begin with
+            `sources_`. (Both functions are in `dfdetect.evaluation.metrics`.) Undefined metrics are
+            left out, because a checkpoint holds no NaN.
         """
         uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)
@@ -113,13 +121,15 @@ class Judge:
         return {name: value for name, value in scores.items() if np.isfinite(value)}
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
-        """Return the thresholds of the verdicts, and how many FAKE videos exceed them.
+        """Return the thresholds of the verdicts, and the numbers of FAKE videos above them.
 
-        5 % of REAL videos exceed the lower threshold, and 1 % exceed the higher one. In these
-        shares, all sources have the same weight. The FAKE videos are counted in two groups. The
-        first group are those without a known source: the model was not trained on their people, but
-        possibly on their source. The second group are those with a known source: the model was
-        trained neither on their people nor on their source.
+        At most 5 % of the REAL videos are above the threshold `uncertain`, and at most 1 % above
+        the threshold `fake`. In these shares, the videos have the weights that `Judge` describes.
+
+        The FAKE videos are counted in two groups. The group `people` consists of the videos without
+        a known source: their people are new to the model, but their source may not be new. The
+        group `sources` consists of the videos with a known source: both their people and their
+        source are new to the model, because the source was held out.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
@@ -141,9 +151,9 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Return the row numbers of the videos without a known source, and of all others.
+        """Return the videos without a known source, and the videos with one, as two arrays.
 
-        If one of the two arrays is empty, it is left out.
+        The arrays hold positions in `self.videos`. An empty array is left out.
         """
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

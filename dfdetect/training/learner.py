@@ -35,7 +35,7 @@ class Learner:
         config: The settings of the run.
         steps: Number of batches in an epoch.
         batch: Number of items in a batch. Each batch is divided among the processes.
-        context: Says which process of the training run this is.
+        context: This process's place among the processes of the training run.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Learner:
         loss = total / self.batch  # this process's part of the mean loss of the batch
         self.optimizer.zero_grad()
         # DistributedDataParallel averages the gradients of the processes, but the loss of the batch
-        # is the sum of their parts.
+        # is the sum of the processes' parts.
         self.scaler.scale(loss * self.context.world_size).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -21,7 +21,7 @@ from dfdetect.training.dataset import ClipDataset
 BATCH = 256
 MAX_ITERATIONS = 1000
 # Values of scikit-learn's `C` that are tried: inverse strengths of the penalty on the weights. The
-# values of the SVM are lower because its loss is larger.
+# values for the SVM are lower because the loss of an SVM is larger.
 STRENGTHS = {
     "logistic_regression": (1e-4, 1e-3, 1e-2, 1e-1),
     "linear_svm": (1e-5, 1e-4, 1e-3, 1e-2),
@@ -73,7 +73,7 @@ def fit_head(
         labels: 1 for FAKE and 0 for REAL, shape (n,).
 
     Returns:
-        A row for the training history: `C` and the number of iterations.
+        Values for the training history: `C`, and `iterations`, the number of iterations.
     """
     if architecture == "linear_svm":
         fit = LinearSVC(C=strength, dual=False, class_weight="balanced", max_iter=MAX_ITERATIONS)

@@ -12,7 +12,7 @@ BASE_INPUTS = 100
 def parameter_groups(
     model: nn.Module, learning_rate: float, lr_scaling: str
 ) -> list[dict[str, Any]]:
-    """Return the parameters of a model with their learning rates, as torch's optimisers take them.
+    """Return the parameters of a model and their learning rates, in the form for torch's optimisers.
 
     Adam changes every weight by about the learning rate. The output of a unit with n inputs
     therefore changes by about n times the rate. Normalisation layers compensate for this. A deep
@@ -42,9 +42,9 @@ def parameter_groups(
 
 
 def start_head_at_zero(model: nn.Module) -> None:
-    """Set the head (the last layer) to zero, so that all logits are 0 before the training.
+    """Set the weights and biases of the head (the last layer) to zero.
 
-    Yang et al. (see `parameter_groups`) recommend this.
+    All logits are then 0 before the training, as Yang et al. recommend (see `parameter_groups`).
     """
     for parameter in head_parameters(model):
         nn.init.zeros_(parameter)

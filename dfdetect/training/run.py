@@ -1,4 +1,4 @@
-"""Record the metrics and the best model of a training run, and save the run to resume it later."""
+"""Record the metrics and the best model of a training run, and save its state to resume it."""
 
 import logging
 import sys
@@ -36,14 +36,14 @@ class Run:
         model: The model that is trained.
         spec: The specification of the model, with no calibration yet.
         judge: The judge that measures the model on held-out faces.
-        context: Says which process of the training run this is.
+        context: This process's place among the processes of the training run.
         progress: Whether to print the main metrics of each epoch to standard error.
         history: The metrics of each epoch. A linear model has no epochs: it is fitted once for each
             strength of the penalty on its weights, and `history` has the metrics of each fit.
         best: A dictionary that describes the model with the lowest `choosing_loss` (see
             `dfdetect.training.judging`). Its keys are `weights`, `calibration`, `operating_points`,
-            `scores` (the metrics) and `made_by` (see `record`). It is empty before the first epoch
-            has ended.
+            `scores` (the metrics) and `made_by` (see `record`). The dictionary is empty before the
+            end of the first epoch.
     """
 
     out: Path
@@ -65,9 +65,9 @@ class Run:
         """Measure a model, add its metrics to the history, and keep its weights if it is the best.
 
         Args:
-            made_by: Values for the history that say how the model was made: the number of the
-                epoch, or for a linear model the row that `dfdetect.training.linear.fit_head`
-                returns.
+            made_by: Values for the history that say how the model was made. For a linear model,
+                these are the values that `dfdetect.training.linear.fit_head` returns. For any other
+                model, the only value is `epoch`, the number of the epoch.
             notes: Further values for the history, such as the training loss.
             logits: Raw logits that the model gives to the held-out crops or clips, shape (n,).
             model: The model; None for the attribute `model` of this run.
@@ -104,7 +104,8 @@ class RunState:
 
     Attributes:
         path: Path of the file.
-        description: The settings of the run. A run with other settings cannot use the file.
+        description: The settings and the face sets of the run. A run with other settings or face
+            sets cannot use the file.
         resume: Whether `restore` loads the file.
     """
 
@@ -127,10 +128,10 @@ class RunState:
     def restore(self, run: Run, learner: Learner) -> None:
         """Load the state that a stopped run saved in the file `self.path` into `run` and `learner`.
 
-        If `self.resume` is false or the file does not exist, nothing happens.
+        If `self.resume` is False or the file does not exist, nothing is loaded.
 
         Raises:
-            ArgumentError: The stopped run had other settings.
+            ArgumentError: The stopped run had other settings or face sets.
         """
         if not self.resume:
             return

@@ -10,8 +10,8 @@ from dfdetect.errors import ArgumentError
 from dfdetect.training.dataset import ClipDataset, Item, Role
 from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 
-# Number of shards from which items are drawn at a time. This number of shards fits into memory, so
-# that random access to them is fast.
+# Number of shards (tar files of crops) from which items are drawn at a time. This number of shards
+# fits into memory, and random access to their items is therefore fast.
 OPEN_SHARDS = 16
 
 
@@ -20,26 +20,27 @@ class BalancedSampler(Sampler[list[Item]]):
 
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
     weights. A face set without REAL items gets no share of the REAL half, and a face set without
-    FAKE items gets no share of the FAKE half. Within a face set, a source is drawn first. The items
-    of this source are in random order, and the next one is taken. The probability of a source is in
-    proportion to the square root of its number of items, so that a large source does not dominate
-    the training.
+    FAKE items gets no share of the FAKE half. Within a face set, a source is drawn first, and then
+    an item of this source. The probability of a source is in proportion to the square root of its
+    number of items, so that a large source does not dominate the training. All items of a source
+    are drawn once, in random order, before any of them is drawn again.
 
-    **Made fakes.** Some fakes are made from REAL items of the same batch. A share
-    `self_blend_share` of the FAKE half is made by self-blending. A share `reconstruction_share` of
-    the FAKE half is made from stored reconstructions (see `dfdetect.data.reconstruct`) of the REAL
-    items. A made fake has the same seed as its REAL item, so that both are augmented in the same
-    way. If a source has no FAKE items, a fake is made from each REAL item of this source, even if
-    the shares are exceeded. Otherwise a model could recognise these items as REAL by their source.
+    **Made fakes.** Some fakes are made during the training, from REAL items of the same batch. A
+    share `self_blend_share` of the FAKE half is made by self-blending. A share
+    `reconstruction_share` of the FAKE half is made from stored reconstructions of the REAL items
+    (see `dfdetect.data.reconstruct`). A made fake has the same seed as its REAL item, so that both
+    are augmented in the same way. If a source has no FAKE items, a fake is made from each REAL item
+    of this source in the batch, even if the made fakes then exceed the two shares. Otherwise a
+    model could recognise these items as REAL by their source.
 
-    **Recorded fakes.** The rest of the FAKE half consists of recorded fakes: FAKE items of the
-    dataset. A share `pair_share` of the recorded fakes gets a partner in the batch: a REAL item of
-    the same scene. The partner takes the place of some other REAL item. A fake and its partner have
-    the same seed, too.
+    **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset, which are
+    called recorded fakes here. A share `pair_share` of the recorded fakes gets a partner in the
+    batch: a REAL item of the same scene. The partner replaces another REAL item of the batch. A
+    recorded fake and its partner have the same seed, too.
 
-    **Epochs.** An epoch has `epoch_items` items. By default, an epoch is so long that each item of
-    the rarer class is used once on average. If an epoch has fewer items than a batch, its only
-    batch is smaller. Otherwise, an incomplete last batch is left out.
+    **Epochs.** An epoch has `epoch_items` items. By default, the number of items is such that each
+    item of the rarer class is used once on average. If an epoch has fewer items than a batch, its
+    only batch is smaller. Otherwise, an incomplete last batch is left out.
 
     **Shards.** If the face sets have many shards (tar files of crops), only a few shards are read
     at a time. These shards are chosen at random, and their items are drawn in random order.
@@ -54,8 +55,8 @@ class BalancedSampler(Sampler[list[Item]]):
         reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
         pair_share: Share of the recorded fakes that get a REAL item of their scene in the batch.
         epoch_items: Number of items in an epoch, or 0 for the default.
-        context: Says which process of the training run this is. Each process gets its part of every
-            batch.
+        context: This process's place among the processes of the training run. Each process gets its
+            part of every batch.
 
     Raises:
         ArgumentError: A batch has fewer items than there are processes, `weights` has fewer entries
@@ -146,9 +147,9 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return a slot (position in the batch) whose REAL item a fake's partner may replace.
+        """Return the slot (position in the batch) of a REAL item that a partner may replace.
 
-        A partner is a REAL item of the same scene as the fake. The replaced item must come from the
+        The partner is a REAL item of the same scene as a fake. The replaced item must come from the
         same face set as the fake. If `spare` has no such item, the result is None.
 
         Args:
@@ -163,7 +164,11 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Return a role for each REAL item: the kind of fake that is made from this item."""
+        """Return the role of the fake that is made from each REAL item.
+
+        The role is RECONSTRUCTED or SELF_BLENDED. `reals` holds the positions of the REAL items in
+        the dataset.
+        """
         share = self.reconstruction_share / max(
             1e-9, self.self_blend_share + self.reconstruction_share
         )
@@ -172,9 +177,10 @@ class BalancedSampler(Sampler[list[Item]]):
         return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
-        """Divide the items into turns, and return the turn of each item, int of shape (n,).
+        """Return the number of the turn in which each item is drawn, int of shape (n,).
 
-        In each turn, `OPEN_SHARDS` random shards are read, and all items in these shards are drawn.
+        Items are drawn in turns, to read only a few shards at a time. In each turn, the items of
+        `OPEN_SHARDS` random shards are drawn.
         """
         found, numbers = np.unique(self.dataset.shards, return_inverse=True)
         if len(found) <= OPEN_SHARDS:
@@ -183,11 +189,12 @@ class BalancedSampler(Sampler[list[Item]]):
 
 
 class _Pool:
-    """The items of one class (REAL or FAKE), from which the items of a batch are drawn.
+    """Draws the items (crops or clips) of one class, REAL or FAKE, for each batch.
 
-    Each draw chooses a face set, then one of its sources, and then the next item of this source. A
-    face set is chosen in proportion to its weight, and a source in proportion to the square root of
-    its number of items. Each item of a source is drawn once before any of them is drawn again.
+    Each draw chooses a face set, then one of its sources, and then the next item of this source.
+    The probability of a face set is in proportion to its weight. The probability of a source is in
+    proportion to the square root of its number of items. Each item of a source is drawn once before
+    any of them is drawn again.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class Split:
     """The faces of a training run.
 
     Attributes:
-        train: Crops to train on, without the reconstructions.
+        train: Crops to train on. Reconstructions are not among them.
         reconstructions: Reconstructions of REAL crops (see `dfdetect.data.reconstruct`), or None.
         held_out: Crops on which the model is measured. They show other actors than `train`, and
             come from other sources if whole sources are held out.
@@ -27,7 +27,7 @@ class Split:
     held_out: FaceSet
 
     def require_readable(self, context: DistributedContext, progress: bool) -> None:
-        """Check that every image can be decoded; each process checks a part.
+        """Check that every image can be decoded. Each process checks a part of the images.
 
         Raises:
             FaceSetError: An image cannot be decoded.
@@ -48,9 +48,9 @@ def read_split(
     Args:
         faces: Indexes of face sets.
         val: What to hold out: the index of another face set, or a number between 0 and 1. A number
-            is the share of sources or of actor groups to hold out from `faces` (see
-            `FaceSet.split`). A list may mix indexes and numbers. Each number then holds out a share
-            of the faces that are left.
+            is a share of the sources in `faces`, or of the actor groups if the FAKE crops do not
+            come from several sources (see `FaceSet.split`). A list may mix indexes and numbers. A
+            number in a list is a share of the faces that the entries before it have left.
         seed: Seed of the random choice of held-out faces.
         min_pair_difference: Fakes whose pixels differ from their originals by less than this value
             on average are not trained on. Pixel values are 0 to 255 (see
@@ -58,7 +58,7 @@ def read_split(
 
     Raises:
         FaceSetError: A face set is unusable or has only one class, or a crop is both in `faces` and
-            in a face set of `val`.
+            in a face set that `val` names.
     """
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
@@ -88,8 +88,11 @@ def read_split(
 def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
     """Return the faces without the crops whose actor group also occurs in `held_out`.
 
+    Warnings and errors call the held-out face set `name`.
+
     Raises:
-        FaceSetError: The face sets share crops, or only one of them has the column `actor_group`.
+        FaceSetError: `faces` and `held_out` share crops, only one of them has the column
+            `actor_group`, or the faces that are left lack one class.
     """
     shared = np.zeros(len(faces), bool)
     if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):

@@ -75,8 +75,8 @@ def train(
     on its weights, and the best of these models is kept.
 
     OUT stands for the path `out` without its suffix. During the run, `OUT.state.pt` is the file to
-    resume from, and `OUT.best.safetensors` is the checkpoint of the best epoch so far. Both are
-    deleted at the end. `OUT.history.csv` and `OUT.history.png` have the metrics of each epoch.
+    resume from, and `OUT.best.safetensors` is the checkpoint of the best epoch so far. Both files
+    are deleted at the end. `OUT.history.csv` and `OUT.history.png` have the metrics of each epoch.
 
     If `torchrun` starts several processes, each batch is divided among them. Except for rounding,
     the losses are the same as with one process. A run may be resumed with another number of
@@ -85,19 +85,20 @@ def train(
     Args:
         config: Architecture and settings; `recipe(architecture)` recommends settings.
         faces: Indexes of the face sets to train on. If the setting `reconstruction_share` is above
-            0, also list the face sets that `dfdetect reconstruct` has made from these face sets.
+            0, also list the face sets of their reconstructions, made by `dfdetect reconstruct`.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out: the index of a face set of other actors and sources, or a number
-            between 0 and 1. A number is the share of sources or of actor groups to hold out from
-            `faces` (see `FaceSet.split`). A list may mix indexes and numbers. Each number then
-            holds out a share of the faces that are left.
-        init: A state dict to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for the
-            weights of an installed package (see `dfdetect.training.pretrained`), or None for random
-            weights.
+            between 0 and 1. A number is a share of the sources in `faces`, or of the actor groups
+            if the FAKE crops do not come from several sources (see `FaceSet.split`). A list may mix
+            indexes and numbers. A number in a list is a share of the faces that the entries before
+            it have left.
+        init: A file of weights to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for
+            ImageNet weights from an installed package (see `dfdetect.training.pretrained`), or None
+            for random weights.
         device: `auto`, `cpu`, `cuda` or `cuda:N`. If a machine has several GPUs, `auto` and `cuda`
             give each process of `torchrun` a different GPU.
-        resume: Whether to continue a stopped run, which must have had the same settings, from its
-            file `OUT.state.pt`.
+        resume: Whether to continue a stopped run from its file `OUT.state.pt`. The stopped run must
+            have had the same settings and face sets.
         workers: Number of processes that read and augment crops. None for one process per CPU core.
             If `torchrun` starts several processes, they share the cores.
         weights: Two numbers for each face set in `faces`: the relative share of the face set in a
@@ -186,7 +187,8 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
 def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
     """Return the specification of the best model so far, as its checkpoint stores it.
 
-    `description` holds the settings and the faces of the run.
+    `description` holds the settings of the run, the names of its face sets, and its numbers of
+    crops and actor groups.
     """
     assert run.best is not None
     return replace(
@@ -260,7 +262,9 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
 
 
 def start_spec(config: TrainConfig) -> ModelSpec:
-    """Return the specification of a model before its training, without calibration and scores.
+    """Return the specification of an untrained model.
+
+    The specification has no calibration, no operating points and no metrics yet.
 
     Raises:
         ArgumentError: The architecture is unknown, or does not fit the `input_size` or the
@@ -288,7 +292,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
-    """Return normalised inputs of the model, made from some evenly spaced crops or clips."""
+    """Return `SAMPLE` normalised inputs of the model, at equal intervals in the face set."""
     dataset = DetectorDataset(faces, spec)
     positions = np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)
     return spec.normalise(torch.stack([dataset[position][0] for position in positions.tolist()]))
@@ -305,9 +309,9 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the raw logit of FAKE for each crop or clip of a face set, float32 of shape (n,).
 
-    The model gets the inputs that a detector would give it; a `TrackModel` also gets whole tracks.
-    If there are several processes, each process computes a part of the logits, but returns all of
-    them.
+    The crops are prepared as in a detector (see `DetectorDataset`). If the model is a `TrackModel`,
+    the logit of a crop also depends on the other crops of its track. If there are several
+    processes, each process computes a part of the logits, and returns all logits.
 
     Args:
         model: The model, which is set to evaluation mode.
@@ -315,7 +319,7 @@ def predict_logits(
         spec: The specification of the model.
         workers: Number of processes that read crops; 0 to read them in this process.
         progress: Whether to show a progress bar.
-        context: Says which process of the training run this is.
+        context: This process's place among the processes of the training run.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -334,7 +338,7 @@ def predict_logits(
 
 
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
-    """Fit a linear model with each strength of the penalty on its weights, and record each fit."""
+    """Fit a linear model once for each strength in `STRENGTHS`, and record each fit."""
     how = loading.workers, loading.progress
     model = run.model
     assert isinstance(model, LinearModel)  # the only architecture with a closed form
