@@ -12,7 +12,7 @@ BASE_INPUTS = 100
 def parameter_groups(
     model: nn.Module, learning_rate: float, lr_scaling: str
 ) -> list[dict[str, Any]]:
-    """Return the parameters of a model and their learning rates, in the form for torch's optimisers.
+    """Return the parameters of a model and their learning rates, as groups for an optimiser.
 
     Adam changes every weight by about the learning rate. The output of a unit with n inputs
     therefore changes by about n times the rate. Normalisation layers compensate for this. A deep
