@@ -1,10 +1,10 @@
 """Compare aggregations, which combine the probabilities of frames into the probability of a video.
 
 The data are pairs of tracks. (A track is one face followed through a video.) One track of a pair is
-REAL. The other is a self-blended fake: in the same frames, an altered copy of the face is blended
-into the face. `extract` makes such pairs if `blend=True`.
+REAL. The other track is a self-blended fake, made from the REAL track: in each frame, an altered
+copy of the face is blended into the face itself. `extract` makes such pairs if `blend=True`.
 
-Scenes, which are artificial videos, are composed of these tracks. There are three kinds of FAKE
+Scenes are artificial videos that are composed of these tracks. There are three kinds of FAKE
 scenes:
 
 - one person, who is fake all the time;
@@ -48,7 +48,9 @@ VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 
 @dataclass(frozen=True)
 class Scene:
-    """An artificial video that is composed of tracks: P(FAKE) of each person in each frame.
+    """An artificial video that is composed of tracks.
+
+    It has no images, only P(FAKE) of each person in each frame.
 
     Attributes:
         kind: What is fake if the scene is FAKE: `all` (one person, all the time), `part` (one
@@ -75,26 +77,26 @@ def compare_aggregations(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure each aggregation in `AGGREGATIONS` on scenes.
+    """Return a table of how well each aggregation in `AGGREGATIONS` recognises FAKE scenes.
 
     A scene is an artificial video that is composed of tracks.
 
     Args:
-        index: Index of a face set that was made by `extract` with `blend=True`. The scenes are
-            composed of tracks of this face set.
+        index: Index of a face set that `extract` made with `blend=True`. The scenes are composed of
+            tracks of this face set.
         weights: Name or file of weights, as in `load_detector`; or a detector, which keeps its own
             device, whatever `device` says.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
     Returns:
-        A table with one row for each aggregation and number of frames (all frames, half of them, or
-        a quarter). There are two columns for each kind of scene that `Scene` describes. `auc` is
-        computed for each source of the face set, and then averaged. `log loss` is weighted so that
-        REAL and FAKE have the same total weight.
+        A table with three rows for each aggregation: for a quarter of the frames of each scene, for
+        half of them, and for all of them. For each kind of scene (see `Scene`), the table has the
+        columns `auc` and `log loss`. The AUC is computed for each source of the face set, and then
+        averaged. In the log loss, REAL and FAKE scenes have the same total weight.
 
     Raises:
-        FaceSetError: The face set has no pair of a REAL and a FAKE track of the same frames.
+        FaceSetError: No FAKE track of the face set was made from one of its REAL tracks.
 
     Example:
         >>> compare_aggregations("clips.csv").loc[("mean logit", 32), ("part", "auc")]
@@ -129,8 +131,8 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the pairs of a REAL track and the FAKE track that was made from its crops.
 
     Returns:
-        For each pair, two arrays with row numbers in the face set: those of the REAL track's crops
-        and those of the FAKE track's crops.
+        For each pair, two arrays of row numbers in the face set: the rows of the REAL track's
+        crops, and the rows of the FAKE track's crops.
     """
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
@@ -154,8 +156,7 @@ def make_scenes(
     The class `Scene` describes these kinds.
 
     Args:
-        pairs: For each pair of tracks, two arrays, as `find_pairs` returns them: the row numbers of
-            the REAL track's crops, and those of the FAKE track's crops.
+        pairs: The pairs of tracks, as `find_pairs` returns them.
         faces: The face set of the tracks.
         probabilities: P(FAKE) of each crop of the face set, float of shape (n,).
     """
@@ -180,7 +181,7 @@ def make_scenes(
 
 
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
-    """Return a function that applies an aggregation of dfdetect.
+    """Return a function that applies `aggregation` to the frames of a video.
 
     The returned function takes P(FAKE) of each frame of each person, and returns P(FAKE) of the
     video.
@@ -197,6 +198,9 @@ def mean_probability(people: Sequence[np.ndarray]) -> float:
     """Return the mean probability of all frames of all people.
 
     The second-best solution of the Deepfake Detection Challenge uses this rule.
+
+    Args:
+        people: For each person, P(FAKE) of each frame, float of shape (frames,).
     """
     return float(np.concatenate(people).mean())
 
@@ -208,6 +212,9 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
     frames. If more than 90 % of the frames have probabilities below 0.2, the mean is taken over
     these frames. Otherwise, the mean is taken over all frames. The winner of the Deepfake Detection
     Challenge uses this rule.
+
+    Args:
+        people: For each person, P(FAKE) of each frame, float of shape (frames,).
     """
     every = np.concatenate(people)
     fake, real = every[every > 0.8], every[every < 0.2]
@@ -220,9 +227,12 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
     """Return a weighted mean of the probabilities of all frames of all people.
 
     First, each probability is moved away from 0.5: its distance d from 0.5 becomes d ** 0.65. The
-    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities.
-    The weight of a frame is the distance d before the move. The third-best solution of the Deepfake
-    Detection Challenge uses this rule.
+    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities,
+    and the weight of a frame is its d. The third-best solution of the Deepfake Detection Challenge
+    uses this rule.
+
+    Args:
+        people: For each person, P(FAKE) of each frame, float of shape (frames,).
     """
     every = np.concatenate(people) - 0.5
     moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
@@ -232,10 +242,13 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
     """Return P(FAKE) of a video, by a rule that depends on whether the people agree.
 
-    First, the mean probability of each person's frames is computed. If any of these means is above
-    0.9, or all are above 0.6, the highest mean is returned. If all means are below 0.4, the lowest
-    mean is returned. Otherwise, the average of the means is returned. The fourth-best solution of
-    the Deepfake Detection Challenge uses this rule.
+    First, the mean probability of each person's frames is computed. If one of these means is above
+    0.9, or if all means are above 0.6, the highest mean is returned. If all means are below 0.4,
+    the lowest mean is returned. Otherwise, the average of the means is returned. The fourth-best
+    solution of the Deepfake Detection Challenge uses this rule.
+
+    Args:
+        people: For each person, P(FAKE) of each frame, float of shape (frames,).
     """
     means = np.array([one.mean() for one in people])
     if means.max() > 0.9 or means.min() > 0.6:
@@ -263,8 +276,8 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
 def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
     """Return P(FAKE) of each crop of a face set, float64 of shape (n,).
 
-    With a `TrackModel`, a crop has the logit that it has in its whole track, also if a scene shows
-    only a part of the track.
+    All crops are scored in their whole tracks, also if a scene shows only a part of a track. This
+    matters for a `TrackModel`, whose logit of a crop depends on the other crops of the track.
     """
     tracks = faces.tracks()
     probabilities = np.zeros(len(faces))

@@ -89,18 +89,15 @@ class Answers:
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:
-        """Return one attribute of all answers, such as `source`, as texts: an array of shape (n,).
-
-        `name` is the name of the attribute.
-        """
+        """Return the attribute `name`, such as `source`, of each answer; str of shape (n,)."""
         return np.array([getattr(row, name) for row in self.rows], dtype=str)
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the scores of all crops of all answers.
 
         Returns:
-            Two arrays of shape (crops,). The first has P(FAKE) of each crop, float64. The second
-            has the position in `rows` of each crop's answer, int64.
+            Two arrays of shape (crops,). The first array has P(FAKE) of each crop, float64. The
+            second array says which answer each crop belongs to: an index in `rows`, int64.
         """
         parts = [(np.concatenate(row.tracks), n) for n, row in enumerate(self.rows) if row.tracks]
         counts = [len(part) for part, _ in parts]
@@ -110,7 +107,7 @@ class Answers:
     def table(self) -> pd.DataFrame:
         """Return a table with a row for each answer.
 
-        The columns are the attributes of an answer. The column `tracks` has only the number of
+        The columns are the attributes of an answer, but the column `tracks` has only the number of
         tracks. One more column, `crops`, has the number of crops.
         """
         rows = []

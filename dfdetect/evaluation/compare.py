@@ -1,9 +1,9 @@
-"""Compare architectures: train all on the same faces, then measure all on one set of other faces.
+"""Compare architectures, which are all trained on the same faces and measured on other faces.
 
 dfdetect is based on a study that trained eight detectors on the data of the Deepfake Detection
 Challenge. The study reported the accuracies of the detectors on data of which 80.75 % was FAKE. On
 such data, a detector that always answers FAKE has an accuracy of 0.8075. This module therefore
-reports balanced accuracies, and beside them the accuracies on data with the study's share of FAKE.
+reports balanced accuracies, and also the accuracies on data with the study's share of FAKE.
 """
 
 import logging
@@ -81,8 +81,8 @@ def compare(
         clips: Indexes of face sets that `extract` made, with several consecutive crops of each
             face. Models that take clips (several crops at once) are trained on the face sets
             `faces` and `clips` together, all other models on `faces` alone.
-        val_clips: Index of a face set of other actors, made by `extract` like those of `clips`. All
-            detectors are also measured on it.
+        val_clips: Index of a face set that `extract` made in the same way as the face sets `clips`,
+            but of other actors. All detectors are also measured on this face set.
         architectures: Names of the architectures; None for `compared_architectures()`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show progress bars.
@@ -176,9 +176,10 @@ def to_markdown(table: pd.DataFrame) -> str:
 def draw(table: pd.DataFrame) -> Figure:
     """Return a figure of two plots, given the table that `compare` returns.
 
-    The first plot shows the balanced accuracies. The second plot shows accuracies for data of which
-    80.75 % is FAKE: the accuracies computed by `compare`, and the accuracies that the study
-    reported. The docstring of this module describes the study.
+    The first plot shows the balanced accuracy of each detector. The second plot shows two
+    accuracies of each detector on data of which 80.75 % is FAKE: the accuracy that `compare`
+    computed, and the accuracy that the study reported. The docstring of this module describes the
+    study.
     """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)
@@ -202,7 +203,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Read face sets. Return all training sets as one, and a list of the validation sets."""
+    """Read face sets. Return the joined training sets, and a list of the validation sets."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 

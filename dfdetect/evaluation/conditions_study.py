@@ -4,10 +4,10 @@ A result has a warning if, for example, the face is darker than a limit. The lim
 come from the measurements of this module. Each measurement compares two balanced accuracies, and
 gives their difference with an interval. There are three kinds of comparison:
 
-- *damaged*: good crops are made smaller, darker or blurrier, or are compressed. Then they are
-  compared with the same crops before the damage.
-- *natural*: undamaged crops of one range, such as a brightness of 0 to 30, are compared with all
-  other crops.
+- *damaged*: good crops are made smaller, darker or blurrier, or are compressed. The damaged crops
+  are compared with the same crops before the damage.
+- *natural*: undamaged crops with a property in a certain range, such as a brightness of 0 to 30,
+  are compared with all other undamaged crops.
 - *frames*: a few frames of each track (one face followed through a video) are compared with all
   frames of the same tracks.
 """
@@ -34,8 +34,8 @@ from dfdetect.faces.geometry import CropRule
 from dfdetect.runtime.executor import Executor
 
 # Kinds of damage to good crops, each with a function and its levels. A level is the height of the
-# face's bounding box in pixels for `height`, a factor for `brightness`, the standard deviation as a
-# share of the crop's side for `blur`, and the quality for `jpeg`.
+# face's bounding box in pixels for `height`, a factor for `brightness`, the standard deviation of
+# the Gaussian as a share of the crop's side for `blur`, and the quality for `jpeg`.
 Damage = Callable[[np.ndarray, Any], np.ndarray]
 DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
     "height": (lambda crop, height: shrink(crop, CropRule().scale * height), (100, 70, 50, 35)),
@@ -43,7 +43,7 @@ DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
     "blur": (blur, (0.007, 0.014, 0.022)),
     "jpeg": (compress_jpeg, (40, 20, 10, 5)),
 }
-# Edges of the ranges into which natural crops are divided.
+# For each property, the edges of the ranges into which undamaged crops are divided.
 RANGES: dict[str, tuple[float, ...]] = {
     "height": (0, 70, 100, 120, 140, 170, 200, 280, np.inf),
     "brightness": (0, 30, 50, 70, 90, 120, np.inf),
@@ -91,7 +91,10 @@ def compare_conditions(
     device: str = "auto",
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Measure a detector on damaged crops, on groups of natural crops, and on few frames.
+    """Measure how the accuracy of a detector depends on the condition of crops and tracks.
+
+    The detector is measured on damaged crops, on groups of undamaged crops (such as dark crops),
+    and on tracks of which only a few frames are used.
 
     Args:
         sources: Indexes of face sets (labelled crops of faces), which are measured together.
@@ -116,11 +119,11 @@ def compare_conditions(
           whole actors or videos;
         - `sharpness`: the median sharpness of the crops, only for damaged crops.
 
-        The reference of damaged crops is the same crops before the damage. A group of natural crops
-        has the undamaged crops of one range, such as a brightness of 0 to 30. Its reference is the
-        crops outside this range. The reference of tracks with a few frames is the same tracks with
-        all frames. A group of natural crops or of tracks is left out if it has fewer than 15 REAL
-        or fewer than 15 FAKE members.
+        The reference of damaged crops is the same crops before the damage. A `natural` group has
+        all undamaged crops with a property in a certain range, such as a brightness of 0 to 30. The
+        reference of this group is all undamaged crops outside the range. The reference of tracks
+        with a few frames is the same tracks with all frames. A `natural` group or a group of tracks
+        is left out if it has fewer than 15 REAL or fewer than 15 FAKE members.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.
@@ -153,7 +156,10 @@ def compare_conditions(
 
 
 def _draw_balanced(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Return a random sample of at most `count` of `rows`, with as many REAL as FAKE rows."""
+    """Return at most `count` of the row numbers `rows`, drawn at random, half REAL and half FAKE.
+
+    `labels` has the label of every crop of the face set.
+    """
     generator = np.random.default_rng(0)
     classes = [generator.permutation(rows[labels[rows] == label]) for label in (0, 1)]
     each = min(count // 2, *map(len, classes))
@@ -182,9 +188,10 @@ def _score_alone(
     damage: Callable[[np.ndarray, float], np.ndarray],
     level: float,
 ) -> tuple[np.ndarray, float]:
-    """Return P(FAKE) of damaged crops, each scored without its track, and their sharpness.
+    """Damage crops, and return P(FAKE) of each damaged crop, and their median sharpness.
 
-    The sharpness is the median over the last batch, which is precise enough.
+    Each crop is scored alone, without the other crops of its track. Only the sharpness of the last
+    batch of crops is measured, because this is precise enough.
     """
     logits: list[np.ndarray] = []
     for start in range(0, len(rows), BATCH):
@@ -236,7 +243,9 @@ def _row(
 ) -> dict[str, Any]:
     """Return a row of the table of `compare_conditions`.
 
-    The row has the metrics of `part`, and the balanced accuracy of `part` minus that of `others`.
+    `part` has the answers for a group of crops or tracks, and `others` the answers for its
+    reference. The row has the metrics of the group. Its `difference` is the balanced accuracy of
+    the group minus that of the reference.
     """
     names, group_of = np.unique(np.concatenate([part.groups, others.groups]), return_inverse=True)
     own, theirs = group_of[: len(part.groups)], group_of[len(part.groups) :]

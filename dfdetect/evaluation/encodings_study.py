@@ -44,8 +44,9 @@ class Encoding:
 
     Attributes:
         condition: The kind of copy: `reference`, `crf` (compressed) or `frame rate` (fewer frames).
-        level: For `reference` and `crf`, the attribute `crf` as text. For `frame rate`, the number
-            of frames per second as text, or `uneven`.
+        level: How strong the condition is, as text. If `condition` is `reference` or `crf`, the
+            level is the constant rate factor. If `condition` is `frame rate`, the level is the
+            number of frames per second, or `uneven` for frames at uneven times.
         crf: The constant rate factor with which x264 encodes the copy.
         choose: Function that takes all frames of the video and returns the frames of the copy.
     """
@@ -59,11 +60,11 @@ class Encoding:
 def compare_encodings(
     folders: Sequence[str | Path], detector: Detector, *, progress: bool = False
 ) -> pd.DataFrame:
-    """Return a table that compares the scores of copies of videos with those of reference copies.
+    """Return a table of how the compression and the frame rate of a video change its score.
 
-    The reference copy of a video has hardly any loss of quality. The other copies of the video are
-    more strongly compressed or have fewer frames. The function `encodings` lists all kinds of
-    copies.
+    The scores of several copies of each video are compared with the score of a reference copy. The
+    reference copy has hardly any loss of quality. The other copies are more strongly compressed or
+    have fewer frames. The function `encodings` lists all kinds of copies.
 
     Args:
         folders: Folders of labelled videos, as in `read_labels`.
@@ -71,10 +72,11 @@ def compare_encodings(
         progress: Show a progress bar.
 
     Returns:
-        A table with a row for each encoding. Further rows group the copies with the condition `crf`
-        by their bits per pixel. The columns are:
+        A table with a row for each encoding. In further rows, the copies of the condition `crf` are
+        grouped by their bits per pixel: one row for each range of bits per pixel. The columns are:
 
-        - `condition` and `level`: as in `Encoding`, or `bits per pixel` and a range of values;
+        - `condition` and `level`: as in `Encoding`; in the further rows, `bits per pixel` and the
+          range;
         - `n`: the number of copies with a score;
         - `bits_per_pixel`: the median bits per pixel of the copies;
         - `probability_change`: the mean absolute difference between P(FAKE) of a copy and P(FAKE)
@@ -83,7 +85,7 @@ def compare_encodings(
         - `real_after`: the share of REAL videos whose copy has a P(FAKE) above 0.5;
         - `real_low` and `real_high`: the ends of the 95 % interval of `real_after` minus
           `real_before`, by a bootstrap that draws whole sources;
-        - `fake_before`, `fake_after`, `fake_low` and `fake_high`: the same for FAKE videos.
+        - `fake_before`, `fake_after`, `fake_low` and `fake_high`: the same values for FAKE videos.
 
     Raises:
         FileNotFoundError: A folder does not exist.
@@ -149,10 +151,10 @@ def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
 
 
 def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
-    """Encode copies of a video, score the copies, and yield a row for each copy with a score.
+    """Encode copies of a video, score them, and yield a row for each copy that gets a score.
 
-    The first copy is the reference. Every row has the score of the reference, and the score of the
-    row's copy. If the detector cannot score the reference, no row is yielded.
+    The first copy is the reference. A row has the score of the reference as `before`, and the score
+    of the copy as `after`. If the detector cannot score the reference, no row is yielded.
     """
     with TemporaryDirectory(prefix="dfdetect-") as folder, video.open() as source:
         path = Path(folder, "copy.mp4")
@@ -211,7 +213,7 @@ def _summarise(condition: str, level: object, copies: pd.DataFrame) -> dict:
 
 
 def _at_rate(rate: int) -> Choose:
-    """Return a function that takes frames, and returns at most `rate` of them per second."""
+    """Return a function that takes frames, and returns at most `rate` frames per second."""
 
     def choose(frames: Sequence[Frame]) -> list[Frame]:
         slots = groupby(frames, lambda frame: int(frame.time * rate + 1e-6))
@@ -221,9 +223,9 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Return half of the frames, drawn at random, in the order of the video.
+    """Return a random half of the frames, in the order of the video.
 
-    The times between two successive frames are therefore uneven.
+    Because the half is random, the times between successive frames are uneven.
     """
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]

@@ -32,9 +32,9 @@ from dfdetect.files import atomic_path, require_writable
 from dfdetect.results import OperatingPoints
 from dfdetect.runtime.executor import Executor
 
-# Suffixes of sources other than face sets: a zip file of videos, a JSON file of DeepfakeBench.
+# Suffixes of data sets that are one file: a zip file of videos, or a JSON file of DeepfakeBench.
 DATASET_SUFFIXES = (ARCHIVE_SUFFIX, ".json")
-# Minimum number of actors or videos for intervals by bootstrap, which are unreliable with fewer.
+# With fewer actors or videos, the intervals of a bootstrap are unreliable.
 FEWEST_GROUPS = 10
 
 
@@ -62,19 +62,20 @@ def evaluate(
         sources: What to score: either one or more indexes (CSV files) of face sets, which are
             measured together, or one data set that `read_dataset` reads (a folder, a zip file or a
             JSON file of DeepfakeBench). A face set holds labelled crops of faces.
-        split: The official split of a data set to measure on: `test`, `val` or `train`; None for
+        split: Score only this official split of the data set: `test`, `val` or `train`. None means
             the whole data set.
         weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
             own device and number of frames, whatever `device` and `frames` say.
-        frames: Number of frames sampled from each video; None for 32. Must be None for face sets,
-            of which all crops are used.
+        frames: Number of frames sampled from each video; None for 32. It must be None for face
+            sets, because all their crops are used.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`; with `cuda`, all GPUs are
             used.
         plots: Folder for the plots `roc.png`, `reliability.png` and `histogram.png`, and for the
             table `scores.csv`, which has a row for each score.
         table: File for a table of the metrics and their intervals. The name of the file ends in
             `.md` (for Markdown) or `.csv`. The table has one row for all videos, one row for all
-            frames, one row for each source, and one row for each method.
+            crops, one row for each source (data set, camera or site), and one row for each method
+            that made fakes.
         fake_share: Also compute the metrics to expect on data with this share of FAKE; None for no
             such metrics.
         degrade: How the crops of a face set are damaged before they are scored: `jpeg` (compressed
@@ -159,7 +160,12 @@ def evaluate(
 
 
 def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
-    """Return the data set at the only path, or None if all paths are indexes of face sets."""
+    """Return the data set at `paths[0]`, or None if all paths are indexes of face sets.
+
+    Raises:
+        ArgumentError: There are several paths, and one of them is a data set; or a split is given
+            for face sets.
+    """
     shown = ", ".join(map(str, paths))
     if any(path.is_dir() or path.suffix in DATASET_SUFFIXES for path in paths):
         if len(paths) != 1:
@@ -212,7 +218,7 @@ def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict
 
 
 def _measure_sources(answers: Answers) -> dict[str, Metrics]:
-    """Return the metrics of each known source."""
+    """Return the metrics of each source. Items of unknown sources are left out."""
     names = answers.texts("source")
     return {
         name: _measure_part(answers, names == name)
@@ -223,7 +229,8 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
     """Return the metrics of each method that made fakes.
 
-    The metrics of a method compare the method's fakes with all REAL items of the same sources.
+    The metrics of a method compare the method's fakes with all REAL items of the same sources. An
+    item is a video, or a crop that belongs to no video.
     """
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
@@ -247,7 +254,10 @@ def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
 
 
 def _measure_votes(answers: Answers) -> VotedMetrics:
-    """Return metrics with 95 % intervals, to which all known sources contribute equally."""
+    """Return metrics in which all sources have the same weight, with 95 % intervals.
+
+    Items of unknown sources are left out.
+    """
     known = answers.texts("source") != ""
     columns = (answers.texts(name)[known] for name in ("source", "kind", "scene"))
     return voted_metrics(

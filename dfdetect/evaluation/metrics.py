@@ -1,4 +1,4 @@
-"""Metrics that compare probabilities with labels: AUC, false alarms and others, with intervals."""
+"""Metrics that compare probabilities with labels, such as the AUC, and their 95 % intervals."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -97,7 +97,7 @@ class VotedMetrics:
         false_alarm_rate: Share of REAL items with a probability above 0.5, averaged over sources.
         found_rate: Share of FAKE items with a probability above 0.5, averaged over sources.
         balanced_accuracy: Mean of `found_rate` and 1 - `false_alarm_rate`.
-        found_by_kind: `found_rate` of each kind of fake.
+        found_by_kind: `found_rate` of each kind of fake, by the name of the kind.
         pairs: Number of scenes that have pairs. A scene counts once, however many pairs it has.
         pairs_in_order: Share of a scene's pairs in which the FAKE item has the higher probability,
             averaged over the scenes.
@@ -120,8 +120,8 @@ class VotedMetrics:
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary of the metrics by name, with `intervals` if there are any.
 
-        Instead of the attribute `found_by_kind`, the dictionary has an entry `found_KIND` for each
-        kind of fake: the `found_rate` of this kind.
+        The attribute `found_by_kind` becomes one entry `found_KIND` for each kind of fake, such as
+        `found_swap`. The value of this entry is the `found_rate` of the kind.
         """
         values: dict[str, Any] = {}
         for one in fields(self):
@@ -164,7 +164,7 @@ def metrics(
 
 
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
-    """Return the metrics to expect on data of which the share `fake_share` is FAKE.
+    """Return the metrics to expect on data with a given share of FAKE items.
 
     The items are weighted so that the FAKE items have the share `fake_share` of the total weight.
     The given probabilities assume that half of the items are FAKE. They are corrected for the new
@@ -195,9 +195,9 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 def auc_within(sources: Mapping[str, Metrics]) -> float:
     """Return the mean of the AUCs of single sources, weighted by the number of items per source.
 
-    The scores of a detector depend on the cameras and codecs of a source. A high AUC of all sources
-    together may therefore only mean that the sources differ. Sources with only one class are left
-    out.
+    Sources with only one class are left out. The scores of a detector depend on the cameras and
+    codecs of a source. An AUC of all sources together may therefore be high for the wrong reason:
+    the detector gives higher scores to the sources that have more fakes.
 
     Args:
         sources: The metrics of each source, by its name.
@@ -289,9 +289,9 @@ def bootstrap_draws(
 def figures_of(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> Callable[[np.ndarray], dict[str, float]]:
-    """Return a function that computes weighted metrics of items.
+    """Return a function that computes the metrics of weighted items (videos or crops).
 
-    The returned function takes the weights of the items, float of shape (n,), and returns a
+    The returned function takes the weight of each item, float of shape (n,), and returns a
     dictionary of metrics by name.
 
     Args:
@@ -339,8 +339,9 @@ def voted_metrics(
         sources: Name of the source of each item, shape (n,).
         kinds: Kind of fake (swap, lipsync...) of each item, empty if it is unknown; shape (n,).
             None if all kinds are unknown.
-        scenes: Name of the scene of each item, empty if it is unknown; shape (n,). REAL and FAKE
-            items with the same name show the same scene. None if all scenes are unknown.
+        scenes: Name of the scene that each item shows, empty if it is unknown; shape (n,). A REAL
+            and a FAKE item of the same scene are a pair, which `pairs_in_order` needs. None if all
+            scenes are unknown.
         intervals: Also compute intervals, by a bootstrap that draws whole sources.
 
     Example:
@@ -400,10 +401,9 @@ def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np
 
 
 class _Curve:
-    """Computes ROC curves of the same items, each time with other weights of the items.
+    """Computes many ROC curves of one set of items. Each curve has its own weights of the items.
 
-    A bootstrap needs many such curves. The items are sorted by probability only once, which saves
-    time.
+    A bootstrap needs such curves. The items are sorted by probability only once, which saves time.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
@@ -453,7 +453,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """Compute the attributes of `Metrics` from weighted items, and return them by name."""
+    """Return the metrics of weighted items, by the names of the attributes of `Metrics`."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD
@@ -481,8 +481,8 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
-        source_of: The source of each item, as an index in `times`, shape (n,).
-        times: How often the draw picked each source, shape (sources,).
+        source_of: Number of the source of each item, an index in `times`; shape (n,).
+        times: Number of times that the draw picked each source, shape (sources,).
     """
     _, own, sizes = np.unique(2 * source_of + labels, return_inverse=True, return_counts=True)
     weights = times[source_of] / sizes[own]
@@ -498,11 +498,11 @@ def _orders(
     """Return how well the probabilities rank the pairs of each scene.
 
     A pair is one REAL and one FAKE item of the same scene. The pair is in order if the FAKE item
-    has the higher probability.
+    has the higher probability. `source_of` has the number of each item's source.
 
     Returns:
         Two arrays with an entry for each scene that has pairs: the share of the scene's pairs that
-        are in order, and the source of the scene's items, as a value of `source_of`.
+        are in order, and the number of the scene's source.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

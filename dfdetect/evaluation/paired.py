@@ -53,11 +53,11 @@ class PairedComparison:
     Attributes:
         first: The result of the first detector.
         second: The result of the second detector.
-        differences: The difference in each metric, by the name of the metric, tested by a paired
-            bootstrap. The bootstrap draws whole actors or videos with replacement. Each draw is
-            used for both detectors.
-        delong: The difference in the AUC, tested by DeLong's test. This test assumes that the
-            scores of different items are independent.
+        differences: A dictionary from the name of each metric to its `Difference`, which was tested
+            by a paired bootstrap. The bootstrap draws whole actors or videos with replacement. Each
+            draw is used for both detectors.
+        delong: The difference of the AUC, tested by DeLong's test. This test assumes that the
+            scores of different items (videos or crops) are independent.
         groups: Number of actors or videos from which the bootstrap draws.
     """
 
@@ -231,8 +231,8 @@ def _bootstrap(
 def _p_value(draws: np.ndarray) -> float:
     """Return the two-sided p-value of a difference between two detectors.
 
-    `draws` holds the difference in each draw of a bootstrap. Two groups of draws are counted: those
-    with a difference <= 0, and those with a difference >= 0. The p-value is twice the share of the
+    `draws` holds the difference in each draw of a bootstrap. Two groups of draws are counted: draws
+    with a difference <= 0, and draws with a difference >= 0. The p-value is twice the share of the
     smaller group, limited to 1.
     """
     if not len(draws):

@@ -1,4 +1,4 @@
-"""EvaluationResult: the metrics that `evaluate` returns, as a printed report and as JSON."""
+"""EvaluationResult: holds the metrics that `evaluate` returns, and turns them into text or JSON."""
 
 import math
 from collections.abc import Mapping
@@ -71,9 +71,9 @@ class EvaluationResult:
         auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
             a bootstrap over sources; None if fewer than two sources are known.
-        operating_points: For each of the verdicts `uncertain` and `fake`, how many REAL and how
-            many FAKE items have a P(FAKE) above the threshold of the verdict. Empty if the
-            checkpoint has no thresholds.
+        operating_points: For each of the thresholds `uncertain` and `fake`, the numbers and shares
+            of REAL and of FAKE items with a P(FAKE) above the threshold. Empty if the checkpoint
+            has no thresholds.
         subgroups: Metrics of small, dark, blurred and turned faces, and of the faces in none of
             these subgroups, by the name of the subgroup. Empty if they were not requested.
         reweighted: Metrics to expect on data with the requested share of FAKE. None if no share was
@@ -118,9 +118,10 @@ class EvaluationResult:
         Returns:
             A dictionary with the metrics by name, their `intervals`, the counts `tracks`, `crops`
             and `without_score`, and the other attributes of the result by name. The entry `sources`
-            has a dictionary of metrics for each source. In this dictionary, the entry `label` has
-            the numbers of the source's REAL and FAKE items. The entry `answers` is a list with the
-            name, label, source and probability of each answer.
+            has a dictionary of metrics for each source. The dictionary of a source also has the
+            entry `label`, which holds two counts: the number of REAL items and the number of FAKE
+            items. The entry `answers` is a list with the name, label, source and probability of
+            each answer.
         """
         labels = self.answers.texts("label")
         names = self.answers.texts("source")
@@ -185,10 +186,10 @@ class EvaluationResult:
         """Return a table of the metrics as text.
 
         The first column has the metrics of the items (videos, and crops that belong to no video).
-        If several sources are known, the next column has the metrics in which all sources have the
-        same weight. If videos have several crops, the next column has the metrics of single crops.
-        For comparison, the last column has the metrics of a detector that gives every item the same
-        probability.
+        If the items come from several sources, the next column has the metrics in which all sources
+        have the same weight. If videos have several crops, the next column has the metrics of
+        single crops. For comparison, the last column has the metrics of a detector that gives every
+        item the same probability.
         """
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
@@ -210,10 +211,10 @@ class EvaluationResult:
         return "\n".join(line.rstrip() for line in lines)
 
     def _operating_points(self) -> str:
-        """Return a line of text for each verdict.
+        """Return a text with one line for each of the thresholds `uncertain` and `fake`.
 
-        The line says how many REAL and how many FAKE items have a P(FAKE) above the threshold of
-        the verdict.
+        Each line says how many of the REAL items and how many of the FAKE items have a P(FAKE)
+        above the threshold.
         """
         fake = int(self.answers.labels.sum())
         lines = [
@@ -243,10 +244,10 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return a line for each kind of fake, with the share of detected fakes.
+    """Return a text with one line for each kind of fake: the share of detected fakes.
 
-    A pair is a REAL and a FAKE item of one scene. If there are pairs, the last line has the share
-    of pairs in which the FAKE item has the higher probability.
+    If there are scenes with both REAL and FAKE items, one more line follows. It says in which share
+    of the pairs (a REAL and a FAKE item of one scene) the FAKE item has the higher probability.
     """
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()

@@ -14,7 +14,7 @@ from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED
 def measure_attributes(
     faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Measure attributes of faces that affect how reliable a detector is.
+    """Return attributes of faces, such as the brightness, on which a detector's accuracy depends.
 
     Args:
         faces: The face set (labelled crops). The crops must have been cut by the default
@@ -42,7 +42,7 @@ def measure_attributes(
 
 
 def measure_crop(crop: np.ndarray) -> FaceAttributes:
-    """Measure the attributes of the face in a crop.
+    """Return the attributes of the face in a crop.
 
     Args:
         crop: RGB uint8 of shape (side, side, 3), of any size, cut by the default `CropRule`.
@@ -61,8 +61,8 @@ def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
         attributes: Attributes of the faces, as `measure_attributes` returns them.
 
     Returns:
-        A boolean array of shape (n,) for each subgroup, by name: `small`, `dark`, `blurred`,
-        `turned`, and `other` for all faces that are in none of these subgroups.
+        A boolean array of shape (n,) for each subgroup, by name: `small`, `dark`, `blurred` and
+        `turned`, and `other` for the faces in none of these four subgroups.
     """
     masks = {
         "small": attributes["height"] <= SMALL,

@@ -30,12 +30,12 @@ def to_table(result: EvaluationResult) -> pd.DataFrame:
     """Return the metrics of an evaluation as a table.
 
     Returns:
-        A table with one row for all videos, one row for all frames, one row for each source, and
-        one row for each method. The columns are:
+        A table with one row for all videos, one row for all crops, one row for each source (data
+        set, camera or site), and one row for each method that made fakes. The columns are:
 
-        - `part`: `videos`, `frames`, `source` or `method`;
+        - `part`: `videos`, `frames` (for all crops), `source` or `method`;
         - `name`: the name of the source or method, otherwise empty;
-        - `n` and `fake_fraction`: the number of items, and the share of FAKE items;
+        - `n` and `fake_fraction`: the number of videos or crops, and the share of FAKE ones;
         - three columns for each metric: for example, `auc` is the AUC, and `auc_low` and `auc_high`
           are the ends of its 95 % interval. The ends are NaN if no interval was computed.
 
@@ -67,7 +67,7 @@ def to_markdown(result: EvaluationResult) -> str:
 
 
 def markdown(columns: Mapping[str, Iterable[str]]) -> str:
-    """Return a Markdown table. `columns` maps the title of each column to the column's cells."""
+    """Return a Markdown table. `columns` is a dictionary from titles of columns to their cells."""
     lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
