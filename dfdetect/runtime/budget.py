@@ -1,4 +1,4 @@
-"""Meet the deadline of a run: sample fewer frames per video if the time is short."""
+"""Keep a run within its time budget: sample fewer frames per video if the time is short."""
 
 import re
 from threading import Lock
@@ -59,9 +59,10 @@ def parse_duration(text: str | float) -> float:
 class TimeBudget:
     """Divides the remaining time of a run among the videos that are not scored yet.
 
-    The time to decode a video does not depend on the number of sampled frames. The time for all
-    other stages is proportional to this number. Both times are measured while videos are scored,
-    and each new video gets as many frames as there is time for. Several threads may use one budget.
+    The time to decode a video does not depend on the number of sampled frames. The time for the
+    other stages is proportional to the number of sampled frames. Both times are measured while
+    videos are scored, and each new video gets as many frames as there is time for. Several threads
+    may use one budget.
 
     Args:
         seconds: Time from now to the end of the run.
@@ -91,7 +92,7 @@ class TimeBudget:
         self._lock = Lock()
 
     def check(self) -> None:
-        """Raise `OutOfTimeError` if the time is over."""
+        """Raise `OutOfTimeError` if the time of the run is used up."""
         if monotonic() >= self._end:
             raise OutOfTimeError
 
@@ -114,15 +115,15 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """Return the next video's part of the budget."""
+        """Return the part of the budget that the next video gets."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:
-        """Update the measured speed with the result of a video.
+        """Update the measured times with the result of a video.
 
         Args:
             result: The result.
-            frames: The number of frames that were requested from this video.
+            frames: The number of frames that were requested from the video.
         """
         decoding = result.timings.get("decode", 0.0)
         rest = sum(result.timings.get(stage, 0.0) for stage in PER_FRAME)
@@ -144,8 +145,8 @@ class VideoAllowance:
 
     Args:
         frames: Number of frames to sample from the video.
-        seconds: Time after which work on the video stops, counted from the creation of this object.
-            The time for sending the object to another process is not counted.
+        seconds: Time limit for the work on the video, from the creation of the object. The time for
+            sending the object to another process is not counted.
     """
 
     def __init__(self, frames: int, seconds: float):
@@ -157,7 +158,7 @@ class VideoAllowance:
         return VideoAllowance, (self._frames, self._end - monotonic())
 
     def check(self) -> None:
-        """Raise `OutOfTimeError` if the time is over."""
+        """Raise `OutOfTimeError` if the time of the video is used up."""
         if monotonic() >= self._end:
             raise OutOfTimeError
 

@@ -16,10 +16,10 @@ _ALONE = Lock()
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Return the torch device with this name, after checking that the device works.
+    """Return the torch device with the name `device`, after checking that the device works.
 
-    The check runs a convolution, because torch also lists GPUs that are too old for its kernels.
-    With `auto`, a GPU that fails the check causes a warning with the reason, and the CPU is
+    The check runs a convolution, because torch also lists GPUs that are too old for its kernels. If
+    `device` is `auto` and the GPU fails the check, a warning gives the reason, and the CPU is
     returned.
 
     Args:
@@ -50,8 +50,8 @@ def choose_device(device: str = "auto") -> torch.device:
 def has_fast_half(device: torch.device) -> bool:
     """Return whether a device multiplies matrices faster in half precision than in float32.
 
-    GPUs are faster in half precision, and so are CPUs with matrix units (AMX). All other CPUs are
-    many times slower in half precision than in float32.
+    GPUs and CPUs with matrix units (AMX) are faster in half precision. All other CPUs are many
+    times slower in half precision than in float32.
     """
     if device.type != "cpu":
         return True
@@ -69,8 +69,8 @@ def half_type(device: torch.device) -> torch.dtype:
 def other_gpus(device: torch.device) -> list[torch.device]:
     """Return the GPUs that can be used in addition to a device.
 
-    The device `cuda` stands for all GPUs. For this device, the list holds all working GPUs but the
-    first. A name such as `cuda:0` or `cpu` stands for one device only, so the list is empty.
+    The device `cuda` stands for all GPUs: the list holds all working GPUs except the first. A
+    device such as `cuda:0` or `cpu` stands for one device only: the list is empty.
     """
     if device != torch.device("cuda"):
         return []
@@ -79,7 +79,7 @@ def other_gpus(device: torch.device) -> list[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """Return a readable name of a device. The name of `cuda` consists of the names of all GPUs.
+    """Return a readable name of a device. For the device `cuda`, the result names all GPUs.
 
     Example:
         >>> describe(choose_device("cpu"))
@@ -91,7 +91,7 @@ def describe(device: torch.device) -> str:
 
 
 def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
-    """Apply a function to a batch, or to parts of the batch if the GPU's memory is too small.
+    """Apply a function to a batch, or to parts of the batch if it does not fit into GPU memory.
 
     Args:
         function: A function that takes a batch and returns one result for each item of the batch.
@@ -124,7 +124,7 @@ def available_cores() -> int:
 
 
 def _problem(device: torch.device) -> str | None:
-    """Try a convolution on a device; return the error message, or None if it succeeds."""
+    """Try a convolution on a device, and return the error message, or None if there is no error."""
     try:
         image = torch.ones(1, 1, 4, 4, device=device)
         kernel = torch.ones(1, 1, 3, 3, device=device)

@@ -1,9 +1,9 @@
 """Run networks on a CPU with an engine: OpenVINO, ONNX Runtime or torch.
 
 OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which runs
-dfdetect's classifiers in half the time that torch takes. The outputs of OpenVINO differ from those
-of torch only by rounding. ONNX Runtime is faster than torch and slower than OpenVINO. On a GPU,
-torch is always used.
+dfdetect's classifiers in half the time that torch takes. The outputs of OpenVINO differ from the
+outputs of torch only by rounding. ONNX Runtime is faster than torch and slower than OpenVINO. On a
+GPU, torch is always used.
 """
 
 import logging
@@ -44,11 +44,11 @@ Compute = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def choose_engine(engine: str, device: torch.device) -> str:
-    """Return the name of the engine to use: for `auto`, the fastest engine that is installed.
+    """Return the name of the engine to use. For `auto`, it is the fastest installed engine.
 
     Args:
         engine: `torch`, `openvino`, `onnxruntime` or `auto`.
-        device: The device on which the networks run. Engines other than torch need a CPU.
+        device: The device on which the networks run. Engines other than torch run only on a CPU.
 
     Raises:
         ArgumentError: The engine is unknown, is not installed, or cannot use the device.
@@ -76,18 +76,19 @@ def choose_engine(engine: str, device: torch.device) -> str:
 class EngineNetwork(nn.Module):
     """A network that an engine runs. It has the same inputs and outputs as the original network.
 
-    The engine compiles the network when the network is first needed, and again in each process to
-    which the network was sent. After compiling, the outputs of the engine and of torch are compared
-    for one input. If they differ by more than rounding, or if the engine cannot compile the
-    network, torch continues to run the network, and a warning says why.
+    The engine compiles the network when the network is first needed (with `auto`, only after some
+    calls), and again in each process to which the network was sent. After compiling, the outputs of
+    the engine and of torch are compared for one input. If the outputs differ by more than rounding,
+    or if the engine cannot compile the network, torch continues to run the network, and a warning
+    says why.
 
     Args:
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
             a tuple of tensors.
         example: An input of the network, on the device on which the network runs.
-        varying: Indexes of the input's dimensions whose sizes differ from input to input. For
-            example, index 0 is the batch.
-        engine: `torch`, `openvino`, `onnxruntime` or `auto`, as `choose_engine` takes it.
+        varying: Indexes of the input's dimensions whose sizes differ from input to input. Index 0
+            is the batch dimension.
+        engine: `torch`, `openvino`, `onnxruntime` or `auto`, as in `choose_engine`.
         bfloat16: Whether the engine may compute in bfloat16.
 
     Example:
@@ -119,7 +120,7 @@ class EngineNetwork(nn.Module):
         self.usable = self.engine != TORCH
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the parts that cannot be sent to another process."""
+        """Return the state of the object, without the parts that cannot be pickled."""
         return {
             name: value for name, value in vars(self).items() if name not in ("lock", "compute")
         }
@@ -140,8 +141,9 @@ class EngineNetwork(nn.Module):
     def _ready(self) -> bool:
         """Return whether the compiled network can be used.
 
-        If the network is not compiled yet, this method compiles it. If the argument `engine` was
-        `auto`, the network is compiled only after it has been called `PAYS_AFTER` times.
+        If the network is not compiled yet, this method compiles it. But if the object was created
+        with `engine="auto"`, torch runs the first `PAYS_AFTER` calls of the network, and the method
+        compiles the network at the next call.
         """
         if self.compute is not None or not self.usable:
             return self.compute is not None
@@ -179,9 +181,9 @@ class EngineNetwork(nn.Module):
             self.compute = compute
 
     def _difference(self, compute: Compute) -> str:
-        """Compare the outputs of the engine with those of torch, for the input `self.example`.
+        """Compare the outputs of the engine and of torch for the input `self.example`.
 
-        Return a message if the outputs differ by more than rounding, or else an empty text.
+        Return a message if the outputs differ by more than rounding, and an empty text otherwise.
         """
         expected = self.network(self.example)
         expected = expected if isinstance(expected, tuple) else (expected,)
@@ -241,8 +243,8 @@ def _compile_openvino(
 def _openvino_core() -> Any:
     """Return the `Core` object of OpenVINO. All calls in a process return the same object.
 
-    A process with two `Core` objects can crash with a segmentation fault: see issue 35338 of
-    OpenVINO's repository.
+    A process with two `Core` objects can crash with a segmentation fault (issue 35338 in OpenVINO's
+    repository).
     """
     import openvino
 

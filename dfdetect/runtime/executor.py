@@ -28,25 +28,26 @@ MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Resul
 
 
 class Executor:
-    """Applies a function to several items at once, and yields the results in the items' order.
+    """Applies a function to several items at once, and yields the results in order of the items.
 
     On the CPU, each thread works on one item and uses one core, because a single video cannot keep
     several cores busy. Threads run in parallel, because decoders, OpenCV and torch release Python's
     global lock.
 
-    The method `map` does not take the function itself. It takes a function that gets a device and a
-    pool of decoders, and returns the function to apply.
+    The method `map` does not take the function to apply. Its argument `make_worker` is a function
+    that takes a device and a pool of decoders, and returns the function to apply.
 
     When the `with` block ends, unfinished items are cancelled, and the processes that decode videos
-    for the function are ended. Ctrl-C therefore does not wait for the videos that are being scored.
+    are ended. A run that is stopped with Ctrl-C therefore ends at once, and does not wait for the
+    videos that are being scored.
 
     Args:
         device: The device on which the function runs networks: `auto`, `cpu`, `cuda` (all GPUs) or
             `cuda:N`. On a cluster, each process looks for this device on its own machine.
-        cluster: Address of a Ray cluster, as `dfdetect.runtime.ray_cluster.map_on_cluster` takes
-            it; None to use only this machine.
-        workers: Number of threads; None for one thread per core, but at most 16. A cluster ignores
-            this number.
+        cluster: Address of a Ray cluster, as in `dfdetect.runtime.ray_cluster.map_on_cluster`, or
+            None to use only this machine.
+        workers: Number of threads. None means one thread per core, but at most 16. With `cluster`,
+            this number is ignored.
 
     Raises:
         DfdetectError: The device does not work, or the cluster cannot be reached.
@@ -92,28 +93,28 @@ class Executor:
         failed: Callable[[Result], bool] = lambda result: False,
         on_done: Callable[[Item, Result], None] = lambda item, result: None,
     ) -> Generator[tuple[Item, Result], None, None]:
-        """Apply a function to each item, and yield each item with its result, in the items' order.
+        """Apply a function to each item, and yield the pairs of item and result in order.
 
         Only a few items are read ahead of the results, so that memory does not grow with the number
         of items.
 
         Args:
-            make_worker: A function that takes a device and a pool of decoders and returns the
-                function to apply. `make_worker` is called once per GPU. Without a GPU, it is called
-                once. On a cluster, each process calls it once. Several threads may call the
-                returned function at the same time. On a cluster, `make_worker`, the items and the
-                results must be picklable.
-            items: The items; the caller's thread reads them one by one. If there is only one item,
-                the decoders, OpenCV and torch use all cores of this machine for it.
-            on_lost: A function that is called for an item that a cluster gives up, because several
-                processes, one after another, were lost while they worked on this item. `on_lost`
-                takes the item and a message, and returns the result of the item. By default, `map`
-                raises DfdetectError in this case.
+            make_worker: A function that takes a device and a pool of decoders, and returns the
+                function to apply. `make_worker` is called once per GPU, or once if there is no GPU.
+                On a cluster, each process calls it once. Several threads may call the returned
+                function at the same time. On a cluster, `make_worker`, the items and the results
+                must be picklable.
+            items: The items. The caller's thread reads them one by one. If there is only one item,
+                the decoders, OpenCV and torch use all cores of this machine for this item.
+            on_lost: A function that returns the result of an item that a cluster has given up. Its
+                arguments are the item and a message. A cluster gives up an item after several
+                processes were lost, one after another, while they worked on the item. By default,
+                `map` then raises DfdetectError.
             failed: A function that returns whether a result is a failure. An item that fails on
                 a GPU other than the first is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result
-                is ready. On this machine, several threads call it, in any order. On a cluster, the
-                caller's thread calls it.
+                is ready. Without a cluster, several threads call this function, in any order. On a
+                cluster, the caller's thread calls it.
 
         Raises:
             Exception: If the function raises an exception for an item, the exception is raised in
@@ -187,7 +188,7 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Return the function that a process of a cluster applies to each item."""
+    """Return the function that this process of a cluster applies to its items."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 
@@ -218,7 +219,8 @@ def _compute_on_one_core() -> None:
 def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
     """Yield items, while another thread reads up to `count` items in advance.
 
-    If reading an item raises an exception, this generator raises it in place of the item.
+    If reading an item raises an exception, the generator raises this exception in place of the
+    item.
 
     Example:
         >>> list(prefetch(range(3), 2))

@@ -16,13 +16,13 @@ class Journal:
 
     Each line also holds the video's name, size and modification time, the settings of the run and
     the version of dfdetect. The method `read` ignores a line if the video, the settings or the
-    version have changed since. A killed process may leave an incomplete line, which is ignored. If
-    the detector failed on a video or ran out of time, no line is written for the video, so that a
-    later run tries it again.
+    version have changed since the line was written. It also ignores an incomplete line, which a
+    killed process may leave. If the detector failed on a video or ran out of time, no line is
+    written for the video, so that a later run tries the video again.
 
     Args:
-        path: The file; None to write nothing.
-        settings: The settings on which the results depend, such as the weights.
+        path: The file, or None to write nothing.
+        settings: The settings of this run on which the results depend, such as the weights.
 
     Example:
         >>> journal = Journal(Path("submission.progress.jsonl"), {"weights": "5c1e", "frames": 32})
@@ -37,7 +37,7 @@ class Journal:
         self._lock = Lock()
 
     def read(self, videos: Mapping[str, Path]) -> dict[str, VideoResult]:
-        """Return the results that the file holds for these videos, by name of the video."""
+        """Return the results that the file holds for the given videos, by name of the video."""
         results = {}
         for line in self._lines():
             entry = _parse(line)
@@ -65,13 +65,13 @@ class Journal:
             )
 
     def of_others(self) -> list[bytes]:
-        """Return the lines of runs whose settings differ from those of this run."""
+        """Return the lines that runs with other settings than this run have written."""
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
-        """Delete the lines with this run's settings, and the file if no other lines are left.
+        """Delete the results of this run, and of all runs with the same settings, from the file.
 
-        Call this when the run is complete.
+        If no other lines are left, the file is deleted. Call this method when the run is complete.
         """
         if self.path is None:
             return

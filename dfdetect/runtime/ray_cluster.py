@@ -1,12 +1,10 @@
 """Apply one function to many items, such as videos, on all machines of a Ray cluster.
 
-Ray is described by Moritz et al. (2018).
-
-Ray is optional (`pip install 'dfdetect[cluster]'`). Only this module imports Ray. Each machine runs
-one process per core, or a few processes per GPU if it has GPUs. Each process makes its own copy of
-the function, for example a detector. Ray sends the items to the processes, and sends the results
-back. Ray also keeps the results until they are used, restarts crashed processes, and notices when
-machines join or leave.
+Ray (Moritz et al. 2018) is optional (`pip install 'dfdetect[cluster]'`). Only this module imports
+it. Each machine runs one process per core, or a few processes per GPU if the machine has GPUs. Each
+process makes the function once, and loads what the function needs, for example a detector. Ray
+sends the items to the processes, and sends the results back. Ray also keeps the results until they
+are used, restarts crashed processes, and notices when machines join or leave.
 """
 
 import logging
@@ -39,12 +37,12 @@ LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
 # Seconds within which a cluster must answer.
 TIMEOUT = 10.0
-# Maximum number of items that are sent to processes ahead of the oldest unfinished item: AHEAD, or
-# AHEAD_EACH per process if that is more. One slow item therefore does not hold up the others.
+# Maximum number of items that are given to processes, counted from the oldest unfinished item:
+# AHEAD, or AHEAD_EACH per process if that is more. Other items need not wait for one slow item.
 AHEAD, AHEAD_EACH = 256, 4
 # Maximum number of processes per GPU. Each process takes some of the GPU's memory.
 SHARE_GPU = 8
-# An item is given up after this number of processes were lost while they worked on it.
+# An item is given up after this number of processes were lost while they worked on the item.
 ATTEMPTS = 3
 # Seconds between two checks for new machines.
 NODE_POLL_SECONDS = 2.0
@@ -62,21 +60,21 @@ def map_on_cluster(
 ) -> Iterator[tuple[Item, Result]]:
     """Apply a function to items on all machines of a cluster, and yield each item with its result.
 
-    The results come in the order of the items. If an item names files, the machine that works on
-    the item reads them. All machines must therefore see these files under the same paths. If the
-    process or machine that works on an item is lost, another process gets the item.
+    The results come in the order of the items. If an item is the path of a file, the machine that
+    works on the item reads the file. All machines must therefore see the file under the same path.
+    If the process or machine that works on an item is lost, another process gets the item.
 
     Args:
         start: A function that returns the function to apply. Each process calls `start` once.
             `start`, the items and the results must be picklable.
-        items: The items. They are read as processes become free, so that memory does not grow with
-            the number of items.
-        address: The cluster's address as `ray.init` takes it: `192.168.0.1:6379` for example, or
-            `auto` on a machine of the cluster. `local` starts a cluster that consists of this
-            machine alone, and ends it when the call ends.
-        on_lost: A function that is called for an item that is given up, because `ATTEMPTS`
-            processes were lost, one after another, while they worked on this item. The function
-            takes the item and a message, and returns the result of the item.
+        items: The items. An item is read only when a process is free, so that memory does not grow
+            with the number of items.
+        address: The cluster's address, as in `ray.init`: for example `192.168.0.1:6379`, or `auto`
+            on a machine of the cluster. `local` starts a cluster that consists of this machine
+            alone, and ends the cluster when the call ends.
+        on_lost: A function that returns the result of an item that was given up. Its arguments are
+            the item and a message. An item is given up after `ATTEMPTS` processes were lost, one
+            after another, while they worked on the item.
 
     Raises:
         DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
@@ -201,11 +199,11 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Return how many items the newest item may be ahead of the oldest unfinished item."""
+        """Return how many items may be given to actors, counted from the oldest unfinished item."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
-        """Start actors on machines that have joined the cluster since the last call.
+        """Start actors on machines that have joined the cluster since the previous call.
 
         Raises:
             DfdetectError: No machine offers a CPU.
@@ -224,7 +222,7 @@ class ActorPool:
             raise DfdetectError("no machine of the cluster offers a CPU: start one, or wait for it")
 
     def _start_actors(self, node: dict[str, Any], cores: range) -> None:
-        """Start the actors of a machine, and ping each of them to learn when it is ready."""
+        """Start the actors of a machine, and ping each actor to learn when the actor is ready."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         gpus = int(node["Resources"].get("GPU", 0))
@@ -244,7 +242,7 @@ class ActorPool:
         self.busy[actor.ping.options(max_task_retries=-1).remote()] = actor, None, None
 
     def give(self, call: _Call) -> None:
-        """Send a call's item to an idle actor, which applies the function to the item."""
+        """Let an idle actor apply the function to the item of a call."""
         actor = self.idle.pop()
         call.attempts += 1
         call_method: Any = actor.call
@@ -254,10 +252,11 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Wait until at least one actor is ready or lost, and return the calls of the lost actors.
+        """Wait until an actor has finished or is lost, and return the calls of the lost actors.
 
-        The wait takes at most `NODE_POLL_SECONDS`. Afterwards, the actors that have finished their
-        calls are idle, and the attribute `outcome` of these calls is set.
+        An actor has finished when it has started, or when it has the result of its call. The wait
+        takes at most `NODE_POLL_SECONDS`. Afterwards, the actors that have finished are idle, and
+        the attribute `outcome` of their calls is set.
         """
         lost: list[_Call] = []
         if not self.busy:
@@ -292,9 +291,8 @@ class _Actor:
     """A process of the cluster, which works on one item at a time, on one core.
 
     Args:
-        cores: Indexes of the host's cores on which the actor may run; it uses one of them at a
-            time. If Ray runs several nodes on one host, each node has only some of the host's
-            cores.
+        cores: Indexes of the cores on which the actor may run. These are all cores of the machine,
+            or only some of them if Ray runs several nodes on one machine.
     """
 
     def __init__(self, cores: range):
@@ -307,19 +305,20 @@ class _Actor:
                 os.sched_setaffinity(0, own)
 
     def ping(self) -> None:
-        """Do nothing. A call of this method returns as soon as the process is ready."""
+        """Do nothing. A call of this method returns as soon as the process has started."""
 
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
-        """Apply the function to an item.
+        """Apply the function of this process to an item.
 
-        The first call makes the function: `start` holds a reference to a function that returns it.
-        Later calls ignore `start`. The constructor does not make the function, because Ray does not
-        pass on errors that a constructor raises. `version` is the caller's version of dfdetect. If
-        this process has another version, the first call raises an error.
+        At the first call, the process has no function yet, and gets it from `start`: a list with a
+        reference to the function `start` of `map_on_cluster`, which returns the function to apply.
+        Later calls ignore `start`. The constructor does not call `start`, because Ray does not pass
+        on errors that a constructor raises. `version` is the caller's version of dfdetect. If this
+        process has another version, the first call raises an error.
 
         Returns:
-            None and the result. Both become ready at the same time. The caller waits for None,
-            which costs nothing to fetch, and fetches the result later.
+            None and the result, as two objects of Ray that become ready at the same time. The
+            caller waits for None, and so learns that the result is ready without fetching it.
         """
         import ray
 
@@ -371,10 +370,10 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log an error of the `with` block, because raising it would hide an earlier error.
+    """Log an error of a `with` block that ends actors or the connection, and do not raise it.
 
-    The block shuts something down. `what` is the text for the log if this fails, such as "cannot
-    end an actor".
+    Raising the error could hide an earlier error. `what` is the start of the log message, such as
+    "cannot end an actor".
     """
     try:
         yield
@@ -387,7 +386,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
-    """Return the host and the port of `host:port` or `ray://host:port`; a missing part is empty."""
+    """Return host and port of `host:port` or `ray://host:port`. A missing part is an empty text."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     return host.strip("[]"), port
 
