@@ -36,8 +36,8 @@ def render_note(text: str) -> str:
 def render_verdict(result: VideoResult) -> str:
     """Return HTML with the verdict on a video, what the verdict means, and the warnings.
 
-    If the video has no score, the HTML says why. A page that shows the HTML must load the style
-    sheet `app.css`.
+    If the video has no score, the HTML gives the reason. A page that shows the HTML must load the
+    style sheet `app.css`.
 
     Example:
         >>> render_verdict(detector.predict("a.mp4"))
@@ -58,9 +58,10 @@ def render_verdict(result: VideoResult) -> str:
 
 
 def render_people(result: VideoResult) -> str:
-    """Return HTML with each person's P(FAKE) over time, and with heat maps if the result has any.
+    """Return HTML with each person's P(FAKE) over time, and with the heat maps of the result.
 
-    The HTML contains the pictures. A page that shows the HTML must load the style sheet `app.css`.
+    The pictures are inside the HTML. A page that shows the HTML must load the style sheet
+    `app.css`.
 
     Example:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))

@@ -1,8 +1,8 @@
 """The local web page, which shows the verdict on a video, an image or a webcam recording.
 
-The page needs Gradio (`pip install 'dfdetect[app]'`), which no other module uses. Neither this
-process nor the browser loads anything from the network. Every upload is deleted as soon as the
-check of this upload has ended.
+The page needs Gradio (`pip install 'dfdetect[app]'`), which no other module uses. Neither the
+process that serves the page nor the browser loads anything from the network. Every upload is
+deleted as soon as the check of this upload has ended.
 """
 
 import json
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 LARGEST_UPLOAD = "2 GB"
 # Maximum number of checks that wait while another one runs.
 QUEUE = 20
-# Parts of interrupted uploads are deleted when they are older than this number of seconds. Gradio
-# looks for them every CLEANED_EVERY seconds.
+# Parts of interrupted uploads are deleted when they are older than LONGEST_KEPT seconds. Gradio
+# looks for such parts every CLEANED_EVERY seconds.
 LONGEST_KEPT, CLEANED_EVERY = 3600, 60
 # In a clone, the sample videos are beside the package; a wheel does not contain them.
 SAMPLES = Path(__file__).parents[2] / "sample_data" / "train_sample_videos"
@@ -131,9 +131,9 @@ def build_page(
 
     Args:
         detector: The detector that checks the files, one at a time.
-        samples: A dictionary from the path of each sample video to the text of the button that
-            checks this video.
-        folder: Folder in which the annotated videos are stored while they are shown.
+        samples: A dictionary from the path of each sample video to the text on the button for this
+            video.
+        folder: Folder in which the annotated videos are stored while the page shows them.
     """
     import gradio
 
@@ -226,7 +226,8 @@ class _Step(NamedTuple):
 
     Attributes:
         verdict: The upper part of the page as HTML: a message or the verdict.
-        people: The lower part of the page as HTML; empty until the check has a result.
+        people: The lower part of the page as HTML: the people in the video. Empty until the check
+            has a result.
         video: The annotated video, or None if there is none.
     """
 
@@ -236,7 +237,7 @@ class _Step(NamedTuple):
 
 
 def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
-    """Check a file, write an annotated video, and yield the content of the page after each step.
+    """Check a file, annotate it if it is a video, and yield the content of the page at each step.
 
     Args:
         detector: The detector that checks the file.
@@ -275,8 +276,8 @@ class _CountingDecoders(DecoderPool):
     """A pool of decoders that reports how many frames of the current video have been decoded.
 
     Args:
-        on_frame: Function that is called after each frame. Its argument is the number of decoded
-            frames of this video.
+        on_frame: Function that is called after each decoded frame. Its argument is the number of
+            frames of the video that have been decoded so far.
     """
 
     def __init__(self, on_frame: Callable[[int], None]):
@@ -290,14 +291,14 @@ class _CountingDecoders(DecoderPool):
 
 
 class _AnnotatedVideos:
-    """The annotated videos of open pages. A page has at most one, which is in its own folder."""
+    """The annotated videos of open pages: at most one per page, each in a folder of its own."""
 
     def __init__(self, folder: str | Path):
         self.folder = folder
         self.shown: dict[str | None, Path] = {}
 
     def replace(self, session: str | None, video: Path) -> Path:
-        """Delete a page's annotated video, and return the path for its next annotated video.
+        """Delete a page's annotated video, and return the path for the page's next annotated video.
 
         Args:
             session: Gradio's identifier of the open page.
@@ -313,7 +314,7 @@ class _AnnotatedVideos:
 
 
 def _delete(upload: Path) -> None:
-    """Delete a file and the folder that Gradio made for it."""
+    """Delete an uploaded file, and the folder that Gradio made for the file."""
     upload.unlink(missing_ok=True)
     with suppress(OSError):  # the same file may have been uploaded under another name
         upload.parent.rmdir()
@@ -353,10 +354,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
 
 
 def _add_policy(app: Callable) -> Callable:
-    """Return an ASGI app that adds `POLICY` to every HTTP response of `app`.
-
-    `POLICY` is a content security policy.
-    """
+    """Return an ASGI app that adds the content security policy `POLICY` to responses of `app`."""
 
     async def call(scope: dict, receive: Callable, send: Callable) -> None:
         async def send_with_policy(message: dict) -> None:
@@ -372,10 +370,10 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """During a `with` block, set environment variables that Gradio reads.
+    """Set environment variables that Gradio reads, for the time of a `with` block.
 
-    Gradio then stores its files in `folder`, sends no usage reports, and uses no proxy for requests
-    to its own page.
+    With these variables, Gradio stores its files in `folder`, sends no usage reports, and uses no
+    proxy for requests to its own page.
     """
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))

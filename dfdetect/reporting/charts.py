@@ -8,8 +8,8 @@ from dfdetect.reporting.terminal import time_stamp
 from dfdetect.results import OperatingPoints, TrackResult
 
 BINS = 20
-# Sizes of curves and histogram, in the units of the drawing; NAMES is the width of the names of
-# thresholds beside a curve.
+# Sizes in the units of the drawing: width and height of a curve or histogram, and width of the
+# space for the names of thresholds beside a curve.
 WIDTH, HEIGHT, NAMES = 480, 110, 84
 
 
@@ -54,7 +54,7 @@ def curve_chart(track: TrackResult, thresholds: OperatingPoints | None) -> str:
 
 
 def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | None) -> str:
-    """Return a histogram of the probabilities of videos, as HTML.
+    """Return a histogram of the P(FAKE) of videos, as HTML.
 
     For fewer than two videos, an empty text is returned.
 
@@ -110,7 +110,7 @@ def _drawing(content: str, description: str, caption: str, names: float = 0) -> 
         content: The SVG elements of the chart.
         description: The text for readers who cannot see the chart.
         caption: The text below the chart.
-        names: Width to reserve at the right of the chart for the names of thresholds, in units of
+        names: Width of the space at the right of the chart for the names of thresholds, in units of
             the SVG.
     """
     size = f"{WIDTH + 42 + names} {HEIGHT + 32}"

@@ -1,4 +1,4 @@
-"""Plots of results: the most suspicious frame and faces, and each person's P(FAKE) over time."""
+"""Plots of a result: the most suspicious frame, faces of a person, and P(FAKE) over time."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def draw_frame(
 ) -> None:
     """Draw the frame in which P(FAKE) of the most suspicious person is highest.
 
-    Each person in the frame has a bounding box and a P(FAKE).
+    Each person in the frame gets a bounding box and the person's P(FAKE) in this frame.
 
     Args:
         axes: The axes to draw in.
@@ -54,7 +54,7 @@ def draw_frame(
 
 
 def draw_curve(axes: Axes, result: VideoResult) -> None:
-    """Draw a line for each person: P(FAKE) over time."""
+    """Draw P(FAKE) over time, as one line for each person."""
     for number, track in enumerate(result.tracks, start=1):
         axes.plot(
             track.times,

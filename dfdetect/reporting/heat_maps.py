@@ -1,4 +1,4 @@
-"""Turn heat maps into pictures, and describe them in words.
+"""Turn heat maps into pictures and into descriptions in words.
 
 A heat map says how much evidence for FAKE a detector sees in each part of a face.
 """
@@ -29,7 +29,7 @@ def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
     its own colours cannot be mistaken for evidence.
 
     Returns:
-        RGB uint8 with the shape of the crop.
+        RGB uint8, of the same shape as `heat_map.crop`.
 
     Example:
         >>> paint_heat_map(result.tracks[0].heat_maps[0]).shape
@@ -97,10 +97,10 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return whether a position is in the first, middle or last part of a heat map.
+    """Return the number of the part of a heat map that contains a position.
 
-    The parts divide the width or the height of the heat map. The middle part is narrower than the
-    other two, because the evidence is seldom centred far from the middle.
+    The width or the height of the heat map is divided into three parts. The middle part is narrower
+    than the other two, because the evidence is seldom centred far from the middle.
 
     Args:
         share: The position, from 0 (left or upper edge) to 1 (right or lower edge).
@@ -114,8 +114,8 @@ def _third(share: float) -> int:
 class HeatMapStore:
     """Pictures of the heat maps of many videos, kept in a temporary file instead of in memory.
 
-    `take` stores the pictures of a video, and `get` returns them. Several threads may use a store
-    at the same time.
+    `take` stores the pictures of one video, and `get` returns the pictures of one video. Several
+    threads may use a store at the same time.
 
     Example:
         >>> with HeatMapStore() as store:
@@ -138,7 +138,7 @@ class HeatMapStore:
         """Store pictures of a result's heat maps, and return the result without the heat maps.
 
         Args:
-            name: Name of the video, by which `get` finds the pictures.
+            name: Name of the video. `get` finds the pictures by this name.
             result: The detector's result for the video.
         """
         pictures = [
@@ -154,7 +154,7 @@ class HeatMapStore:
         """Return a list of pictures for each person of a video, or None if the video is unknown.
 
         Args:
-            name: The name that `take` was given for the video.
+            name: The name under which `take` stored the pictures of the video.
         """
         if name not in self._places:
             return None

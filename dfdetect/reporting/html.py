@@ -55,20 +55,21 @@ def write_report(
 ) -> None:
     """Write an HTML page with a summary, a table of all videos, and the people in each video.
 
-    Each video in which faces were found is read again, to cut out pictures of the faces. If the
-    video can no longer be read, or no time is left, the page has no pictures from it. Only the
+    Each video in which faces were found is read again, to cut out pictures of the faces. If a video
+    can no longer be read, or no time is left, the page has no pictures from this video. Only the
     pictures of a few videos are in memory at a time.
 
     Args:
         path: The file to write.
-        results: The results by name, as `predict` returns them.
-        videos: The video files by name.
-        prior: P(FAKE) that the Kaggle submission gives to videos without a score, or None if no
-            submission was written.
+        results: The dictionary that `predict` returns: the result of each video, by name.
+        videos: A dictionary from the name of each video to its file.
+        prior: The P(FAKE) of videos without a score in the submission (the CSV file for Kaggle that
+            `predict` writes), or None if no submission was written.
         detector: Name of the detector, which the page shows.
         budget: The time budget of the run. When it is used up, no more videos are read.
         progress: Show a progress bar.
-        heat_maps: The store of the heat maps, or None if the heat maps are in the results.
+        heat_maps: The store that holds the pictures of the heat maps, or None if the heat maps are
+            in the results.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
@@ -120,7 +121,7 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """For each video of `seen`, yield a list with a strip of pictures for each person.
+    """For each video in `seen`, yield a list with one strip of pictures per person.
 
     `seen` has the name and the result of each video in which faces were found. A strip is a list of
     pictures of the person's face, each with the time of its frame. If the video cannot be read or
@@ -151,7 +152,7 @@ def _strips(
 
 
 def _meaning(points: OperatingPoints | None, noun: str) -> str:
-    """Return HTML that says what the verdicts mean, or that there are no thresholds for them."""
+    """Return HTML that says what the verdicts mean, or that the detector gives no verdicts."""
     if points is None:
         return (
             "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
@@ -202,7 +203,7 @@ def _css_class(result: VideoResult) -> str:
 def _link(video: Path, folder: Path) -> str:
     """Return the URL of a video relative to the folder of the page.
 
-    If the video is on another drive, no relative URL exists, and an empty text is returned.
+    Return an empty text if the video is on another drive, because no relative URL then exists.
     """
     try:
         relative = os.path.relpath(video.absolute(), folder)
@@ -259,9 +260,9 @@ def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
 
 
 def _moment(time: float, link: str) -> str:
-    """Return a time stamp as HTML.
+    """Return a time stamp as HTML, with a link to this moment in the video.
 
-    If `link`, the URL of the video, is not empty, the time stamp links to this moment in the video.
+    `link` is the URL of the video. If it is empty, the time stamp has no link.
     """
     stamp = time_stamp(time)
     if not link:

@@ -1,7 +1,6 @@
-"""Write annotated videos: copies with sound, on which boxes and curves of P(FAKE) are drawn.
+"""Write annotated videos: copies of videos (with sound) that show boxes and curves of P(FAKE).
 
-Each video is decoded and encoded in its own process, because a malicious file may crash the process
-that decodes it.
+A separate process decodes and encodes each video, because a malicious file may crash the process.
 """
 
 import json
@@ -57,7 +56,7 @@ def annotate(
     Each frame keeps its time. Frames with a side of more than 1280 pixels are reduced until the
     longer side has 1280 pixels. Frames narrower than 480 pixels are enlarged. The copy of a video
     is an MP4 file with H.264 and AAC, which browsers play. The copy of an image is an image, and
-    its panel has no curves. An existing file is replaced when the new one is complete.
+    its panel has no curves. If the file `out` exists, it is replaced when the copy is complete.
 
     Args:
         path: The video or image.
@@ -66,8 +65,8 @@ def annotate(
             an image.
         threads: Number of decoding threads, which is also the number of encoding threads. 0 means
             the number of CPU cores.
-        check: Function that is called several times a second. If it raises an error, the work ends
-            with this error.
+        check: Function that is called several times a second. If this function raises an error,
+            `annotate` stops and raises the error.
 
     Raises:
         VideoError: The video cannot be read.
@@ -98,11 +97,11 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
 
     If the name of a video contains sub-folders, the copy is in the same sub-folders of `folder`.
     Parts of a name that would lead out of `folder`, such as `..`, are left out. `.mp4` is appended
-    to a name that does not already end in `.mp4` or in the suffix of an image. If two videos would
-    get the same path, a number is added to the second path.
+    to a name that does not already end in `.mp4` or in the suffix of an image. If two copies would
+    have the same path, a number is added to the second path.
 
     Args:
-        videos: The video files, by name.
+        videos: A dictionary from the name of each video to its file.
         folder: Folder of the annotated copies.
 
     Raises:
@@ -148,14 +147,15 @@ def annotate_videos(
     or if no time is left for it.
 
     Args:
-        results: The results of the detector, by the names of the videos.
-        videos: The video files, by name.
-        targets: The files to write, by name, as `annotated_paths` returns them.
+        results: A dictionary from the name of each video to the detector's result.
+        videos: A dictionary from the name of each video to its file.
+        targets: A dictionary from the name of each video to the file to write. `annotated_paths`
+            returns such a dictionary.
         budget: The time budget of the run. When it is used up, no more copies are written.
         progress: Show a progress bar.
 
     Returns:
-        The files that were written, by the names of the videos.
+        A dictionary from the name of each annotated video to the file that was written.
     """
     from dfdetect.runtime.executor import Executor  # loads torch, which takes seconds
 
@@ -163,7 +163,7 @@ def annotate_videos(
     written: dict[str, Path] = {}
 
     def write(decoders: DecoderPool, name: str) -> str:
-        """Annotate a video. Return an error message, or an empty text if there was no error."""
+        """Annotate a video, and return an error message, or an empty text if there was no error."""
 
         def check() -> None:
             if decoders.closed:  # the executor ends
@@ -212,7 +212,7 @@ def _run(
     seconds: float,
     check: Callable[[], None],
 ) -> None:
-    """Run `dfdetect.reporting.painting.main` in a new process. Raise an error if it fails.
+    """Run `dfdetect.reporting.painting.main` in a new process, and raise an error if it fails.
 
     Args:
         path: The video or image, shown in error messages.

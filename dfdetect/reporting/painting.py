@@ -1,4 +1,4 @@
-"""Draw bounding boxes and a panel with curves on the frames of an annotated video."""
+"""Annotate videos and images: draw boxes around faces, and a panel with the curves of P(FAKE)."""
 
 import json
 import sys
@@ -28,8 +28,8 @@ PERSON_COLOURS = (
 LONGEST_SIDE, NARROWEST = 1280, 480
 # A face is assumed to keep its place for this number of seconds before and after a sampled frame.
 NEARBY = 1.0
-# The first bounding box of a person appears before its frame, and the last one remains after its
-# frame, for this share of the sampling interval.
+# The first bounding box of a person appears before the first frame that shows the person, and the
+# last box remains after the last frame, for this share of the sampling interval.
 REACH = 0.55
 # A person's curve is interrupted if this number of sampling intervals has no frame of the person.
 BREAK = 2.5
@@ -51,9 +51,8 @@ class PersonPath:
 
     The detector gives a box and a P(FAKE) only for the sampled frames that show the person. Between
     two of these frames, the box and P(FAKE) are interpolated if the frames are at most 2 seconds
-    apart. At other times, the box and P(FAKE) of the nearest of these frames are used. If this
-    frame is more than 1 second or more than 0.55 sampling intervals away, the box and P(FAKE) are
-    unknown.
+    apart. At all other times, the box and P(FAKE) are those of the nearest of these frames, if this
+    frame is at most 1 second and at most 0.55 sampling intervals away. Otherwise, they are unknown.
 
     Args:
         track: The detector's result for the person.
@@ -73,7 +72,7 @@ class PersonPath:
         self.reach = min(NEARBY, REACH * interval)
 
     def at(self, time: float) -> tuple[Box, float] | None:
-        """Return the box and P(FAKE) at a time in seconds, or None if they are unknown."""
+        """Return the box and P(FAKE) at a time in seconds, or None if both are unknown."""
         after = int(np.searchsorted(self.times, time))
         near = [place for place in (after - 1, after) if 0 <= place < len(self.times)]
         first, last = near[0], near[-1]
@@ -94,19 +93,20 @@ class BoxPainter:
     """Draws people's bounding boxes and P(FAKE) on each frame, and a panel below the frame.
 
     The frame and the panel together are the picture. The panel shows the verdict, and a curve of
-    P(FAKE) over time for each person. A curve is bright up to the time of the frame, and faint
-    after it.
+    P(FAKE) over time for each person. The curves are bright up to the time of the frame, and faint
+    after this time.
 
     Args:
         result: The detector's result for the video, with at least one person.
         width: Width of a frame in pixels, after the frame was turned upright.
         height: Height of a frame in pixels, after the frame was turned upright.
-        seconds: Time from the first frame to the last, in seconds. For an image it is 0, and no
-            curves are drawn.
+        seconds: Time from the first frame to the last, in seconds, or 0 for an image. For an image,
+            no curves are drawn.
 
     Attributes:
-        frame_size: Width and height of the resized frame in the picture.
-        size: Width and height of the whole picture, both even. The frame is in its top left corner.
+        frame_size: Width and height in pixels of the resized frame.
+        size: Width and height in pixels of the whole picture, both even. The frame is in the top
+            left corner of the picture.
     """
 
     def __init__(self, result: VideoResult, width: int, height: int, seconds: float):
@@ -130,10 +130,11 @@ class BoxPainter:
         self.label = lru_cache(maxsize=1000)(self._draw_label)
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw the boxes and the panel on a picture that already contains the resized frame.
+        """Draw the boxes, and the panel with the verdict and the curves, on a picture.
 
         Args:
-            picture: The picture to draw on. Its width and height are those in `self.size`.
+            picture: The picture to draw on, with the width and height in `self.size`. It already
+                contains the resized frame.
             time: Time of the frame in seconds since the first frame.
         """
         for place, path in enumerate(self.paths):
@@ -179,7 +180,7 @@ class BoxPainter:
 
 
 def person_colour(place: int) -> tuple[int, int, int]:
-    """Return the RGB colour of a person. If there are more people than colours, colours repeat.
+    """Return the RGB colour of a person. Some people share a colour if there are many people.
 
     Args:
         place: Index of the person's track in the result.
@@ -215,7 +216,7 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
 
 
 def main(threads: int) -> None:
-    """Annotate one video or image. This is the main function of a separate process.
+    """Annotate one video or image. A separate process runs this function.
 
     The function reads a JSON object with `path`, `out` and `result` from standard input. If the
     video cannot be read, the function writes a JSON object with `status` and `details` to standard
@@ -264,8 +265,8 @@ def _draw_panel(
         width: Width of the panel in pixels.
         letter: Height of letters in pixels.
         seconds: Duration of the video in seconds. 0 means that no curves are drawn.
-        interval: Seconds from one sampled frame to the next. Where a person is
-            missing for much longer than this interval, the person's curve has a gap.
+        interval: Seconds from one sampled frame to the next. Where a person is missing for much
+            longer than this interval, the person's curve has a gap.
         strength: Opacity of the curves, 0 to 1.
     """
     chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0
@@ -309,7 +310,7 @@ def _draw_scale(
 ) -> None:
     """Draw the axes of the curves, a line for each threshold, and a caption with the thresholds.
 
-    `letter` is the height of letters, in pixels of the drawing.
+    `letter` is the height of letters in pixels of the drawing, which is reduced afterwards.
     """
     left, top, right, bottom = box
     font = _font(round(0.8 * letter), bold=False)

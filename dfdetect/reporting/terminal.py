@@ -57,8 +57,8 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
     """Return whether text that is written to a stream should have colours.
 
     If the environment variable `NO_COLOR` (https://no-color.org) is not empty, the answer is no.
-    Otherwise, if `FORCE_COLOR` is not empty, the answer is yes. If both are empty, the answer is
-    yes for a terminal, unless the variable `TERM` is `dumb`.
+    Otherwise, if `FORCE_COLOR` is not empty, the answer is yes. If both variables are empty or
+    missing, the answer is yes if the stream is a terminal and the variable `TERM` is not `dumb`.
 
     Example:
         >>> wants_colour(sys.stdout)
@@ -74,7 +74,8 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 def result_line(result: VideoResult, *, colour: bool = False) -> str:
     """Return a line about a video: its verdict, P(FAKE), number of people and name.
 
-    Each warning of the result adds a line. If the video has no score, the line says why.
+    If the video has no score, this line gives the reason. A further line follows for each warning
+    of the result.
 
     Args:
         result: The detector's result for the video.
@@ -100,10 +101,11 @@ def result_line(result: VideoResult, *, colour: bool = False) -> str:
 
 
 def result_details(result: VideoResult) -> str:
-    """Return the reason for the verdict, when each person is seen, and what the numbers mean.
+    """Return the reason for the verdict, the times of each person, and the meaning of the numbers.
 
     Returns:
-        Several lines to print below `result_line`. If the video has no score, the text is empty.
+        Several lines to print below the result of `result_line`. If the video has no score, the
+        text is empty.
 
     Example:
         >>> print(result_details(detector.predict("a.mp4")))
@@ -131,12 +133,12 @@ def result_details(result: VideoResult) -> str:
 
 
 def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return text that says how many videos have each verdict, and why videos have no score.
+    """Return text that says how many videos have each verdict, and why some have no score.
 
     Args:
-        results: The results by name, as `predict` returns them.
-        prior: P(FAKE) that the Kaggle submission gives to videos without a score, or None if no
-            submission was written.
+        results: The dictionary that `predict` returns: the result of each video, by name.
+        prior: The P(FAKE) of videos without a score in the submission (the CSV file for Kaggle that
+            `predict` writes), or None if no submission was written.
 
     Example:
         >>> print(summary(results))
@@ -166,13 +168,13 @@ def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> st
     """Return the text to print after the lines that `result_line` returns for the videos.
 
     For several videos, the text has the summary and the meaning of the verdicts. For one video with
-    a score, it has the details. For one video without a score, it has the summary if `prior` is
-    given, and is empty if not.
+    a score, the text has the details. For one video without a score, the text has the summary if
+    `prior` is given, and is empty otherwise.
 
     Args:
-        results: The results by name, as `predict` returns them.
-        prior: P(FAKE) that the Kaggle submission gives to videos without a score, or None if no
-            submission was written.
+        results: The dictionary that `predict` returns: the result of each video, by name.
+        prior: The P(FAKE) of videos without a score in the submission (the CSV file for Kaggle that
+            `predict` writes), or None if no submission was written.
 
     Example:
         >>> print(ending(predict("videos")))
@@ -243,7 +245,8 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
     """Return a phrase for each verdict, which gives the verdict's range of P(FAKE).
 
-    In these phrases, `them` means REAL videos. The constant `ORIGIN` says which REAL videos.
+    In these phrases, the word "them" means the REAL videos that the constant `ORIGIN` describes.
+    Callers show the text of `ORIGIN` before the phrases.
 
     Args:
         points: The thresholds of the verdicts.
@@ -266,7 +269,8 @@ def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
 def fakes_found(points: OperatingPoints) -> str:
     """Return sentences that say which shares of FAKE videos get the verdicts `fake` and `real`.
 
-    The shares come from the counts in `points.fakes`. If there are no counts, the text is empty.
+    The shares are computed from the counts in `points.fakes`. If `points.fakes` is empty, the text
+    is empty.
 
     Example:
         >>> fakes_found(detector.operating_points)
@@ -312,9 +316,9 @@ def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence about people or moments that look more suspicious than the whole video.
 
     If the verdict on the video is `real`, the sentence is about people or moments with a P(FAKE)
-    above `points.uncertain`, the lower threshold. If the verdict is `uncertain`, it is about those
-    above `points.fake`, the higher threshold. The sentence begins with a space. If there are no
-    such people or moments, an empty text is returned.
+    above the lower threshold `points.uncertain`. If the verdict is `uncertain`, the sentence is
+    about people or moments with a P(FAKE) above the higher threshold `points.fake`. The sentence
+    begins with a space. If there are no such people or moments, an empty text is returned.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
@@ -360,10 +364,10 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """Return lines about one person: P(FAKE), when the person is seen, and the moments to look at.
+    """Return lines about one person: P(FAKE), the times of the person, and suspicious moments.
 
-    These moments have the highest P(FAKE). If only one frame was sampled, as from an image, the
-    lines contain no times.
+    The suspicious moments are those with the highest P(FAKE). If only one frame was sampled, as
+    from an image, the lines contain no times.
     """
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
