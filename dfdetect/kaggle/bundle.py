@@ -1,4 +1,4 @@
-"""`bundle`: writes the files that are uploaded to Kaggle to run dfdetect there offline.
+"""Write a bundle: the files to upload to Kaggle, so that dfdetect runs there without a network.
 
 The files are a notebook, and a Kaggle data set with the package and its weights.
 """
@@ -24,8 +24,9 @@ from dfdetect.errors import ArgumentError, DfdetectError, InputError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.data import COMPETITION
 
-# Requirements that Kaggle's image lacks, with the pattern of the file names of their wheels. PyAV's
-# wheel works on Python 3.12 and later. facenet-pytorch 2.6 would make pip install an old torch.
+# Requirements that Kaggle's Docker image lacks, and patterns of the file names of their wheels.
+# PyAV's wheel works on Python 3.12 and later. facenet-pytorch 2.6 would make pip install an old
+# torch.
 WHEELS = {
     "facenet-pytorch>=2.5.3,<2.6": r"facenet_pytorch-2\.5\.\d+-py3-none-any\.whl",
     "av>=14.2": r"av-[\d.]+-cp312-abi3-manylinux\w*x86_64(\.\w+)*\.whl",
@@ -69,7 +70,7 @@ def bundle(
     `kernel-metadata.json` that names the data set.
 
     Args:
-        out: Folder to write to; an earlier bundle in it is replaced.
+        out: Folder to write to. An earlier bundle in this folder is replaced.
         owner: Your Kaggle user name. The default is a placeholder that Kaggle does not accept. Call
             this function again with your name before you upload the bundle.
         weights: Name or file of the weights, as in `find_weights`.
@@ -83,8 +84,8 @@ def bundle(
         FileNotFoundError: The weights, the folder of wheels or a needed wheel does not exist.
         ArgumentError: Kaggle would refuse `owner` or `name`, or the output folders contain files
             that do not belong to a bundle.
-        InputError: Kaggle would refuse or change one of the files to upload, or one of them could
-            run code when it is loaded.
+        InputError: Kaggle would refuse or unpack a file of the data set, or a file could run code
+            when it is loaded.
         DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
 
     Example:
@@ -123,12 +124,11 @@ def write_wheel(folder: Path) -> Path:
     """Write a wheel of dfdetect without its weights, and return the path of the wheel.
 
     The files come from the installed package, or from a clone of the repository. The function does
-    not use setuptools, because setuptools needs a clone and the network. The same package always
-    gives the same bytes.
+    not use setuptools, because setuptools needs a clone and the network. The same files always give
+    the same wheel, byte for byte.
 
     Raises:
-        DfdetectError: The package's metadata is missing, or its version differs from the version of
-            the code.
+        DfdetectError: The package's metadata is missing, or has another version than the code.
     """
     try:
         installed = distribution("dfdetect")
@@ -182,11 +182,12 @@ def package_files(package: Path) -> dict[str, bytes]:
 
 
 def check_dataset(folder: str | Path) -> None:
-    """Check that Kaggle will accept a data set, and will not unpack files of the data set.
+    """Check that Kaggle will accept a folder as a data set, and will not unpack any of its files.
 
     Raises:
-        InputError: The data set has sub-folders, more than 1 GB, archives that Kaggle would unpack,
-            files that may run code when they are loaded, or a title that Kaggle refuses.
+        InputError: The folder has sub-folders, more than 1 GB, archives that Kaggle would unpack,
+            damaged wheels, files that may run code when they are loaded, or a title that Kaggle
+            refuses.
         ArgumentError: Kaggle refuses the name of the data set or of its owner.
     """
     folder = Path(folder)
@@ -211,7 +212,7 @@ def check_dataset(folder: str | Path) -> None:
 
 
 def _require_ours(folder: Path) -> None:
-    """Raise an error if a folder contains files that do not belong to a bundle."""
+    """Raise an error if a folder has files that do not belong to a bundle, or is not writable."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
@@ -231,9 +232,9 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Get the wheels of the packages that are not installed in Kaggle's Docker image.
+    """Put wheels of the packages that Kaggle's Docker image lacks into the folder `dataset`.
 
-    They are copied from the folder `wheels` to `dataset`. If `wheels` is None, pip downloads them.
+    The wheels are copied from the folder `wheels`. If `wheels` is None, pip downloads them.
     """
     if wheels is None:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]

@@ -1,7 +1,7 @@
 """Find the folder with the data of the Kaggle competition, on Kaggle or on another machine.
 
-Kaggle mounts the folder as an input of the notebook. On another machine, `sample_data` of this
-repository takes its place.
+Kaggle mounts this folder as an input of the notebook. On another machine, the notebook uses the
+folder `sample_data` of dfdetect's repository instead.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ SAMPLE_SUBMISSION = "sample_submission.csv"
 
 @dataclass(frozen=True)
 class CompetitionData:
-    """Paths of the competition's data and of the weights that are attached to the notebook.
+    """Paths of the competition's data, and of weights that are attached to the notebook.
 
     Attributes:
         test_videos: Folder of the videos to score.
@@ -44,9 +44,9 @@ def find_data(
 
     The function searches these folders in this order. NAME is the name of the competition.
 
-    - `root/competitions/NAME`: Kaggle mounts the data here.
-    - `root/NAME`: Kaggle used to mount the data here.
-    - `root` and all folders up to three levels below it: a deeper search would take minutes.
+    - `root/competitions/NAME`, where Kaggle mounts the data.
+    - `root/NAME`, where Kaggle used to mount the data.
+    - `root` and all folders up to three levels below it. A deeper search would take minutes.
     - The folders in `elsewhere`.
 
     Args:
@@ -54,7 +54,7 @@ def find_data(
         elsewhere: Further folders to search, for notebooks that do not run on Kaggle.
 
     Raises:
-        FileNotFoundError: The data is in none of these places; the message says what to do.
+        FileNotFoundError: None of these folders has the data. The message says what to do.
 
     Example:
         >>> find_data().test_videos

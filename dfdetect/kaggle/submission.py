@@ -53,11 +53,11 @@ def write_submission(
 
     Args:
         path: The file to write.
-        names: The names of the rows, in the order of the rows.
-        results: The results by name. A row gets `prior` if its result is missing or has no
-            probability.
+        names: The names of the videos, in the order of the rows.
+        results: A dictionary from names of videos to results. If the result of a video is missing
+            or has no probability, `prior` is written.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
-        verify: Read the new file and check it before it replaces an existing one.
+        verify: Whether to check the new file before an existing file is replaced.
     """
     rows = []
     for name in names:
@@ -73,8 +73,8 @@ def write_submission(
 def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
     """Write the results to a CSV file with the columns of `dfdetect.results.to_dataframe`.
 
-    If a video has no score, its cell in the column `probability` is empty. A text that a
-    spreadsheet would compute as a formula is written with an apostrophe in front.
+    If a video has no score, its cell in the column `probability` is empty. If a spreadsheet would
+    take a text for a formula, an apostrophe is put in front of the text.
     """
     table = to_dataframe(results.values())
     for column in ("filename", "message", "path"):
@@ -88,13 +88,13 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
 
     Args:
         path: The submission.
-        names: The names that the rows must have, in the order of the rows.
+        names: The names of the videos that the submission must have, in the order of the rows.
 
     Returns:
         The table, with the columns `filename` and `label`.
 
     Raises:
-        SubmissionError: The columns, the names of the rows, their order or the values are wrong.
+        SubmissionError: The columns, the names, the order of the rows or the values are wrong.
     """
     table = read_table(path, ("filename",))
     if table.columns.tolist() != COLUMNS:
