@@ -22,22 +22,23 @@ MEMBER_COUNTS = range(2, 65)
 class EnsembleSpec:
     """Description of an ensemble: several models whose logits are averaged.
 
-    Each model (a member of the ensemble) scores crops in its own format. The calibration of each
-    member is applied to the logits of this member. For each frame, the calibrated logits of all
-    members are then averaged. The aggregation of the ensemble turns these mean logits into the
-    probability of the video. The aggregations of the members are not used.
+    Each model (a member of the ensemble) gets crops in its own format. Its logits are calibrated
+    with its own calibration. For each frame, the calibrated logits of all members are then
+    averaged. The aggregation of the ensemble turns these mean logits into the probability of the
+    video. The aggregations of the members are not used.
 
-    Seferbekov (2020) and others in the Deepfake Detection Challenge average probabilities instead.
-    Confident members have more influence on a mean of logits than on a mean of probabilities.
+    Seferbekov (2020) and other participants in the Deepfake Detection Challenge averaged
+    probabilities instead. Confident members have more influence on a mean of logits than on a mean
+    of probabilities.
 
     Args:
         members: The specification of each member, in the order of the members in the file.
         shares: Weight of each member in the mean of the logits, above 0. The weights sum to 1.
-        aggregation: Rule that combines the mean logits of frames into the probability of a video.
+        aggregation: Rules that combine the mean logits of frames into the probability of a video.
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted. The thresholds of the members are not valid for the ensemble.
-        scores: Measured metrics: a dictionary from the name of the measured data, such as
-            `held_out_actors`, to the metrics on these data.
+        scores: Metrics of the ensemble: a dictionary from the name of the data on which it was
+            measured, such as `held_out_actors`, to the metrics.
 
     Raises:
         ArgumentError: There are too few or too many members, `shares` does not have one number
@@ -89,7 +90,7 @@ class EnsembleSpec:
         return f"{members}; {self.licence}"
 
     def to_json(self) -> str:
-        """Return the specification as JSON text, as the header of a checkpoint contains it."""
+        """Return the specification as JSON text, for the header of a checkpoint."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
@@ -114,12 +115,13 @@ def join_specs(
 ) -> EnsembleSpec:
     """Combine specifications into the specification of an ensemble.
 
-    The new specification has the aggregation (the rules that combine the logits of frames and
-    tracks) of the first specification.
+    The new specification has the aggregation of the first specification: the rules that combine the
+    logits of frames and tracks.
 
     Args:
-        specs: Specifications of models, in their order in the ensemble. A specification of an
-            ensemble is replaced by the specifications of its members, which divide its weight.
+        specs: Specifications of models, in their order in the ensemble. If a specification
+            describes an ensemble, its members take its place. They divide its weight in proportion
+            to their own weights.
         shares: Weight of each specification in the mean of the logits, above 0. The weights are
             divided by their sum. None means equal weights.
 

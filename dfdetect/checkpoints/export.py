@@ -9,12 +9,14 @@ other steps from a crop to its calibrated logit:
   the calibration.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
-The graph scores each crop alone. It mirrors no crops, and for the default detector it leaves out
-how steady the face is. P(FAKE) of a video therefore differs from that of dfdetect, and the
-thresholds of the verdicts do not hold.
+The graph scores each crop by itself, and mirrors no crops. If the model is that of the default
+detector, the graph also leaves out the logit of the steadiness, which depends on all crops of a
+track (see `dfdetect.models.steadiness`). If a program combines the logits of a video's crops, its
+P(FAKE) of the video therefore differs from that of dfdetect, and dfdetect's thresholds of the
+verdicts are not valid for the program.
 
-The metadata of the file has three entries. `dfdetect` is the JSON object of the checkpoint's
-header, which includes the crop rule and the aggregation. `input` describes the crops in words.
+The metadata of the file has three entries. `dfdetect` is the JSON object in the header of the
+checkpoint. It includes the crop rule and the aggregation. `input` describes the crops in words.
 `output` describes the logits in words.
 """
 
@@ -39,8 +41,8 @@ OPSET = 18
 # Maximum difference between the logits of the exported file and those of torch.
 TOLERANCE = 1e-4
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-# On batches of these sizes, the file is compared with torch. The graph is traced with a batch of
-# another size.
+# The logits of the file and of torch are compared on batches of these sizes. The graph is traced
+# with a batch of another size.
 TRIED_BATCHES = (1, 3)
 
 
@@ -177,9 +179,9 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 
 @torch.inference_mode()
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
-    """Run the file `path` and the network on the same crops, and compare their logits.
+    """Return the largest difference between the logits of the ONNX file and of the network.
 
-    The crops are random. The largest difference between two logits is returned.
+    Both score the same random crops.
     """
     import onnxruntime
 

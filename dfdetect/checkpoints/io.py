@@ -53,11 +53,11 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
         path: The `.safetensors` file to write.
         model: The network, or an `nn.ModuleList` of the members of an ensemble.
         spec: The specification of the model or of the ensemble.
-        half: Store the weights as float16, which halves the size of the file. If False, the weights
-            keep their dtype.
+        half: Whether to store the weights as float16, which halves the size of the file. If False,
+            the weights keep their dtype.
 
     Raises:
-        InputError: A weight is not finite in the precision of the file.
+        InputError: A weight is infinite or NaN, or is too large for float16 if `half` is True.
     """
     state = {}
     for name, tensor in model.state_dict().items():
@@ -125,10 +125,10 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
 def load_ensemble(
     paths: Sequence[str | Path], shares: Sequence[float] | None = None
 ) -> tuple[nn.Module, Spec]:
-    """Load checkpoints as an ensemble, and return its models and its specification.
+    """Load checkpoints as an ensemble, and return its members and its specification.
 
-    The models are an `nn.ModuleList`. If there is only one checkpoint, the function returns what
-    `load_checkpoint` returns.
+    The members are an `nn.ModuleList` of models. If there is only one checkpoint, the function
+    returns what `load_checkpoint` returns.
 
     Args:
         paths: One or more checkpoints. A checkpoint that is itself an ensemble is replaced by its

@@ -21,7 +21,7 @@ ARGUMENTS = ("drop_rate", "drop_path_rate")
 INPUT_SIZES = range(16, 1025)
 CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
-# Old names of fields of `Aggregation`, in older files, with their new names.
+# Names of fields of `Aggregation` in older files, and their present names.
 RENAMED = {"person": "frames", "video": "tracks"}
 RGB = 3
 CHANNELS = ("RGB", "BGR")
@@ -47,15 +47,15 @@ class ModelSpec:
             that take single crops.
         positive_class: The class whose logit the model returns; always FAKE.
         calibration: Scale and bias that are applied to the model's logits.
-        aggregation: Rule that combines the logits of crops into the probability of a video.
+        aggregation: Rules that combine the logits of crops into the probability of a video.
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted.
-        mirror: Mirror every second crop of a face before the model scores it. If a face has only
-            one crop, the model scores this crop and its mirror image. Must be False for models that
-            take clips.
+        mirror: Whether every second crop of a face is mirrored before the model scores it. If a
+            face has only one crop, the model scores this crop and its mirror image. Must be False
+            for models that take clips.
         training: Information on the training: data, split, configuration, seed, date.
-        scores: Measured metrics: a dictionary from the name of the measured data, such as
-            `held_out_actors`, to the metrics on these data.
+        scores: Metrics of the model: a dictionary from the name of the data on which it was
+            measured, such as `held_out_actors`, to the metrics.
         licence: Licence of the weights.
 
     Raises:
@@ -102,7 +102,7 @@ class ModelSpec:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """Return (1.0,), as if the model were the only member of an ensemble."""
+        """Return (1.0,): the weight of the model, as if it were the only member of an ensemble."""
         return (1.0,)
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class ModelSpec:
         return pixels if pixels.ndim > 4 else pixels.contiguous(memory_format=torch.channels_last)
 
     def to_json(self) -> str:
-        """Return the specification as JSON text, as the header of a checkpoint contains it."""
+        """Return the specification as JSON text, for the header of a checkpoint."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, sort_keys=True)
 
     @classmethod
@@ -203,5 +203,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a header. Names that older files use are replaced by the new names."""
+    """Return the fields of a header. Names in older files are replaced by the present names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

@@ -1,4 +1,4 @@
-"""Find the installed checkpoints, and the folders of checkpoints and of the notebook."""
+"""Find installed checkpoints, the folder of checkpoints, and the folder of the Kaggle notebook."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,9 +93,12 @@ def require_checkpoint_name(path: Path) -> None:
 def package_folder(name: str) -> Path:
     """Return the path of a folder that belongs to dfdetect.
 
-    The folder is `weights` (with the checkpoints) or `kernel` (with the notebook for Kaggle). If
-    dfdetect is installed, the folder is inside the folder `dfdetect`. In a clone of the repository,
-    it is beside that folder.
+    An installed package `dfdetect` contains the folder. In a clone of the repository, the folder is
+    beside the folder `dfdetect`.
+
+    Args:
+        name: `weights` for the folder of the checkpoints, or `kernel` for the folder of the Kaggle
+            notebook.
     """
     package = Path(__file__).parent.parent
     inside = package / name

@@ -1,10 +1,11 @@
-"""Read the checkpoints of Effort and GenD: CLIP's image encoder and a head with two classes.
+"""Read the checkpoints of the detectors Effort and GenD.
 
-The tensors of the encoder are named as in Hugging Face's implementation. In the detector Effort
-(Yan et al., ICML 2025), the weight of each linear layer of the attention is the sum of a fixed and
-a trained matrix. The trained matrix is stored as three factors. In the detector GenD (Yermakov et
-al. 2025), the weight of each linear layer is one matrix, and the features are scaled to a Euclidean
-norm of 1. Both detectors align faces as DeepfakeBench does. This module follows the code of
+Each network is the image encoder of CLIP, followed by a head with two classes. The tensors of the
+encoder are named as in Hugging Face's implementation. In Effort (Yan et al., ICML 2025), the weight
+of each linear layer of the attention is the sum of a fixed and a trained matrix. The trained matrix
+is stored as three factors. In GenD (Yermakov et al. 2025), the weight of each linear layer is one
+matrix, and the features are scaled to a Euclidean norm of 1. Both detectors align faces as
+DeepfakeBench does. This module follows the code of
 https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and of
 https://github.com/yermandy/GenD at commit e03532d.
 """
@@ -69,9 +70,9 @@ def read_effort(tensors: Tensors) -> tuple[ModelSpec, State]:
 def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of a checkpoint of the detector GenD.
 
-    The names of the tensors in the returned state dict are timm's. The file `config.json` in the
-    same folder says which head the network has. If there is no such file, the head is taken to be
-    `LinearNorm`.
+    The names of the tensors in the returned state dict are timm's. The file `config.json` beside
+    the checkpoint names the head of the network. If there is no such file, the head is taken to be
+    `LinearNorm`, which normalises the features before a linear layer.
     """
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"
@@ -124,7 +125,8 @@ def _read_encoder(
 def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weight and bias of a linear layer. The names of its tensors begin with `place`.
 
-    In a checkpoint of Effort, the weight is the sum of a stored matrix and a product of factors.
+    The detector Effort stores a weight as a matrix and three factors of another matrix. The weight
+    is then the sum of the two matrices.
     """
     bias = tensors.take(f"{place}.bias")
     if f"{place}.weight" in tensors.left:

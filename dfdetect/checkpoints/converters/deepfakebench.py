@@ -1,10 +1,10 @@
 """DeepfakeBench (Yan et al., NeurIPS 2023): eight detectors of single images.
 
 This module follows the code of https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC
-BY-NC 4.0). The files are state dicts. CORE (Ni et al. 2022) differs from Xception in training only,
-so both are read as Xception. The others are EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and
-UCF. Faces are aligned by five landmarks. The aligned picture gets a margin of 15 % of its width on
-each side, and is then resized to 256 by 256 pixels.
+BY-NC 4.0). The detectors are Xception, CORE, EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and
+UCF. CORE (Ni et al. 2022) is an Xception that was trained differently, and is read as an Xception.
+The files are state dicts. Faces are aligned by five landmarks. The aligned picture gets a margin of
+15 % of its width on each side, and is then resized to 256 by 256 pixels.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,8 @@ from dfdetect.models.mesonet import EPSILON
 from dfdetect.scoring.aggregation import Aggregation
 
 # Positions of the eyes, the nose and the corners of the mouth in a picture of 96 by 112 pixels.
-# This picture is the middle of a picture of 112 by 112 pixels, to which a margin of 15 % is added
-# on each side.
+# This picture is the middle of a square picture of 112 by 112 pixels. A margin of 15 % is added to
+# each side of the square picture.
 POINTS = (
     *((30.2946, 51.6963), (65.5318, 51.5014), (48.0252, 71.7366)),
     *((33.5493, 92.3655), (62.7299, 92.2041)),
@@ -40,8 +40,8 @@ POINTS = (
 TEMPLATE = tuple((((x + 8) / 112 + 0.15) / 1.3, (y / 112 + 0.15) / 1.3) for x, y in POINTS)
 MESO_NORMS = ("weight", "bias", "running_mean", "running_var")
 TORCH_EPSILON = 1e-5
-# For each layer of the Meso networks: a dictionary from this package's names of the convolutions to
-# the names in the file, and the name of the batch norm in this package and in the file.
+# For each layer of the Meso networks: a dictionary from dfdetect's names of the convolutions to the
+# names in the file, dfdetect's name of the batch norm, and the batch norm's name in the file.
 MESO4 = (
     ({"layers.0": "conv1"}, "layers.2", "bn1"),
     ({"layers.4": "conv2"}, "layers.6", "bn1"),

@@ -1,9 +1,9 @@
 """Read the checkpoints of MesoNet (Afchar et al. 2018): Keras files of Meso4 and MesoInception4.
 
 This module follows the code of https://github.com/DariusAf/MesoNet at commit 2144d56 (licence
-Apache-2.0). The layers of a Keras file are numbered in the order in which they were made. Kernels
-have the shape (height, width, in, out). The network returns P(REAL): its last layer has one output,
-to which the sigmoid is applied.
+Apache-2.0). The layers of a Keras file are numbered in the order in which the authors' code created
+them. Kernels have the shape (height, width, in, out). The network returns P(REAL): its last layer
+has one output, to which the sigmoid is applied.
 """
 
 import re
@@ -88,9 +88,9 @@ def _number(layer: str) -> int:
 
 
 def _places(architecture: str) -> list[str]:
-    """Return the names of the convolutions in dfdetect's network, in the order of Keras's layers.
+    """Return the names of the convolutions in dfdetect's network.
 
-    This is the order in which the authors' code made the convolutions.
+    The names are in the order in which the authors' code created the convolutions.
     """
     if architecture == "meso4":
         return [f"layers.{number}" for number in (0, 4, 8, 12)]
@@ -108,10 +108,12 @@ def _norms(architecture: str) -> list[str]:
 
 
 def _channels_first(kernel: torch.Tensor) -> torch.Tensor:
-    """Return the weight of a fully connected layer with its inputs in channels-first order.
+    """Return the weight of a fully connected layer for feature maps in channels-first order.
+
+    Keras flattens feature maps in channels-last order, torch in channels-first order.
 
     Args:
-        kernel: float32 of shape (rows * columns * channels, out).
+        kernel: The layer's kernel in Keras, float32 of shape (rows * columns * channels, out).
 
     Returns:
         float32 of shape (out, channels * rows * columns).

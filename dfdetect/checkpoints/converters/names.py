@@ -5,8 +5,8 @@ from math import ceil
 
 from dfdetect.checkpoints.converters.registry import Shapes
 
-# `STAGES` is the number of blocks in each stage of EfficientNet-B0. For each variant from B0 to B7,
-# `DEPTHS` is the factor by which these numbers are multiplied, and `WIDTHS` is the number of
+# `STAGES` has the number of blocks in each stage of EfficientNet-B0. For each variant (B0 to B7),
+# `DEPTHS` has the factor by which these numbers are multiplied, and `WIDTHS` has the number of
 # channels of the last convolution.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
 DEPTHS = {0: 1.0, 1: 1.1, 2: 1.2, 3: 1.4, 4: 1.8, 5: 2.2, 6: 2.6, 7: 3.1}

@@ -20,8 +20,8 @@ KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 # The prefix that `DataParallel` puts before every name.
 PARALLEL = "module."
-# Files often contain scores as numpy numbers. torch may call these functions, which only make
-# numbers, when it loads a file.
+# Files often contain numpy numbers, such as scores. While torch loads a file, it is allowed to call
+# these functions, which only make numbers.
 NUMBERS: list[Any] = [
     np.dtype,
     np.dtypes.Float32DType,

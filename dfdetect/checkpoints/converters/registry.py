@@ -16,8 +16,8 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.errors import ArgumentError
 
 AUTO = "auto"
-# Lowest probability of a converted checkpoint. It is too small to change the printed digits of a
-# score.
+# Lowest P(FAKE) that a converted checkpoint gives. So small a number does not change the printed
+# digits of a score.
 FLOOR = 1e-6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -29,7 +29,7 @@ class Format:
     """A file format in which the authors of a detector have published their weights.
 
     Attributes:
-        name: Name of the format, as in `convert` and on the command line.
+        name: Name of the format, as `convert` and the command line take it.
         description: Authors and networks, in one line.
         recognises: Function that takes a dictionary from the names of a file's tensors to their
             shapes, and returns whether the file has this format.
@@ -72,7 +72,7 @@ def formats() -> Mapping[str, Format]:
 
 
 def require_format(name: str) -> None:
-    """Check that a name is `auto` or the name of a format.
+    """Check that `name` is `auto` or a name in `formats()`.
 
     Raises:
         ArgumentError: The format is unknown.
@@ -91,8 +91,8 @@ def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
 
     Raises:
         ArgumentError: `name` is unknown.
-        CheckpointError: The file has another format, its format is unknown, or it fits several
-            formats.
+        CheckpointError: The file has another format than `name`, has an unknown format, or fits
+            several formats.
     """
     require_format(name)
     known = formats()

@@ -1,4 +1,4 @@
-"""Check that a converter uses every tensor of a published file, or leaves it out on purpose."""
+"""Check that a converter uses every tensor of a published file, or drops it on purpose."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,18 +8,21 @@ import torch
 from dfdetect.checkpoints.io import CheckpointError
 from dfdetect.models.registry import create_model
 
-# An error lists at most this many names, and gives the number of the others.
+# An error lists at most this many names, and says how many more there are.
 NAMES_SHOWN = 4
 COUNTER = "num_batches_tracked"
 State = dict[str, torch.Tensor]
 
 
 class Tensors:
-    """The tensors of a file, by name. Each tensor can be taken only once.
+    """The tensors of a file. A converter takes each tensor once, or drops the tensor.
 
     Args:
         path: Path of the file, shown in error messages.
         tensors: All tensors of the file, by name.
+
+    Attributes:
+        left: The tensors that were neither taken nor dropped yet, by name.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor]):
@@ -28,11 +31,11 @@ class Tensors:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each tensor that was neither taken nor left out yet, by name."""
+        """Return the shapes of the tensors in `left`, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self.left.items()}
 
     def take(self, name: str) -> torch.Tensor:
-        """Return a tensor, and mark it as taken. Floating-point tensors become float32.
+        """Remove a tensor from `left`, and return it. Floating-point tensors become float32.
 
         Raises:
             CheckpointError: The tensor is missing, or was already taken.
@@ -43,7 +46,7 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Leave out the tensors `names`, because the conversion does not need them.
+        """Remove the tensors `names` from `left`, because the converted model does not need them.
 
         The file may lack these tensors.
         """
@@ -51,19 +54,19 @@ class Tensors:
             self.left.pop(name, None)
 
     def drop_below(self, *prefixes: str) -> None:
-        """Leave out all tensors whose names begin with one of the prefixes."""
+        """Drop all tensors whose names begin with one of the prefixes."""
         self.drop(*(name for name in self.left if name.startswith(prefixes)))
 
     def take_model(
         self, architecture: str, source: Callable[[str], str], known: Mapping[str, torch.Tensor]
     ) -> State:
-        """Make the state dict of an architecture from `known` and from all tensors not yet taken.
+        """Return the state dict of an architecture, made of `known` and of the tensors in `left`.
 
         Args:
             architecture: Name of the architecture, as in `create_model`.
             source: Function that takes the name of a tensor in the architecture, and returns the
                 tensor's name in the file.
-            known: Tensors of the architecture that were already computed, by name.
+            known: Tensors of the architecture that the converter has already made, by name.
 
         Raises:
             CheckpointError: A tensor of the architecture is missing or has another shape in the
@@ -142,7 +145,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
 
 
 def _listed(names: list[str]) -> str:
-    """Return a text with the first few names and the number of the other names."""
+    """Return a text that lists the first few names, and says how many more there are."""
     shown = ", ".join(names[:NAMES_SHOWN])
     more = len(names) - NAMES_SHOWN
     return f"the tensors {shown}" + (f" and {more} others" if more > 0 else "")

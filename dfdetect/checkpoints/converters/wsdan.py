@@ -31,9 +31,10 @@ PLAIN_HEAD = "last_linear"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes holds one of the three networks.
+    """Return whether a file with tensors of these shapes holds a network of these authors.
 
-    The networks are two WS-DANs (networks with attention maps) and an Xception without attention.
+    The authors published two WS-DANs (networks with attention maps) and an Xception without
+    attention.
     """
     plain = "block12.skip.weight" in shapes and shapes.get("last_linear.weight", (0,))[0] == 2
     return plain or {"attentions.conv.weight", "fc.weight"} <= shapes.keys()
