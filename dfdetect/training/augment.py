@@ -119,7 +119,8 @@ class Encode(nn.Module):
         codec: `h264`, or `mpeg2video` (MPEG-2, the codec of old videos and of broadcasts).
         coarseness: Lowest and highest coarseness of the compression. For H.264, coarseness is the
             constant rate factor: 23 is the default of x264, and 51 is the worst quality. For
-            MPEG-2, coarseness is the scale of the quantiser, from 1 to 31.
+            MPEG-2, coarseness is the scale of the quantiser: 1 is the best quality, and 31 is the
+            worst.
     """
 
     def __init__(self, codec: str, coarseness: tuple[int, int]):
@@ -141,11 +142,10 @@ class Encode(nn.Module):
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
-    Framing is the size and the position of the face in the crop. It depends on the face detector. A
-    model may be used with another face detector than the one that found its training faces. To
-    measure how much the framing then changes, two face detectors were compared on the same faces.
-    The crops of one detector had 0.78 to 0.88 times the size of the crops of the other. The centres
-    of the crops were 0.01 to 0.13 face heights apart.
+    Framing is the size and the position of the face in the crop. Framing changes if a model is used
+    with another face detector than the one that found its training faces. Two face detectors were
+    therefore compared on the same faces. The crops of one detector had 0.78 to 0.88 times the size
+    of the crops of the other. The centres of the crops were 0.01 to 0.13 face heights apart.
 
     Args:
         input_size: Side of the result in pixels.

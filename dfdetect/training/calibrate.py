@@ -35,8 +35,8 @@ def calibrate(
     to the videos with a known source and to the videos without one. Each of the two groups then has
     half of the total weight.
 
-    The network itself is not changed. It must not have been trained on the people or sources of
-    `faces`; otherwise the new calibration makes the probabilities too extreme.
+    The network itself is not changed. If it was trained on the people or sources of `faces`, the
+    new calibration makes the probabilities too extreme.
 
     Args:
         weights: Name or file of the weights.

@@ -21,7 +21,7 @@ def _setting(default: float | str, text: str) -> Any:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a training run; they are stored in the checkpoint.
+    """The settings of a training run, which are stored in the checkpoint.
 
     The optimiser is AdamW with a one-cycle schedule (Smith & Topin 2018), and the loss is the
     binary cross-entropy with smoothed labels (Szegedy et al. 2016). Linear models are fitted by

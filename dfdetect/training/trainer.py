@@ -174,8 +174,8 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
     """Check that the run overwrites no file of an earlier run.
 
     Raises:
-        ArgumentError: The checkpoint exists, cannot be written or does not end in `.safetensors`.
-            Or a stopped run has left `state_path`, and `resume` is not set.
+        ArgumentError: `out` exists, cannot be written or does not end in `.safetensors`. Or a
+            stopped run has left `state_path`, and `resume` is False.
     """
     require_new_checkpoint(out)
     if state_path.exists() and not resume:
