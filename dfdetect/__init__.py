@@ -77,7 +77,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:
-    """Import and return the public object or the submodule with this name (PEP 562)."""
+    """Import and return the public object or the submodule with the name `name` (PEP 562)."""
     if name in _PACKAGES:
         return import_module(f"{__name__}.{name}")
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""Classifier: scores the crops of faces with one model."""
+"""`Classifier`: scores the crops of faces with one model."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -69,8 +69,8 @@ class Classifier:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model is
             a `TrackModel`, the logit of a crop depends on all crops of the face. If the model
             takes clips, the crops of a face are divided into clips, and each crop gets the logit of
-            its clip. The last two clips may overlap. A crop in both of them gets the mean of the
-            two logits.
+            its clip. The last two clips may overlap. A crop in both clips gets the mean of the two
+            logits.
 
         Raises:
             ArgumentError: A face has no crops.
@@ -109,9 +109,9 @@ class Classifier:
             float32 of shape (positions, rows, columns), or None if the model has no feature map.
             Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL. If the
             model takes single crops, the values of a map add up to the calibrated logit that the
-            model gives to the crop without its track. If the model scores several crops together,
-            the values of all maps of these crops add up to the common logit times the number of
-            crops. A crop that is part of several inputs of the model gets the mean of its maps.
+            crop would have as the only crop of the face. If the model takes clips, the values of
+            all maps of a clip add up to the calibrated logit of the clip, times the number of crops
+            in the clip. A crop that is in two clips gets the mean of its two maps.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -131,7 +131,7 @@ class Classifier:
         return np.stack([np.mean(by_position[position], axis=0) for position in positions])
 
     def _make_clips(self, crops: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return the inputs of the model (single crops or clips) that cover all crops of a face."""
+        """Return the inputs of the model (single crops or clips) for all crops of a face."""
         length = self.spec.frames_per_clip
         if self.spec.mirror:
             crops = [*crops, *crops] if len(crops) == 1 else crops
@@ -142,10 +142,10 @@ class Classifier:
         return [make_clip([crops[position] for position in part], length) for part in parts]
 
     def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
-        """Return the logit of each frame of a face, from the logits of the model's inputs.
+        """Return the logit of each frame of a face, given the logits of the face's crops or clips.
 
-        A frame that is part of two inputs gets the mean of their logits. `frames` is the number of
-        frames.
+        A frame in two clips gets the mean of the two logits. `frames` is the number of frames that
+        show the face.
         """
         if frames == 1:
             return logits.mean(keepdims=True)
@@ -165,7 +165,7 @@ class Classifier:
 
         Args:
             values: What the network returned for each input.
-            tracks: The positions of the inputs that show the same face.
+            tracks: For each face, the positions in `values` of the inputs that show the face.
         """
         if not values:
             return np.zeros(0)
@@ -194,17 +194,17 @@ class Classifier:
 
     @torch.inference_mode()
     def _forward(self, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        """Return the output of the network for each input: float32 of shape (values,)."""
+        """Return the output of the network for each input: a one-dimensional float32 tensor."""
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):
             return self.network(self.spec.normalise(images)).float().unbind()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
-        """Return one array for each input, with the activation maps of all crops of this input.
+        """Return the activation maps of all crops of each input.
 
-        An input is a crop, or a clip of several crops. An array is float32 of shape (crops, rows,
-        columns). The values add up to calibrated logits in the way that `activation_maps`
-        describes. If the model has no feature map, return None for each input.
+        An input is a crop, or a clip of several crops. The maps of an input are float32 of shape
+        (crops, rows, columns), with values as in the method `activation_maps`. If the model has no
+        feature map, return None for each input.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

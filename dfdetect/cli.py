@@ -1,7 +1,7 @@
 """Command line: parses arguments, calls one public function for each command, prints the result.
 
-The other modules are imported inside the commands that need them, because `--help` must not wait
-for torch.
+Most modules are imported inside the commands that need them, because `--help` must not wait for
+torch.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def _log_on_terminal(verbose: bool, level: int) -> Iterator[None]:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Stop the command at the first Ctrl-C or SIGTERM, and ignore all later ones."""
+    """Stop the command at the first Ctrl-C or SIGTERM, and ignore all later such signals."""
 
     def stop(number: int, _: object) -> None:
         for one in before:
@@ -133,7 +133,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _print_above_bars(text: str) -> None:
-    """Print a text without delay, above the progress bars if they are on the same terminal."""
+    """Print a text at once. If the terminal also shows progress bars, print it above the bars."""
     if sys.stdout.isatty() and sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -143,7 +143,7 @@ def _print_above_bars(text: str) -> None:
 
 
 def _printable(message: object) -> str:
-    """Return the text of a message, in which control characters are escaped."""
+    """Return the text of a message with all control characters escaped, except line breaks."""
     from dfdetect.files import printable
 
     return "\n".join(map(printable, str(message).splitlines()))
@@ -693,7 +693,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 
 
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
-    """Return the path of a face set, and the weights of its REAL and of its FAKE crops in training.
+    """Return the path of a face set, and the weights of its REAL and FAKE crops in training.
 
     The text is the path alone (both weights are 1), the path with one weight for both classes
     (`index.csv=2`), or the path with both weights (`index.csv=2:1`, REAL first).

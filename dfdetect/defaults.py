@@ -14,5 +14,5 @@ TRACK_AGGREGATIONS = ("max", "pooled", "agreement")
 SPLITS = ("train", "val", "test")
 # Ways to damage crops before a detector is measured on them.
 DEGRADATIONS = ("jpeg", "half", "dark")
-# Libraries that run the networks on a CPU; `auto` is the fastest installed one.
+# Libraries that run the networks on a CPU. `auto` is the fastest installed library.
 ENGINES = ("auto", "torch", "openvino", "onnxruntime")

@@ -1,4 +1,4 @@
-"""Detector: decodes a video, tracks its faces, and scores them with one or several models."""
+"""`Detector`: decodes a video, tracks its faces, and scores them with one or several models."""
 
 import logging
 import warnings
@@ -58,8 +58,8 @@ Item = TypeVar("Item")
 class Detector:
     """Scores videos and face crops with one model, or with the members of an ensemble.
 
-    An ensemble consists of several models, its members. The faces are detected once for all
-    members. Members with the same crop format also share the crops.
+    The members of an ensemble are models. The faces are detected once for all members. Members with
+    the same crop format also share the crops.
 
     Args:
         model: Network that returns logits of FAKE of shape (batch, 1). `spec` says whether the
@@ -71,8 +71,8 @@ class Detector:
         decoders: Pool of the processes that decode videos. None means a new pool.
         face_detector: Detector of the faces in a frame. None means MTCNN.
         fallback_face_detector: Face detector that searches a video again if `face_detector` finds
-            no face in it. If both arguments are None, a more sensitive MTCNN searches again. If
-            only this argument is None, no video is searched again.
+            no face in the video. If both arguments are None, a more sensitive MTCNN searches again.
+            If only `fallback_face_detector` is None, no video is searched again.
         engine: The library that runs the networks on a CPU, as in `load_detector`.
 
     Example:
@@ -127,7 +127,7 @@ class Detector:
     def model(self) -> nn.Module:
         """Return the model, or an `nn.ModuleList` of an ensemble's members.
 
-        Where possible, batch norms were merged into the convolutions before them.
+        Where possible, each batch norm is merged into the convolution before it.
         """
         models = [classifier.model for classifier in self.classifiers]
         return models[0] if len(models) == 1 else nn.ModuleList(models)
@@ -156,24 +156,25 @@ class Detector:
     ) -> VideoResult:
         """Score a file (a video or an image), frames in memory, or one image in memory.
 
-        A file that cannot be scored raises no exception: the `status` of the result says why there
-        is no score.
+        If a file cannot be scored, no exception is raised. The `status` of the result then says why
+        there is no score.
 
         Args:
             source: The path of a video or of an image, or pictures in memory. Frames are sampled
                 from a video. An image must have a format that `read_frames` reads. Pictures in
                 memory are one RGB uint8 array of shape (height, width, 3), or a sequence of such
-                arrays or of `Frame` objects in the order of time. All of these pictures are scored.
-                Arrays have no times, and are treated as one second apart.
+                arrays or of `Frame` objects in the order of time. All pictures in memory are
+                scored. Arrays have no times, and are treated as one second apart.
             heat_maps: Maximum number of heat maps for each track (a face that is followed through
-                the video). They show the track's most suspicious moments, which are at least one
-                second apart. A heat map is made from values that are positive where a crop looks
-                FAKE and negative where it looks REAL. These values are divided by the largest
-                absolute value in all maps of the video. Then negative values are set to 0. The map
-                of a face that looks REAL is therefore nearly 0 everywhere. For an ensemble, a heat
-                map is the mean over the members that have the same crop rule as the first member.
-                Models without a feature map, such as transformers, have no heat maps.
-            allowance: The number of frames to sample from this file, and the time limit. None means
+                the video). The heat maps show the track's most suspicious moments, which are at
+                least one second apart. A heat map is made from an activation map, whose values are
+                positive where a crop looks FAKE and negative where the crop looks REAL. These
+                values are divided by the largest absolute value in all maps of the video. Then
+                negative values are set to 0. The heat map of a face that looks REAL is therefore
+                nearly 0 everywhere. For an ensemble, a heat map is the mean over the members that
+                have the same crop rule as the first member. Models without a feature map, such as
+                transformers, have no heat maps.
+            allowance: The number of frames to sample from the file, and the time limit. None means
                 the detector's own number of frames and no time limit.
 
         Raises:
@@ -247,8 +248,8 @@ class Detector:
     ) -> Iterator[VideoResult]:
         """Yield the results of videos in the order of `paths`.
 
-        The detector scores several videos at once: one on each CPU core, but at most 16. If its
-        device is `cuda`, the videos are divided among all GPUs.
+        The detector scores several videos at once: one on each CPU core, but at most 16. If the
+        detector's device is `cuda`, the videos are divided among all GPUs.
 
         Args:
             paths: Paths of the videos.
@@ -268,12 +269,12 @@ class Detector:
         """Score single face crops that were cut by the checkpoint's crop rule (`spec.crop`).
 
         If the model takes clips, each crop becomes a clip: copies of the crop, each shifted by a
-        few pixels. All members of an ensemble score the same crops, even if a member has another
-        crop rule.
+        few pixels. All members of an ensemble score the same crops, even if the members have
+        different crop rules.
 
         Args:
-            crops: RGB uint8 arrays of shape (height, width, 3), of any sizes; or one array of
-                shape (n, height, width, 3).
+            crops: RGB uint8 arrays of shape (height, width, 3), of any sizes, or one array of shape
+                (n, height, width, 3).
 
         Returns:
             P(FAKE) of each crop, float64 of shape (n,), strictly between 0 and 1.
@@ -306,7 +307,7 @@ class Detector:
     def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
         """Return the calibrated logit of each crop.
 
-        To combine the logits, call the methods of `spec.aggregation`.
+        The methods of `spec.aggregation` combine the logits of a sequence.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.
@@ -315,8 +316,8 @@ class Detector:
             For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). With the
             default detector, the logit of a crop depends on all crops of the sequence. If the
             model takes clips, the sequence is divided into clips, and each crop gets the logit of
-            its clip. The last two clips may overlap. A crop in both of them gets the mean of the
-            two logits.
+            its clip. The last two clips may overlap. A crop in both clips gets the mean of the two
+            logits.
 
         Raises:
             ArgumentError: A sequence is empty, or a crop has a wrong shape or dtype.
@@ -349,12 +350,14 @@ class Detector:
         Returns:
             For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
             model's last feature map. Values above 0 are evidence for FAKE, and values below 0 are
-            evidence for REAL. If the model takes single crops, the values of a map add up to the
-            calibrated logit that the model gives to the crop by itself. (To the logits that
-            `frame_logits` returns, the default detector also adds how steady the face is, which no
-            single crop shows.) If the model scores several crops together, the values of all maps
-            of these crops add up to the common logit times the number of crops. For an ensemble, a
-            map is the mean over the members that have a feature map.
+            evidence for REAL.
+
+            If the model takes single crops, the values of a map add up to the calibrated logit that
+            the crop would have as the only crop of a sequence. For the default detector,
+            `frame_logits` may return another logit, because it adds a term for the steadiness of
+            the face over the whole sequence. If the model takes clips, the values of all maps of a
+            clip add up to the calibrated logit of the clip, times the number of crops in the clip.
+            For an ensemble, a map is the mean over the members that have a feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has
@@ -383,7 +386,7 @@ class Detector:
     ) -> np.ndarray | None:
         """Return activation maps of one face, or None if no member of the ensemble has maps.
 
-        The map of a crop is the weighted mean of the members' maps of this crop.
+        The map of a crop is the weighted mean of the maps that the members have for this crop.
 
         Args:
             crops: For each member, the crops of the face in the member's crop format. A member with
@@ -404,8 +407,8 @@ class Detector:
     ) -> list[list[HeatMap]]:
         """Return at most `count` heat maps for each track.
 
-        The heat maps are those of the crops with the highest P(FAKE). These crops are at least one
-        second apart.
+        The heat maps show the crops with the highest P(FAKE). A crop is skipped if it is less than
+        one second from a crop with a higher P(FAKE) that has a heat map.
         """
         first, *_ = self._crop_formats
         places = [
@@ -547,17 +550,19 @@ def load_detector(
     frames: int = DEFAULT_FRAMES,
     engine: str = AUTO,
 ) -> Detector:
-    """Return a detector that is loaded from installed weights or a file; nothing is downloaded.
+    """Return a detector with installed weights or with the weights in a file.
+
+    Nothing is downloaded.
 
     Args:
         weights: A name from `dfdetect.list_weights()`, the path of a `.safetensors` file, or None
             for the default detector. A list of names and paths makes an ensemble. The logit of an
-            ensemble is the mean of the members' calibrated logits. The logits of frames and of
-            tracks are combined by the rules in the first member's checkpoint.
+            ensemble is the mean of the members' calibrated logits. The first member's checkpoint
+            says how the logits of frames and of tracks are combined.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
         engine: The library that runs the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or
-            `auto` for the fastest installed one. The scores differ only by rounding.
+            `auto` for the fastest installed library. The scores differ only by rounding.
 
     Raises:
         FileNotFoundError: `weights` names no installed weights and no file.
@@ -591,7 +596,7 @@ def _decode_ahead(frames: Iterator[Frame]) -> Generator[Frame, None, None]:
 def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]:
     """Return one image, or several frames, as `Frame` objects.
 
-    Arrays have no times, so that they get the times 0, 1, 2 and so on, in seconds.
+    Arrays have no times. They get the times 0, 1, 2 and so on, in seconds.
     """
     if isinstance(source, np.ndarray) and source.ndim == 3:
         source = [source]
@@ -621,14 +626,14 @@ def _require_image(image: np.ndarray, name: str) -> None:
 
 
 class _CheckedFrames:
-    """Counts frames while they are iterated over, and calls `check` before each frame.
+    """Yields frames, counts them, and calls `check` before each frame.
 
     `check` raises an error if no time is left.
 
     Attributes:
         count: Number of frames that have been yielded so far.
-        bits_per_pixel: The bits per pixel of the file, as in `Frame`. All frames of a file have the
-            same value. It is NaN before the first frame.
+        bits_per_pixel: The bits per pixel of the file, as in `Frame`, or NaN before the first
+            frame. All frames of a file have the same value.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):
@@ -655,7 +660,7 @@ class _Stopwatch:
     def measure(self, stage: str, apart_from: Sequence[str] = ()) -> Iterator[None]:
         """Measure the time of a `with` block, and add it to the time of `stage`.
 
-        The time that the block spends in the stages `apart_from` is left out.
+        The time that the block spends in the other stages `apart_from` is left out.
         """
         start = perf_counter() - self._sum(apart_from)
         try:
@@ -673,7 +678,7 @@ class _Stopwatch:
         return call
 
     def iterate(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items, and measure how long the iterator takes to make each of them."""
+        """Yield items, and measure how long the iterator takes to make each item."""
         iterator = iter(items)
         while True:
             with self.measure(stage):

@@ -17,4 +17,4 @@ class ArgumentError(DfdetectError, ValueError):
 
 
 class InputError(DfdetectError, ValueError):
-    """The content of a file or folder cannot be used; the message names the file or folder."""
+    """The content of a file or folder cannot be used. The message names the file or folder."""

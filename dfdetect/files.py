@@ -22,11 +22,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     If the `with` block ends without an exception, the temporary file replaces the file `path`. The
     old file remains unchanged if the block fails, if the process is killed, or if the disk is full
-    (OSError). `path` thus always holds all of the old file or all of the new file. Only regular
-    files are replaced.
+    (OSError). At any time, `path` therefore holds either the whole old file or the whole new file.
+    Only regular files are replaced.
 
     Raises:
-        ArgumentError: The path is a folder, a device or another special file.
+        ArgumentError: The path is a folder or a special file, such as a device file.
 
     Example:
         >>> with atomic_path("submission.csv") as temporary:
@@ -57,8 +57,8 @@ def require_writable(path: str | Path) -> None:
     The check creates nothing: missing folders are created later, when the file is written.
 
     Raises:
-        ArgumentError: The path is a folder or a device, or its folder cannot be created or
-            written to.
+        ArgumentError: The path is a folder or a special file, such as a device file; or the folder
+            of the file cannot be created or written to.
     """
     path = Path(path)
     _require_replaceable(path)
@@ -73,7 +73,7 @@ def require_writable(path: str | Path) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Raise ArgumentError if `path` is a folder or a special file, such as a device."""
+    """Raise ArgumentError if `path` is a folder or a special file, such as a device file."""
     if path.is_dir():
         raise ArgumentError(f"{path}: is a folder; give the name of a file in it")
     if path.exists() and not path.is_file():
@@ -81,7 +81,7 @@ def _require_replaceable(path: Path) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return a text whose control characters and unencodable characters are escaped.
+    r"""Return a text with all control characters and unencodable characters escaped.
 
     Example:
         >>> printable("two\nlines.mp4")
@@ -94,7 +94,7 @@ def printable(text: str) -> str:
 
 
 def inert(text: str) -> str:
-    """Return a text for a CSV cell in a form that spreadsheets do not compute as a formula.
+    """Return a text for a CSV cell, changed so that a spreadsheet does not compute it as a formula.
 
     A text that looks like a formula gets an apostrophe in front, as OWASP recommends on its page
     "CSV Injection". Any other text is returned unchanged.
@@ -109,11 +109,11 @@ def inert(text: str) -> str:
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Return the table in a CSV file.
 
-    In the columns `text_columns`, all cells are texts, and an empty cell is an empty text. In the
+    In the columns `text_columns`, all cells are texts, and an empty cell is an empty text. In all
     other columns, an empty cell is a missing value. A cell such as `NA` is never a missing value.
 
     Raises:
-        InputError: The file is no CSV table; the message names the file.
+        InputError: The file is no CSV table.
     """
     options: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
     try:

@@ -68,18 +68,18 @@ def predict(
 
     If `out` is given, this file is written at the start and then every few seconds. It always has
     an entry for every video. In addition, each result is saved in a second file, which is named
-    `submission.progress.jsonl` if `out` is `submission.csv`. If the run is stopped or killed, or
-    its time budget ends, the next run with the same `out`, weights and frames continues from this
-    second file. The second file is deleted when all videos are done. Without `out`, a stopped run
+    `submission.progress.jsonl` if `out` is `submission.csv`. If a run is stopped or killed, or its
+    time budget ends, the next run with the same `out`, `weights` and `frames` reads the second file
+    and continues. The second file is deleted when all videos are done. Without `out`, a stopped run
     cannot be continued.
 
     Args:
         paths: The path of a video, of an image or of a folder; or several such paths. All videos in
             a folder and in its sub-folders are scored.
-        out: A file to write, with an entry for every video. A `.csv` file is a submission with the
-            columns `filename,label`, where the label is P(FAKE), or `prior` for a video without a
-            score. A `.json` file is an array of the dictionaries that `VideoResult.to_dict`
-            returns. A `.jsonl` file has one such dictionary on each line.
+        out: A file to write, with an entry for every video. A `.csv` file is a submission for
+            Kaggle with the columns `filename,label`. The label is P(FAKE), or `prior` for a video
+            without a score. A `.json` file is an array of the dictionaries that
+            `VideoResult.to_dict` returns. A `.jsonl` file has one such dictionary on each line.
         sample_submission: A CSV file whose column `filename` gives the names and the order of the
             rows of `out`. By default, `out` has a row for each video, and the rows are sorted by
             name.
@@ -88,28 +88,28 @@ def predict(
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         engine: The library that runs the networks on a CPU, as in `load_detector`.
         details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
-        prior: P(FAKE) that a submission gives to videos without a score, strictly between 0 and 1.
+        prior: The label of videos without a score in a submission, strictly between 0 and 1.
         time_budget: Maximum duration of this call, in seconds or as a text such as `8h30m`. If the
             time is too short, fewer frames are sampled from each video, and some videos may get no
             score.
         report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
             over time. The videos are read again for this page, as far as the time budget allows.
-        annotate: A folder for copies of the videos, on which boxes and curves are drawn as in
+        annotate: A folder for annotated copies of the videos, with boxes and curves as in
             `dfdetect.annotate`. Copies are written as far as the time budget allows.
         cluster: Address of the Ray cluster that scores the videos, or `local`, as in
             `dfdetect.runtime.ray_cluster.map_on_cluster`. All machines of the cluster must find the
             videos at the same paths.
         on_result: Function that is called with each result, in the caller's thread. The first calls
-            are for the results of an earlier run, and for names in `sample_submission` that no
-            video has. The other results follow in the order of the returned dictionary. Each result
-            waits until all earlier results are known.
+            are for the results that an earlier run saved, and for names in `sample_submission` that
+            no video has. The calls for the other results follow in the order of the returned
+            dictionary, even if a later video is scored first.
         progress: Show progress bars on standard error.
 
     Returns:
         A dictionary from names to results. With `sample_submission`, the dictionary has the names
         and the order of this file. Otherwise, it has the names of all videos, sorted. To save
-        memory, results from a cluster lack the boxes and the probabilities of single frames, unless
-        `report` or `annotate` is given, or `out` is a `.json` or `.jsonl` file.
+        memory, results from a cluster lack the boxes and the probabilities of single frames. They
+        have both if `report` or `annotate` is given, or if `out` is a `.json` or `.jsonl` file.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
@@ -239,7 +239,7 @@ def _write_out(
     *,
     verify: bool = True,
 ) -> None:
-    """Write the results so far to `out`, in the format that the suffix of `out` stands for."""
+    """Write the results so far to `out`. The suffix of `out` determines the format."""
     if is_submission(out):
         write_submission(out, names, results, prior, verify=verify)
     else:
@@ -249,7 +249,7 @@ def _write_out(
 def _write_or_warn(
     out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the results so far. An error causes only a warning, as the next write follows soon."""
+    """Write the results so far. An error causes only a warning, because the next write is soon."""
     try:
         _write_out(out, names, results, prior, verify=False)
     except OSError as error:
@@ -257,7 +257,7 @@ def _write_or_warn(
 
 
 def _write_all(outputs: Mapping[Path, Callable[[], None]]) -> dict[Path, OSError]:
-    """Write every file, even if others fail, and return the error of each file that failed.
+    """Write all files, and return the error of each file that could not be written.
 
     `outputs` maps each file to a function that writes this file.
     """
@@ -281,7 +281,7 @@ def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
 
 
 class _Task(NamedTuple):
-    """A video to score, the name of the video's result, and the video's part of the time budget."""
+    """A video to score, the name of its result, and its part of the time budget."""
 
     name: str
     path: Path
@@ -374,7 +374,7 @@ def _score_rest(
 
 
 class _Saves:
-    """Decides when to write the results again, so that writing takes a small share of the time.
+    """Decides when to write the results again, so that writing takes only a small share of a run.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -398,11 +398,10 @@ class _Saves:
 
 @contextmanager
 def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
-    """On entry, write the results so far to each output file that does not exist yet.
+    """Write each output file that does not exist yet, and delete it if the `with` block fails.
 
-    If the `with` block then fails, delete the files that were written on entry.
-
-    `outputs` maps each file to a function that writes this file.
+    The files are written before the block starts. `outputs` maps each file to a function that
+    writes this file.
     """
     new = [path for path in outputs if not path.exists()]
     for path in new:
