@@ -10,10 +10,11 @@ from dfdetect.files import atomic_path
 
 
 def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
-    """Write `NAME.history.csv` and `NAME.history.png` beside a checkpoint `NAME.safetensors`.
+    """Write the table `NAME.history.csv` and the plots `NAME.history.png`.
 
     Args:
-        checkpoint: The path of the checkpoint.
+        checkpoint: The path `NAME.safetensors` of the checkpoint, in whose folder the files are
+            written.
         history: For each epoch, a dictionary from the names of metrics to their values. The first
             entry of each dictionary, such as the number of the epoch, is the position on the
             horizontal axis of the plots.

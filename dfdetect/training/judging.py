@@ -9,8 +9,8 @@ The best epoch is the one with the lowest `choosing_loss`. This loss is the mean
 
 Both log losses are computed from one calibrated P(FAKE) per video. The calibration is applied to
 the logits of crops, and the aggregation of the checkpoint then combines these logits, as in a
-detector. To fit the calibration, the raw logits of crops are combined first. If the aggregation is
-a mean of logits, the order of the two steps makes no difference.
+detector. To fit the calibration, however, the raw logits of a video's crops are combined first. If
+the aggregation is a mean of logits, the order of calibration and aggregation makes no difference.
 """
 
 from collections import defaultdict

@@ -31,7 +31,7 @@ STRENGTHS = {
 def linear_features(
     model: LinearModel, faces: FaceSet, spec: ModelSpec, workers: int, progress: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features of each crop, and the features of its mirror image.
+    """Return the features of all crops, and the features of their mirror images.
 
     Features are the inputs of the linear layer.
 
