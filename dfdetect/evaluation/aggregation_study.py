@@ -11,9 +11,9 @@ scenes:
 - one person, who is fake for a fifth of the time;
 - two people, of whom one is fake.
 
-The REAL scenes show the same people. An AUC is computed for each source (data set or site) alone,
-and these AUCs are averaged. The compared aggregations are those of dfdetect and those of the
-winners of the Deepfake Detection Challenge.
+The REAL scenes show the same people as the FAKE scenes. An AUC is computed for each source (data
+set or site) alone, and these AUCs are averaged. The aggregations of dfdetect are compared with the
+aggregations of the winners of the Deepfake Detection Challenge.
 """
 
 import warnings
@@ -36,8 +36,8 @@ from dfdetect.scoring.aggregation import Aggregation
 
 # Each aggregation is measured on every fourth frame, on every second frame, and on all frames.
 SPARSER = (4, 2, 1)
-# Share of fake frames in a scene that is fake for a part of the time. Each track makes several such
-# scenes, in which this part starts at different frames.
+# Share of fake frames in a scene that is fake for a part of the time. Each pair of tracks gives
+# `STARTS` such scenes, whose fake parts start at different frames.
 FAKE_SHARE = 0.2
 STARTS = 3
 FEWEST_PAIRS = 20
@@ -53,8 +53,9 @@ class Scene:
     It has no images, only P(FAKE) of each person in each frame.
 
     Attributes:
-        kind: What is fake if the scene is FAKE: `all` (one person, all the time), `part` (one
-            person, for a part of the time) or `one of two` (one of two people).
+        kind: `all` (one person, who is fake all the time in a FAKE scene), `part` (one person, who
+            is fake for a part of the time in a FAKE scene) or `one of two` (two people, of whom one
+            is fake in a FAKE scene).
         source: Name of the data set or site that the tracks come from.
         label: 1 for FAKE, 0 for REAL.
         people: For each person, P(FAKE) of each frame, float of shape (frames,).

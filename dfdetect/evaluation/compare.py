@@ -63,9 +63,9 @@ def compare(
 ) -> pd.DataFrame:
     """Train architectures with their recipes, measure them, and return a table of their metrics.
 
-    The recipe of an architecture has the training settings that suit it. An architecture whose
-    checkpoint already exists is not trained again. The installed default detector is measured too,
-    whatever data it was trained on.
+    The recipe of an architecture has the training settings that suit it. If `out` already has
+    a checkpoint of an architecture, this architecture is not trained again. The installed default
+    detector is measured too, whatever data it was trained on.
 
     The function writes `comparison.csv`, `comparison.md` and `comparison.png` to the folder of the
     checkpoints. Rows from earlier calls stay in these files, unless this call measures the same
@@ -92,7 +92,8 @@ def compare(
         the size, the speed, the training time, and metrics with their 95 % intervals.
 
     Raises:
-        FaceSetError: A face set is unusable, or the same actors are in `faces` and in `val`.
+        FaceSetError: A face set is unusable, or the same actors are in the face sets to train on
+            and in the face sets to measure on.
         InputError: An existing checkpoint was trained on other face sets.
 
     Example:

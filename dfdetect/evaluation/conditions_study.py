@@ -110,7 +110,8 @@ def compare_conditions(
         columns are:
 
         - `comparison`: `damaged`, `natural` or `frames`;
-        - `condition`: the property that differs from the reference, such as `brightness`;
+        - `condition`: the property in which the group differs from its reference, such as
+          `brightness`;
         - `level`: the strength of the damage, the range of the property, or the number of frames;
         - `n`: the number of crops or tracks in the group;
         - `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy`: metrics of the group;
@@ -218,7 +219,7 @@ def _fewer_frames(
     logits: Sequence[np.ndarray],
     everything: _Answers,
 ) -> Iterator[dict[str, Any]]:
-    # With a `TrackModel`, the chosen frames keep the logits that they have in the whole track.
+    # The chosen frames keep the logits of the whole track; this matters for a `TrackModel`.
     aggregation = detector.spec.aggregation
 
     def scored(chosen: Sequence[np.ndarray]) -> np.ndarray:

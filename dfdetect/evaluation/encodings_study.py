@@ -1,8 +1,8 @@
 """Measure how the compression and the frame rate of videos change the scores of a detector.
 
 Several copies are made of the first seconds of each labelled video, all encoded by x264. One copy,
-the reference, has hardly any loss of quality. Every other copy differs from the reference in one
-thing only: it is more strongly compressed, or it has fewer frames.
+the reference, has hardly any loss of quality. Each of the other copies differs from the reference
+in one thing only: it is more strongly compressed, or it has fewer frames.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,8 +29,8 @@ SECONDS, FRAMES = 2.5, 8
 REFERENCE, COMPRESSIONS = 18, (28, 34, 40, 46)
 # Frames per second of copies with fewer frames.
 RATES = (5, 2)
-# Edges of the ranges of bits per pixel into which the compressed copies are divided: with and
-# without a warning.
+# Edges of the two ranges of bits per pixel into which the compressed copies are divided. Results of
+# copies in the first range have a warning.
 RANGES = (0, COMPRESSED, np.inf)
 THRESHOLD = 0.5
 # More frames than any video has in `SECONDS`.
@@ -44,9 +44,9 @@ class Encoding:
 
     Attributes:
         condition: The kind of copy: `reference`, `crf` (compressed) or `frame rate` (fewer frames).
-        level: How strong the condition is, as text. If `condition` is `reference` or `crf`, the
-            level is the constant rate factor. If `condition` is `frame rate`, the level is the
-            number of frames per second, or `uneven` for frames at uneven times.
+        level: A number as text, or `uneven`. If `condition` is `reference` or `crf`, the number is
+            the constant rate factor. If `condition` is `frame rate`, the number is that of frames
+            per second, and `uneven` means frames at uneven times.
         crf: The constant rate factor with which x264 encodes the copy.
         choose: Function that takes all frames of the video and returns the frames of the copy.
     """

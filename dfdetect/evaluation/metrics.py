@@ -411,7 +411,7 @@ class _Curve:
         self.probabilities = np.asarray(probabilities, dtype=np.float64)
         self.order = np.argsort(-self.probabilities, kind="stable")
         steps = np.diff(self.probabilities[self.order])
-        # For each probability, the position of the last item that has it.
+        # For each probability, the position in `order` of the last item with this probability.
         self.ends = np.append(np.flatnonzero(steps), len(self.labels) - 1)
 
     def figures(self, weights: np.ndarray) -> dict[str, float]:

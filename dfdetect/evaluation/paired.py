@@ -162,8 +162,8 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
         second: P(FAKE) by the second detector, shape (n,).
 
     Returns:
-        The AUCs, their difference, its interval and the p-value. If a class has fewer than two
-        items, the interval is None and all other values are NaN.
+        The AUCs, their difference, the interval of the difference, and the p-value. If a class has
+        fewer than two items, the interval is None and all other values are NaN.
 
     Example:
         >>> delong_test(labels, first, second).p_value

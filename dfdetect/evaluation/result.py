@@ -14,8 +14,8 @@ from dfdetect.evaluation.metrics import Interval, Metrics, VotedMetrics
 MOST_ANSWERS = 50
 # Width of a column of the report, in characters.
 COLUMN = 24
-# Title of each metric, and its value for a detector that always gives the same answer: a number, or
-# the name of another metric, or None if the value depends on that answer.
+# Title of each metric, and the metric's value for a detector that always gives the same answer: a
+# number, the name of another metric with this value, or None if the value depends on the answer.
 ROWS = {
     "auc": ("AUC", 0.5),
     "false_alarm_rate": ("false alarms (REAL above 0.5)", None),
@@ -70,7 +70,7 @@ class EvaluationResult:
             method's fakes with all REAL items of the same sources.
         auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
-            a bootstrap over sources; None if fewer than two sources are known.
+            a bootstrap over sources; None if the items come from fewer than two known sources.
         operating_points: For each of the thresholds `uncertain` and `fake`, the numbers and shares
             of REAL and of FAKE items with a P(FAKE) above the threshold. Empty if the checkpoint
             has no thresholds.

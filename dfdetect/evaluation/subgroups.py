@@ -23,9 +23,10 @@ def measure_attributes(
         progress: Show a progress bar.
 
     Returns:
-        An array of shape (len(rows),) for each attribute, by name. `FaceAttributes` describes
-        `brightness`, `sharpness` and `turn`. `height` is the height of the face's bounding box in
-        pixels of the video, or NaN if the index of the face set has no column `native_px`.
+        A dictionary from the name of each attribute to its values, float of shape (len(rows),).
+        `FaceAttributes` describes `brightness`, `sharpness` and `turn`. `height` is the height of
+        the face's bounding box in pixels of the video, or NaN if the index of the face set has no
+        column `native_px`.
     """
     bar = tqdm(rows, "attributes", unit="crop", disable=not progress)
     found = [measure_crop(faces.image(row)) for row in bar]
@@ -54,15 +55,16 @@ def measure_crop(crop: np.ndarray) -> FaceAttributes:
 def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return which faces are small, dark, blurred or turned to the side.
 
-    The limits come from `dfdetect.scoring.reliability`. If a face is beyond a limit, the result of
-    a detector has a warning.
+    The limits come from `dfdetect.scoring.reliability`. If a face in a video is beyond a limit, the
+    detector's result for the video has a warning.
 
     Args:
         attributes: Attributes of the faces, as `measure_attributes` returns them.
 
     Returns:
-        A boolean array of shape (n,) for each subgroup, by name: `small`, `dark`, `blurred` and
-        `turned`, and `other` for the faces in none of these four subgroups.
+        A dictionary from the name of each subgroup to a boolean array of shape (n,), which is True
+        for the faces in the subgroup. The names are `small`, `dark`, `blurred` and `turned`, and
+        `other` for the faces in none of these four subgroups.
     """
     masks = {
         "small": attributes["height"] <= SMALL,
