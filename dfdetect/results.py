@@ -345,9 +345,9 @@ class VideoResult:
         """Return the fields as a dictionary that JSON can hold.
 
         Args:
-            heat_maps: Whether to include the heat maps of the tracks. Each heat map then holds the
-                face crop that it belongs to, as a PNG image in base64 of about 50 KB. By default
-                the heat maps are left out, because programs that read JSON seldom need pictures.
+            heat_maps: Whether to include the heat maps of the tracks. Each heat map includes its
+                face crop, a PNG image in base64 of about 50 KB. By default the heat maps are left
+                out, because programs that read JSON seldom need pictures.
         """
         points = self.operating_points
         return {

@@ -31,7 +31,7 @@ class TwoStreamXception(nn.Module):
     DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The same
     filters are applied to the features of the image stream after each of its first two layers, and
     the results are added to the noise stream. An attention map is computed from the noise of the
-    image. It says how much the features of the image stream are strengthened at each position.
+    image. The map says how much the image stream's features are strengthened at each position.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.

@@ -33,8 +33,8 @@ The rules for the tracks of a video:
 - `pooled`: the frames of all tracks are combined as if they were one track.
 - `agreement`: If one track has a probability above 0.9, or all tracks have probabilities above 0.6,
   the highest logit of the tracks is the video's logit. If all tracks have probabilities below 0.4,
-  it is the lowest logit of the tracks. Otherwise, the video's probability is the mean of the
-  tracks' probabilities. This rule also comes from the fourth place of the challenge.
+  the lowest logit of the tracks is the video's logit. Otherwise, the video's probability is the
+  mean of the tracks' probabilities. This rule also comes from the fourth place of the challenge.
 
 `dfdetect compare-aggregation` measures several of these rules.
 """

@@ -4,7 +4,7 @@ import numpy as np
 
 from dfdetect.results import OperatingPoints
 
-# Shares of REAL videos that exceed the thresholds of the verdicts `uncertain` and `fake`.
+# Shares of REAL videos with a P(FAKE) above the thresholds of the verdicts `uncertain` and `fake`.
 UNCERTAIN_RATE = 0.05
 FAKE_RATE = 0.01
 
@@ -29,7 +29,7 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     reached = np.cumsum(weights[order]) / np.sum(weights)
     thresholds = []
     for rate in (UNCERTAIN_RATE, FAKE_RATE):
-        # The threshold is the lowest probability that at most this share of the videos exceeds.
+        # The threshold is the lowest probability with at most this share of the videos above it.
         place = int(np.searchsorted(reached, 1 - rate - 1e-9))
         thresholds.append(float(probabilities[order][min(place, len(order) - 1)]))
     uncertain, fake = thresholds
