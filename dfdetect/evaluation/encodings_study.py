@@ -44,9 +44,9 @@ class Encoding:
 
     Attributes:
         condition: The kind of copy: `reference`, `crf` (compressed) or `frame rate` (fewer frames).
-        level: A number as text, or `uneven`. If `condition` is `reference` or `crf`, the number is
-            the constant rate factor. If `condition` is `frame rate`, the number is that of frames
-            per second, and `uneven` means frames at uneven times.
+        level: The constant rate factor as text if `condition` is `reference` or `crf`. If
+            `condition` is `frame rate`, the number of frames per second as text, or `uneven` for
+            frames at uneven times.
         crf: The constant rate factor with which x264 encodes the copy.
         choose: Function that takes all frames of the video and returns the frames of the copy.
     """
