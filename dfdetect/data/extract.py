@@ -2,7 +2,7 @@
 
 Once all crops of a video are in the face set `NAME.csv`, the video gets a row in the log
 `NAME.videos.csv` (see `dfdetect.data.writer`). If a run is interrupted, the next run continues with
-the videos that have no row yet.
+the videos that have no row in the log.
 """
 
 import json
@@ -50,7 +50,7 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CropSettings:
-    """The settings for cutting crops; all crops of a face set are cut with the same settings.
+    """The settings for cutting crops. All crops of a face set are cut with the same settings.
 
     Attributes:
         frames: Number of evenly spaced frames to read from each video.
@@ -108,35 +108,39 @@ def extract(
     """Extract a face set from labelled videos, or continue an interrupted extraction.
 
     The crops of a fake are cut at the face boxes found in its original, so that the crops of both
-    videos are aligned. This is possible if the labels name the original, and if the frames of both
-    videos have the same size. Otherwise, faces are detected in the fake itself.
+    videos are aligned. For this, the data set must tell which video is the original, the original
+    must show a face, and the frames of both videos must have the same size. Otherwise, faces are
+    detected in the fake itself.
 
     Each core processes one video at a time. A video in a zip file is unpacked only when its turn
     comes. If a run is killed, only the crops of the videos in progress are lost. A later call with
-    the same arguments continues the run. It writes the same files as a run that was not killed.
+    the same arguments continues the run. The resulting files are the same as without the
+    interruption.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
-    label of the other person is therefore wrong. If a video cannot be read, or if it shows no face,
-    the log `NAME.videos.csv` gives the reason.
+    label of the other person is therefore wrong.
+
+    Beside the index `NAME.csv`, the log `NAME.videos.csv` has a row for each video. If a video gave
+    no crops, for example because it shows no face, the row says why.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows. A source may also
             be the index of a face set. Faces are detected in its images as in the frames of a
             video, so the images must show more than the face.
-        out: The index to write, called `NAME.csv`; the crops are written to `NAME-00000.tar` and so
+        out: The index to write, called `NAME.csv`. The crops are written to `NAME-00000.tar` and so
             on.
-        split: `train`, `val` or `test` to read only this official split of a data set; None to read
-            all videos.
+        split: `train`, `val` or `test` to read only this official split of a data set, or None to
+            read all videos.
         frames: Number of evenly spaced frames to read from each video.
         size: Side of the crops in pixels.
-        crop_scale: Side of the crop, divided by the height of the face's box.
-        crop_shift: Distance of the crop's centre below the box's centre, divided by the height of
-            the box.
+        crop_scale: Side of the square that is cut out, divided by the height of the face's box.
+        crop_shift: Distance by which the crop's centre lies below the box's centre, divided by the
+            height of the box.
         blend: Whether to also make a self-blended fake (see `dfdetect.data.self_blend`) of each
             person in a REAL video. All crops of one such fake are changed in the same way.
         device: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`.
         cluster: Address of the Ray cluster that does the work, or `local` (see
-            `dfdetect.runtime.ray_cluster.map_on_cluster`); None to use only this machine.
+            `dfdetect.runtime.ray_cluster.map_on_cluster`). None means that no cluster is used.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -148,7 +152,8 @@ def extract(
         InputError: The videos are not labelled.
         ArgumentError: A setting is out of range, `out` was made with other settings, or the cluster
             cannot be reached.
-        OSError: The face set cannot be written; the crops of complete videos are kept.
+        OSError: The face set cannot be written. The crops of videos that were already done are
+            kept.
 
     Example:
         >>> extract(["dfdc_train_part_00.zip"], out="faces.csv")["status"].value_counts()
@@ -218,10 +223,11 @@ class _Extractor:
         return done
 
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
-        """Track the people of a video. If this fails, set the status of the video to the reason.
+        """Track the people of a video. If tracking fails, the status of the video says why.
 
-        If `original` is given, shows faces and has frames of the same size, the crops are cut at
-        the face boxes found in `original`. Otherwise, faces are detected in `video` itself.
+        If `original` is given, the crops are cut at the face boxes found in `original`. If there
+        are no such boxes, or the frames of both videos differ in size, faces are detected in
+        `video` itself.
         """
         try:
             if original is None or not self._track_at_original(video, original):
@@ -255,10 +261,10 @@ class _Extractor:
                 return
 
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
-        """Cut a fake's crops at the face boxes of its original; return whether this was possible.
+        """Cut a fake's crops at the face boxes of its original, and return True if successful.
 
-        This is possible if faces were found in the original, and the frames of both videos have the
-        same size.
+        If no faces were found in the original, or the frames of both videos differ in size, no
+        crops are cut, and the result is False.
         """
         if not original.tracks:
             return False
@@ -304,7 +310,7 @@ class _Extractor:
 
 @dataclass
 class _TrackedVideo:
-    """A video, the people tracked in it, and the shape of its frames."""
+    """A video, the tracks of the people in the video, and the shape of the video's frames."""
 
     video: Video
     decoders: DecoderPool
@@ -318,7 +324,10 @@ class _TrackedVideo:
         self.status, self.message = status, status.describe(details)
 
     def frames(self, **wanted: Any) -> Generator[Frame, None, None]:
-        """Yield the frames of the video, and store their shape in `shape`."""
+        """Yield the frames of the video, and set the attribute `shape` to their shape.
+
+        `wanted` is the argument `num_frames` or `indices` of `DecoderPool.read_frames`.
+        """
         for frame in self.video.read(self.decoders, **wanted):
             self.shape = frame.image.shape
             yield frame
@@ -359,7 +368,7 @@ def _has_failed(extracted: Sequence[ExtractedVideo]) -> bool:
 
 
 def _generator(name: str, track: int) -> torch.Generator:
-    """Return a random generator that depends only on the video's name and the track's number."""
+    """Return a random generator whose seed depends on the video's name and the track's number."""
     return torch.Generator().manual_seed(zlib.crc32(f"{name} {track}".encode()))
 
 

@@ -2,8 +2,8 @@
 
 The index has at least the columns `id` and `label` (REAL or FAKE). The images are `<id>.jpg` or
 `<id>.png` in a folder `NAME/` or a file `NAME.tar`. A large face set has several tar files, called
-shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` then give the shard of
-each image, and the place of the image in this shard.
+shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` then give the number of
+the shard that holds an image, and the byte offset and size of the image in this shard.
 
 The column `actor_group` says which crops show the same person, or people who look alike. When a
 face set is split, a group stays together. Otherwise the measured accuracy would be too high,
@@ -56,8 +56,8 @@ class ImageLocation:
 
     Attributes:
         path: The file.
-        offset: Position of the first byte in the file.
-        size: Number of bytes; -1 for all bytes up to the end of the file.
+        offset: Position of the image's first byte in the file.
+        size: Number of bytes of the image, or -1 for all bytes up to the end of the file.
     """
 
     path: Path
@@ -93,7 +93,7 @@ class FaceSet:
     def read(cls, index: str | Path) -> "FaceSet":
         """Return the face set that an index describes.
 
-        This checks that every image exists, but decodes no image.
+        The function checks that every image exists, but decodes no image.
 
         Raises:
             FileNotFoundError: The index is missing, or there is neither a tar file nor a folder
@@ -144,26 +144,26 @@ class FaceSet:
 
     @property
     def labels(self) -> np.ndarray:
-        """Return the label of each crop, 1 for FAKE and 0 for REAL; int64 of shape (n,)."""
+        """Return the label of each crop: 1 for FAKE and 0 for REAL, int64 of shape (n,)."""
         return (self.table["label"] == "FAKE").to_numpy(dtype=np.int64)
 
     @property
     def sources(self) -> np.ndarray:
-        """Return the source of each crop as text of shape (n,); an unknown source is empty."""
+        """Return the source of each crop as text of shape (n,). An unknown source is empty."""
         return self.texts("source")
 
     def texts(self, column: str) -> np.ndarray:
-        """Return a column of the index as text of shape (n,); missing values are empty strings."""
+        """Return a column of the index as text of shape (n,). Missing values are empty texts."""
         if column not in self.table:
             return np.full(len(self), "")
         return self.table[column].fillna("").to_numpy(dtype=str)
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return, for each crop, the number of the face set it came from; int64 of shape (n,).
+        """Return, for each crop, the number of its face set before joining: int64 of shape (n,).
 
-        `join` gives the numbers 0, 1, 2 and so on to the face sets in its argument `parts`. If
-        nothing was joined, all numbers are 0.
+        `join` gives the numbers 0, 1, 2 and so on to the face sets that it joins. If nothing was
+        joined, all numbers are 0.
         """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
@@ -171,7 +171,7 @@ class FaceSet:
 
     @property
     def unpaired_real(self) -> np.ndarray:
-        """Return a mask of the REAL crops whose source has no FAKE crops; bool of shape (n,).
+        """Return a mask of the REAL crops whose source has no FAKE crops: bool of shape (n,).
 
         Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops.
         """
@@ -180,16 +180,16 @@ class FaceSet:
 
     @property
     def reconstructed(self) -> np.ndarray:
-        """Return a mask of the crops that are reconstructions of REAL crops; bool of shape (n,)."""
+        """Return a mask of the crops that are reconstructions of REAL crops: bool of shape (n,)."""
         return self.texts("kind") == RECONSTRUCTION
 
     def partners(self) -> dict[int, np.ndarray]:
         """Return the partners of each FAKE crop: the REAL crops that resemble the FAKE crop most.
 
-        The column `pair` names the scene of each crop. The partners are the REAL crops of this
-        scene whose number in the column `frame` is nearest to that of the FAKE crop. If no REAL
-        crop shows the same scene, the only partner is the REAL crop that the column `original`
-        names.
+        The column `pair` names the scene of each crop. The partners are REAL crops of the same
+        scene: those whose frame number (column `frame`) is nearest to the frame number of the FAKE
+        crop. If no REAL crop shows the same scene, the only partner is the REAL crop that the
+        column `original` names.
 
         Returns:
             A dictionary from the row number of each FAKE crop to an int64 array with the row
@@ -219,7 +219,7 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """Return, for each crop, the number of the shard that holds it; int64 of shape (n,).
+        """Return, for each crop, the number of the shard that holds the crop: int64 of shape (n,).
 
         The shards of all joined face sets are numbered together, from 0. If the face set has no
         shards, all numbers are 0.
@@ -253,7 +253,7 @@ class FaceSet:
     def tracks(self) -> list[list[int]]:
         """Return, for each track, the row numbers of its crops in the order of the frames.
 
-        A track is one face in one video. A crop without a track in the index is a track by itself.
+        A track is one face in one video. A crop without a track in the index is its own track.
         """
         if not set(TRACK) <= set(self.table):
             return [[row] for row in range(len(self))]
@@ -266,7 +266,7 @@ class FaceSet:
         return tracks
 
     def videos(self) -> list[list[list[int]]]:
-        """Return the tracks of each video; a track is a list of the row numbers of its crops.
+        """Return the tracks of each video. A track is a list of the row numbers of its crops.
 
         A crop without a video in the index counts as a video with one track.
 
@@ -287,9 +287,9 @@ class FaceSet:
         """Divide each track into clips of `length` successive crops.
 
         Returns:
-            For each clip, the row numbers of its crops. The last clip of a track may overlap the
-            clip before it. If a track has fewer than `length` crops, but more than one, its clip
-            repeats some of them. If a track has only one crop, its clip has one row number.
+            For each clip, the row numbers of its crops. The last two clips of a track may share
+            some crops. If a track has fewer than `length` crops, but more than one, its only clip
+            repeats some crops. If a track has only one crop, its only clip has one row number.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -304,8 +304,8 @@ class FaceSet:
 
         The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a crop and
         of its original. The column `pair_border` holds the mean difference along the borders. If
-        this second difference is 6 or more, the two crops are not aligned. `pair_diff` then means
-        nothing, and the FAKE crop is kept. If one of these columns is missing, all crops are kept.
+        `pair_border` is 6 or more, the two crops are not aligned. `pair_diff` then means nothing,
+        and the FAKE crop is kept. If one of both columns is missing, all crops are kept.
 
         Args:
             min_pair_difference: FAKE crops with a lower `pair_diff` are left out.
@@ -320,7 +320,7 @@ class FaceSet:
         """Decode every image, so that a damaged image is found before hours of training.
 
         Raises:
-            FaceSetError: An image cannot be decoded; the message names the first such image.
+            FaceSetError: An image cannot be decoded. The message names the first such image.
         """
         # Threads run in parallel, because OpenCV releases Python's global lock while it decodes.
         with ThreadPoolExecutor(available_cores()) as pool:
@@ -333,15 +333,15 @@ class FaceSet:
 
         A model is more accurate on sources and faces that it was trained on. Therefore, whole
         sources are held out if the FAKE crops have several sources. Otherwise, whole actor groups
-        are held out. If an actor group has crops of held-out sources and of other sources, the
-        crops of the other sources are left out of both parts. If several face sets were joined,
-        each of them is split separately.
+        are held out. If several face sets were joined, each of them is split separately.
 
-        Some crops are never held out, because they cannot show how good a model is. These are the
-        crops of a joined face set that has no FAKE crops. If a face set is split by actor group,
-        the crops of a source that has no FAKE crops are never held out either. All these crops are
-        for training, unless other crops of their actor group are held out. Reconstructions of REAL
-        crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops here.
+        REAL crops alone cannot show how good a model is. If one of several joined face sets has no
+        FAKE crops, none of its crops is held out. If a face set is split by actor group, crops of a
+        source without FAKE crops are not held out either. Reconstructions of REAL crops (see
+        `dfdetect.data.reconstruct`) do not count as FAKE crops here.
+
+        All crops that are not held out are for training, with one exception: if some crops of an
+        actor group are held out, the other crops of this group are in neither part.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.
@@ -391,7 +391,7 @@ def decode_image(place: ImageLocation, name: str) -> np.ndarray:
     """Return the image that is stored at a place: RGB uint8 of shape (height, width, 3).
 
     Args:
-        place: The file that holds the image, and the position of the image in this file.
+        place: The file that holds the image, and the byte offset and size of the image in the file.
         name: Id of the image, for the error message.
 
     Raises:
@@ -419,7 +419,7 @@ def require_disjoint_actors(train: FaceSet, held_out: FaceSet, name: str) -> Non
 
     Raises:
         FaceSetError: Both face sets have crops of the same actor group (a person, or people who
-            look alike), or crops with the same id. Or only one of the face sets has the column
+            look alike), or crops with the same id; or only one of the face sets has the column
             `actor_group`.
     """
     if (GROUP in train.table) != (GROUP in held_out.table):
@@ -489,7 +489,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """Return where each image is in the shards (tar files), as the columns of the index say."""
+    """Return the place of each image in the shards (tar files), read from columns of the index."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()
@@ -511,10 +511,10 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 
 
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
-    """Raise FaceSetError if a member of a tar file may harm somebody who unpacks the file.
+    """Raise FaceSetError if a member of a tar file may harm somebody who unpacks the tar file.
 
-    dfdetect unpacks nothing when it reads a face set. It still refuses such members, because no
-    face set needs them.
+    dfdetect unpacks nothing when it reads a face set. It refuses such members all the same, because
+    no face set needs them.
     """
     name = PurePosixPath(member.name)
     fault = None

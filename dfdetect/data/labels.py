@@ -7,8 +7,8 @@ The labels may be given in three ways, which are tried in this order:
   and `source` are optional.
 - a `metadata.json` beside the videos, as in the Deepfake Detection Challenge:
   `{"name.mp4": {"label": "FAKE", "original": "other.mp4"}}`.
-- sub-folders named `real` and `fake`, in upper or lower case; if they are nested, the innermost one
-  gives the label.
+- sub-folders named `real` and `fake`, in upper or lower case. If such folders are nested, the
+  innermost folder gives the label.
 """
 
 import json
@@ -46,16 +46,18 @@ class LabelledVideo:
 
     Attributes:
         name: Name of the video. No other video in the folder or zip file has the same name.
-        path: Path of the file; for a video in a zip file, the path inside the zip file.
+        path: Path of the file. For a video in a zip file, it is the path inside the zip file.
         label: REAL or FAKE.
         group: A name that all videos of one person share. If the person is known, the group is the
             name or the number of the person. Otherwise, the group is the name of the original
             video, or the name of the video itself if no original is known.
-        source: Where the video comes from: the source in the manifest, the name of the data set,
-            or the name of the video's folder.
+        source: Where the video comes from. It is the source in the manifest, if there is one. For a
+            standard data set, it is the name of the data set or of a part of it. Otherwise, it is
+            the name of the video's folder.
         archive: The zip file that holds the video, or None.
-        original: The zip file (or None) and the path of the video that a fake was made from. The
-            file may be missing. None for a REAL video, or if the original of a fake is unknown.
+        original: For a fake, the video from which the fake was made, as a pair: its zip file (or
+            None) and its path. There may be no file at this path. For a REAL video, or if the
+            original of a fake is unknown, the attribute is None.
         size: Size of the file in bytes.
         method: The method that made a fake; empty if it is unknown.
         split: `train`, `val` or `test` if the data set has an official split, otherwise empty.
@@ -93,7 +95,7 @@ class LabelledVideo:
 
     @contextmanager
     def open(self) -> Iterator[Path]:
-        """Return a context manager that gives a path from which the video can be read.
+        """Return a context manager that yields a path from which the video can be read.
 
         A video in a zip file is unpacked into a temporary folder, which is deleted when the `with`
         block ends.
@@ -122,9 +124,10 @@ class LabelledVideo:
 class LabelledPhoto:
     """An image of a face set, treated as a video of one frame.
 
+    All attributes except `image` are as in `LabelledVideo`.
+
     Attributes:
-        image: The file that holds the image, and the position of the image in this file. The other
-            attributes are those of `LabelledVideo`.
+        image: The file that holds the image, and the byte offset and size of the image in the file.
     """
 
     name: str
@@ -137,7 +140,7 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Return the file and the position of the image, which together identify the image."""
+        """Return `image`, the place in a file that identifies the image."""
         return self.image
 
     @property
@@ -146,7 +149,7 @@ class LabelledPhoto:
         return max(0, self.image.size)
 
     def read(self, decoders: DecoderPool, **wanted: Any) -> Iterator[Frame]:
-        """Yield the image as the only frame. The arguments have no effect.
+        """Yield the image as the only frame. The arguments are ignored.
 
         Raises:
             FaceSetError: The image cannot be decoded.
@@ -155,9 +158,10 @@ class LabelledPhoto:
 
 
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
-    """Return each image of a face set as a video of one frame.
+    """Return the images of a face set as videos of one frame each.
 
-    Faces are detected in these images as in videos, so the images must show more than the face.
+    The face detector searches these images like frames of a video. They must therefore show more
+    than the face.
 
     Args:
         index: The index of the face set.
@@ -249,9 +253,9 @@ def _label(
 ) -> LabelledVideo:
     """Return a video with its label.
 
-    The label comes from `metadata`, which is the content of the `metadata.json` beside the video.
-    If the video is not listed there, the label comes from the folder names in `below`. This is the
-    path of the video, and begins with the name of the given folder or zip file.
+    `metadata` is the content of the `metadata.json` beside the video, or None. `below` is the path
+    of the video, beginning with the name of the folder or zip file that the user gave. If
+    `metadata` does not list the video, the label comes from the names of the folders in `below`.
     """
     folders = below.parts[:-1]
     entry = (metadata or {}).get(path.name, {})
@@ -278,7 +282,7 @@ def _size(path: Path) -> int:
 
 
 def find_manifest(folder: Path) -> Path | None:
-    """Return the `manifest.csv` in a folder or in its parent, or None if there is none."""
+    """Return the path of `manifest.csv` in a folder or its parent, or None if both have none."""
     places = folder / MANIFEST, folder.parent / MANIFEST
     return next(filter(Path.is_file, places), None)
 
@@ -286,7 +290,7 @@ def find_manifest(folder: Path) -> Path | None:
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
     """Return a dictionary from the path of each video in a manifest to its label, group and source.
 
-    `folder` is the folder of the videos. If it has no manifest, the dictionary is empty.
+    `folder` is the folder of the videos. If there is no manifest, the dictionary is empty.
     """
     file = find_manifest(folder)
     if file is None:
@@ -305,7 +309,7 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
 
 
 def parse_metadata(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:
-    """Return the entries of a `metadata.json`, with the file names of the videos as keys.
+    """Return a dictionary from the file name of each video to its entry in a `metadata.json`.
 
     Args:
         path: Path of the file, for the error message.

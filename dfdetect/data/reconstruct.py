@@ -2,8 +2,8 @@
 
 An autoencoder compresses a face and synthesises it again, as the generators of talking heads and
 re-enacted faces do. The reconstruction of a REAL crop shows the same face in the same pose and
-light, and is stored with the same compression. The two crops therefore differ only by the
-synthesis.
+light, and is stored with the same compression. The REAL crop and its reconstruction therefore
+differ only by the synthesis.
 
 The method is that of Rajan et al., "Aligned Datasets Improve Detection of Latent
 Diffusion-Generated Images", ICLR 2025, and of Guillaro et al., "A Bias-Free Training Paradigm for
@@ -55,7 +55,7 @@ STEPS = 600
 BATCH = 8
 PIECE = 96
 # For training, a crop is resized to a random side within these limits, in pixels, before a piece is
-# cut from it. For reconstruction, the random side is one of `DRAWN_SIDES`.
+# cut from the crop. For reconstruction, the random side is one of `DRAWN_SIDES`.
 SIDES = (96, 224)
 DRAWN_SIDES = range(96, 225, 8)
 LEARNING_RATE = 2e-3
@@ -81,11 +81,11 @@ def reconstruct(
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Train autoencoders on REAL crops, and write a face set of their reconstructions.
+    """Train autoencoders on REAL crops, and write a face set of reconstructions of the REAL crops.
 
     The folder `NAME.autoencoders/` beside the new index `NAME.csv` holds the trained autoencoders,
-    and a picture `samples.png` with samples of their reconstructions. If a run was stopped, a call
-    with the same arguments continues it.
+    and a picture `samples.png` with some REAL crops and their reconstructions. If a run was
+    stopped, a call with the same arguments continues the run.
 
     Args:
         faces: Indexes of the face sets whose REAL crops are used.
@@ -93,10 +93,11 @@ def reconstruct(
             `original` (id of the REAL crop), `method` (name of the autoencoder), `kind` (always
             `reconstruction`) and `side` (side in pixels of the resized REAL crop that the
             autoencoder got). The source, actor and track are those of the REAL crop.
-        kinds: Names of the autoencoders to use, which are keys of `AUTOENCODERS`.
+        kinds: Names of the autoencoders to use: keys of `AUTOENCODERS`. The column `method` holds
+            these names.
         steps: Number of training steps of each autoencoder.
-        copies: Number of reconstructions of each crop. The reconstructions of a crop are made by
-            different autoencoders, chosen at random from `kinds`.
+        copies: Number of reconstructions of each crop. Different autoencoders, chosen at random
+            from `kinds`, make the reconstructions of a crop.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: Seed of the autoencoders' weights and of all random choices.
         progress: Whether to show progress bars.
@@ -156,11 +157,12 @@ def train_autoencoder(
     progress: bool = False,
     title: str = "autoencoder",
 ) -> Autoencoder:
-    """Resize crops at random, cut random pieces from them, and train an autoencoder on the pieces.
+    """Train an autoencoder on random pieces of crops, and return it.
 
-    The loss is the sum of two mean absolute errors: the error of the pixels, and the error of the
-    differences between neighbouring pixels. If `spec.adversarial` is set, a patch discriminator
-    (hinge loss, Lim & Ye 2017) adds a term to the loss, once two fifths of the steps are done.
+    Before a piece is cut from a crop, the crop is resized to a random size. The loss is the sum of
+    two mean absolute errors: the error of the pixels, and the error of the differences between
+    neighbouring pixels. If `spec.adversarial` is set, a patch discriminator (hinge loss, Lim & Ye
+    2017) adds a term to the loss after two fifths of the steps.
 
     Args:
         spec: The design of the autoencoder.
@@ -209,7 +211,7 @@ class _Critic:
 
         Args:
             drawn: Reconstructions, float32 of shape (batch, 3, height, width), from -1 to 1.
-            images: The originals, in the same shape and range.
+            images: The images that were reconstructed, in the same shape and range.
         """
         real, fake = self.net(images), self.net(drawn.detach())
         loss = functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()
@@ -272,7 +274,7 @@ def _trained(
     device: torch.device,
     progress: bool,
 ) -> Autoencoder:
-    """Return the autoencoder that an earlier run wrote to `path`, or train and write a new one."""
+    """Return the autoencoder that an earlier run wrote to `path`, or train and write it now."""
     spec = AUTOENCODERS[kind]
     description = json.dumps({**asdict(spec), "steps": steps, "seed": seed, "crops": len(faces)})
     if path.is_file():
@@ -320,8 +322,8 @@ def _plan(
 def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
     """Return the reconstruction of an RGB uint8 image, in the size of the image.
 
-    The autoencoder reconstructs a copy that is resized to `side` pixels. The OpenCV method
-    `interpolation` then resizes the result to the size of the image.
+    The autoencoder reconstructs a copy of the image that is resized to `side` pixels. The
+    reconstruction is then resized to the size of the image, with OpenCV's method `interpolation`.
     """
     device = next(net.parameters()).device
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
@@ -332,7 +334,7 @@ def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) ->
 
 
 def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
-    """Encode an RGB image like the stored image at `place`; return the bytes and the file suffix.
+    """Encode an RGB image like the image stored at `place`, and return the data and the suffix.
 
     If the stored image is a JPEG, the result is a JPEG with the same quantisation tables.
     Otherwise, the result is a PNG.

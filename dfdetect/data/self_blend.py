@@ -8,9 +8,9 @@ REAL face, filmed by the same camera. A model must therefore recognise the fake 
 the traces of a particular method, camera or person.
 
 The paper draws the mask around the landmarks of a face. Here, the mask is drawn around fixed
-positions, and its size is random. This works because the default crop rule puts the eyes, the nose
-and the mouth at nearly the same positions in every crop: they vary by less than a tenth of the
-crop's side.
+positions, and its size is random. Fixed positions are good enough, because the default crop rule
+puts the eyes, the nose and the mouth at nearly the same positions in every crop. These positions
+vary by less than a tenth of the crop's side.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ CORNERS = 64
 WAVES = np.arange(2, 6)
 WAVE_HEIGHT = 0.08
 SOFTNESS = (0.01, 0.06)
-# Opacities of the blended face, which is most often fully opaque.
+# Opacities of the blended copy. In most fakes, the copy is fully opaque.
 OPACITIES = (0.5, 0.75, 1.0, 1.0, 1.0)
 # Fakes made from reconstructions: share of fakes that are the whole reconstruction.
 WHOLE = 0.4
@@ -52,9 +52,9 @@ class Region(NamedTuple):
     Attributes:
         x: Horizontal position of the centre.
         y: Vertical position of the centre.
-        half_width: Least and greatest value of half the width. The value is chosen at random
-            between them.
-        half_height: Least and greatest value of half the height, chosen in the same way.
+        half_width: Minimum and maximum of half the region's width. A value between both limits is
+            chosen at random.
+        half_height: Minimum and maximum of half the region's height, as in `half_width`.
     """
 
     x: float
@@ -76,7 +76,7 @@ def self_blend(
     generator: torch.Generator | None = None,
     regions: Sequence[Region] = REGIONS,
 ) -> torch.Tensor:
-    """Return a fake, made by blending a changed copy of a REAL face into the same face.
+    """Return a fake of a REAL face, made by blending a changed copy of the face into the face.
 
     All crops of a clip (successive crops of one face) get the same changes, because the colours and
     the seam of a swapped face stay the same from frame to frame. Only the position of the copy
@@ -85,7 +85,7 @@ def self_blend(
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face
             must be in the middle, as in crops cut by the default `CropRule`.
-        generator: Random generator; None for torch's global generator.
+        generator: Random generator, or None for torch's global generator.
         regions: Parts of the face. One part is chosen at random and blended.
 
     Returns:
@@ -114,11 +114,11 @@ def blend_reconstruction(
     side: int,
     generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a REAL face, and a fake made from an autoencoder's reconstruction of this face.
+    """Return a REAL face, and a fake made from an autoencoder's reconstruction of the REAL face.
 
-    The fake is either the whole reconstruction, or the REAL face into which the reconstruction is
-    blended through a mask, as in `self_blend`. In some of the blended fakes, the colours and the
-    sharpness of the reconstruction are changed first.
+    The fake is either the whole reconstruction, or a blend: the REAL face with the reconstruction
+    inside a mask, as in `self_blend`. In some blends, the colours and the sharpness of the
+    reconstruction are changed first.
 
     In half of the cases, the REAL face is shrunk to the size at which the reconstruction was made,
     and enlarged again. The REAL face is then as blurred as the reconstruction, so that a model
@@ -128,7 +128,7 @@ def blend_reconstruction(
         real: RGB uint8 of shape (3, size, size).
         reconstruction: RGB uint8 of shape (3, size, size), aligned with the REAL face.
         side: Side in pixels to which the face was resized before it was reconstructed.
-        generator: Random generator; None for torch's global generator.
+        generator: Random generator, or None for torch's global generator.
 
     Returns:
         The REAL face and the fake, both RGB uint8 of shape (3, size, size).
@@ -200,7 +200,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
-    """Resize and move all frames of a clip alike, then move each frame by a small random amount."""
+    """Resize and move all frames of a clip alike, and move each frame by a small random amount."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)
     jitter = draw.uniform(-JITTER, JITTER, len(clip), 2) * (len(clip) > 1)
@@ -213,7 +213,7 @@ def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
 
 
 def _mask(size: int, draw: _Draw, regions: Sequence[Region] = REGIONS) -> np.ndarray:
-    """Return a mask of a region with a wavy, soft edge. The region is chosen at random.
+    """Return a mask with a wavy, soft edge for a region that is chosen at random from `regions`.
 
     The mask is float32 of shape (size, size), from 0 outside the region to 1 inside.
     """

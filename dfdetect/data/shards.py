@@ -1,4 +1,4 @@
-"""The shards of a face set: tar files to which crops are appended.
+"""The shards of a face set: tar files that hold the crops.
 
 Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index `NAME.csv`. The index
 gives the shard and the byte offset of each crop, so that a crop is read without searching the tar
@@ -27,10 +27,13 @@ def shard_path(index: Path, number: int) -> Path:
 
 
 class ShardWriter:
-    """Appends files to the shards of a face set.
+    """Appends files to the shards of a face set: the tar files that hold its crops.
+
+    In the example, the method `add` returns the number of the shard (from 0), the byte offset of
+    the file's content in the shard, and the size of the content in bytes.
 
     Args:
-        index: The index of the face set.
+        index: The path of the face set's index.
         end: The number of the shard to continue, and how many bytes of this shard to keep. The rest
             of this shard is cut off, and all later shards are deleted.
 
@@ -58,15 +61,15 @@ class ShardWriter:
 
     @property
     def end(self) -> tuple[int, int]:
-        """Return the number of the last shard, and its size in bytes so far."""
+        """Return the number of the last shard (from 0), and its present size in bytes."""
         return self.number, self._tar.offset
 
     def add(self, name: str, data: bytes) -> tuple[int, int, int]:
         """Append a file to the last shard.
 
         Returns:
-            The number of the shard, the byte offset of the file's content in the shard, and the
-            size of the content in bytes.
+            The number of the shard (from 0), the byte offset of the file's content in the shard,
+            and the size of the content in bytes.
 
         Raises:
             OSError: The shard cannot be written, for instance because the disk is full.

@@ -18,9 +18,9 @@ class VideoGroup:
     """An original video and the fakes that were made from it.
 
     Attributes:
-        original: The video in which faces are detected.
+        original: The original. Faces are detected in this video.
         fakes: The fakes. Their crops are cut at the face boxes found in the original.
-        wanted: Names of the videos in this group from which crops are cut.
+        wanted: Names of the videos in the group from which crops are cut.
     """
 
     original: Video
@@ -43,8 +43,8 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
             sets.
-        split: `train`, `val` or `test` to read only this official split of a data set; None to read
-            all videos.
+        split: `train`, `val` or `test` to read only this official split of a data set, or None to
+            read all videos.
 
     Raises:
         FileNotFoundError: A source is missing.

@@ -1,10 +1,10 @@
-"""Write a face set step by step, so that a later run can continue it after any interruption.
+"""Write a face set so that a later run can continue the work after any interruption.
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
-entry by entry; an entry is for example a video with its crops. A log has one row for each complete
-entry. The row describes the entry. It also gives the sizes that the index and the last shard have
-once the entry is written. If the index or the last shard is larger than the last row of the log
-says, the extra bytes belong to an incomplete entry. The next run cuts these bytes off.
+entry by entry. An entry is for example a video with its crops. A log has one row for each complete
+entry. The row describes the entry, and gives the sizes of the index and of the last shard after the
+entry was written. If the index or the last shard is larger than the last row of the log says, the
+extra bytes belong to an incomplete entry. The next run cuts these bytes off.
 """
 
 import sys
@@ -22,8 +22,8 @@ from dfdetect.files import atomic_path, read_table
 if sys.platform != "win32":
     import fcntl
 
-# The last columns of the log: the settings, and then, all as they are after the entry was written,
-# the size of the index, the number of the last shard, and the size of this shard.
+# The last columns of the log: the settings, the size of the index, the number of the last shard,
+# and the size of this shard. The last three are values after the entry was written.
 LOG_COLUMNS = ["settings", "index_end", "shard", "shard_end"]
 
 
@@ -43,21 +43,20 @@ class EncodedCrop:
 
 
 class FaceSetWriter:
-    """Writes a face set entry by entry; an entry is for example a video with its crops.
+    """Writes a face set entry by entry. An entry is for example a video with its crops.
 
     Args:
         index: The index to write or to continue.
         log: The log to write or to continue: a table with one row for each complete entry.
         columns: The columns of the index that the caller fills. The writer adds `SHARD_COLUMNS`.
-        log_columns: The first columns of the log; `LOG_COLUMNS` come after them. The very first
-            column identifies an entry.
-        settings: The settings on which the crops depend, as text. A face set can only be continued
-            with the settings that it was begun with.
+        log_columns: The columns of the log that the caller fills. The first of these columns
+            identifies an entry. The writer adds `LOG_COLUMNS`.
+        settings: The settings on which the crops depend, as text. A face set can be continued only
+            with the settings with which it was begun.
 
     Attributes:
-        done: A dictionary of the complete entries. The key is the value in the first column of the
-            log, which identifies an entry. The value is the row of the entry in the log, as text
-            and without `LOG_COLUMNS`.
+        done: A dictionary of the complete entries. The key is the entry's value in the first column
+            of the log. The value is the entry's row in the log, as text and without `LOG_COLUMNS`.
 
     Raises:
         InputError: An index or a shard exists without this log, or a file was changed after it was
@@ -148,11 +147,11 @@ class FaceSetWriter:
                 )
 
     def _restore(self) -> tuple[int, int]:
-        """Load the log's entries into `done`; cut an incomplete entry off the log and the index.
+        """Load the log's entries into `done`, and cut an incomplete entry off log and index.
 
         Returns:
-            The number of the last shard, and the size of this shard in bytes without the crops of
-            the incomplete entry.
+            The number of the last shard (from 0), and the size in bytes to which this shard must be
+            cut, so that it holds no crops of an incomplete entry.
         """
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, (*self._entry_columns, "settings"))
@@ -220,7 +219,8 @@ def _cut_off(path: Path, size: int) -> None:
     """Cut a file off after `size` bytes.
 
     Raises:
-        InputError: The file is shorter, or its first `size` bytes do not end with a complete line.
+        InputError: The file is shorter than `size` bytes, or its first `size` bytes do not end with
+            a complete line.
     """
     _require_length(path, size)
     with path.open("r+b") as file:

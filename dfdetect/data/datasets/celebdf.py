@@ -77,7 +77,10 @@ def _video(
 
 
 def _key(path: Path) -> tuple[str, str]:
-    """Return a key for a video: the first folder of `path` in lower case, and the file name."""
+    """Return a key for a video: the first folder of its path in lower case, and its file name.
+
+    `path` is relative to the folder of the data set.
+    """
     return path.parts[0].lower(), path.name
 
 

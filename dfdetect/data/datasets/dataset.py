@@ -1,4 +1,4 @@
-"""The labelled videos or crops of a data set, and the register of functions that read them."""
+"""The labelled videos or crops of a data set, and a register of functions that read data sets."""
 
 import os
 from collections import Counter
@@ -26,11 +26,12 @@ class Dataset:
     """The labelled videos or crops that were found in the folder of a data set.
 
     Attributes:
-        name: The data set's own name.
+        name: The usual name of the data set, such as `Celeb-DF-v2`. For videos that are no standard
+            data set, it is the path of the folder or zip file.
         videos: The videos, sorted by name.
         faces: The face crops, if the data set consists of crops instead of videos.
-        note: A remark for the user, for example that the data set has no official split; may be
-            empty.
+        note: A remark for the user, for example that the data set has no official split, or an
+            empty text.
         missing: Short descriptions of the parts of the data set that the folder lacks.
     """
 
@@ -44,8 +45,8 @@ class Dataset:
         """Return one split of the data set.
 
         Raises:
-            ArgumentError: No split has this name.
-            InputError: No video or crop belongs to this split.
+            ArgumentError: `split` is not the name of a split.
+            InputError: No video or crop belongs to the split.
         """
         if split not in SPLITS:
             raise ArgumentError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
@@ -62,7 +63,7 @@ class Dataset:
         return replace(self, videos=videos, faces=faces)
 
     def describe(self) -> str:
-        """Return one line: the data set's name, how many videos it has, and its missing parts."""
+        """Return one line: the data set's name, its numbers of videos, and its missing parts."""
         if self.faces is None:
             labels = [video.label for video in self.videos]
             methods = [video.method for video in self.videos if video.method]
@@ -87,9 +88,9 @@ READERS: list[Reader] = []
 
 
 def register_layout(reader: Reader) -> Reader:
-    """Register a function that reads data sets of one layout; used as a decorator.
+    """Register a function that reads data sets of one layout. This function is a decorator.
 
-    The function must return None if a folder or file has another layout.
+    The registered function must return None if a folder or file has another layout.
 
     Example:
         >>> @register_layout
@@ -103,12 +104,12 @@ def register_layout(reader: Reader) -> Reader:
 
 
 class CropSequence(NamedTuple):
-    """Successive crops of one face; some data sets consist of such sequences instead of videos.
+    """Successive crops of one face. Some data sets consist of such sequences instead of videos.
 
     Attributes:
         video: The name of the video or of the sequence.
         label: REAL or FAKE.
-        group: A name shared by all sequences that are known to show the same person.
+        group: A name that all sequences share that are known to show the same person.
         source: Name of the data set, or of a part of it.
         method: The method that made a fake, or an empty text.
         split: `train`, `val`, `test` or an empty text.
@@ -125,9 +126,9 @@ class CropSequence(NamedTuple):
 
 
 def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
-    """Return a face set made from sequences of crops.
+    """Return a face set of sequences of crops.
 
-    Each sequence becomes a video with one track.
+    Each sequence is a video with one track in the face set.
     """
     rows, places = [], []
     for one in sequences:
@@ -175,9 +176,9 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
-    """Return the images of each folder, in order of time, as a dictionary with the folders as keys.
+    """Return a dictionary from the path of each folder to the folder's images, in order of time.
 
-    The dictionary covers `folder` and all folders below it. Folders without images are left out.
+    The dictionary has `folder` and all folders below it, without folders that hold no images.
     """
     found: dict[Path, list[Path]] = {}
     for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images
@@ -210,7 +211,7 @@ def first_file(folder: Path, *names: str) -> Path | None:
 
 
 def _by_number(path: PurePath) -> tuple[int, str]:
-    """Return a key for sorting images: by number if their names are numbers, else by name."""
+    """Return a sort key for an image: its number if its name is a number, and else its name."""
     return (int(path.stem), "") if path.stem.isdecimal() else (0, path.stem)
 
 

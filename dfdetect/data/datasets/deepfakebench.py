@@ -10,8 +10,8 @@ Detection", NeurIPS 2024. Each JSON file lists the crops that the authors' prepr
 
 Between the split (`test`) and the videos (`id0_0000`), there may be one more level, the compression
 (`c23`). The frames are paths relative to the folder that holds all data sets. To find this folder,
-the reader tries the folder of the JSON file, all parent folders, and the sub-folders `PLACES` of
-each of these folders.
+the reader tries the folder of the JSON file and all its parent folders. In each of them, the reader
+also tries the sub-folders that the constant `PLACES` lists.
 
 DF40 also publishes crops without a JSON file. The folder METHOD/ff has the fakes that a method made
 from FaceForensics++, and METHOD/cdf has the fakes that it made from Celeb-DF-v2. Some methods have
@@ -142,8 +142,7 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
     """Yield the name and the JSON entry of each video.
 
     If the videos are grouped by compression, the names have the form `c23/000`. The function then
-    calls itself for each group, with the start of the names, such as `c23/`, as the argument
-    `above`.
+    calls itself for each group. The argument `above` is the prefix of the names, such as `c23/`.
     """
     for name, entry in videos.items():
         if "frames" in entry:
@@ -155,8 +154,8 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
     """Find the folder to which the paths `images` in the JSON file `file` are relative.
 
-    The function tries all folders above the file, and their sub-folders `PLACES`. If none of these
-    folders holds an image, the result is None.
+    The function tries all folders above the file, and in each of them the sub-folders that `PLACES`
+    lists. If none of these folders holds an image, the result is None.
     """
     roots = [parent / place for parent in file.absolute().parents for place in PLACES]
     for image in images:

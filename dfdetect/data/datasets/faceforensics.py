@@ -34,7 +34,7 @@ from dfdetect.errors import InputError
 
 NAME = "FaceForensics++"
 DFD = "DeepFakeDetection"
-# The four methods that papers report. Others, such as FaceShifter, are read if they are there.
+# The four methods that papers report. Videos of other methods, such as FaceShifter, are read too.
 METHODS = ("Deepfakes", "Face2Face", "FaceSwap", "NeuralTextures")
 COMPRESSIONS = ("raw", "c0", "c23", "c40")
 ORIGINALS, MANIPULATED = "original_sequences", "manipulated_sequences"
@@ -114,7 +114,7 @@ def _dfd_video(folder: Path, path: Path, compression: str) -> LabelledVideo:
 
 
 def _read_splits(folder: Path) -> dict[str, str]:
-    """Return a dictionary from each pair of originals to its split.
+    """Return a dictionary from each pair of originals to the split of the pair.
 
     Each pair has two keys, for example `000_003` and `003_000`.
     """

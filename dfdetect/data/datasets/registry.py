@@ -1,4 +1,4 @@
-"""Read labelled data: standard data sets, and other videos in layouts that `read_labels` knows."""
+"""Read standard data sets, and other labelled videos in the layouts that `read_labels` knows."""
 
 import logging
 import pkgutil
@@ -17,17 +17,18 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     """Return the labelled videos or face crops of a data set.
 
     If the folder or its parent has a `manifest.csv`, this table gives the labels. Otherwise, the
-    layouts of the standard data sets are tried first, and then the layouts that `read_labels`
-    knows. Videos that `read_labels` reads have no official split. A log message says which standard
-    data set was recognised.
+    function first tries the layouts of the standard data sets, and then the layouts that
+    `read_labels` knows. Videos that `read_labels` reads have no official split. A log message says
+    which standard data set was recognised.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
-        split: `train`, `val` or `test` for one of the official splits; None for the whole data set.
+        split: `train`, `val` or `test` for one of the official splits, or None for the whole data
+            set.
 
     Raises:
         FileNotFoundError: There is no such folder or file.
-        ArgumentError: No split has this name.
+        ArgumentError: `split` is not the name of a split.
         InputError: There are no videos, a video has no label, a file with labels is not in the
             expected form, or no video belongs to the split.
 
@@ -57,7 +58,7 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
 
 @cache
 def _readers() -> tuple[Reader, ...]:
-    """Import the modules of this package, and return the functions that they register."""
+    """Import the modules of `dfdetect.data.datasets`, and return the functions they register."""
     package = import_module("dfdetect.data.datasets")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)
