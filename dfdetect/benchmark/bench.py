@@ -53,8 +53,8 @@ class BenchResult:
         videos: Number of videos.
         seconds_per_video: Total time divided by the number of videos. Several videos were scored at
             once.
-        stages: Mean time that a video spent in each stage, by name of the stage. Several videos
-            were scored at once.
+        stages: Mean time that a video spent in each stage, by name of the stage. Because several
+            videos were scored at once, the sum of these times can exceed `seconds_per_video`.
         engine: Name of the library that ran the networks for `seconds_per_video`.
         engines: Time per video with each library that was timed, by name of the library.
         decode_seconds_per_video: Time per video for decoding alone. Several videos were decoded at
@@ -69,8 +69,8 @@ class BenchResult:
             was scored by both.
         probability_difference_max: As `probability_difference_mean`, but the largest difference
             instead of the mean.
-        peak_memory_mb: Peak memory of the process in MB, minus its peak memory before `bench`
-            began; None if the system does not report it.
+        peak_memory_mb: By how many MB the peak memory of the process rose while the detector was
+            loaded and the videos were scored, or None if the system does not report it.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
 

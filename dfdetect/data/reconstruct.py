@@ -1,4 +1,4 @@
-"""Make fakes from REAL faces alone: reconstructions by small autoencoders.
+"""Make fakes by reconstructing REAL crops with small autoencoders.
 
 An autoencoder compresses a face and synthesises it again, as the generators of talking heads and
 re-enacted faces do. The reconstruction of a REAL crop shows the same face in the same pose and

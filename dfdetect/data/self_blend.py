@@ -1,4 +1,4 @@
-"""Make fakes from REAL faces alone: self-blended images.
+"""Make self-blended images: fakes that are made from a single REAL face each.
 
 The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
 2022. A face is copied, and the colours, sharpness, size and position of the copy are slightly

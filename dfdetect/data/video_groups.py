@@ -36,9 +36,9 @@ class VideoGroup:
 def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list[Video]:
     """Return the labelled videos of several sources.
 
-    An image of a face set counts as a video of one frame. If two sources have a video of the same
-    name, the video of the later source is renamed to `SOURCE/NAME`, where SOURCE is the name of the
-    later source.
+    A source may be a face set whose images show more than the face. Each of its images counts as a
+    video of one frame. If two sources have a video of the same name, the video of the later source
+    is renamed to `SOURCE/NAME`, where SOURCE is the name of the later source.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
@@ -48,8 +48,8 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
 
     Raises:
         FileNotFoundError: A source is missing.
-        InputError: A source has no labels or was given twice, or a source is a data set of face
-            crops that are already cut, such as WildDeepfake.
+        InputError: A source has no labels or was given twice, or a source is a data set that was
+            published as face crops, such as WildDeepfake.
     """
     found: dict[str, Video] = {}
     for source in sources:

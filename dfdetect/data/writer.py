@@ -56,11 +56,12 @@ class FaceSetWriter:
 
     Attributes:
         done: A dictionary of the complete entries. The key is the entry's value in the first column
-            of the log. The value is the entry's row in the log, as text and without `LOG_COLUMNS`.
+            of the log. The value is the entry's row in the log without `LOG_COLUMNS`: a dictionary
+            from the names of the columns to texts.
 
     Raises:
-        InputError: An index or a shard exists without this log, or a file was changed after it was
-            written.
+        InputError: The index or a shard exists, but the log does not; or a file was changed after
+            it was written.
         ArgumentError: The face set was begun with other settings, or another run is writing it.
 
     Example:

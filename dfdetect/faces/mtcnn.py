@@ -267,8 +267,8 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
         width: Width of the image in pixels.
         min_face: Height in pixels of the smallest face to find. The largest scale resizes a face of
             this height to the height of the first network's input.
-        smallest: A height in pixels. Copies that only faces below this height need are left out. By
-            default, no copy is left out.
+        smallest: Height in pixels of the smallest face that the caller looks for. Copies that are
+            needed only for smaller faces are left out. By default, no copy is left out.
 
     Example:
         >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]

@@ -258,14 +258,13 @@ class _RunSearch:
     smallest: float | None = None
 
     def set_smallest(self, known: Iterable[Box]) -> None:
-        """Set `smallest` from `known`, which holds the boxes of all known faces."""
+        """Set `smallest` to the smallest height in `known`, the boxes of all known faces."""
         self.smallest = min((bottom - top for _, top, _, bottom in known), default=None)
 
     def left(self, stride: int) -> list[int]:
-        """Return the numbers of some frames of the run whose boxes are not known yet.
+        """Return the frame numbers in the run that are multiples of `stride`, and the last number.
 
-        The result has the numbers that are multiples of `stride`, and the number of the last frame
-        of the run. Frames whose boxes are known are left out.
+        Frames whose boxes are already known are left out.
         """
         last = len(self.boxes) - 1
         return [
@@ -278,8 +277,8 @@ class _RunSearch:
         """Search the frames with the given numbers, and store the boxes of the faces in `boxes`.
 
         If `smallest`, a height in pixels, is given, the search may miss faces of less than half
-        this height. If the search misses an expected face, `detect_nearby` looks for the face where
-        it is expected.
+        this height. If the search misses an expected face (see `expected`), `detect_nearby` looks
+        for the face at the expected place.
         """
         found = self.detect([self._image(number) for number in numbers], smallest)
         for number, boxes in zip(numbers, found, strict=True):
@@ -349,7 +348,8 @@ class _RunSearch:
         """Return the numbers and boxes of the two neighbours of the frame with the number `number`.
 
         The neighbours are the nearest frames, before and after this frame, whose entry in `boxes`
-        is not None. If there is no neighbour on one side, the list of boxes for this side is empty.
+        is not None. If there is no neighbour on one side, the result for this side is `number` and
+        an empty list.
         """
 
         def nearest(numbers: Iterable[int]) -> tuple[int, list[Box]]:

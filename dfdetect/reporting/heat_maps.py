@@ -114,8 +114,8 @@ def _third(share: float) -> int:
 class HeatMapStore:
     """Pictures of the heat maps of many videos, kept in a temporary file instead of in memory.
 
-    `take` stores the pictures of one video, and `get` returns the pictures of one video. Several
-    threads may use a store at the same time.
+    `take` stores pictures of the heat maps in a result, and returns the result without heat maps.
+    `get` returns the stored pictures. Several threads may use a store at the same time.
 
     Example:
         >>> with HeatMapStore() as store:

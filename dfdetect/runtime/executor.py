@@ -188,7 +188,7 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Return the function that this process of a cluster applies to its items."""
+    """Call `make_worker` in a process of a cluster, and return the function for its items."""
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 

@@ -67,8 +67,8 @@ def map_on_cluster(
     Args:
         start: A function that returns the function to apply. Each process calls `start` once.
             `start`, the items and the results must be picklable.
-        items: The items. An item is read only when a process is free, so that memory does not grow
-            with the number of items.
+        items: The items. The next item is taken only when a process is free, so that memory does
+            not grow with the number of items.
         address: The cluster's address, as in `ray.init`: for example `192.168.0.1:6379`, or `auto`
             on a machine of the cluster. `local` starts a cluster that consists of this machine
             alone, and ends the cluster when the call ends.
@@ -81,7 +81,7 @@ def map_on_cluster(
             has another version of dfdetect.
         ArgumentError: The cluster cannot be reached.
         ConnectionError: The connection to the cluster was lost.
-        Exception: Any exception that the function raises.
+        Exception: Any exception that the applied function raises.
 
     Example:
         >>> list(map_on_cluster(lambda: abs, [-1, 2], "local", on_lost=lambda item, why: None))

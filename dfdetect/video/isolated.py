@@ -424,7 +424,7 @@ class _Processes:
         return decoder
 
     def give_back(self, decoder: DecoderProcess) -> None:
-        """Keep a process for the next video, if it is ready and the pool is open.
+        """Keep a process for the next video, if the process is ready and the pool is open.
 
         Otherwise, close the process. A process is not ready if its video was not read to the end.
         """

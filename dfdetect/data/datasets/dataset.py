@@ -107,7 +107,8 @@ class CropSequence(NamedTuple):
     """Successive crops of one face. Some data sets consist of such sequences instead of videos.
 
     Attributes:
-        video: The name of the video or of the sequence.
+        video: Name of the sequence, such as the name of its video. No other sequence of the split
+            has the same name.
         label: REAL or FAKE.
         group: A name that all sequences share that are known to show the same person.
         source: Name of the data set, or of a part of it.
