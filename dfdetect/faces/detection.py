@@ -26,7 +26,7 @@ class FaceDetector(Protocol):
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect the faces in images.
+        """Return the boxes of the faces in images.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -49,7 +49,7 @@ class NearbyFaceDetector(FaceDetector, Protocol):
     def detect_nearby(
         self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[Box]]
     ) -> list[list[Box | None]]:
-        """Detect faces near given boxes, such as the faces' boxes on an earlier frame.
+        """Return the boxes of faces near given boxes, such as boxes on an earlier frame.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -104,7 +104,7 @@ class MTCNNDetector:
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Detect the faces in images.
+        """Return the boxes of the faces in images.
 
         Successive images of the same size are processed as one batch.
 
@@ -125,7 +125,7 @@ class MTCNNDetector:
     def detect_nearby(
         self, images: Sequence[np.ndarray], boxes: Sequence[Sequence[Box]]
     ) -> list[list[Box | None]]:
-        """Detect faces near given boxes, such as the faces' boxes on an earlier frame.
+        """Return the boxes of faces near given boxes, such as boxes on an earlier frame.
 
         Only the last of MTCNN's three networks is used. This network looks once at each given box,
         and finds a face that has moved from the box by up to about a quarter of the face's width.

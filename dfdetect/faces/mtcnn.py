@@ -2,7 +2,8 @@
 
 The first network looks at ever smaller copies of an image and proposes boxes. The second network
 looks only at these boxes, and the third network only at the boxes that the second network keeps.
-Both networks reject most boxes, and correct the edges of the boxes that they keep.
+The second and the third network reject most boxes, and correct the edges of the boxes that they
+keep.
 
 The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
 facenet_pytorch spends half of its time outside the networks. The search in this module finds the
@@ -80,7 +81,7 @@ class Cascade:
 
     @torch.inference_mode()
     def find(self, images: Sequence[np.ndarray], scales: Sequence[float]) -> list[np.ndarray]:
-        """Find the faces in images.
+        """Return the boxes of the faces in images.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), all of the same size.

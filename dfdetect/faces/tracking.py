@@ -99,7 +99,7 @@ def track_faces(
     detect_nearby: DetectNearby | None = None,
     search_stride: int = SEARCH_STRIDE,
 ) -> list[FaceTrack]:
-    """Track all faces in the frames of a video, and cut their crops.
+    """Return the tracks of all faces in the frames of a video, with the crops of the faces.
 
     Faces that were detected on only one frame are left out as false alarms. But if every face was
     detected on only one frame, all faces are kept.
@@ -109,9 +109,9 @@ def track_faces(
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
         detect_nearby: The method `detect_nearby` of a face detector. If given, this method looks
-            for known faces on most frames, only where they are expected, and few whole frames are
-            searched. If None, some whole frames are searched, and the boxes on the frames between
-            them are interpolated.
+            for known faces on most frames, but only where they are expected, and few whole frames
+            are searched. If None, some whole frames are searched, and the boxes on the frames
+            between them are interpolated.
         search_stride: Every `search_stride`-th frame is searched for faces of all sizes. Searches
             of other frames may miss a face that is less than half as high as the smallest known
             face.
@@ -262,7 +262,7 @@ class _RunSearch:
         self.smallest = min((bottom - top for _, top, _, bottom in known), default=None)
 
     def left(self, stride: int) -> list[int]:
-        """Return the frame numbers in the run that are multiples of `stride`, and the last number.
+        """Return the numbers of frames of the run: the multiples of `stride`, and the last frame.
 
         Frames whose boxes are already known are left out.
         """
@@ -364,8 +364,8 @@ class _RunSearch:
 def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
     """Add each new box of a frame to the track whose last box overlaps the new box most.
 
-    Each track gets at most one box. A new box starts a new track if its overlap with the last box
-    of every other track is too small (see `SAME_TRACK_IOU`).
+    Each track gets at most one box. An overlap counts only if it is large enough (see
+    `SAME_TRACK_IOU`). A new box that is added to no track starts a new track.
 
     If `boxes` is None, the frame was skipped, and no box is added. A face that was found on the
     previous frame does not count as missed on the skipped frame.
