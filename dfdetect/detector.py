@@ -58,8 +58,8 @@ Item = TypeVar("Item")
 class Detector:
     """Scores videos and face crops with one model, or with the members of an ensemble.
 
-    The members of an ensemble are models. The faces are detected once for all members. Members with
-    the same crop format also share the crops.
+    An ensemble consists of several models, which are called its members. The faces are detected
+    once for all members. Members with the same crop format also share the crops.
 
     Args:
         model: Network that returns logits of FAKE of shape (batch, 1). `spec` says whether the
@@ -154,7 +154,7 @@ class Detector:
         heat_maps: int = 0,
         allowance: VideoAllowance | None = None,
     ) -> VideoResult:
-        """Score a file (a video or an image), frames in memory, or one image in memory.
+        """Return the result for a file (a video or an image), or for frames or an image in memory.
 
         If a file cannot be scored, no exception is raised. The `status` of the result then says why
         there is no score.
@@ -266,7 +266,7 @@ class Detector:
                 yield result
 
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Score single face crops that were cut by the checkpoint's crop rule (`spec.crop`).
+        """Return P(FAKE) of face crops that were cut by the checkpoint's crop rule (`spec.crop`).
 
         If the model takes clips, each crop becomes a clip: copies of the crop, each shifted by a
         few pixels. All members of an ensemble score the same crops, even if the members have
@@ -285,7 +285,9 @@ class Detector:
         return self.predict_clips([[crop] for crop in crops])
 
     def predict_clips(self, clips: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
-        """Score sequences of face crops. A sequence holds crops of one face in the order of time.
+        """Return P(FAKE) of each sequence of face crops.
+
+        A sequence holds crops of one face in the order of time.
 
         Args:
             clips: Sequences of one or more crops: RGB uint8 arrays of shape (height, width, 3).

@@ -1,7 +1,7 @@
 """`bench`: measures the time that a detector takes per video, and compares it with two other times.
 
-One of them is the time for reading all frames with OpenCV. The other is the time of the reference
-detector, which finds faces like the winner of the Deepfake Detection Challenge.
+One is the time for reading all frames with OpenCV. The other is the time of the reference detector,
+which finds faces like the winner of the Deepfake Detection Challenge.
 """
 
 import sys

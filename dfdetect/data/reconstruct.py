@@ -81,7 +81,7 @@ def reconstruct(
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Train autoencoders on REAL crops, and write a face set of reconstructions of the REAL crops.
+    """Train autoencoders on REAL crops, and write a face set of the reconstructed crops.
 
     The folder `NAME.autoencoders/` beside the new index `NAME.csv` holds the trained autoencoders,
     and a picture `samples.png` with some REAL crops and their reconstructions. If a run was

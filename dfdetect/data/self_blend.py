@@ -1,4 +1,4 @@
-"""Make self-blended images: fakes that are made from a single REAL face each.
+"""Make self-blended images: fakes, each of which is made from a single REAL face.
 
 The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
 2022. A face is copied, and the colours, sharpness, size and position of the copy are slightly

@@ -77,7 +77,7 @@ def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
 
 
 def describe_heat_map(heat_map: HeatMap) -> str:
-    """Say in words where the evidence for FAKE is, for example "strongest in the lower right".
+    """Return the place of the evidence for FAKE in words, such as "strongest in the lower right".
 
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))

@@ -52,7 +52,8 @@ class PersonPath:
     The detector gives a box and a P(FAKE) only for the sampled frames that show the person. Between
     two of these frames, the box and P(FAKE) are interpolated if the frames are at most 2 seconds
     apart. At all other times, the box and P(FAKE) are those of the nearest of these frames, if this
-    frame is at most 1 second and at most 0.55 sampling intervals away. Otherwise, they are unknown.
+    frame is at most 1 second and at most 0.55 sampling intervals away. Otherwise, the box and
+    P(FAKE) are unknown.
 
     Args:
         track: The detector's result for the person.

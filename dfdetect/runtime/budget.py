@@ -122,7 +122,7 @@ class TimeBudget:
         """Update the measured times with the result of a video.
 
         Args:
-            result: The result.
+            result: The detector's result for the video.
             frames: The number of frames that were requested from the video.
         """
         decoding = result.timings.get("decode", 0.0)
@@ -158,7 +158,7 @@ class VideoAllowance:
         return VideoAllowance, (self._frames, self._end - monotonic())
 
     def check(self) -> None:
-        """Raise `OutOfTimeError` if the time of the video is used up."""
+        """Raise `OutOfTimeError` if the time limit of the video is reached."""
         if monotonic() >= self._end:
             raise OutOfTimeError
 

@@ -38,8 +38,8 @@ class Executor:
     that takes a device and a pool of decoders, and returns the function to apply.
 
     When the `with` block ends, unfinished items are cancelled, and the processes that decode videos
-    are ended. A run that is stopped with Ctrl-C therefore ends at once, and does not wait for the
-    videos that are being scored.
+    are ended. A run that is stopped with Ctrl-C therefore does not wait until the current videos
+    are scored.
 
     Args:
         device: The device on which the function runs networks: `auto`, `cpu`, `cuda` (all GPUs) or

@@ -252,11 +252,11 @@ class ActorPool:
         self.busy[ready] = actor, call, result
 
     def wait(self) -> list[_Call]:
-        """Wait until an actor has finished or is lost, and return the calls of the lost actors.
+        """Wait until an actor is free or lost, and return the calls of the lost actors.
 
-        An actor has finished when it has started, or when it has the result of its call. The wait
-        takes at most `NODE_POLL_SECONDS`. Afterwards, the actors that have finished are idle, and
-        the attribute `outcome` of their calls is set.
+        An actor is free if it has just started, or has finished its call. The wait takes at most
+        `NODE_POLL_SECONDS`. Afterwards, the free actors are in `idle`, and the attribute `outcome`
+        of the finished calls is set.
         """
         lost: list[_Call] = []
         if not self.busy:

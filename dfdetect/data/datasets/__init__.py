@@ -1,1 +1,1 @@
-"""Standard data sets. Each module recognises the layout of one data set, and reads its videos."""
+"""Standard data sets. Each module recognises the layout of one data set, and reads its labels."""

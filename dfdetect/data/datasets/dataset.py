@@ -63,7 +63,7 @@ class Dataset:
         return replace(self, videos=videos, faces=faces)
 
     def describe(self) -> str:
-        """Return one line: the data set's name, its numbers of videos, and its missing parts."""
+        """Return one line: the data set's name, numbers of REAL and FAKE videos, missing parts."""
         if self.faces is None:
             labels = [video.label for video in self.videos]
             methods = [video.method for video in self.videos if video.method]
@@ -110,7 +110,8 @@ class CropSequence(NamedTuple):
         video: Name of the sequence, such as the name of its video. No other sequence of the split
             has the same name.
         label: REAL or FAKE.
-        group: A name that all sequences share that are known to show the same person.
+        group: A name for the person. Sequences that are known to show the same person have the same
+            name.
         source: Name of the data set, or of a part of it.
         method: The method that made a fake, or an empty text.
         split: `train`, `val`, `test` or an empty text.
@@ -179,7 +180,7 @@ def videos_below(folder: Path) -> list[Path]:
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
     """Return a dictionary from the path of each folder to the folder's images, in order of time.
 
-    The dictionary has `folder` and all folders below it, without folders that hold no images.
+    The folders are `folder` and all folders below it. Folders without images are left out.
     """
     found: dict[Path, list[Path]] = {}
     for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images

@@ -9,9 +9,8 @@ test/labels.csv
 test/NAME.mp4
 ```
 
-There are training parts 0 to 49. The folders `train/` and `test/` may be missing: their contents
-may also lie directly in the folder of the data set. The test videos may be in a sub-folder
-`videos`.
+There are training parts 0 to 49. If the folders `train/` and `test/` are missing, their contents
+may lie directly in the folder of the data set. The test videos may be in a sub-folder `videos`.
 
 The preview has this layout:
 
