@@ -3,8 +3,8 @@
 A place is a position in the network's last feature map. Each feature at a place is multiplied by
 the gradient of the logit with respect to this feature. The contribution of the place is the sum of
 these products (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful
-explanations", 2020). This rule is used for all networks. Depending on the layers after the feature
-map, it gives these maps:
+explanations", 2020). This rule is used for all networks. The kind of map that results depends on
+the layers after the feature map:
 
 - A mean over all places, then a linear layer (EfficientNet, ResNet, Xception): the class activation
   map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
@@ -33,23 +33,23 @@ Part = Callable[[torch.Tensor], torch.Tensor]
 def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
     """Return how much each place of a model's last feature map contributes to the logit.
 
-    Parts of the logit that belong to no place, such as a bias, are spread evenly over all places. A
-    model whose batch norms were fused into its convolutions is accepted too. Under autocast, the
+    Parts of the logit that belong to no place, such as a bias, are spread evenly over all places.
+    The batch norms of the model may have been fused into its convolutions. Under autocast, the
     features are computed in half precision and the maps in float32.
 
     Args:
         model: A model in evaluation mode with two methods. `forward_features` returns a feature map
             of shape (batch, channels, rows, columns), or (batch, time, channels, rows, columns) for
             clips. `forward_head` takes this feature map and returns logits of shape (batch, 1).
-        inputs: Normalised crops or clips, as the model takes them, on the model's device.
+        inputs: Normalised crops, or clips if the model takes clips, on the device of the model.
 
     Returns:
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
-        below 0 evidence for REAL. If the model takes single crops, time is 1, and the values of a
-        map add up to the logit. If the model takes clips (several crops of one face), there is one
-        map for each crop of a clip. The values of each map are added up, and the mean of these sums
-        is the logit of the clip. If the model has no feature map (transformers have none), or one
-        with only one place, None is returned.
+        below 0 evidence for REAL. If the model takes single crops, time is 1, and the sum of a map
+        is the logit of the crop. If the model takes clips (several crops of one face), there is one
+        map for each crop of a clip, and the mean of the sums of these maps is the logit of the
+        clip. None is returned if the model has no feature map (transformers have none), or a
+        feature map with a single place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -84,16 +84,16 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:
     """Return, for each crop, the weighted mean of the maps of several models.
 
-    Coarser maps are first enlarged to the grid of the finest map.
+    Maps with fewer rows and columns are first enlarged to the size of the largest map.
 
     Args:
         maps: For each model, a float32 array of shape (crops, rows, columns).
         shares: The weight of each model in the mean.
 
     Returns:
-        float32 of shape (crops, rows, columns), with rows and columns of the finest map. Enlarging
-        a map does not change the sum of its values. The sum of a returned map is therefore the
-        weighted mean of the sums of the models' maps.
+        float32 of shape (crops, rows, columns), with the rows and columns of the largest map.
+        Enlarging a map does not change its sum. The sum of a returned map is therefore the weighted
+        mean of the sums of the given maps.
     """
     finest = max((one.shape[1:] for one in maps), key=np.prod)
 

@@ -83,7 +83,7 @@ class Autoencoder(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """A layer that adds to its input a convolution of this input.
+    """A convolution with a residual connection: the input is added to the output.
 
     Group normalisation (Wu & He 2018) and a SiLU come before the convolution.
     """
@@ -100,10 +100,10 @@ class ResidualBlock(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """A discriminator that tells the patches of real images from those of reconstructions.
+    """A network that says whether each patch of an image is real or a reconstruction.
 
-    The design is that of Isola et al. 2017. The network takes RGB images of shape (batch, 3,
-    height, width) with values from -1 to 1.
+    The design is the patch discriminator of Isola et al. 2017. The network takes RGB images of
+    shape (batch, 3, height, width) with values from -1 to 1.
     """
 
     def __init__(self, width: int = 32):

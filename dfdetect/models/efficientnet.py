@@ -14,11 +14,12 @@ differs from timm's network:
 | `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
 A convolution with stride 2 pads its input on one side or on both, depending on the size of the
-input. TensorFlow and timm's `tf_` networks use the actual size of the input. The package
-efficientnet_pytorch instead starts from the image size that the network was designed for, whatever
-the size of the actual image. Version 0.7 and later compute from this image size the size of each
-layer's input. Versions before 0.7 use this image size itself for all layers, although the inputs of
-later layers are smaller.
+input. In TensorFlow and in timm's `tf_` networks, the actual size of the input decides. In the
+package efficientnet_pytorch, the paddings are fixed. Each network was designed for images of a
+certain size, such as 224 x 224 pixels for EfficientNet-B0. Versions from 0.7 on give each layer
+the padding that suits an image of this size: after each convolution with stride 2, the input of
+the next layer is half as large. Versions before 0.7 pad every layer as if its input were as large
+as the image.
 """
 
 from collections.abc import Callable
@@ -146,8 +147,8 @@ class EfficientNet(nn.Module):
 
         Args:
             size: Side in pixels of the images for which the paddings are computed.
-            layer_by_layer: Whether each layer is padded for the size that its input has for such
-                images. If not, all layers are padded for an input of `size`.
+            layer_by_layer: If True, the size is halved after each convolution with stride 2, as the
+                features are. If False, every convolution is padded for an input of `size`.
         """
         for home, name in self.strided():
             setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
@@ -157,8 +158,8 @@ class EfficientNet(nn.Module):
 class FixedEfficientNet(EfficientNet):
     """An EfficientNet with the fixed paddings of efficientnet_pytorch 0.7 and later.
 
-    The paddings are computed for the image size that the network was designed for, and are the same
-    for images of other sizes.
+    The paddings are computed for the image size that the network was designed for. Images of other
+    sizes get the same paddings.
     """
 
     activation = Swish
@@ -219,9 +220,9 @@ class NoiseEfficientNet(EfficientNet):
 class AttentionEfficientNet(FixedEfficientNet):
     """EfficientNet-B4 that multiplies its features after the tenth block by an attention map.
 
-    "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. The
-    value of the map at a position is the sigmoid of a linear function of the features at this
-    position.
+    "Video Face Manipulation Detection Through Ensemble of CNNs", Bonettini et al., ICPR 2020. At
+    each position, a linear function turns the features into a number. The sigmoid of this number is
+    the value of the map.
 
     Example:
         >>> AttentionEfficientNet()(torch.zeros(1, 3, 64, 64)).shape
@@ -311,8 +312,8 @@ def noise_filters() -> torch.Tensor:
 
     Zhou et al., "Learning Rich Features for Image Manipulation Detection", CVPR 2018. The filters
     remove the smooth parts of the image, so that the noise remains. The first filter computes
-    second differences along a row. The other two filters compute differences along rows and
-    columns: the second filter from the inner 3 x 3 pixels, the third filter from all 5 x 5 pixels.
+    second differences of three pixels in a row. The second filter computes differences of 3 x 3
+    pixels along rows and columns. The third filter does the same for 5 x 5 pixels.
     """
     line = torch.tensor([1.0, -2.0, 1.0])
     row, square = torch.zeros(5, 5), torch.zeros(5, 5)

@@ -16,8 +16,8 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return a copy of a model with each batch norm fused into the convolution before it.
 
     Jacob et al. (2018) describe the method in section 3.2. A forward pass shows which convolution
-    each batch norm follows. If a layer other than the batch norm also takes the output of the
-    convolution, the logits of the copy differ from those of `model`, and the copy is discarded.
+    each batch norm follows. The copy is discarded if its logits differ from those of `model`. They
+    differ if the output of a fused convolution also goes to a layer other than the batch norm.
 
     Args:
         model: A model in evaluation mode; it is not changed.
@@ -52,7 +52,7 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Return all pairs of a convolution and the batch norm that takes its output.
+    """Return all pairs of a convolution and the batch norm that follows it.
 
     To find these pairs, the function runs the model on the images `example`.
     """

@@ -49,8 +49,8 @@ class ModelInfo:
             face.
         closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
             descent. Such a network must have only one layer with weights.
-        recipe: Training settings that suit the network better than the defaults: a dictionary from
-            the names of fields of `TrainConfig` to values.
+        recipe: Training settings that suit the network better than the defaults. The keys of this
+            dictionary are names of fields of `TrainConfig`.
         mean: Mean with which each RGB channel of the input is normalised, for pixels from 0 to 1.
         std: Standard deviation with which each RGB channel of the input is normalised.
     """
@@ -81,8 +81,8 @@ def register_model(
             face.
         closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
             descent. Such a network must have only one layer with weights.
-        recipe: Training settings that suit the network better than the defaults: a dictionary from
-            the names of fields of `TrainConfig` to values.
+        recipe: Training settings that suit the network better than the defaults. The keys of this
+            dictionary are names of fields of `TrainConfig`.
 
     Raises:
         ArgumentError: Another network has this name.

@@ -68,8 +68,7 @@ def names(pattern: str = "*") -> list[str]:
 def builder(name: str) -> Callable[..., nn.Module]:
     """Return a function that builds timm's model `name`.
 
-    The returned function takes the arguments `drop_rate` and `drop_path_rate`, which the function
-    `create` describes.
+    Its arguments are `drop_rate` and `drop_path_rate`, as in `create`.
     """
     return partial(create, name)
 
@@ -125,7 +124,7 @@ class _Conv(nn.Conv2d):
     """A convolution that is computed as a linear layer if its kernel covers the whole input.
 
     timm's VGG has convolutions in place of fully connected layers. On a CPU, the first of these
-    convolutions would take half of the network's time if it were not computed as a linear layer.
+    convolutions takes half of the network's time. As a linear layer it is faster.
     """
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

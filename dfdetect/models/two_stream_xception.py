@@ -29,9 +29,9 @@ class TwoStreamXception(nn.Module):
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
     DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The same
-    filters are applied to the features of the image stream after each of its first two layers, and
-    the results are added to the noise stream. An attention map is computed from the noise of the
-    image. The map says how much the image stream's features are strengthened at each position.
+    filters also extract noise from the output of the image stream's first and second layers. This
+    noise is added to the noise stream. An attention map is computed from the noise of the image. It
+    says how much the features of the image stream are strengthened at each position.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -90,7 +90,7 @@ class NoiseFilters(nn.Module):
 
     Args:
         channels: Number of channels of the input.
-        mixed: If True, each filter has one output channel: the sum of the filtered input channels.
+        mixed: If True, each filter adds up all filtered input channels and has one output channel.
             If False, each filter has one output channel for each input channel.
     """
 
@@ -105,8 +105,8 @@ class NoiseFilters(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Return the outputs of the filters for features (batch, channels, side, side).
 
-        The number of output channels is 3 if the argument `mixed` of this class is True, otherwise
-        3 * channels. Outputs are clipped to the range from -3 to 3.
+        There are 3 output channels if `mixed` is True, otherwise 3 * channels. Their values are
+        clipped to the range from -3 to 3.
         """
         noise = conv2d(features, self.filters, padding=2, groups=self.groups)
         return hardtanh(noise, -CUT_OFF, CUT_OFF)
@@ -115,8 +115,8 @@ class NoiseFilters(nn.Module):
 class FeatureNoise(nn.Module):
     """Applies the fixed filters of `NoiseFilters` to each channel of features.
 
-    A 1 x 1 convolution then combines the filtered channels into as many channels as the features
-    have.
+    The filters return three channels for each input channel. A 1 x 1 convolution then reduces them
+    to the number of input channels.
     """
 
     def __init__(self, channels: int):
@@ -164,10 +164,10 @@ class PlaceAttention(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Adds features of each stream to the other stream, weighted by attention.
+    """Lets two streams exchange features: adds to each a weighted sum of the other's features.
 
-    The attention is strongest between positions with related features in the two streams. Luo et
-    al. (see `TwoStreamXception`) call this dual cross-modality attention.
+    The weights are large between positions with related features. Luo et al. (see
+    `TwoStreamXception`) call this dual cross-modality attention.
     """
 
     def __init__(self, channels: int):

@@ -1,11 +1,11 @@
 """WS-DAN: features pooled by several attention maps (Hu et al. 2019).
 
 "See Better Before Looking Closer: Weakly Supervised Data Augmentation Network for Fine-Grained
-Visual Classification", arXiv:1901.09891. For each of eight attention maps, the network computes the
-mean of the features, weighted by the map (bilinear attention pooling). The network then takes the
-square roots of all these means, scales the vector of the roots to a Euclidean norm of 100, and
-applies a linear layer without a bias. The second-placed solution of the Deepfake Detection
-Challenge used this network.
+Visual Classification", arXiv:1901.09891. The network computes eight attention maps. For each map,
+it computes the mean of the features, weighted by the map (bilinear attention pooling). It takes the
+square root of each mean, and scales the vector of all roots to a Euclidean norm of 100. A linear
+layer without a bias follows. The second-placed solution of the Deepfake Detection Challenge used
+this network.
 
 | name | network |
 | --- | --- |

@@ -127,9 +127,9 @@ class Module(nn.Module):
         self.layers = nn.Sequential(*layers[0 if start else 1 :])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the outputs of the convolutions and of the residual connection.
+        """Return the output of the convolutions plus that of the residual connection.
 
-        The shape is (batch, channels, side, side).
+        The output has the shape (batch, channels, side, side).
         """
         return self.layers(features) + self.residual(features)
 

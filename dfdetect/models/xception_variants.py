@@ -39,9 +39,8 @@ class UCFXception(Xception):
     """UCF: an Xception whose head uses the features that all manipulations have in common.
 
     "UCF: Uncovering Common Features for Generalizable Deepfake Detection", Yan et al., ICCV 2023.
-    This class has only the parts that prediction needs. For training, the paper adds a second
-    encoder and a decoder. They separate the features that all manipulations have in common from the
-    features of single manipulations.
+    This class has only the parts that prediction needs. The paper also has a second encoder and a
+    decoder, which are used only in training.
 
     Args:
         drop_rate: Dropout before the hidden layer of the head, 0 to 1.
@@ -79,7 +78,7 @@ class UCFXception(Xception):
 
 
 def phase_image(images: torch.Tensor) -> torch.Tensor:
-    """Return grey versions of images, each rebuilt from its spectrum with all amplitudes set to 1.
+    """Return grey images that keep only the phases of the spectrum: all amplitudes are set to 1.
 
     Args:
         images: float of shape (batch, channels, height, width).
