@@ -142,17 +142,16 @@ class Encode(nn.Module):
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
-    Framing is the size and the position of the face in the crop. Framing changes if a model is used
-    with another face detector than the one that found its training faces. Two face detectors were
-    therefore compared on the same faces. The crops of one detector had 0.78 to 0.88 times the size
-    of the crops of the other. The centres of the crops were 0.01 to 0.13 face heights apart.
+    Framing is the size and the position of the face in the crop. Face detectors frame the same face
+    differently. Two face detectors were compared on the same faces: the crops of one had 0.78 to
+    0.88 times the size of the other's crops, and the centres of the crops were 0.01 to 0.13 face
+    heights apart. A model must therefore work with several framings.
 
     Args:
         input_size: Side of the result in pixels.
-        strength: `light` or `strong`. `strong` is meant for long training runs of models that must
-            work on videos from sources that they were not trained on. `strong` varies the framing
-            more, and adds shrinking to a fifth of the size, darkness, noise, occlusion and video
-            codecs.
+        strength: `light` or `strong`. `strong` is meant for models that must work on videos of new
+            sources, and needs long training runs. It varies the framing more, and adds shrinking to
+            a fifth of the size, darkness, noise, occlusion and video codecs.
 
     Returns:
         A transform that takes crops of shape (..., 3, height, width) and returns uint8 of shape

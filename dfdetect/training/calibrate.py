@@ -1,4 +1,4 @@
-"""Fit the calibration of a trained detector again, on labelled faces like those of the user."""
+"""Fit the calibration of a trained model again, on other labelled faces."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,13 +30,12 @@ def calibrate(
     are the thresholds of the verdicts. Both are fitted on the scores of whole videos, in the same
     way as in `train`.
 
-    In the fit, REAL and FAKE videos have equal total weights. Within each class, all sources have
-    equal total weights. If only some videos have a known source, these two rules apply separately
-    to the videos with a known source and to the videos without one. Each of the two groups then has
-    half of the total weight.
+    In the fit, videos without a known source and videos with a known source have equal total
+    weights. Within each of these two groups, REAL and FAKE videos have equal total weights. Within
+    each class of a group, all sources have equal total weights.
 
-    The network itself is not changed. If it was trained on the people or sources of `faces`, the
-    new calibration makes the probabilities too extreme.
+    The network itself is not changed. Use `faces` of people and sources that the network was not
+    trained on. Otherwise the new calibration makes the probabilities too extreme.
 
     Args:
         weights: Name or file of the weights.

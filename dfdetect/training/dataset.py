@@ -19,7 +19,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """What `ClipDataset` turns a crop into before the augmentation: a fake, for example."""
+    """What `ClipDataset` makes of a crop before the augmentation, such as a fake."""
 
     RECORDED = "the crop itself"
     SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
@@ -34,7 +34,7 @@ class Item(NamedTuple):
         position: Position of the crop or clip in the dataset, from 0.
         seed: Seed of all random changes to the item. A fake and the REAL item that it is made from
             have the same seed, so that they are augmented in the same way.
-        role: What the dataset turns the crop into before the augmentation (see `Role`).
+        role: What the dataset makes of the crop before the augmentation (see `Role`).
     """
 
     position: int
@@ -59,7 +59,7 @@ class ClipDataset(Dataset):
         jitter: Whether the copies of a single crop (see `length`) are moved at random, as in
             training. If False, they are moved in the same way at each access.
         reconstructions: A face set of reconstructed REAL crops, from which the dataset makes fakes
-            (see `dfdetect.data.reconstruct`). The column `original` holds the id of the REAL crop
+            (see `dfdetect.data.reconstruct`). Its column `original` holds the ids of the REAL crops
             in `faces`. If `length` is above 1, this argument has no effect.
         compression: Transform that is applied before `transform`, both to the fakes made from
             `reconstructions` and to the REAL crops that were reconstructed. Without this transform,

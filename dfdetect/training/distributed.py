@@ -58,7 +58,7 @@ class DistributedContext:
         """Return the arrays `part` of all processes, joined into one array.
 
         Each row of `part` belongs to one of the items that `shard` gave to this process. The rows
-        of the joined array are in the order of the undivided items.
+        of the joined array are in the order that the items had before `shard` divided them.
         """
         if self.world_size == 1:
             return part

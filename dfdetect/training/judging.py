@@ -33,9 +33,9 @@ CHOOSING = "choosing_loss"
 class Judge:
     """Computes the calibration and the metrics of a model from its logits of held-out faces.
 
-    Videos without a known source and videos with a known source have equal total weights. Within
-    each of these two groups, REAL and FAKE have equal total weights. Within each class of a group,
-    all sources have equal total weights.
+    Each video has a weight. Videos without a known source and videos with a known source have equal
+    total weights. Within each of these two groups, REAL and FAKE videos have equal total weights.
+    Within each class of a group, all sources have equal total weights.
 
     Args:
         faces: The held-out faces.
@@ -96,13 +96,15 @@ class Judge:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
 
         Returns:
-            A dictionary of metrics. `choosing_loss`, by which the best epoch is chosen, is computed
-            from all videos. The function `metrics` computes metrics of the videos without a known
-            source, or of all videos if all have a known source. `uncalibrated_log_loss` is the log
-            loss of the same videos without the calibration. The function `voted_metrics` computes
-            metrics of the videos with a known source; the names of these metrics begin with
-            `sources_`. (Both functions are in `dfdetect.evaluation.metrics`.) Undefined metrics are
-            left out, because a checkpoint holds no NaN.
+            A dictionary from the names of metrics to their values. Undefined metrics are left out,
+            because a checkpoint holds no NaN. The dictionary has four kinds of metrics:
+
+            - `choosing_loss`: the loss by which the best epoch is chosen, computed from all videos.
+            - `log_loss` and the other metrics of `dfdetect.evaluation.metrics.metrics`: computed
+              from the videos without a known source, or from all videos if all have a known source.
+            - `uncalibrated_log_loss`: like `log_loss`, but without the calibration.
+            - `sources_log_loss` and other names that begin with `sources_`: computed from the
+              videos with a known source by `dfdetect.evaluation.metrics.voted_metrics`.
         """
         uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)
@@ -124,7 +126,7 @@ class Judge:
         """Return the thresholds of the verdicts, and the numbers of FAKE videos above them.
 
         At most 5 % of the REAL videos are above the threshold `uncertain`, and at most 1 % above
-        the threshold `fake`. In these shares, the videos have the weights that `Judge` describes.
+        the threshold `fake`. Videos are weighted as in `Judge`.
 
         The FAKE videos are counted in two groups. The group `people` consists of the videos without
         a known source: their people are new to the model, but their source may not be new. The
@@ -151,9 +153,9 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Return the videos without a known source, and the videos with one, as two arrays.
+        """Return two arrays: the videos without a known source, and the videos with a known source.
 
-        The arrays hold positions in `self.videos`. An empty array is left out.
+        A video is given by its position in `self.videos`. An empty array is left out.
         """
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

@@ -70,9 +70,9 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
     The head (the last layer) is copied only if the head in the file has the same tensor names and
     shapes, as after an earlier training of a detector. Otherwise the model keeps its head.
 
-    The file may hold a larger network that contains the model. If the number of tensors whose names
-    begin with `features.` equals the number of tensors of the model without its head, only these
-    tensors of the file are copied.
+    The file may hold a larger network, in which the names of the model's tensors begin with
+    `features.`. Then only these tensors are copied. There must be as many of them as the model has
+    tensors outside its head.
 
     Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions in such
     a file are matched by position, and all other layers of the model keep their weights.
@@ -128,7 +128,7 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
     """Scale random weights so that the output of each unit has mean 0 and variance 1.
 
     A unit is an output channel of a convolution, or an output of a linear layer. The biases are
-    changed too, but not the head (the last layer).
+    changed too. The head (the last layer) is not changed.
 
     A deep network with random weights and without normalisation layers returns nearly the same
     logit for every face, and learns nothing for hours. With scaled weights, the network learns from
@@ -138,8 +138,8 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 
     Args:
         model: A model with random weights, which is changed.
-        images: At least about 50 normalised inputs of the model, over which mean and variance are
-            computed.
+        images: Normalised inputs of the model, at least about 50. The mean and the variance are
+            computed over these inputs.
     """
     if any(isinstance(module, NORMALISATION) for module in model.modules()):
         return
@@ -160,8 +160,8 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 def _standardise(layer: nn.Conv2d | nn.Linear, _: object, output: torch.Tensor) -> torch.Tensor:
     """Change the weights and the bias of a layer, and return the output of the changed layer.
 
-    Each unit of the new output has mean 0 and variance 1. If the layer has no bias, the mean is not
-    changed. `output` is the output of the layer before the change.
+    Each unit of the new output has variance 1 and, if the layer has a bias, mean 0. `output` is the
+    output of the layer before the change.
     """
     units = output.transpose(0, 1).flatten(1)
     mean, std = units.mean(dim=1), units.std(dim=1).clamp(min=SMALLEST_STD)

@@ -126,7 +126,7 @@ class RunState:
             torch.save({**saved, "losses": learner.losses}, temporary)
 
     def restore(self, run: Run, learner: Learner) -> None:
-        """Load the state that a stopped run saved in the file `self.path` into `run` and `learner`.
+        """Load the state of a stopped run from `self.path`, and copy it to `run` and `learner`.
 
         If `self.resume` is False or the file does not exist, nothing is loaded.
 

@@ -31,7 +31,7 @@ class BalancedSampler(Sampler[list[Item]]):
     (see `dfdetect.data.reconstruct`). A made fake has the same seed as its REAL item, so that both
     are augmented in the same way. If a source has no FAKE items, a fake is made from each REAL item
     of this source in the batch, even if the made fakes then exceed the two shares. Otherwise a
-    model could recognise these items as REAL by their source.
+    model could learn that all items of this source are REAL.
 
     **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset, which are
     called recorded fakes here. A share `pair_share` of the recorded fakes gets a partner in the
@@ -39,8 +39,8 @@ class BalancedSampler(Sampler[list[Item]]):
     recorded fake and its partner have the same seed, too.
 
     **Epochs.** An epoch has `epoch_items` items. By default, the number of items is such that each
-    item of the rarer class is used once on average. If an epoch has fewer items than a batch, its
-    only batch is smaller. Otherwise, an incomplete last batch is left out.
+    item of the rarer class is used once on average. An incomplete last batch is left out, unless it
+    is the only batch of the epoch.
 
     **Shards.** If the face sets have many shards (tar files of crops), only a few shards are read
     at a time. These shards are chosen at random, and their items are drawn in random order.
@@ -51,9 +51,9 @@ class BalancedSampler(Sampler[list[Item]]):
         seed: Seed of all random choices.
         weights: Two weights for each face set of the dataset: one for its REAL items, and one for
             its FAKE items. None for equal weights.
-        self_blend_share: Share of self-blended fakes in the FAKE half.
-        reconstruction_share: Share of fakes made from reconstructions in the FAKE half.
-        pair_share: Share of the recorded fakes that get a REAL item of their scene in the batch.
+        self_blend_share: Share of the FAKE half that is made by self-blending.
+        reconstruction_share: Share of the FAKE half that is made from reconstructions.
+        pair_share: Share of the recorded fakes that get a partner (a REAL item of their scene).
         epoch_items: Number of items in an epoch, or 0 for the default.
         context: This process's place among the processes of the training run. Each process gets its
             part of every batch.
@@ -147,10 +147,10 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot (position in the batch) of a REAL item that a partner may replace.
+        """Return the slot (position in the batch) that the partner of a fake may take, or None.
 
-        The partner is a REAL item of the same scene as a fake. The replaced item must come from the
-        same face set as the fake. If `spare` has no such item, the result is None.
+        The REAL item in this slot comes from the same face set as the fake, and is replaced by the
+        partner. If `spare` has no such item, the result is None.
 
         Args:
             fake: Position of the fake in the dataset.
@@ -177,10 +177,10 @@ class BalancedSampler(Sampler[list[Item]]):
         return [Role.RECONSTRUCTED if one else Role.SELF_BLENDED for one in redrawn.tolist()]
 
     def _turns(self, generator: np.random.Generator) -> np.ndarray:
-        """Return the number of the turn in which each item is drawn, int of shape (n,).
+        """Return, for each item, the number of the turn in which it is drawn, int of shape (n,).
 
-        Items are drawn in turns, to read only a few shards at a time. In each turn, the items of
-        `OPEN_SHARDS` random shards are drawn.
+        Items are drawn in turns, so that only a few shards are read at a time. In each turn, the
+        items of `OPEN_SHARDS` random shards are drawn.
         """
         found, numbers = np.unique(self.dataset.shards, return_inverse=True)
         if len(found) <= OPEN_SHARDS:

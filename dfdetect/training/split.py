@@ -49,11 +49,11 @@ def read_split(
         faces: Indexes of face sets.
         val: What to hold out: the index of another face set, or a number between 0 and 1. A number
             is a share of the sources in `faces`, or of the actor groups if the FAKE crops do not
-            come from several sources (see `FaceSet.split`). A list may mix indexes and numbers. A
-            number in a list is a share of the faces that the entries before it have left.
+            come from several sources (see `FaceSet.split`). A list may mix indexes and numbers. Its
+            entries are held out one after another, and a number is then a share of what is left.
         seed: Seed of the random choice of held-out faces.
-        min_pair_difference: Fakes whose pixels differ from their originals by less than this value
-            on average are not trained on. Pixel values are 0 to 255 (see
+        min_pair_difference: Lowest mean difference between the pixels (0 to 255) of a fake and
+            those of its original. Fakes with a lower difference are not trained on (see
             `FaceSet.without_label_noise`).
 
     Raises:
@@ -88,7 +88,7 @@ def read_split(
 def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
     """Return the faces without the crops whose actor group also occurs in `held_out`.
 
-    Warnings and errors call the held-out face set `name`.
+    `name` is the name of the held-out face set in warnings and errors.
 
     Raises:
         FaceSetError: `faces` and `held_out` share crops, only one of them has the column

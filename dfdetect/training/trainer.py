@@ -85,13 +85,13 @@ def train(
     Args:
         config: Architecture and settings; `recipe(architecture)` recommends settings.
         faces: Indexes of the face sets to train on. If the setting `reconstruction_share` is above
-            0, also list the face sets of their reconstructions, made by `dfdetect reconstruct`.
+            0, also list the indexes that `dfdetect reconstruct` has written for these face sets.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out: the index of a face set of other actors and sources, or a number
             between 0 and 1. A number is a share of the sources in `faces`, or of the actor groups
             if the FAKE crops do not come from several sources (see `FaceSet.split`). A list may mix
-            indexes and numbers. A number in a list is a share of the faces that the entries before
-            it have left.
+            indexes and numbers. Its entries are held out one after another, and a number is then a
+            share of what is left.
         init: A file of weights to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for
             ImageNet weights from an installed package (see `dfdetect.training.pretrained`), or None
             for random weights.
@@ -101,8 +101,8 @@ def train(
             have had the same settings and face sets.
         workers: Number of processes that read and augment crops. None for one process per CPU core.
             If `torchrun` starts several processes, they share the cores.
-        weights: Two numbers for each face set in `faces`: the relative share of the face set in a
-            batch's REAL crops, and in a batch's FAKE crops. None for equal shares. The shares do
+        weights: Two numbers for each face set in `faces`: its relative share of the REAL crops in a
+            batch, and its relative share of the FAKE crops. None for equal shares. The shares do
             not apply to fakes that are made from REAL crops during the training.
         progress: Whether to show progress bars.
 
@@ -292,7 +292,7 @@ def seed_everything(seed: int) -> None:
 
 
 def _sample(faces: FaceSet, spec: ModelSpec) -> torch.Tensor:
-    """Return `SAMPLE` normalised inputs of the model, at equal intervals in the face set."""
+    """Return `SAMPLE` crops or clips of a face set, at equal intervals, as a model's input."""
     dataset = DetectorDataset(faces, spec)
     positions = np.linspace(0, len(dataset) - 1, SAMPLE).astype(int)
     return spec.normalise(torch.stack([dataset[position][0] for position in positions.tolist()]))
@@ -311,7 +311,8 @@ def predict_logits(
 
     The crops are prepared as in a detector (see `DetectorDataset`). If the model is a `TrackModel`,
     the logit of a crop also depends on the other crops of its track. If there are several
-    processes, each process computes a part of the logits, and returns all logits.
+    processes, they divide the crops among themselves, and exchange the logits. Every process then
+    returns the logits of the whole face set.
 
     Args:
         model: The model, which is set to evaluation mode.
