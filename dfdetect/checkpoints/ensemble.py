@@ -22,10 +22,10 @@ MEMBER_COUNTS = range(2, 65)
 class EnsembleSpec:
     """Description of an ensemble: several models whose logits are averaged.
 
-    Each model (a member of the ensemble) gets crops in its own format. Its logits are calibrated
-    with its own calibration. For each frame, the calibrated logits of all members are then
-    averaged. The aggregation of the ensemble turns these mean logits into the probability of the
-    video. The aggregations of the members are not used.
+    The models are the members of the ensemble. Each member has its own crop format and its own
+    calibration. For each frame, the calibrated logits of all members are averaged. The aggregation
+    of the ensemble turns these mean logits into the probability of the video. The aggregations of
+    the members are not used.
 
     Seferbekov (2020) and other participants in the Deepfake Detection Challenge averaged
     probabilities instead. Confident members have more influence on a mean of logits than on a mean
@@ -37,8 +37,8 @@ class EnsembleSpec:
         aggregation: Rules that combine the mean logits of frames into the probability of a video.
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted. The thresholds of the members are not valid for the ensemble.
-        scores: Metrics of the ensemble: a dictionary from the name of the data on which it was
-            measured, such as `held_out_actors`, to the metrics.
+        scores: Metrics of the ensemble: a dictionary from the name of the test data, such as
+            `held_out_actors`, to the metrics on these data.
 
     Raises:
         ArgumentError: There are too few or too many members, `shares` does not have one number
@@ -115,13 +115,13 @@ def join_specs(
 ) -> EnsembleSpec:
     """Combine specifications into the specification of an ensemble.
 
-    The new specification has the aggregation of the first specification: the rules that combine the
-    logits of frames and tracks.
+    The aggregation (the rules that combine the logits of frames and tracks) is that of the first
+    specification.
 
     Args:
-        specs: Specifications of models, in their order in the ensemble. If a specification
-            describes an ensemble, its members take its place. They divide its weight in proportion
-            to their own weights.
+        specs: Specifications of models or of ensembles, in order. An ensemble is replaced by its
+            members. The members divide the weight of the ensemble in proportion to their own
+            weights.
         shares: Weight of each specification in the mean of the logits, above 0. The weights are
             divided by their sum. None means equal weights.
 

@@ -54,8 +54,8 @@ class ModelSpec:
             face has only one crop, the model scores this crop and its mirror image. Must be False
             for models that take clips.
         training: Information on the training: data, split, configuration, seed, date.
-        scores: Metrics of the model: a dictionary from the name of the data on which it was
-            measured, such as `held_out_actors`, to the metrics.
+        scores: Metrics of the model: a dictionary from the name of the test data, such as
+            `held_out_actors`, to the metrics on these data.
         licence: Licence of the weights.
 
     Raises:
@@ -203,5 +203,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a header. Names in older files are replaced by the present names."""
+    """Return the fields of a header. Old names of fields are replaced by their present names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

@@ -1,4 +1,4 @@
-"""Find installed checkpoints, the folder of checkpoints, and the folder of the Kaggle notebook."""
+"""Find the checkpoints and the Kaggle notebook that come with dfdetect."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,10 +91,10 @@ def require_checkpoint_name(path: Path) -> None:
 
 
 def package_folder(name: str) -> Path:
-    """Return the path of a folder that belongs to dfdetect.
+    """Return the path of the folder `weights` or `kernel`, which comes with dfdetect.
 
-    An installed package `dfdetect` contains the folder. In a clone of the repository, the folder is
-    beside the folder `dfdetect`.
+    In an installed dfdetect, the folder is inside the package `dfdetect`. In a clone of the
+    repository, the folder is beside the package.
 
     Args:
         name: `weights` for the folder of the checkpoints, or `kernel` for the folder of the Kaggle

@@ -123,10 +123,10 @@ def _read_encoder(
 
 
 def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of a linear layer. The names of its tensors begin with `place`.
+    """Return the weight and bias of the linear layer whose tensors have the prefix `place`.
 
-    The detector Effort stores a weight as a matrix and three factors of another matrix. The weight
-    is then the sum of the two matrices.
+    In some layers of the detector Effort, the weight is the sum of two matrices, and the file holds
+    the second matrix as three factors.
     """
     bias = tensors.take(f"{place}.bias")
     if f"{place}.weight" in tensors.left:

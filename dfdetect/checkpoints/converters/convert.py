@@ -1,4 +1,4 @@
-"""`convert`: converts a published checkpoint of another project to a checkpoint of dfdetect."""
+"""Convert a published checkpoint of another project to a checkpoint of dfdetect."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from dfdetect.models.registry import create_model
 
 
 def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSpec:
-    """Convert a published checkpoint of another project, and return the new specification.
+    """Convert another project's checkpoint to dfdetect's format, and return the specification.
 
     The new checkpoint has the crop rule, input size and aggregation of the published detector. No
     code in the file is run. The weights keep their precision.
@@ -32,8 +32,8 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
         FileNotFoundError: The file does not exist.
         ArgumentError: The name `out` does not end in `.safetensors`, or `format` is neither `auto`
             nor a name in `formats()`.
-        CheckpointError: The file cannot be read, its format is unknown or is not `format`, or its
-            tensors are not those of the network.
+        CheckpointError: The file cannot be read, its format is unknown or differs from `format`, or
+            its tensors are not those of the network.
 
     Example:
         >>> convert("final_111_DeepFakeClassifier_tf_efficientnet_b7_ns_0_36", "b7.safetensors")

@@ -230,10 +230,9 @@ def _read_meso(tensors: Tensors) -> tuple[str, State]:
 
 
 def _renamed(name: str, places: Mapping[str, str]) -> str:
-    """Return the name of a tensor in the file, given its name in dfdetect's network.
+    """Return a tensor's name in the file, given its name in dfdetect's network.
 
-    `places` maps prefixes of names in dfdetect's network to the prefixes that replace them in the
-    file.
+    `places` maps prefixes of dfdetect's names to the corresponding prefixes in the file.
     """
     for ours, theirs in places.items():
         if name.startswith(ours):

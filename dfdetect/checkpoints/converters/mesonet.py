@@ -108,9 +108,9 @@ def _norms(architecture: str) -> list[str]:
 
 
 def _channels_first(kernel: torch.Tensor) -> torch.Tensor:
-    """Return the weight of a fully connected layer for feature maps in channels-first order.
+    """Return a fully connected layer's weight, reordered from Keras's order to torch's order.
 
-    Keras flattens feature maps in channels-last order, torch in channels-first order.
+    Keras flattens feature maps in channels-last order, and torch in channels-first order.
 
     Args:
         kernel: The layer's kernel in Keras, float32 of shape (rows * columns * channels, out).

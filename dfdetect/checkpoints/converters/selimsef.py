@@ -2,10 +2,10 @@
 
 DeepFakeClassifier won the Deepfake Detection Challenge (DFDC). This module follows the code of
 https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290 (licence MIT). The files have
-no suffix and contain `epoch`, `state_dict` and `bce_best`. After the prefix `encoder.`, the names
-of tensors are timm's names. The classifier of the encoder is not used, because the network has
-another head. Crops are MTCNN's bounding boxes with margins: a third of the box's width on the left
-and right, and a third of its height above and below.
+no suffix and contain `epoch`, `state_dict` and `bce_best`. The names of the encoder's tensors are
+timm's names with the prefix `encoder.`. The classifier of the encoder is not used, because the
+network has another head. Crops are MTCNN's bounding boxes with margins: a third of the box's width
+on the left and right, and a third of its height above and below.
 """
 
 from dfdetect.checkpoints.converters.names import WIDTHS

@@ -46,9 +46,9 @@ class Tensors:
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def drop(self, *names: str) -> None:
-        """Remove the tensors `names` from `left`, because the converted model does not need them.
+        """Drop tensors that the converted model does not need.
 
-        The file may lack these tensors.
+        A name that is not in `left` is ignored.
         """
         for name in names:
             self.left.pop(name, None)
@@ -66,7 +66,7 @@ class Tensors:
             architecture: Name of the architecture, as in `create_model`.
             source: Function that takes the name of a tensor in the architecture, and returns the
                 tensor's name in the file.
-            known: Tensors of the architecture that the converter has already made, by name.
+            known: Tensors that the converter has already made, by their names in the architecture.
 
         Raises:
             CheckpointError: A tensor of the architecture is missing or has another shape in the

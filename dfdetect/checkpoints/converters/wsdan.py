@@ -31,10 +31,9 @@ PLAIN_HEAD = "last_linear"
 
 
 def recognises(shapes: Shapes) -> bool:
-    """Return whether a file with tensors of these shapes holds a network of these authors.
+    """Return whether a file with tensors of these shapes holds a network by Zhao, Cui & Zhou.
 
-    The authors published two WS-DANs (networks with attention maps) and an Xception without
-    attention.
+    They published two WS-DANs (networks with attention maps) and an Xception without attention.
     """
     plain = "block12.skip.weight" in shapes and shapes.get("last_linear.weight", (0,))[0] == 2
     return plain or {"attentions.conv.weight", "fc.weight"} <= shapes.keys()
