@@ -1,6 +1,6 @@
 """Read, write and check submissions: tables with P(FAKE) of each video.
 
-If there is a sample submission, it gives the names of the videos and the order of the rows.
+The names of the videos and the order of the rows come from a sample submission, if there is one.
 """
 
 import csv
@@ -22,7 +22,7 @@ class SubmissionError(InputError):
 
 
 def read_sample_submission(path: str | Path) -> list[str]:
-    """Return the names in a sample submission, in the order of its rows.
+    """Return the names of the videos in a sample submission, in the order of the rows.
 
     Raises:
         FileNotFoundError: The file does not exist.
