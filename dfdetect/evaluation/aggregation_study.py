@@ -85,8 +85,8 @@ def compare_aggregations(
     Args:
         index: Index of a face set that `extract` made with `blend=True`. The scenes are composed of
             tracks of this face set.
-        weights: Name or file of weights, as in `load_detector`; or a detector, which keeps its own
-            device, whatever `device` says.
+        weights: Name or file of weights, as in `load_detector`; or a detector. A detector keeps its
+            own device, whatever `device` says.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
@@ -97,7 +97,7 @@ def compare_aggregations(
         averaged. In the log loss, REAL and FAKE scenes have the same total weight.
 
     Raises:
-        FaceSetError: No FAKE track of the face set was made from one of its REAL tracks.
+        FaceSetError: The face set has no pair of a REAL track and a FAKE track made from it.
 
     Example:
         >>> compare_aggregations("clips.csv").loc[("mean logit", 32), ("part", "auc")]
@@ -129,11 +129,11 @@ def compare_aggregations(
 
 
 def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the pairs of a REAL track and the FAKE track that was made from its crops.
+    """Return pairs of tracks: a REAL track, and the FAKE track that was made from it.
 
     Returns:
-        For each pair, two arrays of row numbers in the face set: the rows of the REAL track's
-        crops, and the rows of the FAKE track's crops.
+        For each pair, the row numbers of the crops of the REAL track, and those of the FAKE track.
+        A row number is a position in the table of the face set.
     """
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
@@ -227,10 +227,10 @@ def confident_majority(people: Sequence[np.ndarray]) -> float:
 def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
     """Return a weighted mean of the probabilities of all frames of all people.
 
-    First, each probability is moved away from 0.5: its distance d from 0.5 becomes d ** 0.65. The
-    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities,
-    and the weight of a frame is its d. The third-best solution of the Deepfake Detection Challenge
-    uses this rule.
+    The weight of a frame is d, the distance of its probability from 0.5. Before the mean is taken,
+    each probability is moved away from 0.5: its distance becomes d ** 0.65. The moved probability
+    is kept within [0.01, 0.99]. The third-best solution of the Deepfake Detection Challenge uses
+    this rule.
 
     Args:
         people: For each person, P(FAKE) of each frame, float of shape (frames,).
@@ -277,8 +277,8 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
 def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
     """Return P(FAKE) of each crop of a face set, float64 of shape (n,).
 
-    All crops are scored in their whole tracks, also if a scene shows only a part of a track. This
-    matters for a `TrackModel`, whose logit of a crop depends on the other crops of the track.
+    Each crop is scored together with all other crops of its track, even if a scene shows only a
+    part of the track. This matters for a `TrackModel`: its logit of a crop depends on these crops.
     """
     tracks = faces.tracks()
     probabilities = np.zeros(len(faces))

@@ -63,26 +63,26 @@ def compare(
 ) -> pd.DataFrame:
     """Train architectures with their recipes, measure them, and return a table of their metrics.
 
-    The recipe of an architecture has the training settings that suit it. If `out` already has
-    a checkpoint of an architecture, this architecture is not trained again. The installed default
-    detector is measured too, whatever data it was trained on.
+    The recipe of an architecture has the training settings that suit it. If the folder `out`
+    already has a checkpoint of an architecture, this architecture is not trained again. The
+    installed default detector is measured too, whatever data it was trained on.
 
-    The function writes `comparison.csv`, `comparison.md` and `comparison.png` to the folder of the
-    checkpoints. Rows from earlier calls stay in these files, unless this call measures the same
-    detector again.
+    The function also writes `comparison.csv`, `comparison.md` and `comparison.png` to `out`. Rows
+    of detectors that only earlier calls measured stay in these files.
 
     Args:
         faces: Indexes (CSV files) of face sets to train on. A face set holds labelled crops of
             faces. Some of the actors are held out to choose the best epoch.
-        val: Index of a face set of other actors, on which all detectors are measured.
-        out: Folder of the checkpoints. The name of a checkpoint is that of its architecture,
-            followed by `.safetensors`. If a training was interrupted, the next call with the same
+        val: Index of a face set on which all detectors are measured. It must show other actors
+            than `faces` and `clips`.
+        out: Folder for the checkpoints. A checkpoint is named after its architecture, such as
+            `xception.safetensors`. If a training was interrupted, the next call with the same
             folder continues it.
         clips: Indexes of face sets that `extract` made, with several consecutive crops of each
             face. Models that take clips (several crops at once) are trained on the face sets
             `faces` and `clips` together, all other models on `faces` alone.
-        val_clips: Index of a face set that `extract` made in the same way as the face sets `clips`,
-            but of other actors. All detectors are also measured on this face set.
+        val_clips: Index of a second face set on which all detectors are measured. `extract` must
+            have made it like the face sets `clips`, but of other actors.
         architectures: Names of the architectures; None for `compared_architectures()`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show progress bars.
@@ -92,8 +92,8 @@ def compare(
         the size, the speed, the training time, and metrics with their 95 % intervals.
 
     Raises:
-        FaceSetError: A face set is unusable, or the same actors are in the face sets to train on
-            and in the face sets to measure on.
+        FaceSetError: A face set is unusable, or an actor is both in a face set to train on and in a
+            face set to measure on.
         InputError: An existing checkpoint was trained on other face sets.
 
     Example:
@@ -204,7 +204,7 @@ def draw(table: pd.DataFrame) -> Figure:
 def _read_sets(
     train_sets: Sequence[str | Path], val_sets: Sequence[str | Path]
 ) -> tuple[FaceSet, list[FaceSet]]:
-    """Read face sets. Return the joined training sets, and a list of the validation sets."""
+    """Return the training sets, joined into one face set, and a list of the validation sets."""
     known = FaceSet.join([FaceSet.read(index) for index in train_sets])
     return known, [FaceSet.read(index) for index in val_sets]
 

@@ -100,14 +100,14 @@ def compare_conditions(
         sources: Indexes of face sets (labelled crops of faces), which are measured together.
         crops: Maximum number of crops to damage, half of which are FAKE; 0 for none. Only crops
             that are not small, dark, blurred or turned to the side are damaged.
-        weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
-            own device, whatever `device` says.
+        weights: Names or files of weights, as in `load_detector`; or a detector. A detector keeps
+            its own device, whatever `device` says.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show a progress bar.
 
     Returns:
-        A table with a row for each group of crops or tracks that is compared with a reference. The
-        columns are:
+        A table with a row for each group of crops or tracks. Each group is compared with a
+        reference. The columns are:
 
         - `comparison`: `damaged`, `natural` or `frames`;
         - `condition`: the property in which the group differs from its reference, such as
@@ -120,11 +120,11 @@ def compare_conditions(
           whole actors or videos;
         - `sharpness`: the median sharpness of the crops, only for damaged crops.
 
-        The reference of damaged crops is the same crops before the damage. A `natural` group has
-        all undamaged crops with a property in a certain range, such as a brightness of 0 to 30. The
-        reference of this group is all undamaged crops outside the range. The reference of tracks
-        with a few frames is the same tracks with all frames. A `natural` group or a group of tracks
-        is left out if it has fewer than 15 REAL or fewer than 15 FAKE members.
+        Damaged crops are compared with the same crops before the damage. A `natural` group has all
+        undamaged crops with a property in a certain range, such as a brightness of 0 to 30. It is
+        compared with all other undamaged crops. Tracks with a few frames are compared with the same
+        tracks with all frames. A `natural` group or a group of tracks is left out if it has fewer
+        than 15 REAL or fewer than 15 FAKE members.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.
@@ -189,10 +189,10 @@ def _score_alone(
     damage: Callable[[np.ndarray, float], np.ndarray],
     level: float,
 ) -> tuple[np.ndarray, float]:
-    """Damage crops, and return P(FAKE) of each damaged crop, and their median sharpness.
+    """Damage crops. Return P(FAKE) and the median sharpness of the damaged crops.
 
-    Each crop is scored alone, without the other crops of its track. Only the sharpness of the last
-    batch of crops is measured, because this is precise enough.
+    Each crop is scored alone, without the other crops of its track. The median sharpness is that of
+    the last batch of crops, which is precise enough.
     """
     logits: list[np.ndarray] = []
     for start in range(0, len(rows), BATCH):

@@ -36,7 +36,7 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def shrink(image: np.ndarray, side: float) -> np.ndarray:
-    """Return a copy of a square crop with less detail and the same size.
+    """Return a copy of a square crop that has less detail but the same size.
 
     The crop is resized to `side` x `side` pixels and back. A crop that is not larger than `side` is
     returned unchanged.

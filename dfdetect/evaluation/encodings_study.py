@@ -72,11 +72,11 @@ def compare_encodings(
         progress: Show a progress bar.
 
     Returns:
-        A table with a row for each encoding. In further rows, the copies of the condition `crf` are
-        grouped by their bits per pixel: one row for each range of bits per pixel. The columns are:
+        A table with a row for each encoding. Further rows are for the copies of the condition
+        `crf`, grouped by their bits per pixel: one row for each range. The columns are:
 
-        - `condition` and `level`: as in `Encoding`; in the further rows, `bits per pixel` and the
-          range;
+        - `condition` and `level`: as in `Encoding`; but for a range of bits per pixel, `condition`
+          is `bits per pixel` and `level` is the range;
         - `n`: the number of copies with a score;
         - `bits_per_pixel`: the median bits per pixel of the copies;
         - `probability_change`: the mean absolute difference between P(FAKE) of a copy and P(FAKE)
@@ -129,9 +129,9 @@ def encodings() -> list[Encoding]:
 
 
 def write_copy(path: Path, frames: Iterable[Frame], crf: int) -> None:
-    """Write frames to an MP4 file, encoded by x264 with a constant rate factor.
+    """Encode frames by x264 with the constant rate factor `crf`, and write them to an MP4 file.
 
-    The frames keep their times.
+    Each frame keeps its time.
     """
     unit = Fraction(1, 1000)
     with av.open(str(path), "w", format="mp4") as target:
@@ -223,9 +223,9 @@ def _at_rate(rate: int) -> Choose:
 
 
 def _every_other(frames: Sequence[Frame]) -> list[Frame]:
-    """Return a random half of the frames, in the order of the video.
+    """Return half of the frames, drawn at random, in the order of the video.
 
-    Because the half is random, the times between successive frames are uneven.
+    The times between successive frames are therefore uneven.
     """
     generator = np.random.default_rng(0)
     kept = generator.permutation(len(frames))[: (len(frames) + 1) // 2]

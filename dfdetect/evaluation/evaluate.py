@@ -59,13 +59,13 @@ def evaluate(
     If a video cannot be scored, its P(FAKE) is taken to be 0.5.
 
     Args:
-        sources: What to score: either one or more indexes (CSV files) of face sets, which are
-            measured together, or one data set that `read_dataset` reads (a folder, a zip file or a
-            JSON file of DeepfakeBench). A face set holds labelled crops of faces.
+        sources: One data set, or one or more face sets, which are measured together. A data set is
+            a folder, a zip file or a JSON file of DeepfakeBench, as in `read_dataset`. A face set
+            holds labelled crops of faces, and is given by its index (a CSV file).
         split: Score only this official split of the data set: `test`, `val` or `train`. None means
             the whole data set.
-        weights: Names or files of weights, as in `load_detector`; or a detector, which keeps its
-            own device and number of frames, whatever `device` and `frames` say.
+        weights: Names or files of weights, as in `load_detector`; or a detector. A detector keeps
+            its own device and number of frames, whatever `device` and `frames` say.
         frames: Number of frames sampled from each video; None for 32. It must be None for face
             sets, because all their crops are used.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`; with `cuda`, all GPUs are
@@ -76,14 +76,14 @@ def evaluate(
             `.md` (for Markdown) or `.csv`. The table has one row for all videos, one row for all
             crops, one row for each source (data set, camera or site), and one row for each method
             that made fakes.
-        fake_share: Also compute the metrics to expect on data with this share of FAKE; None for no
-            such metrics.
+        fake_share: A share of FAKE items. If given, the result also has the metrics to expect on
+            data with this share.
         degrade: How the crops of a face set are damaged before they are scored: `jpeg` (compressed
             as JPEG of quality 50), `half` (resized to half the size and back) or `dark` (40 %
             darker); None for no damage.
         subgroups: Also compute the metrics of small, dark, blurred and turned faces of a face set.
-        cluster: Address of the Ray cluster that scores the videos, or `local`, as in
-            `dfdetect.runtime.ray_cluster`.
+        cluster: Address of the Ray cluster that scores the videos; `local` starts a cluster on this
+            machine. None means no cluster.
         progress: Show a progress bar on standard error.
 
     Raises:
@@ -205,7 +205,7 @@ def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
 def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict[str, Metrics]:
     """Return the metrics of each subgroup of videos, such as videos with dark or blurred faces.
 
-    The attributes of a video's first crop decide to which subgroups the video belongs.
+    A video belongs to a subgroup if its first crop does.
     """
     first = [video[0][0] for video in faces.videos()]
     masks = find_subgroups(measure_attributes(faces, first, progress=progress))
@@ -229,8 +229,8 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
     """Return the metrics of each method that made fakes.
 
-    The metrics of a method compare the method's fakes with all REAL items of the same sources. An
-    item is a video, or a crop that belongs to no video.
+    They are computed from the fakes of the method and all REAL items of the same sources. An item
+    is a video, or a crop that belongs to no video.
     """
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
@@ -268,8 +268,8 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
     """Return the metrics of the scores of single crops.
 
-    If every answer has only one crop, these metrics equal the metrics of the answers, and `overall`
-    (the metrics of the answers) is returned.
+    `overall` has the metrics of the answers. It is returned if every answer has exactly one crop,
+    because the metrics are then the same.
     """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):

@@ -36,8 +36,8 @@ class Metrics:
         log_loss: Mean negative log likelihood, in nats.
         constant_log_loss: The log loss if every item had the probability `fake_fraction`.
         accuracy: Accuracy at the threshold 0.5.
-        best_accuracy: Accuracy at `best_threshold`. The threshold is chosen on the same items, so
-            the accuracy on other items will be lower.
+        best_accuracy: Accuracy at `best_threshold`. This threshold was chosen on the same items.
+            Accuracies on other items are usually lower.
         best_threshold: The threshold with the highest accuracy. Items at or above it count as FAKE.
         constant_accuracy: The accuracy if every item were assigned to the more frequent class.
         balanced_accuracy: Mean of the accuracies of REAL and of FAKE. If all probabilities are
@@ -166,9 +166,8 @@ def metrics(
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
     """Return the metrics to expect on data with a given share of FAKE items.
 
-    The items are weighted so that the FAKE items have the share `fake_share` of the total weight.
-    The given probabilities assume that half of the items are FAKE. They are corrected for the new
-    share (Saerens et al. 2002).
+    The FAKE items get the share `fake_share` of the total weight. The given probabilities assume
+    that half of the items are FAKE. They are corrected for the new share (Saerens et al. 2002).
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
@@ -196,8 +195,8 @@ def auc_within(sources: Mapping[str, Metrics]) -> float:
     """Return the mean of the AUCs of single sources, weighted by the number of items per source.
 
     Sources with only one class are left out. The scores of a detector depend on the cameras and
-    codecs of a source. An AUC of all sources together may therefore be high for the wrong reason:
-    the detector gives higher scores to the sources that have more fakes.
+    codecs of a source. If sources with many fakes get higher scores for this reason, the AUC of all
+    sources together is too high.
 
     Args:
         sources: The metrics of each source, by its name.
@@ -339,9 +338,8 @@ def voted_metrics(
         sources: Name of the source of each item, shape (n,).
         kinds: Kind of fake (swap, lipsync...) of each item, empty if it is unknown; shape (n,).
             None if all kinds are unknown.
-        scenes: Name of the scene that each item shows, empty if it is unknown; shape (n,). A REAL
-            and a FAKE item of the same scene are a pair, which `pairs_in_order` needs. None if all
-            scenes are unknown.
+        scenes: Name of the scene that each item shows, empty if it is unknown; shape (n,). None if
+            all scenes are unknown. `pairs_in_order` needs scenes with REAL and FAKE items.
         intervals: Also compute intervals, by a bootstrap that draws whole sources.
 
     Example:
@@ -401,9 +399,9 @@ def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np
 
 
 class _Curve:
-    """Computes many ROC curves of one set of items. Each curve has its own weights of the items.
+    """Computes the ROC curve of a set of items for different weights of the items.
 
-    A bootstrap needs such curves. The items are sorted by probability only once, which saves time.
+    A bootstrap needs many such curves. The items are sorted by probability only once, to save time.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
@@ -453,7 +451,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """Return the metrics of weighted items, by the names of the attributes of `Metrics`."""
+    """Return a dictionary of metrics of weighted items. Its keys are attributes of `Metrics`."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD
@@ -475,9 +473,9 @@ def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
 
 
 def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.ndarray:
-    """Return the weight of each of the n items, by the rule of `vote_weights`.
+    """Return the weight of each item in one draw of a bootstrap, by the rule of `vote_weights`.
 
-    A bootstrap draws sources. A source that was drawn twice counts as two sources.
+    The bootstrap draws whole sources. A source that was drawn twice counts as two sources.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -501,8 +499,8 @@ def _orders(
     has the higher probability. `source_of` has the number of each item's source.
 
     Returns:
-        Two arrays with an entry for each scene that has pairs: the share of the scene's pairs that
-        are in order, and the number of the scene's source.
+        Two arrays with an entry for each scene that has pairs. The first array has the share of
+        pairs in order, the second array the number of the scene's source.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

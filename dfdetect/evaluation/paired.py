@@ -33,8 +33,8 @@ class Difference:
         second: The metric of the second detector.
         difference: The second metric minus the first.
         interval: 95 % interval of the difference; None if it cannot be computed.
-        p_value: Two-sided p-value: the probability that two equally good detectors differ by at
-            least this much. NaN if it cannot be computed.
+        p_value: Two-sided p-value: the probability that two equally good detectors have at least
+            such a difference. NaN if it cannot be computed.
     """
 
     first: float
@@ -56,8 +56,8 @@ class PairedComparison:
         differences: A dictionary from the name of each metric to its `Difference`, which was tested
             by a paired bootstrap. The bootstrap draws whole actors or videos with replacement. Each
             draw is used for both detectors.
-        delong: The difference of the AUC, tested by DeLong's test. This test assumes that the
-            scores of different items (videos or crops) are independent.
+        delong: The difference of the AUCs, tested by DeLong's test. This test treats the scores of
+            different items (videos or crops) as independent.
         groups: Number of actors or videos from which the bootstrap draws.
     """
 
@@ -109,8 +109,9 @@ def compare_detectors(
 
     Args:
         sources: Face sets or a data set, as in `evaluate`.
-        detectors: Two detectors, each in a form that `evaluate` takes as `weights`.
-        options: Further arguments of `evaluate`.
+        detectors: The first and the second detector, each given as for the argument `weights` of
+            `evaluate`.
+        options: Keyword arguments for `evaluate`, such as `split="test"` and `device="cpu"`.
 
     Raises:
         FileNotFoundError: As in `evaluate`.
@@ -128,7 +129,7 @@ def compare_results(first: EvaluationResult, second: EvaluationResult) -> Paired
     """Compare the results of two detectors on the same data, and test whether their metrics differ.
 
     Raises:
-        ArgumentError: The two results are not of the same videos or crops in the same order.
+        ArgumentError: The results have different videos or crops, or have them in different orders.
 
     Example:
         >>> compare_results(evaluate("val.csv"), evaluate("val.csv", weights="xception")).delong
@@ -231,9 +232,8 @@ def _bootstrap(
 def _p_value(draws: np.ndarray) -> float:
     """Return the two-sided p-value of a difference between two detectors.
 
-    `draws` holds the difference in each draw of a bootstrap. Two groups of draws are counted: draws
-    with a difference <= 0, and draws with a difference >= 0. The p-value is twice the share of the
-    smaller group, limited to 1.
+    `draws` holds the difference in each draw of a bootstrap. The share of differences <= 0 and the
+    share of differences >= 0 are computed. The p-value is twice the smaller share, at most 1.
     """
     if not len(draws):
         return float("nan")

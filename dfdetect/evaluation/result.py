@@ -66,8 +66,8 @@ class EvaluationResult:
         frame_level: Metrics of the scores of single crops.
         sources: Metrics of each known source (data set, camera or site), with intervals if the
             source has enough actors or videos.
-        methods: Metrics of each known method that made fakes. The metrics of a method compare the
-            method's fakes with all REAL items of the same sources.
+        methods: Metrics of each known method that made fakes. They are computed from the fakes of
+            the method and all REAL items of the same sources.
         auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
             a bootstrap over sources; None if the items come from fewer than two known sources.
@@ -244,10 +244,10 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return a text with one line for each kind of fake: the share of detected fakes.
+    """Return a text that says, in one line for each kind of fake, what share is detected.
 
-    If there are scenes with both REAL and FAKE items, one more line follows. It says in which share
-    of the pairs (a REAL and a FAKE item of one scene) the FAKE item has the higher probability.
+    If there are pairs (a REAL and a FAKE item of one scene), a last line follows. It has the share
+    of pairs whose FAKE item has the higher probability.
     """
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()

@@ -14,7 +14,9 @@ from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED
 def measure_attributes(
     faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Return attributes of faces, such as the brightness, on which a detector's accuracy depends.
+    """Return the height, brightness, sharpness and turn of faces.
+
+    The accuracy of a detector depends on these attributes.
 
     Args:
         faces: The face set (labelled crops). The crops must have been cut by the default
@@ -55,16 +57,16 @@ def measure_crop(crop: np.ndarray) -> FaceAttributes:
 def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return which faces are small, dark, blurred or turned to the side.
 
-    The limits come from `dfdetect.scoring.reliability`. If a face in a video is beyond a limit, the
-    detector's result for the video has a warning.
+    The limits are those of `dfdetect.scoring.reliability`, which also decide whether the result of
+    a video has a warning.
 
     Args:
         attributes: Attributes of the faces, as `measure_attributes` returns them.
 
     Returns:
         A dictionary from the name of each subgroup to a boolean array of shape (n,), which is True
-        for the faces in the subgroup. The names are `small`, `dark`, `blurred` and `turned`, and
-        `other` for the faces in none of these four subgroups.
+        for the faces in the subgroup. The names are `small`, `dark`, `blurred`, `turned` and
+        `other`. A face is in `other` if it is in none of the first four subgroups.
     """
     masks = {
         "small": attributes["height"] <= SMALL,

@@ -67,7 +67,7 @@ def to_markdown(result: EvaluationResult) -> str:
 
 
 def markdown(columns: Mapping[str, Iterable[str]]) -> str:
-    """Return a Markdown table. `columns` is a dictionary from titles of columns to their cells."""
+    """Return a Markdown table. `columns` maps the title of each column to its cells."""
     lines = [list(columns), ["---"] * len(columns), *zip(*columns.values(), strict=True)]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
