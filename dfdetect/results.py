@@ -279,7 +279,7 @@ class VideoResult:
     Attributes:
         path: The file, or None if the frames were given in memory.
         name: Name of the video: the base name of its file. If two videos of one call of `predict`
-            have the same base name, the name of each video is its path below the folder that was
+            have the same base name, each of them is named by its path below the folder that was
             given to `predict`.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the

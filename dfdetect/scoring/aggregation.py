@@ -63,8 +63,8 @@ class Aggregation:
         floor: Lowest possible P(FAKE); the highest is 1 - floor.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
             small value, and near the maximum for a large value.
-        window: Before the soft maximum, the logit of each frame is replaced by the mean logit of
-            this many successive frames, with the frame in the middle.
+        window: Number of frames. Before the soft maximum, each logit is replaced by the mean logit
+            of `window` successive frames with this frame in the middle.
         min_track_share: Minimum number of frames of a track, divided by the number of frames of the
             longest track; 0 to 1. Shorter tracks are ignored.
 
@@ -179,9 +179,9 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
 def _power_law(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of a weighted mean of the frames' probabilities.
 
-    First, each probability is moved away from 0.5: its distance d from 0.5 becomes d ** 0.65. The
-    moved probability is kept within [0.01, 0.99]. The mean is taken over the moved probabilities,
-    and the weight of a frame is its d.
+    The weight of a frame is d, the distance of its probability from 0.5. Before the mean is taken,
+    each probability is moved away from 0.5: its distance becomes d ** 0.65. The moved probability
+    is kept within [0.01, 0.99].
     """
     distance = _sigmoid(logits) - 0.5
     pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)

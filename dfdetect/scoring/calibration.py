@@ -1,7 +1,7 @@
-"""Calibration: changes logits so that P(FAKE), their sigmoid, agrees with the share of fakes.
+"""Calibration: changes logits so that P(FAKE) agrees with the share of fakes.
 
-For example, about 80 % of the videos with a P(FAKE) of 0.8 should be fakes. The method is Platt
-scaling: each logit of the model is replaced by a linear function of this logit.
+P(FAKE) is the sigmoid of a logit. For example, about 80 % of the videos with a P(FAKE) of 0.8
+should be fakes. The method is Platt scaling: each logit is replaced by a linear function of it.
 """
 
 from dataclasses import dataclass

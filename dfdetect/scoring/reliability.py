@@ -6,8 +6,8 @@ on faces beyond a limit is lower than on other faces. For the second measurement
 damaged until they were beyond a limit. The balanced accuracy was lower on the damaged crops than
 before the damage: the 95 % interval of the difference was below zero.
 
-Strongly compressed videos have a warning for another reason. In these videos, the detector misses
-more fakes, but also calls fewer REAL videos FAKE.
+Strongly compressed videos also have a warning, because the detector misses many fakes among them.
+Their balanced accuracy shows this less clearly, because fewer REAL videos are called FAKE too.
 
 The command `dfdetect compare-conditions` repeats these measurements. Given videos, it measures the
 effect of compression; given face sets, it measures the effects of all other properties.
@@ -41,11 +41,12 @@ def find_warnings(
     """Return sentences that say why the score of a face is less reliable than usual.
 
     Args:
-        heights: Heights in pixels of the face's bounding boxes, at least one. If the median height
+        heights: Heights of the bounding boxes of the face in pixels, at least one. If their median
             is at most 70 pixels, a sentence says that the face is small.
         faces: Attributes of some crops of the face, at least one. The median of each attribute is
             compared with the limit of this attribute.
-        frames: Number of frames that show the face. If it is 1, a sentence says so.
+        frames: Number of frames that show the face. If it is 1, a sentence says that only one frame
+            was scored.
         bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`.
             NaN means unknown.
 
