@@ -22,7 +22,7 @@ class FaceAttributes:
         brightness: Mean of all pixel values of the crop, 0 to 255.
         sharpness: Mean of the absolute Laplacian of the grey crop, divided by the standard
             deviation of the grey levels. The sharpness is about 0.1 for sharp faces, and less for
-            blurred faces. The contrast of the crop does not change it.
+            blurred faces. The contrast of the crop does not change the sharpness.
         turn: Horizontal distance of the nose from the midpoint between the eyes, divided by the
             distance between the eyes. It is 0 for a face seen from the front, and about 0.35 for a
             face turned by 40 degrees.

@@ -41,7 +41,7 @@ class FaceDetector(Protocol):
 
 @runtime_checkable
 class NearbyFaceDetector(FaceDetector, Protocol):
-    """The interface of face detectors that can search a whole frame, or only near given boxes.
+    """The interface of face detectors that can also look for faces near given boxes.
 
     With such a face detector, `Detector` searches fewer whole frames.
     """
@@ -57,8 +57,8 @@ class NearbyFaceDetector(FaceDetector, Protocol):
                 of the image.
 
         Returns:
-            One list per image, with one entry per box in `boxes`: the box of the face near the box
-            in `boxes`, or None if no face was found there.
+            One list per image, with one entry per given box: the box of the face that was found
+            near the given box, or None if no face was found there.
         """
         ...
 
@@ -136,8 +136,8 @@ class MTCNNDetector:
                 of the image.
 
         Returns:
-            One list per image, with one entry per box in `boxes`: the box of the face near the box
-            in `boxes`, or None if no face was found there.
+            One list per image, with one entry per given box: the box of the face that was found
+            near the given box, or None if no face was found there.
 
         Example:
             >>> face_detector.detect_nearby([frame.image], [[(780, 120, 960, 360)]])
@@ -188,11 +188,11 @@ class MTCNNDetector:
 
 
 def brighten(image: np.ndarray) -> np.ndarray:
-    """Brighten an image for the face detector if the image is dark, and return it.
+    """Return a dark image brightened for the face detector, and any other image unchanged.
 
-    An image that is not dark is returned unchanged. MTCNN misses most faces in very dark videos of
-    the Deepfake Detection Challenge, but finds these faces after a gamma correction. Unlike linear
-    scaling, gamma correction does not overexpose a bright face in a dark room.
+    MTCNN misses most faces in very dark videos of the Deepfake Detection Challenge, but finds these
+    faces after a gamma correction. Unlike linear scaling, gamma correction does not overexpose a
+    bright face in a dark room.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).

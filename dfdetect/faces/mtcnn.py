@@ -85,7 +85,7 @@ class Cascade:
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), all of the same size.
-            scales: The scales of the copies of each image for the first network. The function
+            scales: The scales at which the first network looks at each image. The function
                 `pyramid` returns such scales.
 
         Returns:
@@ -107,10 +107,10 @@ class Cascade:
                 3). The parts may differ in size.
 
         Returns:
-            float64 of shape (faces, 5), with one row per part. The first value is the confidence (0
-            to 1) that the part shows a face. The other values are corrections: the distances from
-            the edges x1, y1, x2, y2 of the part to the edges of the face. Distances in x are
-            divided by the part's width, and distances in y by the part's height.
+            float64 of shape (parts, 5). The first value of a row is the confidence (0 to 1) that
+            the part shows a face. The other values are corrections: the distances from the edges
+            x1, y1, x2, y2 of the part to the edges of the face. Distances in x are divided by the
+            part's width, and distances in y by the part's height.
         """
         parts = [cv2.integral(face) for face in faces]
         return np.array(self._answers(self.onet, SIDES[2], parts)).reshape(-1, 5)
@@ -122,7 +122,7 @@ class Cascade:
 
         Args:
             sums: The summed-area table of each image.
-            scales: The scales of the copies of each image for the first network.
+            scales: The scales at which the network looks at each image, as from `pyramid`.
 
         Returns:
             The squares, of shape (squares, 4), and for each square the index of its image in
@@ -168,8 +168,8 @@ class Cascade:
         """Return the boxes that the second network keeps, and for each box the index of its image.
 
         The second network corrects the edges of the boxes. The boxes are then enlarged to squares.
-        `sums` holds the summed-area table of each image. For each of `boxes`, `owners` holds the
-        index of its image in `sums`.
+        `sums` holds the summed-area table of each image. `owners` holds, for each box, the index of
+        its image.
         """
         looked = self._look(self.rnet, SIDES[1], self.thresholds[1], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
@@ -182,7 +182,7 @@ class Cascade:
         """Return the boxes that the third network keeps, and for each box the index of its image.
 
         The third network corrects the edges of the boxes. `sums` holds the summed-area table of
-        each image. For each of `boxes`, `owners` holds the index of its image in `sums`.
+        each image. `owners` holds, for each box, the index of its image.
         """
         looked = self._look(self.onet, SIDES[2], self.thresholds[2], sums, boxes, owners)
         boxes, owners, confidence, corrections = looked
@@ -210,8 +210,8 @@ class Cascade:
             owners: For each box, the index of its image in `sums`, of shape (boxes,).
 
         Returns:
-            The kept boxes, of shape (kept, 4), and for each kept box the index of its image in
-            `sums` (kept,), the confidence (kept,) and the corrections of its edges (kept, 4).
+            Four tensors with one row per kept box: the box of shape (4,), the index of its image in
+            `sums`, the confidence, and the corrections of the four edges, of shape (4,).
         """
         height, width = (length - 1 for length in sums[0].shape[:2])
         tops, bottoms, lefts, rights = pad(boxes, width, height)
@@ -230,7 +230,7 @@ class Cascade:
     def _answers(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """Return the network's answer for each part of an image, like `_answer`, but in batches."""
+        """Call `_answer` with one batch of parts after another, and return all rows."""
         answers: list[list[float]] = []
         for start in range(0, len(parts), BOXES):
             answer = partial(self._answer, network, side)
@@ -240,11 +240,11 @@ class Cascade:
     def _answer(
         self, network: nn.Module, side: int, parts: Sequence[np.ndarray]
     ) -> list[list[float]]:
-        """Return the network's answer for each part of an image, as one row.
+        """Return what a network answers for parts of images: one row per part.
 
         A row has the five values that `check` describes: the confidence that the part shows a face,
-        and four corrections. `parts` holds one array per part: the section of the image's
-        summed-area table that covers the part, as in `_resize`.
+        and four corrections. `parts` holds, for each part, a section of a summed-area table. The
+        docstring of `_resize` describes this section.
         """
         inputs = np.zeros((-(-len(parts) // STEP) * STEP, side, side, 3), np.float32)
         for number, part in enumerate(parts):
@@ -258,18 +258,18 @@ class Cascade:
 
 
 def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> list[float]:
-    """Return the scales of the copies of an image that the first network looks at.
+    """Return the scales at which the first network looks at an image.
 
-    A scale is the height of a copy, divided by the height of the image. The largest scale comes
-    first.
+    The first network looks at several resized copies of the image. A scale is the height of a copy,
+    divided by the height of the image. The largest scale comes first.
 
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Height in pixels of the smallest face to find. The largest scale resizes a face of
-            this height to the height of the first network's input.
-        smallest: Height in pixels of the smallest face that the caller looks for. Copies that are
-            needed only for smaller faces are left out. By default, no copy is left out.
+        min_face: Face height in pixels that sets the largest scale: at this scale, a face of this
+            height is as high as the first network's input.
+        smallest: Face height in pixels below which faces need not be found. Scales that only such
+            faces need are left out. By default, no scale is left out.
 
     Example:
         >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]

@@ -108,10 +108,10 @@ def track_faces(
         frames: Frames in order of time. Only a few frames at a time are kept in memory.
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
-        detect_nearby: The method `detect_nearby` of a face detector. If given, this method looks
-            for known faces on most frames, but only where they are expected, and few whole frames
-            are searched. If None, some whole frames are searched, and the boxes on the frames
-            between them are interpolated.
+        detect_nearby: The method `detect_nearby` of a face detector, or None. With this method, few
+            whole frames are searched. On the other frames, the method looks for known faces only
+            where they are expected. With None, more whole frames are searched, and the boxes on the
+            other frames are interpolated.
         search_stride: Every `search_stride`-th frame is searched for faces of all sizes. Searches
             of other frames may miss a face that is less than half as high as the smallest known
             face.
@@ -152,7 +152,7 @@ def crop_at_tracks(
 
     Returns:
         One new track per track in `others`, in the same order. A new track is empty if `frames` has
-        none of the frame numbers of its track in `others`.
+        no frame with a number that occurs in the other video's track.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -187,22 +187,20 @@ def _detect_boxes(
 ) -> list[Boxes]:
     """Return the boxes of the faces on each frame of a run, or None for a skipped frame.
 
-    The sampled frames of the whole video are numbered from 0. Every `search_stride`-th frame is
-    searched for faces of all sizes. The faces found on these frames, and the faces of tracks that
-    have not ended, are the known faces.
+    The sampled frames of the whole video are numbered from 0. First, every `search_stride`-th frame
+    is searched for faces of all sizes. The known faces are the faces found on these frames, and the
+    faces of tracks that have not ended. Later searches look for faces that are at least half as
+    high as the smallest known face.
 
-    With `detect_nearby`, every eighth frame of the video and the last frame of the run are searched
-    for faces that are at least half as high as the smallest known face. The frame in the middle of
-    each gap between these frames comes next, then the frame in the middle of each remaining gap,
-    and so on. For a frame in the middle of a gap, the boxes on the frames at both ends of the gap
-    tell where faces are expected, and `detect_nearby` looks for the faces there. If `detect_nearby`
-    misses a face, the whole frame is searched. If no faces are expected, a frame with an even
-    number is searched, and a frame with an odd number is skipped.
+    With `detect_nearby`, every eighth frame and the last frame of the run are searched next. Then
+    `detect_nearby` looks at the frame in the middle of each gap between searched frames, until no
+    gaps are left. It looks only for the faces on the frames at the ends of the gap, and only where
+    they are expected. If it misses a face, the whole frame is searched. If no face is expected, a
+    frame with an even number is searched, and a frame with an odd number is skipped.
 
-    Without `detect_nearby`, every fourth frame of the video and the last frame of the run are
-    searched for faces that are at least half as high as the smallest known face. The frame halfway
-    between two of these frames is searched too, unless the two frames show the same faces in nearly
-    the same places. All other frames are skipped.
+    Without `detect_nearby`, every fourth frame and the last frame of the run are searched next. The
+    frame halfway between two of these frames is searched too, unless the two frames show the same
+    faces in nearly the same places. All other frames are skipped.
 
     Args:
         run: The frames of one run. `_runs` explains what a run is.
@@ -210,7 +208,7 @@ def _detect_boxes(
         tracks: The tracks found in all earlier runs.
         detect: The method `detect` of a face detector.
         detect_nearby: The method `detect_nearby` of the face detector, or None.
-        search_stride: Every `search_stride`-th frame is searched for faces of all sizes.
+        search_stride: Distance between frames that are searched for faces of all sizes.
     """
     boxes = [*earlier, *[None] * len(run)]
     search = _RunSearch(run, len(earlier), boxes, detect, detect_nearby)
@@ -262,9 +260,9 @@ class _RunSearch:
         self.smallest = min((bottom - top for _, top, _, bottom in known), default=None)
 
     def left(self, stride: int) -> list[int]:
-        """Return the numbers of frames of the run: the multiples of `stride`, and the last frame.
+        """Return the numbers of the frames of the run that are not searched yet.
 
-        Frames whose boxes are already known are left out.
+        Only multiples of `stride` and the number of the last frame are returned.
         """
         last = len(self.boxes) - 1
         return [
@@ -367,8 +365,8 @@ def _assign(boxes: Boxes, time: float, tracks: list[FaceTrack]) -> None:
     Each track gets at most one box. An overlap counts only if it is large enough (see
     `SAME_TRACK_IOU`). A new box that is added to no track starts a new track.
 
-    If `boxes` is None, the frame was skipped, and no box is added. A face that was found on the
-    previous frame does not count as missed on the skipped frame.
+    If `boxes` is None, the frame was skipped, and no box is added. The skipped frame counts as
+    missed only in tracks whose face was already missed on the frame before.
     """
     live = [track for track in tracks if track.missed <= MAX_MISSED]
     if boxes is None:
@@ -412,7 +410,7 @@ def _between(first: Box, second: Box, share: float) -> Box:
 
 
 def _distinct(boxes: Iterable[Box | None]) -> list[Box]:
-    """Return the boxes without None, and only the first of several boxes that show one face."""
+    """Return the boxes of different faces: one box for each face. None is left out."""
     kept: list[Box] = []
     for box in boxes:
         if box is not None and all(iou(box, other) < SAME_FACE_IOU for other in kept):
