@@ -132,10 +132,10 @@ class DecoderPool:
             self._processes.give_back(decoder)
 
     def close(self) -> None:
-        """End all processes at once.
+        """Kill all processes, even while they read videos.
 
-        `read_frames` then raises `CancelledError`, both in threads that are reading a video and in
-        later calls.
+        Threads that are reading a video then get a `CancelledError`, and so do later calls of
+        `read_frames`.
         """
         self._processes.end()
 
@@ -172,7 +172,7 @@ def _serve(
     caller. If an error occurred, the last message names the error. Before the decoder process sends
     a frame or the last message, it waits until the caller has received the previous frame.
     `returned` holds the places of the areas of shared memory that the caller no longer uses (see
-    `_Areas`). `wanted` holds further arguments of `dfdetect.video.reader.read_frames`.
+    `_Areas`). The remaining keyword arguments are passed to `dfdetect.video.reader.read_frames`.
     """
     areas.take_back(returned)
     end: dict[str, Any] = {}
@@ -274,8 +274,8 @@ class _Loan:
     """An image that the caller uses in an area of the shared memory.
 
     Each array that uses the area keeps the `_Loan` alive. When the last such array is deleted, the
-    `_Loan` appends the place of the area (see `_Areas`) to the list `returned` of its
-    `_SharedImages`. The decoder process may then write to the area again.
+    `_Loan` appends the place of the area (see `_Areas`) to a list of returned areas. The decoder
+    process may then write to the area again.
     """
 
     def __init__(self, image: np.ndarray, place: int, returned: deque[int]):
@@ -347,7 +347,7 @@ class DecoderProcess:
 
         Args:
             path: The video file.
-            wanted: Further arguments of `dfdetect.video.reader.read_frames`.
+            wanted: A dictionary of the other arguments of `dfdetect.video.reader.read_frames`.
             seconds: Time limit for reading the video.
         """
         self.ready = False
@@ -404,8 +404,8 @@ class DecoderProcess:
 class _Processes:
     """The processes of a `DecoderPool`.
 
-    The pool's finalizer refers to its `_Processes`. The `_Processes` must not refer to the pool,
-    because the finalizer would then keep the pool alive.
+    An object of this class must not refer to the pool. The pool's finalizer refers to the object,
+    and would then keep the pool alive.
     """
 
     def __init__(self) -> None:

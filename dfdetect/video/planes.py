@@ -100,7 +100,9 @@ class Planes:
             brightness[height, : width + 1] = brightness[height - 1, : width + 1]
 
     def paste(self, other: "Planes", left: int, top: int) -> None:
-        """Draw another picture into this picture, and cut off the parts outside this picture.
+        """Draw another picture into this picture.
+
+        The parts of the other picture that lie outside this picture are not drawn.
 
         Args:
             other: The picture to draw.

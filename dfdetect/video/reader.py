@@ -112,9 +112,10 @@ def read_frames(
     """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
     Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of its
-    frames are yielded. Damaged frames are left out. Without `indices`, only key frames are decoded
-    if a video has more than 3,000 frames and at least `2 * num_frames` key frames. The key frames
-    nearest to evenly spaced times are then yielded.
+    frames are yielded. Damaged frames are left out.
+
+    If `indices` is None, and a video has more than 3,000 frames and at least `2 * num_frames` key
+    frames, only key frames are decoded. The key frames nearest to evenly spaced times are yielded.
 
     An image yields one frame at 0 seconds, rotated upright as its EXIF data says.
 
@@ -172,9 +173,8 @@ def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     """Return the positions of `count` evenly spaced times in a sorted array of times.
 
     The function divides the span from the first time to the last into `count` equal parts, and
-    picks the time nearest to the middle of each part. If there are large gaps between the times,
-    one time may be the nearest for two parts. The function then ignores the times, and returns
-    evenly spaced positions.
+    picks the time nearest to the middle of each part. If large gaps between the times make the
+    function pick a time twice, it returns evenly spaced positions instead.
 
     Args:
         times: Sorted times of shape (n,), in any unit.

@@ -80,8 +80,9 @@ def rewrite_video(
     Args:
         path: Any video file that FFmpeg reads.
         out: The MP4 file to write.
-        make_painter: A function that returns the painter. Its arguments are the width and height of
-            the upright frames in pixels, and the seconds between the first frame and the last.
+        make_painter: A function that returns the painter. The function gets three arguments: the
+            width and the height of the upright frames in pixels, and the seconds between the first
+            frame and the last.
         threads: Number of decoding threads, which is also the number of encoding threads. 0 means
             the number of CPU cores.
         comment: Comment in the metadata of the new file.
