@@ -326,7 +326,7 @@ class _TrackedVideo:
     def frames(self, **wanted: Any) -> Generator[Frame, None, None]:
         """Yield the frames of the video, and set the attribute `shape` to their shape.
 
-        `wanted` is the argument `num_frames` or `indices` of `DecoderPool.read_frames`.
+        The keyword arguments say which frames are read, as in `LabelledVideo.read`.
         """
         for frame in self.video.read(self.decoders, **wanted):
             self.shape = frame.image.shape

@@ -6,8 +6,8 @@ shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` the
 the shard that holds an image, and the byte offset and size of the image in this shard.
 
 The column `actor_group` says which crops show the same person, or people who look alike. When a
-face set is split, a group stays together. Otherwise the measured accuracy would be too high,
-because a model is more accurate on faces that it was trained on.
+face set is split, no group has crops in both parts. Otherwise the measured accuracy would be too
+high, because a model is more accurate on faces that it was trained on.
 """
 
 import tarfile
@@ -160,10 +160,10 @@ class FaceSet:
 
     @property
     def face_sets(self) -> np.ndarray:
-        """Return, for each crop, the number of its face set before joining: int64 of shape (n,).
+        """Return, for each crop, the number of the face set that it comes from.
 
-        `join` gives the numbers 0, 1, 2 and so on to the face sets that it joins. If nothing was
-        joined, all numbers are 0.
+        The numbers are int64 of shape (n,). `join` numbers the face sets that it joins from 0. If
+        nothing was joined, all numbers are 0.
         """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
@@ -253,7 +253,8 @@ class FaceSet:
     def tracks(self) -> list[list[int]]:
         """Return, for each track, the row numbers of its crops in the order of the frames.
 
-        A track is one face in one video. A crop without a track in the index is its own track.
+        A track is one face in one video. A crop without a track in the index counts as a track of
+        one crop.
         """
         if not set(TRACK) <= set(self.table):
             return [[row] for row in range(len(self))]
@@ -305,7 +306,7 @@ class FaceSet:
         The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a crop and
         of its original. The column `pair_border` holds the mean difference along the borders. If
         `pair_border` is 6 or more, the two crops are not aligned. `pair_diff` then means nothing,
-        and the FAKE crop is kept. If one of both columns is missing, all crops are kept.
+        and the FAKE crop is kept. If the index lacks one of the two columns, all crops are kept.
 
         Args:
             min_pair_difference: FAKE crops with a lower `pair_diff` are left out.
@@ -331,17 +332,15 @@ class FaceSet:
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
         """Return two parts of the face set: one for training, and one that is held out.
 
-        A model is more accurate on sources and faces that it was trained on. Therefore, whole
-        sources are held out if the FAKE crops have several sources. Otherwise, whole actor groups
-        are held out. If several face sets were joined, each of them is split separately.
+        A model is more accurate on sources and faces that it was trained on. Therefore, if the FAKE
+        crops have several sources, whole sources are held out. Otherwise, whole actor groups are
+        held out. If some crops of an actor group are held out, the other crops of this group are in
+        neither part. All other crops are for training.
 
-        REAL crops alone cannot show how good a model is. If one of several joined face sets has no
-        FAKE crops, none of its crops is held out. If a face set is split by actor group, crops of a
-        source without FAKE crops are not held out either. Reconstructions of REAL crops (see
-        `dfdetect.data.reconstruct`) do not count as FAKE crops here.
-
-        All crops that are not held out are for training, with one exception: if some crops of an
-        actor group are held out, the other crops of this group are in neither part.
+        Joined face sets are split one by one. No crops of a face set without FAKE crops are held
+        out. If actor groups are held out, no crops of a source without FAKE crops are held out.
+        Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops
+        here.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.
@@ -382,7 +381,7 @@ class FaceSet:
 
 
 def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Choose names at random: about the share `fraction` of all names, but at least one."""
+    """Return names chosen at random: about the share `fraction` of all, but at least one."""
     count = max(1, round(fraction * len(names)))
     return np.random.default_rng(seed).permutation(names)[:count]
 
@@ -489,7 +488,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """Return the place of each image in the shards (tar files), read from columns of the index."""
+    """Read from the index in which shard (tar file), and where in this shard, each image is."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()

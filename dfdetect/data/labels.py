@@ -55,9 +55,9 @@ class LabelledVideo:
             standard data set, it is the name of the data set or of a part of it. Otherwise, it is
             the name of the video's folder.
         archive: The zip file that holds the video, or None.
-        original: For a fake, the video from which the fake was made, as a pair: its zip file (or
-            None) and its path. There may be no file at this path. For a REAL video, or if the
-            original of a fake is unknown, the attribute is None.
+        original: The place of the video from which a fake was made: a zip file (or None) and a
+            path. There may be no file at this path. For a REAL video, or if the original of a fake
+            is unknown, the attribute is None.
         size: Size of the file in bytes.
         method: The method that made a fake; empty if it is unknown.
         split: `train`, `val` or `test` if the data set has an official split, otherwise empty.
@@ -84,7 +84,8 @@ class LabelledVideo:
 
         Args:
             decoders: The decoder pool that reads the video.
-            wanted: The argument `num_frames` or `indices` of `DecoderPool.read_frames`.
+            **wanted: Keyword arguments that say which frames are read: `num_frames` or `indices`,
+                as in `DecoderPool.read_frames`.
 
         Raises:
             VideoError: No frame can be read.
@@ -140,7 +141,7 @@ class LabelledPhoto:
 
     @property
     def place(self) -> ImageLocation:
-        """Return `image`, the place in a file that identifies the image."""
+        """Return `image`, which identifies the image by its place in a file."""
         return self.image
 
     @property

@@ -91,8 +91,8 @@ def reconstruct(
         faces: Indexes of the face sets whose REAL crops are used.
         out: The index to write, called `NAME.csv`. Four of its columns describe a reconstruction:
             `original` (id of the REAL crop), `method` (name of the autoencoder), `kind` (always
-            `reconstruction`) and `side` (side in pixels of the resized REAL crop that the
-            autoencoder got). The source, actor and track are those of the REAL crop.
+            `reconstruction`) and `side` (side in pixels to which the REAL crop was resized before
+            the autoencoder got it). The source, actor and track are those of the REAL crop.
         kinds: Names of the autoencoders to use: keys of `AUTOENCODERS`. The column `method` holds
             these names.
         steps: Number of training steps of each autoencoder.

@@ -20,7 +20,7 @@ class VideoGroup:
     Attributes:
         original: The original. Faces are detected in this video.
         fakes: The fakes. Their crops are cut at the face boxes found in the original.
-        wanted: Names of the videos in the group from which crops are cut.
+        wanted: Names of videos. Crops are cut only from videos with these names.
     """
 
     original: Video
@@ -79,8 +79,8 @@ def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
 
     Args:
         videos: All videos.
-        wanted: Names of the videos from which crops are cut. A group without such videos is left
-            out.
+        wanted: Names of the videos from which crops are cut. Groups in which no video has such a
+            name are left out.
     """
     places = {video.place: video for video in videos}
     fakes = defaultdict(list)

@@ -55,9 +55,9 @@ class FaceSetWriter:
             with the settings with which it was begun.
 
     Attributes:
-        done: A dictionary of the complete entries. The key is the entry's value in the first column
-            of the log. The value is the entry's row in the log without `LOG_COLUMNS`: a dictionary
-            from the names of the columns to texts.
+        done: The rows of the log, as a dictionary. The keys are the texts in the first column. The
+            values are the rows, each a dictionary from column names to texts. `LOG_COLUMNS` are
+            left out.
 
     Raises:
         InputError: The index or a shard exists, but the log does not; or a file was changed after

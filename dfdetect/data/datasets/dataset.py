@@ -63,7 +63,7 @@ class Dataset:
         return replace(self, videos=videos, faces=faces)
 
     def describe(self) -> str:
-        """Return one line: the data set's name, numbers of REAL and FAKE videos, missing parts."""
+        """Return one line: the name, how many videos of each kind exist, and what is missing."""
         if self.faces is None:
             labels = [video.label for video in self.videos]
             methods = [video.method for video in self.videos if video.method]
@@ -88,9 +88,9 @@ READERS: list[Reader] = []
 
 
 def register_layout(reader: Reader) -> Reader:
-    """Register a function that reads data sets of one layout. This function is a decorator.
+    """Decorate a function, so that `read_dataset` uses it to read data sets of one layout.
 
-    The registered function must return None if a folder or file has another layout.
+    The decorated function must return None if a folder or file has another layout.
 
     Example:
         >>> @register_layout
@@ -110,8 +110,8 @@ class CropSequence(NamedTuple):
         video: Name of the sequence, such as the name of its video. No other sequence of the split
             has the same name.
         label: REAL or FAKE.
-        group: A name for the person. Sequences that are known to show the same person have the same
-            name.
+        group: A name for the person. Sequences that are known to show one person have the same
+            group.
         source: Name of the data set, or of a part of it.
         method: The method that made a fake, or an empty text.
         split: `train`, `val`, `test` or an empty text.
@@ -128,9 +128,9 @@ class CropSequence(NamedTuple):
 
 
 def to_face_set(sequences: Iterable[CropSequence]) -> FaceSet:
-    """Return a face set of sequences of crops.
+    """Return a face set with the crops of all sequences.
 
-    Each sequence is a video with one track in the face set.
+    In the face set, each sequence counts as a video with one track.
     """
     rows, places = [], []
     for one in sequences:

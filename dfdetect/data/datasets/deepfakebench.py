@@ -152,10 +152,11 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
-    """Find the folder to which the paths `images` in the JSON file `file` are relative.
+    """Return the folder that holds all data sets, or None if no folder holds one of `images`.
 
+    `images` are paths that the JSON file `file` lists. They are relative to the returned folder.
     The function tries all folders above the file, and in each of them the sub-folders that `PLACES`
-    lists. If none of these folders holds an image, the result is None.
+    lists.
     """
     roots = [parent / place for parent in file.absolute().parents for place in PLACES]
     for image in images:

@@ -9,8 +9,9 @@ test/labels.csv
 test/NAME.mp4
 ```
 
-There are training parts 0 to 49. If the folders `train/` and `test/` are missing, their contents
-may lie directly in the folder of the data set. The test videos may be in a sub-folder `videos`.
+There are training parts 0 to 49. The parts and `labels.csv` may also lie directly in the folder of
+the data set, without the folders `train/` and `test/`. The test videos may be in a sub-folder
+`videos`.
 
 The preview has this layout:
 
