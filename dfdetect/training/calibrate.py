@@ -47,7 +47,7 @@ def calibrate(
 
     Returns:
         The specification of the new checkpoint. Its `scores["calibration_faces"]` holds the metrics
-        on `faces`, which `dfdetect.training.judging.Judge.measure` explains.
+        on `faces` (see `dfdetect.training.judging.Judge.measure`).
 
     Raises:
         FaceSetError: A face set is unusable, or all crops have the same label.

@@ -55,9 +55,9 @@ class ClipDataset(Dataset):
             shape (..., 3, size, size). It gets all crops of a clip in one call.
         length: Number of crops in each clip; 1 for models that take single crops. A clip consists
             of consecutive crops of a track. If a track has only one crop, the clip consists of
-            moved copies of this crop.
-        jitter: Whether the copies of a single crop (see `length`) are moved at random, as in
-            training. If False, they are moved in the same way at each access.
+            copies of this crop, each shifted by a few pixels.
+        jitter: Whether these copies (see `length`) are shifted at random, as in training. If False,
+            the shifts are the same at each access.
         reconstructions: A face set of reconstructed REAL crops, from which the dataset makes fakes
             (see `dfdetect.data.reconstruct`). Its column `original` holds the ids of the REAL crops
             in `faces`. If `length` is above 1, this argument has no effect.

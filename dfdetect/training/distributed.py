@@ -92,8 +92,8 @@ class DistributedContext:
     def global_batch(self, size: int) -> AbstractContextManager:
         """Return a context manager for a forward pass over this process's part of a batch.
 
-        In the `with` block, layers give the same outputs for this part as if one process had the
-        whole batch.
+        In the `with` block, layers give the same outputs for this part as if one process computed
+        the whole batch.
 
         Args:
             size: Number of items in the whole batch.

@@ -126,7 +126,7 @@ class Judge:
         """Return the thresholds of the verdicts, and the numbers of FAKE videos above them.
 
         At most 5 % of the REAL videos are above the threshold `uncertain`, and at most 1 % above
-        the threshold `fake`. Videos are weighted as in `Judge`.
+        the threshold `fake`. In both percentages, each video counts with its weight (see `Judge`).
 
         The FAKE videos are counted in two groups. The group `people` consists of the videos without
         a known source: their people are new to the model, but their source may not be new. The

@@ -73,7 +73,8 @@ def fit_head(
         labels: 1 for FAKE and 0 for REAL, shape (n,).
 
     Returns:
-        Values for the training history: `C`, and `iterations`, the number of iterations.
+        Two values for the training history: `C` (the argument `strength`) and `iterations` (the
+        number of iterations).
     """
     if architecture == "linear_svm":
         fit = LinearSVC(C=strength, dual=False, class_weight="balanced", max_iter=MAX_ITERATIONS)

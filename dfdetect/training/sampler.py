@@ -29,9 +29,9 @@ class BalancedSampler(Sampler[list[Item]]):
     share `self_blend_share` of the FAKE half is made by self-blending. A share
     `reconstruction_share` of the FAKE half is made from stored reconstructions of the REAL items
     (see `dfdetect.data.reconstruct`). A made fake has the same seed as its REAL item, so that both
-    are augmented in the same way. If a source has no FAKE items, a fake is made from each REAL item
-    of this source in the batch, even if the made fakes then exceed the two shares. Otherwise a
-    model could learn that all items of this source are REAL.
+    are augmented in the same way. If a source has no FAKE items, a fake is made from each of its
+    REAL items in the batch, even if the made fakes then exceed the two shares. Otherwise a model
+    could learn that all items of this source are REAL.
 
     **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset, which are
     called recorded fakes here. A share `pair_share` of the recorded fakes gets a partner in the
@@ -164,7 +164,7 @@ class BalancedSampler(Sampler[list[Item]]):
         return None
 
     def _roles(self, reals: np.ndarray, generator: np.random.Generator) -> list[Role]:
-        """Return the role of the fake that is made from each REAL item.
+        """Return, for each REAL item, the role of the fake that is made from the item.
 
         The role is RECONSTRUCTED or SELF_BLENDED. `reals` holds the positions of the REAL items in
         the dataset.
