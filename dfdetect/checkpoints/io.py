@@ -236,7 +236,7 @@ def _build(spec: Spec) -> nn.Module:
 
 
 def _require_tensors_of(path: Path, spec: Spec, file: safe_open) -> None:
-    """Raise an error if the file does not have exactly the tensors of its architecture.
+    """Raise an error if the file does not have exactly the tensors that `spec` describes.
 
     Only the header of the file is read. No memory is allocated for the tensors.
     """

@@ -51,8 +51,8 @@ class ModelSpec:
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted.
         mirror: Whether every second crop of a face is mirrored before the model scores it. If a
-            face has only one crop, the model scores this crop and its mirror image. Must be False
-            for models that take clips.
+            face has only one crop, the model scores this crop and its mirror image. `mirror` must
+            be False for models that take clips.
         training: Information on the training: data, split, configuration, seed, date.
         scores: Metrics of the model: a dictionary from the name of the test data, such as
             `held_out_actors`, to the metrics on these data.

@@ -28,7 +28,7 @@ def find_weights(weights: str | Path | None = None) -> Path:
         weights: Name of an installed checkpoint, path of a file, or None for the default.
 
     Raises:
-        FileNotFoundError: `weights` is neither a file nor an installed name.
+        FileNotFoundError: `weights` is neither a file nor the name of an installed checkpoint.
 
     Example:
         >>> find_weights("cnn_lstm").name
@@ -54,7 +54,7 @@ def find_all_weights(weights: Weights = None) -> list[Path]:
 
     Raises:
         ArgumentError: The sequence is empty.
-        FileNotFoundError: An element is neither a file nor an installed name.
+        FileNotFoundError: An element is neither a file nor the name of an installed checkpoint.
 
     Example:
         >>> [path.name for path in find_all_weights(["cnn_lstm", "xception"])]
