@@ -1,4 +1,4 @@
-"""Write a bundle: the files to upload to Kaggle, so that dfdetect runs there without a network.
+"""Write a bundle: the files to upload to Kaggle, so that dfdetect runs there offline.
 
 The files are a notebook, and a Kaggle data set with the package and its weights.
 """
@@ -124,8 +124,8 @@ def write_wheel(folder: Path) -> Path:
     """Write a wheel of dfdetect without its weights, and return the path of the wheel.
 
     The files come from the installed package, or from a clone of the repository. The function does
-    not use setuptools, because setuptools needs a clone and the network. The same files always give
-    the same wheel, byte for byte.
+    not use setuptools, because setuptools needs a clone and access to the internet. The same files
+    always give the same wheel, byte for byte.
 
     Raises:
         DfdetectError: The package's metadata is missing, or has another version than the code.
@@ -162,7 +162,7 @@ def write_wheel(folder: Path) -> Path:
 
 
 def package_files(package: Path) -> dict[str, bytes]:
-    """Return the files of a package that belong in a wheel.
+    """Return those files of a package that belong in a wheel.
 
     As in `setup.py`, folders without `__init__.py` are left out. Files that match no pattern in
     `PACKAGE_FILES`, such as data and backups, are left out too.
@@ -212,7 +212,7 @@ def check_dataset(folder: str | Path) -> None:
 
 
 def _require_ours(folder: Path) -> None:
-    """Raise an error if a folder has files that do not belong to a bundle, or is not writable."""
+    """Raise an error if a folder is not writable, or has files that do not belong to a bundle."""
     if folder.is_dir():
         for path in folder.iterdir():
             if path.is_dir() or not any(path.match(pattern) for pattern in OURS):
@@ -232,7 +232,7 @@ def _require_names(owner: str, name: str) -> None:
 
 
 def _collect_wheels(dataset: Path, wheels: str | Path | None) -> None:
-    """Put wheels of the packages that Kaggle's Docker image lacks into the folder `dataset`.
+    """Fill the folder `dataset` with wheels of packages that Kaggle's Docker image lacks.
 
     The wheels are copied from the folder `wheels`. If `wheels` is None, pip downloads them.
     """

@@ -24,9 +24,10 @@ class CompetitionData:
 
     Attributes:
         test_videos: Folder of the videos to score.
-        train_videos: Folder of labelled videos with `metadata.json`, or None if it is missing.
-        sample_submission: File that gives the names and the order of the rows to submit, or None if
-            it is missing.
+        train_videos: Folder of labelled videos with `metadata.json`, or None if there is no such
+            folder.
+        sample_submission: File that lists the videos in the order in which to submit their scores,
+            or None if there is no such file.
         weights: Checkpoint in a data set that is attached to the notebook, or None if no data set
             holds a checkpoint.
     """
