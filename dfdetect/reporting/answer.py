@@ -133,7 +133,7 @@ def _when(track: TrackResult) -> str:
 
 
 def _face(heat_map: HeatMap, is_image: bool) -> str:
-    """Return an HTML figure: a picture of a face, the picture with its heat map, and a caption."""
+    """Return an HTML figure: a face, the same face with its heat map, and a caption."""
     at = "" if is_image else f"At {time_stamp(heat_map.time)}: "
     where = describe_heat_map(heat_map)
     return (

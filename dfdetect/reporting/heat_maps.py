@@ -77,7 +77,7 @@ def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
 
 
 def describe_heat_map(heat_map: HeatMap) -> str:
-    """Return the place of the evidence for FAKE in words, such as "strongest in the lower right".
+    """Return words that say in which part of a face the evidence for FAKE is strongest.
 
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))
@@ -97,10 +97,10 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return the number of the part of a heat map that contains a position.
+    """Return in which of three parts of a heat map a position is: 0, 1 or 2.
 
-    The width or the height of the heat map is divided into three parts. The middle part is narrower
-    than the other two, because the evidence is seldom centred far from the middle.
+    The heat map is divided along its width or its height. The middle part is narrower than the
+    other two, because the evidence is seldom centred far from the middle.
 
     Args:
         share: The position, from 0 (left or upper edge) to 1 (right or lower edge).

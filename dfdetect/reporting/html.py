@@ -63,8 +63,8 @@ def write_report(
         path: The file to write.
         results: The dictionary that `predict` returns: the result of each video, by name.
         videos: A dictionary from the name of each video to its file.
-        prior: The P(FAKE) of videos without a score in the submission (the CSV file for Kaggle that
-            `predict` writes), or None if no submission was written.
+        prior: The P(FAKE) that a submission for Kaggle gives to videos without a score, or None if
+            no submission was written.
         detector: Name of the detector, which the page shows.
         budget: The time budget of the run. When it is used up, no more videos are read.
         progress: Show a progress bar.

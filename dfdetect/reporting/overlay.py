@@ -212,7 +212,7 @@ def _run(
     seconds: float,
     check: Callable[[], None],
 ) -> None:
-    """Run `dfdetect.reporting.painting.main` in a new process, and raise an error if it fails.
+    """Run `dfdetect.reporting.painting.main` in a new process. Raise an error if that fails.
 
     Args:
         path: The video or image, shown in error messages.

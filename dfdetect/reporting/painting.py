@@ -50,10 +50,10 @@ class PersonPath:
     """The bounding box and P(FAKE) of one person at any time of the video.
 
     The detector gives a box and a P(FAKE) only for the sampled frames that show the person. Between
-    two of these frames, the box and P(FAKE) are interpolated if the frames are at most 2 seconds
-    apart. At all other times, the box and P(FAKE) are those of the nearest of these frames, if this
-    frame is at most 1 second and at most 0.55 sampling intervals away. Otherwise, the box and
-    P(FAKE) are unknown.
+    two such frames that are at most 2 seconds apart, the box and P(FAKE) are interpolated. At all
+    other times, the nearest sampled frame that shows the person decides. If this frame is at most
+    1 second and at most 0.55 sampling intervals away, its box and its P(FAKE) are used. Otherwise,
+    the box and P(FAKE) are unknown.
 
     Args:
         track: The detector's result for the person.
@@ -93,9 +93,9 @@ class PersonPath:
 class BoxPainter:
     """Draws people's bounding boxes and P(FAKE) on each frame, and a panel below the frame.
 
-    The frame and the panel together are the picture. The panel shows the verdict, and a curve of
-    P(FAKE) over time for each person. The curves are bright up to the time of the frame, and faint
-    after this time.
+    The frame and the panel together are called the picture. The panel shows the verdict, and a
+    curve of P(FAKE) over time for each person. The curves are bright up to the time of the frame,
+    and faint after this time.
 
     Args:
         result: The detector's result for the video, with at least one person.
@@ -134,8 +134,8 @@ class BoxPainter:
         """Draw the boxes, and the panel with the verdict and the curves, on a picture.
 
         Args:
-            picture: The picture to draw on, with the width and height in `self.size`. It already
-                contains the resized frame.
+            picture: The picture to draw on, which already contains the resized frame. The width and
+                height of the picture are `self.size`.
             time: Time of the frame in seconds since the first frame.
         """
         for place, path in enumerate(self.paths):
@@ -311,7 +311,8 @@ def _draw_scale(
 ) -> None:
     """Draw the axes of the curves, a line for each threshold, and a caption with the thresholds.
 
-    `letter` is the height of letters in pixels of the drawing, which is reduced afterwards.
+    `letter` is the height of letters in pixels of the drawing. The finished drawing is reduced by
+    the factor `SMOOTH`.
     """
     left, top, right, bottom = box
     font = _font(round(0.8 * letter), bold=False)

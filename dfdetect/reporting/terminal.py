@@ -58,7 +58,7 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
     If the environment variable `NO_COLOR` (https://no-color.org) is not empty, the answer is no.
     Otherwise, if `FORCE_COLOR` is not empty, the answer is yes. If both variables are empty or
-    missing, the answer is yes if the stream is a terminal and the variable `TERM` is not `dumb`.
+    missing, the answer is yes for a terminal, except if the variable `TERM` is `dumb`.
 
     Example:
         >>> wants_colour(sys.stdout)
@@ -72,10 +72,10 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
 
 def result_line(result: VideoResult, *, colour: bool = False) -> str:
-    """Return a line about a video: its verdict, P(FAKE), number of people and name.
+    """Return a line about a video, followed by one line for each warning of the result.
 
-    If the video has no score, this line gives the reason. A further line follows for each warning
-    of the result.
+    The line about the video gives its verdict, P(FAKE), number of people and name. If the video has
+    no score, the line gives the name and the reason.
 
     Args:
         result: The detector's result for the video.
@@ -137,8 +137,8 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
     Args:
         results: The dictionary that `predict` returns: the result of each video, by name.
-        prior: The P(FAKE) of videos without a score in the submission (the CSV file for Kaggle that
-            `predict` writes), or None if no submission was written.
+        prior: The P(FAKE) that a submission for Kaggle gives to videos without a score, or None if
+            no submission was written.
 
     Example:
         >>> print(summary(results))
@@ -165,16 +165,17 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return the text to print after the lines that `result_line` returns for the videos.
+    """Return the text to print last, after a line for each video.
 
-    For several videos, the text has the summary and the meaning of the verdicts. For one video with
-    a score, the text has the details. For one video without a score, the text has the summary if
-    `prior` is given, and is empty otherwise.
+    The function `result_line` makes the line of a video. For several videos, the text has the
+    summary and the meaning of the verdicts. For one video with a score, the text has the details.
+    For one video without a score, the text has the summary if `prior` is given, and is empty
+    otherwise.
 
     Args:
         results: The dictionary that `predict` returns: the result of each video, by name.
-        prior: The P(FAKE) of videos without a score in the submission (the CSV file for Kaggle that
-            `predict` writes), or None if no submission was written.
+        prior: The P(FAKE) that a submission for Kaggle gives to videos without a score, or None if
+            no submission was written.
 
     Example:
         >>> print(ending(predict("videos")))
@@ -243,10 +244,10 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
 
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
-    """Return a phrase for each verdict, which gives the verdict's range of P(FAKE).
+    """Return a phrase for each verdict. The phrase says which P(FAKE) gets the verdict.
 
-    In these phrases, the word "them" means the REAL videos that the constant `ORIGIN` describes.
-    Callers show the text of `ORIGIN` before the phrases.
+    The phrases contain the word "them" for certain REAL videos. The text `ORIGIN` describes these
+    videos, and must be shown before the phrases.
 
     Args:
         points: The thresholds of the verdicts.
@@ -315,10 +316,9 @@ def verdict_reason(result: VideoResult) -> str:
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence about people or moments that look more suspicious than the whole video.
 
-    If the verdict on the video is `real`, the sentence is about people or moments with a P(FAKE)
-    above the lower threshold `points.uncertain`. If the verdict is `uncertain`, the sentence is
-    about people or moments with a P(FAKE) above the higher threshold `points.fake`. The sentence
-    begins with a space. If there are no such people or moments, an empty text is returned.
+    These people or moments have a P(FAKE) above the next threshold: above `points.uncertain` if the
+    verdict on the video is `real`, and above `points.fake` if the verdict is `uncertain`. The
+    sentence begins with a space. If there are no such people or moments, an empty text is returned.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
