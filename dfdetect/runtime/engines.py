@@ -76,11 +76,13 @@ def choose_engine(engine: str, device: torch.device) -> str:
 class EngineNetwork(nn.Module):
     """A network that an engine runs. It has the same inputs and outputs as the original network.
 
-    The engine compiles the network when the network is first needed (with `auto`, only after some
-    calls), and again in each process to which the network was sent. After compiling, the outputs of
-    the engine and of torch are compared for one input. If the outputs differ by more than rounding,
-    or if the engine cannot compile the network, torch continues to run the network, and a warning
-    says why.
+    The first call compiles the network for the engine, which takes seconds. With `auto`, torch
+    therefore runs the first calls, and a later call compiles the network. If the network is sent to
+    another process, that process compiles the network again.
+
+    After compiling, the outputs of the engine and of torch are compared for the input `example`. If
+    the outputs differ by more than rounding, or if the engine cannot compile the network, torch
+    runs the network, and a warning says why.
 
     Args:
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
@@ -139,11 +141,10 @@ class EngineNetwork(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _ready(self) -> bool:
-        """Return whether the compiled network can be used.
+        """Compile the network if it is time to do so. Return whether a compiled network exists.
 
-        If the network is not compiled yet, this method compiles it. But if the object was created
-        with `engine="auto"`, torch runs the first `PAYS_AFTER` calls of the network, and the method
-        compiles the network at the next call.
+        With `auto`, it is time after `PAYS_AFTER` calls of the network, and otherwise at the first
+        call.
         """
         if self.compute is not None or not self.usable:
             return self.compute is not None

@@ -34,8 +34,8 @@ class Executor:
     several cores busy. Threads run in parallel, because decoders, OpenCV and torch release Python's
     global lock.
 
-    The method `map` does not take the function to apply. Its argument `make_worker` is a function
-    that takes a device and a pool of decoders, and returns the function to apply.
+    Each device needs a function of its own. The method `map` therefore takes a function
+    `make_worker`, which gets a device and a pool of decoders, and returns the function to apply.
 
     When the `with` block ends, unfinished items are cancelled, and the processes that decode videos
     are ended. A run that is stopped with Ctrl-C therefore does not wait until the current videos
@@ -101,9 +101,9 @@ class Executor:
         Args:
             make_worker: A function that takes a device and a pool of decoders, and returns the
                 function to apply. `make_worker` is called once per GPU, or once if there is no GPU.
-                On a cluster, each process calls it once. Several threads may call the returned
-                function at the same time. On a cluster, `make_worker`, the items and the results
-                must be picklable.
+                Several threads may call the function to apply at the same time. On a cluster, each
+                process calls `make_worker` once, and `make_worker`, the items and the results must
+                be picklable.
             items: The items. The caller's thread reads them one by one. If there is only one item,
                 the decoders, OpenCV and torch use all cores of this machine for this item.
             on_lost: A function that returns the result of an item that a cluster has given up. Its
@@ -117,8 +117,8 @@ class Executor:
                 cluster, the caller's thread calls it.
 
         Raises:
-            Exception: If the function raises an exception for an item, the exception is raised in
-                place of the item's result.
+            Exception: Any exception that the function to apply raises for an item. The exception is
+                raised in place of the item's result.
         """
         if self.cluster is None:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)
@@ -188,7 +188,10 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Call `make_worker` in a process of a cluster, and return the function for its items."""
+    """Return the function that a process of a cluster applies to items.
+
+    `device` is the name of a device on the machine of this process.
+    """
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 

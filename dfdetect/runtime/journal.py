@@ -65,7 +65,7 @@ class Journal:
             )
 
     def of_others(self) -> list[bytes]:
-        """Return the lines that runs with other settings than this run have written."""
+        """Return the lines in the file that come from runs with other settings than this run."""
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:

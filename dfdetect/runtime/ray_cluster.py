@@ -2,9 +2,10 @@
 
 Ray (Moritz et al. 2018) is optional (`pip install 'dfdetect[cluster]'`). Only this module imports
 it. Each machine runs one process per core, or a few processes per GPU if the machine has GPUs. Each
-process makes the function once, and loads what the function needs, for example a detector. Ray
-sends the items to the processes, and sends the results back. Ray also keeps the results until they
-are used, restarts crashed processes, and notices when machines join or leave.
+process makes the function at its first item, and keeps the function for later items. A detector is
+therefore loaded only once per process. Ray sends the items to the processes, and sends the results
+back. Ray also keeps the results until they are used, restarts crashed processes, and notices when
+machines join or leave.
 """
 
 import logging
@@ -37,8 +38,8 @@ LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
 # Seconds within which a cluster must answer.
 TIMEOUT = 10.0
-# Maximum number of items that are given to processes, counted from the oldest unfinished item:
-# AHEAD, or AHEAD_EACH per process if that is more. Other items need not wait for one slow item.
+# Number of items that processes may get before the result of the oldest item is yielded: AHEAD, or
+# AHEAD_EACH per process if that is more. Other items need not wait for one slow item.
 AHEAD, AHEAD_EACH = 256, 4
 # Maximum number of processes per GPU. Each process takes some of the GPU's memory.
 SHARE_GPU = 8
@@ -65,8 +66,8 @@ def map_on_cluster(
     If the process or machine that works on an item is lost, another process gets the item.
 
     Args:
-        start: A function that returns the function to apply. Each process calls `start` once.
-            `start`, the items and the results must be picklable.
+        start: A function without arguments that returns the function to apply. Each process calls
+            `start` once. `start`, the items and the results must be picklable.
         items: The items. The next item is taken only when a process is free, so that memory does
             not grow with the number of items.
         address: The cluster's address, as in `ray.init`: for example `192.168.0.1:6379`, or `auto`
@@ -199,7 +200,7 @@ class ActorPool:
 
     @property
     def ahead(self) -> int:
-        """Return how many items may be given to actors, counted from the oldest unfinished item."""
+        """Return how many items actors may get before the result of the oldest item is yielded."""
         return max(AHEAD, AHEAD_EACH * (len(self.idle) + len(self.busy)))
 
     def refresh(self) -> None:
@@ -308,17 +309,23 @@ class _Actor:
         """Do nothing. A call of this method returns as soon as the process has started."""
 
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
-        """Apply the function of this process to an item.
+        """Apply a function to an item.
 
-        At the first call, the process has no function yet, and gets it from `start`: a list with a
-        reference to the function `start` of `map_on_cluster`, which returns the function to apply.
-        Later calls ignore `start`. The constructor does not call `start`, because Ray does not pass
-        on errors that a constructor raises. `version` is the caller's version of dfdetect. If this
-        process has another version, the first call raises an error.
+        The first call makes the function, and all later calls use the same function. The
+        constructor does not make the function, because Ray does not pass on errors that a
+        constructor raises.
+
+        Args:
+            version: The caller's version of dfdetect. If this process has another version, the
+                first call raises an error.
+            start: A list with one reference to an object of Ray. This object is the argument
+                `start` of `map_on_cluster`. It is needed only in the first call.
+            item: The item.
 
         Returns:
             None and the result, as two objects of Ray that become ready at the same time. The
-            caller waits for None, and so learns that the result is ready without fetching it.
+            caller waits for None, and so learns that the result is ready without fetching the
+            result.
         """
         import ray
 
@@ -370,10 +377,10 @@ def connected(address: str) -> Iterator[None]:
 
 @contextmanager
 def _errors_logged(what: str) -> Iterator[None]:
-    """Log an error of a `with` block that ends actors or the connection, and do not raise it.
+    """Log an error of a `with` block instead of raising it.
 
-    Raising the error could hide an earlier error. `what` is the start of the log message, such as
-    "cannot end an actor".
+    The block ends an actor or the connection. Raising an error there could hide an earlier error.
+    `what` is the start of the log message, such as "cannot end an actor".
     """
     try:
         yield
