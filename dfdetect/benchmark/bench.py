@@ -61,12 +61,12 @@ class BenchResult:
             once. This is a lower limit of `seconds_per_video`.
         read_seconds_per_video: Time per video for reading every frame with OpenCV.
         reference_seconds_per_video: Time per video of the reference detector.
-        face_agreement: Of the faces that the reference detector finds, the share that dfdetect
-            finds too, 0 to 1. Two boxes show the same face if their intersection over union (IoU)
-            is at least 0.5. None if the reference detector found no face.
-        probability_difference_mean: Mean absolute difference between P(FAKE) of dfdetect and
-            P(FAKE) of the reference detector, over the videos that both scored; None if no video
-            was scored by both.
+        face_agreement: Share of the reference detector's faces that the measured detector finds
+            too, 0 to 1. Two boxes show the same face if their intersection over union (IoU) is at
+            least 0.5. None if the reference detector found no face.
+        probability_difference_mean: Mean absolute difference between P(FAKE) of the measured
+            detector and P(FAKE) of the reference detector. Only videos that both detectors scored
+            are compared. None if there are no such videos.
         probability_difference_max: As `probability_difference_mean`, but the largest difference
             instead of the mean.
         peak_memory_mb: By how many MB the peak memory of the process rose while the detector was
@@ -308,7 +308,7 @@ def _warm_detector(
 
 
 def _time_decoding(detector: Detector, videos: Sequence[Path]) -> float:
-    """Return the seconds per video for decoding several videos at once."""
+    """Decode several videos at once, and return the seconds per video."""
     many = _in_rounds(videos)
 
     def make_worker(_: torch.device, decoders: DecoderPool) -> Callable[[Path], int]:
@@ -391,9 +391,9 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Return the boxes of the tracks at `time`, interpolated between sampled frames.
 
-    Shortly before its first frame, a track has its first box, and shortly after its last frame, its
-    last box. "Shortly" means: by no more than the largest gap between two successive frames of the
-    track.
+    For a short time before its first frame, a track has the first box. For a short time after its
+    last frame, the track has the last box. Both times are as long as the largest gap between two
+    successive frames of the track.
     """
     boxes: list[Box] = []
     for track in tracks:

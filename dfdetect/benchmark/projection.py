@@ -23,7 +23,7 @@ GB = 1e9
 
 
 def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
-    """Return the number of videos and the numbers of machines that `plan` takes, from their texts.
+    """Return the arguments `videos` and `nodes` of the function `plan`, parsed from two texts.
 
     Args:
         videos: The number of videos, as a text.
@@ -58,7 +58,8 @@ class Measured:
         extract_seconds: Time for extracting crops from several videos at once, divided by the
             number of videos.
         video_bytes: Mean size of a video in bytes.
-        crop_bytes: Mean size in bytes of all crops of a video and their rows in the index.
+        crop_bytes: Mean number of bytes that are written for a video: the crops, and the rows for
+            these crops in the index.
         write_bytes_per_second: Speed at which one process writes crops to a face set.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
