@@ -107,11 +107,12 @@ class Classifier:
 
         Returns:
             float32 of shape (positions, rows, columns), or None if the model has no feature map.
-            Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL. If the
-            model takes single crops, the values of a map add up to the calibrated logit that the
-            crop would have as the only crop of the face. If the model takes clips, the values of
-            all maps of a clip add up to the calibrated logit of the clip, times the number of crops
-            in the clip. A crop that is in two clips gets the mean of its two maps.
+            Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL.
+
+            If the model takes single crops, the values of a map add up to the calibrated logit that
+            the crop has if the face has no other crops. If the model takes clips, the values of
+            each map of a clip are added up, and the mean of these sums is the calibrated logit of
+            the clip. A crop that is in two clips gets the mean of its two maps.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -200,11 +201,11 @@ class Classifier:
             return self.network(self.spec.normalise(images)).float().unbind()
 
     def _input_maps(self, inputs: Sequence[torch.Tensor]) -> Sequence[np.ndarray | None]:
-        """Return the activation maps of all crops of each input.
+        """Return, for each input, the activation maps of its crops.
 
-        An input is a crop, or a clip of several crops. The maps of an input are float32 of shape
-        (crops, rows, columns), with values as in the method `activation_maps`. If the model has no
-        feature map, return None for each input.
+        An input is a single crop, or a clip of several crops. The maps of an input are float32 of
+        shape (crops, rows, columns), with values as in the method `activation_maps`. If the model
+        has no feature map, return None for each input.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

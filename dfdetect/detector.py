@@ -309,7 +309,7 @@ class Detector:
     def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
         """Return the calibrated logit of each crop.
 
-        The methods of `spec.aggregation` combine the logits of a sequence.
+        The methods of `spec.aggregation` combine the logits of a sequence into one logit.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.
@@ -355,11 +355,11 @@ class Detector:
             evidence for REAL.
 
             If the model takes single crops, the values of a map add up to the calibrated logit that
-            the crop would have as the only crop of a sequence. For the default detector,
-            `frame_logits` may return another logit, because it adds a term for the steadiness of
-            the face over the whole sequence. If the model takes clips, the values of all maps of a
-            clip add up to the calibrated logit of the clip, times the number of crops in the clip.
-            For an ensemble, a map is the mean over the members that have a feature map.
+            the crop has if the sequence has no other crops. In a longer sequence, the default
+            detector may give the crop another logit, because the logit also depends on how steady
+            the face is in the whole sequence. If the model takes clips, the values of each map of a
+            clip are added up, and the mean of these sums is the calibrated logit of the clip. For
+            an ensemble, a map is the mean over the members that have a feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has
@@ -388,7 +388,7 @@ class Detector:
     ) -> np.ndarray | None:
         """Return activation maps of one face, or None if no member of the ensemble has maps.
 
-        The map of a crop is the weighted mean of the maps that the members have for this crop.
+        The map of a crop is the weighted mean of the members' maps of this crop.
 
         Args:
             crops: For each member, the crops of the face in the member's crop format. A member with
@@ -409,8 +409,7 @@ class Detector:
     ) -> list[list[HeatMap]]:
         """Return at most `count` heat maps for each track.
 
-        The heat maps show the crops with the highest P(FAKE). A crop is skipped if it is less than
-        one second from a crop with a higher P(FAKE) that has a heat map.
+        The heat maps show the crops with the highest P(FAKE) that are at least one second apart.
         """
         first, *_ = self._crop_formats
         places = [
@@ -584,7 +583,7 @@ def load_detector(
 
 
 def has_failed(result: VideoResult) -> bool:
-    """Return whether scoring ended with an unexpected error, so that another device may succeed."""
+    """Return whether an unexpected error prevented scoring. Another device may then succeed."""
     return result.status == Status.FAILED
 
 
@@ -680,7 +679,7 @@ class _Stopwatch:
         return call
 
     def iterate(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items, and measure how long the iterator takes to make each item."""
+        """Yield items. The time that it takes to make them is added to the time of `stage`."""
         iterator = iter(items)
         while True:
             with self.measure(stage):

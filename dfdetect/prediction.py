@@ -107,9 +107,9 @@ def predict(
 
     Returns:
         A dictionary from names to results. With `sample_submission`, the dictionary has the names
-        and the order of this file. Otherwise, it has the names of all videos, sorted. To save
-        memory, results from a cluster lack the boxes and the probabilities of single frames. They
-        have both if `report` or `annotate` is given, or if `out` is a `.json` or `.jsonl` file.
+        and the order of this file. Otherwise, it has the names of all videos, sorted. Results from
+        a cluster contain the boxes and the probabilities of single frames only if `report` or
+        `annotate` is given, or if `out` is a `.json` or `.jsonl` file. This saves memory.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
