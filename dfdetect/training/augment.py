@@ -167,7 +167,7 @@ def matching_compression() -> nn.Module:
 
     A REAL crop has the artefacts of its codec, which a reconstruction lacks. A model could
     therefore learn that images without artefacts are FAKE. To prevent this, the fake and its REAL
-    crop are both compressed. They have the same seed (see `dfdetect.training.dataset.Item`), so
+    crop are both compressed. The two have the same seed (see `dfdetect.training.dataset.Item`), so
     that the same codec and quality are drawn for both. (Chen et al. describe this problem in "Dual
     Data Alignment Makes AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
     """

@@ -27,8 +27,8 @@ def calibrate(
     """Fit the calibration and the operating points of a checkpoint, and write a new checkpoint.
 
     The calibration turns a raw logit into the logit of a realistic P(FAKE). The operating points
-    are the thresholds of the verdicts. Both are fitted on the scores of whole videos, in the same
-    way as in `train`.
+    are the thresholds of the verdicts. Calibration and operating points are fitted on the scores of
+    whole videos, as in `train`.
 
     In the fit, videos without a known source and videos with a known source have equal total
     weights. Within each of these two groups, REAL and FAKE videos have equal total weights. Within

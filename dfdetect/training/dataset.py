@@ -56,8 +56,8 @@ class ClipDataset(Dataset):
         length: Number of crops in each clip; 1 for models that take single crops. A clip consists
             of consecutive crops of a track. If a track has only one crop, the clip consists of
             copies of this crop, each shifted by a few pixels.
-        jitter: Whether these copies (see `length`) are shifted at random, as in training. If False,
-            the shifts are the same at each access.
+        jitter: Whether the copies of a single crop (see `length`) are shifted at random, as in
+            training. If False, the shifts are the same at each access.
         reconstructions: A face set of reconstructed REAL crops, from which the dataset makes fakes
             (see `dfdetect.data.reconstruct`). Its column `original` holds the ids of the REAL crops
             in `faces`. If `length` is above 1, this argument has no effect.

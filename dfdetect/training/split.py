@@ -16,10 +16,10 @@ class Split:
     """The faces of a training run.
 
     Attributes:
-        train: Crops to train on. Reconstructions are not among them.
+        train: Crops to train on, without reconstructions.
         reconstructions: Reconstructions of REAL crops (see `dfdetect.data.reconstruct`), or None.
-        held_out: Crops on which the model is measured. They show other actors than `train`, and
-            come from other sources if whole sources are held out.
+        held_out: Crops on which the model is measured. These crops show other actors than `train`.
+            If whole sources are held out, the crops also come from other sources.
     """
 
     train: FaceSet
