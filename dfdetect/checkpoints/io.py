@@ -3,7 +3,7 @@
 The tensors are the state dict of the model, in float16 or float32; they are loaded as float32. In
 an ensemble, the names of the tensors begin with the number of the member: `0.`, `1.` and so on.
 
-The metadata in the header has one entry, `dfdetect`. It is a JSON object with the fields of
+The metadata in the header has one entry, `dfdetect`. This entry is a JSON object with the fields of
 `ModelSpec` or `EnsembleSpec`, and with `format`, `version` and `sha256`. The field `sha256` is a
 checksum of the other fields and of the tensors.
 

@@ -48,8 +48,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file contains no tensors, or cannot be read without running code from
-            it.
+        CheckpointError: The file contains no tensors, or contains code that reading would run.
         DfdetectError: h5py is not installed.
     """
     path = Path(path)
