@@ -117,7 +117,7 @@ def create_model(name: str, **arguments: float) -> nn.Module:
 
     Raises:
         ArgumentError: The name is unknown; the message lists similar names.
-        TypeError: `arguments` has an option that the architecture does not have.
+        TypeError: The architecture does not have one of the given options.
 
     Example:
         >>> import torch

@@ -68,7 +68,7 @@ def names(pattern: str = "*") -> list[str]:
 def builder(name: str) -> Callable[..., nn.Module]:
     """Return a function that builds timm's model `name`.
 
-    Its arguments are `drop_rate` and `drop_path_rate`, as in `create`.
+    The returned function takes `drop_rate` and `drop_path_rate`, as `create` does.
     """
     return partial(create, name)
 

@@ -164,9 +164,9 @@ class PlaceAttention(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Lets two streams exchange features: adds to each a weighted sum of the other's features.
+    """Exchanges features: each of two streams gets a weighted sum of the other's features.
 
-    The weights are large between positions with related features. Luo et al. (see
+    The weight between two positions is large if their features are related. Luo et al. (see
     `TwoStreamXception`) call this dual cross-modality attention.
     """
 

@@ -29,7 +29,7 @@ LENGTH = 100.0
 
 
 class WSDAN(nn.Module):
-    """A network followed by bilinear attention pooling of its features and by a linear layer.
+    """A network, followed by bilinear attention pooling and a linear layer.
 
     Args:
         network: A network with a method `forward_features` and without its own last layer.
