@@ -67,8 +67,8 @@ def compare(
     already has a checkpoint of an architecture, this architecture is not trained again. The
     installed default detector is measured too, whatever data it was trained on.
 
-    The function also writes `comparison.csv`, `comparison.md` and `comparison.png` to `out`. Rows
-    of detectors that only earlier calls measured stay in these files.
+    The function also writes `comparison.csv`, `comparison.md` and `comparison.png` to `out`. If
+    earlier calls measured other detectors, the rows of these detectors are kept.
 
     Args:
         faces: Indexes (CSV files) of face sets to train on. A face set holds labelled crops of

@@ -157,7 +157,7 @@ def compare_conditions(
 
 
 def _draw_balanced(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Return at most `count` of the row numbers `rows`, drawn at random, half REAL and half FAKE.
+    """Draw at most `count` of the row numbers `rows` at random: half REAL and half FAKE.
 
     `labels` has the label of every crop of the face set.
     """

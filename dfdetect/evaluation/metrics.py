@@ -192,11 +192,12 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
 
 
 def auc_within(sources: Mapping[str, Metrics]) -> float:
-    """Return the mean of the AUCs of single sources, weighted by the number of items per source.
+    """Return the weighted mean of the AUCs of all sources.
 
-    Sources with only one class are left out. The scores of a detector depend on the cameras and
-    codecs of a source. If sources with many fakes get higher scores for this reason, the AUC of all
-    sources together is too high.
+    The weight of a source is its number of items. Sources with only one class are left out.
+
+    The scores of a detector depend on the cameras and codecs of a source. If sources with many
+    fakes get higher scores for this reason, the AUC of all sources together is too high.
 
     Args:
         sources: The metrics of each source, by its name.
@@ -479,7 +480,7 @@ def _votes(labels: np.ndarray, source_of: np.ndarray, times: np.ndarray) -> np.n
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
-        source_of: Number of the source of each item, an index in `times`; shape (n,).
+        source_of: Index of each item's source in `times`, shape (n,).
         times: Number of times that the draw picked each source, shape (sources,).
     """
     _, own, sizes = np.unique(2 * source_of + labels, return_inverse=True, return_counts=True)
@@ -496,11 +497,11 @@ def _orders(
     """Return how well the probabilities rank the pairs of each scene.
 
     A pair is one REAL and one FAKE item of the same scene. The pair is in order if the FAKE item
-    has the higher probability. `source_of` has the number of each item's source.
+    has the higher probability. `source_of` has the index of each item's source.
 
     Returns:
         Two arrays with an entry for each scene that has pairs. The first array has the share of
-        pairs in order, the second array the number of the scene's source.
+        pairs in order, the second array the index of the scene's source.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

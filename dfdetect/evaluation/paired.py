@@ -109,8 +109,7 @@ def compare_detectors(
 
     Args:
         sources: Face sets or a data set, as in `evaluate`.
-        detectors: The first and the second detector, each given as for the argument `weights` of
-            `evaluate`.
+        detectors: The two detectors. Each is a value for the argument `weights` of `evaluate`.
         options: Keyword arguments for `evaluate`, such as `split="test"` and `device="cpu"`.
 
     Raises:

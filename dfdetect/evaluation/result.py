@@ -244,7 +244,7 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 
 
 def _kinds(votes: VotedMetrics) -> str:
-    """Return a text that says, in one line for each kind of fake, what share is detected.
+    """Return a text with the share of detected fakes, one line for each kind of fake.
 
     If there are pairs (a REAL and a FAKE item of one scene), a last line follows. It has the share
     of pairs whose FAKE item has the higher probability.
