@@ -279,8 +279,8 @@ class VideoResult:
     Attributes:
         path: The file, or None if the frames were given in memory.
         name: Name of the video: the base name of its file. If two videos of one call of `predict`
-            have the same base name, each of them is named by its path below the folder that was
-            given to `predict`.
+            have the same base name, the name of each of these videos is its path below the folder
+            that was given to `predict`.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
@@ -414,7 +414,9 @@ def to_dataframe(results: Iterable[VideoResult]) -> "pd.DataFrame":
 
 
 def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: int) -> list[int]:
-    """Return the positions of the frames with the highest P(FAKE), at least one second apart.
+    """Return the positions of the frames with the highest P(FAKE).
+
+    The frames are at least one second apart.
 
     Args:
         times: Time of each frame in seconds.

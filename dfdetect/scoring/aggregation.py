@@ -23,8 +23,8 @@ The rules for the frames of a track:
   The rule therefore also detects a face that is fake for a short time only.
 - `mean_probability`: the mean of the probabilities. With this rule, a few frames with logits far
   from 0 do not outweigh the other frames.
-- `confident_majority`, `power_law` and `confident_fives`: rules that combine probabilities. They
-  come from the first, third and fourth place of the Deepfake Detection Challenge (Seferbekov 2020,
+- `confident_majority`, `power_law` and `confident_fives`: rules that combine probabilities. The
+  first, third and fourth place of the Deepfake Detection Challenge used them (Seferbekov 2020,
   Davletshin et al. 2020, Shao et al. 2020).
 
 The rules for the tracks of a video:
@@ -34,7 +34,7 @@ The rules for the tracks of a video:
 - `agreement`: If one track has a probability above 0.9, or all tracks have probabilities above 0.6,
   the highest logit of the tracks is the video's logit. If all tracks have probabilities below 0.4,
   the lowest logit of the tracks is the video's logit. Otherwise, the video's probability is the
-  mean of the tracks' probabilities. This rule also comes from the fourth place of the challenge.
+  mean of the tracks' probabilities. The fourth place of the challenge used this rule, too.
 
 `dfdetect compare-aggregation` measures several of these rules.
 """

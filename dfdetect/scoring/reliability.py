@@ -7,7 +7,7 @@ damaged until they were beyond a limit. The balanced accuracy was lower on the d
 before the damage: the 95 % interval of the difference was below zero.
 
 Strongly compressed videos also have a warning, because the detector misses many fakes among them.
-Their balanced accuracy shows this less clearly, because fewer REAL videos are called FAKE too.
+Their balanced accuracy shows this less clearly: the detector also calls fewer REAL videos FAKE.
 
 The command `dfdetect compare-conditions` repeats these measurements. Given videos, it measures the
 effect of compression; given face sets, it measures the effects of all other properties.
