@@ -66,8 +66,8 @@ def predict(
 ) -> dict[str, VideoResult]:
     """Score videos, return the results by name, and write the requested files.
 
-    If `out` is given, this file is written at the start and then every few seconds. It always has
-    an entry for every video. In addition, each result is saved in a second file, which is named
+    If `out` is given, this file is written at the start and then every few seconds. The file always
+    has an entry for every video. In addition, each result is saved in a second file, which is named
     `submission.progress.jsonl` if `out` is `submission.csv`. If a run is stopped or killed, or its
     time budget ends, the next run with the same `out`, `weights` and `frames` reads the second file
     and continues. The second file is deleted when all videos are done. Without `out`, a stopped run

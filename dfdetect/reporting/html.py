@@ -262,7 +262,7 @@ def _moments(track: TrackResult, frames_sampled: int, link: str) -> str:
 def _moment(time: float, link: str) -> str:
     """Return a time stamp as HTML, with a link to this moment in the video.
 
-    `link` is the URL of the video. If it is empty, the time stamp has no link.
+    `link` is the URL of the video. If `link` is empty, the time stamp has no link.
     """
     stamp = time_stamp(time)
     if not link:

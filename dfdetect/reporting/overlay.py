@@ -212,7 +212,9 @@ def _run(
     seconds: float,
     check: Callable[[], None],
 ) -> None:
-    """Run `dfdetect.reporting.painting.main` in a new process. Raise an error if that fails.
+    """Run `dfdetect.reporting.painting.main` in a new process.
+
+    Raise an error if the process fails.
 
     Args:
         path: The video or image, shown in error messages.

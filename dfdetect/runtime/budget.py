@@ -145,8 +145,8 @@ class VideoAllowance:
 
     Args:
         frames: Number of frames to sample from the video.
-        seconds: Time limit for the work on the video, from the creation of the object. The time for
-            sending the object to another process is not counted.
+        seconds: Time limit for the work on the video. The time starts when the object is created.
+            The time for sending the object to another process is not counted.
     """
 
     def __init__(self, frames: int, seconds: float):

@@ -91,7 +91,7 @@ def describe(device: torch.device) -> str:
 
 
 def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
-    """Apply a function to a batch, or to parts of the batch if it does not fit into GPU memory.
+    """Apply a function to a batch, or to its parts if the batch is too large for GPU memory.
 
     Args:
         function: A function that takes a batch and returns one result for each item of the batch.

@@ -143,8 +143,8 @@ class EngineNetwork(nn.Module):
     def _ready(self) -> bool:
         """Compile the network if it is time to do so. Return whether a compiled network exists.
 
-        With `auto`, it is time after `PAYS_AFTER` calls of the network, and otherwise at the first
-        call.
+        With `auto`, it is time after `PAYS_AFTER` calls of the network. With another engine, it is
+        time at the first call.
         """
         if self.compute is not None or not self.usable:
             return self.compute is not None

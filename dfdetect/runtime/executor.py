@@ -93,7 +93,7 @@ class Executor:
         failed: Callable[[Result], bool] = lambda result: False,
         on_done: Callable[[Item, Result], None] = lambda item, result: None,
     ) -> Generator[tuple[Item, Result], None, None]:
-        """Apply a function to each item, and yield the pairs of item and result in order.
+        """Apply a function to each item, and yield each item with its result, in order.
 
         Only a few items are read ahead of the results, so that memory does not grow with the number
         of items.
@@ -108,8 +108,8 @@ class Executor:
                 the decoders, OpenCV and torch use all cores of this machine for this item.
             on_lost: A function that returns the result of an item that a cluster has given up. Its
                 arguments are the item and a message. A cluster gives up an item after several
-                processes were lost, one after another, while they worked on the item. By default,
-                `map` then raises DfdetectError.
+                processes were lost, one after another, while they worked on the item. The default
+                function raises DfdetectError.
             failed: A function that returns whether a result is a failure. An item that fails on
                 a GPU other than the first is tried again on the first GPU.
             on_done: A function that is called with each item and its result as soon as the result

@@ -16,7 +16,7 @@ class Journal:
 
     Each line also holds the video's name, size and modification time, the settings of the run and
     the version of dfdetect. The method `read` ignores a line if the video, the settings or the
-    version have changed since the line was written. It also ignores an incomplete line, which a
+    version have changed since the line was written. `read` also ignores an incomplete line, which a
     killed process may leave. If the detector failed on a video or ran out of time, no line is
     written for the video, so that a later run tries the video again.
 

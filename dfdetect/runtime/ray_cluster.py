@@ -318,8 +318,8 @@ class _Actor:
         Args:
             version: The caller's version of dfdetect. If this process has another version, the
                 first call raises an error.
-            start: A list with one reference to an object of Ray. This object is the argument
-                `start` of `map_on_cluster`. It is needed only in the first call.
+            start: A list with one reference, which refers to the argument `start` of
+                `map_on_cluster`. Only the first call uses this list.
             item: The item.
 
         Returns:
