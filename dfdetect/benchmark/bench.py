@@ -1,7 +1,7 @@
 """`bench`: measures the time that a detector takes per video, and compares it with two other times.
 
 One is the time for reading all frames with OpenCV. The other is the time of the reference detector,
-which finds faces like the winner of the Deepfake Detection Challenge.
+which finds faces as the winner of the Deepfake Detection Challenge did.
 """
 
 import sys
@@ -71,7 +71,8 @@ class BenchResult:
             instead of the mean.
         peak_memory_mb: By how many MB the peak memory of the process rose while the detector was
             loaded and the videos were scored, or None if the system does not report it.
-        process_mb: Peak memory of the process in MB, or None if the system does not report it.
+        process_mb: Peak memory of the process in MB since the process was started, or None if the
+            system does not report it.
     """
 
     videos: int
@@ -174,8 +175,8 @@ def bench(
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         engine: The library that runs the networks on a CPU, as in `load_detector`. With `auto`,
-            `load_detector` chooses the library, and the other installed libraries are timed too,
-            for `engines` in the result.
+            `load_detector` chooses the library. The other installed libraries are timed too, and
+            their times are in `engines` of the result.
         progress: Show progress bars.
 
     Raises:
@@ -244,8 +245,8 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
 class _Reference(Detector):
     """The reference detector, which the docstring of `bench` describes.
 
-    It finds faces like the winner of the Deepfake Detection Challenge, and scores them with the
-    model of the measured detector.
+    The reference detector finds faces as the winner of the Deepfake Detection Challenge did, and
+    scores these faces with the model of the measured detector.
     """
 
     def __init__(self, detector: Detector):
@@ -274,7 +275,7 @@ class _Reference(Detector):
 class _WinnersFaceDetector:
     """The face detector of the winner of the Deepfake Detection Challenge.
 
-    The network is the MTCNN of facenet_pytorch. It gets the frames at half their width and height.
+    The network is the MTCNN of facenet_pytorch, and gets the frames at half their width and height.
     """
 
     def __init__(self, device: torch.device):
