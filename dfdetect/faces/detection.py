@@ -70,7 +70,8 @@ class MTCNNDetector:
         device: The device on which the networks run.
         max_side: Frames are shrunk until their longer side has at most this many pixels.
         min_face: Height of the smallest face to find, in pixels of the shrunk frame.
-        thresholds: The confidence above which each of MTCNN's three networks keeps a box, 0 to 1.
+        thresholds: For each of MTCNN's three networks, the confidence (0 to 1) above which the
+            network keeps a box.
         engine: Name of the library that runs the networks on a CPU. The function
             `dfdetect.runtime.engines.choose_engine` returns such a name.
 
@@ -94,7 +95,7 @@ class MTCNNDetector:
 
     @classmethod
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
-        """Return a face detector that misses fewer faces than the default settings.
+        """Return a face detector that misses fewer faces than one with the default settings.
 
         In particular, it misses fewer faces that are dark, small or turned far to the side. It is
         slower, and gives more false alarms.

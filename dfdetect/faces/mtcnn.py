@@ -54,7 +54,8 @@ class Cascade:
 
     Args:
         device: The device on which the networks run.
-        thresholds: The confidence above which each of the three networks keeps a box, 0 to 1.
+        thresholds: For each of the three networks, the confidence (0 to 1) above which the network
+            keeps a box.
         engine: Name of the library that runs the networks on a CPU. The function
             `dfdetect.runtime.engines.choose_engine` returns such a name.
 
