@@ -72,7 +72,7 @@ class VideoError(InputError):
     Attributes:
         path: The file.
         status: The reason why no frame can be read.
-        details: More about the reason, such as the message of the operating system or of FFmpeg, or
+        details: A message of the operating system or of FFmpeg that tells more about the reason, or
             an empty text.
     """
 
