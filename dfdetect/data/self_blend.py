@@ -200,7 +200,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
-    """Resize and move all frames of a clip alike, and move each frame by a small random amount."""
+    """Resize and move all frames of a clip alike, and then shift each frame a little at random."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)
     jitter = draw.uniform(-JITTER, JITTER, len(clip), 2) * (len(clip) > 1)

@@ -2,9 +2,9 @@
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
 entry by entry. An entry is for example a video with its crops. A log has one row for each complete
-entry. The row describes the entry, and gives the sizes of the index and of the last shard after the
-entry was written. If the index or the last shard is larger than the last row of the log says, the
-extra bytes belong to an incomplete entry. The next run cuts these bytes off.
+entry. The row describes the entry, and says how large the index and the newest shard were when the
+entry was complete. If one of these files has become larger since the last row was written, the
+additional bytes belong to an incomplete entry. The next run cuts these bytes off.
 """
 
 import sys
@@ -148,7 +148,7 @@ class FaceSetWriter:
                 )
 
     def _restore(self) -> tuple[int, int]:
-        """Load the log's entries into `done`, and cut an incomplete entry off log and index.
+        """Load the log into `done`, and cut an incomplete entry off the log and the index.
 
         Returns:
             The number of the last shard (from 0), and the size in bytes to which this shard must be

@@ -30,8 +30,8 @@ class Dataset:
             data set, it is the path of the folder or zip file.
         videos: The videos, sorted by name.
         faces: The face crops, if the data set consists of crops instead of videos.
-        note: A remark for the user, for example that the data set has no official split, or an
-            empty text.
+        note: A remark for the user, or an empty text. A remark may say, for example, that the data
+            set has no official split.
         missing: Short descriptions of the parts of the data set that the folder lacks.
     """
 
