@@ -53,9 +53,9 @@ class PairedComparison:
     Attributes:
         first: The result of the first detector.
         second: The result of the second detector.
-        differences: A dictionary from the name of each metric to its `Difference`, which was tested
-            by a paired bootstrap. The bootstrap draws whole actors or videos with replacement. Each
-            draw is used for both detectors.
+        differences: The `Difference` of each metric, by the name of the metric. A paired bootstrap
+            tested the differences. It draws whole actors or videos with replacement, and uses each
+            draw for both detectors.
         delong: The difference of the AUCs, tested by DeLong's test. This test treats the scores of
             different items (videos or crops) as independent.
         groups: Number of actors or videos from which the bootstrap draws.

@@ -147,8 +147,8 @@ class EfficientNet(nn.Module):
 
         Args:
             size: Side in pixels of the images for which the paddings are computed.
-            layer_by_layer: If True, the input of a convolution is taken to be half as large after
-                each convolution with stride 2. If False, every input is taken to have size `size`.
+            layer_by_layer: If True, the size is halved after each of these convolutions, because
+                their outputs are half as large. If False, all of them get the padding for `size`.
         """
         for home, name in self.strided():
             setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
