@@ -31,7 +31,8 @@ class FaceDetector(Protocol):
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
             smallest: Height in pixels of the smallest face that the caller expects in the images.
-                If given, a detector may miss faces of less than half that height.
+                The detector may miss faces of less than half that height. None means that the
+                detector looks for faces of all sizes.
 
         Returns:
             One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the image.
@@ -112,7 +113,8 @@ class MTCNNDetector:
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
             smallest: Height in pixels of the smallest face that the caller expects in the images.
-                If given, faces of less than half that height may be missed.
+                The detector may miss faces of less than half that height. None means that the
+                detector looks for faces of all sizes.
 
         Returns:
             One list per image with the boxes of its faces: x1, y1, x2, y2 in pixels of the given
