@@ -48,9 +48,8 @@ class LabelledVideo:
         name: Name of the video. No other video in the folder or zip file has the same name.
         path: Path of the file. For a video in a zip file, it is the path inside the zip file.
         label: REAL or FAKE.
-        group: A name that all videos of one person share. If the person is known, the group is the
-            name or the number of the person. Otherwise, the group is the name of the original
-            video, or the name of the video itself if no original is known.
+        group: The name or the number of the person, if the person is known. Otherwise, the name of
+            the original video, or the name of the video itself if no original is known.
         source: Where the video comes from. It is the source in the manifest, if there is one. For a
             standard data set, it is the name of the data set or of a part of it. Otherwise, it is
             the name of the video's folder.

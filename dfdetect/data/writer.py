@@ -60,8 +60,8 @@ class FaceSetWriter:
             left out.
 
     Raises:
-        InputError: The index or a shard exists, but the log does not; or a file was changed after
-            it was written.
+        InputError: The log is missing although the index or a shard exists, or a file was changed
+            after it was written.
         ArgumentError: The face set was begun with other settings, or another run is writing it.
 
     Example:
