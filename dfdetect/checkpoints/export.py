@@ -1,7 +1,8 @@
 """Export a checkpoint to an ONNX file, for programs without torch or Python.
 
-A program that uses the ONNX file must cut and resize the crops. The graph in the file contains all
-other steps from a crop to its calibrated logit:
+A program that uses the ONNX file must cut the crops by the crop rule, and resize them by the resize
+rule of the checkpoint. The graph in the file contains all other steps from a crop to its calibrated
+logit:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
   for models that take clips of several crops. The batch may have any size.
@@ -16,7 +17,7 @@ P(FAKE) of the video therefore differs from that of dfdetect, and dfdetect's thr
 verdicts are not valid for the program.
 
 The metadata of the file has three entries. `dfdetect` is the JSON object in the header of the
-checkpoint. It includes the crop rule and the aggregation. `input` describes the crops in words.
+checkpoint. It includes both rules and the aggregation. `input` describes the crops in words.
 `output` describes the logits in words.
 """
 
@@ -169,7 +170,8 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
     shape = ", ".join(map(str, spec.input_shape[1:]))
     for key, value in {
         "dfdetect": spec.to_json(),
-        "input": f"crops: uint8 RGB (batch, {shape}), cut by the crop rule and resized, 0 to 255",
+        "input": f"crops: uint8 RGB (batch, {shape}), 0 to 255, "
+        "cut and resized by the rules 'crop' and 'resize'",
         "output": "logits: float32 (batch, 1), calibrated; P(FAKE) is the sigmoid",
     }.items():
         entry = graph.metadata_props.add()

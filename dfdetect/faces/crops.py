@@ -121,6 +121,10 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     Returns:
         uint8 of shape (3, size, width).
     """
+    if rule.jpeg is not None:
+        side, quality = rule.jpeg
+        square = _resize(crop, [side, side], rule.interpolation)
+        crop = to_tensor(compress_jpeg(square.permute(1, 2, 0).numpy(), quality))
     height, width = size, rule.width(size)
     if rule.fit == "pad":
         scales = height / crop.shape[1], width / crop.shape[2]
@@ -131,6 +135,20 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
         ]
         return _centred(_resize(crop, inner, rule.interpolation), height, width)
     return _resize(crop, [height, width], rule.interpolation)
+
+
+def resize_crops(crops: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE) -> torch.Tensor:
+    """Resize each of several crops as `resize_crop` does.
+
+    Args:
+        crops: uint8 of shape (crops, 3, height, width).
+        size: Height of the results in pixels.
+        rule: As in `resize_crop`.
+
+    Returns:
+        uint8 of shape (crops, 3, size, width).
+    """
+    return torch.stack([resize_crop(crop, size, rule) for crop in crops])
 
 
 def _resize(crop: torch.Tensor, sides: list[int], interpolation: str) -> torch.Tensor:

@@ -17,6 +17,8 @@ BORDERS = ("repeat", "zeros", "cut")
 FITS = ("stretch", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "linear", "area_or_cubic")
 ASPECTS = (0.25, 4.0)
+# The allowed values of `ResizeRule.jpeg`.
+JPEG_SIDES, JPEG_QUALITIES = range(16, 1025), range(1, 101)
 Points = tuple[tuple[float, float], ...]
 LANDMARKS = 5
 
@@ -115,11 +117,15 @@ class ResizeRule:
         interpolation: `bilinear` and `bicubic` are as in Pillow, with antialiasing. `linear` is
             OpenCV's `INTER_LINEAR`, without antialiasing. `area_or_cubic` is OpenCV's `INTER_AREA`
             if the crop is shrunk, and its `INTER_CUBIC` if the crop is enlarged.
+        jpeg: Side in pixels and quality (1 to 100) of a JPEG image. If they are given, the crop is
+            first resized to a square of this side, without padding, and compressed as JPEG of this
+            quality. All crops, from videos and from face sets, then have equal JPEG artefacts.
     """
 
     aspect: float = 1.0
     fit: str = "stretch"
     interpolation: str = "bilinear"
+    jpeg: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         """Raise ArgumentError if a value is unknown or outside its limits."""
@@ -130,6 +136,14 @@ class ResizeRule:
                 f"resize.fit must be one of {FITS} and resize.interpolation one of "
                 f"{INTERPOLATIONS}, not {self.fit!r} and {self.interpolation!r}"
             )
+        if self.jpeg is not None:
+            side, quality = self.jpeg
+            if side not in JPEG_SIDES or quality not in JPEG_QUALITIES:
+                raise ArgumentError(
+                    f"resize.jpeg must be a side of {JPEG_SIDES[0]} to {JPEG_SIDES[-1]} pixels and "
+                    f"a quality of 1 to 100, not {self.jpeg!r}"
+                )
+            object.__setattr__(self, "jpeg", (side, quality))  # a pair from JSON is a list
 
     def width(self, height: int) -> int:
         """Return the width in pixels of a model input with the height `height` in pixels."""

@@ -13,7 +13,7 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
 from dfdetect.data.self_blend import blend_reconstruction, self_blend
 from dfdetect.faces.clips import make_clip, still_clip
-from dfdetect.faces.crops import resize_crop, to_tensor
+from dfdetect.faces.crops import resize_crops, to_tensor
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 
@@ -156,7 +156,7 @@ class DetectorDataset(ClipDataset):
     """
 
     def __init__(self, faces: FaceSet, spec: ModelSpec):
-        resize = partial(resize_crop, size=spec.input_size)
+        resize = partial(resize_crops, size=spec.input_size, rule=spec.resize)
         super().__init__(faces, resize, spec.frames_per_clip, jitter=False)
         # If the model takes single crops, a crop's position is its row number in the face set.
         self.tracks = faces.tracks() if spec.frames_per_clip == 1 else []

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
-from dfdetect.faces.crops import resize_crop
+from dfdetect.faces.crops import resize_crops
 from dfdetect.models.linear import LinearModel
 from dfdetect.training.dataset import ClipDataset
 
@@ -45,7 +45,7 @@ def linear_features(
     Returns:
         Two float32 arrays of shape (n, features).
     """
-    dataset = ClipDataset(faces, partial(resize_crop, size=spec.input_size))
+    dataset = ClipDataset(faces, partial(resize_crops, size=spec.input_size))
     loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers)
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with (

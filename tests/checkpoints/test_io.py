@@ -84,7 +84,7 @@ def test_load_checkpoint_returns_other_preprocessing(tmp_path):
     spec = replace(
         SPEC,
         crop=CropRule(1.5, 0.1, width=1.2, border="cut", template=template),
-        resize=ResizeRule(0.75, "pad", "area_or_cubic"),
+        resize=ResizeRule(0.75, "pad", "area_or_cubic", jpeg=(224, 75)),
         channels="BGR",
         aggregation=Aggregation("confident_majority", "pooled"),
     )

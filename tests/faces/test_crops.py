@@ -1,10 +1,11 @@
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.crops import cut_crop, cut_crops, resize_crop, to_tensor
+from dfdetect.faces.crops import compress_jpeg, cut_crop, cut_crops, resize_crop, to_tensor
 from dfdetect.faces.geometry import CropFormat, CropRule, ResizeRule
 
 
@@ -75,7 +76,35 @@ def test_resize_crop_by_each_interpolation(name, side):
     assert torch.allclose(resized[0, 10].float(), expected, atol=10)
 
 
-@pytest.mark.parametrize("fields", [{"fit": "bend"}, {"interpolation": "x"}, {"aspect": 9.0}])
+def test_resize_crop_compresses_as_jpeg_first():
+    image = np.random.default_rng(0).integers(0, 256, (50, 40, 3), np.uint8)
+    stored = compress_jpeg(cv2.resize(image, (64, 64), interpolation=cv2.INTER_LINEAR), 60)
+    expected = resize_crop(to_tensor(stored), 32, ResizeRule(interpolation="linear"))
+    rule = ResizeRule(interpolation="linear", jpeg=(64, 60))
+    assert torch.equal(resize_crop(to_tensor(image), 32, rule), expected)
+
+
+def test_resize_crop_hardly_changes_a_crop_that_was_stored_as_the_same_jpeg():
+    image = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), (5, 5), 2
+    )
+    stored = to_tensor(compress_jpeg(image, 75))
+    again = resize_crop(stored, 64, ResizeRule(jpeg=(64, 75)))
+    assert (again.float() - stored.float()).abs().mean() < 1
+    assert (to_tensor(image).float() - stored.float()).abs().mean() > 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"fit": "bend"},
+        {"interpolation": "x"},
+        {"aspect": 9.0},
+        {"jpeg": (224, 101)},
+        {"jpeg": (0, 75)},
+        {"jpeg": (224.5, 75)},
+    ],
+)
 def test_resize_rule_refuses_unknown_values(fields):
     with pytest.raises(ValueError, match=r"resize\."):
         ResizeRule(**fields)
