@@ -7,11 +7,12 @@ Networks"; Huang & Belongie 2017.) A detector's deep features memorise the sourc
 trained on. On faces of other sources (data sets or sites), a linear function of the statistics
 separates REAL from FAKE better than the deep features do. The statistics hardly help on faces
 of the Deepfake Detection Challenge, whose REAL and FAKE faces have the same texture. The model
-therefore computes two logits, one for faces like those of the challenge and one for all other
-faces. A second function of the statistics, the relevance, is the weight (0 to 1) of the logit for
-all other faces.
+therefore computes two logits. The challenge logit is for faces like those of the challenge, and
+the wild logit is for faces of all other sources ("in the wild"). The result is their weighted mean.
+The weight of the wild logit, 0 to 1, is called the relevance. It is computed from the statistics.
 
-The statistics of a whole track also show how steady the face is: see `dfdetect.models.steadiness`.
+The statistics of all crops of a track also show how steady the face is. In tracks, the steadiness
+is a part of the wild logit: see `dfdetect.models.steadiness`.
 """
 
 from typing import Any
@@ -33,16 +34,18 @@ IRRELEVANT = -100.0
 
 @register_model("tf_efficientnet_lite2_texture")
 class TextureEfficientNet(nn.Module):
-    """EfficientNet-Lite2 with texture, and with one logit for the challenge and one for all others.
+    """An EfficientNet-Lite2 with two logits, of which one also uses the texture of the face.
 
-    logit = (1 - relevance) * challenge logit + relevance * (deep logit + texture logit)
+    logit = (1 - relevance) * challenge logit + relevance * wild logit
+    wild logit = deep logit + texture logit (+ steadiness logit, in tracks)
 
-    The challenge logit is the logit of EfficientNet-Lite2 alone. The deep logit is another linear
-    function of the deep features. The texture logit is a linear function of the texture statistics,
-    which are means and standard deviations of early features over the crop. The relevance is the
-    sigmoid of another linear function of these statistics. If the crops of a whole track are known,
-    `track_logits` adds the relevance times the logit of the steadiness. Until
-    `dfdetect.training.texture` fits the model, the relevance is 0.
+    The challenge logit and the deep logit are two linear functions of the deep features: the means
+    of EfficientNet-Lite2's last features over the crop. The texture logit is a linear function of
+    the texture statistics: means and standard deviations of early features over the crop. The
+    relevance is the sigmoid of another linear function of these statistics. In tracks, this
+    function is averaged over the crops, because all of them are from the same source. Only
+    `track_logits` adds the steadiness logit, because a single crop says nothing about steadiness.
+    Until `dfdetect.training.texture` fits the model, the relevance is 0.
 
     Args:
         drop_rate: Dropout before the last layer, 0 to 1.
@@ -75,11 +78,12 @@ class TextureEfficientNet(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the deep features of normalised images, and the texture statistics, as one tensor.
+        """Return the last features and the texture statistics of normalised images, as one tensor.
 
         Returns:
-            Shape (batch, channels, height / 32, width / 32). The channels of the deep features come
-            first. Each further channel is one statistic, with the same value at all positions.
+            Shape (batch, channels, height / 32, width / 32). The channels of EfficientNet-Lite2's
+            last features come first. Each further channel is one statistic, with the same value at
+            all positions.
         """
         network, found = self.network, []
         features = network.bn1(network.conv_stem(images))
@@ -95,52 +99,72 @@ class TextureEfficientNet(nn.Module):
         """Return logits (batch, 1) of features from `forward_features`."""
         deep, statistics = self.pool(features)
         deep = dropout(deep, self.network.drop_rate, self.training)
-        return self.combine(deep, statistics)[0]
+        return self.crop_values(deep, statistics)[:, :1]
 
     def forward_values(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logit of each normalised image and its statistics: (batch, 1 + statistics)."""
-        deep, statistics = self.pool(self.forward_features(images))
-        return torch.cat([self.combine(deep, statistics)[0], statistics], 1)
+        """Return what `crop_values` returns, for normalised images (batch, 3, height, width)."""
+        return self.crop_values(*self.pool(self.forward_features(images)))
 
     def track_logits(self, values: torch.Tensor) -> torch.Tensor:
         """Return the logits of the images of one track, shape (images,).
 
         Args:
-            values: What `forward_values` returned for these images.
+            values: The output of `forward_values` for these images.
         """
-        logits, statistics = values[:, 0], values[:, 1:]
-        relevance = self.relevance(statistics).sigmoid().mean()
-        return logits + relevance * self.steadiness(statistics)
+        challenge, wild, statistics = values[:, 1], values[:, 2], values[:, 3:]
+        wild = wild + self.steadiness(statistics)
+        return challenge + self.track_relevance(statistics) * (wild - challenge)
 
-    def combine(
+    def track_relevance(self, statistics: torch.Tensor) -> torch.Tensor:
+        """Return the relevance of one track, a scalar.
+
+        Args:
+            statistics: The texture statistics of the track's crops, shape (crops, statistics).
+        """
+        return self.relevance(statistics).mean().sigmoid()
+
+    def crop_values(self, deep: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
+        """Return, for each crop, its logit, challenge logit, wild logit and texture statistics.
+
+        The shape is (batch, 3 + number of statistics). The arguments are the two results of `pool`.
+        """
+        challenge, wild = self.both_logits(deep, statistics)
+        relevance = self.relevance(statistics).sigmoid()
+        logits = challenge + relevance * (wild - challenge)
+        return torch.cat([logits, challenge, wild, statistics], 1)
+
+    def both_logits(
         self, deep: torch.Tensor, statistics: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the logits of crops, and the relevance of the texture of each crop.
+        """Return the challenge logit and the wild logit of each crop, without steadiness.
 
-        Both have the shape (batch, 1). The arguments are what `pool` returns.
+        Both have the shape (batch, 1). The arguments are the two results of `pool`.
         """
-        relevance = self.relevance(statistics).sigmoid()
-        challenge = self.network.classifier(deep)
-        others = self.deep(deep) + self.texture(statistics)
-        return challenge + relevance * (others - challenge), relevance
+        return self.network.classifier(deep), self.deep(deep) + self.texture(statistics)
 
     def pool(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the means of the deep features over the image, and the texture statistics.
+        """Return the deep features and the texture statistics of each crop.
 
         The shapes are (batch, channels) and (batch, statistics).
+
+        Args:
+            features: The output of `forward_features`.
         """
         pooled = features.mean(dim=(2, 3))
         deep, statistics = pooled.split([self.network.num_features, self.statistics], dim=1)
         return deep, statistics
 
     def get_classifier(self) -> nn.Module:
-        """Return the layer of the challenge logit, like the method of timm's models."""
+        """Return the layer that computes the challenge logit.
+
+        The models of timm have a method of this name, too.
+        """
         classifier: nn.Module = self.network.classifier
         return classifier
 
 
 def mean_and_std(features: torch.Tensor) -> list[torch.Tensor]:
-    """Return the mean and the standard deviation of each feature over the image.
+    """Return the mean and the standard deviation of each channel over all positions.
 
     Both are float32 of shape (batch, channels).
 

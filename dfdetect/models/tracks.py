@@ -1,9 +1,9 @@
 """Models whose logit of a crop also depends on the other crops of the same track.
 
-Such a model has two methods more than other models (`TrackModel`). The first one computes, for each
-crop alone, its logit and some values. The second one takes these logits and values of all crops of
-a track, and returns the final logits. Most models have neither method. The functions of this file
-accept all models.
+Such a model is a `TrackModel`, and has two additional methods. The first method computes, for each
+crop alone, a first logit and some values. The second method takes the first logits and the values
+of all crops of a track, and returns the final logits. Most models have neither method: their first
+logits are final. The functions of this file accept all models.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,21 +21,21 @@ class TrackModel(Protocol):
     """
 
     def forward_values(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logit of each normalised crop, followed by values for `track_logits`.
+        """Return, for each normalised crop, its first logit and then n values for `track_logits`.
 
-        The shape is (batch, 1 + values).
+        The shape is (batch, 1 + n).
         """
 
     def track_logits(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the logits of the crops of one track, shape (crops,).
+        """Return the final logits of the crops of one track, shape (crops,).
 
         Args:
-            values: What `forward_values` returned for these crops, shape (crops, 1 + values).
+            values: The output of `forward_values` for these crops, shape (crops, 1 + n).
         """
 
 
 class CropNetwork(nn.Module):
-    """The part of a model that computes each input by itself.
+    """The part of a model that treats each input separately, without the other crops of its track.
 
     Args:
         model: Any model. If it is no `TrackModel`, this part is the whole model.
@@ -46,7 +46,10 @@ class CropNetwork(nn.Module):
         self.model = model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logit of each input, and the values of a `TrackModel`: (batch, 1 + values)."""
+        """Return, for each input, its first logit and then the n values of a `TrackModel`.
+
+        The shape is (batch, 1 + n), where n is 0 for other models.
+        """
         if isinstance(self.model, TrackModel):
             return self.model.forward_values(images)
         logits: torch.Tensor = self.model(images)
@@ -59,8 +62,8 @@ def track_logits(
     """Return the final logits of a model's inputs, shape (inputs,).
 
     Args:
-        model: Any model. Only for a `TrackModel`, the logits depend on the tracks.
-        values: What the model's `CropNetwork` returned for the inputs, shape (inputs, 1 + values).
+        model: Any model. If it is no `TrackModel`, its first logits are returned.
+        values: The output of the model's `CropNetwork` for these inputs, shape (inputs, 1 + n).
         tracks: For each track, the positions of its inputs, in the order of time.
     """
     logits = values[:, 0].clone()

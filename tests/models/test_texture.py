@@ -37,25 +37,35 @@ def test_texture_model_mixes_two_logits_by_the_relevance(model):
     statistics = torch.cat(found, 1)
     relevance = model.relevance(statistics).sigmoid()
     deep = model.network.forward_features(images).mean(dim=(2, 3))
-    challenge, others = model.network(images), model.deep(deep) + model.texture(statistics)
-    assert (challenge - others).abs().min() > 0.01
-    expected = (1 - relevance) * challenge + relevance * others
+    challenge, wild = model.network(images), model.deep(deep) + model.texture(statistics)
+    assert (challenge - wild).abs().min() > 0.01
+    expected = (1 - relevance) * challenge + relevance * wild
     assert torch.allclose(model(images), expected, atol=1e-5)
 
 
 @torch.inference_mode()
-def test_texture_model_adds_relevance_times_steadiness_to_each_crop_of_a_track(model):
+def test_texture_model_has_one_relevance_and_one_steadiness_for_a_track(model):
     images = torch.randn(5, 3, 64, 64)
     values = model.forward_values(images)
     assert torch.allclose(values[:, :1], model(images), atol=1e-5)
-    assert torch.allclose(model.track_logits(values), model(images)[:, 0], atol=1e-5)
     model.steadiness.weight.fill_(0.5)
     model.steadiness.highest.fill_(100)
-    statistics = values[:, 1:]
-    relevance = model.relevance(statistics).sigmoid().mean()
-    added = relevance * model.steadiness(statistics)
-    assert added.abs() > 0.01
-    assert torch.allclose(model.track_logits(values), model(images)[:, 0] + added, atol=1e-5)
+    deep, statistics = model.pool(model.forward_features(images))
+    relevance = model.relevance(statistics).mean().sigmoid()
+    assert relevance == model.track_relevance(statistics)
+    assert 0.01 < relevance < 0.99
+    steadiness = model.steadiness(statistics)
+    assert steadiness.abs() > 0.01
+    wild = model.deep(deep) + model.texture(statistics) + steadiness
+    expected = (1 - relevance) * model.network(images) + relevance * wild
+    assert torch.allclose(model.track_logits(values), expected[:, 0], atol=1e-5)
+
+
+@torch.inference_mode()
+def test_texture_model_scores_a_track_of_one_crop_like_a_single_crop(model):
+    image = torch.randn(1, 3, 64, 64)
+    alone = model.track_logits(model.forward_values(image))
+    assert torch.allclose(alone, model(image)[:, 0], atol=1e-5)
 
 
 def test_texture_model_has_maps_that_add_up_to_the_logit(model):
