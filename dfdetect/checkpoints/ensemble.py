@@ -120,8 +120,8 @@ def join_specs(
 
     Args:
         specs: Specifications of models or of ensembles, in order. An ensemble is replaced by its
-            members. The members divide the weight of the ensemble in proportion to their own
-            weights.
+            members. The weight that `shares` gives to the ensemble is then split among them, in
+            proportion to their weights in the ensemble.
         shares: Weight of each specification in the mean of the logits, above 0. The weights are
             divided by their sum. None means equal weights.
 

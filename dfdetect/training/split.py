@@ -91,8 +91,8 @@ def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
     `name` is the name of the held-out face set in warnings and errors.
 
     Raises:
-        FaceSetError: `faces` and `held_out` share crops, only one of them has the column
-            `actor_group`, or the faces that are left lack one class.
+        FaceSetError: Some crops are in both face sets. Or only one of the two face sets has the
+            column `actor_group`. Or all faces that are left have the same class.
     """
     shared = np.zeros(len(faces), bool)
     if GROUP in held_out.table and not set(faces.table["id"]) & set(held_out.table["id"]):

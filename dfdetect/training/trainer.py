@@ -88,10 +88,10 @@ def train(
             0, also list the indexes that `dfdetect reconstruct` has written for these face sets.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out: the index of a face set of other actors and sources, or a number
-            between 0 and 1. A number is a share of the sources in `faces`, or of the actor groups
-            if the FAKE crops do not come from several sources (see `FaceSet.split`). A list may mix
-            indexes and numbers. Its entries are held out one after another, and a number is then a
-            share of what is left.
+            between 0 and 1. If the FAKE crops of `faces` come from several sources, a number is a
+            share of the sources. Otherwise, it is a share of the groups of actors (see
+            `FaceSet.split`). A list may mix indexes and numbers. Its entries are held out one after
+            another, and a number is then a share of what is left.
         init: A file of weights to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for
             ImageNet weights from an installed package (see `dfdetect.training.pretrained`), or None
             for random weights.

@@ -171,8 +171,9 @@ def _serve(
     A decoder process runs this function. The process that asked for the frames is called the
     caller. If an error occurred, the last message names the error. Before the decoder process sends
     a frame or the last message, it waits until the caller has received the previous frame.
-    `returned` holds the places of the areas of shared memory that the caller no longer uses (see
-    `_Areas`). The remaining keyword arguments are passed to `dfdetect.video.reader.read_frames`.
+    `returned` names the areas of shared memory that the caller gives back, by their offsets in
+    bytes (see `_Areas`). The remaining keyword arguments are passed to
+    `dfdetect.video.reader.read_frames`.
     """
     areas.take_back(returned)
     end: dict[str, Any] = {}

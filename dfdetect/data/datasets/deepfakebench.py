@@ -152,11 +152,10 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
-    """Return the folder that holds all data sets, or None if no folder holds one of `images`.
+    """Return the folder that the paths in a JSON file are relative to, or None if it is not found.
 
-    `images` are paths that the JSON file `file` lists. They are relative to the returned folder.
-    The function tries all folders above the file, and in each of them the sub-folders that `PLACES`
-    lists.
+    The function tries all folders above the JSON file `file`, and in each of them the sub-folders
+    that `PLACES` lists. It returns the first folder in which one of the paths `images` exists.
     """
     roots = [parent / place for parent in file.absolute().parents for place in PLACES]
     for image in images:
