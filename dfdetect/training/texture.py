@@ -1,27 +1,30 @@
 """Make a trained detector also judge the texture of faces, by fitting five layers.
 
-`dfdetect.models.texture` describes the model. Its layers are fitted by logistic regression, without
-gradient descent. Faces whose index names no source are taken to be from the Deepfake Detection
-Challenge. Among the other faces, all sources have the same weight, and REAL and FAKE have the same
-weight. These are the five layers:
+`dfdetect.models.texture` describes the model: its challenge logit, and its wild logit, which is the
+sum of a deep logit, a texture logit and a steadiness logit. The layers are fitted by logistic
+regression, without gradient descent. Faces whose index names no source are taken to be from the
+Deepfake Detection Challenge. All faces with a source are called wild. Among the wild faces, all
+sources have the same weight, and REAL and FAKE have the same weight. These are the five layers:
 
 - The layer of the challenge logit is fitted again, on the faces of the challenge.
-- The layer of the deep logit is fitted on the other faces.
-- The layer of the texture logit is fitted on the other faces, too. Its penalty is strong, because
+- The layer of the deep logit is fitted on the wild faces.
+- The layer of the texture logit is fitted on the wild faces, too. Its penalty is strong, because
   the layer would otherwise learn to recognise the sources.
-- The layer of the steadiness is fitted on the other faces whose tracks have enough frames.
-- The layer of the relevance learns to separate the other faces from those of the challenge. It
-  learns from all faces and from a damaged copy of each face, so that a face of the challenge that
-  was compressed or darkened still counts as one.
+- The layer of the steadiness logit is fitted on the wild tracks that have enough frames.
+- The layer of the relevance learns to separate the wild faces from the faces of the challenge. It
+  learns from all faces and from a damaged copy of each face. A compressed or darkened face of the
+  challenge therefore still counts as a face of the challenge.
 
-Afterwards, held-out faces are used to calibrate both logits. Last, the logit for other faces is
-lowered until few held-out REAL sources are called FAKE. Most videos that users check are REAL, and
-a false alarm about a person does more harm than a missed fake.
+Face sets store crops as JPEG images, whose artefacts crops from videos lack. The wild faces are
+therefore prepared so that they look like crops from videos (see `as_from_videos`).
+
+Afterwards, the challenge logit and the wild logit are calibrated on held-out faces. Last, the wild
+logit is lowered until few held-out REAL sources are called FAKE. Most videos that users check are
+REAL, and a false alarm about a person does more harm than a missed fake.
 """
 
 import warnings
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import partial
@@ -34,6 +37,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from dfdetect.checkpoints.io import load_checkpoint, save_checkpoint
@@ -42,9 +46,10 @@ from dfdetect.checkpoints.weights import find_weights, require_new_checkpoint
 from dfdetect.data.faceset import LABELS, FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import vote_weights
+from dfdetect.faces.crops import resize_crops
 from dfdetect.models.registry import create_model
 from dfdetect.models.steadiness import FEWEST_FRAMES, Steadiness, steadiness
-from dfdetect.models.texture import IRRELEVANT, TextureEfficientNet
+from dfdetect.models.texture import TextureEfficientNet
 from dfdetect.models.tracks import track_logits
 from dfdetect.runtime.device import choose_device
 from dfdetect.runtime.engines import EngineNetwork, choose_engine
@@ -65,23 +70,26 @@ RELEVANCE_STRENGTH, STEADINESS_STRENGTH = 10.0, 1.0
 # tried, these give the default detector the lowest `choosing_loss` (see
 # `dfdetect.training.judging`) on held-out faces.
 TEXTURE_SCALE, STEADINESS_SCALE = 15.0, 3.0
-# For the relevance, all tracks with a source together have this many times the weight of the faces
-# of the challenge. With equal weights, the relevance of many faces with a source would be too low.
-KNOWN_WEIGHT = 3.0
 # The limits of the steadiness leave this share of the tracks below and above them.
 EXTREME_SHARE = 0.01
 # The largest share of the held-out REAL sources that may have a probability above 0.5, and the
-# amounts by which the logit for other faces may be lowered to reach this share.
+# amounts by which the wild logit may be lowered to reach this share.
 MOST_FALSE_ALARMS = 0.15
 SHIFTS = np.arange(0, 4.01, 0.05)
+# Side in pixels and JPEG quality of the crops in the challenge's face sets. The detector compresses
+# all crops in the same way, because the model would otherwise recognise the faces of the challenge,
+# and other collections of faces, by their JPEG artefacts.
+CHALLENGE_JPEG = (224, 75)
+# Half the side of JPEG's blocks in pixels.
+HALF_BLOCK = 4
 BATCH, MAX_ITERATIONS = 64, 1000
 
 
 class Features(NamedTuple):
-    """What the layers of a `TextureEfficientNet` are fitted on, for each crop of a face set.
+    """The features of the crops of a face set, on which a `TextureEfficientNet` is fitted.
 
     Attributes:
-        deep: The deep features, averaged over the image, float32 of shape (crops, channels).
+        deep: The deep features, float32 of shape (crops, channels).
         statistics: The texture statistics, float32 of shape (crops, statistics).
     """
 
@@ -111,7 +119,7 @@ def fit_texture(
             `train`. Faces that the detector was not trained on are best. Some of the held-out crops
             must have a source, too, and some must have none.
         seed: Seed of two random choices: which faces are held out, as in `train`, and how the
-            copies are damaged.
+            damaged copies of faces are damaged.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         workers: Number of processes that read crops; 0 to read them in this process.
         progress: Whether to show progress bars.
@@ -120,8 +128,9 @@ def fit_texture(
         The specification that the new checkpoint holds.
 
     Raises:
-        FaceSetError: A face set is unusable; or the crops to train on, or the held-out crops, lack
-            REAL or FAKE crops with a source, or without one.
+        FaceSetError: A face set is unusable. Or one of four kinds of crops is missing among the
+            crops to train on, or among the held-out crops: REAL with a source, FAKE with a source,
+            REAL without a source, FAKE without a source.
         ArgumentError: `out` exists or cannot be written, `weights` have another architecture, or
             the device is unknown.
         CheckpointError: The checkpoint is unusable.
@@ -144,18 +153,20 @@ def fit_texture(
     for part in (used, held_out):
         _require_both_domains(part)
         part.require_readable(progress)
-    spec = replace(spec, architecture=ARCHITECTURE)
+    resize = replace(spec.resize, jpeg=CHALLENGE_JPEG)
+    spec = replace(spec, architecture=ARCHITECTURE, resize=resize)
     model = create_model(ARCHITECTURE).eval().to(torch_device)
     assert isinstance(model, TextureEfficientNet)
     model.network.load_state_dict(network.state_dict())
     compute = partial(_compute_features, model, spec, workers, progress)
-    features = compute(DetectorDataset(used, spec))
+    stored = compute(DetectorDataset(used, spec))
     damage = training_transform(spec.input_size)
     items = [Item(row, seed + row) for row in range(len(used))]
     damaged = compute(ClipDataset(used, damage), items)
-    fit_layers(model, used, features, damaged)
+    fit_layers(model, used, as_from_videos(compute, spec, used, stored), stored, damaged)
     judge = Judge(held_out, spec.frames_per_clip, spec.aggregation)
-    features = compute(DetectorDataset(held_out, spec))
+    stored = compute(DetectorDataset(held_out, spec))
+    features = as_from_videos(compute, spec, held_out, stored)
     calibration = calibrate_logits(model, judge, held_out, features)
     logits, relevance = _answers(model, held_out, features)
     shift = find_shift(judge, calibration, logits, relevance)
@@ -183,49 +194,84 @@ def fit_texture(
     return spec
 
 
+def as_from_videos(
+    compute: Callable[[ClipDataset], Features], spec: ModelSpec, faces: FaceSet, stored: Features
+) -> Features:
+    """Return the features that the crops of a face set would have if they came from videos.
+
+    Stored crops are JPEG images already, which consist of blocks of 8 x 8 pixels. If the detector
+    compresses the same blocks again, they get other artefacts than the blocks of a crop from a
+    video. Wild crops are therefore moved by half a block to the right and down first. The crops of
+    the challenge may stay: to compress them again in the same way hardly changes them.
+
+    Args:
+        compute: A function that computes the features of a dataset.
+        spec: The specification of the model.
+        faces: The face set.
+        stored: The features of its crops, not moved.
+    """
+    move = v2.Pad((HALF_BLOCK, HALF_BLOCK, -HALF_BLOCK, -HALF_BLOCK), padding_mode="edge")
+    resize = partial(resize_crops, size=spec.input_size, rule=spec.resize)
+    wild = np.flatnonzero(faces.sources != "")
+    moved = compute(ClipDataset(faces.select(wild), v2.Compose([move, resize])))
+    features = Features(*(values.copy() for values in stored))
+    for values, new in zip(features, moved, strict=True):
+        values[wild] = new
+    return features
+
+
 def fit_layers(
-    model: TextureEfficientNet, faces: FaceSet, features: Features, damaged: Features
+    model: TextureEfficientNet,
+    faces: FaceSet,
+    features: Features,
+    stored: Features,
+    damaged: Features,
 ) -> None:
-    """Fit the five layers of a model.
+    """Fit the five layers of a model that the docstring of this file lists.
 
     Args:
         model: The model whose layers are set.
-        faces: The crops, of which some have a source and some have none.
-        features: The features of the crops.
+        faces: The crops. Some must have a source, and some must have none.
+        features: The features that the crops would have if they came directly from videos.
+        stored: The features of the crops as the face set stores them.
         damaged: The features of damaged copies of the crops.
     """
     tracks = faces.tracks()
     first = [track[0] for track in tracks]
     labels, sources = faces.labels[first], faces.sources[first]
-    deep, statistics = (_mean_of_tracks(values, tracks) for values in features)
-    known = sources != ""
-    votes = vote_weights(labels[known], sources[known]) * known.sum()
+    deep, statistics = _mean_of_tracks(features, tracks)
+    wild = sources != ""
+    votes = vote_weights(labels[wild], sources[wild]) * wild.sum()
     fit_linear(
         model.network.classifier,
-        *(deep[~known], labels[~known], np.ones((~known).sum()), CHALLENGE_STRENGTH),
+        *(deep[~wild], labels[~wild], np.ones((~wild).sum()), CHALLENGE_STRENGTH),
     )
-    fit_linear(model.deep, deep[known], labels[known], votes, DEEP_STRENGTH)
-    fit_linear(model.texture, statistics[known], labels[known], votes, TEXTURE_STRENGTH)
+    fit_linear(model.deep, deep[wild], labels[wild], votes, DEEP_STRENGTH)
+    fit_linear(model.texture, statistics[wild], labels[wild], votes, TEXTURE_STRENGTH)
     _scale(TEXTURE_SCALE, model.texture)
     fit_steadiness(model, faces, features.statistics)
     _scale(STEADINESS_SCALE, model.steadiness)
-    shares = np.full(len(known), 1 / (~known).sum())
-    shares[known] = KNOWN_WEIGHT * votes / votes.sum()
+    shares = np.full(len(wild), 1 / (~wild).sum())
+    shares[wild] = votes / votes.sum()
+    copies = [_mean_of_tracks(one, tracks).statistics for one in (features, stored, damaged)]
     fit_linear(
         model.relevance,
-        np.concatenate([statistics, _mean_of_tracks(damaged.statistics, tracks)]),
-        np.tile(known.astype(int), 2),
-        np.tile(shares / shares.mean(), 2),
+        np.concatenate(copies),
+        np.tile(wild.astype(int), len(copies)),
+        np.tile(shares / shares.mean(), len(copies)),
         RELEVANCE_STRENGTH,
     )
 
 
 def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.ndarray) -> None:
-    """Fit the layer of the steadiness, or warn if too few tracks have enough frames.
+    """Fit the layer that computes the logit of the steadiness of a face.
+
+    If no REAL or no FAKE wild track has enough crops, the function warns, and leaves the layer as
+    it is.
 
     Args:
         model: The model whose layer is set.
-        faces: The crops. Only those with a source are used.
+        faces: The crops. Only the wild ones are used.
         statistics: The texture statistics of each crop, shape (crops, statistics).
     """
     tracks = [
@@ -257,22 +303,28 @@ def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.nd
 def calibrate_logits(
     model: TextureEfficientNet, judge: Judge, faces: FaceSet, features: Features
 ) -> Calibration:
-    """Return the calibration of the challenge logit, and make the other logit fit it.
+    """Calibrate the challenge logit, and change the wild logit to need the same calibration.
 
-    The layers of the logit for other faces are scaled and shifted, so that the same calibration is
-    right for both logits.
+    The layers of the wild logit are scaled and shifted. Afterwards, the one calibration of the
+    checkpoint is right for both logits.
 
     Args:
         model: The model, whose layers are fitted.
         judge: The `Judge` that measures the model on the held-out faces.
         faces: The held-out faces.
         features: The features of their crops.
+
+    Returns:
+        The calibration of the challenge logit.
     """
-    known = judge.sources != ""
-    both = (_answers(model, faces, features, relevance)[0] for relevance in (0.0, 1.0))
-    calibration, other = (
-        judge.calibrate(logits, rows) for logits, rows in zip(both, (~known, known), strict=True)
-    )
+    deep, statistics = _tensors(model, features)
+    with torch.inference_mode():
+        challenge, wild = (logits[:, 0] for logits in model.both_logits(deep, statistics))
+        for track in map(list, faces.tracks()):
+            wild[track] += model.steadiness(statistics[track])
+    has_source = judge.sources != ""
+    calibration = judge.calibrate(challenge.cpu().numpy(), ~has_source)
+    other = judge.calibrate(wild.cpu().numpy(), has_source)
     _scale(other.scale / calibration.scale, model.deep, model.texture, model.steadiness)
     with torch.no_grad():
         model.texture.bias.add_((other.bias - calibration.bias) / calibration.scale)
@@ -288,9 +340,11 @@ def fit_linear(
 ) -> None:
     """Fit the weights of a layer with one output, by logistic regression.
 
+    The regression standardises the features. The fitted layer takes features that are not
+    standardised.
+
     Args:
-        layer: The layer to fit. It takes the features as they are, although the regression
-            standardises them internally.
+        layer: The layer to fit.
         features: Features of the examples, shape (n, features).
         labels: Labels of the examples, 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
@@ -309,18 +363,19 @@ def fit_linear(
 def find_shift(
     judge: Judge, calibration: Calibration, logits: np.ndarray, relevance: np.ndarray
 ) -> float:
-    """Return the amount by which the logit for other faces must be lowered.
+    """Return the amount by which the wild logit must be lowered.
 
-    With the lowered logit, few REAL videos from held-out sources are called FAKE. If even the
-    largest amount does not reach that, it is returned, and a warning says so.
+    It is the smallest of the amounts `SHIFTS` with which at most the share `MOST_FALSE_ALARMS` of
+    the REAL videos from held-out sources is called FAKE. If no amount is large enough, the function
+    warns, and returns the largest amount.
 
     Args:
         judge: The `Judge` that measures the model on the held-out faces.
         calibration: The calibration of the model. It is not fitted again, because a new fit would
             undo the shift.
         logits: Raw logits of the held-out crops, shape (n,).
-        relevance: Relevance of the texture of each crop, 0 to 1, shape (n,): the weight that the
-            model gives to the logit for other faces.
+        relevance: For each crop, the weight that the model gives to the wild logit, 0 to 1, shape
+            (n,).
     """
     for shift in SHIFTS.tolist():
         scores = judge.measure(calibration, logits - shift * relevance)
@@ -335,8 +390,8 @@ def find_shift(
 
 
 def _require_both_domains(faces: FaceSet) -> None:
-    known = faces.sources != ""
-    for rows in (known, ~known):
+    wild = faces.sources != ""
+    for rows in (wild, ~wild):
         if len(np.unique(faces.labels[rows])) < len(LABELS):
             raise FaceSetError(
                 "REAL and FAKE faces with a source, and REAL and FAKE faces without one, are "
@@ -354,7 +409,7 @@ def _compute_features(
     dataset: ClipDataset,
     items: Sequence[Item] | None = None,
 ) -> Features:
-    """Return the features of all images of a dataset, or of the given items."""
+    """Return the features of the given items of a dataset, or of all crops if `items` is None."""
     device = next(model.parameters()).device
     body = _fast(_Body(model), spec)
     found: list[list[np.ndarray]] = [[], []]
@@ -368,14 +423,16 @@ def _compute_features(
     return Features(*map(np.concatenate, found))
 
 
-def _mean_of_tracks(values: np.ndarray, tracks: Sequence[Sequence[int]]) -> np.ndarray:
-    """Return the mean values of each track, given the values of each crop."""
-    return np.stack([values[list(track)].mean(axis=0) for track in tracks])
+def _mean_of_tracks(features: Features, tracks: Sequence[Sequence[int]]) -> Features:
+    """Return the mean features of each track, given the features of each crop."""
+    return Features(
+        *(np.stack([values[list(track)].mean(axis=0) for track in tracks]) for values in features)
+    )
 
 
 @torch.no_grad()
 def _scale(factor: float, *layers: nn.Linear | Steadiness) -> None:
-    """Multiply the outputs of linear layers by a factor."""
+    """Change layers so that their outputs are multiplied by a factor."""
     for layer in layers:
         layer.weight.mul_(factor)
         layer.bias.mul_(factor)
@@ -383,37 +440,29 @@ def _scale(factor: float, *layers: nn.Linear | Steadiness) -> None:
 
 @torch.inference_mode()
 def _answers(
-    model: TextureEfficientNet,
-    faces: FaceSet,
-    features: Features,
-    relevance: float | None = None,
+    model: TextureEfficientNet, faces: FaceSet, features: Features
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logit of each crop and the relevance of its texture, both of shape (crops,).
+    """Return the final logit of each crop, and the relevance of its track: shape (crops,)."""
+    deep, statistics = _tensors(model, features)
+    tracks = faces.tracks()
+    logits = track_logits(model, model.crop_values(deep, statistics), tracks)
+    relevance = torch.zeros_like(logits)
+    for track in map(list, tracks):
+        relevance[track] = model.track_relevance(statistics[track])
+    return logits.cpu().numpy(), relevance.cpu().numpy()
 
-    If `relevance` is given, it replaces the relevance that the model computes. It must be 0 or 1.
-    """
+
+def _tensors(model: nn.Module, features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the features as tensors on the device of a model."""
     device = next(model.parameters()).device
     deep, statistics = (torch.from_numpy(values).to(device) for values in features)
-    if relevance is not None:
-        model = _with_fixed_relevance(model, relevance)
-    logits, found = model.combine(deep, statistics)
-    logits = track_logits(model, torch.cat([logits, statistics], 1), faces.tracks())
-    return logits.cpu().numpy(), found[:, 0].cpu().numpy()
-
-
-def _with_fixed_relevance(model: TextureEfficientNet, relevance: float) -> TextureEfficientNet:
-    """Return a copy of a model whose relevance is 0 or 1 for every crop."""
-    model = deepcopy(model)
-    nn.init.zeros_(model.relevance.weight)
-    nn.init.constant_(model.relevance.bias, IRRELEVANT if relevance == 0 else -IRRELEVANT)
-    return model
+    return deep, statistics
 
 
 class _Body(nn.Module):
-    """The part of the model that computes the inputs of its fitted layers.
+    """The part of the model that computes its deep features and texture statistics.
 
-    For each crop, the outputs are the deep features, averaged over the image, and the texture
-    statistics.
+    The fitted layers take them.
     """
 
     def __init__(self, model: TextureEfficientNet):

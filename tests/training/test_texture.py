@@ -5,10 +5,13 @@ from torch import nn
 
 from dfdetect import load_detector
 from dfdetect.checkpoints.io import load_checkpoint
+from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
+from dfdetect.faces.crops import resize_crop, to_tensor
+from dfdetect.faces.geometry import ResizeRule
 from dfdetect.models.registry import create_model
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
@@ -17,6 +20,7 @@ from dfdetect.training.split import read_split
 from dfdetect.training.texture import (
     SHIFTS,
     Features,
+    as_from_videos,
     calibrate_logits,
     find_shift,
     fit_layers,
@@ -74,7 +78,7 @@ def fitted_model(faces, seed=0):
     statistics[:, 1] += 10 * known
     deep[:, 0] += 10 * faces.labels * ~known
     features = Features(deep, statistics)
-    fit_layers(model, faces, features, Features(deep, statistics + 0.1))
+    fit_layers(model, faces, features, features, Features(deep, statistics + 0.1))
     return model, features
 
 
@@ -107,9 +111,43 @@ def test_fit_layers_learns_the_relevance_from_damaged_copies_too(two_face_sets):
     damaged[~known, 1] += 100  # damage makes crops of the challenge look like other sources
     damaged[~known, 2] += 100
     assert outputs(model.relevance, damaged)[~known].mean() > 0
-    fit_layers(model, faces, Features(deep, statistics), Features(deep, damaged))
+    stored = Features(deep, statistics)
+    fit_layers(model, faces, stored, stored, Features(deep, damaged))
     assert outputs(model.relevance, damaged)[~known].max() < 0
     assert outputs(model.relevance, statistics)[known].min() > 0
+
+
+def test_fit_layers_learns_the_wild_logit_from_features_as_from_videos(two_face_sets):
+    faces, known = read_both(two_face_sets)
+    model, (deep, statistics) = fitted_model(faces)
+    moved = statistics.copy()
+    moved[:, 0] -= 20 * faces.labels  # storing turned the difference of REAL and FAKE around
+    stored = Features(deep, statistics)
+    fit_layers(model, faces, Features(deep, moved), stored, stored)
+    fake = faces.labels == 1
+    texture = outputs(model.texture, moved)
+    assert texture[known & fake].min() > texture[known & ~fake].max()
+
+
+def test_as_from_videos_moves_wild_crops_by_half_a_block(two_face_sets):
+    faces, known = read_both(two_face_sets)
+    spec = ModelSpec(BASE, 32, (0.5,) * 3, (0.5,) * 3, resize=ResizeRule(jpeg=(64, 75)))
+    seen = []
+
+    def compute(dataset):
+        seen.extend(image for image, _ in dataset)
+        return Features(np.full((len(dataset), 2), 7.0), np.full((len(dataset), 3), 8.0))
+
+    stored = Features(np.zeros((len(faces), 2)), np.zeros((len(faces), 3)))
+    features = as_from_videos(compute, spec, faces, stored)
+    assert (features.deep == np.where(known, 7, 0)[:, None]).all()
+    assert (features.statistics == np.where(known, 8, 0)[:, None]).all()
+    assert not stored.deep.any()
+    crop = to_tensor(faces.image(int(np.flatnonzero(known)[0])))
+    moved = torch.zeros_like(crop)
+    moved[:, 4:, 4:] = crop[:, :-4, :-4]
+    moved[:, :4, 4:], moved[:, :, :4] = moved[:, 4:5, 4:], moved[:, :, 4:5]
+    assert torch.equal(seen[0], resize_crop(moved, 32, spec.resize))
 
 
 def test_fit_steadiness_finds_that_fakes_are_steadier(two_face_sets):
@@ -196,6 +234,7 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(two_face_sets, tmp_
     for name, tensor in network.state_dict().items():
         if name not in last:
             assert tensor.equal(model.network.state_dict()[name]), name
+    assert spec.resize.jpeg == (224, 75)
     assert spec.training["texture"]["val"] == [0.4]
     assert spec.training["texture"]["shift"] in SHIFTS
     held_out = read_split(two_face_sets, 0.4, 0).held_out
