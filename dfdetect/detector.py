@@ -464,6 +464,11 @@ class Detector:
     def _crop_formats(self) -> list[CropFormat]:
         return [member.crop_format for member in self.spec.members]
 
+    @property
+    def _cut_formats(self) -> list[CropFormat]:
+        """Return the formats in which each face is cut: for the models and for the warnings."""
+        return list(dict.fromkeys([*self._crop_formats, ATTRIBUTE_FORMAT]))
+
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
     ) -> tuple[list[FaceTrack], int, float]:
@@ -484,8 +489,7 @@ class Detector:
                 watch.measure("crop", apart_from=("wait", "detect")),
             ):
                 frames = _CheckedFrames(watch.iterate("wait", ahead), check)
-                formats = list(dict.fromkeys([*self._crop_formats, ATTRIBUTE_FORMAT]))
-                tracks = track_faces(frames, detect, formats, detect_nearby)
+                tracks = track_faces(frames, detect, self._cut_formats, detect_nearby)
             sampled, bits_per_pixel = frames.count, frames.bits_per_pixel
             if tracks:
                 break

@@ -268,7 +268,7 @@ class _Reference(Detector):
         self, read: Callable[[], Iterator[Frame]], *_: object
     ) -> tuple[list[FaceTrack], int, float]:
         frames = list(read())
-        tracks = track_faces(frames, self.detect, self._crop_formats, search_stride=1)
+        tracks = track_faces(frames, self.detect, self._cut_formats, search_stride=1)
         return tracks, len(frames), frames[0].bits_per_pixel
 
 
