@@ -81,18 +81,9 @@ def test_bench_result_follows_from_what_was_timed():
     assert "peak memory" not in text
 
 
-JUMPS = "which logit counts depends on small differences between crops: P(FAKE) differs by 0.046"
-
-
 @pytest.mark.corpus
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "weights",
-    [
-        pytest.param(None, marks=pytest.mark.xfail(strict=True, reason=JUMPS)),
-        "tf_efficientnet_lite2",
-    ],
-)
+@pytest.mark.parametrize("weights", [None, "tf_efficientnet_lite2"])
 def test_bench_covers_the_faces_of_the_reference(corpus, monkeypatch, weights):
     """One video of the challenge shows two people, and one video is dark."""
     monkeypatch.setattr("dfdetect.benchmark.bench.LEAST_VIDEOS", 1)
