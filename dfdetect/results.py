@@ -416,7 +416,7 @@ def to_dataframe(results: Iterable[VideoResult]) -> "pd.DataFrame":
 def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: int) -> list[int]:
     """Return the positions of the frames with the highest P(FAKE).
 
-    The frames are at least one second apart.
+    Any two of the returned positions are at least one second apart.
 
     Args:
         times: Time of each frame in seconds.

@@ -10,11 +10,11 @@ logit:
   the calibration.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
-The graph scores each crop by itself, and mirrors no crops. If the model is that of the default
-detector, the graph also leaves out the logit of the steadiness, which depends on all crops of a
-track (see `dfdetect.models.steadiness`). If a program combines the logits of a video's crops, its
-P(FAKE) of the video therefore differs from that of dfdetect, and dfdetect's thresholds of the
-verdicts are not valid for the program.
+The graph scores each crop by itself, and mirrors no crops. The logits of the default detector also
+depend on the other crops of the track: on how steady the face is, and on the mean of the relevance
+(see `dfdetect.models.texture`). The graph leaves this out. If a program combines the logits of a
+video's crops, its P(FAKE) of the video therefore differs from that of dfdetect, and dfdetect's
+thresholds of the verdicts are not valid for the program.
 
 The metadata of the file has three entries. `dfdetect` is the JSON object in the header of the
 checkpoint. It includes both rules and the aggregation. `input` describes the crops in words.

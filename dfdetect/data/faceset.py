@@ -162,8 +162,8 @@ class FaceSet:
     def face_sets(self) -> np.ndarray:
         """Return, for each crop, the number of the face set that it comes from.
 
-        The numbers are int64 of shape (n,). `join` numbers the face sets that it joins from 0. If
-        nothing was joined, all numbers are 0.
+        The numbers are int64 of shape (n,). `join` gives the face sets that it joins the numbers 0,
+        1, 2 and so on. If nothing was joined, all numbers are 0.
         """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)

@@ -452,7 +452,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """Return a dictionary of metrics of weighted items. Its keys are attributes of `Metrics`."""
+    """Return metrics in which each item counts by its weight, by their names in `Metrics`."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD

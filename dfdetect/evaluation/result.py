@@ -74,9 +74,9 @@ class EvaluationResult:
         operating_points: For each of the thresholds `uncertain` and `fake`, the numbers and shares
             of REAL and of FAKE items with a P(FAKE) above the threshold. Empty if the checkpoint
             has no thresholds.
-        subgroups: A dictionary from the name of a subgroup to its metrics. The subgroups are small,
-            dark, blurred and turned faces, and one for all faces that are none of these. Empty if
-            they were not requested.
+        subgroups: A dictionary from the name of a subgroup to its metrics. There is one
+            subgroup each for small, dark, blurred and turned faces, and one for all other faces.
+            Empty if they were not requested.
         reweighted: Metrics to expect on data with the requested share of FAKE. None if no share was
             requested.
 

@@ -70,7 +70,7 @@ class Run:
                 model, the only value is `epoch`, the number of the epoch.
             notes: Further values for the history, such as the training loss.
             logits: Raw logits that the model gives to the held-out crops or clips, shape (n,).
-            model: The model; None for the attribute `model` of this run.
+            model: The model. If it is None, `self.model` is recorded.
         """
         model = model or self.model
         calibration, scores = self.judge.judge(logits)

@@ -339,7 +339,7 @@ def predict_logits(
 
 
 def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
-    """Fit a linear model once for each strength in `STRENGTHS`, and record each fit."""
+    """Fit a linear model with each strength of the penalty in `STRENGTHS`, and record each fit."""
     how = loading.workers, loading.progress
     model = run.model
     assert isinstance(model, LinearModel)  # the only architecture with a closed form
