@@ -110,9 +110,9 @@ class Classifier:
             Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL.
 
             If the model takes single crops, the values of a map add up to the calibrated logit that
-            the crop has if the face has no other crops. If the model takes clips, the values of
-            each map of a clip are added up, and the mean of these sums is the calibrated logit of
-            the clip. A crop that is in two clips gets the mean of its two maps.
+            the model gives to the crop alone. If the model takes clips, the values of each map of a
+            clip are added up, and the mean of these sums is the calibrated logit of the clip. A
+            crop that is in two clips gets the mean of its two maps.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1

@@ -119,7 +119,7 @@ class Detector:
 
         Example:
             >>> load_detector("tf_efficientnet_lite2_texture").operating_points
-            OperatingPoints(uncertain=0.696..., fake=0.794..., fakes={...})
+            OperatingPoints(uncertain=0.716..., fake=0.883..., fakes={...})
         """
         return self.spec.operating_points
 
@@ -355,11 +355,13 @@ class Detector:
             evidence for REAL.
 
             If the model takes single crops, the values of a map add up to the calibrated logit that
-            the crop has if the sequence has no other crops. In a longer sequence, the default
-            detector may give the crop another logit, because the logit also depends on how steady
-            the face is in the whole sequence. If the model takes clips, the values of each map of a
-            clip are added up, and the mean of these sums is the calibrated logit of the clip. For
-            an ensemble, a map is the mean over the members that have a feature map.
+            the model gives to the crop alone. The default detector gives the crop another logit in
+            a sequence, because this logit also depends on the other crops (see
+            `dfdetect.models.texture`). A single crop counts as a sequence of the crop and its
+            mirror image, and its map is the mean of both maps. If the model takes clips, the values
+            of each map of a clip are added up, and the mean of these sums is the calibrated logit
+            of the clip. For an ensemble, a map is the mean over the members that have a feature
+            map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has

@@ -133,6 +133,8 @@ class ModelSpec:
             raise ArgumentError(
                 f"positive_class must be {POSITIVE_CLASS}, not {self.positive_class}"
             )
+        if self.resize.jpeg is not None and self.crop.template is not None:
+            raise ArgumentError("resize.jpeg must be left out if crop.template is given")
         if type(self.mirror) is not bool or (self.mirror and self.frames_per_clip > 1):
             raise ArgumentError(
                 f"mirror must be true or false, and false for clips, not {self.mirror}"

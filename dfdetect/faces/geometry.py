@@ -118,8 +118,9 @@ class ResizeRule:
             OpenCV's `INTER_LINEAR`, without antialiasing. `area_or_cubic` is OpenCV's `INTER_AREA`
             if the crop is shrunk, and its `INTER_CUBIC` if the crop is enlarged.
         jpeg: Side in pixels and quality (1 to 100) of a JPEG image. If they are given, the crop is
-            first resized to a square of this side, without padding, and compressed as JPEG of this
-            quality. All crops, from videos and from face sets, then have equal JPEG artefacts.
+            first resized to a square of this side, and compressed as JPEG of this quality. All
+            crops, from videos and from face sets, then have equal JPEG artefacts. This is possible
+            only for square inputs and without padding.
     """
 
     aspect: float = 1.0
@@ -136,14 +137,22 @@ class ResizeRule:
                 f"resize.fit must be one of {FITS} and resize.interpolation one of "
                 f"{INTERPOLATIONS}, not {self.fit!r} and {self.interpolation!r}"
             )
-        if self.jpeg is not None:
-            side, quality = self.jpeg
-            if side not in JPEG_SIDES or quality not in JPEG_QUALITIES:
-                raise ArgumentError(
-                    f"resize.jpeg must be a side of {JPEG_SIDES[0]} to {JPEG_SIDES[-1]} pixels and "
-                    f"a quality of 1 to 100, not {self.jpeg!r}"
-                )
-            object.__setattr__(self, "jpeg", (side, quality))  # a pair from JSON is a list
+        if self.jpeg is None:
+            return
+        pair = tuple(self.jpeg) if isinstance(self.jpeg, list | tuple) else ()
+        if [type(value) for value in pair] != [int, int] or not (
+            pair[0] in JPEG_SIDES and pair[1] in JPEG_QUALITIES
+        ):
+            raise ArgumentError(
+                f"resize.jpeg must be a side of {JPEG_SIDES[0]} to {JPEG_SIDES[-1]} pixels and "
+                f"a quality of 1 to 100, both whole numbers, not {self.jpeg!r}"
+            )
+        if self.fit != "stretch" or self.aspect != 1.0:
+            raise ArgumentError(
+                "resize.jpeg makes crops square: resize.fit must then be 'stretch' and "
+                f"resize.aspect 1, not {self.fit!r} and {self.aspect!r}"
+            )
+        object.__setattr__(self, "jpeg", pair)  # a pair from JSON is a list
 
     def width(self, height: int) -> int:
         """Return the width in pixels of a model input with the height `height` in pixels."""

@@ -12,8 +12,8 @@ sources have the same weight, and REAL and FAKE have the same weight. These are 
   the layer would otherwise learn to recognise the sources.
 - The layer of the steadiness logit is fitted on the wild tracks that have enough frames.
 - The layer of the relevance learns to separate the wild faces from the faces of the challenge. It
-  learns from all faces and from a damaged copy of each face. A compressed or darkened face of the
-  challenge therefore still counts as a face of the challenge.
+  learns from all faces as they are stored, as if they came from videos, and from a damaged copy. A
+  compressed or darkened face of the challenge therefore still counts as one of the challenge.
 
 Face sets store crops as JPEG images, whose artefacts crops from videos lack. The wild faces are
 therefore prepared so that they look like crops from videos (see `as_from_videos`).
@@ -160,6 +160,7 @@ def fit_texture(
     model.network.load_state_dict(network.state_dict())
     compute = partial(_compute_features, model, spec, workers, progress)
     stored = compute(DetectorDataset(used, spec))
+    # The damage is not followed by the JPEG compression, which separated the challenge less well.
     damage = training_transform(spec.input_size)
     items = [Item(row, seed + row) for row in range(len(used))]
     damaged = compute(ClipDataset(used, damage), items)
@@ -202,7 +203,8 @@ def as_from_videos(
     Stored crops are JPEG images already, which consist of blocks of 8 x 8 pixels. If the detector
     compresses the same blocks again, they get other artefacts than the blocks of a crop from a
     video. Wild crops are therefore moved by half a block to the right and down first. The crops of
-    the challenge may stay: to compress them again in the same way hardly changes them.
+    the challenge may stay: to compress them again in the same way hardly changes them. Moved crops
+    are not mirrored, although a detector mirrors every second one.
 
     Args:
         compute: A function that computes the features of a dataset.
@@ -233,8 +235,8 @@ def fit_layers(
         model: The model whose layers are set.
         faces: The crops. Some must have a source, and some must have none.
         features: The features that the crops would have if they came directly from videos.
-        stored: The features of the crops as the face set stores them.
-        damaged: The features of damaged copies of the crops.
+        stored: The features of the stored crops, not moved (see `as_from_videos`).
+        damaged: The features of damaged copies of the crops. They need no compression.
     """
     tracks = faces.tracks()
     first = [track[0] for track in tracks]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from dfdetect import CheckpointError, create_model, find_weights, list_weights
 from dfdetect.checkpoints.io import load_checkpoint, read_spec, save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
+from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
@@ -84,7 +85,7 @@ def test_load_checkpoint_returns_other_preprocessing(tmp_path):
     spec = replace(
         SPEC,
         crop=CropRule(1.5, 0.1, width=1.2, border="cut", template=template),
-        resize=ResizeRule(0.75, "pad", "area_or_cubic", jpeg=(224, 75)),
+        resize=ResizeRule(0.75, "pad", "area_or_cubic"),
         channels="BGR",
         aggregation=Aggregation("confident_majority", "pooled"),
     )
@@ -94,6 +95,15 @@ def test_load_checkpoint_returns_other_preprocessing(tmp_path):
     assert spec.describe() == (
         "test_efficientnet, 64 x 48 px, crop aligned by five points, confident_majority; test"
     )
+
+
+def test_load_checkpoint_returns_the_jpeg_compression(tmp_path):
+    spec = replace(SPEC, resize=ResizeRule(jpeg=(224, 75)))
+    save_checkpoint(tmp_path / "a.safetensors", create_model(ARCHITECTURE), spec)
+    assert load_checkpoint(tmp_path / "a.safetensors")[1].resize.jpeg == (224, 75)
+    template = tuple((0.1 * number, 0.2) for number in range(5))
+    with pytest.raises(ArgumentError, match=r"must be left out if crop\.template is given"):
+        replace(spec, crop=CropRule(template=template))
 
 
 def test_save_checkpoint_without_half_keeps_the_dtype(tmp_path):

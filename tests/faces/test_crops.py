@@ -102,7 +102,12 @@ def test_resize_crop_hardly_changes_a_crop_that_was_stored_as_the_same_jpeg():
         {"aspect": 9.0},
         {"jpeg": (224, 101)},
         {"jpeg": (0, 75)},
-        {"jpeg": (224.5, 75)},
+        {"jpeg": (224.0, 75)},
+        {"jpeg": (224, True)},
+        {"jpeg": (224, 75, 1)},
+        {"jpeg": 224},
+        {"jpeg": (224, 75), "fit": "pad"},
+        {"jpeg": (224, 75), "aspect": 2.0},
     ],
 )
 def test_resize_rule_refuses_unknown_values(fields):

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.data.faceset import FaceSet
+from dfdetect.faces.crops import resize_crop, to_tensor
+from dfdetect.faces.geometry import ResizeRule
 from dfdetect.training.augment import training_transform
 from dfdetect.training.dataset import ClipDataset, DetectorDataset, Item, Role
 from dfdetect.training.distributed import DistributedContext
@@ -67,6 +69,14 @@ def test_detector_dataset_mirrors_every_second_crop_of_a_track(tracks):
     mirrored = [row for row in range(48) if dataset[row][0].equal(plain[row][0].flip(-1))]
     assert mirrored == [0, 2, 4, 6, 8, 10, 12, 14]  # the fixture has the frames in reversed order
     assert all(dataset[row][0].equal(plain[row][0]) for row in range(48) if row not in mirrored)
+
+
+def test_detector_dataset_resizes_by_the_rule_of_the_detector(tracks):
+    rule = ResizeRule(interpolation="linear", jpeg=(64, 30))
+    spec = ModelSpec("simple_cnn_2", 32, (0.5,) * 3, (0.5,) * 3, resize=rule)
+    expected = resize_crop(to_tensor(tracks.image(20)), 32, rule)
+    assert DetectorDataset(tracks, spec)[20][0].equal(expected)
+    assert not resize_crop(to_tensor(tracks.image(20)), 32).equal(expected)
 
 
 class Lopsided(nn.Module):

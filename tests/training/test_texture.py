@@ -150,6 +150,18 @@ def test_as_from_videos_moves_wild_crops_by_half_a_block(two_face_sets):
     assert torch.equal(seen[0], resize_crop(moved, 32, spec.resize))
 
 
+def test_fit_layers_learns_the_relevance_from_stored_crops_too(two_face_sets):
+    faces, known = read_both(two_face_sets)
+    model, (deep, statistics) = fitted_model(faces)
+    stored = statistics.copy()
+    stored[~known, 1] += 100
+    stored[~known, 2] += 100
+    assert outputs(model.relevance, stored)[~known].mean() > 0
+    features = Features(deep, statistics)
+    fit_layers(model, faces, features, Features(deep, stored), features)
+    assert outputs(model.relevance, stored)[~known].max() < 0
+
+
 def test_fit_steadiness_finds_that_fakes_are_steadier(two_face_sets):
     faces = FaceSet.read(two_face_sets[1])
     faces.table["video"] = [f"v{number // 6}" for number in range(len(faces))]
@@ -241,7 +253,8 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(two_face_sets, tmp_
     logits = predict_logits(model, held_out, spec, 0, False)
     measured = Judge(held_out, 1, spec.aggregation).measure(spec.calibration, logits)
     stored = spec.scores["held_out_actors"]
-    for name in ("log_loss", "sources_log_loss"):  # the checkpoint has float16 weights
+    # The scores are those of moved crops, and the checkpoint has float16 weights.
+    for name in ("log_loss", "sources_log_loss"):
         assert measured[name] == pytest.approx(stored[name], abs=0.02)
     assert f"{out}: calibrated" in capsys.readouterr().out
     crop = np.zeros((224, 224, 3), np.uint8)
