@@ -132,15 +132,7 @@ class MTCNNDetector:
 
         Only the last of MTCNN's three networks is used. This network looks once at each given box,
         and finds a face that has moved from the box by up to about a quarter of the face's width.
-
-        Args:
-            images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
-            boxes: For each image, the boxes near which faces are expected: x1, y1, x2, y2 in pixels
-                of the image.
-
-        Returns:
-            One list per image, with one entry per given box: the box of the face that was found
-            near the given box, or None if no face was found there.
+        The arguments and the result are those of `NearbyFaceDetector.detect_nearby`.
 
         Example:
             >>> face_detector.detect_nearby([frame.image], [[(780, 120, 960, 360)]])

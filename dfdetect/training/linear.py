@@ -45,7 +45,7 @@ def linear_features(
     Returns:
         Two float32 arrays of shape (n, features).
     """
-    dataset = ClipDataset(faces, partial(resize_crops, size=spec.input_size))
+    dataset = ClipDataset(faces, partial(resize_crops, size=spec.input_size, rule=spec.resize))
     loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers)
     found: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     with (

@@ -246,7 +246,10 @@ def fit_layers(
     votes = vote_weights(labels[wild], sources[wild]) * wild.sum()
     fit_linear(
         model.network.classifier,
-        *(deep[~wild], labels[~wild], np.ones((~wild).sum()), CHALLENGE_STRENGTH),
+        deep[~wild],
+        labels[~wild],
+        np.ones((~wild).sum()),
+        CHALLENGE_STRENGTH,
     )
     fit_linear(model.deep, deep[wild], labels[wild], votes, DEEP_STRENGTH)
     fit_linear(model.texture, statistics[wild], labels[wild], votes, TEXTURE_STRENGTH)
