@@ -412,7 +412,7 @@ def _add_reconstruct(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
     parser.add_argument(
-        "--kinds", nargs="+", metavar="NAME", help="autoencoders to use; default: all"
+        "--autoencoders", nargs="+", metavar="NAME", help="autoencoders to use; default: all"
     )
     parser.add_argument("--steps", type=int, help="number of training steps of each autoencoder")
     parser.add_argument(

@@ -74,7 +74,7 @@ def reconstruct(
     faces: Sequence[str | Path],
     out: str | Path,
     *,
-    kinds: Sequence[str] = tuple(AUTOENCODERS),
+    autoencoders: Sequence[str] = tuple(AUTOENCODERS),
     steps: int = STEPS,
     copies: int = 1,
     device: str = "auto",
@@ -93,11 +93,11 @@ def reconstruct(
             `original` (id of the REAL crop), `method` (name of the autoencoder), `kind` (always
             `reconstruction`) and `side` (side in pixels to which the REAL crop was resized before
             the autoencoder got it). The source, actor and track are those of the REAL crop.
-        kinds: Names of the autoencoders to use: keys of `AUTOENCODERS`. The column `method` holds
-            these names.
+        autoencoders: Names of the autoencoders to use: keys of `AUTOENCODERS`. The column `method`
+            holds these names.
         steps: Number of training steps of each autoencoder.
         copies: Number of reconstructions of each crop. Different autoencoders, chosen at random
-            from `kinds`, make the reconstructions of a crop.
+            from `autoencoders`, make the reconstructions of a crop.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: Seed of the autoencoders' weights and of all random choices.
         progress: Whether to show progress bars.
@@ -116,7 +116,7 @@ def reconstruct(
         array(['FAKE'], dtype=object)
     """
     out = Path(out)
-    _check(kinds, steps, copies)
+    _check(autoencoders, steps, copies)
     require_writable(out)
     torch_device = choose_device(device)
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
@@ -125,22 +125,22 @@ def reconstruct(
         raise FaceSetError(f"{', '.join(map(str, faces))}: no REAL crops to reconstruct")
     folder = out.with_suffix(".autoencoders")
     nets = {
-        kind: _trained(
-            kind, real, folder / f"{kind}.safetensors", steps, seed, torch_device, progress
+        name: _trained(
+            name, real, folder / f"{name}.safetensors", steps, seed, torch_device, progress
         )
-        for kind in kinds
+        for name in autoencoders
     }
     _draw_samples(nets, real, folder / "samples.png")
-    settings = json.dumps({"kinds": list(kinds), "copies": copies, "seed": seed})
+    settings = json.dumps({"autoencoders": list(autoencoders), "copies": copies, "seed": seed})
     log = out.with_suffix(".reconstruct.csv")
     with FaceSetWriter(out, log, COLUMNS, ["id"], settings) as writer:
-        jobs = list(_plan(real, kinds, copies, seed))
+        jobs = list(_plan(real, autoencoders, copies, seed))
         done = len(writer.done)
         bar = tqdm(total=len(jobs), initial=done, desc="faces", unit="crop", disable=not progress)
         with bar:
-            for row, kind, side, interpolation in jobs[done:]:
-                image = _redraw(nets[kind], real.image(row), side, interpolation)
-                description = _describe(real, row, kind, side)
+            for row, name, side, interpolation in jobs[done:]:
+                image = _redraw(nets[name], real.image(row), side, interpolation)
+                description = _describe(real, row, name, side)
                 crop = EncodedCrop(description, *_encode_like(real.locations[row], image))
                 writer.add({"id": description["id"]}, [crop])
                 bar.update()
@@ -252,21 +252,21 @@ def _difference(drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     return functional.l1_loss(drawn, images) + GRADIENT_WEIGHT * (across + down)
 
 
-def _check(kinds: Sequence[str], steps: int, copies: int) -> None:
-    unknown = [kind for kind in kinds if kind not in AUTOENCODERS]
-    if unknown or not kinds:
+def _check(autoencoders: Sequence[str], steps: int, copies: int) -> None:
+    unknown = [name for name in autoencoders if name not in AUTOENCODERS]
+    if unknown or not autoencoders:
         raise ArgumentError(
             f"unknown autoencoders {', '.join(unknown)!r}: use some of {', '.join(AUTOENCODERS)}"
         )
-    if steps < 1 or not 1 <= copies <= len(kinds):
+    if steps < 1 or not 1 <= copies <= len(autoencoders):
         raise ArgumentError(
-            f"steps must be at least 1, and copies 1 to the number of autoencoders, {len(kinds)}; "
-            f"got {steps} and {copies}"
+            "steps must be at least 1, and copies 1 to the number of autoencoders, "
+            f"{len(autoencoders)}; got {steps} and {copies}"
         )
 
 
 def _trained(
-    kind: str,
+    name: str,
     faces: FaceSet,
     path: Path,
     steps: int,
@@ -275,17 +275,17 @@ def _trained(
     progress: bool,
 ) -> Autoencoder:
     """Return the autoencoder that an earlier run wrote to `path`, or train and write it now."""
-    spec = AUTOENCODERS[kind]
+    spec = AUTOENCODERS[name]
     description = json.dumps({**asdict(spec), "steps": steps, "seed": seed, "crops": len(faces)})
     if path.is_file():
         net = Autoencoder(spec).to(device).eval()
         net.load_state_dict(_read_weights(path, description))
         return net
     net = train_autoencoder(
-        spec, faces, steps=steps, device=device, seed=seed, progress=progress, title=kind
+        spec, faces, steps=steps, device=device, seed=seed, progress=progress, title=name
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+    weights = {key: tensor.cpu().contiguous() for key, tensor in net.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(weights, temporary, {"made_by": description})
     return net
@@ -305,7 +305,7 @@ def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:
 
 
 def _plan(
-    faces: FaceSet, kinds: Sequence[str], copies: int, seed: int
+    faces: FaceSet, autoencoders: Sequence[str], copies: int, seed: int
 ) -> Iterator[tuple[int, str, int, int]]:
     """Yield one tuple for each reconstruction to make.
 
@@ -314,8 +314,8 @@ def _plan(
     """
     draw = np.random.default_rng(seed)
     for row in range(len(faces)):
-        for kind in draw.permutation(kinds)[:copies].tolist():
-            yield row, kind, int(draw.choice(DRAWN_SIDES)), int(draw.choice(INTERPOLATIONS))
+        for name in draw.permutation(autoencoders)[:copies].tolist():
+            yield row, name, int(draw.choice(DRAWN_SIDES)), int(draw.choice(INTERPOLATIONS))
 
 
 @torch.inference_mode()
@@ -354,14 +354,14 @@ def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
     return buffer.getvalue(), ".jpg"
 
 
-def _describe(faces: FaceSet, row: int, kind: str, side: int) -> dict[str, Any]:
+def _describe(faces: FaceSet, row: int, autoencoder: str, side: int) -> dict[str, Any]:
     values = faces.table.iloc[row]
     copied = {name: values[name] for name in COPIED_COLUMNS if name in values}
     return {
-        "id": f"{values['id']}-{kind}",
+        "id": f"{values['id']}-{autoencoder}",
         "label": "FAKE",
         "original": values["id"],
-        "method": kind,
+        "method": autoencoder,
         "kind": RECONSTRUCTION,
         "side": side,
         **copied,
@@ -374,8 +374,8 @@ def _draw_samples(nets: dict[str, Autoencoder], faces: FaceSet, path: Path) -> N
     rows = np.linspace(0, len(faces) - 1, min(SAMPLES, len(faces))).astype(int).tolist()
     images = [faces.image(row) for row in rows]
     lines = {"original": images} | {
-        kind: [_redraw(net, image, image.shape[0] // 8 * 8, cv2.INTER_LINEAR) for image in images]
-        for kind, net in nets.items()
+        name: [_redraw(net, image, image.shape[0] // 8 * 8, cv2.INTER_LINEAR) for image in images]
+        for name, net in nets.items()
     }
     figure = Figure(figsize=(1.5 * len(images) + 1, 1.5 * len(lines)), layout="constrained")
     grid = figure.subplots(len(lines), len(images), squeeze=False)

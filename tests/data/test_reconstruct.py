@@ -9,7 +9,7 @@ from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.data.reconstruct import AUTOENCODERS, reconstruct, train_autoencoder
 from dfdetect.models.autoencoder import Autoencoder, AutoencoderSpec, PatchDiscriminator
 
-KINDS = ["shuffle-4", "nearest-8"]
+NAMES = ["shuffle-4", "nearest-8"]
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def jpegs(tmp_path):
 
 def test_reconstruct_writes_a_fake_of_each_real_crop(jpegs, tmp_path, quick):
     out = tmp_path / "made.csv"
-    table = reconstruct([jpegs], out, kinds=KINDS, steps=2, copies=2)
+    table = reconstruct([jpegs], out, autoencoders=NAMES, steps=2, copies=2)
     assert table["original"].astype(str).tolist() == ["0", "0", "1", "1", "3", "3"]
-    assert set(table["method"]) == set(KINDS)
+    assert set(table["method"]) == set(NAMES)
     assert set(table["kind"]) == {"reconstruction"}
     assert table["actor_group"].tolist() == ["a", "a", "b", "b", "d", "d"]
     faces = FaceSet.read(out)
@@ -49,7 +49,7 @@ def test_reconstruct_writes_a_fake_of_each_real_crop(jpegs, tmp_path, quick):
 def test_reconstruct_compresses_crops_like_the_originals(jpegs, tmp_path, quick):
     from PIL import Image
 
-    reconstruct([jpegs], tmp_path / "made.csv", kinds=KINDS[:1], steps=1)
+    reconstruct([jpegs], tmp_path / "made.csv", autoencoders=NAMES[:1], steps=1)
     faces = FaceSet.read(tmp_path / "made.csv")
     with Image.open(tmp_path / "faces" / "0.jpg") as original:
         tables = original.quantization
@@ -77,7 +77,7 @@ def test_train_autoencoder_reduces_the_error(jpegs):
 )
 def test_reconstruct_continues_where_it_was_stopped(jpegs, tmp_path, quick, done):
     whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
-    reconstruct([jpegs], whole, kinds=KINDS, steps=1)
+    reconstruct([jpegs], whole, autoencoders=NAMES, steps=1)
     encode, count = module._encode_like, 0
 
     def stop(*arguments):
@@ -90,10 +90,10 @@ def test_reconstruct_continues_where_it_was_stopped(jpegs, tmp_path, quick, done
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_encode_like", stop)
         with pytest.raises(KeyboardInterrupt):
-            reconstruct([jpegs], part, kinds=KINDS, steps=1)
+            reconstruct([jpegs], part, autoencoders=NAMES, steps=1)
     with part.open("a") as file:  # an incomplete row
         file.write("0-shuffle-4,FA")
-    reconstruct([jpegs], part, kinds=KINDS, steps=1)
+    reconstruct([jpegs], part, autoencoders=NAMES, steps=1)
     assert part.read_bytes() == whole.read_bytes()
     shards = [path.with_name(f"{path.stem}-00000.tar").read_bytes() for path in (whole, part)]
     assert shards[0] == shards[1]
@@ -101,11 +101,11 @@ def test_reconstruct_continues_where_it_was_stopped(jpegs, tmp_path, quick, done
 
 def test_reconstruct_refuses_unusable_arguments(jpegs, tmp_path, quick):
     with pytest.raises(ValueError, match="unknown autoencoders 'vae'"):
-        reconstruct([jpegs], tmp_path / "made.csv", kinds=["vae"])
+        reconstruct([jpegs], tmp_path / "made.csv", autoencoders=["vae"])
     with pytest.raises(ValueError, match="copies 1 to the number of autoencoders, 2; got 1 and 3"):
-        reconstruct([jpegs], tmp_path / "made.csv", kinds=KINDS, steps=1, copies=3)
+        reconstruct([jpegs], tmp_path / "made.csv", autoencoders=NAMES, steps=1, copies=3)
     with pytest.raises(ValueError, match=r"exists, and .* is not beside it: give another name"):
-        reconstruct([jpegs], jpegs, kinds=KINDS[:1], steps=1)
+        reconstruct([jpegs], jpegs, autoencoders=NAMES[:1], steps=1)
     table = pd.read_csv(jpegs)
     table[table["label"] == "FAKE"].to_csv(jpegs, index=False)
     with pytest.raises(FaceSetError, match="no REAL crops to reconstruct"):
@@ -114,16 +114,16 @@ def test_reconstruct_refuses_unusable_arguments(jpegs, tmp_path, quick):
 
 def test_reconstruct_refuses_autoencoders_with_other_settings(jpegs, tmp_path, quick):
     out = tmp_path / "made.csv"
-    reconstruct([jpegs], out, kinds=KINDS[:1], steps=1)
+    reconstruct([jpegs], out, autoencoders=NAMES[:1], steps=1)
     with pytest.raises(ValueError, match="trained with other settings or faces: delete"):
-        reconstruct([jpegs], out, kinds=KINDS[:1], steps=2)
+        reconstruct([jpegs], out, autoencoders=NAMES[:1], steps=2)
 
 
-@pytest.mark.parametrize("kind", AUTOENCODERS)
-def test_autoencoder_keeps_size_and_range(kind):
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_autoencoder_keeps_size_and_range(name):
     torch.manual_seed(0)
     images = torch.rand(2, 3, 32, 48) * 2 - 1
-    drawn = Autoencoder(AUTOENCODERS[kind])(images)
+    drawn = Autoencoder(AUTOENCODERS[name])(images)
     assert drawn.shape == images.shape
     assert drawn.abs().max() <= 1
     assert PatchDiscriminator()(drawn).shape == (2, 1, 4, 6)
