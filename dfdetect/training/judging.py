@@ -14,6 +14,7 @@ the aggregation is a mean of logits, the order of calibration and aggregation ma
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,9 +42,16 @@ class Judge:
         faces: The held-out faces.
         length: Number of crops in each clip, as in `ClipDataset`.
         aggregation: Rules that combine the logits of crops into the probability of a video.
+        trained_sources: Names of the sources of the faces that the model was trained on.
     """
 
-    def __init__(self, faces: FaceSet, length: int, aggregation: Aggregation):
+    def __init__(
+        self,
+        faces: FaceSet,
+        length: int,
+        aggregation: Aggregation,
+        trained_sources: Sequence[str] | np.ndarray = (),
+    ):
         videos = faces.videos()
         items_of = defaultdict(list)
         for item, rows in enumerate(faces.clips(length)):
@@ -55,6 +63,7 @@ class Judge:
         first = np.array([video[0][0] for video in videos])
         self.labels = faces.labels[first]
         self.sources = faces.sources[first]
+        self.from_new_source = (self.sources != "") & ~np.isin(self.sources, trained_sources)
         self.kinds, self.scenes = (faces.texts(name)[first] for name in ("kind", "pair"))
         self.weights = np.zeros(len(videos))
         for domain in self._domains():
@@ -128,18 +137,17 @@ class Judge:
         At most 5 % of the REAL videos are above the threshold `uncertain`, and at most 1 % above
         the threshold `fake`. In both percentages, each video counts with its weight (see `Judge`).
 
-        The FAKE videos are counted in two groups. The group `people` consists of the videos without
-        a known source: their people are new to the model, but their source may not be new. The
-        group `sources` consists of the videos with a known source: both their people and their
-        source are new to the model, because the source was held out.
+        The FAKE videos are counted in two groups. The group `sources` consists of the videos from
+        known sources that the model was not trained on. The group `people` consists of all other
+        videos: their people are new to the model, but their source may not be new.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
         points = fit_operating_points(probabilities[real], self.weights[real])
-        known = self.sources != ""
+        groups = ~real & ~self.from_new_source, ~real & self.from_new_source
         fakes = {
             new: _count_fakes(points, probabilities[rows])
-            for new, rows in zip(NEW, (~real & ~known, ~real & known), strict=True)
+            for new, rows in zip(NEW, groups, strict=True)
             if rows.any()
         }
         return replace(points, fakes=fakes)

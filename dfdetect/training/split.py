@@ -18,8 +18,9 @@ class Split:
     Attributes:
         train: Crops to train on, without reconstructions.
         reconstructions: Reconstructions of REAL crops (see `dfdetect.data.reconstruct`), or None.
-        held_out: Crops on which the model is measured. These crops show other actors than `train`.
-            If whole sources are held out, the crops also come from other sources.
+        held_out: Crops on which the model is measured. If the face sets have the column
+            `actor_group`, these crops show other actors than `train`. If whole sources are held
+            out, the crops also come from other sources.
     """
 
     train: FaceSet

@@ -143,7 +143,7 @@ def train(
         }
         progress = progress and context.is_first
         split.require_readable(context, progress)
-        judge = Judge(split.held_out, config.frames_per_clip, spec.aggregation)
+        judge = Judge(split.held_out, config.frames_per_clip, spec.aggregation, split.train.sources)
         run = Run(out, model, spec, judge, context, progress)
         loading = _Loading(context.cores if workers is None else workers, progress)
         if closed_form:

@@ -89,6 +89,13 @@ def test_judge_operating_points_count_the_fakes_above_them():
     }
 
 
+def test_judge_operating_points_take_a_source_as_new_if_it_was_not_trained_on():
+    faces = held_out(("REAL", "a", ""), *[("FAKE", "a", "")] * 2, *[("FAKE", "b", "")] * 3)
+    judge = Judge(faces, 1, Aggregation(), trained_sources=["a", ""])
+    fakes = judge.operating_points(Calibration(), np.zeros(6)).fakes
+    assert {new: counts["videos"] for new, counts in fakes.items()} == {"people": 2, "sources": 3}
+
+
 def test_judge_leaves_out_figures_that_cannot_be_computed():
     faces = held_out(("REAL", "a", ""), ("FAKE", "a", ""), ("REAL", "b", ""), ("FAKE", "b", ""))
     _, scores = Judge(faces, 1, Aggregation()).judge(np.array([-1.0, 1.0, -2.0, 2.0]))
