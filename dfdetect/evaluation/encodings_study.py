@@ -124,7 +124,7 @@ def encodings() -> list[Encoding]:
         Encoding("reference", f"{REFERENCE}", REFERENCE),
         *(Encoding("crf", f"{crf}", crf) for crf in COMPRESSIONS),
         *(Encoding("frame rate", f"{rate}", REFERENCE, _at_rate(rate)) for rate in RATES),
-        Encoding("frame rate", "uneven", REFERENCE, _every_other),
+        Encoding("frame rate", "uneven", REFERENCE, _random_half),
     ]
 
 
@@ -222,7 +222,7 @@ def _at_rate(rate: int) -> Choose:
     return choose
 
 
-def _every_other(frames: Sequence[Frame]) -> list[Frame]:
+def _random_half(frames: Sequence[Frame]) -> list[Frame]:
     """Return half of the frames, drawn at random, in the order of the video.
 
     The times between successive frames are therefore uneven.

@@ -223,7 +223,7 @@ class EvaluationResult:
             f"{_of(one.false_alarms, len(self.answers) - fake)} REAL, {_of(one.found, fake)} FAKE"
             for name, one in self.operating_points.items()
         ]
-        return "\n".join(lines) or "no thresholds of verdicts: the checkpoint holds none"
+        return "\n".join(lines) or "the checkpoint holds no thresholds of verdicts"
 
     def _answers(self) -> str:
         table = self.answers.table()[["name", "label", "source", "probability"]]

@@ -13,6 +13,7 @@ from dfdetect.reporting.terminal import (
     ORIGIN,
     OTHERS,
     fakes_found,
+    no_thresholds,
     noun_of,
     time_stamp,
     verdict_reason,
@@ -81,10 +82,7 @@ def _meaning(result: VideoResult) -> str:
     """Return HTML that says what the verdict means and how reliable the verdict is."""
     points, noun = result.operating_points, noun_of(result)
     if points is None or result.verdict is None:
-        return (
-            "<p>The detector has no thresholds: it is not known how often a REAL "
-            f"{noun} gets such a probability.</p>"
-        )
+        return f"<p>{no_thresholds(noun)}</p>"
     return (
         f"<p>What it means: {verdict_reason(result)}</p>"
         f"<p>How sure it is: {ORIGIN}. {OTHERS[noun]} {fakes_found(points)}</p>"

@@ -26,6 +26,7 @@ from dfdetect.reporting.terminal import (
     OTHERS,
     common_noun,
     fakes_found,
+    no_thresholds,
     noun_of,
     summary,
     time_stamp,
@@ -154,10 +155,7 @@ def _strips(
 def _meaning(points: OperatingPoints | None, noun: str) -> str:
     """Return HTML that says what the verdicts mean, or that the detector gives no verdicts."""
     if points is None:
-        return (
-            "<p>There are no verdicts: the checkpoint of this detector holds no thresholds, so it "
-            f"is not known how often a REAL {noun} gets such a P(FAKE).</p>"
-        )
+        return f"<p>There are no verdicts. {no_thresholds(noun)}</p>"
     ranges = "".join(
         f'<dt class="{verdict}">{verdict}</dt><dd>{text}</dd>'
         for verdict, text in verdict_ranges(points, noun).items()

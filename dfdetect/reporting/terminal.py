@@ -226,10 +226,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
         ...
     """
     if points is None:
-        return (
-            "No verdict: the checkpoint holds no thresholds (operating points), so it is not\n"
-            f"known how often a REAL {noun} gets such a P(FAKE).\n{fill(HINT, LINE)}"
-        )
+        return f"{fill(f'No verdict. {no_thresholds(noun)}', LINE)}\n{fill(HINT, LINE)}"
     lines = (
         f"{ORIGIN}:",
         *(
@@ -241,6 +238,14 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
         fill(HINT, LINE),
     )
     return "\n".join(lines)
+
+
+def no_thresholds(noun: str) -> str:
+    """Return a sentence that says why there is no verdict for a video, image or file."""
+    return (
+        "The checkpoint holds no thresholds, so it is not known how often a REAL "
+        f"{noun} gets such a P(FAKE)."
+    )
 
 
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
