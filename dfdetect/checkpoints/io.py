@@ -108,7 +108,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     with _opened(path) as file:
         text = _metadata(path, file)[METADATA_KEY]
         spec = _parse(path, text)
-        _require_tensors_of(path, spec, file)
+        model = _build_without_memory(path, spec, file)
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     bad = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if bad:
@@ -117,7 +117,12 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     checksum = said.pop(CHECKSUM_KEY, None)
     if checksum != _checksum(json.dumps(said, sort_keys=True), state):
         raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged; copy it again")
-    model = _build(spec)
+    # To draw random weights would take longer than to read the stored ones. But only a model that
+    # is built with memory has the right values in buffers that no checkpoint stores.
+    if all(name in state for name, _ in model.named_buffers()):
+        model.to_empty(device="cpu")
+    else:
+        model = _build(spec)
     model.load_state_dict(state)
     return model.float().eval(), spec
 
@@ -235,10 +240,13 @@ def _build(spec: Spec) -> nn.Module:
     return nn.ModuleList(models) if isinstance(spec, EnsembleSpec) else models[0]
 
 
-def _require_tensors_of(path: Path, spec: Spec, file: safe_open) -> None:
-    """Raise an error if the file does not have exactly the tensors that `spec` describes.
+def _build_without_memory(path: Path, spec: Spec, file: safe_open) -> nn.Module:
+    """Return the model that `spec` describes. No memory is allocated for its tensors.
 
-    Only the header of the file is read. No memory is allocated for the tensors.
+    Only the header of the file is read.
+
+    Raises:
+        CheckpointError: The file does not have exactly the tensors of the model.
     """
     try:
         with torch.device("meta"):
@@ -265,6 +273,7 @@ def _require_tensors_of(path: Path, spec: Spec, file: safe_open) -> None:
             f"first {name!r}: expected {expected.get(name, 'none')}, found "
             f"{found.get(name, 'none')}. The file was written for another architecture."
         )
+    return model
 
 
 def _name(kind: torch.dtype) -> str:

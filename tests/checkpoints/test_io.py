@@ -67,6 +67,24 @@ def test_load_checkpoint_returns_the_saved_model_and_spec(file):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def test_load_checkpoint_draws_no_random_weights(file):
+    before = torch.get_rng_state()
+    load_checkpoint(file)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_load_checkpoint_fills_buffers_that_no_checkpoint_stores(tmp_path):
+    path = tmp_path / "model.safetensors"
+    original = create_model("test_vit_relpos").eval()
+    stored = original.state_dict().keys()
+    assert any(name not in stored for name, _ in original.named_buffers())
+    spec = ModelSpec("test_vit_relpos", input_size=160, mean=(0.5,) * 3, std=(0.5,) * 3)
+    save_checkpoint(path, original, spec, half=False)
+    image = torch.randn(1, 3, 160, 160)
+    with torch.inference_mode():
+        assert torch.equal(load_checkpoint(path)[0](image), original(image))
+
+
 def test_save_checkpoint_stores_float16(file):
     kinds = {tensor.dtype for tensor in load_file(file).values() if tensor.is_floating_point()}
     assert kinds == {torch.float16}
