@@ -13,6 +13,7 @@ import pytest
 import dfdetect
 from dfdetect.cli import main
 from dfdetect.results import Status
+from dfdetect.video.discovery import VIDEO_SUFFIXES
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
@@ -54,6 +55,12 @@ def test_errors_page_explains_every_status():
     section = page.split("## A video without a score")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", section, re.MULTILINE)
     assert rows == [(status.value, status.sentence) for status in Status]
+
+
+def test_errors_page_lists_the_suffixes_of_videos():
+    page = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
+    listed = page.split("A folder is searched for the suffixes ")[1].split(",")[0]
+    assert set(listed.split()) == VIDEO_SUFFIXES
 
 
 def test_reference_shows_a_returns_section_as_one_text():
