@@ -331,6 +331,7 @@ def test_predict_prints_messages_of_ffmpeg_only_with_verbose(sample_data, tmp_pa
     printed = {}
     for options in ((), ("--verbose",)):
         command = [sys.executable, "-m", "dfdetect", *options, "predict", "."]
+        command += ["--frames", "8", "--weights", "logistic_regression", "--engine", "torch"]
         run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         printed[options] = "\n".join(
             line for line in run.stderr.splitlines() if not line.startswith("videos:")

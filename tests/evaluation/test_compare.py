@@ -5,6 +5,12 @@ from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.evaluation.compare import compare, draw, to_markdown
 
 
+@pytest.fixture(autouse=True)
+def few_crops_to_time(monkeypatch):
+    """No test asks how fast a detector is."""
+    monkeypatch.setattr("dfdetect.evaluation.compare.SPEED_CROPS", 8)
+
+
 @pytest.fixture
 def sets(face_set, tmp_path):
     """Return the indexes of two face sets, which are one face set divided by its actors."""

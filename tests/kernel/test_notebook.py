@@ -27,6 +27,8 @@ from dfdetect.kaggle.submission import check_submission
 
 CELL_LINES = 15
 BROUGHT = ("dfdetect", "facenet-pytorch", "av")
+# Engines that Kaggle's image does not have.
+NOT_ON_KAGGLE = ("openvino", "onnxruntime")
 # A script that runs a notebook and writes the outputs into it. Its arguments are the notebook and
 # the path of a Unix socket, which is used because there is no network.
 RUNNER = """
@@ -118,14 +120,14 @@ def machine(tmp_path, dataset, sample_data):
     (packages,) = (tmp_path / "environment").glob("lib/python*/site-packages")
     installed = Path(pd.__file__).parent.parent
     # The argument `path` leaves out the metadata that an editable install has left in the clone.
-    brought = {
+    absent = {
         file.parts[0]
-        for name in BROUGHT
+        for name in (*BROUGHT, *NOT_ON_KAGGLE)
         for found in distributions(name=name, path=[str(installed)])
         for file in found.files
     }
     for entry in installed.iterdir():
-        if entry.name not in brought:
+        if entry.name not in absent:
             (packages / entry.name).symlink_to(entry)
     return Machine(tmp_path, sample_data)
 

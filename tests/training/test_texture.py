@@ -236,7 +236,11 @@ def test_find_shift_lowers_the_texture_until_few_real_sources_are_called_fake():
 
 
 @pytest.mark.slow
-def test_fit_texture_keeps_the_network_and_says_what_it_used(two_face_sets, tmp_path, capsys):
+def test_fit_texture_keeps_the_network_and_says_what_it_used(
+    two_face_sets, tmp_path, capsys, monkeypatch
+):
+    # Another engine would take longer to compile the network than torch to run it.
+    monkeypatch.setattr("dfdetect.training.texture.choose_engine", lambda *_: "torch")
     out = tmp_path / "texture.safetensors"
     faces = list(map(str, two_face_sets))
     arguments = ["--faces", *faces, "--val", "0.4", "--out", str(out), "--device", "cpu"]

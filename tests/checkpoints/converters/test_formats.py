@@ -95,7 +95,8 @@ def read_list(name):
 
 def make_state(name):
     """Return random weights with which features neither vanish nor explode."""
-    generator = torch.Generator().manual_seed(0)
+    # The weights of large networks repeat the same numbers, because to draw them all takes seconds.
+    numbers = torch.randn(2**20, generator=torch.Generator().manual_seed(0))
     state = {}
     for tensor, shape in read_list(name).items():
         if tensor.endswith("num_batches_tracked"):
@@ -104,7 +105,9 @@ def make_state(name):
             state[tensor] = torch.ones(shape)
         else:
             width = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 400
-            state[tensor] = torch.randn(shape, generator=generator) / width**0.5
+            count = int(np.prod(shape))
+            repeated = numbers.repeat(-(-count // len(numbers)))[:count]
+            state[tensor] = repeated.reshape(shape) / width**0.5
     if name.startswith("ntechlab"):
         state = {tensor: value.half() for tensor, value in state.items()}
     return state
