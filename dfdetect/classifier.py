@@ -17,6 +17,7 @@ from dfdetect.models.fuse import fuse_batch_norms
 from dfdetect.models.tracks import CropNetwork, TrackModel, track_logits
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
+from dfdetect.runtime.executor import map_at_once
 
 # Maximum number of inputs in a batch. Larger batches would not fit into the caches of a CPU.
 GPU_BATCH, CPU_BATCH = 64, 8
@@ -87,7 +88,8 @@ class Classifier:
                 frames.append(len(crops))
                 yield from made
 
-        values = list(self._in_batches(self._forward, make_inputs(), check))
+        at_once = self.network.calls_at_once
+        values = list(self._in_batches(self._forward, make_inputs(), check, at_once))
         ends = np.cumsum(inputs).tolist()
         tracks = [range(end - count, end) for end, count in zip(ends, inputs, strict=True)]
         logits = self._logits(values, tracks)
@@ -181,17 +183,24 @@ class Classifier:
         function: Callable[[Sequence[torch.Tensor]], Sequence[Item]],
         inputs: Iterable[torch.Tensor],
         check: Callable[[], None] = lambda: None,
+        at_once: int = 1,
     ) -> Iterator[Item]:
         """Call `function` with batches of inputs, and yield one result for each input.
 
-        `check` is called before each batch, and may raise an error to stop the computation.
+        `at_once` batches are computed at once. `check` is called before each batch, and may raise
+        an error to stop the computation.
         """
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        batch = max(1, most // self.spec.frames_per_clip)
+        size = max(1, most // self.spec.frames_per_clip)
         left = iter(inputs)
-        while part := list(islice(left, batch)):
+        batches = iter(lambda: list(islice(left, size)), [])
+
+        def compute(batch: Sequence[torch.Tensor]) -> Sequence[Item]:
             check()
-            yield from split_on_oom(function, part)
+            return split_on_oom(function, batch)
+
+        for found in map_at_once(compute, batches, at_once):
+            yield from found
 
     @torch.inference_mode()
     def _forward(self, inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

@@ -37,7 +37,7 @@ from dfdetect.results import (
     pick_moments,
 )
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
-from dfdetect.runtime.device import choose_device, has_fast_half
+from dfdetect.runtime.device import available_cores, choose_device, has_fast_half
 from dfdetect.runtime.engines import AUTO
 from dfdetect.runtime.executor import Executor, prefetch
 from dfdetect.scoring.reliability import find_warnings
@@ -96,7 +96,7 @@ class Detector:
         self.spec = spec
         self.device = device
         self.frames = frames
-        self.decoders = DecoderPool() if decoders is None else decoders
+        self.decoders = DecoderPool(available_cores()) if decoders is None else decoders
         models = model if isinstance(model, nn.ModuleList) else [model]
         self.classifiers = [
             Classifier(*pair, device, engine) for pair in zip(models, spec.members, strict=True)

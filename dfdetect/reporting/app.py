@@ -27,6 +27,7 @@ from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.reporting.answer import render_note, render_people, render_verdict
 from dfdetect.reporting.overlay import annotate
 from dfdetect.results import MOMENTS, VideoResult
+from dfdetect.runtime.device import available_cores
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame
 
@@ -281,7 +282,7 @@ class _CountingDecoders(DecoderPool):
     """
 
     def __init__(self, on_frame: Callable[[int], None]):
-        super().__init__()
+        super().__init__(available_cores())
         self.on_frame = on_frame
 
     def read_frames(self, path: str | Path, *options: Any, **named: Any) -> Iterator[Frame]:

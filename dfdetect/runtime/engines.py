@@ -140,6 +140,14 @@ class EngineNetwork(nn.Module):
         outputs = tuple(torch.from_numpy(value) for value in values)
         return outputs[0] if len(outputs) == 1 else outputs
 
+    @property
+    def calls_at_once(self) -> int:
+        """Return how many calls at once keep the cores busy that torch may use in this thread.
+
+        Torch computes one call on all these cores. The other engines compute it on one core.
+        """
+        return 1 if self.compute is None else torch.get_num_threads()
+
     def _ready(self) -> bool:
         """Compile the network if it is time to do so. Return whether a compiled network exists.
 

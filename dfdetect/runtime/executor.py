@@ -5,10 +5,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import NoReturn, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import cv2
 import torch
@@ -32,7 +32,9 @@ class Executor:
 
     On the CPU, each thread works on one item and uses one core, because a single video cannot keep
     several cores busy. Threads run in parallel, because decoders, OpenCV and torch release Python's
-    global lock.
+    global lock. Cores that would be idle are used for decoding: if there are fewer items than
+    cores, the cores are divided among the decoders of the items, and the last of many items is
+    decoded on all cores, because the items before it end earlier.
 
     Each device needs a function of its own. The method `map` therefore takes a function
     `make_worker`, which gets a device and a pool of decoders, and returns the function to apply.
@@ -136,33 +138,45 @@ class Executor:
         on_done: Callable[[Item, Result], None],
     ) -> Generator[tuple[Item, Result], None, None]:
         items = iter(items)
-        head = list(islice(items, 2))
+        head = list(islice(items, max(2, self.workers)))
         alone = len(head) < 2
-        count = 1 if alone else self.workers
 
-        def apply(item: Item, function: Worker[Item, Result]) -> Result:
+        def apply(item: Item, cores: int, function: Worker[Item, Result]) -> tuple[Item, Result]:
+            decoders.threads = cores
             result = function(item)
             if function is not functions[0] and failed(result):
                 result = functions[0](item)
             on_done(item, result)
-            return result
+            return item, result
 
-        pending: deque[tuple[Item, Future[Result]]] = deque()
         # At the end, the decoders end before the threads, because a thread that waits for a frame
         # would never end.
         with (
-            _threads(count, one_core_each=not alone) as threads,
-            DecoderPool(threads=0 if alone else 1) as decoders,
+            _threads(self.workers, one_core_each=not alone) as threads,
+            DecoderPool() as decoders,
         ):
             devices = self.devices[: len(head)] if alone else self.devices
             functions = [make_worker(device, decoders) for device in devices]
-            for number, item in enumerate(chain(head, items)):
-                function = functions[number % len(functions)]
-                pending.append((item, threads.submit(apply, item, function)))
-                if len(pending) > count:
-                    yield _result(*pending.popleft())
-            while pending:
-                yield _result(*pending.popleft())
+            shares = _share_cores(chain(head, items), min(len(head), self.workers))
+            futures = (
+                threads.submit(apply, item, cores, functions[number % len(functions)])
+                for number, (item, cores) in enumerate(shares)
+            )
+            yield from _results(futures, self.workers)
+
+
+def _share_cores(items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, int]]:
+    """Yield each item with the number of cores on which its video may be decoded.
+
+    The first `at_once` items start together. All items get equal shares of the cores. Only the last
+    item gets all cores, unless it starts together with the others. To find the last item, the
+    function reads one item in advance.
+    """
+    cores = available_cores()
+    share = max(1, cores // max(1, at_once))
+    end: Any = object()
+    for number, (item, following) in enumerate(pairwise(chain(items, [end]))):
+        yield item, cores if following is end and number >= at_once else share
 
 
 def _map_on_cluster(
@@ -177,8 +191,37 @@ def _map_on_cluster(
         yield item, result
 
 
-def _result(item: Item, future: Future[Result]) -> tuple[Item, Result]:
-    return item, future.result()
+def map_at_once(
+    function: Worker[Item, Result], items: Iterable[Item], count: int
+) -> Generator[Result, None, None]:
+    """Apply a function to `count` items at once, and yield the results in order of the items.
+
+    Each item is worked on by a thread in which torch and OpenCV use one core. If `count` is 1, the
+    caller's thread works on the items.
+
+    Raises:
+        Exception: Any exception that the function raises for an item, in place of its result.
+
+    Example:
+        >>> list(map_at_once(abs, [-1, 2, -3], 2))
+        [1, 2, 3]
+    """
+    if count == 1:
+        yield from map(function, items)
+        return
+    with _threads(count, one_core_each=True) as threads:
+        yield from _results((threads.submit(function, item) for item in items), count)
+
+
+def _results(futures: Iterable[Future[Result]], ahead: int) -> Generator[Result, None, None]:
+    """Yield the results of futures in order. At most `ahead` futures are drawn in advance."""
+    pending: deque[Future[Result]] = deque()
+    for future in futures:
+        pending.append(future)
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
 
 
 def _raise_lost(item: object, message: str) -> NoReturn:

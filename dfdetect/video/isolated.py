@@ -54,7 +54,10 @@ class DecoderPool:
     its processes.
 
     Args:
-        threads: Number of decoder threads per process. 0 means one thread for each CPU core.
+        threads: Number of frames that each process decodes at once, as in `read_frames`.
+
+    Attributes:
+        threads: The same number. It may be changed for videos that have not been opened yet.
 
     Example:
         >>> with DecoderPool() as decoders:

@@ -49,6 +49,9 @@ SPARE_FRAMES = 2
 # Videos with more frames than this (two minutes at 25 per second) are long: only their key frames
 # are decoded, if there are at least SPARE_FRAMES of them per requested frame.
 LONG_VIDEO = 3000
+# Maximum number of FFmpeg's threads, and of the bytes of the frames that they decode at once.
+MAX_THREADS = 16
+THREADS_BYTES = 2**30
 RGB = 3
 # FFmpeg's number for a missing time stamp, for which PyAV has None.
 NO_STAMP = np.iinfo(np.int64).min
@@ -125,7 +128,9 @@ def read_frames(
         num_frames: Number of evenly spaced frames, at least 1.
         indices: Numbers of the frames to read, counted from 0, in increasing order. None means that
             evenly spaced frames are read. Numbers beyond the last frame are ignored.
-        threads: Number of decoder threads. 0 means one thread for each CPU core.
+        threads: Number of frames that are decoded at once, each on one core. 0 means that FFmpeg
+            chooses the number. The frames are the same for all numbers, unless the file is damaged:
+            then FFmpeg conceals what is missing, in another way if it has several threads.
 
     Raises:
         VideoError: The file is missing, is empty, or is neither a video nor an image; or no frame
@@ -430,7 +435,7 @@ def _decode(
     with open_container(path) as container:
         stream = video_stream(container, path)
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = threads
+        stream.codec_context.thread_count = _count_threads(stream, skip_frame, threads)
         stream.codec_context.skip_frame = skip_frame
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         for packet in read_packets(container, stream):
@@ -444,6 +449,15 @@ def _decode(
             yield from stream.codec_context.decode(None)
         except av.FFmpegError:
             return
+
+
+def _count_threads(stream: "av.VideoStream", skip_frame: Skip, threads: int) -> int:
+    """Return the number of FFmpeg's threads with which `threads` frames are decoded at once."""
+    if threads > 1 and skip_frame == "NONREF":
+        # The threads take turns to get the next frame, even if it is skipped, as half of them are.
+        threads *= 2
+    bytes_per_frame = RGB * max(1, stream.width * stream.height)
+    return min(threads, MAX_THREADS, max(1, THREADS_BYTES // bytes_per_frame))
 
 
 def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:

@@ -5,7 +5,8 @@ import cv2
 import pytest
 import torch
 
-from dfdetect.runtime.executor import Executor, prefetch
+from dfdetect.runtime import executor as executor_module
+from dfdetect.runtime.executor import Executor, map_at_once, prefetch
 from dfdetect.video.isolated import CancelledError
 
 # Devices that torch takes for different ones, although all of them are the CPU.
@@ -40,7 +41,7 @@ def test_map_reads_few_items_ahead():
 
     with Executor("cpu", workers=2) as executor:
         for done, _ in enumerate(executor.map(worker_of(abs), items()), start=1):
-            assert len(drawn) - done <= 2
+            assert len(drawn) - done <= 3
 
 
 def test_map_raises_in_place_of_the_result_and_drops_later_items():
@@ -60,6 +61,14 @@ def test_map_raises_in_place_of_the_result_and_drops_later_items():
     assert len(started) < 20
 
 
+@pytest.fixture
+def two_torch_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_map_computes_on_one_core_per_thread():
     before = torch.get_num_threads(), cv2.getNumThreads()
     with Executor("cpu", workers=2) as executor:
@@ -68,11 +77,31 @@ def test_map_computes_on_one_core_per_thread():
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
 
 
-@pytest.mark.parametrize(("items", "threads"), [(range(4), 1), (range(1), 0)])
-def test_map_decodes_with_one_thread_unless_there_is_one_item(items, threads):
+@pytest.mark.parametrize(
+    ("items", "threads"), [(1, [4]), (2, [2, 2]), (4, [1] * 4), (6, [1] * 5 + [4])]
+)
+def test_map_decodes_on_cores_that_would_be_idle(items, threads, monkeypatch):
+    monkeypatch.setattr(executor_module, "available_cores", lambda: 4)
+    several = threading.Barrier(min(items, 4), timeout=30)
+
+    def work(item, decoders):
+        found = decoders.threads
+        if item < 4:  # the last items must not start before the first ones have looked
+            several.wait()
+        return found
+
+    with Executor("cpu", workers=4) as executor:
+        pairs = executor.map(
+            lambda device, decoders: lambda item: work(item, decoders), range(items)
+        )
+        assert [found for _, found in pairs] == threads
+
+
+@pytest.mark.parametrize(("items", "cores"), [(1, 2), (3, 1)])
+def test_map_computes_on_all_cores_if_there_is_one_item(items, cores, two_torch_threads):
     with Executor("cpu", workers=2) as executor:
-        pairs = executor.map(lambda device, decoders: lambda _: decoders.threads, items)
-        assert {found for _, found in pairs} == {threads}
+        pairs = executor.map(worker_of(lambda _: torch.get_num_threads()), range(items))
+        assert {found for _, found in pairs} == {cores}
 
 
 def test_map_without_items_makes_no_worker():
@@ -151,6 +180,29 @@ def test_map_ends_its_decoders_when_it_is_interrupted(real_clip):
 def test_executor_refuses_a_device_that_does_not_work():
     with pytest.raises(ValueError, match="unknown device 'abacus'"):
         Executor("abacus")
+
+
+def test_map_at_once_works_on_several_items_on_one_core_each():
+    both = threading.Barrier(2, timeout=30)
+
+    def meet(number):
+        both.wait()  # passes only if two threads wait at the same time
+        return number, torch.get_num_threads()
+
+    assert list(map_at_once(meet, range(4), 2)) == [(number, 1) for number in range(4)]
+
+
+def test_map_at_once_works_in_the_callers_thread_on_one_item_at_a_time():
+    threads = list(map_at_once(lambda _: threading.current_thread(), range(3), 1))
+    assert threads == [threading.current_thread()] * 3
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_map_at_once_raises_in_place_of_the_result(count):
+    results = map_at_once(lambda number: 1 // number, [1, 0, 1], count)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
 def test_prefetch_reads_ahead_in_another_thread():

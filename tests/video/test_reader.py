@@ -176,6 +176,49 @@ def test_read_frames_gives_the_frames_that_a_truncated_clip_still_has(write_clip
     assert 30 < numbers[-1] < 65
 
 
+@pytest.fixture
+def opened(monkeypatch):
+    """Return a list of the containers that are opened during the test."""
+    containers, open_container = [], reader.open_container
+
+    def remember(path):
+        containers.append(open_container(path))
+        return containers[-1]
+
+    monkeypatch.setattr(reader, "open_container", remember)
+    return containers
+
+
+@pytest.mark.parametrize("part", [1.0, 0.6])
+@pytest.mark.parametrize("threads", [0, 2, 5])
+def test_read_frames_gives_the_same_frames_with_several_threads(
+    write_clip, numbered_frames, threads, part
+):
+    clip = write_clip(numbered_frames(60), "clip.mkv", bf="3")
+    clip.write_bytes(clip.read_bytes()[: int(part * clip.stat().st_size)])
+    expected = list(read_frames(clip, 8, threads=1))
+    for one, other in zip(read_frames(clip, 8, threads=threads), expected, strict=True):
+        assert (one.number, one.time) == (other.number, other.time)
+        assert np.array_equal(one.image, other.image)
+
+
+@pytest.mark.parametrize(("threads", "of_ffmpeg"), [(1, 1), (2, 4), (100, 16)])
+def test_read_frames_gives_skipped_frames_threads_of_their_own(
+    real_clip, threads, of_ffmpeg, opened
+):
+    frames = read_frames(real_clip, 4, threads=threads)
+    next(frames)
+    assert opened[-1].streams.video[0].codec_context.thread_count == of_ffmpeg
+
+
+def test_read_frames_bounds_the_memory_of_threads(write_clip, opened, monkeypatch):
+    monkeypatch.setattr(reader, "THREADS_BYTES", 2 * 3 * 64 * 48)
+    clip = write_clip([np.zeros((48, 64, 3), np.uint8)] * 40, bf="0")
+    frames = read_frames(clip, 2, threads=8)
+    next(frames)
+    assert opened[-1].streams.video[0].codec_context.thread_count == 2
+
+
 def test_read_frames_refuses_a_clip_that_lost_its_index(write_clip, numbered_frames):
     path = write_clip(numbered_frames(100))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
