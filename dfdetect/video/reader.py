@@ -44,6 +44,9 @@ try:
 except ImportError:  # OpenCV reads most files too, but decodes all frames
     HAS_AV = False
 
+# Newer versions of PyAV start threads for each conversion to RGB, which takes longer than the
+# conversion. Older ones neither do so nor know this argument.
+ONE_THREAD = {"threads": 1} if HAS_AV and int(av.__version__.split(".")[0]) >= 17 else {}
 # The decoder skips frames if the video has at least this many I and P frames per requested frame.
 SPARE_FRAMES = 2
 # Videos with more frames than this (two minutes at 25 per second) are long: only their key frames
@@ -465,7 +468,7 @@ def _to_rgb(frame: "av.VideoFrame") -> np.ndarray:
 
     This function copies the pixels fewer times than PyAV's `to_ndarray`.
     """
-    plane = frame.reformat(format="rgb24").planes[0]
+    plane = frame.reformat(format="rgb24", **ONE_THREAD).planes[0]
     rows = np.asarray(plane).reshape(frame.height, plane.line_size)
     image = rows[:, : RGB * frame.width].reshape(frame.height, frame.width, RGB)
     turns = round(frame.rotation / 90) % 4

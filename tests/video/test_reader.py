@@ -3,9 +3,11 @@ import tracemalloc
 
 import av
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
+from dfdetect.runtime.device import available_cores
 from dfdetect.video import reader
 from dfdetect.video.reader import VideoError, pick_evenly, read_frames
 
@@ -209,6 +211,15 @@ def test_read_frames_gives_skipped_frames_threads_of_their_own(
     frames = read_frames(real_clip, 4, threads=threads)
     next(frames)
     assert opened[-1].streams.video[0].codec_context.thread_count == of_ffmpeg
+
+
+@pytest.mark.skipif(available_cores() < 2, reason="one core needs one thread anyway")
+def test_read_frames_starts_no_threads_to_convert_frames(real_clip):
+    process = psutil.Process()
+    before = process.num_threads()
+    frames = read_frames(real_clip, 4, threads=1)
+    next(frames)
+    assert process.num_threads() == before
 
 
 def test_read_frames_bounds_the_memory_of_threads(write_clip, opened, monkeypatch):
