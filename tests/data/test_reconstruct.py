@@ -60,7 +60,7 @@ def test_reconstruct_compresses_crops_like_the_originals(jpegs, tmp_path, quick)
 
 
 @pytest.mark.slow
-def test_train_autoencoder_reduces_the_error(jpegs):
+def test_train_autoencoder_reduces_the_error(jpegs, quick):
     faces = FaceSet.read(jpegs)
     real = faces.select(faces.labels == 0)
     spec = AutoencoderSpec("bilinear", 4, 8, width=16)
