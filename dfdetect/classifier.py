@@ -62,9 +62,9 @@ class Classifier:
         Args:
             clips: One sequence per face, with the face's crops in the order of time: RGB uint8
                 tensors of shape (3, height, width), cut in the format `spec.crop_format`. The crops
-                of a face are requested only when the next batch needs them.
+                of a face are requested only when one of the next few batches needs them.
             check: Function that is called before each batch, and may raise an error to stop the
-                computation.
+                computation. Several threads may call it at once.
 
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model is

@@ -144,8 +144,11 @@ class EngineNetwork(nn.Module):
     def calls_at_once(self) -> int:
         """Return how many calls at once keep the cores busy that torch may use in this thread.
 
-        Torch computes one call on all these cores. The other engines compute it on one core.
+        Torch computes one call on all these cores. The other engines compute it on one core. If it
+        is time to compile the network, the network is compiled first.
         """
+        if self.calls_left == 0:
+            self._ready()
         return 1 if self.compute is None else torch.get_num_threads()
 
     def _ready(self) -> bool:

@@ -5,10 +5,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from queue import Empty, Queue
 from threading import Event, Thread
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import cv2
 import torch
@@ -32,9 +32,8 @@ class Executor:
 
     On the CPU, each thread works on one item and uses one core, because a single video cannot keep
     several cores busy. Threads run in parallel, because decoders, OpenCV and torch release Python's
-    global lock. Cores that would be idle are used for decoding: if there are fewer items than
-    cores, the cores are divided among the decoders of the items, and the last of many items is
-    decoded on all cores, because the items before it end earlier.
+    global lock. If there are more cores than threads with an item, the cores are divided among the
+    decoders of the items.
 
     Each device needs a function of its own. The method `map` therefore takes a function
     `make_worker`, which gets a device and a pool of decoders, and returns the function to apply.
@@ -140,9 +139,11 @@ class Executor:
         items = iter(items)
         head = list(islice(items, max(2, self.workers)))
         alone = len(head) < 2
+        # The number stays the same during the run. It must not depend on which videos are read at
+        # the same moment, because it may change the frames of a damaged video.
+        cores_each = available_cores() // max(1, min(len(head), self.workers))
 
-        def apply(item: Item, cores: int, function: Worker[Item, Result]) -> tuple[Item, Result]:
-            decoders.threads = cores
+        def apply(item: Item, function: Worker[Item, Result]) -> tuple[Item, Result]:
             result = function(item)
             if function is not functions[0] and failed(result):
                 result = functions[0](item)
@@ -153,30 +154,15 @@ class Executor:
         # would never end.
         with (
             _threads(self.workers, one_core_each=not alone) as threads,
-            DecoderPool() as decoders,
+            DecoderPool(max(1, cores_each)) as decoders,
         ):
             devices = self.devices[: len(head)] if alone else self.devices
             functions = [make_worker(device, decoders) for device in devices]
-            shares = _share_cores(chain(head, items), min(len(head), self.workers))
             futures = (
-                threads.submit(apply, item, cores, functions[number % len(functions)])
-                for number, (item, cores) in enumerate(shares)
+                threads.submit(apply, item, functions[number % len(functions)])
+                for number, item in enumerate(chain(head, items))
             )
             yield from _results(futures, self.workers)
-
-
-def _share_cores(items: Iterable[Item], at_once: int) -> Iterator[tuple[Item, int]]:
-    """Yield each item with the number of cores on which its video may be decoded.
-
-    The first `at_once` items start together. All items get equal shares of the cores. Only the last
-    item gets all cores, unless it starts together with the others. To find the last item, the
-    function reads one item in advance.
-    """
-    cores = available_cores()
-    share = max(1, cores // max(1, at_once))
-    end: Any = object()
-    for number, (item, following) in enumerate(pairwise(chain(items, [end]))):
-        yield item, cores if following is end and number >= at_once else share
 
 
 def _map_on_cluster(
@@ -196,8 +182,8 @@ def map_at_once(
 ) -> Generator[Result, None, None]:
     """Apply a function to `count` items at once, and yield the results in order of the items.
 
-    Each item is worked on by a thread in which torch and OpenCV use one core. If `count` is 1, the
-    caller's thread works on the items.
+    If `count` is 1, the caller's thread works on the items. Otherwise, `count` other threads do. At
+    most `count` items are drawn in advance.
 
     Raises:
         Exception: Any exception that the function raises for an item, in place of its result.
@@ -209,7 +195,7 @@ def map_at_once(
     if count == 1:
         yield from map(function, items)
         return
-    with _threads(count, one_core_each=True) as threads:
+    with ThreadPoolExecutor(count) as threads:
         yield from _results((threads.submit(function, item) for item in items), count)
 
 

@@ -56,9 +56,6 @@ class DecoderPool:
     Args:
         threads: Number of frames that each process decodes at once, as in `read_frames`.
 
-    Attributes:
-        threads: The same number. It may be changed for videos that have not been opened yet.
-
     Example:
         >>> with DecoderPool() as decoders:
         ...     frames = list(decoders.read_frames("video.mp4", 8))
