@@ -734,9 +734,6 @@ def test_activation_maps_of_blended_mouths_lie_in_the_lower_half(detector, sampl
 
 @pytest.mark.corpus
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="0.49 of the evidence lies in the lower half since crops are compressed"
-)
 def test_activation_maps_of_blended_mouths_of_unseen_actors(detector, corpus):
     faces = FaceSet.read(corpus / "dfdc_faces" / "val.csv")
     crops = [faces.image(row) for row in np.flatnonzero(faces.labels == 0)[:60]]
