@@ -160,7 +160,7 @@ def fit_texture(
     model = create_model(ARCHITECTURE).eval().to(torch_device)
     assert isinstance(model, TextureEfficientNet)
     model.network.load_state_dict(network.state_dict())
-    compute = partial(_compute_features, model, spec, workers, progress)
+    compute = partial(_compute_features, _fast(_Body(model), spec), spec, workers, progress)
     stored = compute(DetectorDataset(used, spec))
     # The damage is not followed by the JPEG compression, which separated the challenge less well.
     damage = training_transform(spec.input_size)
@@ -411,16 +411,18 @@ def _require_both_domains(faces: FaceSet) -> None:
 
 @torch.inference_mode()
 def _compute_features(
-    model: TextureEfficientNet,
+    body: nn.Module,
     spec: ModelSpec,
     workers: int,
     progress: bool,
     dataset: ClipDataset,
     items: Sequence[Item] | None = None,
 ) -> Features:
-    """Return the features of the given items of a dataset, or of all crops if `items` is None."""
-    device = next(model.parameters()).device
-    body = _fast(_Body(model), spec)
+    """Return the features of the given items of a dataset, or of all crops if `items` is None.
+
+    `body` is the part of the model that `_Body` describes.
+    """
+    device = next(body.parameters()).device
     found: list[list[np.ndarray]] = [[], []]
     loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers, sampler=items)
     with tqdm(total=len(dataset), desc="features", unit="crop", disable=not progress) as bar:
