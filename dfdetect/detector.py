@@ -309,7 +309,7 @@ class Detector:
     def frame_logits(self, clips: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
         """Return the calibrated logit of each crop.
 
-        The methods of `spec.aggregation` combine the logits of a sequence into one logit.
+        To combine the logits of a sequence into one logit, call `spec.aggregation.track_logit`.
 
         Args:
             clips: Sequences of face crops, as in `predict_clips`.
@@ -468,7 +468,11 @@ class Detector:
 
     @property
     def _cut_formats(self) -> list[CropFormat]:
-        """Return the formats in which each face is cut: for the models and for the warnings."""
+        """Return the formats in which each face is cut.
+
+        These are the formats of the models, and the format in which a face is measured to decide
+        whether the result needs a warning.
+        """
         return list(dict.fromkeys([*self._crop_formats, ATTRIBUTE_FORMAT]))
 
     def _find_tracks(

@@ -96,8 +96,8 @@ def reconstruct(
         autoencoders: Names of the autoencoders to use: keys of `AUTOENCODERS`. The column `method`
             holds these names.
         steps: Number of training steps of each autoencoder.
-        copies: Number of reconstructions of each crop. Different autoencoders, chosen at random
-            from `autoencoders`, make the reconstructions of a crop.
+        copies: Number of reconstructions of each crop, at most the number of `autoencoders`. Each
+            is made by another autoencoder, chosen at random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: Seed of the autoencoders' weights and of all random choices.
         progress: Whether to show progress bars.

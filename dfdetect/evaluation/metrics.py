@@ -452,7 +452,7 @@ class _Curve:
 
 
 def _figures(curve: _Curve, weights: np.ndarray) -> dict[str, float]:
-    """Return metrics in which each item counts by its weight, by their names in `Metrics`."""
+    """Return weighted metrics: a dictionary whose keys are names of attributes of `Metrics`."""
     labels, probabilities = curve.labels, curve.probabilities
     real, fake = labels == 0, labels == 1
     above = probabilities > THRESHOLD

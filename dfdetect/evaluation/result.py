@@ -35,9 +35,10 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 
 @dataclass(frozen=True, kw_only=True)
 class OperatingPoint:
-    """Counts of REAL and FAKE items whose P(FAKE) is above the threshold of one verdict.
+    """How many REAL and how many FAKE items have a P(FAKE) above a threshold.
 
-    An item is a video, or a crop that belongs to no video.
+    The threshold is that of the verdict `uncertain` or that of the verdict `fake`. An item is a
+    video, or a crop that belongs to no video. REAL and FAKE are the labels of the items.
 
     Attributes:
         threshold: The threshold that the detector's checkpoint has for the verdict, 0 to 1.

@@ -208,7 +208,7 @@ class NoiseEfficientNet(EfficientNet):
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
         """Return features (batch, channels, height / 32, width / 32) of the noise of images.
 
-        The fixed filters that `noise_filters` returns extract the noise.
+        The noise is extracted with fixed filters: see the function `noise_filters`.
 
         Args:
             images: Normalised images of shape (batch, 3, height, width).

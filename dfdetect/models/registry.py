@@ -47,8 +47,9 @@ class ModelInfo:
             options of the architecture.
         input: `image` if the network takes single crops, `clip` if it takes successive crops of one
             face.
-        closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
-            descent. Such a network must have only one layer with weights.
+        closed_form: True if scikit-learn fits the weights (see `dfdetect.training.linear`), False
+            if gradient descent trains the network. If True, the network must have only one layer
+            with weights.
         recipe: Training settings that suit the network better than the defaults. The keys of this
             dictionary are names of fields of `TrainConfig`.
         mean: Mean with which each RGB channel of the input is normalised, for pixels from 0 to 1.
@@ -79,8 +80,9 @@ def register_model(
         name: The name for `create_model` and for the command line.
         input: `image` if the network takes single crops, `clip` if it takes successive crops of one
             face.
-        closed_form: Whether `dfdetect.training.linear` trains the network, without gradient
-            descent. Such a network must have only one layer with weights.
+        closed_form: True if scikit-learn fits the weights (see `dfdetect.training.linear`), False
+            if gradient descent trains the network. If True, the network must have only one layer
+            with weights.
         recipe: Training settings that suit the network better than the defaults. The keys of this
             dictionary are names of fields of `TrainConfig`.
 

@@ -1,8 +1,8 @@
 """Steadiness: how little a face changes over the frames of its track.
 
 Filmed faces change from frame to frame: people move, light flickers, and the noise of the camera is
-new in each frame. The faces that generators draw are smoother and change less. Most fakes are also
-steadier than their own originals, although both show the same person in the same scene.
+new in each frame. The faces that generators draw are smoother and change less. A fake is often made
+from a REAL video. Most such fakes are steadier than the REAL video, although the scene is the same.
 
 To measure the steadiness, a model computes statistics of the face in each frame, such as the
 texture statistics of `dfdetect.models.texture`. The less these statistics change from frame to
@@ -12,9 +12,11 @@ frame, the steadier the face.
 import torch
 from torch import nn
 
-# A standard deviation over fewer frames is too uncertain.
+# The lowest number of frames from which the steadiness is computed. With fewer frames, the standard
+# deviations are too uncertain.
 FEWEST_FRAMES = 4
-# Added to each standard deviation before the logarithm is taken, because a deviation may be 0.
+# This number is added to each standard deviation before its logarithm is taken, because a standard
+# deviation may be 0.
 SMALLEST = 1e-3
 
 
@@ -22,16 +24,16 @@ class Steadiness(nn.Module):
     """A layer that computes a logit of FAKE from the steadiness of one face.
 
     The logit is a linear function of the steadiness. A steadiness below `lowest` counts as
-    `lowest`. If the steadiness is above `highest`, the logit is 0: so steady a face may be a still
-    picture, or may have been seen for a moment only. If the face has fewer than four frames, the
-    logit is 0, too.
+    `lowest`. If the steadiness is above `highest`, the logit is 0, because such a face may be a
+    still picture, or its frames may all be from one short moment. The logit is also 0 if the face
+    has fewer than `FEWEST_FRAMES` frames.
 
     All four attributes are zero until `dfdetect.training.texture` fits them.
 
     Attributes:
         weight: The weight of the steadiness, shape (1,).
         bias: The bias of the logit, shape (1,).
-        lowest: The limit below which the logit no longer depends on the steadiness, shape (1,).
+        lowest: The lower limit, shape (1,). A steadiness below it counts as equal to it.
         highest: The limit above which the logit is 0, shape (1,).
 
     Example:
@@ -66,16 +68,16 @@ class Steadiness(nn.Module):
 def steadiness(statistics: torch.Tensor) -> torch.Tensor:
     """Return the steadiness of a face, a scalar.
 
-    First, the standard deviation of each statistic over the frames is computed. The steadiness is
-    the mean of the logarithms of these standard deviations, with the sign reversed.
+    For each statistic, the logarithm of its standard deviation over the frames is computed. The
+    steadiness is minus the mean of these logarithms.
 
     A detector mirrors every second frame, and a mirrored face has slightly different statistics.
     Two means of each statistic are therefore computed: one over the first, third, fifth... frame,
-    and one over all other frames. The deviation of a frame is its difference from the mean that
-    includes this frame.
+    and one over all other frames. For each frame, the difference from the mean of its own group is
+    taken. One standard deviation is computed from the differences of all frames.
 
-    On average, the logarithm of a standard deviation over few frames is too small. The expected
-    error, computed for normally distributed values, is therefore subtracted from the logarithm.
+    On average, the logarithm of a standard deviation over few frames is too small. The mean error
+    is known for normally distributed values. It is negative, and is subtracted from the logarithm.
 
     Args:
         statistics: The statistics of one face in each of at least four frames, in the order of

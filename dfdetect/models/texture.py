@@ -3,13 +3,14 @@
 The texture statistics of a crop are the mean and the standard deviation of each early feature over
 the image. They say how smooth, sharp and noisy the crop is, but little about the person. (Such
 statistics are known as style: Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural
-Networks"; Huang & Belongie 2017.) A detector's deep features memorise the sources that it was
-trained on. On faces of other sources (data sets or sites), a linear function of the statistics
-separates REAL from FAKE better than the deep features do. The statistics hardly help on faces
-of the Deepfake Detection Challenge, whose REAL and FAKE faces have the same texture. The model
-therefore computes two logits. The challenge logit is for faces like those of the challenge, and
-the wild logit is for faces of all other sources ("in the wild"). The result is their weighted mean.
-The weight of the wild logit, 0 to 1, is called the relevance. It is computed from the statistics.
+Networks"; Huang & Belongie 2017.) A detector's deep features memorise the sources (data sets or
+sites) that the detector was trained on. On faces of other sources, a linear function of the
+statistics separates REAL from FAKE better than the deep features do. The statistics hardly help on
+faces of the Deepfake Detection Challenge, whose REAL and FAKE faces have the same texture. The
+model therefore computes two logits. The challenge logit is for faces like those of the challenge,
+and the wild logit is for faces of all other sources ("in the wild"). The result is their weighted
+mean. The weight of the wild logit, 0 to 1, is called the relevance. It is computed from the
+statistics.
 
 The statistics of all crops of a track also show how steady the face is. In tracks, the steadiness
 is a part of the wild logit: see `dfdetect.models.steadiness`.
@@ -34,7 +35,10 @@ IRRELEVANT = -100.0
 
 @register_model("tf_efficientnet_lite2_texture")
 class TextureEfficientNet(nn.Module):
-    """An EfficientNet-Lite2 with two logits, of which one also uses the texture of the face.
+    """An EfficientNet-Lite2 that computes two logits. One of them also uses the face's texture.
+
+    The challenge logit is for faces like those of the Deepfake Detection Challenge, and the wild
+    logit is for all other faces. A track is the sequence of crops of one face in one video.
 
     logit = (1 - relevance) * challenge logit + relevance * wild logit
     wild logit = deep logit + texture logit (+ steadiness logit, in tracks)
@@ -42,13 +46,13 @@ class TextureEfficientNet(nn.Module):
     The challenge logit and the deep logit are two linear functions of the deep features: the means
     of EfficientNet-Lite2's last features over the crop. The texture logit is a linear function of
     the texture statistics: means and standard deviations of early features over the crop. The
-    relevance is the sigmoid of another linear function of these statistics. In tracks, this
-    function is averaged over the crops, because all of them are from the same source. Only
+    relevance is the sigmoid of another linear function of the texture statistics. In a track, the
+    mean of this function over the crops is used, because all crops are from the same source. Only
     `track_logits` adds the steadiness logit, because a single crop says nothing about steadiness.
     Until `dfdetect.training.texture` fits the model, the relevance is 0.
 
     Args:
-        drop_rate: Dropout before the last layer, 0 to 1.
+        drop_rate: Dropout rate of the deep features, 0 to 1.
         drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1.
 
     Example:
@@ -116,7 +120,7 @@ class TextureEfficientNet(nn.Module):
         return challenge + self.track_relevance(statistics) * (wild - challenge)
 
     def track_relevance(self, statistics: torch.Tensor) -> torch.Tensor:
-        """Return the relevance of one track, a scalar.
+        """Return the relevance of one track: the weight of its wild logit, a scalar from 0 to 1.
 
         Args:
             statistics: The texture statistics of the track's crops, shape (crops, statistics).
@@ -124,9 +128,11 @@ class TextureEfficientNet(nn.Module):
         return self.relevance(statistics).mean().sigmoid()
 
     def crop_values(self, deep: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
-        """Return, for each crop, its logit, challenge logit, wild logit and texture statistics.
+        """Return four kinds of values of each crop, shape (batch, 3 + number of statistics).
 
-        The shape is (batch, 3 + number of statistics). The arguments are the two results of `pool`.
+        They are, in this order: the logit of the crop alone, which is the weighted mean of the next
+        two; the challenge logit; the wild logit without the steadiness logit; and the texture
+        statistics. The arguments are the two results of `pool`.
         """
         challenge, wild = self.both_logits(deep, statistics)
         relevance = self.relevance(statistics).sigmoid()
@@ -136,9 +142,10 @@ class TextureEfficientNet(nn.Module):
     def both_logits(
         self, deep: torch.Tensor, statistics: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the challenge logit and the wild logit of each crop, without steadiness.
+        """Return the challenge logit and the wild logit of each crop.
 
-        Both have the shape (batch, 1). The arguments are the two results of `pool`.
+        Both have the shape (batch, 1). The wild logit lacks the steadiness logit, because
+        steadiness is a property of tracks. The arguments are the two results of `pool`.
         """
         return self.network.classifier(deep), self.deep(deep) + self.texture(statistics)
 
@@ -174,6 +181,6 @@ def mean_and_std(features: torch.Tensor) -> list[torch.Tensor]:
     """
     features = features.float()
     mean = features.mean(dim=(2, 3), keepdim=True)
-    # A square root has no finite gradient at 0.
+    # The gradient of a square root is infinite at 0, so the variance is kept above 0.
     variance = (features - mean).square().mean(dim=(2, 3))
     return [mean.flatten(1), variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()]

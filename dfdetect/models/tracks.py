@@ -46,9 +46,10 @@ class CropNetwork(nn.Module):
         self.model = model
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return, for each input, its first logit and then the n values of a `TrackModel`.
+        """Return the first logit of each input, followed by n further values, shape (batch, 1 + n).
 
-        The shape is (batch, 1 + n), where n is 0 for other models.
+        If the model is a `TrackModel`, this is the result of its `forward_values`. If not, n is 0,
+        and the first logit is the model's logit.
         """
         if isinstance(self.model, TrackModel):
             return self.model.forward_values(images)
@@ -62,7 +63,7 @@ def track_logits(
     """Return the final logits of a model's inputs, shape (inputs,).
 
     Args:
-        model: Any model. If it is no `TrackModel`, its first logits are returned.
+        model: Any model. If it is not a `TrackModel`, the first column of `values` is returned.
         values: The output of the model's `CropNetwork` for these inputs, shape (inputs, 1 + n).
         tracks: For each track, the positions of its inputs, in the order of time.
     """

@@ -101,10 +101,10 @@ class Executor:
 
         Args:
             make_worker: A function that takes a device and a pool of decoders, and returns the
-                function to apply. `make_worker` is called once per GPU, or once if there is no GPU.
-                Several threads may call the function to apply at the same time. On a cluster, each
-                process calls `make_worker` once, and `make_worker`, the items and the results must
-                be picklable.
+                worker, which is the function to apply. `make_worker` is called once per GPU, or
+                once if there is no GPU. Several threads may call a worker at the same time. On a
+                cluster, each process calls `make_worker` once, and `make_worker`, the items and the
+                results must be picklable.
             items: The items. The caller's thread reads them one by one. If there is only one item,
                 the decoders, OpenCV and torch use all cores of this machine for this item.
             on_lost: A function that returns the result of an item that a cluster has given up. Its
@@ -118,8 +118,8 @@ class Executor:
                 cluster, the caller's thread calls it.
 
         Raises:
-            Exception: Any exception that the function to apply raises for an item. The exception is
-                raised in place of the item's result.
+            Exception: Any exception that the worker raises for an item. The exception is raised in
+                place of the item's result.
         """
         if self.cluster is None:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)

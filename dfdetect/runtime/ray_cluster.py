@@ -311,21 +311,21 @@ class _Actor:
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
         """Apply a function to an item.
 
-        The first call makes the function, and all later calls use the same function. The
-        constructor does not make the function, because Ray does not pass on errors that a
-        constructor raises.
+        The first call gets the function by calling `start`, the argument of `map_on_cluster`. All
+        later calls use the same function. The constructor does not call `start`, because Ray does
+        not pass on errors that a constructor raises.
 
         Args:
             version: The caller's version of dfdetect. If this process has another version, the
                 first call raises an error.
-            start: A list with one reference, which refers to the argument `start` of
-                `map_on_cluster`. Only the first call uses this list.
+            start: A list whose only item is Ray's reference to the function `start`. Outside a
+                list, Ray would send the function itself with each call.
             item: The item.
 
         Returns:
-            None and the result, as two objects of Ray that become ready at the same time. The
-            caller waits for None, and so learns that the result is ready without fetching the
-            result.
+            The pair (None, result). Ray stores None and the result as two objects, which become
+            ready at the same time. The caller waits for None, and so learns that the result is
+            ready without fetching the result.
         """
         import ray
 

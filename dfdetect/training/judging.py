@@ -1,16 +1,18 @@
 """Measure a model on held-out faces after each epoch, to choose the best epoch.
 
-The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses:
+The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses,
+or one of them if there are no videos for the other. In both, REAL and FAKE have the same weight:
 
 - The log loss on held-out videos without a known source, such as those of the Deepfake Detection
-  Challenge. The challenge does not say where its videos come from. Therefore, whole actors are held
-  out, not whole sources.
+  Challenge. Their sources are unknown, so no source can be held out. Instead, all videos of some
+  actors are held out.
 - The log loss on the videos of held-out sources. All sources have the same weight.
 
-Both log losses are computed from one calibrated P(FAKE) per video. The calibration is applied to
-the logits of crops, and the aggregation of the checkpoint then combines these logits, as in a
-detector. To fit the calibration, however, the raw logits of a video's crops are combined first. If
-the aggregation is a mean of logits, the order of calibration and aggregation makes no difference.
+Both log losses are computed from one calibrated P(FAKE) per video. As in a detector, the
+calibration is applied to the logits of crops first, and the aggregation of the checkpoint then
+combines the calibrated logits. The calibration itself is fitted on one raw logit per video, which
+the aggregation has made from the raw logits of the video's crops. If the aggregation is a mean of
+logits, the order of calibration and aggregation makes no difference.
 """
 
 from collections import defaultdict
@@ -34,9 +36,9 @@ CHOOSING = "choosing_loss"
 class Judge:
     """Computes the calibration and the metrics of a model from its logits of held-out faces.
 
-    Each video has a weight. Videos without a known source and videos with a known source have equal
-    total weights. Within each of these two groups, REAL and FAKE videos have equal total weights.
-    Within each class of a group, all sources have equal total weights.
+    Each video has a weight. There are two groups of videos: those without and those with a known
+    source. Both groups have the same total weight, unless one is empty. Within a group, REAL and
+    FAKE have the same total weight. Within each class of a group, all sources have the same one.
 
     Args:
         faces: The held-out faces.
@@ -105,8 +107,8 @@ class Judge:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
 
         Returns:
-            A dictionary from the names of metrics to their values. Undefined metrics are left out,
-            because a checkpoint holds no NaN. The dictionary has four kinds of metrics:
+            A dictionary from the names of metrics to their values. Metrics that are not finite are
+            left out, because a checkpoint cannot hold NaN. There are four kinds of metrics:
 
             - `choosing_loss`: the loss by which the best epoch is chosen, computed from all videos.
             - `log_loss` and the other metrics of `dfdetect.evaluation.metrics.metrics`: computed
@@ -132,14 +134,14 @@ class Judge:
         return {name: value for name, value in scores.items() if np.isfinite(value)}
 
     def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
-        """Return the thresholds of the verdicts, and the numbers of FAKE videos above them.
+        """Return the thresholds of the verdicts, and how many FAKE videos exceed each threshold.
 
-        At most 5 % of the REAL videos are above the threshold `uncertain`, and at most 1 % above
-        the threshold `fake`. In both percentages, each video counts with its weight (see `Judge`).
+        At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most
+        1 % have one above the threshold `fake`. Each video counts with its weight (see `Judge`).
 
-        The FAKE videos are counted in two groups. The group `sources` consists of the videos from
-        known sources that the model was not trained on. The group `people` consists of all other
-        videos: their people are new to the model, but their source may not be new.
+        The FAKE videos are counted in two groups. The group `sources` consists of the FAKE videos
+        whose source is known and new to the model. The group `people` consists of all other FAKE
+        videos. Their people are new to the model, but perhaps the model knows their source.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
@@ -161,9 +163,9 @@ class Judge:
         return np.array([combine([logits[track] for track in video]) for video in self.videos])
 
     def _domains(self) -> list[np.ndarray]:
-        """Return two arrays: the videos without a known source, and the videos with a known source.
+        """Return the videos without a known source, and the videos with one, as separate arrays.
 
-        A video is given by its position in `self.videos`. An empty array is left out.
+        The arrays hold positions in `self.videos`. An empty array is left out.
         """
         known = self.sources != ""
         return [np.flatnonzero(rows) for rows in (~known, known) if rows.any()]

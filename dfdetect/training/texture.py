@@ -12,14 +12,15 @@ sources have the same weight, and REAL and FAKE have the same weight. These are 
   the layer would otherwise learn to recognise the sources.
 - The layer of the steadiness logit is fitted on the wild tracks that have enough frames.
 - The layer of the relevance learns to separate the wild faces from the faces of the challenge. It
-  learns from all faces as they are stored, as if they came from videos, and from a damaged copy. A
-  compressed or darkened face of the challenge therefore still counts as one of the challenge.
+  learns from three versions of each face: the stored crop, the crop as if it came from a video, and
+  a damaged copy. A compressed or darkened face of the challenge should not become a wild face.
 
-Face sets store crops as JPEG images, whose artefacts crops from videos lack. The wild faces are
-therefore prepared so that they look like crops from videos (see `as_from_videos`).
+Face sets store crops as JPEG images, so these crops have JPEG artefacts that crops from videos do
+not have. The wild faces are therefore changed to look like crops from videos (see
+`as_from_videos`).
 
 Afterwards, the challenge logit and the wild logit are calibrated on held-out faces. Last, the wild
-logit is lowered until few held-out REAL sources are called FAKE. Most videos that users check are
+logit is lowered until few held-out REAL videos are called FAKE. Most videos that users check are
 REAL, and a false alarm about a person does more harm than a missed fake.
 """
 
@@ -59,30 +60,31 @@ from dfdetect.training.judging import Judge
 from dfdetect.training.split import as_list, read_split
 
 ARCHITECTURE = "tf_efficientnet_lite2_texture"
-# Inverse strengths of the penalties on the squared weights, scikit-learn's `C`, for standardised
-# features. They were chosen on held-out faces of the research data, which include `dev` and
-# `dev_b`.
+# Values of scikit-learn's `C` for standardised features. A smaller value means a stronger penalty
+# on the squared weights. The values were chosen on held-out faces of the research data, which
+# include the face sets `dev` and `dev_b`.
 CHALLENGE_STRENGTH, DEEP_STRENGTH, TEXTURE_STRENGTH = 1e-2, 1e-3, 3e-5
 RELEVANCE_STRENGTH, STEADINESS_STRENGTH = 10.0, 1.0
-# Strong penalties make logits too small. The logits of the texture and of the steadiness are
+# Strong penalties make logits too small. The texture logit and the steadiness logit are therefore
 # multiplied by these factors before they are added to the deep logit. Of the factors that were
 # tried, these give the default detector the lowest `choosing_loss` (see
 # `dfdetect.training.judging`) on held-out faces.
 TEXTURE_SCALE, STEADINESS_SCALE = 15.0, 3.0
-# The limits of the steadiness leave this share of the tracks below and above them.
+# This share of the tracks has a steadiness below `Steadiness.lowest`. The same share has a
+# steadiness above `Steadiness.highest`.
 EXTREME_SHARE = 0.01
-# The largest share of the held-out REAL sources that may have a probability above 0.5, and the
-# amounts by which the wild logit may be lowered to reach this share.
+# The highest accepted false alarm rate: the share of held-out REAL videos with a P(FAKE) above 0.5,
+# averaged over the sources. `SHIFTS` are the amounts by which the wild logit may be lowered.
 MOST_FALSE_ALARMS = 0.15
 SHIFTS = np.arange(81) / 20
-# The calibrated logits of whole videos are higher by this than those of their crops in face sets.
-# It was measured on 35 videos of the research data.
+# A whole video gets a calibrated logit that is higher by this amount than the one that it gets from
+# its crops in a face set. The amount was measured on 35 videos of the research data.
 VIDEO_OFFSET = 0.2
-# Side in pixels and JPEG quality of the crops in the challenge's face sets. The detector compresses
-# all crops in the same way, because the model would otherwise recognise the faces of the challenge,
-# and other collections of faces, by their JPEG artefacts.
+# Side in pixels and JPEG quality of the crops in the challenge's face sets. The detector resizes
+# and compresses all crops to this side and quality. Otherwise, the model would recognise the
+# challenge and other collections of faces by their JPEG artefacts.
 CHALLENGE_JPEG = (224, 75)
-# Half the side of JPEG's blocks in pixels.
+# Half the side of a JPEG block, in pixels. A block has 8 x 8 pixels.
 HALF_BLOCK = 4
 BATCH, MAX_ITERATIONS = 64, 1000
 
@@ -115,13 +117,15 @@ def fit_texture(
     Args:
         weights: Name or file of the weights. If they already have layers for texture, these layers
             are fitted again.
-        faces: Indexes of face sets. Some crops must have a source, and some must have none.
+        faces: Indexes of face sets. Crops whose column `source` is empty are taken to be from the
+            Deepfake Detection Challenge. Some crops must have a source, and some must have none.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out and calibrate on: indexes of face sets, or shares of `faces`, as in
-            `train`. Faces that the detector was not trained on are best. Some of the held-out crops
-            must have a source, too, and some must have none.
-        seed: Seed of two random choices: which faces are held out, as in `train`, and how the
-            damaged copies of faces are damaged.
+            `train`. Faces that the detector was not trained on are best. Among the held-out crops,
+            too, some must have a source, and some must have none.
+        seed: Seed of two random choices. The first is which faces are held out, as in `train`. The
+            second is how faces are damaged: the layer of the relevance also learns from a damaged
+            copy of each face.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         workers: Number of processes that read crops; 0 to read them in this process.
         progress: Whether to show progress bars.
@@ -130,11 +134,11 @@ def fit_texture(
         The specification that the new checkpoint holds.
 
     Raises:
-        FaceSetError: A face set is unusable. Or one of four kinds of crops is missing among the
-            crops to train on, or among the held-out crops: REAL with a source, FAKE with a source,
-            REAL without a source, FAKE without a source.
-        ArgumentError: `out` exists or cannot be written, `weights` have another architecture, or
-            the device is unknown.
+        FaceSetError: A face set is unusable, or a kind of crop is missing. The crops to train on
+            and the held-out crops must each contain four kinds: REAL with a source, FAKE with a
+            source, REAL without a source, and FAKE without a source.
+        ArgumentError: `out` exists or cannot be written, the device is unknown, or the architecture
+            of `weights` is neither `tf_efficientnet_lite2` nor `tf_efficientnet_lite2_texture`.
         CheckpointError: The checkpoint is unusable.
 
     Example:
@@ -162,7 +166,8 @@ def fit_texture(
     model.network.load_state_dict(network.state_dict())
     compute = partial(_compute_features, _fast(_Body(model), spec), spec, workers, progress)
     stored = compute(DetectorDataset(used, spec))
-    # The damage is not followed by the JPEG compression, which separated the challenge less well.
+    # The damaged crops are not compressed as in the detector. When they were, the relevance
+    # separated the wild faces from the challenge less well.
     damage = training_transform(spec.input_size)
     items = [Item(row, seed + row) for row in range(len(used))]
     damaged = compute(ClipDataset(used, damage), items)
@@ -202,16 +207,18 @@ def as_from_videos(
 ) -> Features:
     """Return the features that the crops of a face set would have if they came from videos.
 
-    Stored crops are JPEG images already, which consist of blocks of 8 x 8 pixels. If the detector
-    compresses the same blocks again, they get other artefacts than the blocks of a crop from a
-    video. Wild crops are therefore moved by half a block to the right and down first. The crops of
-    the challenge may stay: to compress them again in the same way hardly changes them.
+    Stored crops are JPEG images, which consist of blocks of 8 x 8 pixels. The detector compresses
+    crops as JPEG images, too. If it compresses the same blocks a second time, their artefacts
+    differ from those of a crop from a video, which is compressed once. Crops with a source are
+    therefore first moved by half a block to the right and down. Crops without a source, which are
+    taken to be from the Deepfake Detection Challenge, are not moved: they were stored with the side
+    and the JPEG quality of the detector, and a second such compression hardly changes them.
 
     Args:
         compute: A function that computes the features of a dataset.
         spec: The specification of the model.
         faces: The face set.
-        stored: The features of its crops, not moved.
+        stored: The features of the crops as they are stored, without the move.
     """
     wild = np.flatnonzero(faces.sources != "")
     dataset = DetectorDataset(faces.select(wild), spec)
@@ -231,14 +238,15 @@ def fit_layers(
     stored: Features,
     damaged: Features,
 ) -> None:
-    """Fit the five layers of a model that the docstring of this file lists.
+    """Fit five layers of a model. The docstring of this file lists the five layers.
 
     Args:
         model: The model whose layers are set.
         faces: The crops. Some must have a source, and some must have none.
         features: The features that the crops would have if they came directly from videos.
-        stored: The features of the stored crops, not moved (see `as_from_videos`).
-        damaged: The features of damaged copies of the crops. They need no compression.
+        stored: The features of the crops as they are stored.
+        damaged: The features of damaged copies of the crops. The copies need not be compressed as
+            the detector compresses crops.
     """
     tracks = faces.tracks()
     first = [track[0] for track in tracks]
@@ -273,12 +281,12 @@ def fit_layers(
 def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.ndarray) -> None:
     """Fit the layer that computes the logit of the steadiness of a face.
 
-    If no REAL or no FAKE wild track has enough crops, the function warns, and leaves the layer as
-    it is.
+    The function uses the tracks that have a source and at least `FEWEST_FRAMES` crops. If these are
+    not of both classes, REAL and FAKE, the function warns, and leaves the layer as it is.
 
     Args:
         model: The model whose layer is set.
-        faces: The crops. Only the wild ones are used.
+        faces: The crops. Only crops with a source are used.
         statistics: The texture statistics of each crop, shape (crops, statistics).
     """
     tracks = [
@@ -310,10 +318,10 @@ def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.nd
 def calibrate_logits(
     model: TextureEfficientNet, judge: Judge, faces: FaceSet, features: Features
 ) -> Calibration:
-    """Calibrate the challenge logit, and change the wild logit to need the same calibration.
+    """Calibrate the challenge logit, and adapt the wild logit to this calibration.
 
-    The layers of the wild logit are scaled and shifted. Afterwards, the one calibration of the
-    checkpoint is right for both logits.
+    A checkpoint holds only one calibration. The function therefore scales and shifts the layers of
+    the wild logit, so that the calibration of the challenge logit is right for both logits.
 
     Args:
         model: The model, whose layers are fitted.
@@ -347,16 +355,16 @@ def fit_linear(
 ) -> None:
     """Fit the weights of a layer with one output, by logistic regression.
 
-    The regression standardises the features. The fitted layer takes features that are not
-    standardised.
+    The regression is fitted on standardised features. Its weights are then converted, so that the
+    layer takes the features as they are.
 
     Args:
         layer: The layer to fit.
         features: Features of the examples, shape (n, features).
         labels: Labels of the examples, 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
-        strength: scikit-learn's `C`: the larger it is, the weaker is the penalty on the squared
-            weights of the layer.
+        strength: scikit-learn's `C`. A larger value means a weaker penalty on the squared weights
+            of the regression, which are those for standardised features.
     """
     scaler = StandardScaler().fit(features, sample_weight=weights)
     fit = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
@@ -372,10 +380,15 @@ def find_shift(
 ) -> float:
     """Return the amount by which the wild logit must be lowered.
 
-    It is the smallest of the amounts `SHIFTS` with which at most the share `MOST_FALSE_ALARMS` of
-    the REAL videos from held-out sources is called FAKE. Whole videos get higher logits than their
-    crops in face sets, so `VIDEO_OFFSET` is added to the logits of the crops. If no amount is large
-    enough, the function warns, and returns the largest amount.
+    The function tries the amounts `SHIFTS`, from the smallest to the largest, and returns the first
+    one that lowers the false alarm rate to `MOST_FALSE_ALARMS` or less. This rate is computed from
+    the held-out REAL videos with a known source: it is the share of the videos with a P(FAKE) above
+    0.5, averaged over the sources. If no amount is large enough, the function warns, and returns
+    the largest amount.
+
+    The held-out videos are judged by their crops in face sets, but users check whole videos. A
+    detector gives a whole video a higher logit than its crops in a face set. Therefore,
+    `VIDEO_OFFSET` times the relevance of each crop is first added to the crop's calibrated logit.
 
     Args:
         judge: The `Judge` that measures the model on the held-out faces.
@@ -420,7 +433,7 @@ def _compute_features(
 ) -> Features:
     """Return the features of the given items of a dataset, or of all crops if `items` is None.
 
-    `body` is the part of the model that `_Body` describes.
+    `body` computes deep features and texture statistics from normalised images, as `_Body` does.
     """
     device = next(body.parameters()).device
     found: list[list[np.ndarray]] = [[], []]
@@ -453,7 +466,7 @@ def _scale(factor: float, *layers: nn.Linear | Steadiness) -> None:
 def _answers(
     model: TextureEfficientNet, faces: FaceSet, features: Features
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the final logit of each crop, and the relevance of its track: shape (crops,)."""
+    """Return two arrays of shape (crops,): each crop's final logit and its track's relevance."""
     deep, statistics = _tensors(model, features)
     tracks = faces.tracks()
     logits = track_logits(model, model.crop_values(deep, statistics), tracks)
@@ -473,7 +486,7 @@ def _tensors(model: nn.Module, features: Features) -> tuple[torch.Tensor, torch.
 class _Body(nn.Module):
     """The part of the model that computes its deep features and texture statistics.
 
-    The fitted layers take them.
+    These features and statistics are the inputs of the layers that `fit_layers` fits.
     """
 
     def __init__(self, model: TextureEfficientNet):

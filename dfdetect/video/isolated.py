@@ -242,7 +242,10 @@ class _Areas:
         return place
 
     def take_back(self, returned: list[int]) -> None:
-        """Free the areas at the places `returned`, which the caller no longer uses."""
+        """Mark areas of the shared memory as free, because the caller no longer uses them.
+
+        `returned` holds the places of these areas: their offsets in bytes.
+        """
         self.free += [place for place in returned if self.lent.pop(place) == self.size]
 
 
