@@ -65,7 +65,7 @@ def track_logits(
     Args:
         model: Any model. If it is not a `TrackModel`, the first column of `values` is returned.
         values: The output of the model's `CropNetwork` for these inputs, shape (inputs, 1 + n).
-        tracks: For each track, the positions of its inputs, in the order of time.
+        tracks: For each track, the rows of `values` that belong to it, in the order of time.
     """
     logits = values[:, 0].clone()
     if isinstance(model, TrackModel):

@@ -63,8 +63,8 @@ class Aggregation:
         floor: Lowest possible P(FAKE); the highest is 1 - floor.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
             small value, and near the maximum for a large value.
-        window: Number of frames. Before the soft maximum, each logit is replaced by the mean logit
-            of `window` successive frames with this frame in the middle.
+        window: Number of frames. Before the soft maximum, the logit of each frame is replaced by
+            the mean logit of `window` successive frames with this frame in the middle.
         min_track_share: Minimum number of frames of a track, divided by the number of frames of the
             longest track; 0 to 1. Shorter tracks are ignored.
 

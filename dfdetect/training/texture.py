@@ -210,9 +210,11 @@ def as_from_videos(
     Stored crops are JPEG images, which consist of blocks of 8 x 8 pixels. The detector compresses
     crops as JPEG images, too. If it compresses the same blocks a second time, their artefacts
     differ from those of a crop from a video, which is compressed once. Crops with a source are
-    therefore first moved by half a block to the right and down. Crops without a source, which are
-    taken to be from the Deepfake Detection Challenge, are not moved: they were stored with the side
-    and the JPEG quality of the detector, and a second such compression hardly changes them.
+    therefore moved by half a block to the right and down before the detector compresses them: its
+    blocks then differ from those of the stored image. Crops without a source are taken to be from
+    the Deepfake Detection Challenge. They are not moved, because they were stored in the size and
+    at the JPEG quality that the detector uses: a second compression of the same blocks at the same
+    quality hardly changes them.
 
     Args:
         compute: A function that computes the features of a dataset.
@@ -279,10 +281,10 @@ def fit_layers(
 
 
 def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.ndarray) -> None:
-    """Fit the layer that computes the logit of the steadiness of a face.
+    """Fit the layer that computes the steadiness logit: a logit of FAKE from a face's steadiness.
 
-    The function uses the tracks that have a source and at least `FEWEST_FRAMES` crops. If these are
-    not of both classes, REAL and FAKE, the function warns, and leaves the layer as it is.
+    The function uses the tracks that have a source and at least `FEWEST_FRAMES` crops. If there is
+    no such REAL track, or no such FAKE track, the function warns, and leaves the layer as it is.
 
     Args:
         model: The model whose layer is set.
