@@ -19,15 +19,17 @@ from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
 from dfdetect.runtime.executor import map_at_once
 
-# Maximum number of inputs in a batch. Larger batches would not fit into the caches of a CPU.
+# Maximum number of crops in a batch, on a GPU and on a CPU. The caches of a CPU are too small for
+# larger batches.
 GPU_BATCH, CPU_BATCH = 64, 8
 Item = TypeVar("Item")
 
 
 class Classifier:
-    """Scores the crops of faces with one model. A detector has one classifier for each model.
+    """Scores the crops of faces with one model.
 
-    One input of the model is a crop, or a clip: several crops of one face in the order of time.
+    A detector has one classifier for each model. One input of the model is a crop or a clip. A clip
+    is several crops of one face in the order of time.
 
     Args:
         model: Network that returns logits of FAKE of shape (batch, 1). It takes normalised clips
@@ -35,8 +37,8 @@ class Classifier:
         spec: Description of the model, with the format of its input and the calibration of its
             logits.
         device: The device on which the model runs.
-        engine: The library that runs the model on a CPU, as in
-            `dfdetect.runtime.engines.choose_engine`.
+        engine: The library that runs the model on a CPU: `torch`, `openvino`, `onnxruntime`, or
+            `auto` for the fastest installed library.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Classifier:
         model = fuse_batch_norms(model.eval(), spec.input_shape)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         example = torch.zeros(spec.input_shape, device=device)
-        # In bfloat16, some values of a `TrackModel` differ too much from those in float32.
+        # Some values of a `TrackModel` would be too inexact in bfloat16.
         bfloat16 = self.half and not isinstance(self.model, TrackModel)
         self.network = EngineNetwork(CropNetwork(self.model), example, (0,), engine, bfloat16)
 
@@ -63,15 +65,16 @@ class Classifier:
             clips: One sequence per face, with the face's crops in the order of time: RGB uint8
                 tensors of shape (3, height, width), cut in the format `spec.crop_format`. The crops
                 of a face are requested only when one of the next few batches needs them.
-            check: Function that is called before each batch, and may raise an error to stop the
-                computation. Several threads may call it at once.
+            check: Function that is called before each batch. It may raise an error to stop the
+                computation. Several threads may call it at the same time.
 
         Returns:
             For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model is
             a `TrackModel`, the logit of a crop depends on all crops of the face. If the model
             takes clips, the crops of a face are divided into clips, and each crop gets the logit of
             its clip. The last two clips may overlap. A crop in both clips gets the mean of the two
-            logits.
+            logits. If a face has only one crop and `spec.mirror` is true, the crop gets the mean of
+            its own logit and the logit of its mirror image.
 
         Raises:
             ArgumentError: A face has no crops.
@@ -104,7 +107,8 @@ class Classifier:
         """Return maps that show which parts of the chosen crops raise or lower the logit of FAKE.
 
         Args:
-            crops: All crops of one face, in the order of time, as in `frame_logits`.
+            crops: All crops of one face, in the order of time: RGB uint8 tensors of shape
+                (3, height, width), cut in the format `spec.crop_format`.
             positions: Indexes of the chosen crops, at least one.
 
         Returns:
@@ -114,7 +118,9 @@ class Classifier:
             If the model takes single crops, the values of a map add up to the calibrated logit that
             the model gives to the crop alone. If the model takes clips, the values of each map of a
             clip are added up, and the mean of these sums is the calibrated logit of the clip. A
-            crop that is in two clips gets the mean of its two maps.
+            crop that is in two clips gets the mean of its two maps. If there is only one crop and
+            `spec.mirror` is true, the crop gets the mean of its own map and the map of its mirror
+            image.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -147,8 +153,12 @@ class Classifier:
     def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
         """Return the logit of each frame of a face, given the logits of the face's crops or clips.
 
-        A frame in two clips gets the mean of the two logits. `frames` is the number of frames that
-        show the face.
+        A frame in two clips gets the mean of the two logits. If only one frame shows the face, it
+        gets the mean of all logits.
+
+        Args:
+            logits: The logit of each crop or clip that `_make_clips` returned for the face.
+            frames: Number of frames that show the face.
         """
         if frames == 1:
             return logits.mean(keepdims=True)
@@ -167,7 +177,7 @@ class Classifier:
         """Return the calibrated logit of each input, float64 of shape (inputs,).
 
         Args:
-            values: What the network returned for each input.
+            values: The tensor that the network returned for each input.
             tracks: For each face, the positions in `values` of the inputs that show the face.
         """
         if not values:
@@ -187,8 +197,8 @@ class Classifier:
     ) -> Iterator[Item]:
         """Call `function` with batches of inputs, and yield one result for each input.
 
-        `at_once` batches are computed at once. `check` is called before each batch, and may raise
-        an error to stop the computation.
+        Up to `at_once` batches are computed at the same time. `check` is called before each batch.
+        It may raise an error to stop the computation.
         """
         most = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         size = max(1, most // self.spec.frames_per_clip)
@@ -213,8 +223,9 @@ class Classifier:
         """Return, for each input, the activation maps of its crops.
 
         An input is a single crop, or a clip of several crops. The maps of an input are float32 of
-        shape (crops, rows, columns), with values as in the method `activation_maps`. If the model
-        has no feature map, return None for each input.
+        shape (crops, rows, columns). Their values mean the same as the values that the method
+        `activation_maps` returns. If the model has no feature map, the result for each input is
+        None.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

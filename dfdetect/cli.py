@@ -1,7 +1,7 @@
-"""Command line: parses arguments, calls one public function for each command, prints the result.
+"""The command line. Each command passes its arguments to a public function and prints the result.
 
-Most modules are imported inside the commands that need them, because `--help` must not wait for
-torch.
+Most modules are imported inside the commands that need them, because `--help` must not wait until
+torch is imported.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, ENGIN
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import CHOICES, TrainConfig, recipe
 
-# Exit statuses: a video has no score (with `--strict`); arguments, input or output are unusable.
+# Exit status if `--strict` was given and a video has no score.
 REASONS_GIVEN = 1
+# Exit status if the arguments, the input or the output cannot be used.
 UNUSABLE = 2
 SEE_FACES = "To see who was judged, and when, add --report FILE.html or --annotate FOLDER."
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
@@ -48,9 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command and its arguments. None means the arguments of the process.
 
     Returns:
-        The exit status: 0 if the command succeeded; 1 if `--strict` was given and some videos have
-        no score; 2 if the arguments, the input or the output cannot be used; 130 if Ctrl-C stopped
-        the command; and 143 if SIGTERM stopped it.
+        The exit status: 0 if the command succeeded, or if the program that reads its output ended
+        early; 1 if `--strict` was given and some videos have no score; 2 if the arguments, the
+        input or the output cannot be used; 130 if Ctrl-C stopped the command; and 143 if SIGTERM
+        stopped the command.
+
+    Raises:
+        SystemExit: The arguments cannot be parsed (status 2), or they ask for help or for the
+            version (status 0).
     """
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
@@ -105,7 +111,7 @@ def _log_on_terminal(verbose: bool, level: int) -> Iterator[None]:
 
 @contextmanager
 def _one_interrupt() -> Iterator[None]:
-    """Stop the command at the first Ctrl-C or SIGTERM, and ignore all later such signals."""
+    """Stop the command at the first Ctrl-C or SIGTERM, and ignore all further ones."""
 
     def stop(number: int, _: object) -> None:
         for one in before:
@@ -116,13 +122,14 @@ def _one_interrupt() -> Iterator[None]:
         )
         raise KeyboardInterrupt(number)
 
+    # Only the main thread can handle signals.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    finally:  # after an interrupt, later interrupts are ignored
+    finally:  # if the command was stopped, the signals remain ignored
         for one, handler in before.items():
             if signal.getsignal(one) is stop:
                 signal.signal(one, handler)
@@ -194,7 +201,8 @@ def _add_command(
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
-    # SUPPRESS keeps a --verbose that was given before the command.
+    # Without SUPPRESS, the default value of this option would replace the value of a --verbose that
+    # was given before the command.
     parser.add_argument(
         *("-v", "--verbose"), action="store_true", default=argparse.SUPPRESS, help=VERBOSE
     )
@@ -213,7 +221,7 @@ def _add_detector_options(
         "`dfdetect models` marks as the default",
     )
     text = "number of frames to sample from each video"
-    if frames is None:  # so that the command knows whether the option was given
+    if frames is None:  # None tells the command that the option was not given
         text += f" (default: {DEFAULT_FRAMES}); not for face sets"
     parser.add_argument("--frames", type=int, default=frames, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -511,10 +519,10 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_refit_arguments(parser: argparse.ArgumentParser, faces: str) -> None:
-    """Add the arguments of a command that fits a part of a trained detector anew.
+    """Add the arguments of a command that fits one part of a trained detector on other faces.
 
-    For example, the command `calibrate` fits the detector's calibration. `faces` is the help text
-    of `--faces`.
+    For example, the command `calibrate` fits the calibration. `faces` is the help text of
+    `--faces`.
     """
     parser.add_argument("weights", metavar="NAME|FILE", help="installed weights or a file")
     parser.add_argument(
@@ -695,14 +703,14 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
     """Return the path of a face set, and the weights of its REAL and FAKE crops in training.
 
-    The text is the path alone (both weights are 1), the path with one weight for both classes
-    (`index.csv=2`), or the path with both weights (`index.csv=2:1`, REAL first).
+    `text` is the path alone (both weights are 1), the path with one weight for both classes
+    (`index.csv=2`), or the path with two weights (`index.csv=2:1`, where the weight of REAL is 2).
     """
     index, _, weights = text.rpartition("=")
     real, separator, fake = weights.partition(":")
     try:
         return Path(index), (float(real), float(fake if separator else real))
-    except ValueError:  # the equals sign is part of the file name
+    except ValueError:  # there is no equals sign, or it is part of the file name
         return Path(text), (1.0, 1.0)
 
 

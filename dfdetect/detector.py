@@ -44,12 +44,13 @@ from dfdetect.scoring.reliability import find_warnings
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
-# Maximum number of frames, and of their bytes, that are decoded ahead of face detection.
+# At most FRAMES_AHEAD frames are decoded ahead of face detection. Together, these frames have at
+# most AHEAD_BYTES bytes.
 FRAMES_AHEAD = 8
 AHEAD_BYTES = 64 * 2**20
-# Maximum length of the text of an unexpected error in a result.
+# Maximum number of characters by which a result describes an unexpected error.
 MESSAGE_LENGTH = 200
-# Number of crops of a face that are measured to find the warnings of a result.
+# Maximum number of crops that are measured to decide whether a result needs a warning.
 LOOKS = 4
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -66,14 +67,15 @@ class Detector:
             network takes normalised crops or clips. A clip is several normalised crops of one face
             in the order of time. For an ensemble, `model` is an `nn.ModuleList` of the members.
         spec: Description of the model: a `ModelSpec`, or an `EnsembleSpec` for an ensemble.
-        device: The device of the model. If it is `cuda`, `predict_videos` uses all GPUs.
+        device: The device on which the model runs. If it is `cuda`, `predict_videos` uses all GPUs.
         frames: Number of frames sampled from each video.
         decoders: Pool of the processes that decode videos. None means a new pool.
-        face_detector: Detector of the faces in a frame. None means MTCNN.
-        fallback_face_detector: Face detector that searches a video again if `face_detector` finds
-            no face in the video. If both arguments are None, a more sensitive MTCNN searches again.
-            If only `fallback_face_detector` is None, no video is searched again.
-        engine: The library that runs the networks on a CPU, as in `load_detector`.
+        face_detector: Object that finds the faces in frames. None means an `MTCNNDetector`.
+        fallback_face_detector: Object that searches a video again if `face_detector` finds no face
+            in the video. If both arguments are None, a more sensitive `MTCNNDetector` searches
+            again. If only `fallback_face_detector` is None, no video is searched again.
+        engine: The library that runs the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or
+            `auto` for the fastest installed library.
 
     Example:
         >>> detector = load_detector()
@@ -127,7 +129,7 @@ class Detector:
     def model(self) -> nn.Module:
         """Return the model, or an `nn.ModuleList` of an ensemble's members.
 
-        Where possible, each batch norm is merged into the convolution before it.
+        Where possible, each batch norm is fused into the convolution before it.
         """
         models = [classifier.model for classifier in self.classifiers]
         return models[0] if len(models) == 1 else nn.ModuleList(models)
@@ -143,7 +145,7 @@ class Detector:
         twin = copy(self)
         twin.decoders = decoders
         twin.classifiers = [copy(classifier) for classifier in self.classifiers]
-        for classifier in twin.classifiers:  # Ray may have sent them from another kind of machine
+        for classifier in twin.classifiers:  # they may come from a machine with another kind of CPU
             classifier.half = has_fast_half(device)
         return twin
 
@@ -160,27 +162,28 @@ class Detector:
         there is no score.
 
         Args:
-            source: The path of a video or of an image, or pictures in memory. Frames are sampled
-                from a video. An image must have a format that `read_frames` reads. Pictures in
-                memory are one RGB uint8 array of shape (height, width, 3), or a sequence of such
-                arrays or of `Frame` objects in the order of time. All pictures in memory are
-                scored. Arrays have no times, and are treated as one second apart.
+            source: The path of a video or of an image, or pictures in memory. If it is the path of
+                a video, frames are sampled from the video. If it is the path of an image, the image
+                must have a format that `read_frames` reads. Pictures in memory are either one RGB
+                uint8 array of shape (height, width, 3), or a sequence of such arrays or of `Frame`
+                objects in the order of time. All pictures in memory are scored. Arrays have no
+                times, and are treated as one second apart.
             heat_maps: Maximum number of heat maps for each track (a face that is followed through
                 the video). The heat maps show the track's most suspicious moments, which are at
                 least one second apart. A heat map is made from an activation map, whose values are
                 positive where a crop looks FAKE and negative where the crop looks REAL. These
                 values are divided by the largest absolute value in all maps of the video. Then
                 negative values are set to 0. The heat map of a face that looks REAL is therefore
-                nearly 0 everywhere. For an ensemble, a heat map is the mean over the members that
-                have the same crop rule as the first member. Models without a feature map, such as
-                transformers, have no heat maps.
+                nearly 0 everywhere. For an ensemble, a heat map is made from the weighted mean of
+                the activation maps of all members that have the same crop rule as the first member.
+                Models without a feature map, such as transformers, have no heat maps.
             allowance: The number of frames to sample from the file, and the time limit. None means
                 the detector's own number of frames and no time limit.
 
         Raises:
             ArgumentError: `source` has no frames, a frame has a wrong shape or dtype, or
                 `heat_maps` is below 0.
-            CancelledError: The detector's decoders were closed, before or during the call.
+            CancelledError: The detector's pool of decoders was closed before or during the call.
 
         Example:
             >>> detector.predict("video.mp4").status
@@ -221,7 +224,8 @@ class Detector:
                     logits = self._track_logits(tracks, check)
                     warnings = self._find_warnings(tracks, logits, bits_per_pixel)
                 heat_maps: list[list[HeatMap]] = [[] for _ in tracks]
-                if maps_per_track:  # without `check`: running out of time must not lose the scores
+                if maps_per_track:
+                    # `check` is not called here: an error for lack of time would lose the scores.
                     with watch.measure("heat_maps"):
                         heat_maps = self._heat_maps(tracks, logits, maps_per_track)
             found = self._video_result(path, name, tracks, logits, heat_maps)
@@ -268,13 +272,13 @@ class Detector:
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Return P(FAKE) of face crops that were cut by the checkpoint's crop rule (`spec.crop`).
 
-        If the model takes clips, each crop becomes a clip: copies of the crop, each shifted by a
-        few pixels. All members of an ensemble score the same crops, even if the members have
-        different crop rules.
+        If the model takes clips, each crop becomes a clip of several copies of the crop, each
+        shifted by a few pixels. All members of an ensemble score the same crops, even if the
+        members have different crop rules.
 
         Args:
-            crops: RGB uint8 arrays of shape (height, width, 3), of any sizes, or one array of shape
-                (n, height, width, 3).
+            crops: RGB uint8 arrays of shape (height, width, 3), which may differ in size; or one
+                array of shape (n, height, width, 3).
 
         Returns:
             P(FAKE) of each crop, float64 of shape (n,), strictly between 0 and 1.
@@ -350,18 +354,18 @@ class Detector:
             clips: Sequences of face crops, as in `predict_clips`.
 
         Returns:
-            For each sequence, float32 of shape (crops, rows, columns), in the low resolution of the
-            model's last feature map. Values above 0 are evidence for FAKE, and values below 0 are
-            evidence for REAL.
+            For each sequence, float32 of shape (crops, rows, columns). A map has as many rows and
+            columns as the model's last feature map, which are few. Values above 0 are evidence for
+            FAKE, and values below 0 are evidence for REAL.
 
             If the model takes single crops, the values of a map add up to the calibrated logit that
             the model gives to the crop alone. The default detector gives the crop another logit in
             a sequence, because this logit also depends on the other crops (see
-            `dfdetect.models.texture`). A single crop counts as a sequence of the crop and its
-            mirror image, and its map is the mean of both maps. If the model takes clips, the values
-            of each map of a clip are added up, and the mean of these sums is the calibrated logit
-            of the clip. For an ensemble, a map is the mean over the members that have a feature
-            map.
+            `dfdetect.models.texture`). For the default detector, a sequence of one crop consists of
+            the crop and its mirror image, and the result is the mean of the two maps. If the model
+            takes clips, the values of each map of a clip are added up, and the mean of these sums
+            is the calibrated logit of the clip. For an ensemble, a map is the weighted mean of the
+            maps of all members that have a feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has
@@ -411,7 +415,8 @@ class Detector:
     ) -> list[list[HeatMap]]:
         """Return at most `count` heat maps for each track.
 
-        The heat maps show the crops with the highest P(FAKE) that are at least one second apart.
+        The heat maps show the crops of the track that have the highest P(FAKE). Any two of these
+        crops are at least one second apart.
         """
         first, *_ = self._crop_formats
         places = [
@@ -470,18 +475,18 @@ class Detector:
     def _cut_formats(self) -> list[CropFormat]:
         """Return the formats in which each face is cut.
 
-        These are the formats of the models, and the format in which a face is measured to decide
-        whether the result needs a warning.
+        These are the crop formats of the models, and `ATTRIBUTE_FORMAT`. Crops in this format are
+        measured to decide whether the result needs a warning.
         """
         return list(dict.fromkeys([*self._crop_formats, ATTRIBUTE_FORMAT]))
 
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
     ) -> tuple[list[FaceTrack], int, float]:
-        """Return the tracks of a video, the number of sampled frames, and the bits per pixel.
+        """Return a video's tracks, the number of its sampled frames, and its bits per pixel.
 
-        `read` returns the frames. If the face detector finds no face in the frames, `read` is
-        called again, and the fallback face detector searches the frames.
+        `read` returns the sampled frames. If the face detector finds no face in the frames, `read`
+        is called again, and the fallback face detector searches the frames.
         """
         tracks: list[FaceTrack] = []
         sampled, bits_per_pixel = 0, np.nan
@@ -528,7 +533,7 @@ class Detector:
     def _find_warnings(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], bits_per_pixel: float
     ) -> tuple[str, ...]:
-        """Return reasons why the score of the most suspicious face is less reliable than usual."""
+        """Return sentences that say why the most suspicious face's score is less reliable."""
         if not tracks:
             return ()
         scores = [self.spec.aggregation.track_logit(one) for one in logits]
@@ -567,18 +572,19 @@ def load_detector(
 
     Args:
         weights: A name from `dfdetect.list_weights()`, the path of a `.safetensors` file, or None
-            for the default detector. A list of names and paths makes an ensemble. The logit of an
-            ensemble is the mean of the members' calibrated logits. The first member's checkpoint
-            says how the logits of frames and of tracks are combined.
+            for the default detector. A list of several names and paths makes an ensemble, whose
+            logits are the means of the members' calibrated logits. The checkpoint of the first
+            member says how the logits of frames and of tracks are combined.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
         frames: Number of frames sampled from each video, at least 1.
         engine: The library that runs the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or
-            `auto` for the fastest installed library. The scores differ only by rounding.
+            `auto` for the fastest installed library. The scores of these libraries differ only by
+            rounding.
 
     Raises:
         FileNotFoundError: `weights` names no installed weights and no file.
         CheckpointError: A file is no usable checkpoint.
-        ArgumentError: The device or the engine does not work, or `frames` is below 1.
+        ArgumentError: The device or the engine cannot be used, or `frames` is below 1.
 
     Example:
         >>> detector = load_detector(device="cpu")
@@ -593,7 +599,10 @@ def load_detector(
 
 
 def has_failed(result: VideoResult) -> bool:
-    """Return whether an unexpected error prevented scoring. Another device may then succeed."""
+    """Return whether an unexpected error prevented scoring.
+
+    Another device may then succeed.
+    """
     return result.status == Status.FAILED
 
 
@@ -643,8 +652,8 @@ class _CheckedFrames:
 
     Attributes:
         count: Number of frames that have been yielded so far.
-        bits_per_pixel: The bits per pixel of the file, as in `Frame`, or NaN before the first
-            frame. All frames of a file have the same value.
+        bits_per_pixel: The value of the attribute `Frame.bits_per_pixel`, which is the same for all
+            frames of a file. Before the first frame, it is NaN.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):
@@ -671,7 +680,7 @@ class _Stopwatch:
     def measure(self, stage: str, apart_from: Sequence[str] = ()) -> Iterator[None]:
         """Measure the time of a `with` block, and add it to the time of `stage`.
 
-        The time that the block spends in the other stages `apart_from` is left out.
+        The time that the block spends in the stages `apart_from` is not counted.
         """
         start = perf_counter() - self._sum(apart_from)
         try:
@@ -689,7 +698,10 @@ class _Stopwatch:
         return call
 
     def iterate(self, stage: str, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield items. The time that it takes to make them is added to the time of `stage`."""
+        """Yield the items.
+
+        The time of reading each item is added to the time of `stage`.
+        """
         iterator = iter(items)
         while True:
             with self.measure(stage):

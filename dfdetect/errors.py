@@ -1,8 +1,13 @@
-"""Errors that dfdetect raises on purpose. Any other exception is a defect of the program."""
+"""Errors that dfdetect raises on purpose.
+
+Any other exception, except an `OSError`, is a defect of the program.
+"""
 
 
 class DfdetectError(Exception):
-    """Base class of the errors that dfdetect raises on purpose. The message says what to change.
+    """Base class of the errors that dfdetect raises on purpose.
+
+    The message says what to change.
 
     Example:
         >>> try:
@@ -17,4 +22,7 @@ class ArgumentError(DfdetectError, ValueError):
 
 
 class InputError(DfdetectError, ValueError):
-    """The content of a file or folder cannot be used. The message names the file or folder."""
+    """The content of a file or folder cannot be used.
+
+    The message names the file or folder.
+    """

@@ -1,4 +1,4 @@
-"""Write files completely or not at all, and read tables. Each error names the file."""
+"""Write files completely or not at all, and read tables. Each error message names the file."""
 
 import os
 import secrets
@@ -12,13 +12,13 @@ import pandas as pd
 
 from dfdetect.errors import ArgumentError, InputError
 
-# First characters of cells that spreadsheets compute as formulas.
+# If a cell starts with one of these characters, spreadsheets compute it as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path, so that a file is written completely or not at all.
+    """Yield a temporary path, so that the file `path` is written completely or not at all.
 
     If the `with` block ends without an exception, the temporary file replaces the file `path`. The
     old file remains unchanged if the block fails, if the process is killed, or if the disk is full
@@ -32,7 +32,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         >>> with atomic_path("submission.csv") as temporary:
         ...     table.to_csv(temporary)
     """
-    path = Path(os.path.realpath(path))  # the target of a symbolic link is replaced
+    path = Path(os.path.realpath(path))  # a symbolic link is kept, and its target is replaced
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
@@ -54,7 +54,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def require_writable(path: str | Path) -> None:
     """Check that a file can be written, before hours are spent on computing its content.
 
-    The check creates nothing: missing folders are created later, when the file is written.
+    The check leaves no file or folder behind. `atomic_path` creates missing folders later.
 
     Raises:
         ArgumentError: The path is a folder or a special file, such as a device file; or the folder
@@ -81,7 +81,7 @@ def _require_replaceable(path: Path) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Return a text with all control characters and unencodable characters escaped.
+    r"""Return a text with all unprintable characters, such as line breaks, escaped.
 
     Example:
         >>> printable("two\nlines.mp4")
@@ -110,7 +110,8 @@ def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Return the table in a CSV file.
 
     In the columns `text_columns`, all cells are texts, and an empty cell is an empty text. In all
-    other columns, an empty cell is a missing value. A cell such as `NA` is never a missing value.
+    other columns, an empty cell is a missing value. Other cells are never missing values: a cell
+    that contains `NA`, for example, is a text.
 
     Raises:
         InputError: The file is no CSV table.

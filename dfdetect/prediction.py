@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 # Suffixes of `out`: a submission (.csv), or all fields of the results (.json, .jsonl).
 OUT_SUFFIXES = (".csv", ".json", ".jsonl")
-# `out` is written again after this number of seconds, or later if writing would otherwise take a
-# larger share of the time than SAVE_SHARE.
+# `out` is written again SAVE_EVERY seconds after the previous write. The next write is later if
+# writing would otherwise take more than the share SAVE_SHARE of the run's time.
 SAVE_EVERY = 5.0
 SAVE_SHARE = 0.05
 LOGGER = logging.getLogger(__name__)
@@ -70,8 +70,10 @@ def predict(
     has an entry for every video. In addition, each result is saved in a second file, which is named
     `submission.progress.jsonl` if `out` is `submission.csv`. If a run is stopped or killed, or its
     time budget ends, the next run with the same `out`, `weights` and `frames` reads the second file
-    and continues. The second file is deleted when all videos are done. Without `out`, a stopped run
-    cannot be continued. Nothing is printed.
+    and continues. When all videos are done, the results of this run are deleted from the second
+    file. The file itself is deleted unless it also holds results of runs with other `weights` or
+    `frames`, or with another version of dfdetect. Without `out`, a stopped run cannot be continued.
+    The results are not printed.
 
     Args:
         paths: The path of a video, of an image or of a folder; or several such paths. All videos in
@@ -83,10 +85,12 @@ def predict(
         sample_submission: A CSV file whose column `filename` gives the names and the order of the
             rows of `out`. By default, `out` has a row for each video, and the rows are sorted by
             name.
-        weights: Names or files of the weights, as in `load_detector`.
+        weights: A name from `dfdetect.list_weights()`, the path of a `.safetensors` file, or None
+            for the default detector. A list of several names and paths makes an ensemble.
         frames: Number of frames sampled from each video.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
-        engine: The library that runs the networks on a CPU, as in `load_detector`.
+        device: `auto` (all GPUs, or the CPU if no GPU works), `cpu`, `cuda` (all GPUs) or `cuda:N`.
+        engine: The library that runs the networks on a CPU: `torch`, `openvino`, `onnxruntime`, or
+            `auto` for the fastest installed library.
         details: A CSV file to write, with the columns of `dfdetect.results.to_dataframe`.
         prior: The label of videos without a score in a submission, strictly between 0 and 1.
         time_budget: Maximum duration of this call, in seconds or as a text such as `8h30m`. If the
@@ -94,11 +98,11 @@ def predict(
             score.
         report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
             over time. The videos are read again for this page, as far as the time budget allows.
-        annotate: A folder for annotated copies of the videos, with boxes and curves as in
-            `dfdetect.annotate`. Copies are written as far as the time budget allows.
-        cluster: Address of the Ray cluster that scores the videos, or `local`, as in
-            `dfdetect.runtime.ray_cluster.map_on_cluster`. All machines of the cluster must find the
-            videos at the same paths.
+        annotate: A folder for annotated copies of the videos. `dfdetect.annotate` describes the
+            boxes and curves in a copy. Copies are written as far as the time budget allows.
+        cluster: Address of the Ray cluster that scores the videos, such as `192.168.0.1:6379`, or
+            `local` for a cluster that consists of this machine alone. None means no cluster. All
+            machines of the cluster must find the videos at the same paths.
         on_result: Function that is called with each result, in the caller's thread. The first calls
             are for the results that an earlier run saved, and for names in `sample_submission` that
             no video has. The calls for the other results follow in the order of the returned
@@ -107,15 +111,17 @@ def predict(
 
     Returns:
         A dictionary from names to results. With `sample_submission`, the dictionary has the names
-        and the order of this file. Otherwise, it has the names of all videos, sorted. Results from
-        a cluster contain the boxes and the probabilities of single frames only if `report` or
-        `annotate` is given, or if `out` is a `.json` or `.jsonl` file. This saves memory.
+        and the order of this file. Otherwise, it has the names of all videos, sorted. To save
+        memory, results from a cluster contain the boxes and the probabilities of single frames only
+        if `report` or `annotate` is given, or if `out` is a `.json` or `.jsonl` file.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`
             exists.
         InputError: There are no videos, or the sample submission cannot be used.
         ArgumentError: An argument cannot be used, or the cluster cannot be reached.
+        CheckpointError: A file of weights is no usable checkpoint.
+        OSError: An output file cannot be written.
 
     Example:
         >>> results = predict(["test_videos"], out="submission.csv", details="details.csv")
@@ -143,12 +149,12 @@ def predict(
     if out is not None:
         outputs[out] = partial(_write_out, out, names, results, prior)
     with _kept_if_successful(outputs):
-        # Importing torch takes seconds, so `out` is written before.
+        # Importing torch takes seconds, so `out` is written before the import.
         from dfdetect.detector import load_detector
         from dfdetect.runtime.executor import Executor
 
         detector = load_detector(checkpoints, device if cluster is None else "cpu", frames, engine)
-        executor = Executor(device, cluster)  # last, so that no earlier error leaves it open
+        executor = Executor(device, cluster)  # made last: an error above must not leave it open
     heat_maps = None if report is None else _open_heat_maps()
     maps_per_track = 0 if report is None else MOMENTS
     whole = cluster is None or asks_for_frames
@@ -174,7 +180,7 @@ def predict(
                     if out is not None:
                         _write_or_warn(out, names, results, prior)
         except BaseException:
-            for error in _write_all(outputs).values():  # the block's own error is raised
+            for error in _write_all(outputs).values():  # these errors only cause warnings
                 warnings.warn(f"cannot be written: {error}", stacklevel=2)
             LOGGER.info("%s", summary(results, prior if is_submission(out) else None))
             raise
@@ -239,7 +245,10 @@ def _write_out(
     *,
     verify: bool = True,
 ) -> None:
-    """Write the results so far to `out`. The suffix of `out` determines the format."""
+    """Write the results so far to `out`, in the format that the suffix of `out` determines.
+
+    If `verify` is true, a submission is checked before it replaces an existing file.
+    """
     if is_submission(out):
         write_submission(out, names, results, prior, verify=verify)
     else:
@@ -249,7 +258,10 @@ def _write_out(
 def _write_or_warn(
     out: Path, names: Sequence[str], results: Mapping[str, VideoResult], prior: float
 ) -> None:
-    """Write the results so far. An error causes only a warning, because the next write is soon."""
+    """Write the results so far to `out`, and only warn if the file cannot be written.
+
+    A warning is enough, because the results are soon written again.
+    """
     try:
         _write_out(out, names, results, prior, verify=False)
     except OSError as error:
@@ -354,7 +366,7 @@ def _score_rest(
         desc="videos",
         unit="video",
         disable=not progress,
-        leave=not sys.stderr.isatty(),  # on a terminal, only the results stay
+        leave=not sys.stderr.isatty(),  # on a terminal, the bar disappears at the end
     )
     saves = _Saves()
     yield
@@ -374,7 +386,7 @@ def _score_rest(
 
 
 class _Saves:
-    """Decides when to write the results again, so that writing takes only a small share of a run.
+    """Decides when the results are written again, so that writing takes little of a run's time.
 
     Args:
         clock: Function that returns the time in seconds.
@@ -386,12 +398,18 @@ class _Saves:
         self._next = self._begun
 
     def due(self) -> bool:
-        """Return whether it is time to write the results. The caller calls `done` after writing."""
+        """Return whether it is time to write the results.
+
+        The caller calls `done` after writing.
+        """
         self._begun = self._clock()
         return self._begun >= self._next
 
     def done(self) -> None:
-        """Set the time of the next write. The caller calls this method after each write."""
+        """Set the time of the next write.
+
+        The caller calls this method after each write.
+        """
         now = self._clock()
         self._next = now + max(SAVE_EVERY, (now - self._begun) / SAVE_SHARE)
 
@@ -400,8 +418,8 @@ class _Saves:
 def _kept_if_successful(outputs: Mapping[Path, Callable[[], None]]) -> Iterator[None]:
     """Write each output file that does not exist yet, and delete it if the `with` block fails.
 
-    The files are written before the block starts. `outputs` maps each file to a function that
-    writes this file.
+    The files are written before the block starts. They are deleted if the block raises a
+    `DfdetectError` or an `OSError`. `outputs` maps each file to a function that writes this file.
     """
     new = [path for path in outputs if not path.exists()]
     for path in new:

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 # Bounding box: x1, y1, x2, y2 in pixels of the full frame.
 Box = tuple[float, float, float, float]
-# Number of moments that texts and pages show of each face: the most suspicious ones.
+# Number of the most suspicious moments of each face that texts and pages show.
 MOMENTS = 3
 # Minimum number of seconds between two moments of `TrackResult.most_suspicious`.
 APART = 1.0
-# The entries of `OperatingPoints.fakes`: what is new to the model in the counted fakes.
+# Allowed entries of `OperatingPoints.fakes`. The name of an entry says what is new to the model in
+# the counted videos.
 NEW = ("people", "sources")
 # Columns of `to_dataframe` and of details.csv.
 COLUMNS = (
@@ -75,7 +76,10 @@ class Status(str, Enum):
         return self.value
 
     def describe(self, details: str = "") -> str:
-        """Return the status in words. If there are details, they follow in brackets."""
+        """Return the status in words.
+
+        If there are details, they follow in brackets.
+        """
         return f"{self.sentence} ({details})" if details else self.sentence
 
 
@@ -96,16 +100,16 @@ class OperatingPoints:
 
     Args:
         uncertain: A probability above this threshold, but not above the threshold `fake`, gets the
-            verdict `uncertain`. 5 % of the REAL videos on which the thresholds were fitted have a
-            probability above `uncertain`.
-        fake: A probability above this threshold gets the verdict `fake`. 1 % of the same REAL
-            videos have a probability above `fake`.
+            verdict `uncertain`. At most 5 % of the REAL videos on which the thresholds were fitted
+            have a probability above `uncertain`.
+        fake: A probability above this threshold gets the verdict `fake`. At most 1 % of the same
+            REAL videos have a probability above `fake`.
         fakes: Counts of FAKE videos that the model was not trained on. The entry `people` is for
             videos in which only the people were new to the model. The entry `sources` is for videos
             from sources, such as data sets, that were new to the model. Each entry has three
-            counts: `videos` counts all FAKE videos, `uncertain` the FAKE videos with a probability
-            above the threshold `uncertain`, and `fake` the FAKE videos with a probability above the
-            threshold `fake`. If nothing was counted, `fakes` is empty.
+            counts. `videos` counts all FAKE videos. `uncertain` counts the FAKE videos with a
+            probability above the threshold `uncertain`. `fake` counts the FAKE videos with a
+            probability above the threshold `fake`. If nothing was counted, `fakes` is empty.
 
     Raises:
         ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or `fakes`
@@ -145,12 +149,13 @@ class OperatingPoints:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Shows which parts of a face crop raise the model's logit, and so are evidence for FAKE.
+    """Shows which parts of a face crop are evidence for FAKE, because they raise the logit.
 
     Attributes:
         time: Time of the frame that the crop was cut from, in seconds since the first frame of the
             video.
-        crop: The input of the model, RGB uint8 of shape (height, width, 3).
+        crop: The face crop, in the size of the model's input, RGB uint8 of shape
+            (height, width, 3).
         values: Evidence for FAKE in each cell of a regular grid over the crop, float32 of shape
             (rows, columns), from 0 (no evidence) to 1.
 
@@ -212,9 +217,9 @@ class TrackResult:
         probability: P(FAKE) of this face, strictly between 0 and 1.
         times: Times of the sampled frames that show the face, in seconds since the first frame of
             the video.
-        boxes: Bounding box of the face in each of these frames: x1, y1, x2, y2 in pixels.
-        frame_probabilities: P(FAKE) of the face in each of these frames. `probability` combines
-            these values.
+        boxes: Bounding box of the face in each frame that shows it: x1, y1, x2, y2 in pixels.
+        frame_probabilities: P(FAKE) of the face in each frame that shows it. `probability` is
+            computed from the same logits as these values.
         heat_maps: Heat maps of the moments that `most_suspicious` returns, in the same order. If no
             heat maps were requested, the list is empty.
     """
@@ -243,7 +248,7 @@ class TrackResult:
             >>> TrackResult(0.8, [0.0, 0.5, 2.0], [BOX] * 3, [0.7, 0.9, 0.8]).most_suspicious()
             [(0.5, 0.9), (2.0, 0.8)]
         """
-        if not self.frame_probabilities:  # results from a cluster may have no details of frames
+        if not self.frame_probabilities:  # results from a cluster may lack these values
             return []
         return [
             (self.times[place], self.frame_probabilities[place])
@@ -253,7 +258,8 @@ class TrackResult:
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold.
 
-        If `heat_maps` is true, the heat maps are included, as in `VideoResult.to_dict`.
+        If `heat_maps` is true, the heat maps are included. Each heat map then includes its face
+        crop, a PNG image in base64 of about 50 KB.
         """
         values = {name: value for name, value in vars(self).items() if name != "heat_maps"}
         if heat_maps:
@@ -278,9 +284,9 @@ class VideoResult:
 
     Attributes:
         path: The file, or None if the frames were given in memory.
-        name: Name of the video: the base name of its file. If two videos of one call of `predict`
-            have the same base name, the name of each of these videos is its path below the folder
-            that was given to `predict`.
+        name: Base name of the file, or an empty text if the frames were given in memory. If two
+            videos in one call of `dfdetect.predict` have the same base name, each of them is named
+            by its path below the folder that was given to `dfdetect.predict`.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
@@ -296,7 +302,8 @@ class VideoResult:
         warnings: Sentences that say why the probability is less reliable than usual.
         timings: Seconds spent in each stage: `decode`, `detect` (face detection), `crop`,
             `classify`, `wait` (for decoded frames), and `heat_maps` if heat maps were requested.
-            `total` is the time of all stages except `decode`, which runs in another thread.
+            `total` is the time from the start to the end of the prediction. The time `decode` is
+            not added to it, because another thread decodes at the same time.
 
     Example:
         >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
@@ -424,7 +431,7 @@ def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: 
         count: Maximum number of frames.
 
     Returns:
-        Positions of the frames in `times`; the frame with the highest P(FAKE) comes first.
+        Positions of the frames in `times`, in the order of falling P(FAKE).
 
     Example:
         >>> pick_moments([0.0, 0.5, 2.0], [0.7, 0.9, 0.8], 3)
@@ -438,7 +445,9 @@ def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: 
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number and a noun. The noun gets an `s` unless the number is 1.
+    """Return a number and a noun.
+
+    The noun gets an `s` unless the number is 1.
 
     Example:
         >>> counted(1, "frame"), counted(2, "frame")

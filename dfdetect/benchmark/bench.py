@@ -1,4 +1,4 @@
-"""`bench`: measures the time that a detector takes per video, and compares it with two other times.
+"""Measure the time that a detector takes per video, and compare this time with two other times.
 
 One is the time for reading all frames with OpenCV. The other is the time of the reference detector,
 which finds faces as the winner of the Deepfake Detection Challenge did.
@@ -34,8 +34,9 @@ from dfdetect.video.discovery import find_videos
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame, VideoError, pick_evenly
 
-# Minimum number of timed videos per core; fewer videos are scored repeatedly. At the end of a run,
-# cores wait for the last video, and in a short run this would distort the time per video.
+# Minimum number of timed videos per core. If there are fewer videos, each of them is scored several
+# times. While the last video is scored, most cores are idle. If only a few videos were timed, this
+# idle time would distort the time per video.
 LEAST_VIDEOS = 10
 STAGES = ("decode", "detect", "crop", "classify", "wait")
 SAME_FACE_IOU = 0.5
@@ -58,7 +59,7 @@ class BenchResult:
         engine: Name of the library that ran the networks for `seconds_per_video`.
         engines: Time per video with each library that was timed, by name of the library.
         decode_seconds_per_video: Time per video for decoding alone. Several videos were decoded at
-            once. This is a lower limit of `seconds_per_video`.
+            once. This time is a lower limit of `seconds_per_video`.
         read_seconds_per_video: Time per video for reading every frame with OpenCV.
         reference_seconds_per_video: Time per video of the reference detector.
         face_agreement: Share of the reference detector's faces that the measured detector finds
@@ -67,12 +68,12 @@ class BenchResult:
         probability_difference_mean: Mean absolute difference between P(FAKE) of the measured
             detector and P(FAKE) of the reference detector. Only videos that both detectors scored
             are compared. None if there are no such videos.
-        probability_difference_max: As `probability_difference_mean`, but the largest difference
-            instead of the mean.
+        probability_difference_max: Largest of the absolute differences whose mean is
+            `probability_difference_mean`, or None if no video was scored by both detectors.
         peak_memory_mb: By how many MB the peak memory of the process rose while the detector was
             loaded and the videos were scored, or None if the system does not report it.
-        process_mb: Peak memory of the process in MB since the process was started, or None if the
-            system does not report it.
+        process_mb: Peak memory of the process in MB, from the start of the process until the videos
+            were scored, or None if the system does not report it.
     """
 
     videos: int
@@ -96,12 +97,12 @@ class BenchResult:
 
     @property
     def ratio_to_read(self) -> float:
-        """Return the time per video, divided by the time for reading every frame with OpenCV."""
+        """Return the time per video, divided by the time for reading all its frames with OpenCV."""
         return self.seconds_per_video / self.read_seconds_per_video
 
     @property
     def ratio_to_reference(self) -> float:
-        """Return the time per video, divided by the time of the reference detector."""
+        """Return the time per video, divided by the reference detector's time per video."""
         return self.seconds_per_video / self.reference_seconds_per_video
 
     def projected_seconds(self, videos: int) -> float:
@@ -162,8 +163,8 @@ def bench(
     pipeline of the winner of the Deepfake Detection Challenge (Seferbekov 2020). The reference
     detector takes one video after another: OpenCV reads the file, the sampled frames are shrunk to
     half their width and height, and MTCNN detects the faces in them. The reference detector differs
-    from the winner's own code in two ways: MTCNN has its default thresholds, and the classifier is
-    that of the measured detector, in float32.
+    from the winner's own code in two ways: MTCNN has its default thresholds, and the faces are
+    scored with the model of the measured detector, in float32.
 
     Run `bench` on an idle machine and in a new process. `peak_memory_mb` says by how much the peak
     memory of the process has grown. If the process has used much memory before, the value is too
@@ -174,10 +175,10 @@ def bench(
         weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
-        engine: The library that runs the networks on a CPU, as in `load_detector`. With `auto`,
-            `load_detector` chooses the library. The other installed libraries are timed too, and
-            their times are in `engines` of the result.
-        progress: Show progress bars.
+        engine: The library that runs the networks on a CPU, as in `load_detector`. With `auto`, the
+            fastest installed library is used. On a CPU, the other installed libraries are then
+            timed too, and `engines` in the result also has their times.
+        progress: Whether to show progress bars.
 
     Raises:
         FileNotFoundError: None of the paths exists, or the weights do not exist.
@@ -286,7 +287,10 @@ class _WinnersFaceDetector:
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
-        """Return the boxes of the faces in each image, as `FaceDetector.detect` does."""
+        """Return the boxes of the faces in each image, as `FaceDetector.detect` does.
+
+        The argument `smallest` is ignored: the network always looks for faces of all sizes.
+        """
         found: list[list[Box]] = []
         for image in images:
             height, width = image.shape[:2]
@@ -300,7 +304,10 @@ class _WinnersFaceDetector:
 def _warm_detector(
     weights: Weights, device: str, frames: int, engine: str, videos: Sequence[Path]
 ) -> Detector:
-    """Return a detector that has already scored a video, so that its kernels are compiled."""
+    """Return a detector that has already scored a video.
+
+    The first video takes longer than later videos, because the networks are then compiled.
+    """
     chosen = choose_engine(engine, choose_device(device))
     detector = load_detector(weights, device, frames, chosen)
     if not any(detector.predict(video).tracks for video in videos):
@@ -392,8 +399,8 @@ def _pass_through(path: Path, count: int) -> Iterator[Frame]:
 def _boxes_at(tracks: list[TrackResult], time: float) -> list[Box]:
     """Return the boxes of the tracks at `time`, interpolated between sampled frames.
 
-    For a short time before its first frame, a track has the first box. For a short time after its
-    last frame, the track has the last box. Both times are as long as the largest gap between two
+    A track's first box is also used for a short time before its first frame, and a track's last box
+    for a short time after its last frame. Both times are as long as the largest gap between two
     successive frames of the track.
     """
     boxes: list[Box] = []

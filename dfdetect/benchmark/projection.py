@@ -59,8 +59,9 @@ class Measured:
             number of videos.
         video_bytes: Mean size of a video in bytes.
         crop_bytes: Mean number of bytes that are written for a video: the crops, and the rows for
-            these crops in the index.
-        write_bytes_per_second: Speed at which one process writes crops to a face set.
+            these crops in the CSV file of the face set.
+        write_bytes_per_second: Speed at which one process writes crops to a face set. It is
+            infinite if there were no crops.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
     """
 
@@ -83,7 +84,7 @@ class Projection:
         bound: The part of the job that takes longest, and so determines the duration of the job:
             `compute` (the machines score videos or extract crops), `network` (they receive videos
             and send crops) or `writer` (one machine writes all crops).
-        hours_of: Duration in hours of each part: of `compute`, `network` and `writer`.
+        hours_of: Duration in hours by name of the part: `compute`, `network` and `writer`.
         disk_gb: Size of the files that the job writes, in GB.
         memory_gb: Memory that the job uses on each machine, in GB, or None if it is unknown.
     """
@@ -165,10 +166,10 @@ def plan(
         bench: The result of the function `bench`.
         videos: Number of videos in the large set.
         nodes: Numbers of machines, such as 1, 8 and 64. The result has estimates for each of these
-            numbers. Each machine is like this one.
+            numbers. Each machine is assumed to be like this one.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
-        progress: Show a progress bar.
+        progress: Whether to show a progress bar.
 
     Example:
         >>> result = plan(["videos"], bench("videos"), videos=119_154, nodes=[1, 8, 64])
@@ -180,7 +181,7 @@ def plan(
 
 
 def project(measured: Measured, *, videos: int, nodes: Sequence[int], cores: int) -> Plan:
-    """Estimate the time, disk space and memory for a large set of videos from measurements.
+    """Estimate, from measurements, the time, disk space and memory for a large set of videos.
 
     The estimates assume four things:
 

@@ -41,8 +41,9 @@ class EnsembleSpec:
             `held_out_actors`, to the metrics on these data.
 
     Raises:
-        ArgumentError: There are too few or too many members, `shares` does not have one number
-            above 0 for each member, or these numbers do not sum to 1.
+        ArgumentError: There are fewer than 2 or more than 64 members, `shares` does not have one
+            number above 0 for each member, these numbers do not sum to 1, or `scores` is not a
+            dictionary.
     """
 
     members: tuple[ModelSpec, ...]
@@ -52,7 +53,7 @@ class EnsembleSpec:
     scores: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise an error for values that no ensemble can have."""
+        """Raise ArgumentError if the members, the shares or the scores are not valid."""
         if len(self.members) not in MEMBER_COUNTS:
             raise ArgumentError(
                 f"an ensemble needs {MEMBER_COUNTS[0]} to {MEMBER_COUNTS[-1]} members, "
@@ -69,9 +70,9 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return a dictionary that names the data that the members were trained on.
+        """Return a dictionary with the names of the face sets on which the members were trained.
 
-        Its only entry, `faces`, is a list of the names of the members' face sets.
+        The only entry, `faces`, is a list that has each of these names once.
         """
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
@@ -115,18 +116,19 @@ def join_specs(
 ) -> EnsembleSpec:
     """Combine specifications into the specification of an ensemble.
 
-    The aggregation (the rules that combine the logits of frames and tracks) is that of the first
-    specification.
+    The ensemble gets the aggregation of the first specification. An aggregation is a set of rules
+    that combine the logits of frames and tracks.
 
     Args:
         specs: Specifications of models or of ensembles, in order. An ensemble is replaced by its
-            members. The weight that `shares` gives to the ensemble is then split among them, in
-            proportion to their weights in the ensemble.
+            members. The weight that `shares` gives to the ensemble is then split among these
+            members, in proportion to their weights in the ensemble.
         shares: Weight of each specification in the mean of the logits, above 0. The weights are
             divided by their sum. None means equal weights.
 
     Raises:
-        ArgumentError: `shares` and `specs` differ in length, or a share is not above 0.
+        ArgumentError: `shares` and `specs` differ in length, a share is infinite or not above 0, or
+            the ensemble has fewer than 2 or more than 64 members.
     """
     shares = [1.0] * len(specs) if shares is None else list(shares)
     if len(shares) != len(specs) or not all(0 < share < np.inf for share in shares):
@@ -149,6 +151,7 @@ def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
         ArgumentError: The text has an unknown format or format version, or a value is out of its
             range.
         TypeError: A field is missing, unknown or of the wrong type.
+        ValueError: The text is not JSON.
     """
     values = json.loads(text, parse_constant=_refuse_constant)
     kind = KINDS.get(str(values.pop("format", None))) if isinstance(values, dict) else None
@@ -159,7 +162,7 @@ def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
             f"it has format version {version!r}, but this dfdetect reads version {VERSION}; "
             "install the release of dfdetect that wrote the file"
         )
-    values.pop(CHECKSUM_KEY, None)  # the checksum belongs to the file
+    values.pop(CHECKSUM_KEY, None)  # the checksum is no field of a specification
     return kind.from_fields(values)
 
 

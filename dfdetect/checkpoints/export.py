@@ -1,24 +1,24 @@
 """Export a checkpoint to an ONNX file, for programs without torch or Python.
 
-A program that uses the ONNX file must cut the crops by the crop rule, and resize them by the resize
-rule of the checkpoint. The graph in the file contains all other steps from a crop to its calibrated
-logit:
+A program that uses the ONNX file must cut the crops by the checkpoint's crop rule, and resize them
+by the checkpoint's resize rule. The graph in the file contains all other steps from a crop to its
+calibrated logit:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
   for models that take clips of several crops. The batch may have any size.
-- Steps in the graph: reversing the channels if the model takes BGR, the normalisation, the model,
-  the calibration.
+- Steps in the graph: reverse the channels if the model takes BGR, normalise the pixels, apply the
+  model, calibrate the logits.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
-The graph scores each crop by itself, and mirrors no crops. The logits of the default detector also
-depend on the other crops of the track: on how steady the face is, and on the mean of the relevance
-(see `dfdetect.models.texture`). The graph leaves this out. If a program combines the logits of a
-video's crops, its P(FAKE) of the video therefore differs from that of dfdetect, and dfdetect's
-thresholds of the verdicts are not valid for the program.
+The graph scores each crop by itself, and mirrors no crops. In dfdetect, the logits of the default
+detector also depend on the other crops of the track: on how steady the face is, and on the mean of
+the relevance (see `dfdetect.models.texture`). The graph leaves this out. A program that combines
+the graph's logits of a video's crops therefore computes another P(FAKE) of the video than dfdetect
+does. The checkpoint's thresholds of the verdicts are not valid for this P(FAKE).
 
 The metadata of the file has three entries. `dfdetect` is the JSON object in the header of the
-checkpoint. It includes both rules and the aggregation. `input` describes the crops in words.
-`output` describes the logits in words.
+checkpoint. This object includes the crop rule, the resize rule and the aggregation. `input`
+describes the crops in words. `output` describes the logits in words.
 """
 
 import warnings
@@ -39,7 +39,7 @@ from dfdetect.files import atomic_path, require_writable
 
 SUFFIX = ".onnx"
 OPSET = 18
-# Maximum difference between the logits of the exported file and those of torch.
+# If the logits of the file and of torch differ by more than this number, no file is written.
 TOLERANCE = 1e-4
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 # The logits of the file and of torch are compared on batches of these sizes. The graph is traced
@@ -56,8 +56,8 @@ class ExportResult:
         opset: Version of the ONNX operators.
         input_shape: Shape of the input `crops`. Its first entry is the text `batch`, which stands
             for any number.
-        difference: Largest difference between the logits of the ONNX model and those of the torch
-            model, for the same random crops.
+        difference: Largest difference between the logits of the ONNX model and the logits of the
+            torch model, for the same random crops.
     """
 
     path: Path
@@ -101,16 +101,17 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
     """Write a checkpoint as an ONNX file, and check that the file gives the same logits as torch.
 
     Args:
-        weights: Name or file of the weights, as in `find_weights`.
-        out: The file to write, whose name ends in `.onnx`.
+        weights: Name of an installed checkpoint, path of a file, or None for the default.
+        out: The file to write. Its name must end in `.onnx`.
 
     Raises:
         FileNotFoundError: `weights` is neither a file nor an installed name.
         CheckpointError: `weights` is not a usable checkpoint.
-        ArgumentError: The name `out` does not end in `.onnx`, the file `out` cannot be written, or
+        ArgumentError: The name of `out` does not end in `.onnx`, `out` cannot be written, or
             `weights` is an ensemble.
         DfdetectError: `onnx`, `onnxruntime` or `onnxscript` is not installed, the model has an
-            operator that ONNX lacks, or the logits of the ONNX file differ from those of torch.
+            operator that ONNX lacks, or the logits of the ONNX file and of torch differ by more
+            than 0.0001.
 
     Example:
         >>> print(export_onnx("tf_efficientnet_lite0", out="lite0.onnx"))
@@ -183,7 +184,7 @@ def _write(network: CropsToLogits, spec: ModelSpec, path: Path) -> None:
 def _compare(network: CropsToLogits, spec: ModelSpec, path: Path) -> float:
     """Return the largest difference between the logits of the ONNX file and of the network.
 
-    Both score the same random crops.
+    The file and the network score the same random crops.
     """
     import onnxruntime
 

@@ -8,7 +8,8 @@ The metadata in the header has one entry, `dfdetect`. This entry is a JSON objec
 checksum of the other fields and of the tensors.
 
 Loading runs no code from the file and downloads nothing. The file must have exactly the tensors of
-its architecture. Their names, shapes and dtypes are checked before memory is allocated for them.
+its architecture. The names, shapes and dtypes of the tensors are checked before memory is allocated
+for them.
 """
 
 import json
@@ -47,7 +48,7 @@ class CheckpointError(InputError):
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: bool = True) -> None:
-    """Write the weights of a model and its specification to one file.
+    """Write the weights and the specification of a model to one file.
 
     Args:
         path: The `.safetensors` file to write.
@@ -57,7 +58,8 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
             the weights keep their dtype.
 
     Raises:
-        InputError: A weight is infinite or NaN, or is too large for float16 if `half` is True.
+        InputError: A weight is infinite or NaN; or `half` is True, and a weight is too large for
+            float16.
     """
     state = {}
     for name, tensor in model.state_dict().items():
@@ -117,8 +119,9 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     checksum = said.pop(CHECKSUM_KEY, None)
     if checksum != _checksum(json.dumps(said, sort_keys=True), state):
         raise CheckpointError(f"{path}: its checksum is wrong: the file is damaged; copy it again")
-    # To draw random weights would take longer than to read the stored ones. But only a model that
-    # is built with memory has the right values in buffers that no checkpoint stores.
+    # A model with buffers that the file does not store is built with memory, because only then do
+    # these buffers have the right values. This also draws random weights, which takes longer than
+    # reading the stored weights. All other models are therefore left empty until they are loaded.
     if all(name in state for name, _ in model.named_buffers()):
         model.to_empty(device="cpu")
     else:
@@ -130,15 +133,16 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
 def load_ensemble(
     paths: Sequence[str | Path], shares: Sequence[float] | None = None
 ) -> tuple[nn.Module, Spec]:
-    """Load checkpoints as an ensemble, and return its members and its specification.
+    """Load checkpoints as an ensemble, and return the ensemble's models and specification.
 
-    The members are an `nn.ModuleList` of models. If there is only one checkpoint, the function
-    returns what `load_checkpoint` returns.
+    The models are an `nn.ModuleList` with one model for each member. If there is only one
+    checkpoint, the function ignores `shares` and returns what `load_checkpoint` returns.
 
     Args:
         paths: One or more checkpoints. A checkpoint that is itself an ensemble is replaced by its
             members.
-        shares: Weight of each checkpoint in the mean of the logits, as in `join_specs`.
+        shares: Weight of each checkpoint in the mean of the logits, as in `join_specs`. None means
+            equal weights.
 
     Raises:
         FileNotFoundError: A file does not exist.
@@ -170,13 +174,14 @@ def make_ensemble(
     Args:
         paths: Two or more checkpoints, as in `load_ensemble`.
         out: The `.safetensors` file to write.
-        shares: Weight of each checkpoint in the mean of the logits, as in `join_specs`.
+        shares: Weight of each checkpoint in the mean of the logits, as in `join_specs`. None means
+            equal weights.
 
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is not a usable checkpoint.
-        ArgumentError: `paths` has fewer than two elements or contains `out`, the name `out` does
-            not end in `.safetensors`, the file `out` cannot be written, `shares` and `paths` differ
+        ArgumentError: `paths` has fewer than two elements, or contains `out`; the name of `out`
+            does not end in `.safetensors`, or `out` cannot be written; `shares` and `paths` differ
             in length, or a share is not above 0.
 
     Example:
@@ -241,9 +246,9 @@ def _build(spec: Spec) -> nn.Module:
 
 
 def _build_without_memory(path: Path, spec: Spec, file: safe_open) -> nn.Module:
-    """Return the model that `spec` describes. No memory is allocated for its tensors.
+    """Return the model that `spec` describes, without memory for the model's tensors.
 
-    Only the header of the file is read.
+    The function reads only the header of the file.
 
     Raises:
         CheckpointError: The file does not have exactly the tensors of the model.

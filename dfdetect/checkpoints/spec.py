@@ -21,7 +21,7 @@ ARGUMENTS = ("drop_rate", "drop_path_rate")
 INPUT_SIZES = range(16, 1025)
 CLIP_LENGTHS = range(1, 129)
 POSITIVE_CLASS = "FAKE"
-# Names of fields of `Aggregation` in older files, and their present names.
+# Fields of `Aggregation` that were renamed: the name in older files, and the present name.
 RENAMED = {"person": "frames", "video": "tracks"}
 RGB = 3
 CHANNELS = ("RGB", "BGR")
@@ -35,18 +35,18 @@ class ModelSpec:
     Args:
         architecture: Name of the architecture, as in `create_model`.
         arguments: Arguments of `create_model`, by name: `drop_rate` and `drop_path_rate`.
-        input_size: Height of the input in pixels. The width is the same unless `resize` says
-            otherwise.
-        mean: Mean of each channel, for pixel values of 0 to 1, in the order of `channels`. It is
-            subtracted from the input.
-        std: Standard deviation of each channel. The input is divided by it after the subtraction.
+        input_size: Height of the input in pixels. The width is `resize.aspect` times the height.
+        mean: Mean of each channel, in the order of `channels`. It is subtracted from the pixel
+            values, which are 0 to 1.
+        std: Standard deviation of each channel. After the subtraction, the pixel values are divided
+            by it.
         channels: Order of the colours in the model's input, `RGB` or `BGR`.
         crop: Rule that cuts a crop around the bounding box of a face.
         resize: Rule that resizes a crop to the size of the input.
         frames_per_clip: Number of consecutive crops of a face in each input. It is 1 for models
             that take single crops.
         positive_class: The class whose logit the model returns; always FAKE.
-        calibration: Scale and bias that are applied to the model's logits.
+        calibration: Scale and bias that turn the model's logits into calibrated logits.
         aggregation: Rules that combine the logits of crops into the probability of a video.
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted.
@@ -82,7 +82,7 @@ class ModelSpec:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Return the shape of a batch of one input.
+        """Return the shape of a batch that holds one input.
 
         The shape is (1, 3, height, width) for a model that takes single crops, and
         (1, frames_per_clip, 3, height, width) for a model that takes clips.
@@ -106,7 +106,7 @@ class ModelSpec:
         return (1.0,)
 
     def __post_init__(self) -> None:
-        """Raise an error if a value is out of its range, or does not fit the architecture."""
+        """Raise ArgumentError if a value is out of its range or does not fit the architecture."""
         if type(self.input_size) is not int or self.input_size not in INPUT_SIZES:
             raise ArgumentError(
                 f"input_size must be {INPUT_SIZES[0]} to {INPUT_SIZES[-1]} pixels, "
@@ -161,8 +161,8 @@ class ModelSpec:
 
         Args:
             images: RGB uint8 of shape (batch, 3, height, width), or of shape
-                (batch, frames_per_clip, 3, height, width), on any device. Height and width are
-                those of the model's input.
+                (batch, frames_per_clip, 3, height, width), on any device. The images must have
+                the height and width of the model's input.
 
         Returns:
             float32 of the same shape, on the same device. If the shape has four dimensions, the
@@ -205,5 +205,5 @@ class ModelSpec:
 
 
 def _renamed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a header. Old names of fields are replaced by their present names."""
+    """Return a copy of `fields` in which old names of fields are replaced by present names."""
     return {RENAMED.get(name, name): value for name, value in fields.items()}

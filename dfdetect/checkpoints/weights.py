@@ -8,15 +8,16 @@ from dfdetect.files import require_writable
 
 DEFAULT_WEIGHTS = "tf_efficientnet_lite2_texture"
 SUFFIX = ".safetensors"
-# A name or a file of weights, several for an ensemble, or None for the default.
+# The name of an installed checkpoint or the path of a file, a sequence of names and paths for an
+# ensemble, or None for the default checkpoint.
 Weights = str | Path | Sequence[str | Path] | None
 
 
 def list_weights() -> dict[str, Path]:
     """Return the installed checkpoints: a dictionary from names to paths, sorted by name.
 
-    The wheel contains the default checkpoint and the small ones. A clone of the repository contains
-    all checkpoints.
+    The wheel contains the default checkpoint and the small checkpoints. A clone of the repository
+    contains all checkpoints.
     """
     return {path.stem: path for path in sorted(package_folder("weights").glob(f"*{SUFFIX}"))}
 
@@ -71,7 +72,7 @@ def require_new_checkpoint(path: Path) -> None:
     """Check that a new checkpoint can be written, before its content is computed.
 
     Raises:
-        ArgumentError: The file exists, cannot be written, or its name does not end in
+        ArgumentError: The file exists or cannot be written, or its name does not end in
             `.safetensors`.
     """
     require_checkpoint_name(path)
@@ -91,7 +92,7 @@ def require_checkpoint_name(path: Path) -> None:
 
 
 def package_folder(name: str) -> Path:
-    """Return the path of the folder `weights` or `kernel`, which comes with dfdetect.
+    """Return the path of a folder that comes with dfdetect: `weights` or `kernel`.
 
     In an installed dfdetect, the folder is inside the package `dfdetect`. In a clone of the
     repository, the folder is beside the package.

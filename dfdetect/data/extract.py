@@ -81,7 +81,7 @@ class ExtractedVideo:
     Attributes:
         status: `Status.OK`, or the reason why there are no crops.
         message: A sentence that describes the status, with details.
-        people: Number of people that were tracked.
+        people: Number of people of whom there are crops.
         crops: The crops of all people.
     """
 
@@ -108,25 +108,24 @@ def extract(
     """Extract a face set from labelled videos, or continue an interrupted extraction.
 
     The crops of a fake are cut at the face boxes found in its original, so that the crops of both
-    videos are aligned. For this, the data set must tell which video is the original, the original
-    must show a face, and the frames of both videos must have the same size. Otherwise, faces are
-    detected in the fake itself.
+    videos are aligned. This is possible only if the data set says which video is the original, a
+    face is found in the original, and the frames of both videos have the same size. Otherwise,
+    faces are detected in the fake itself.
 
     Each core processes one video at a time. A video in a zip file is unpacked only when its turn
-    comes. If a run is killed, only the crops of the videos in progress are lost. A later call with
-    the same arguments continues the run. The resulting files are the same as without the
-    interruption.
+    comes. If a run is killed, only crops that were not yet written are lost. A later call with the
+    same arguments continues the run. The resulting files are the same as without the interruption.
 
     Every person in a video gets the label of the video. If only one of two people is fake, the
     label of the other person is therefore wrong.
 
-    Beside the index `NAME.csv`, the log `NAME.videos.csv` has a row for each video. If a video gave
-    no crops, for example because it shows no face, the row says why.
+    The log `NAME.videos.csv` beside the index `NAME.csv` has a row for each video. If a video gave
+    no crops, for example because no face was found, the column `status` says why.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows. A source may also
-            be the index of a face set. Faces are detected in its images as in the frames of a
-            video, so the images must show more than the face.
+            be the index of a face set. Faces are then detected in the images of the face set, so
+            these images must show more than the face.
         out: The index to write, called `NAME.csv`. The crops are written to `NAME-00000.tar` and so
             on.
         split: `train`, `val` or `test` to read only this official split of a data set, or None to
@@ -137,7 +136,7 @@ def extract(
         crop_shift: Distance by which the crop's centre lies below the box's centre, divided by the
             height of the box.
         blend: Whether to also make a self-blended fake (see `dfdetect.data.self_blend`) of each
-            person in a REAL video. All crops of one such fake are changed in the same way.
+            person in a REAL video. All crops of one person get the same changes.
         device: `auto`, `cpu`, `cuda` (all GPUs) or `cuda:N`.
         cluster: Address of the Ray cluster that does the work, or `local` (see
             `dfdetect.runtime.ray_cluster.map_on_cluster`). None means that no cluster is used.
@@ -149,11 +148,11 @@ def extract(
 
     Raises:
         FileNotFoundError: A source is missing.
-        InputError: The videos are not labelled.
+        InputError: A source cannot be used, for example because a video has no label; or `out`
+            exists, but was not made by this function or was changed.
         ArgumentError: A setting is out of range, `out` was made with other settings, or the cluster
             cannot be reached.
-        OSError: The face set cannot be written. The crops of videos that were already done are
-            kept.
+        OSError: The face set cannot be written. The crops of earlier videos are kept.
 
     Example:
         >>> extract(["dfdc_train_part_00.zip"], out="faces.csv")["status"].value_counts()
@@ -203,7 +202,7 @@ def extract(
 
 
 class _Extractor:
-    """Finds faces and cuts crops. Several threads may share an extractor."""
+    """Finds faces in videos and cuts crops. Several threads may share an extractor."""
 
     def __init__(self, settings: CropSettings, device: torch.device, decoders: DecoderPool):
         self.settings = settings
@@ -225,8 +224,8 @@ class _Extractor:
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
         """Track the people of a video. If tracking fails, the status of the video says why.
 
-        If `original` is given, the crops are cut at the face boxes found in `original`. If there
-        are no such boxes, or the frames of both videos differ in size, faces are detected in
+        If `original` is given, the crops are cut at the face boxes found in `original`. If no faces
+        were found in `original`, or the frames of both videos differ in size, faces are detected in
         `video` itself.
         """
         try:
@@ -261,7 +260,7 @@ class _Extractor:
                 return
 
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
-        """Cut a fake's crops at the face boxes of its original, and return True if successful.
+        """Cut a fake's crops at the face boxes of its original, and return whether it was possible.
 
         If no faces were found in the original, or the frames of both videos differ in size, no
         crops are cut, and the result is False.
@@ -324,7 +323,7 @@ class _TrackedVideo:
         self.status, self.message = status, status.describe(details)
 
     def frames(self, **wanted: Any) -> Generator[Frame, None, None]:
-        """Yield the frames of the video, and set the attribute `shape` to their shape.
+        """Yield frames of the video, and set the attribute `shape` to the shape of each frame.
 
         The keyword arguments say which frames are read, as in `LabelledVideo.read`.
         """
@@ -343,10 +342,10 @@ def _entry(video: Video, extracted: ExtractedVideo) -> dict[str, Any]:
 
 
 def _is_done(video: Video, writer: FaceSetWriter) -> bool:
-    """Return whether the face set already has the crops of a video.
+    """Return whether a video is already done, which means that it has a row in the log.
 
     Raises:
-        InputError: The face set has crops of another video with the same name.
+        InputError: The log has a video with the same name, but with another label or source.
     """
     entry = writer.done.get(video.name)
     if entry and (entry["label"], entry["source"]) != (video.label, video.source):

@@ -5,9 +5,10 @@ The index has at least the columns `id` and `label` (REAL or FAKE). The images a
 shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` then give the number of
 the shard that holds an image, and the byte offset and size of the image in this shard.
 
-The column `actor_group` says which crops show the same person, or people who look alike. When a
-face set is split, no group has crops in both parts. Otherwise the measured accuracy would be too
-high, because a model is more accurate on faces that it was trained on.
+Crops with the same value in the column `actor_group` show the same person, or people who look
+alike. When a face set is split into a part for training and a held-out part, no actor group has
+crops in both parts. Otherwise, the accuracy measured on the held-out part would be too high,
+because a model is more accurate on faces that it was trained on.
 """
 
 import tarfile
@@ -33,7 +34,7 @@ from dfdetect.runtime.device import available_cores
 LABELS = ("REAL", "FAKE")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
-# The columns that say which crops show one face in one video, and in which order.
+# The columns that say which crops show one face in one video, and the order of these crops.
 TRACK = ("video", "track", "frame")
 TEXT_COLUMNS = ("id", "label", GROUP, "source", "method", "kind", "pair", "original")
 # The value of the column `kind` for crops that `dfdetect reconstruct` has made.
@@ -52,10 +53,10 @@ class FaceSetError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class ImageLocation:
-    """Where the bytes of an image are: in a file of its own, or in a part of a tar file.
+    """The place where an image is stored: a whole file, or a part of a tar file.
 
     Attributes:
-        path: The file.
+        path: The image file or tar file.
         offset: Position of the image's first byte in the file.
         size: Number of bytes of the image, or -1 for all bytes up to the end of the file.
     """
@@ -72,7 +73,7 @@ class ImageLocation:
 
 
 class FaceSet:
-    """Labelled face crops: a table that describes them (the index), and the places of the images.
+    """Labelled face crops: a table that describes the crops (the index), and the images' locations.
 
     Args:
         table: The index, with one row for each crop and at least the columns `id` and `label`.
@@ -162,8 +163,8 @@ class FaceSet:
     def face_sets(self) -> np.ndarray:
         """Return, for each crop, the number of the face set that it comes from.
 
-        The numbers are int64 of shape (n,). `join` gives the face sets that it joins the numbers 0,
-        1, 2 and so on. If nothing was joined, all numbers are 0.
+        The numbers are int64 of shape (n,). `join` numbers the joined face sets 0, 1, 2 and so on.
+        If this face set was not made by `join`, all numbers are 0.
         """
         if "face_set" not in self.table:
             return np.zeros(len(self), np.int64)
@@ -173,7 +174,8 @@ class FaceSet:
     def unpaired_real(self) -> np.ndarray:
         """Return a mask of the REAL crops whose source has no FAKE crops: bool of shape (n,).
 
-        Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops.
+        Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops
+        here.
         """
         recorded = (self.labels == 1) & ~self.reconstructed
         return (self.labels == 0) & ~np.isin(self.sources, self.sources[recorded])
@@ -188,8 +190,9 @@ class FaceSet:
 
         The column `pair` names the scene of each crop. The partners are REAL crops of the same
         scene: those whose frame number (column `frame`) is nearest to the frame number of the FAKE
-        crop. If no REAL crop shows the same scene, the only partner is the REAL crop that the
-        column `original` names.
+        crop. If the index has no frame numbers, all REAL crops of the scene are partners. If no
+        REAL crop shows the same scene, the only partner is the REAL crop that the column `original`
+        names.
 
         Returns:
             A dictionary from the row number of each FAKE crop to an int64 array with the row
@@ -221,8 +224,9 @@ class FaceSet:
     def shards(self) -> np.ndarray:
         """Return, for each crop, the number of the shard that holds the crop: int64 of shape (n,).
 
-        The shards of all joined face sets are numbered together, from 0. If the face set has no
-        shards, all numbers are 0.
+        The shards of all joined face sets are numbered together, from 0. The numbers may therefore
+        differ from the numbers in the column `shard`. If the face set has no shards, all numbers
+        are 0.
         """
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
@@ -246,21 +250,25 @@ class FaceSet:
         return decode_image(self.locations[row], self.table["id"][row])
 
     def select(self, rows: np.ndarray) -> "FaceSet":
-        """Return a face set of the crops that a boolean mask or an array of row numbers selects."""
+        """Return a face set that has only the selected crops.
+
+        Args:
+            rows: Boolean mask of shape (n,), or array of row numbers.
+        """
         rows = np.arange(len(self))[rows]
         return FaceSet(self.table.iloc[rows], [self.locations[row] for row in rows])
 
     def tracks(self) -> list[list[int]]:
         """Return, for each track, the row numbers of its crops in the order of the frames.
 
-        A track is one face in one video. A crop without a track in the index counts as a track of
-        one crop.
+        A track is one face in one video. If the index does not give the track of a crop, the crop
+        counts as a track of one crop.
         """
         if not set(TRACK) <= set(self.table):
             return [[row] for row in range(len(self))]
         known = self.table[list(TRACK)].notna().all(axis=1)
         tracks = [[row] for row in np.flatnonzero(~known).tolist()]
-        # A fake that was made from a track has the number of that track.
+        # A fake made from a track has the same number as the track, but another label.
         names = [self.face_sets[known], "video", "track", "label"]
         for _, track in self.table[known].groupby(names, sort=False):
             tracks.append(track.sort_values("frame").index.tolist())
@@ -269,7 +277,7 @@ class FaceSet:
     def videos(self) -> list[list[list[int]]]:
         """Return the tracks of each video. A track is a list of the row numbers of its crops.
 
-        A crop without a video in the index counts as a video with one track.
+        If the index does not give the video of a crop, the crop counts as a video with one track.
 
         Example:
             >>> faces.videos()  # one video with two tracks, and a single crop
@@ -279,7 +287,7 @@ class FaceSet:
         videos: dict[tuple[object, ...], list[list[int]]] = {}
         for track in self.tracks():
             first = track[0]
-            # A fake that was made from a video has the name of that video.
+            # A fake made from a video has the same name as the video, but another label.
             key = (sets[first], names[first], labels[first]) if names[first] else (first,)
             videos.setdefault(key, []).append(track)
         return list(videos.values())
@@ -303,10 +311,11 @@ class FaceSet:
     def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
-        The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a crop and
-        of its original. The column `pair_border` holds the mean difference along the borders. If
-        `pair_border` is 6 or more, the two crops are not aligned. `pair_diff` then means nothing,
-        and the FAKE crop is kept. If the index lacks one of the two columns, all crops are kept.
+        The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a FAKE
+        crop and the pixels of its original. The column `pair_border` holds the mean difference
+        between the pixels along the borders of both crops. If `pair_border` is 6 or more, the two
+        crops are not aligned. `pair_diff` then means nothing, and the FAKE crop is kept. If the
+        index lacks one of the two columns, all crops are kept.
 
         Args:
             min_pair_difference: FAKE crops with a lower `pair_diff` are left out.
@@ -337,10 +346,10 @@ class FaceSet:
         held out. If some crops of an actor group are held out, the other crops of this group are in
         neither part. All other crops are for training.
 
-        Joined face sets are split one by one. No crops of a face set without FAKE crops are held
-        out. If actor groups are held out, no crops of a source without FAKE crops are held out.
-        Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count as FAKE crops
-        here.
+        Joined face sets are split one by one. If a face set has no FAKE crops, none of its crops
+        are held out. When actor groups are held out, REAL crops whose source has no FAKE crops are
+        not held out. Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count
+        as FAKE crops here.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.
@@ -372,7 +381,10 @@ class FaceSet:
         return parts
 
     def require_both_classes(self, name: str) -> None:
-        """Raise FaceSetError if there are no REAL crops or no FAKE crops."""
+        """Raise FaceSetError if there are no REAL crops or no FAKE crops.
+
+        `name` is what the error message calls the crops.
+        """
         absent = [label for label in LABELS if label not in set(self.table["label"])]
         if absent:
             raise FaceSetError(
@@ -381,7 +393,7 @@ class FaceSet:
 
 
 def _choose(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Return names chosen at random: about the share `fraction` of all, but at least one."""
+    """Return randomly chosen names: about the share `fraction` of `names`, but at least one."""
     count = max(1, round(fraction * len(names)))
     return np.random.default_rng(seed).permutation(names)[:count]
 
@@ -465,7 +477,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
     folder, archive = index.with_suffix(""), index.with_suffix(".tar")
     if archive.is_file():
         try:
-            # Images are read from their place in the archive, so it must not be compressed.
+            # Each image is read from its byte offset, so the archive must not be compressed.
             with tarfile.open(archive, "r:") as tar:
                 images = {}
                 for member in tar:
@@ -488,7 +500,7 @@ def _find_images(index: Path) -> dict[str, ImageLocation]:
 
 
 def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
-    """Read from the index in which shard (tar file), and where in this shard, each image is."""
+    """Return the location of each image in the shards (tar files), as the index gives it."""
     places = table[SHARD_COLUMNS].apply(pd.to_numeric, errors="coerce")
     good = (places == places.round()).all(axis=1) & (places >= 0).all(axis=1)
     numbers = places.loc[good, "shard"].astype(int).unique().tolist()
@@ -510,10 +522,10 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 
 
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
-    """Raise FaceSetError if a member of a tar file may harm somebody who unpacks the tar file.
+    """Raise FaceSetError if a member of a tar file is incomplete, or is harmful when unpacked.
 
-    dfdetect unpacks nothing when it reads a face set. It refuses such members all the same, because
-    no face set needs them.
+    dfdetect reads a face set without unpacking the tar file. Harmful members are refused all the
+    same, because no face set needs them.
     """
     name = PurePosixPath(member.name)
     fault = None

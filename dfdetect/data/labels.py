@@ -36,7 +36,7 @@ ARCHIVE_SUFFIX = ".zip"
 # Exceptions that zipfile raises if it cannot read a member. RuntimeError is for encrypted members.
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, NotImplementedError)
 LOGGER = logging.getLogger(__name__)
-# The zip file that holds a video, or None; and the path of the video, or its name in the zip file.
+# The zip file that holds a video, or None; and the path of the video, or its path in the zip file.
 Place = tuple[Path | None, Path]
 
 
@@ -48,11 +48,12 @@ class LabelledVideo:
         name: Name of the video. No other video in the folder or zip file has the same name.
         path: Path of the file. For a video in a zip file, it is the path inside the zip file.
         label: REAL or FAKE.
-        group: The name or the number of the person, if the person is known. Otherwise, the name of
-            the original video, or the name of the video itself if no original is known.
-        source: Where the video comes from. It is the source in the manifest, if there is one. For a
+        group: The actor group (see `dfdetect.data.faceset`): a name for the person, if the person
+            is known. Otherwise, it is the name of the original video, or the name of this video if
+            no original is known.
+        source: Where the video comes from. If the manifest gives a source, it is this source. For a
             standard data set, it is the name of the data set or of a part of it. Otherwise, it is
-            the name of the video's folder.
+            the name of a folder that holds the video.
         archive: The zip file that holds the video, or None.
         original: The place of the video from which a fake was made: a zip file (or None) and a
             path. There may be no file at this path. For a REAL video, or if the original of a fake
@@ -88,7 +89,7 @@ class LabelledVideo:
 
         Raises:
             VideoError: No frame can be read.
-            OSError: The file cannot be read, or its entry in the zip file is damaged or encrypted.
+            OSError: The file cannot be read, or the video in the zip file is damaged or encrypted.
         """
         with self.open() as path:
             yield from decoders.read_frames(path, **wanted)
@@ -101,7 +102,7 @@ class LabelledVideo:
         block ends.
 
         Raises:
-            OSError: The file cannot be read, or its entry in the zip file is damaged or encrypted.
+            OSError: The zip file cannot be read, or the video in it is damaged or encrypted.
         """
         if self.archive is None:
             yield self.path
@@ -109,7 +110,7 @@ class LabelledVideo:
         with TemporaryDirectory(prefix="dfdetect-") as folder:
             try:
                 with zipfile.ZipFile(self.archive) as archive:
-                    # Only the base name is kept: a member's path may lead out of the folder.
+                    # Only the base name is used, because the whole path may lead out of `folder`.
                     target = Path(folder, self.path.name)
                     with archive.open(self.path.as_posix()) as member, target.open("wb") as file:
                         while part := member.read(2**20):
@@ -160,8 +161,8 @@ class LabelledPhoto:
 def read_photos(index: str | Path) -> list[LabelledPhoto]:
     """Return the images of a face set as videos of one frame each.
 
-    The face detector searches these images like frames of a video. They must therefore show more
-    than the face.
+    The face detector searches each image like a frame of a video. The images must therefore show
+    more than the face.
 
     Args:
         index: The index of the face set.
@@ -253,9 +254,10 @@ def _label(
 ) -> LabelledVideo:
     """Return a video with its label.
 
-    `metadata` is the content of the `metadata.json` beside the video, or None. `below` is the path
-    of the video, beginning with the name of the folder or zip file that the user gave. If
-    `metadata` does not list the video, the label comes from the names of the folders in `below`.
+    `metadata` is the content of the `metadata.json` beside the video, or None if there is no such
+    file. `below` is the path of the video, beginning with the name of the folder or zip file that
+    the user gave. If `metadata` gives no label for the video, the label comes from the names of the
+    folders in `below`.
     """
     folders = below.parts[:-1]
     entry = (metadata or {}).get(path.name, {})
@@ -282,13 +284,13 @@ def _size(path: Path) -> int:
 
 
 def find_manifest(folder: Path) -> Path | None:
-    """Return the path of `manifest.csv` in a folder or its parent, or None if both have none."""
+    """Return the path of `manifest.csv` in a folder or its parent, or None if neither has one."""
     places = folder / MANIFEST, folder.parent / MANIFEST
     return next(filter(Path.is_file, places), None)
 
 
 def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
-    """Return a dictionary from the path of each video in a manifest to its label, group and source.
+    """Return a dictionary from each video path in a manifest to the label, group and source.
 
     `folder` is the folder of the videos. If there is no manifest, the dictionary is empty.
     """

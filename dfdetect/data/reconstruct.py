@@ -5,11 +5,11 @@ re-enacted faces do. The reconstruction of a REAL crop shows the same face in th
 light, and is stored with the same compression. The REAL crop and its reconstruction therefore
 differ only by the synthesis.
 
-The method is that of Rajan et al., "Aligned Datasets Improve Detection of Latent
-Diffusion-Generated Images", ICLR 2025, and of Guillaro et al., "A Bias-Free Training Paradigm for
+The method is described by Rajan et al., "Aligned Datasets Improve Detection of Latent
+Diffusion-Generated Images", ICLR 2025, and by Guillaro et al., "A Bias-Free Training Paradigm for
 More General AI-generated Image Detection", CVPR 2025. These papers use the autoencoders of large
-diffusion models. The autoencoders here are trained within minutes, on the REAL crops of the face
-sets.
+diffusion models. The autoencoders of this module are smaller. They are trained within minutes, on
+the REAL crops that are then reconstructed.
 """
 
 import io
@@ -50,7 +50,8 @@ AUTOENCODERS: dict[str, AutoencoderSpec] = {
     "shuffle-4": AutoencoderSpec("shuffle", 4, 4, 32, adversarial=True),
     "shuffle-8": AutoencoderSpec("shuffle", 8, 16, 32),
 }
-# Training: number of steps, number of pieces of crops in a batch, and side of a piece in pixels.
+# Training: number of steps, number of pieces in a batch, and side of a piece in pixels. A piece is
+# a square part of a crop.
 STEPS = 600
 BATCH = 8
 PIECE = 96
@@ -61,7 +62,7 @@ DRAWN_SIDES = range(96, 225, 8)
 LEARNING_RATE = 2e-3
 GRADIENT_WEIGHT = 1.0
 ADVERSARIAL_WEIGHT = 0.03
-# Share of the steps after which the discriminator is used.
+# Share of the training steps that pass before the discriminator is used.
 ADVERSARIAL_START = 0.4
 INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 SAMPLES = 8
@@ -92,14 +93,15 @@ def reconstruct(
         out: The index to write, called `NAME.csv`. Four of its columns describe a reconstruction:
             `original` (id of the REAL crop), `method` (name of the autoencoder), `kind` (always
             `reconstruction`) and `side` (side in pixels to which the REAL crop was resized before
-            the autoencoder got it). The source, actor and track are those of the REAL crop.
+            it was reconstructed). Columns such as `source`, `actor_group` and `track` are copied
+            from the REAL crop.
         autoencoders: Names of the autoencoders to use: keys of `AUTOENCODERS`. The column `method`
             holds these names.
         steps: Number of training steps of each autoencoder.
         copies: Number of reconstructions of each crop, at most the number of `autoencoders`. Each
-            is made by another autoencoder, chosen at random.
+            reconstruction of a crop is made by a different autoencoder, which is chosen at random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        seed: Seed of the autoencoders' weights and of all random choices.
+        seed: Seed of the autoencoders' initial weights and of all random choices.
         progress: Whether to show progress bars.
 
     Returns:
@@ -108,8 +110,9 @@ def reconstruct(
     Raises:
         FaceSetError: A face set cannot be used, or has no REAL crops.
         ArgumentError: An autoencoder is unknown, a number is out of range, or `out` was made with
-            other settings.
-        InputError: `out` exists and was not made by this function.
+            other settings or from another number of REAL crops.
+        InputError: `out` exists and was not made by this function, or the file of a trained
+            autoencoder is damaged.
 
     Example:
         >>> reconstruct(["train.csv"], "reconstructions.csv", steps=200)["label"].unique()
@@ -161,8 +164,9 @@ def train_autoencoder(
 
     Before a piece is cut from a crop, the crop is resized to a random size. The loss is the sum of
     two mean absolute errors: the error of the pixels, and the error of the differences between
-    neighbouring pixels. If `spec.adversarial` is set, a patch discriminator (hinge loss, Lim & Ye
-    2017) adds a term to the loss after two fifths of the steps.
+    neighbouring pixels. If `spec.adversarial` is True, only the first two fifths of the steps are
+    done without a discriminator. In all later steps, a patch discriminator is trained too (with the
+    hinge loss, Lim & Ye 2017), and adds a term to the loss of the autoencoder.
 
     Args:
         spec: The design of the autoencoder.
@@ -274,7 +278,7 @@ def _trained(
     device: torch.device,
     progress: bool,
 ) -> Autoencoder:
-    """Return the autoencoder that an earlier run wrote to `path`, or train and write it now."""
+    """Return a trained autoencoder: read it from `path`, or train it and write it to `path`."""
     spec = AUTOENCODERS[name]
     description = json.dumps({**asdict(spec), "steps": steps, "seed": seed, "crops": len(faces)})
     if path.is_file():
@@ -322,8 +326,9 @@ def _plan(
 def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) -> np.ndarray:
     """Return the reconstruction of an RGB uint8 image, in the size of the image.
 
-    The autoencoder reconstructs a copy of the image that is resized to `side` pixels. The
-    reconstruction is then resized to the size of the image, with OpenCV's method `interpolation`.
+    The image is first resized to a square with a side of `side` pixels. The autoencoder `net`
+    reconstructs this square. The reconstruction is then resized to the size of the image, with
+    OpenCV's method `interpolation`.
     """
     device = next(net.parameters()).device
     small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
@@ -334,10 +339,10 @@ def _redraw(net: nn.Module, image: np.ndarray, side: int, interpolation: int) ->
 
 
 def _encode_like(place: ImageLocation, image: np.ndarray) -> tuple[bytes, str]:
-    """Encode an RGB image like the image stored at `place`, and return the data and the suffix.
+    """Encode an RGB image like the image stored at `place`; return the data and the file suffix.
 
-    If the stored image is a JPEG, the result is a JPEG with the same quantisation tables.
-    Otherwise, the result is a PNG.
+    If the stored image is a JPEG, the result is a JPEG with the same quantisation tables and the
+    same chroma subsampling (4:2:0 if the subsampling is unknown). Otherwise, the result is a PNG.
     """
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(place.read())) as original:
@@ -370,7 +375,7 @@ def _describe(faces: FaceSet, row: int, autoencoder: str, side: int) -> dict[str
 
 
 def _draw_samples(nets: dict[str, Autoencoder], faces: FaceSet, path: Path) -> None:
-    """Write a picture with crops in the first row, and reconstructions of these crops below."""
+    """Write a picture with some crops in the first row, and one row below for each autoencoder."""
     rows = np.linspace(0, len(faces) - 1, min(SAMPLES, len(faces))).astype(int).tolist()
     images = [faces.image(row) for row in rows]
     lines = {"original": images} | {

@@ -1,7 +1,7 @@
-"""Make self-blended images: fakes, each of which is made from a single REAL face.
+"""Make self-blended images. Such an image is a fake that is made from a single REAL face.
 
-The method is that of Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR
-2022. A face is copied, and the colours, sharpness, size and position of the copy are slightly
+The method is described by Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images",
+CVPR 2022. A face is copied, and the colours, sharpness, size and position of the copy are slightly
 changed. The copy is then blended into the face through a soft mask. Like every face swap, the fake
 has a seam, and the two sides of the seam do not quite match. The fake shows the same person as the
 REAL face, filmed by the same camera. A model must therefore recognise the fake by the seam, not by
@@ -37,11 +37,11 @@ WAVE_HEIGHT = 0.08
 SOFTNESS = (0.01, 0.06)
 # Opacities of the blended copy. In most fakes, the copy is fully opaque.
 OPACITIES = (0.5, 0.75, 1.0, 1.0, 1.0)
-# Fakes made from reconstructions: share of fakes that are the whole reconstruction.
+# For `blend_reconstruction`: share of the fakes that are the whole reconstruction.
 WHOLE = 0.4
-# Share of the other fakes in which colours and sharpness of the reconstruction are changed.
+# Share of the other fakes (the blends) in which the reconstruction is changed before it is blended.
 CHANGED = 0.4
-# Share of REAL crops that lose as much sharpness as the reconstruction.
+# Share of the REAL faces that are made as blurred as the reconstruction.
 SHRUNK_ALIKE = 0.5
 Option = TypeVar("Option")
 
@@ -54,7 +54,8 @@ class Region(NamedTuple):
         y: Vertical position of the centre.
         half_width: Minimum and maximum of half the region's width. A value between both limits is
             chosen at random.
-        half_height: Minimum and maximum of half the region's height, as in `half_width`.
+        half_height: Minimum and maximum of half the region's height. A value between both limits is
+            chosen at random.
     """
 
     x: float
@@ -76,11 +77,11 @@ def self_blend(
     generator: torch.Generator | None = None,
     regions: Sequence[Region] = REGIONS,
 ) -> torch.Tensor:
-    """Return a fake of a REAL face, made by blending a changed copy of the face into the face.
+    """Return a fake: a REAL face into which a slightly different copy of the face is blended.
 
     All crops of a clip (successive crops of one face) get the same changes, because the colours and
     the seam of a swapped face stay the same from frame to frame. Only the position of the copy
-    differs between the crops, by a few tenths of a percent of the crop's side.
+    jitters from crop to crop, by less than one percent of the crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face
@@ -97,7 +98,7 @@ def self_blend(
     draw = _Draw(generator)
     clip = crops.reshape(-1, *crops.shape[-3:]).permute(0, 2, 3, 1).contiguous().numpy()
     changed = _change_look(clip, draw)
-    # Either the face inside the seam or the picture outside the seam is changed.
+    # Either the part inside the seam or the part outside the seam gets the changed look.
     inner, outer = (changed, clip) if draw.chance() else (clip, changed)
     moved = _move(inner, draw)
     mask = _mask(crops.shape[-1], draw, regions) * draw.choose(OPACITIES)
@@ -116,13 +117,13 @@ def blend_reconstruction(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a REAL face, and a fake made from an autoencoder's reconstruction of the REAL face.
 
-    The fake is either the whole reconstruction, or a blend: the REAL face with the reconstruction
-    inside a mask, as in `self_blend`. In some blends, the colours and the sharpness of the
-    reconstruction are changed first.
+    The fake is either the whole reconstruction, or a blend. A blend shows the reconstruction inside
+    a random mask, and the REAL face outside the mask. In some blends, the colours, sharpness, size
+    and position of the reconstruction are slightly changed first.
 
-    In half of the cases, the REAL face is shrunk to the size at which the reconstruction was made,
-    and enlarged again. The REAL face is then as blurred as the reconstruction, so that a model
-    cannot recognise the fake by its blur.
+    If the reconstruction was made at a smaller size than the REAL face has, the REAL face is in
+    half of the cases shrunk to this size and enlarged again. The REAL face is then as blurred as
+    the reconstruction, so that a model cannot recognise the fake by its blur.
 
     Args:
         real: RGB uint8 of shape (3, size, size).
@@ -200,7 +201,7 @@ def _sharpen(image: np.ndarray, amount: float) -> np.ndarray:
 
 
 def _move(clip: np.ndarray, draw: _Draw) -> list[np.ndarray]:
-    """Resize and move all frames of a clip alike, and then shift each frame a little at random."""
+    """Resize and shift all crops of a clip alike, and then shift each crop a little at random."""
     size = clip[0].shape[0]
     zoom, shift = draw.uniform(*ZOOM, 2), draw.uniform(-SHIFT, SHIFT, 2)
     jitter = draw.uniform(-JITTER, JITTER, len(clip), 2) * (len(clip) > 1)

@@ -1,8 +1,8 @@
 """The shards of a face set: tar files that hold the crops.
 
 Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index `NAME.csv`. The index
-gives the shard and the byte offset of each crop, so that a crop is read without searching the tar
-file. Shards hold no dates and no owners of files, so that the same crops always give the same
+gives the shard and the byte offset of each crop, so that a crop can be read without a search in the
+tar file. Shards hold no dates and no owners of files, so that the same crops always give the same
 bytes.
 """
 
@@ -81,7 +81,7 @@ class ShardWriter:
         return self.number, self._tar.offset - padded, len(data)
 
     def flush(self) -> None:
-        """Pass all added files to the operating system, so that no crash of Python loses them."""
+        """Pass all added files to the operating system, so that they survive a crash of Python."""
         self._file.flush()
 
     def close_if_full(self) -> None:

@@ -18,9 +18,10 @@ class VideoGroup:
     """An original video and the fakes that were made from it.
 
     Attributes:
-        original: The original. Faces are detected in this video.
+        original: The original, or a fake that counts as an original (see `group_videos`). Faces are
+            detected in this video.
         fakes: The fakes. Their crops are cut at the face boxes found in the original.
-        wanted: Names of videos. Crops are cut only from videos with these names.
+        wanted: Names of the videos from which crops are cut.
     """
 
     original: Video
@@ -36,9 +37,10 @@ class VideoGroup:
 def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list[Video]:
     """Return the labelled videos of several sources.
 
-    A source may be a face set whose images show more than the face. Each of its images counts as a
-    video of one frame. If two sources have a video of the same name, the video of the later source
-    is renamed to `SOURCE/NAME`, where SOURCE is the name of the later source.
+    A source may be a face set whose images show more than the face. Each image of the face set
+    counts as a video of one frame. If two sources have a video of the same name, the video of the
+    later source is renamed to `SOURCE/NAME`, where SOURCE is the name of the later source without
+    its suffix.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
@@ -75,19 +77,20 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
     """Group each original with its fakes, and return the groups in the order of the originals.
 
-    A fake whose original is not among `videos` counts as an original.
+    A fake counts as an original if its original is not among `videos`. A fake that was made from
+    another fake also counts as an original, if the original of the other fake is among `videos`.
 
     Args:
         videos: All videos.
-        wanted: Names of the videos from which crops are cut. Groups in which no video has such a
-            name are left out.
+        wanted: Names of the videos from which crops are cut. Groups without such a video are left
+            out.
     """
     places = {video.place: video for video in videos}
     fakes = defaultdict(list)
     originals = []
     for video in videos:
         original = None if video.original is None else places.get(video.original)
-        # If a fake was made from another fake, it may show another scene than the original.
+        # A fake made from another fake may show another scene than the original of the other fake.
         if original is None or original.original in places:
             originals.append(video)
         else:

@@ -3,7 +3,7 @@
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
 entry by entry. An entry is for example a video with its crops. A log has one row for each complete
 entry. The row describes the entry, and says how large the index and the newest shard were when the
-entry was complete. If one of these files has become larger since the last row was written, the
+entry was complete. If the index or the newest shard is larger than the last row says, the
 additional bytes belong to an incomplete entry. The next run cuts these bytes off.
 """
 
@@ -23,7 +23,7 @@ if sys.platform != "win32":
     import fcntl
 
 # The last columns of the log: the settings, the size of the index, the number of the last shard,
-# and the size of this shard. The last three are values after the entry was written.
+# and the size of this shard. The sizes and the number are those after the entry was written.
 LOG_COLUMNS = ["settings", "index_end", "shard", "shard_end"]
 
 
@@ -32,7 +32,7 @@ class EncodedCrop:
     """A crop as a face set stores it.
 
     Attributes:
-        row: The crop's row in the index, without `SHARD_COLUMNS`.
+        row: The crop's row in the index, without the columns `SHARD_COLUMNS`.
         data: The encoded image.
         suffix: Suffix of the image's file name.
     """
@@ -56,8 +56,8 @@ class FaceSetWriter:
 
     Attributes:
         done: The rows of the log, as a dictionary. The keys are the texts in the first column. The
-            values are the rows, each a dictionary from column names to texts. `LOG_COLUMNS` are
-            left out.
+            values are the rows, each a dictionary from column names to texts. The rows lack the
+            columns `LOG_COLUMNS`.
 
     Raises:
         InputError: The log is missing although the index or a shard exists, or a file was changed

@@ -2,7 +2,8 @@
 
 The data are pairs of tracks. (A track is one face followed through a video.) One track of a pair is
 REAL. The other track is a self-blended fake, made from the REAL track: in each frame, an altered
-copy of the face is blended into the face itself. `extract` makes such pairs if `blend=True`.
+copy of the face is blended into the face itself. The function `extract` makes these pairs if its
+argument `blend` is True.
 
 Scenes are artificial videos that are composed of these tracks. There are three kinds of FAKE
 scenes:
@@ -13,7 +14,7 @@ scenes:
 
 The REAL scenes show the same people as the FAKE scenes. An AUC is computed for each source (data
 set or site) alone, and these AUCs are averaged. The aggregations of dfdetect are compared with the
-aggregations of the winners of the Deepfake Detection Challenge.
+aggregations that the four best teams of the Deepfake Detection Challenge used.
 """
 
 import warnings
@@ -91,13 +92,14 @@ def compare_aggregations(
         progress: Show a progress bar.
 
     Returns:
-        A table with three rows for each aggregation: for a quarter of the frames of each scene, for
-        half of them, and for all of them. For each kind of scene (see `Scene`), the table has the
-        columns `auc` and `log loss`. The AUC is computed for each source of the face set, and then
-        averaged. In the log loss, REAL and FAKE scenes have the same total weight.
+        A table with three rows for each aggregation. One row is measured on a quarter of the frames
+        of each scene, one row on half of the frames, and one row on all frames. For each kind of
+        scene (see `Scene`), the table has the columns `auc` and `log loss`. The AUC is computed for
+        each source of the face set, and then averaged. In the log loss, REAL and FAKE scenes have
+        the same total weight.
 
     Raises:
-        FaceSetError: The face set has no pair of a REAL track and a FAKE track made from it.
+        FaceSetError: The face set has no REAL track from which a FAKE track was made.
 
     Example:
         >>> compare_aggregations("clips.csv").loc[("mean logit", 32), ("part", "auc")]
@@ -132,8 +134,8 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return pairs of tracks: a REAL track, and the FAKE track that was made from it.
 
     Returns:
-        For each pair, the row numbers of the crops of the REAL track, and those of the FAKE track.
-        A row number is a position in the table of the face set.
+        For each pair, an array for the REAL track and an array for the FAKE track. An array holds
+        the row numbers of the track's crops in the table of the face set.
     """
     needed = {"video", "track", "frame", "method"}
     if not needed <= set(faces.table):
@@ -182,7 +184,7 @@ def make_scenes(
 
 
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
-    """Return a function that applies `aggregation` to the frames of a video.
+    """Return a function that combines the frames of a video by the rules of `aggregation`.
 
     The returned function takes P(FAKE) of each frame of each person, and returns P(FAKE) of the
     video.
@@ -278,7 +280,8 @@ def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> 
     """Return P(FAKE) of each crop of a face set, float64 of shape (n,).
 
     Each crop is scored together with all other crops of its track, even if a scene shows only a
-    part of the track. This matters for a `TrackModel`: its logit of a crop depends on these crops.
+    part of the track. This matters for a `TrackModel`, because its logit of a crop also depends on
+    the other crops of the track.
     """
     tracks = faces.tracks()
     probabilities = np.zeros(len(faces))

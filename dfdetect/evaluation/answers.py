@@ -20,7 +20,8 @@ from dfdetect.runtime.executor import Executor
 from dfdetect.video.isolated import DecoderPool
 
 LOGGER = logging.getLogger(__name__)
-# Minimum number of crops that are read and scored together. A track is never divided.
+# Crops are read and scored in batches of whole tracks. Each batch except the last one has at least
+# this many crops.
 BATCH = 64
 
 
@@ -89,7 +90,10 @@ class Answers:
         return np.nan_to_num([row.probability for row in self.rows], nan=DEFAULT_PRIOR)
 
     def texts(self, name: str) -> np.ndarray:
-        """Return the attribute `name`, such as `source`, of each answer; str of shape (n,)."""
+        """Return an attribute of each answer, as str of shape (n,).
+
+        `name` is the name of the attribute, such as `source`.
+        """
         return np.array([getattr(row, name) for row in self.rows], dtype=str)
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:

@@ -68,7 +68,8 @@ def compare(
     installed default detector is measured too, whatever data it was trained on.
 
     The function also writes `comparison.csv`, `comparison.md` and `comparison.png` to `out`. If
-    earlier calls measured other detectors, the rows of these detectors are kept.
+    `comparison.csv` already has rows of detectors that this call does not measure, these rows are
+    kept.
 
     Args:
         faces: Indexes (CSV files) of face sets to train on. A face set holds labelled crops of
@@ -88,13 +89,13 @@ def compare(
         progress: Show progress bars.
 
     Returns:
-        The table that is written to `comparison.csv`, with one row per detector. Its columns are
+        The table that is written to `comparison.csv`, with one row per detector. The columns are
         the size, the speed, the training time, and metrics with their 95 % intervals.
 
     Raises:
         FaceSetError: A face set is unusable, or an actor is both in a face set to train on and in a
             face set to measure on.
-        InputError: An existing checkpoint was trained on other face sets.
+        InputError: A checkpoint in `out` was trained on face sets with other names.
 
     Example:
         >>> compare(["train.csv"], val="val.csv", out="weights")[["auc", "log_loss"]]

@@ -33,9 +33,11 @@ from dfdetect.faces.crops import compress_jpeg
 from dfdetect.faces.geometry import CropRule
 from dfdetect.runtime.executor import Executor
 
-# Kinds of damage to good crops, each with a function and its levels. A level is the height of the
-# face's bounding box in pixels for `height`, a factor for `brightness`, the standard deviation of
-# the Gaussian as a share of the crop's side for `blur`, and the quality for `jpeg`.
+# Kinds of damage to good crops. Each kind has a function that damages a crop, and several levels of
+# damage. For `height`, a level is the height of the face's bounding box in pixels. For
+# `brightness`, it is the factor by which pixel values are multiplied. For `blur`, it is the
+# standard deviation of the Gaussian, divided by the side of the crop. For `jpeg`, it is the JPEG
+# quality.
 Damage = Callable[[np.ndarray, Any], np.ndarray]
 DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
     "height": (lambda crop, height: shrink(crop, CropRule().scale * height), (100, 70, 50, 35)),
@@ -115,16 +117,17 @@ def compare_conditions(
         - `level`: the strength of the damage, the range of the property, or the number of frames;
         - `n`: the number of crops or tracks in the group;
         - `auc`, `false_alarm_rate`, `found_rate` and `balanced_accuracy`: metrics of the group;
-        - `difference`: the balanced accuracy of the group minus that of the reference;
+        - `difference`: the balanced accuracy of the group minus the balanced accuracy of the
+          reference;
         - `low` and `high`: the ends of the 95 % interval of `difference`, by a bootstrap that draws
-          whole actors or videos;
-        - `sharpness`: the median sharpness of the crops, only for damaged crops.
+          whole actor groups, or single crops if the actors are unknown;
+        - `sharpness`: the approximate median sharpness of the damaged crops, NaN for other groups.
 
         Damaged crops are compared with the same crops before the damage. A `natural` group has all
-        undamaged crops with a property in a certain range, such as a brightness of 0 to 30. It is
-        compared with all other undamaged crops. Tracks with a few frames are compared with the same
-        tracks with all frames. A `natural` group or a group of tracks is left out if it has fewer
-        than 15 REAL or fewer than 15 FAKE members.
+        undamaged crops with a property in a certain range, such as a brightness of 0 to 30. This
+        group is compared with all other undamaged crops. Tracks with a few frames are compared with
+        the same tracks with all frames. A `natural` group or a group of tracks is left out if it
+        has fewer than 15 REAL or fewer than 15 FAKE members.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.
@@ -189,10 +192,10 @@ def _score_alone(
     damage: Callable[[np.ndarray, float], np.ndarray],
     level: float,
 ) -> tuple[np.ndarray, float]:
-    """Damage crops. Return P(FAKE) and the median sharpness of the damaged crops.
+    """Damage and score crops, and return P(FAKE) of each crop and the crops' median sharpness.
 
-    Each crop is scored alone, without the other crops of its track. The median sharpness is that of
-    the last batch of crops, which is precise enough.
+    Each crop is scored alone, without the other crops of its track. The median sharpness is
+    computed from the last batch of damaged crops only. This is precise enough.
     """
     logits: list[np.ndarray] = []
     for start in range(0, len(rows), BATCH):
@@ -219,7 +222,8 @@ def _fewer_frames(
     logits: Sequence[np.ndarray],
     everything: _Answers,
 ) -> Iterator[dict[str, Any]]:
-    # The chosen frames keep the logits of the whole track; this matters for a `TrackModel`.
+    # The model scores each crop together with all crops of its track. A `TrackModel` would give the
+    # chosen crops other logits if it scored only these crops.
     aggregation = detector.spec.aggregation
 
     def scored(chosen: Sequence[np.ndarray]) -> np.ndarray:
@@ -245,8 +249,8 @@ def _row(
     """Return a row of the table of `compare_conditions`.
 
     `part` has the answers for a group of crops or tracks, and `others` the answers for its
-    reference. The row has the metrics of the group. Its `difference` is the balanced accuracy of
-    the group minus that of the reference.
+    reference. The row has the metrics of the group. The entry `difference` is the balanced accuracy
+    of the group minus the balanced accuracy of the reference.
     """
     names, group_of = np.unique(np.concatenate([part.groups, others.groups]), return_inverse=True)
     own, theirs = group_of[: len(part.groups)], group_of[len(part.groups) :]

@@ -20,8 +20,8 @@ def require_degradation(name: str | None) -> Callable[[np.ndarray], np.ndarray]:
 
     Args:
         name: The damage: `jpeg` (compressed as JPEG of quality 50), `half` (resized to half the
-            size and back) or `dark` (40 % darker). If it is None, the returned function returns the
-            crop unchanged.
+            size and back) or `dark` (40 % darker). If `name` is None, the returned function returns
+            the crop unchanged.
 
     Raises:
         ArgumentError: The name is unknown.

@@ -1,8 +1,8 @@
 """Measure how the compression and the frame rate of videos change the scores of a detector.
 
-Several copies are made of the first seconds of each labelled video, all encoded by x264. One copy,
-the reference, has hardly any loss of quality. Each of the other copies differs from the reference
-in one thing only: it is more strongly compressed, or it has fewer frames.
+The encoder x264 makes several copies of the first seconds of each labelled video. One copy, the
+reference, has hardly any loss of quality. Each of the other copies differs from the reference in
+one thing only: it is more strongly compressed, or it has fewer frames.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from dfdetect.evaluation.metrics import bootstrap_intervals
 from dfdetect.scoring.reliability import COMPRESSED
 from dfdetect.video.reader import Frame, VideoError, av, read_frames
 
-# Length of each copy in seconds, and the number of frames that the command line samples from it.
+# Length of each copy in seconds, and number of frames that the command line samples from each copy.
 SECONDS, FRAMES = 2.5, 8
 # Constant rate factors of x264: the factor of the reference, and the factors of the compressed
 # copies. A lower factor gives a better quality.
@@ -48,7 +48,8 @@ class Encoding:
             `condition` is `frame rate`, the number of frames per second as text, or `uneven` for
             frames at uneven times.
         crf: The constant rate factor with which x264 encodes the copy.
-        choose: Function that takes all frames of the video and returns the frames of the copy.
+        choose: Function that takes all frames of the video's first seconds, and returns the frames
+            of the copy.
     """
 
     condition: str
@@ -72,11 +73,12 @@ def compare_encodings(
         progress: Show a progress bar.
 
     Returns:
-        A table with a row for each encoding. Further rows are for the copies of the condition
-        `crf`, grouped by their bits per pixel: one row for each range. The columns are:
+        A table with a row for each encoding and a row for each range of bits per pixel. The row of
+        a range describes the copies of the condition `crf` whose bits per pixel are in this range.
+        The columns are:
 
-        - `condition` and `level`: as in `Encoding`; but for a range of bits per pixel, `condition`
-          is `bits per pixel` and `level` is the range;
+        - `condition` and `level`: as in `Encoding`. In the row of a range, `condition` is
+          `bits per pixel` and `level` is the range;
         - `n`: the number of copies with a score;
         - `bits_per_pixel`: the median bits per pixel of the copies;
         - `probability_change`: the mean absolute difference between P(FAKE) of a copy and P(FAKE)
@@ -116,9 +118,9 @@ def compare_encodings(
 
 
 def encodings() -> list[Encoding]:
-    """Return the encodings that are compared. Each video gets one copy in each encoding.
+    """Return the encodings that `compare_encodings` compares.
 
-    The first encoding gives the reference copy.
+    One copy of each video is made with each encoding. The first encoding makes the reference copy.
     """
     return [
         Encoding("reference", f"{REFERENCE}", REFERENCE),
@@ -154,7 +156,8 @@ def _score_copies(video: LabelledVideo, detector: Detector) -> Iterator[dict]:
     """Encode copies of a video, score them, and yield a row for each copy that gets a score.
 
     The first copy is the reference. A row has the score of the reference as `before`, and the score
-    of the copy as `after`. If the detector cannot score the reference, no row is yielded.
+    of the copy as `after`. If the video cannot be read, or the detector cannot score the reference,
+    no row is yielded.
     """
     with TemporaryDirectory(prefix="dfdetect-") as folder, video.open() as source:
         path = Path(folder, "copy.mp4")

@@ -205,7 +205,7 @@ def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
 def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict[str, Metrics]:
     """Return the metrics of each subgroup of videos, such as videos with dark or blurred faces.
 
-    A video belongs to a subgroup if its first crop does.
+    A video belongs to a subgroup if its first crop belongs to the subgroup.
     """
     first = [video[0][0] for video in faces.videos()]
     masks = find_subgroups(measure_attributes(faces, first, progress=progress))
@@ -229,8 +229,8 @@ def _measure_sources(answers: Answers) -> dict[str, Metrics]:
 def _measure_methods(answers: Answers) -> dict[str, Metrics]:
     """Return the metrics of each method that made fakes.
 
-    They are computed from the fakes of the method and all REAL items of the same sources. An item
-    is a video, or a crop that belongs to no video.
+    These metrics are computed from the fakes of the method and from all REAL items of the same
+    sources. An item is a video, or a crop that belongs to no video.
     """
     names, sources, real = answers.texts("method"), answers.texts("source"), answers.labels == 0
     parts = {}
@@ -243,8 +243,9 @@ def _measure_methods(answers: Answers) -> dict[str, Metrics]:
 def _measure_part(answers: Answers, rows: np.ndarray) -> Metrics:
     """Return the metrics of the answers at `rows`.
 
-    The metrics have 95 % intervals if these answers come from at least 10 groups. A group is an
-    actor, or a video if the actor is unknown.
+    The metrics have 95 % intervals if these answers come from at least 10 groups. A group consists
+    of the videos or crops of one actor. If the actor is unknown, the video or crop is a group of
+    its own.
     """
     groups = answers.texts("group")[rows]
     enough = len(set(groups.tolist())) >= FEWEST_GROUPS
@@ -269,7 +270,8 @@ def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
     """Return the metrics of the scores of single crops.
 
     `overall` has the metrics of the answers. It is returned if every answer has exactly one crop,
-    because the metrics are then the same.
+    because the metrics of crops and of answers are then the same. If no answer has crops, the
+    metrics of the answers are returned without intervals.
     """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):

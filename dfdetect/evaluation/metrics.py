@@ -46,10 +46,10 @@ class Metrics:
             is `fake_fraction`.
         eer: Equal error rate: the error rate at the threshold where REAL and FAKE have the same
             error rate.
-        tpr_at_1_fpr: Share of FAKE items above the threshold at which 1 % of REAL items are false
-            alarms.
-        tpr_at_5_fpr: Share of FAKE items above the threshold at which 5 % of REAL items are false
-            alarms.
+        tpr_at_1_fpr: Share of FAKE items that are found at the lowest threshold at which at most
+            1 % of REAL items are false alarms.
+        tpr_at_5_fpr: Share of FAKE items that are found at the lowest threshold at which at most
+            5 % of REAL items are false alarms.
         intervals: 95 % intervals, by the name of the metric. Empty if no intervals were computed.
     """
 
@@ -100,7 +100,7 @@ class VotedMetrics:
         found_by_kind: `found_rate` of each kind of fake, by the name of the kind.
         pairs: Number of scenes that have pairs. A scene counts once, however many pairs it has.
         pairs_in_order: Share of a scene's pairs in which the FAKE item has the higher probability,
-            averaged over the scenes.
+            averaged over the scenes; NaN if no scene has pairs.
         intervals: Dictionary from the name of each metric to its 95 % interval, from a bootstrap
             that draws whole sources. Empty if no intervals were requested.
     """
@@ -167,7 +167,8 @@ def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share
     """Return the metrics to expect on data with a given share of FAKE items.
 
     The FAKE items get the share `fake_share` of the total weight. The given probabilities assume
-    that half of the items are FAKE. They are corrected for the new share (Saerens et al. 2002).
+    that half of the items are FAKE. These probabilities are corrected for the new share (Saerens et
+    al. 2002).
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
@@ -220,7 +221,8 @@ def calibration_error(
 ) -> float:
     """Return the expected calibration error (Naeini et al. 2015), 0 to 1.
 
-    The probabilities are divided into 15 bins of equal width.
+    The probabilities are divided into 15 bins of equal width. `weights` has the weight of each
+    item; None means equal weights.
     """
     weights = np.ones(len(labels)) if weights is None else weights
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -402,7 +404,8 @@ def weighted_log_loss(labels: np.ndarray, probabilities: np.ndarray, weights: np
 class _Curve:
     """Computes the ROC curve of a set of items for different weights of the items.
 
-    A bootstrap needs many such curves. The items are sorted by probability only once, to save time.
+    A bootstrap needs the curves for many different weights. To save time, the items are sorted by
+    probability only once.
     """
 
     def __init__(self, labels: np.ndarray, probabilities: np.ndarray):
@@ -442,7 +445,8 @@ class _Curve:
         values = (
             np.sum(np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2),
             np.sum(np.diff(tpr) * precision),
-            # Both error rates are equal between two thresholds; interpolate.
+            # The error rates of REAL and of FAKE are equal somewhere between two thresholds. The
+            # error rate at this place is interpolated.
             np.interp(0, fpr - (1 - tpr), fpr),
             *(tpr[np.searchsorted(fpr, rate, side="right") - 1] for rate in (0.01, 0.05)),
             right[best] / (found[-1] + alarms[-1]),
@@ -500,8 +504,8 @@ def _orders(
     has the higher probability. `source_of` has the index of each item's source.
 
     Returns:
-        Two arrays with an entry for each scene that has pairs. The first array has the share of
-        pairs in order, the second array the index of the scene's source.
+        Two arrays with an entry for each scene that has pairs. The first array has the share of the
+        scene's pairs that are in order. The second array has the index of the scene's source.
     """
     orders, sources = [], []
     for scene in np.unique(scenes[scenes != ""]):

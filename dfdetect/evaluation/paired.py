@@ -33,8 +33,8 @@ class Difference:
         second: The metric of the second detector.
         difference: The second metric minus the first.
         interval: 95 % interval of the difference; None if it cannot be computed.
-        p_value: Two-sided p-value: the probability that two equally good detectors have at least
-            such a difference. NaN if it cannot be computed.
+        p_value: Two-sided p-value: the probability that the metrics of two equally good detectors
+            differ by at least this much. NaN if it cannot be computed.
     """
 
     first: float
@@ -53,9 +53,9 @@ class PairedComparison:
     Attributes:
         first: The result of the first detector.
         second: The result of the second detector.
-        differences: The `Difference` of each metric, by the name of the metric. A paired bootstrap
-            tested the differences. It draws whole actors or videos with replacement, and uses each
-            draw for both detectors.
+        differences: The `Difference` of each metric, by the name of the metric. The differences are
+            tested by a paired bootstrap, which draws whole actors or videos with replacement, and
+            uses each draw for both detectors.
         delong: The difference of the AUCs, tested by DeLong's test. This test treats the scores of
             different items (videos or crops) as independent.
         groups: Number of actors or videos from which the bootstrap draws.
@@ -113,9 +113,9 @@ def compare_detectors(
         options: Keyword arguments for `evaluate`, such as `split="test"` and `device="cpu"`.
 
     Raises:
-        FileNotFoundError: As in `evaluate`.
-        ArgumentError: As in `evaluate`.
-        InputError: As in `evaluate`.
+        FileNotFoundError: A source or the weights do not exist.
+        ArgumentError: `evaluate` does not accept the sources or the options.
+        InputError: The labels of a source are missing or unusable.
 
     Example:
         >>> print(compare_detectors("val.csv", ("tf_efficientnet_lite0", "tf_efficientnet_lite2")))
@@ -151,10 +151,10 @@ def compare_results(first: EvaluationResult, second: EvaluationResult) -> Paired
 def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Difference:
     """Test the difference between the AUCs of two detectors on the same items.
 
-    The test is that of DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More
-    Correlated Receiver Operating Characteristic Curves", Biometrics 1988. It is computed from
-    ranks, as in Sun and Xu, "Fast Implementation of DeLong's Algorithm", IEEE Signal Processing
-    Letters 2014.
+    The test comes from DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More
+    Correlated Receiver Operating Characteristic Curves", Biometrics 1988. It is computed from the
+    ranks of the scores, by the method of Sun and Xu, "Fast Implementation of DeLong's Algorithm",
+    IEEE Signal Processing Letters 2014.
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,).
@@ -174,7 +174,8 @@ def delong_test(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Di
     if min(fakes, reals) < 2:
         nan = float("nan")
         return Difference(first=nan, second=nan, difference=nan, interval=None, p_value=nan)
-    # The share of REAL items below each FAKE item; the share of FAKE items above each REAL item.
+    # For each FAKE item, the share of REAL items with lower scores. For each REAL item, the share
+    # of FAKE items with higher scores. An item with an equal score counts as one half.
     of_fakes, of_reals = [], []
     for values in (first, second):
         ranks = rankdata(values)
@@ -202,9 +203,9 @@ def _bootstrap(
     group_of: np.ndarray,
     groups: int,
 ) -> dict[str, Difference]:
-    """Return how the two detectors differ in each metric, tested by a paired bootstrap.
+    """Return the difference of each metric between two detectors, tested by a paired bootstrap.
 
-    The method is that of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
+    The method comes from Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
     """
     measures = [figures_of(labels, one) for one in probabilities]
 
@@ -232,7 +233,8 @@ def _p_value(draws: np.ndarray) -> float:
     """Return the two-sided p-value of a difference between two detectors.
 
     `draws` holds the difference in each draw of a bootstrap. The share of differences <= 0 and the
-    share of differences >= 0 are computed. The p-value is twice the smaller share, at most 1.
+    share of differences >= 0 are computed. The p-value is twice the smaller share, at most 1. To
+    keep the p-value above 0, each share is computed as if one more draw belonged to it.
     """
     if not len(draws):
         return float("nan")

@@ -37,8 +37,8 @@ SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate",
 class OperatingPoint:
     """How many REAL and how many FAKE items have a P(FAKE) above a threshold.
 
-    The threshold is that of the verdict `uncertain` or that of the verdict `fake`. An item is a
-    video, or a crop that belongs to no video. REAL and FAKE are the labels of the items.
+    The threshold belongs to the verdict `uncertain` or to the verdict `fake`. An item is a video,
+    or a crop that belongs to no video. REAL and FAKE are the labels of the items.
 
     Attributes:
         threshold: The threshold that the detector's checkpoint has for the verdict, 0 to 1.
@@ -67,17 +67,18 @@ class EvaluationResult:
         frame_level: Metrics of the scores of single crops.
         sources: Metrics of each known source (data set, camera or site), with intervals if the
             source has enough actors or videos.
-        methods: Metrics of each known method that made fakes. They are computed from the fakes of
-            the method and all REAL items of the same sources.
-        auc_within_sources: Mean of the AUCs of the sources, or NaN if no source has both classes.
+        methods: Metrics of each known method that made fakes. These metrics are computed from the
+            fakes of the method and from all REAL items of the same sources.
+        auc_within_sources: Mean of the AUCs of the sources, weighted by their numbers of items. NaN
+            if no source has both classes.
         each_source_one_vote: Metrics in which all sources have the same weight, with intervals from
             a bootstrap over sources; None if the items come from fewer than two known sources.
         operating_points: For each of the thresholds `uncertain` and `fake`, the numbers and shares
             of REAL and of FAKE items with a P(FAKE) above the threshold. Empty if the checkpoint
             has no thresholds.
-        subgroups: A dictionary from the name of a subgroup to its metrics. There is one
-            subgroup each for small, dark, blurred and turned faces, and one for all other faces.
-            Empty if they were not requested.
+        subgroups: A dictionary from the name of each subgroup to its metrics. The subgroups are
+            small, dark, blurred and turned faces, and all other faces. Empty if no subgroups were
+            requested.
         reweighted: Metrics to expect on data with the requested share of FAKE. None if no share was
             requested.
 
@@ -248,8 +249,8 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 def _kinds(votes: VotedMetrics) -> str:
     """Return a text with the share of detected fakes, one line for each kind of fake.
 
-    If there are pairs (a REAL and a FAKE item of one scene), a last line follows. It has the share
-    of pairs whose FAKE item has the higher probability.
+    If there are pairs (a REAL and a FAKE item of one scene), a last line gives the share of pairs
+    whose FAKE item has the higher probability.
     """
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
@@ -287,7 +288,7 @@ def _table(parts: Mapping[str, Metrics]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """Return a copy of nested dictionaries and lists, with None for NaN. JSON has no NaN."""
+    """Return a copy of nested dictionaries and lists with None instead of NaN, which JSON lacks."""
     if isinstance(value, Mapping):
         return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

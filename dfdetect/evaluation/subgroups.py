@@ -57,8 +57,8 @@ def measure_crop(crop: np.ndarray) -> FaceAttributes:
 def find_subgroups(attributes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return which faces are small, dark, blurred or turned to the side.
 
-    The limits are those of `dfdetect.scoring.reliability`, which also decide whether the result of
-    a video has a warning.
+    The limits come from `dfdetect.scoring.reliability`. They also decide whether the result of a
+    video has a warning.
 
     Args:
         attributes: Attributes of the faces, as `measure_attributes` returns them.

@@ -1,7 +1,7 @@
-"""Align faces: turn and scale a face so that its landmarks lie at the points of a template.
+"""Align faces: turn and scale a face so that its landmarks lie near the points of a template.
 
-The landmarks are the eyes, the nose and the corners of the mouth. The template gives the place of
-each landmark in the crop.
+The landmarks are the eyes, the nose and the corners of the mouth. The template says where in the
+crop each landmark should lie.
 """
 
 from functools import cache
@@ -13,8 +13,9 @@ from facenet_pytorch.models.mtcnn import ONet
 
 from dfdetect.faces.geometry import CropFormat
 
-# The last stage of MTCNN takes square images with this side in pixels, and values from -1 to 1.
+# The third network of MTCNN takes square images with this side in pixels.
 STAGE_PIXELS = 48
+# The network's inputs are (pixels - GREY) / SPREAD, which are between -1 and 1.
 GREY, SPREAD = 127.5, 128.0
 
 
@@ -22,7 +23,7 @@ GREY, SPREAD = 127.5, 128.0
 def find_landmarks(face: np.ndarray) -> np.ndarray:
     """Return the positions of eyes, nose and corners of the mouth in a square image of a face.
 
-    The last stage of MTCNN (Zhang et al. 2016) finds these five points.
+    The third and last network of MTCNN (Zhang et al. 2016) finds these five points.
 
     Args:
         face: RGB uint8 of shape (side, side, 3): a square around the face, about as large as the
@@ -30,8 +31,8 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 of shape (5, 2): x and y of each point, divided by `side`. The points are the left
-        eye, the right eye, the nose, and the left and the right corner of the mouth. Left and right
-        are those of the image, not those of the person.
+        eye, the right eye, the nose, and the left and the right corner of the mouth. The left eye
+        is the eye on the left side of the image, and likewise for the other points.
     """
     small = cv2.resize(face, (STAGE_PIXELS, STAGE_PIXELS), interpolation=cv2.INTER_AREA)
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None].float()

@@ -10,7 +10,8 @@ from dfdetect.faces.geometry import CropFormat, CropRule
 
 # Format of the crops that `measure_face` takes.
 ATTRIBUTE_FORMAT = CropFormat(CropRule(), 160)
-# Pixels added around such a crop, because the network that finds landmarks needs a wider crop.
+# Pixels that `measure_face` adds on each side of the crop, because the network that finds landmarks
+# needs a wider crop.
 BORDER = 10
 
 

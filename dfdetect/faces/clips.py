@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import pad
 
-# If a track has a single crop, its clip holds moved copies of the crop. This is the maximum
-# movement, as a share of the crop's side. The boxes of a face detector jitter about as much.
+# If a track has a single crop, its clip holds shifted copies of the crop. This is the maximum
+# shift, divided by the crop's side. The boxes of a face detector jitter about as much.
 JITTER = 0.03
 JITTER_SEED = 0
 
@@ -45,8 +45,8 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     each shifted by a few pixels.
 
     Args:
-        crops: Either `length` uint8 tensors of shape (3, size, size), or a single tensor of this
-            shape.
+        crops: A sequence of `length` uint8 tensors of shape (3, size, size), or a sequence of only
+            one such tensor.
         length: Number of crops in a clip, or 1 for models that take single crops.
 
     Returns:

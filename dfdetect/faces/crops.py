@@ -18,8 +18,8 @@ Strip = list[tuple[float, np.ndarray]]
 # Default number of pictures in a strip, and their side in pixels.
 STRIP = 8
 FACE_PIXELS = 112
-# Each picture of a strip shows a square around a face. This is the side of the square, divided by
-# the height of the face's box.
+# Each picture of a strip shows a square around a face. The side of the square, divided by the
+# height of the face's box, is this number.
 FACE_MARGIN = 1.3
 DEFAULT_RESIZE = ResizeRule()
 PILLOW = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
@@ -104,7 +104,7 @@ def _cut(
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
     """Return a uint8 image (height, width, 3) as a uint8 tensor of shape (3, height, width)."""
-    # torch warns about arrays that cannot be written to, such as those of Pillow.
+    # torch warns about arrays that cannot be written to, such as arrays made from Pillow images.
     image = np.require(image, requirements=("C", "W"))
     return torch.from_numpy(image).permute(2, 0, 1)
 
@@ -115,8 +115,9 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     Args:
         crop: uint8 of shape (3, height, width).
         size: Height of the result in pixels.
-        rule: The rule by which the crop is resized. It also determines the width. By default, the
-            result is a square, and the interpolation is bilinear with antialiasing.
+        rule: The rule by which the crop is resized. The rule also determines the width of the
+            result. By default, the result is a square, and the interpolation is bilinear with
+            antialiasing.
 
     Returns:
         uint8 of shape (3, size, width).
@@ -128,7 +129,7 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     height, width = size, rule.width(size)
     if rule.fit == "pad":
         scales = height / crop.shape[1], width / crop.shape[2]
-        # One side fills the image: rounding its product with the scale could lose a pixel.
+        # One side of the crop fills the input. `int` could make this side one pixel too short.
         inner = [
             wanted if scale == min(scales) else max(1, int(min(scales) * side))
             for wanted, scale, side in zip((height, width), scales, crop.shape[1:], strict=True)
@@ -143,7 +144,7 @@ def resize_crops(crops: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESI
     Args:
         crops: uint8 of shape (crops, 3, height, width).
         size: Height of the results in pixels.
-        rule: As in `resize_crop`.
+        rule: The rule by which the crops are resized, as in `resize_crop`.
 
     Returns:
         uint8 of shape (crops, 3, size, width).
@@ -163,7 +164,7 @@ def _resize(crop: torch.Tensor, sides: list[int], interpolation: str) -> torch.T
 
 
 def _centred(crop: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Return an image of the given height and width: the crop in the middle, and black around."""
+    """Return a black image of the given height and width, with the crop in its middle."""
     result = torch.zeros(3, height, width, dtype=crop.dtype)
     top, left = (height - crop.shape[1]) // 2, (width - crop.shape[2]) // 2
     result[:, top : top + crop.shape[1], left : left + crop.shape[2]] = crop
@@ -178,9 +179,9 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 
 
 def compress_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Encode an RGB uint8 image (height, width, 3) as JPEG, decode the JPEG, and return the image.
+    """Encode an image as JPEG, decode the JPEG, and return the decoded image.
 
-    The argument `quality` is 1 to 100.
+    Both images are RGB uint8 of shape (height, width, 3). The argument `quality` is 1 to 100.
     """
     decoded = cv2.imdecode(
         np.frombuffer(encode_jpeg(image, quality), dtype=np.uint8), cv2.IMREAD_COLOR

@@ -15,13 +15,14 @@ from dfdetect.results import Box
 Square: TypeAlias = tuple[int, int, int, int]
 # Maximum number of pixels in a batch of shrunk frames.
 BATCH_PIXELS = 8 * 2**20
-# An image is brightened unless more than this share of its values is at least this level (of 255).
+# An image is dark, and is brightened, if at most the share BRIGHT_SHARE of its values reaches the
+# level DARK. Levels are 0 to 255.
 BRIGHT_SHARE = 0.005
 DARK = 128
 
 
 class FaceDetector(Protocol):
-    """The interface of face detectors. `Detector` takes any object with the method `detect`."""
+    """The interface of face detectors. `Detector` can use any object with the method `detect`."""
 
     def detect(
         self, images: Sequence[np.ndarray], smallest: float | None = None
@@ -70,7 +71,8 @@ class MTCNNDetector:
     Args:
         device: The device on which the networks run.
         max_side: Frames are shrunk until their longer side has at most this many pixels.
-        min_face: Height of the smallest face to find, in pixels of the shrunk frame.
+        min_face: Height of the smallest face that the detector finds, in pixels of the shrunk
+            frame.
         thresholds: For each of MTCNN's three networks, the confidence (0 to 1) above which the
             network keeps a box.
         engine: Name of the library that runs the networks on a CPU. The function
@@ -98,8 +100,8 @@ class MTCNNDetector:
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
         """Return a face detector that misses fewer faces than one with the default settings.
 
-        In particular, it misses fewer faces that are dark, small or turned far to the side. It is
-        slower, and gives more false alarms.
+        In particular, the returned face detector misses fewer faces that are dark, small or turned
+        far to the side. But it is slower, and gives more false alarms.
         """
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7), engine=engine)
 

@@ -43,7 +43,7 @@ class CropRule:
             nose, left and right corner of the mouth. A point is (x, y), where x is divided by the
             crop's width, and y by the crop's height. If a template is given, the face is turned,
             scaled and moved so that its landmarks lie as near as possible to these points. `scale`,
-            `shift`, `width` and `longer` are then ignored.
+            `shift`, `width` and `longer` are then ignored, and `cut` has the effect of `zeros`.
     """
 
     scale: float = 0.80
@@ -118,9 +118,9 @@ class ResizeRule:
             OpenCV's `INTER_LINEAR`, without antialiasing. `area_or_cubic` is OpenCV's `INTER_AREA`
             if the crop is shrunk, and its `INTER_CUBIC` if the crop is enlarged.
         jpeg: Side in pixels and quality (1 to 100) of a JPEG image. If they are given, the crop is
-            first resized to a square of this side, and compressed as JPEG of this quality. All
-            crops, from videos and from face sets, then have equal JPEG artefacts. This is possible
-            only for square inputs and without padding.
+            first resized to a square of this side, and compressed as JPEG of this quality. Crops
+            from videos and crops from face sets then have similar JPEG artefacts. `jpeg` may be
+            given only if `aspect` is 1 and `fit` is `stretch`.
     """
 
     aspect: float = 1.0
@@ -165,7 +165,8 @@ class CropFormat(NamedTuple):
     Attributes:
         rule: The rule that says which part of a frame is cut out around a face.
         size: Height in pixels to which this part is resized.
-        resize: The rule by which this part is resized. It also determines the width.
+        resize: The rule by which this part is resized. This rule also determines the width to which
+            the part is resized.
     """
 
     rule: CropRule

@@ -10,8 +10,8 @@ facenet_pytorch spends half of its time outside the networks. The search in this
 same boxes, but is faster, because it resizes images and parts of images with summed-area tables
 (Crow 1984). If small faces need not be found, the search leaves out the larger copies of an image.
 
-The inputs of the networks have only a few different sizes, because engines other than torch compile
-a network anew for each size.
+Engines (libraries that run networks) other than torch compile a network anew for each input size.
+The inputs of the networks therefore have only a few different sizes.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,8 @@ from torchvision.ops import batched_nms
 from dfdetect.runtime.device import split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
 
-# Height and width in pixels of the input for which each of the three networks gives one answer.
+# For each of the three networks, the height and width in pixels of an input for which the network
+# gives a single answer.
 SIDES = 12, 24, 48
 # Size of each copy of an image, divided by the size of the copy before.
 FACTOR = 0.709
@@ -42,7 +43,7 @@ FACTOR = 0.709
 # would take gigabytes of memory in one batch. The number of boxes in a batch is rounded up to a
 # multiple of `STEP`.
 BOXES, STEP = 512, 8
-# Number of rows that are resized at a time, so that they fit into the caches of a CPU.
+# Number of rows that are resized at a time. This many rows fit into the caches of a CPU.
 ROWS = 32
 # Two boxes with a larger IoU are taken for the same face. The first limit is for boxes from one
 # copy of an image, and the second is for boxes from all copies.
@@ -101,7 +102,7 @@ class Cascade:
 
     @torch.inference_mode()
     def check(self, faces: Sequence[np.ndarray]) -> np.ndarray:
-        """Let the third network look at single faces, without a search.
+        """Return what the third network answers for single faces, without a search of whole images.
 
         Args:
             faces: For each face, the part of an image around it: RGB uint8 of shape (height, width,
@@ -123,13 +124,15 @@ class Cascade:
 
         Args:
             sums: The summed-area table of each image.
-            scales: The scales at which the network looks at each image, as from `pyramid`.
+            scales: The scales at which the network looks at each image. The function `pyramid`
+                returns such scales.
 
         Returns:
             The squares, of shape (squares, 4), and for each square the index of its image in
             `sums`, of shape (squares,).
         """
-        # The activations of a single image fit into the caches of a CPU.
+        # On a CPU, images are searched one by one, because the network's activations for a single
+        # image fit into the caches of the CPU.
         batch = 1 if self.device.type == "cpu" else len(sums)
         found, owners = [torch.zeros(0, 9)], [torch.zeros(0, dtype=torch.int64)]
         for start in range(0, len(sums), batch):

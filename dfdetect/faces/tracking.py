@@ -36,14 +36,15 @@ Boxes: TypeAlias = list[Box] | None
 
 # Number of frames from one search for faces of all sizes to the next.
 SEARCH_STRIDE = 16
-# Maximum number of frames in memory at a time, and maximum number of bytes that they take.
+# A run of frames (see `_runs`) ends when it has about this many frames, or when its images take
+# about this many bytes.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
-# Maximum number of consecutive frames on which a face may be missed before its track ends: the
-# frames between two searches for faces of all sizes.
+# Maximum number of consecutive frames on which a face may be missed before its track ends. This is
+# the number of frames between two searches for faces of all sizes.
 MAX_MISSED = SEARCH_STRIDE - 1
-# A frame is not searched if the boxes of all faces on the frames before and after it have at least
-# this IoU.
+# A face stays in place if the IoU of its boxes on two frames is at least this. If all faces stay in
+# place, a frame between the two frames need not be searched.
 STILL_IOU = 0.7
 # Two boxes on one frame with at least this IoU show the same face.
 SAME_FACE_IOU = 0.5
@@ -57,8 +58,8 @@ class FaceTrack:
     """One face that is followed through a video.
 
     Attributes:
-        detections: The time in seconds and the box of each detection of the face. On some sampled
-            frames between the first and the last detection, the face is not detected.
+        detections: The time in seconds and the box of each detection of the face. Some sampled
+            frames between the first and the last detection may have no detection.
         times: Times in seconds of all sampled frames from the first detection to the last.
         numbers: The numbers of these frames in the video, counted from 0.
         boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels of the full
@@ -146,7 +147,8 @@ def crop_at_tracks(
     Both videos show the same scene, for example an original and a fake made from it.
 
     Args:
-        frames: Frames of the video. Only frames whose numbers occur in `others` are used.
+        frames: Frames of the video. Only frames whose numbers occur in the tracks `others` are
+            used.
         others: The tracks of the other video.
         formats: The formats of the crops to cut.
 
@@ -169,7 +171,8 @@ def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
     for number, frame in enumerate(frames):
         run.append(frame)
         full = len(run) >= RUN_FRAMES or len(run) * frame.image.nbytes >= RUN_BYTES
-        # The last frame of a run is never skipped, but frames with odd numbers should be skipped.
+        # The last frame of a run is always searched. A full run therefore ends with an even number,
+        # because frames with odd numbers should be skipped.
         if full and number % 2 == 0:
             yield run
             run = []
@@ -276,7 +279,7 @@ class _RunSearch:
 
         If `smallest`, a height in pixels, is given, the search may miss faces of less than half
         this height. If the search misses an expected face (see `expected`), `detect_nearby` looks
-        for the face at the expected place.
+        for the face at the expected place, unless `detect_nearby` is None.
         """
         found = self.detect([self._image(number) for number in numbers], smallest)
         for number, boxes in zip(numbers, found, strict=True):

@@ -1,6 +1,6 @@
-"""Write a bundle: the files to upload to Kaggle, so that dfdetect runs there offline.
+"""Write a bundle: the files that a user uploads to Kaggle to run dfdetect there offline.
 
-The files are a notebook, and a Kaggle data set with the package and its weights.
+The bundle consists of a notebook, and of a Kaggle data set with the package and its weights.
 """
 
 import base64
@@ -24,7 +24,7 @@ from dfdetect.errors import ArgumentError, DfdetectError, InputError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.data import COMPETITION
 
-# Requirements that Kaggle's Docker image lacks, and patterns of the file names of their wheels.
+# Requirements that Kaggle's Docker image lacks, each with a pattern for the file name of its wheel.
 # PyAV's wheel works on Python 3.12 and later. facenet-pytorch 2.6 would make pip install an old
 # torch.
 WHEELS = {
@@ -45,10 +45,10 @@ TITLE_LENGTHS = range(6, 51)
 FILE_LIST = "files.csv"
 DATASET_METADATA = "dataset-metadata.json"
 KERNEL_METADATA = "kernel-metadata.json"
-# The files of a bundle, which the next bundle replaces.
+# Patterns for the names of a bundle's files. The next bundle in the same folder replaces the files.
 OURS = ("*.whl", "*.safetensors", "*.ipynb", DATASET_METADATA, KERNEL_METADATA, FILE_LIST)
-# Files of the wheel: the code, and the files that `package_data` in setup.py names. The weights and
-# the notebook are uploaded as files of their own.
+# Patterns for the files of the wheel: the code, and the files that `package_data` in setup.py
+# names. The weights and the notebook are not in the wheel, but are uploaded as files of their own.
 PACKAGE_FILES = ("*.py", "py.typed", "reporting/*.css", "reporting/*.html", "runtime/*.yaml")
 # All files in the wheel have this date, so that the same package always makes the same wheel.
 WHEEL_DATE = (2020, 1, 1, 0, 0, 0)
@@ -63,17 +63,17 @@ def bundle(
 ) -> list[str]:
     """Write a Kaggle data set and a notebook to two folders, and return the next steps.
 
-    The data set is the folder `dataset` in `out`. It holds the weights, `dataset-metadata.json`,
-    `files.csv` with the size and SHA-256 of each file, and the wheels of dfdetect and of the
-    packages that are not installed in Kaggle's Docker image. It has no sub-folders, because the
-    `kaggle` tool would skip them. The folder `kernel` in `out` holds the notebook and a
+    The data set is the folder `dataset` in `out`. It holds the weights, the wheel of dfdetect, the
+    wheels of the packages that Kaggle's Docker image lacks, `dataset-metadata.json`, and
+    `files.csv` with the size and SHA-256 of the weights and of each wheel. It has no sub-folders,
+    because the `kaggle` tool would skip them. The folder `kernel` in `out` holds the notebook and a
     `kernel-metadata.json` that names the data set.
 
     Args:
         out: Folder to write to. An earlier bundle in this folder is replaced.
-        owner: Your Kaggle user name. The default is a placeholder that Kaggle does not accept. Call
-            this function again with your name before you upload the bundle.
-        weights: Name or file of the weights, as in `find_weights`.
+        owner: Your Kaggle user name. The default is a placeholder that Kaggle does not accept. If
+            you used it, call this function again with your name before you upload the bundle.
+        weights: Name or file of the weights, as in `find_weights`. None means the default weights.
         wheels: Folder with the wheels of facenet-pytorch and PyAV. If None, pip downloads them.
         name: Name of the data set, and first word of the notebook's title.
 
@@ -123,9 +123,9 @@ def bundle(
 def write_wheel(folder: Path) -> Path:
     """Write a wheel of dfdetect without its weights, and return the path of the wheel.
 
-    The files come from the installed package, or from a clone of the repository. The function does
-    not use setuptools, because setuptools needs a clone and access to the internet. The same files
-    always give the same wheel, byte for byte.
+    The files come from the folder of the running package, which is the installed package or a clone
+    of the repository. The function does not use setuptools, because setuptools needs a clone and
+    access to the internet. The same files always give the same wheel, byte for byte.
 
     Raises:
         DfdetectError: The package's metadata is missing, or has another version than the code.
@@ -143,7 +143,7 @@ def write_wheel(folder: Path) -> Path:
         )
     information = f"dfdetect-{__version__}.dist-info"
     files = package_files(Path(__file__).parent.parent)
-    # In a clone, setuptools' own copy of the metadata may be found first.
+    # In a clone, `distribution` may find setuptools' copy of the metadata, which is named PKG-INFO.
     metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
     files[f"{information}/METADATA"] = metadata.encode()
     entry_points = installed.read_text("entry_points.txt") or ""
@@ -185,9 +185,9 @@ def check_dataset(folder: str | Path) -> None:
     """Check that Kaggle will accept a folder as a data set, and will not unpack any of its files.
 
     Raises:
-        InputError: The folder has sub-folders, more than 1 GB, archives that Kaggle would unpack,
-            damaged wheels, files that may run code when they are loaded, or a title that Kaggle
-            refuses.
+        InputError: The folder holds sub-folders, more than 1 GB of files, archives that Kaggle
+            would unpack, damaged wheels, or files that may run code when they are loaded; or Kaggle
+            refuses the title of the data set.
         ArgumentError: Kaggle refuses the name of the data set or of its owner.
     """
     folder = Path(folder)

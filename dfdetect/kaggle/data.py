@@ -43,7 +43,8 @@ def find_data(
 ) -> CompetitionData:
     """Return the paths of the competition's data.
 
-    The function searches these folders in this order. NAME is the name of the competition.
+    The data lies in the first of the following folders that has a sub-folder `test_videos`. NAME is
+    the name of the competition.
 
     - `root/competitions/NAME`, where Kaggle mounts the data.
     - `root/NAME`, where Kaggle used to mount the data.
@@ -55,7 +56,8 @@ def find_data(
         elsewhere: Further folders to search, for notebooks that do not run on Kaggle.
 
     Raises:
-        FileNotFoundError: None of these folders has the data. The message says what to do.
+        FileNotFoundError: None of these folders has a sub-folder `test_videos`. The message says
+            what to do.
 
     Example:
         >>> find_data().test_videos

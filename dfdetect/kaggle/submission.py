@@ -1,6 +1,7 @@
-"""Read, write and check submissions: tables with P(FAKE) of each video.
+"""Read sample submissions, and write and check submissions.
 
-The names of the videos and the order of the rows come from a sample submission, if there is one.
+A submission is a table with one row per video: its name, and the probability P(FAKE) that it is
+fake. If there is a sample submission, it gives the names of the videos and the order of the rows.
 """
 
 import csv
@@ -18,7 +19,10 @@ COLUMNS = ["filename", "label"]
 
 
 class SubmissionError(InputError):
-    """A submission that the competition would refuse; the message names the file and the row."""
+    """The competition would refuse a submission, or a sample submission cannot be used.
+
+    The message names the file and says what is wrong.
+    """
 
 
 def read_sample_submission(path: str | Path) -> list[str]:
@@ -58,6 +62,9 @@ def write_submission(
             or has no probability, `prior` is written.
         prior: P(FAKE) for videos without a score, strictly between 0 and 1.
         verify: Whether to check the new file before an existing file is replaced.
+
+    Raises:
+        SubmissionError: `verify` is True, and the competition would refuse the new file.
     """
     rows = []
     for name in names:
@@ -116,8 +123,8 @@ def _require_unique(path: str | Path, names: pd.Series) -> None:
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    # File names may be invalid UTF-8, and may contain a carriage return, which readers take for the
-    # end of a line unless it is quoted.
+    # File names may be invalid UTF-8. File names may also contain carriage returns. Readers of CSV
+    # files take a carriage return for the end of a line, unless the file name is quoted.
     odd = table["filename"].str.contains("\r", regex=False).any()
     quoting = csv.QUOTE_NONNUMERIC if odd else csv.QUOTE_MINIMAL
     table.to_csv(path, index=False, quoting=quoting, errors="surrogateescape")

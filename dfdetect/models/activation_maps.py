@@ -34,8 +34,9 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     """Return how much each place of a model's last feature map contributes to the logit.
 
     Parts of the logit that belong to no place, such as a bias, are spread evenly over all places.
-    The batch norms of the model may have been fused into its convolutions. Under autocast, the
-    features are computed in half precision and the maps in float32.
+    The function also accepts models from `dfdetect.models.fuse`, whose batch norms were fused into
+    convolutions. Under autocast, the features are computed in half precision and the maps in
+    float32.
 
     Args:
         model: A model in evaluation mode with two methods. `forward_features` returns a feature map
@@ -45,11 +46,11 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 
     Returns:
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
-        below 0 evidence for REAL. If the model takes single crops, time is 1, and the sum of a map
-        is the logit of the crop. If the model takes clips (several crops of one face), there is one
-        map for each crop of a clip, and the mean of the sums of these maps is the logit of the
-        clip. None is returned if the model has no feature map (transformers have none), or a
-        feature map with a single place.
+        below 0 are evidence for REAL. If the model takes single crops, time is 1, and the sum of a
+        map is the logit of the crop. If the model takes clips (several crops of one face), there is
+        one map for each crop of a clip, and the mean of the sums of these maps is the logit of the
+        clip. None is returned if the model has no feature map (transformers have none), or if its
+        feature map has only one place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -68,7 +69,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     with (
         torch.enable_grad(),
         torch.autocast(features.device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=False),  # its LSTM needs training mode for gradients
+        torch.backends.cudnn.flags(enabled=False),  # cuDNN's LSTM has no gradient in eval mode
     ):
         logits = head(features)
         (gradient,) = torch.autograd.grad(logits.sum(), features)

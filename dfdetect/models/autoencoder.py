@@ -30,8 +30,8 @@ class AutoencoderSpec:
         stride: How many times higher and wider the image is than the latent: 2, 4, 8 or another
             power of two.
         latent_channels: Number of channels of the latent. Fewer channels lose more of the image.
-        width: Number of channels, a multiple of 8, of the features that are as high and wide as the
-            image. All smaller features have `2 * width` channels.
+        width: Number of channels of the features that have the height and width of the image. It
+            must be a multiple of 4. All smaller features have `2 * width` channels.
         adversarial: Whether training also uses a discriminator.
     """
 

@@ -16,10 +16,10 @@ differs from timm's network:
 A convolution with stride 2 pads its input on one side or on both, depending on the size of the
 input. In TensorFlow and in timm's `tf_` networks, the actual size of the input decides. In the
 package efficientnet_pytorch, the paddings are fixed. Each network was designed for images of a
-certain size, such as 224 x 224 pixels for EfficientNet-B0. Versions from 0.7 on give each layer
-the padding that suits an image of this size: after each convolution with stride 2, the input of
-the next layer is half as large. Versions before 0.7 pad every layer as if its input were as large
-as the image.
+certain size, such as 224 x 224 pixels for EfficientNet-B0. From version 0.7 on, the package
+computes the paddings for an image of this size, and halves the size after each convolution with
+stride 2, because the input of the next layer is half as large. Before version 0.7, it pads every
+layer as if its input were as large as the image.
 """
 
 from collections.abc import Callable
@@ -206,7 +206,7 @@ class NoiseEfficientNet(EfficientNet):
         self.register_buffer("noise_filters", noise_filters().expand(3, 3, 5, 5).clone())
 
     def forward_features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return features (batch, channels, height / 32, width / 32) of the noise of images.
+        """Return features (batch, channels, height / 32, width / 32) of the noise in images.
 
         The noise is extracted with fixed filters: see the function `noise_filters`.
 
@@ -287,8 +287,9 @@ class TimeConv(nn.Module):
 class SequenceEfficientNet(Fixed06EfficientNet):
     """EfficientNet-B7 whose blocks also use the features of the previous and the next frame.
 
-    The network is from the third-placed solution of the Deepfake Detection Challenge (Davletshin et
-    al. 2020). The logit of a clip is the mean of the logits of its frames.
+    Only the blocks of the first stage use a single frame. The network is from the third-placed
+    solution of the Deepfake Detection Challenge (Davletshin et al. 2020). The logit of a clip is
+    the mean of the logits of its frames.
 
     Example:
         >>> SequenceEfficientNet()(torch.zeros(1, 7, 3, 64, 64)).shape

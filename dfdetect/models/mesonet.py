@@ -51,7 +51,7 @@ class _MesoNet(nn.Module):
             *_end_of_layer(16, 2),
             *_conv(16, 16, 5),
             *_end_of_layer(16, 4),
-            # For an input of 256 pixels, the features have this side; other features are resized.
+            # Inputs of 256 pixels give features of this side. Features of another side are resized.
             nn.AdaptiveAvgPool2d(SIDE_AFTER_LAYERS),
             nn.Flatten(),
         )

@@ -52,8 +52,8 @@ class ModelInfo:
             with weights.
         recipe: Training settings that suit the network better than the defaults. The keys of this
             dictionary are names of fields of `TrainConfig`.
-        mean: Mean with which each RGB channel of the input is normalised, for pixels from 0 to 1.
-        std: Standard deviation with which each RGB channel of the input is normalised.
+        mean: Mean that is subtracted from each RGB channel of the input (pixel values from 0 to 1).
+        std: Standard deviation by which each RGB channel is then divided.
     """
 
     build: Callable[..., nn.Module]

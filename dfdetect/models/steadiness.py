@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 # The lowest number of frames from which the steadiness is computed. With fewer frames, the standard
-# deviations are too uncertain.
+# deviations of the statistics are too uncertain.
 FEWEST_FRAMES = 4
 # This number is added to each standard deviation before its logarithm is taken, because a standard
 # deviation may be 0.

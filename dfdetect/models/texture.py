@@ -26,8 +26,8 @@ from dfdetect.models import timm_models
 from dfdetect.models.registry import register_model
 from dfdetect.models.steadiness import Steadiness
 
-# Numbers (from 0) of the stages whose statistics are used. The features of these stages have a
-# quarter to a sixteenth of the image's height and width.
+# Numbers (from 0) of the network's stages whose statistics are used. The features of these stages
+# have a quarter to a sixteenth of the image's height and width.
 STAGES = (1, 2, 4)
 # A logit whose sigmoid is 0 in float32.
 IRRELEVANT = -100.0

@@ -27,9 +27,9 @@ from torch.nn.functional import linear
 
 # Standard deviation of the random weights of a new head.
 HEAD_STD = 0.01
-# Fields of `TrainConfig` with values other than the defaults. The values were chosen by the scores
-# on actors held out of training, for a machine with two CPU cores. The precision `mixed` makes
-# large networks twice as fast on a GPU or on a CPU with AMX.
+# Fields of `TrainConfig` with values other than the defaults. The values were chosen for a machine
+# with two CPU cores, by the scores on held-out actors. The precision `mixed` makes large networks
+# twice as fast on a GPU or on a CPU with AMX.
 RECIPES: dict[str, dict[str, Any]] = {
     "resnet50": {"input_size": 96, "epochs": 7, "learning_rate": 1e-3, "precision": "mixed"},
     "vgg16": {
@@ -113,7 +113,7 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and std with which timm normalises the input of its model `name`.
 
-    Mean and std have one value for each RGB channel, for pixels from 0 to 1.
+    Mean and std have one value for each RGB channel, for pixel values of 0 to 1.
     """
     pretrained = timm.get_pretrained_cfg(name)
     config = resolve_data_config(pretrained_cfg=pretrained.to_dict() if pretrained else {})

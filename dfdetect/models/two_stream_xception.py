@@ -13,13 +13,12 @@ INPUT_SIZE = 256
 # Side of the features that the streams exchange, for images of INPUT_SIZE.
 EXCHANGED_SIDE = 16
 CHANNELS = 728
-# The features have KEY_RATIO times as many channels as the keys, and GATE_RATIO times as many as
-# the hidden layer of the gate.
+# The features have KEY_RATIO times as many channels as the keys in `Exchange`, and GATE_RATIO times
+# as many as the hidden layer of the gate in `Fusion`.
 KEY_RATIO, GATE_RATIO = 8, 16
 # Noise values are clipped to this absolute value, as in steganalysis (Fridrich & Kodovsky 2012).
 CUT_OFF = 3.0
-# Scale of the initial weights of attention layers; with this scale, the layers change the features
-# only a little at first.
+# Scale of the initial weights of `Exchange` and of the gate in `Fusion`.
 START_GAIN = 0.02
 
 
@@ -29,9 +28,10 @@ class TwoStreamXception(nn.Module):
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
     DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The same
-    filters also extract noise from the output of the image stream's first and second layers. This
-    noise is added to the noise stream. An attention map is computed from the noise of the image. It
-    says how much the features of the image stream are strengthened at each position.
+    filters also extract noise from the outputs of the image stream's first two layers. This noise
+    is added to the outputs of the noise stream's first two layers. An attention map is computed
+    from the noise of the image. It says how much the features of the image stream are strengthened
+    at each position.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.
@@ -190,6 +190,9 @@ class Exchange(nn.Module):
         """Return the new features of both streams.
 
         Inputs and outputs have the shape (batch, channels, 16, 16).
+
+        Raises:
+            ArgumentError: The inputs do not have 16 by 16 positions.
         """
         if image.shape[-2:] != (EXCHANGED_SIDE, EXCHANGED_SIDE):
             raise ArgumentError(f"xception_srm takes images of {INPUT_SIZE} x {INPUT_SIZE} pixels")
@@ -209,7 +212,7 @@ class Exchange(nn.Module):
 class Fusion(nn.Module):
     """Merges the features of two streams, and multiplies each channel by a weight.
 
-    The weights are computed from the merged features, as in Woo et al., ECCV 2018.
+    The weights are computed from the merged features, as in CBAM (Woo et al., ECCV 2018).
     """
 
     def __init__(self, channels: int):

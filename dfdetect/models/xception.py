@@ -115,7 +115,7 @@ class Module(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in pairwise(channels):
-            # Not in place: the residual connection reads the same input.
+            # The ReLU must not change its input, which the residual connection also reads.
             layers += [nn.ReLU(), *_separable(before, after)]
         self.residual: nn.Module = nn.Identity()
         if channels[0] != channels[-1]:
@@ -127,7 +127,7 @@ class Module(nn.Module):
         self.layers = nn.Sequential(*layers[0 if start else 1 :])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return the output of the convolutions plus that of the residual connection.
+        """Return the sum of the outputs of the convolutions and of the residual connection.
 
         The output has the shape (batch, channels, side, side).
         """

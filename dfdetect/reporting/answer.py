@@ -1,4 +1,8 @@
-"""Render a result as HTML for the local web page: first the verdict, then each person."""
+"""Render the result for a file as HTML for the local web page: the verdict, then each person.
+
+P(FAKE) is the detector's score, from 0 (REAL) to 1 (FAKE). A person is one face that was tracked
+through a video.
+"""
 
 import base64
 from html import escape
@@ -35,10 +39,10 @@ def render_note(text: str) -> str:
 
 
 def render_verdict(result: VideoResult) -> str:
-    """Return HTML with the verdict on a video, what the verdict means, and the warnings.
+    """Return HTML with the verdict on a file, the meaning of the verdict, and the warnings.
 
-    If the video has no score, the HTML gives the reason. A page that shows the HTML must load the
-    style sheet `app.css`.
+    If the file has no score, the HTML gives the reason instead. A page that shows the HTML must
+    load the style sheet `app.css`.
 
     Example:
         >>> render_verdict(detector.predict("a.mp4"))
@@ -59,10 +63,11 @@ def render_verdict(result: VideoResult) -> str:
 
 
 def render_people(result: VideoResult) -> str:
-    """Return HTML with each person's P(FAKE) over time, and with the heat maps of the result.
+    """Return HTML with a section for each person: P(FAKE) over time, and the heat maps.
 
-    The pictures are inside the HTML. A page that shows the HTML must load the style sheet
-    `app.css`.
+    A heat map shows which parts of a face are evidence for FAKE. If the result has no heat maps,
+    the HTML has none. The data of all pictures is inside the HTML. A page that shows the HTML must
+    load the style sheet `app.css`.
 
     Example:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))
@@ -79,7 +84,10 @@ def _headline(result: VideoResult) -> str:
 
 
 def _meaning(result: VideoResult) -> str:
-    """Return HTML that says what the verdict means and how reliable the verdict is."""
+    """Return HTML that says what the verdict means, and how reliable the verdict is.
+
+    If there is no verdict, the HTML gives the reason instead.
+    """
     points, noun = result.operating_points, noun_of(result)
     if points is None or result.verdict is None:
         return f"<p>{no_thresholds(noun)}</p>"
@@ -90,7 +98,7 @@ def _meaning(result: VideoResult) -> str:
 
 
 def _scale(probability: float, points: OperatingPoints | None) -> str:
-    """Return HTML that shows P(FAKE) of a video on a scale from 0 to 1, with the thresholds."""
+    """Return HTML that shows P(FAKE) and the thresholds of the verdicts on a scale from 0 to 1."""
     marks = note = ""
     if points is not None:
         marks = "".join(map(_threshold, (points.uncertain, points.fake)))

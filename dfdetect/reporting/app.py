@@ -1,8 +1,8 @@
 """The local web page, which shows the verdict on a video, an image or a webcam recording.
 
-The page needs Gradio (`pip install 'dfdetect[app]'`), which no other module uses. Neither the
-process that serves the page nor the browser loads anything from the network. Every upload is
-deleted as soon as the check of this upload has ended.
+The page needs Gradio (`pip install 'dfdetect[app]'`). No other module of the package uses Gradio.
+Neither the process that serves the page nor the page in the browser loads anything from the
+internet. Every upload is deleted as soon as the check of this upload has ended.
 """
 
 import json
@@ -40,7 +40,7 @@ QUEUE = 20
 # Parts of interrupted uploads are deleted when they are older than LONGEST_KEPT seconds. Gradio
 # looks for such parts every CLEANED_EVERY seconds.
 LONGEST_KEPT, CLEANED_EVERY = 3600, 60
-# In a clone, the sample videos are beside the package; a wheel does not contain them.
+# A clone of the repository has the sample videos beside the package. A wheel does not contain them.
 SAMPLES = Path(__file__).parents[2] / "sample_data" / "train_sample_videos"
 SYSTEM_FONTS = ["system-ui", "sans-serif"]
 LOCAL_NAMES = ["127.0.0.1", "localhost"]
@@ -58,7 +58,8 @@ WAITING = '<p class="note">Drop a video or an image, and the verdict appears her
 SAMPLES_NOTE = (
     '<p class="note">Or try a sample. Its label is in brackets; the detector misses some fakes.</p>'
 )
-# Screen readers announce the verdict, but not the number of each frame.
+# This script makes screen readers announce the verdict. They do not announce the progress messages,
+# because these messages change with each frame.
 ANNOUNCE = """
 const spoken = document.createElement("p");
 spoken.setAttribute("role", "status");
@@ -88,7 +89,8 @@ def serve_app(
         weights: Names or files of the weights, as in `load_detector`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         frames: Number of frames sampled from each video.
-        host: Address of the page. If it is not a loopback address, everybody who can reach this
+        host: Address at which the page is served. A loopback address, such as the default, can be
+            reached only from this machine. With any other address, everybody who can reach this
             machine over the network can use the page, and a warning is logged.
         port: Port of the page. None means the first free port from 7860 on.
 
@@ -101,6 +103,7 @@ def serve_app(
             argument of `load_detector` cannot be used.
         FileNotFoundError: `weights` has an entry that is neither a name of installed weights nor a
             file.
+        CheckpointError: A file of weights is no usable checkpoint.
 
     Example:
         >>> with serve_app() as url:
@@ -131,7 +134,7 @@ def build_page(
     """Return the web page that `serve_app` serves.
 
     Args:
-        detector: The detector that checks the files, one at a time.
+        detector: The detector that checks the files. It checks one file at a time.
         samples: A dictionary from the path of each sample video to the text on the button for this
             video.
         folder: Folder in which the annotated videos are stored while the page shows them.
@@ -146,11 +149,12 @@ def build_page(
         with gradio.Row():
             with gradio.Column(scale=2):
                 with gradio.Tab("File"):
-                    # All types are accepted, because Gradio would not delete a refused file.
+                    # Every type of file is accepted: Gradio would not delete a refused file.
                     label = f"A video or an image, up to {LARGEST_UPLOAD}"
                     file = gradio.File(label=label, height=160)
                 with gradio.Tab("Webcam"):
-                    # Gradio would need the program ffmpeg to mirror or mute a recording.
+                    # Recordings are neither mirrored nor muted, because Gradio would need the
+                    # program ffmpeg to do this.
                     webcam = gradio.Video(
                         label="A clip from your webcam",
                         sources=["webcam"],
@@ -238,12 +242,14 @@ class _Step(NamedTuple):
 
 
 def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
-    """Check a file, annotate it if it is a video, and yield the content of the page at each step.
+    """Check a file, and yield the content of the page at each step of the check.
+
+    If the file is a video that shows a face, an annotated copy of the video is also written.
 
     Args:
         detector: The detector that checks the file.
-        path: The file to check.
-        target: The annotated video to write.
+        path: The video or image to check.
+        target: The path of the annotated copy.
     """
     result = yield from _predict(detector, path)
     verdict, people = render_verdict(result), render_people(result)
@@ -253,7 +259,7 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
     yield _Step(verdict + render_note("Drawing the annotated video ..."), people)
     try:
         annotate(path, result, target)
-    except (DfdetectError, OSError) as error:  # the verdict is shown all the same
+    except (DfdetectError, OSError) as error:  # the page still shows the verdict
         LOGGER.warning("no annotated video: %s", error)
         yield _Step(verdict + render_note("The annotated video could not be drawn."), people)
     else:
@@ -261,9 +267,10 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
 
 
 def _predict(detector: Detector, path: Path) -> Generator[_Step, None, VideoResult]:
-    """Score a file, yield the content of the page after each frame, and return the result."""
+    """Score a file, yield the page's content after each decoded frame, and return the result."""
     counts: SimpleQueue[int | None] = SimpleQueue()
-    # If the page is closed, this generator is closed, too: closing the decoders ends the job.
+    # When the page is closed, Gradio closes this generator. The `with` statement then closes
+    # the decoders, which ends the job.
     with ThreadPoolExecutor(1) as thread, _CountingDecoders(counts.put) as decoders:
         replica = detector.replica(detector.device, decoders)
         job = thread.submit(replica.predict, path, heat_maps=MOMENTS)
@@ -317,18 +324,21 @@ class _AnnotatedVideos:
 def _delete(upload: Path) -> None:
     """Delete an uploaded file, and the folder that Gradio made for the file."""
     upload.unlink(missing_ok=True)
-    with suppress(OSError):  # the same file may have been uploaded under another name
+    # If the same file was also uploaded under another name, the folder is not empty.
+    with suppress(OSError):
         upload.parent.rmdir()
 
 
 def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
-    """Serve the page in a thread, and return its URL."""
+    """Serve the page in another thread, and return the URL of the page."""
     from gradio.themes import Default
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     middleware = [Middleware(_add_policy)]
-    if host in LOCAL_NAMES:  # a website could point a name of its own to 127.0.0.1
+    # Only requests to LOCAL_NAMES are answered. Otherwise, a malicious website could point its own
+    # domain name to 127.0.0.1 and read the page (DNS rebinding).
+    if host in LOCAL_NAMES:
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES))
     try:
         _, url, _ = page.launch(
@@ -355,7 +365,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
 
 
 def _add_policy(app: Callable) -> Callable:
-    """Return an ASGI app that adds the content security policy `POLICY` to responses of `app`."""
+    """Return an ASGI app that adds the security policy `POLICY` to each response of `app`."""
 
     async def call(scope: dict, receive: Callable, send: Callable) -> None:
         async def send_with_policy(message: dict) -> None:
@@ -371,10 +381,10 @@ def _add_policy(app: Callable) -> Callable:
 
 @contextmanager
 def _environment(folder: str) -> Iterator[None]:
-    """Set environment variables that Gradio reads, for the time of a `with` block.
+    """Set environment variables that Gradio reads, and restore them when the `with` block ends.
 
     With these variables, Gradio stores its files in `folder`, sends no usage reports, and uses no
-    proxy for requests to its own page.
+    proxy for its own requests to the page.
     """
     known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
     no_proxy = ",".join(filter(None, known))

@@ -1,4 +1,8 @@
-"""Charts of results as SVG in HTML. The style sheet of the page sets the colours."""
+"""Draw charts of results, as SVG inside HTML. The style sheet of the page sets the colours.
+
+P(FAKE) is the detector's score, from 0 (REAL) to 1 (FAKE). A person is one face that was tracked
+through a video.
+"""
 
 from collections.abc import Sequence
 
@@ -7,9 +11,10 @@ import numpy as np
 from dfdetect.reporting.terminal import time_stamp
 from dfdetect.results import OperatingPoints, TrackResult
 
+# Number of bars in a histogram.
 BINS = 20
-# Sizes in the units of the drawing: width and height of a curve or histogram, and width of the
-# space for the names of thresholds beside a curve.
+# Sizes in units of the SVG: the width and the height of a curve or histogram, and the width of the
+# space beside a curve in which the names of the thresholds are written.
 WIDTH, HEIGHT, NAMES = 480, 110, 84
 
 
@@ -54,7 +59,7 @@ def curve_chart(track: TrackResult, thresholds: OperatingPoints | None) -> str:
 
 
 def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | None) -> str:
-    """Return a histogram of the P(FAKE) of videos, as HTML.
+    """Return a chart of how many videos have which P(FAKE), as HTML.
 
     For fewer than two videos, an empty text is returned.
 
@@ -81,10 +86,11 @@ def histogram_chart(probabilities: Sequence[float], points: OperatingPoints | No
 
 
 def _thresholds(points: OperatingPoints | None) -> str:
-    """Return an SVG line for each threshold, with the name of the threshold on the right."""
+    """Return an SVG line for each threshold, and the threshold's name to the right of the line."""
     if points is None:
         return ""
-    # One name is above its line and the other below, so that they do not overlap on close lines.
+    # The name `fake` is above its line, and `uncertain` is below its line. The names therefore do
+    # not overlap, even if the lines are close to each other.
     named = (
         ("fake", points.fake, "text-after-edge"),
         ("uncertain", points.uncertain, "text-before-edge"),
@@ -110,8 +116,8 @@ def _drawing(content: str, description: str, caption: str, names: float = 0) -> 
         content: The SVG elements of the chart.
         description: The text for readers who cannot see the chart.
         caption: The text below the chart.
-        names: Width of the space at the right of the chart for the names of thresholds, in units of
-            the SVG.
+        names: Width in SVG units of the space to the right of the chart. The names of the
+            thresholds are written in this space.
     """
     size = f"{WIDTH + 42 + names} {HEIGHT + 32}"
     return (

@@ -1,4 +1,8 @@
-"""Plots of a result: the most suspicious frame, faces of a person, and P(FAKE) over time."""
+"""Plot a result with Matplotlib: a frame with boxes, the faces of a person, P(FAKE) over time.
+
+P(FAKE) is the detector's score, from 0 (REAL) to 1 (FAKE). A person is one face that was tracked
+through a video. The most suspicious person is the one with the highest P(FAKE) for the whole video.
+"""
 
 from pathlib import Path
 
@@ -19,9 +23,10 @@ THRESHOLD = 0.5
 def draw_frame(
     axes: Axes, path: str | Path, result: VideoResult, frames: int = DEFAULT_FRAMES
 ) -> None:
-    """Draw the frame in which P(FAKE) of the most suspicious person is highest.
+    """Draw the frame in which the most suspicious person's P(FAKE) is highest.
 
-    Each person in the frame gets a bounding box and the person's P(FAKE) in this frame.
+    Each person in the frame has a bounding box. A label at the box gives the person's P(FAKE) in
+    this frame. The box and the label are red if this P(FAKE) is above 0.5, and otherwise green.
 
     Args:
         axes: The axes to draw in.
@@ -54,7 +59,7 @@ def draw_frame(
 
 
 def draw_curve(axes: Axes, result: VideoResult) -> None:
-    """Draw P(FAKE) over time, as one line for each person."""
+    """Draw P(FAKE) over time, as one line for each person. A dotted line marks 0.5."""
     for number, track in enumerate(result.tracks, start=1):
         axes.plot(
             track.times,
@@ -68,7 +73,7 @@ def draw_curve(axes: Axes, result: VideoResult) -> None:
 
 
 def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
-    """Draw crops of the most suspicious person's face at several moments, side by side.
+    """Draw pictures of the most suspicious person's face at several moments, side by side.
 
     Args:
         axes: The axes to draw in.

@@ -16,7 +16,7 @@ import numpy as np
 from dfdetect.faces.crops import encode_jpeg
 from dfdetect.results import HeatMap, VideoResult
 
-# RGB colour that marks evidence for FAKE on the grey face, and its highest opacity.
+# RGB colour that marks evidence for FAKE on the grey face, and the highest opacity of this colour.
 COLOUR = (255, 40, 0)
 STRENGTH = 0.7
 JPEG_QUALITY = 80
@@ -36,7 +36,8 @@ def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
         (160, 160, 3)
     """
     height, width = heat_map.crop.shape[:2]
-    # The cells of the heat map are much larger than pixels: interpolate between their centres.
+    # The cells of a heat map are much larger than pixels. Between the centres of the cells, the
+    # values are therefore interpolated.
     values = cv2.resize(heat_map.values, (width, height), interpolation=cv2.INTER_LINEAR)
     share = STRENGTH * values[..., None].clip(0, 1)
     grey = cv2.cvtColor(heat_map.crop, cv2.COLOR_RGB2GRAY)[..., None]
@@ -45,12 +46,13 @@ def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HeatMapPicture:
-    """A picture of a face with its heat map.
+    """A picture of a face with a heat map drawn over it.
 
     Attributes:
         time: Time of the frame that shows the face, in seconds since the first frame of the video.
-        jpeg: The content of a JPEG file with the picture.
-        description: The part of the face that gives the strongest evidence for FAKE, in words.
+        jpeg: The picture, encoded as JPEG.
+        description: Words that say in which part of the face the evidence for FAKE is strongest, as
+            in `describe_heat_map`.
     """
 
     time: float
@@ -79,6 +81,10 @@ def picture_heat_maps(result: VideoResult) -> list[list[HeatMapPicture]]:
 def describe_heat_map(heat_map: HeatMap) -> str:
     """Return words that say in which part of a face the evidence for FAKE is strongest.
 
+    This part contains the centre of the evidence: the mean position of the heat map's cells,
+    weighted by the values of the cells. If no value is above 0, the text says that there is no
+    evidence for FAKE.
+
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))
         'strongest in the lower right'
@@ -97,10 +103,10 @@ def describe_heat_map(heat_map: HeatMap) -> str:
 
 
 def _third(share: float) -> int:
-    """Return in which of three parts of a heat map a position is: 0, 1 or 2.
+    """Return which of three parts of a heat map contains a position: 0, 1 or 2.
 
-    The heat map is divided along its width or its height. The middle part is narrower than the
-    other two, because the evidence is seldom centred far from the middle.
+    The heat map is divided into three columns or three rows. The middle part is narrower than the
+    other two, because the centre of the evidence is seldom far from the middle.
 
     Args:
         share: The position, from 0 (left or upper edge) to 1 (right or lower edge).
@@ -112,10 +118,11 @@ def _third(share: float) -> int:
 
 
 class HeatMapStore:
-    """Pictures of the heat maps of many videos, kept in a temporary file instead of in memory.
+    """Stores pictures of the heat maps of many videos in a temporary file, which saves memory.
 
     `take` stores pictures of the heat maps in a result, and returns the result without heat maps.
-    `get` returns the stored pictures. Several threads may use a store at the same time.
+    `get` returns the stored pictures. Several threads may use a store at the same time. The file is
+    deleted when the `with` block ends.
 
     Example:
         >>> with HeatMapStore() as store:
@@ -151,10 +158,12 @@ class HeatMapStore:
         return replace(result, tracks=[replace(one, heat_maps=[]) for one in result.tracks])
 
     def get(self, name: str) -> list[list[HeatMapPicture]] | None:
-        """Return a list of pictures for each person of a video, or None if the video is unknown.
+        """Return the pictures of a video, as one list for each person.
+
+        If `take` has not stored pictures under the name, None is returned.
 
         Args:
-            name: The name under which `take` stored the pictures of the video.
+            name: Name of the video, as in `take`.
         """
         if name not in self._places:
             return None

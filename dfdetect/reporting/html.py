@@ -1,6 +1,9 @@
 """Write results as one HTML page, which needs no network and no other file.
 
-The page links to moments in the videos. The links are valid until a video or the page is moved.
+The page has links to moments in the videos. A link works until its video or the page is moved.
+
+P(FAKE) is the detector's score, from 0 (REAL) to 1 (FAKE). A person is one face that was tracked
+through a video.
 """
 
 import base64
@@ -40,7 +43,7 @@ from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError
 
 JPEG_QUALITY = 80
-# Placeholder for the sections of the videos in the template.
+# Text in the template `report.html` that is replaced by the sections of the videos.
 VIDEOS = "$videos"
 
 
@@ -54,10 +57,10 @@ def write_report(
     progress: bool = False,
     heat_maps: HeatMapStore | None = None,
 ) -> None:
-    """Write an HTML page with a summary, a table of all videos, and the people in each video.
+    """Write an HTML page: a summary, a table of videos, and a section for each video with faces.
 
     Each video in which faces were found is read again, to cut out pictures of the faces. If a video
-    can no longer be read, or no time is left, the page has no pictures from this video. Only the
+    can no longer be read, or no time is left, the video's section has no such pictures. Only the
     pictures of a few videos are in memory at a time.
 
     Args:
@@ -66,11 +69,11 @@ def write_report(
         videos: A dictionary from the name of each video to its file.
         prior: The P(FAKE) that a submission for Kaggle gives to videos without a score, or None if
             no submission was written.
-        detector: Name of the detector, which the page shows.
-        budget: The time budget of the run. When it is used up, no more videos are read.
-        progress: Show a progress bar.
-        heat_maps: The store that holds the pictures of the heat maps, or None if the heat maps are
-            in the results.
+        detector: The name of the detector. The page shows this name.
+        budget: The time budget of the run. When the budget is used up, no more videos are read.
+        progress: Whether to show a progress bar.
+        heat_maps: The store that holds the pictures of the heat maps. None means that the pictures
+            are made from the heat maps in the results.
 
     Example:
         >>> write_report("report.html", results, find_videos(["videos"]), 0.5, "dfdetect")
@@ -79,7 +82,7 @@ def write_report(
     seen = [(name, result) for name, result in ranked if result.tracks]
     head, tail = _page(ranked, prior, detector)
     folder = Path(path).absolute().parent
-    # File names may be invalid UTF-8.
+    # The names of files may contain bytes that are not valid UTF-8. These are written as escapes.
     with (
         atomic_path(path) as temporary,
         temporary.open("w", encoding="utf-8", errors="backslashreplace") as page,
@@ -122,11 +125,11 @@ def _strips(
     budget: TimeBudget | None,
     progress: bool,
 ) -> Generator[list[Strip], None, None]:
-    """For each video in `seen`, yield a list with one strip of pictures per person.
+    """Yield, for each video in `seen`, a list with one strip of pictures for each person.
 
     `seen` has the name and the result of each video in which faces were found. A strip is a list of
-    pictures of the person's face, each with the time of its frame. If the video cannot be read or
-    no time is left, the strips are empty.
+    pictures of one person's face, each with the time of its frame. If a video cannot be read, or no
+    time is left, its strips are empty.
     """
 
     def cut(decoders: DecoderPool, pair: tuple[str, VideoResult]) -> list[Strip]:
@@ -199,15 +202,15 @@ def _css_class(result: VideoResult) -> str:
 
 
 def _link(video: Path, folder: Path) -> str:
-    """Return the URL of a video relative to the folder of the page.
+    """Return the URL of a video, relative to the folder that contains the page.
 
-    Return an empty text if the video is on another drive, because no relative URL then exists.
+    If the video is on another drive, no relative URL exists, and an empty text is returned.
     """
     try:
         relative = os.path.relpath(video.absolute(), folder)
     except ValueError:  # the video is on another drive of Windows
         return ""
-    # A name such as a:b must not be read as a URL with a scheme.
+    # A browser must not read a file name such as a:b as a URL with the scheme `a`.
     return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
 
 

@@ -9,7 +9,7 @@ from dfdetect.results import VideoResult
 
 
 def to_json(result: VideoResult) -> str:
-    """Return a result as one line of JSON in ASCII.
+    """Return a result, without its heat maps, as one line of JSON in ASCII.
 
     Example:
         >>> json.loads(to_json(detector.predict("a.mp4")))["probability"]
@@ -19,11 +19,13 @@ def to_json(result: VideoResult) -> str:
 
 
 def write_json(path: str | Path, results: Iterable[VideoResult]) -> None:
-    """Write results to a file as JSON. If an error occurs, an existing file remains unchanged.
+    """Write results, without their heat maps, to a file as JSON.
+
+    If the file exists and an error occurs, the old file remains unchanged.
 
     Args:
-        path: The file to write. If the name ends in `.json`, the file contains one array with an
-            object for each result. Otherwise, it contains one object per line.
+        path: The file to write. If its name ends in `.json`, the file contains one array with an
+            object for each result. Otherwise, each line of the file contains one object.
         results: The results, in the order in which they are written.
     """
     lines = [to_json(result) for result in results]

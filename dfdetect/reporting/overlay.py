@@ -1,6 +1,8 @@
-"""Write annotated videos: copies of videos (with sound) that show boxes and curves of P(FAKE).
+"""Write annotated videos: copies of videos, with sound, that show boxes and curves of P(FAKE).
 
-A separate process decodes and encodes each video, because a malicious file may crash the process.
+P(FAKE) is the detector's score, from 0 (REAL) to 1 (FAKE). A person is one face that was tracked
+through a video. Each video is decoded and encoded in a separate process, because a malicious file
+may crash the process that decodes it.
 """
 
 import json
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
 
 SUFFIX = ".mp4"
 KEPT_SUFFIXES = frozenset((SUFFIX, *IMAGE_SUFFIXES))
-# Seconds between two calls of `check`, which may stop the work.
+# Seconds between two calls of the caller's function `check`, which stops the work by raising an
+# error.
 LOOK_EVERY = 0.2
-# Time limit for a video in seconds: a fixed part, and a part for each second of the video.
+# Time limit for annotating a video, in seconds: the sum of a fixed part, and of a part for each
+# second of the video until the last sampled frame that shows a face.
 TIME_LIMIT, TIME_LIMIT_PER_SECOND = 300.0, 20.0
-# The process imports modules from the same folders as this one.
+# The new process searches for modules in the same folders (`sys.path`) as this process.
 CODE = "import sys; sys.path[:] = {!r}; import dfdetect.reporting.painting as p; p.main({})"
 LOGGER = logging.getLogger(__name__)
 
@@ -48,15 +52,17 @@ def annotate(
 ) -> None:
     """Write a copy of a video or image that shows the result of a detector.
 
-    Each person has a bounding box with a number and the current P(FAKE). Boxes and P(FAKE) are
-    interpolated between the frames that the detector sampled. A person has a box only at times near
-    a sampled frame that shows the person. A panel below the frame shows the verdict, and a curve of
-    P(FAKE) over time for each person.
+    The copy shows a bounding box around each face. A label at the box gives the person's number and
+    current P(FAKE). Boxes and P(FAKE) are interpolated between the frames that the detector
+    sampled. A person has a box only at times near a sampled frame that shows the person. A panel
+    below the frame shows the verdict, and a curve of P(FAKE) over time for each person.
 
-    Each frame keeps its time. Frames with a side of more than 1280 pixels are reduced until the
-    longer side has 1280 pixels. Frames narrower than 480 pixels are enlarged. The copy of a video
-    is an MP4 file with H.264 and AAC, which browsers play. The copy of an image is an image, and
-    its panel has no curves. If the file `out` exists, it is replaced when the copy is complete.
+    The frames of the copy have the same times as the frames of the video. Frames with a side of
+    more than 1280 pixels are reduced until the longer side has 1280 pixels. Frames narrower than
+    480 pixels are enlarged until the width is 480 pixels or the height is 1280 pixels. The copy of
+    a video is an MP4 file with H.264 and AAC, which browsers play. The copy of an image is an
+    image, and its panel has no curves. If the file `out` exists, it is replaced when the copy is
+    complete.
 
     Args:
         path: The video or image.
@@ -69,10 +75,11 @@ def annotate(
             `annotate` stops and raises the error.
 
     Raises:
-        VideoError: The video cannot be read.
+        VideoError: The video or image cannot be read.
         ArgumentError: The result has no tracks, or `out` is the input file, or `out` exists but is
             not a regular file.
-        OSError: `out` cannot be written, for example because the disk is full.
+        DfdetectError: The copy cannot be made, for example because the disk is full.
+        OSError: The file `out` cannot be created.
 
     Example:
         >>> result = dfdetect.load_detector().predict("video.mov")
@@ -96,16 +103,17 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
     """Return a dictionary from the name of each video to the path of its annotated copy.
 
     If the name of a video contains sub-folders, the copy is in the same sub-folders of `folder`.
-    Parts of a name that would lead out of `folder`, such as `..`, are left out. `.mp4` is appended
-    to a name that does not already end in `.mp4` or in the suffix of an image. If two copies would
-    have the same path, a number is added to the second path.
+    Parts of a name that would lead out of `folder`, such as `..`, are left out. A name that ends
+    neither in `.mp4` nor in the suffix of an image gets the additional suffix `.mp4`. If two copies
+    would have the same path, a number is added to the second path.
 
     Args:
         videos: A dictionary from the name of each video to its file.
         folder: Folder of the annotated copies.
 
     Raises:
-        ArgumentError: The folder cannot be written to, or a video would be overwritten.
+        ArgumentError: `folder` is not a folder or cannot be written to, or a copy would overwrite
+            one of the videos.
 
     Example:
         >>> annotated_paths({"a.mov": Path("videos/a.mov")}, "annotated")
@@ -141,18 +149,19 @@ def annotate_videos(
     budget: TimeBudget | None = None,
     progress: bool = False,
 ) -> dict[str, Path]:
-    """Write annotated copies of many videos. Each CPU core works on one video at a time.
+    """Write annotated copies of many videos.
 
-    A video is left out, with a message in the log, if it has no score, if it cannot be annotated,
-    or if no time is left for it.
+    Several videos are annotated at the same time: one on each CPU core, but at most 16. A video has
+    no copy if it has no score, if it cannot be annotated, or if no time is left for it. A message
+    in the log then gives the reason.
 
     Args:
         results: A dictionary from the name of each video to the detector's result.
         videos: A dictionary from the name of each video to its file.
         targets: A dictionary from the name of each video to the file to write. `annotated_paths`
             returns such a dictionary.
-        budget: The time budget of the run. When it is used up, no more copies are written.
-        progress: Show a progress bar.
+        budget: The time budget of the run. When the budget is used up, no more copies are written.
+        progress: Whether to show a progress bar.
 
     Returns:
         A dictionary from the name of each annotated video to the file that was written.
@@ -166,7 +175,7 @@ def annotate_videos(
         """Annotate a video, and return an error message, or an empty text if there was no error."""
 
         def check() -> None:
-            if decoders.closed:  # the executor ends
+            if decoders.closed:  # the executor was closed, for example after Ctrl-C
                 raise CancelledError
             if budget is not None:
                 budget.check()
@@ -214,13 +223,13 @@ def _run(
 ) -> None:
     """Run `dfdetect.reporting.painting.main` in a new process.
 
-    Raise an error if the process fails.
+    If the process fails, or does not end within the time limit, an error is raised.
 
     Args:
-        path: The video or image, shown in error messages.
+        path: The video or image. Error messages name this file.
         request: The JSON object that `main` reads.
-        threads: Number of threads, as in `main`.
-        seconds: Time limit of the process.
+        threads: Number of decoding threads, which is also the number of encoding threads.
+        seconds: Time limit for the process.
         check: Function that is called several times a second, as in `annotate`.
     """
     process = subprocess.Popen(
@@ -229,7 +238,7 @@ def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        start_new_session=True,  # Ctrl-C reaches only the caller, which ends the process
+        start_new_session=True,  # Ctrl-C reaches only this process, which ends the new one
     )
     end = monotonic() + seconds
     unsent: bytes | None = json.dumps(request).encode()

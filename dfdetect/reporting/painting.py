@@ -1,4 +1,8 @@
-"""Annotate videos and images: draw boxes around faces, and a panel with the curves of P(FAKE)."""
+"""Annotate videos and images: draw boxes around faces, and a panel with the curves of P(FAKE).
+
+P(FAKE) is the detector's score, from 0 (REAL) to 1 (FAKE). A person is one face that was tracked
+through a video.
+"""
 
 import json
 import sys
@@ -17,32 +21,37 @@ from dfdetect.video.planes import Planes
 from dfdetect.video.reader import ANNOTATED, VideoError, read_frames
 from dfdetect.video.rewriting import rewrite_video
 
-# RGB colours of the people in a video. Colour-blind viewers can tell them apart (Okabe & Ito
-# 2008), and black text is readable on each.
+# RGB colours that mark the people in a video. Colour-blind viewers can tell these colours apart
+# (Okabe & Ito 2008), and black text is readable on each colour.
 PERSON_COLOURS = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
     *((204, 121, 167), (213, 94, 0), (255, 255, 255)),
 )
-# Frames with a longer side are reduced, because encoding them would take longer than detection.
-# Narrower frames are enlarged, so that the text fits.
+# Frames with a side of more than LONGEST_SIDE pixels are reduced, because encoding them would take
+# longer than detection. Frames narrower than NARROWEST pixels are enlarged, so that the text fits.
 LONGEST_SIDE, NARROWEST = 1280, 480
-# A face is assumed to keep its place for this number of seconds before and after a sampled frame.
+# A face is assumed to keep its place for this number of seconds before and after a sampled frame
+# that shows the face.
 NEARBY = 1.0
-# The first bounding box of a person appears before the first frame that shows the person, and the
-# last box remains after the last frame, for this share of the sampling interval.
+# Where a person's box is not interpolated, the person has a box only if a sampled frame that shows
+# the person is at most this share of the sampling interval away.
 REACH = 0.55
-# A person's curve is interrupted if this number of sampling intervals has no frame of the person.
+# A person's curve has a gap between two successive frames of the person that are more than this
+# number of sampling intervals apart.
 BREAK = 2.5
-# Height of letters: a share of the width, with limits in pixels. It is the unit of other lengths.
+# Height of letters, as a share of the frame's width, and the smallest and the largest height in
+# pixels.
 LETTER_SHARE, SMALLEST_LETTER, LARGEST_LETTER = 1 / 40, 14, 32
+# Lengths in the panel, as multiples of the height of letters: the space above the chart, the height
+# of the chart, the space below it, and the space on each side of it.
 CHART_TOP, CHART_HEIGHT, CHART_BOTTOM, CHART_SIDE = 2.6, 4.5, 1.9, 2.0
-# The panel is drawn larger by this factor and then reduced, which gives lines smooth edges.
+# The panel is drawn larger by this factor and then reduced, so that lines have smooth edges.
 SMOOTH = 2
 IMAGE_QUALITY = 95
 DISCLAIMER = "an estimate, not proof"
 BLACK, WHITE, PANEL = (0, 0, 0), (255, 255, 255), (18, 20, 24)
 LIGHT, GREY, LINE = (205, 208, 214), (155, 159, 167), (80, 84, 92)
-# Strength of a curve's colour after the current time.
+# Opacity of the curves after the time of the current frame.
 FAINT = 0.35
 
 
@@ -73,7 +82,7 @@ class PersonPath:
         self.reach = min(NEARBY, REACH * interval)
 
     def at(self, time: float) -> tuple[Box, float] | None:
-        """Return the box and P(FAKE) at a time in seconds, or None if both are unknown."""
+        """Return the box and P(FAKE) at a time in seconds, or None if they are unknown."""
         after = int(np.searchsorted(self.times, time))
         near = [place for place in (after - 1, after) if 0 <= place < len(self.times)]
         first, last = near[0], near[-1]
@@ -106,8 +115,8 @@ class BoxPainter:
 
     Attributes:
         frame_size: Width and height in pixels of the resized frame.
-        size: Width and height in pixels of the whole picture, both even. The frame is in the top
-            left corner of the picture.
+        size: Width and height in pixels of the whole picture. Both are even. The frame is in the
+            top left corner of the picture.
     """
 
     def __init__(self, result: VideoResult, width: int, height: int, seconds: float):
@@ -131,11 +140,11 @@ class BoxPainter:
         self.label = lru_cache(maxsize=1000)(self._draw_label)
 
     def draw(self, picture: Planes, time: float) -> None:
-        """Draw the boxes, and the panel with the verdict and the curves, on a picture.
+        """Draw the people's boxes, and the panel, on a picture.
 
         Args:
-            picture: The picture to draw on, which already contains the resized frame. The width and
-                height of the picture are `self.size`.
+            picture: The picture to draw on. It already contains the resized frame. Its width and
+                height are `self.size`.
             time: Time of the frame in seconds since the first frame.
         """
         for place, path in enumerate(self.paths):
@@ -190,21 +199,24 @@ def person_colour(place: int) -> tuple[int, int, int]:
 
 
 def sampling_interval(result: VideoResult) -> float:
-    """Return the median time in seconds between two successive sampled frames that show a face."""
+    """Return the median time in seconds between two successive sampled frames that show a face.
+
+    If fewer than two sampled frames show a face, 1 second is returned.
+    """
     times = sorted({time for track in result.tracks for time in track.times})
     return float(np.median(np.diff(times))) if len(times) > 1 else NEARBY
 
 
 def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
-    """Return a copy of an image with boxes and a panel, as in an annotated video.
+    """Return a copy of an image with a box around each face and a panel with the verdict.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
         result: The detector's result for the image, with at least one person.
 
     Returns:
-        RGB uint8 of shape (new height, new width, 3). The image is resized like the frames of an
-        annotated video. The panel is below it.
+        RGB uint8 of shape (new height, new width, 3). The image is resized as described in
+        `dfdetect.reporting.overlay.annotate`. The panel is below the image.
     """
     import av
 
@@ -219,9 +231,10 @@ def paint_image(image: np.ndarray, result: VideoResult) -> np.ndarray:
 def main(threads: int) -> None:
     """Annotate one video or image. A separate process runs this function.
 
-    The function reads a JSON object with `path`, `out` and `result` from standard input. If the
-    video cannot be read, the function writes a JSON object with `status` and `details` to standard
-    output.
+    The function reads a JSON object from standard input. Its entries are `path` (the file to
+    annotate), `out` (the file to write) and `result` (a dictionary that `VideoResult.to_dict`
+    returned). If the video or image cannot be read, the function writes a JSON object with the
+    entries `status` and `details` to standard output.
 
     Args:
         threads: Number of decoding threads, which is also the number of encoding threads.
@@ -247,7 +260,7 @@ def _within(box: Sequence[int], limits: Sequence[int]) -> tuple[int, int, int, i
 
 
 def _chart_box(width: int, letter: int) -> tuple[int, int, int, int]:
-    """Return the left, top, right and bottom edge of the chart in the panel, in pixels.
+    """Return the left, top, right and bottom edges of the chart in the panel, in pixels.
 
     `width` is the width of the panel, and `letter` is the height of letters, both in pixels.
     """
@@ -266,8 +279,8 @@ def _draw_panel(
         width: Width of the panel in pixels.
         letter: Height of letters in pixels.
         seconds: Duration of the video in seconds. 0 means that no curves are drawn.
-        interval: Seconds from one sampled frame to the next. Where a person is missing for much
-            longer than this interval, the person's curve has a gap.
+        interval: Seconds from one sampled frame to the next. Where a person is missing for more
+            than `BREAK` intervals, the person's curve has a gap.
         strength: Opacity of the curves, 0 to 1.
     """
     chart = CHART_HEIGHT + CHART_BOTTOM if seconds else 0
@@ -311,8 +324,8 @@ def _draw_scale(
 ) -> None:
     """Draw the axes of the curves, a line for each threshold, and a caption with the thresholds.
 
-    `letter` is the height of letters in pixels of the drawing. The finished drawing is reduced by
-    the factor `SMOOTH`.
+    `box` holds the left, top, right and bottom edges of the chart, and `letter` is the height of
+    letters. Both are in pixels of the drawing, before it is reduced by the factor `SMOOTH`.
     """
     left, top, right, bottom = box
     font = _font(round(0.8 * letter), bold=False)

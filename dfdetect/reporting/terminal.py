@@ -1,6 +1,7 @@
 """Format results as text: a line for each video, details of one video, or a summary of many.
 
-The functions return text, which the command line prints.
+The functions return text, which the command line prints. P(FAKE) is the detector's score, from 0
+(REAL) to 1 (FAKE). A person is one face that was tracked through a video.
 """
 
 import os
@@ -15,24 +16,25 @@ from dfdetect.results import OperatingPoints, TrackResult, Verdict, VideoResult,
 from dfdetect.scoring.verdict import FAKE_RATE, UNCERTAIN_RATE
 from dfdetect.video.discovery import IMAGE_SUFFIXES
 
-# Select Graphic Rendition codes of ECMA-48.
+# Colours in a terminal, as Select Graphic Rendition codes of ECMA-48.
 VERDICT_COLOURS = {Verdict.FAKE: "1;31", Verdict.UNCERTAIN: "33", Verdict.REAL: "36"}
 WARNING_COLOUR = "33"
 FAINT = "2"
-# Width of the first column in characters.
+# Width in characters of the first column, which shows the verdict.
 VERDICT_WIDTH = len("no verdict")
-# Number of videos that the summary names for each reason.
+# Maximum number of videos that the summary names for each reason why videos have no score.
 NAMED = 3
-# Number of letters in a line of the text that follows the results.
+# Maximum number of characters in a line of the explanations below the results.
 LINE = 80
-# The probability at which a reader expects the limit between real and fake.
+# The P(FAKE) that a reader may take for the limit between real and fake.
 EVEN = 0.5
 HINT = (
     "A score is a hint for a person who looks, never proof (docs/interpretation.md). The detector "
     "judges faces only: not voices, not scenes, and not whether a true recording is shown in a "
     "false context."
 )
-# In words, what an aggregation of frames computes. The other aggregations are too complicated.
+# What some aggregations of frames compute, in words. The other aggregations are too complicated to
+# be described in a few words.
 AGGREGATIONS = {
     "mean_logit": "the mean over all frames",
     "mean_probability": "the mean over all frames",
@@ -58,7 +60,8 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 
     If the environment variable `NO_COLOR` (https://no-color.org) is not empty, the answer is no.
     Otherwise, if `FORCE_COLOR` is not empty, the answer is yes. If both variables are empty or
-    missing, the answer is yes for a terminal, except if the variable `TERM` is `dumb`.
+    missing, the answer is yes only if the stream is a terminal and the variable `TERM` is not
+    `dumb`.
 
     Example:
         >>> wants_colour(sys.stdout)
@@ -74,8 +77,8 @@ def wants_colour(stream: TextIO, environment: Mapping[str, str] = os.environ) ->
 def result_line(result: VideoResult, *, colour: bool = False) -> str:
     """Return a line about a video, followed by one line for each warning of the result.
 
-    The line about the video gives its verdict, P(FAKE), number of people and name. If the video has
-    no score, the line gives the name and the reason.
+    The line about the video gives the verdict, P(FAKE), the number of people, and the name of the
+    video. If the video has no score, the line gives the name and the reason.
 
     Args:
         result: The detector's result for the video.
@@ -101,11 +104,14 @@ def result_line(result: VideoResult, *, colour: bool = False) -> str:
 
 
 def result_details(result: VideoResult) -> str:
-    """Return the reason for the verdict, the times of each person, and the meaning of the numbers.
+    """Return the reason for the verdict, details of each person, and the meaning of the numbers.
+
+    The details of a person are P(FAKE), the times at which the person is seen, and the most
+    suspicious moments.
 
     Returns:
-        Several lines to print below the result of `result_line`. If the video has no score, the
-        text is empty.
+        Several lines to print below the text that `result_line` returns. If the video has no score,
+        the text is empty.
 
     Example:
         >>> print(result_details(detector.predict("a.mp4")))
@@ -165,12 +171,12 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 
 
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
-    """Return the text to print last, after a line for each video.
+    """Return the text to print at the end, below the lines that `result_line` returned.
 
-    The function `result_line` makes the line of a video. For several videos, the text has the
-    summary and the meaning of the verdicts. For one video with a score, the text has the details.
-    For one video without a score, the text has the summary if `prior` is given, and is empty
-    otherwise.
+    For several videos, the text is the result of `summary`. If at least one of these videos has a
+    score, the meaning of P(FAKE) and of the verdicts follows. For one video with a score, the text
+    is the result of `result_details`. For one video without a score, the text is the result of
+    `summary` if `prior` is given. Otherwise, the text is empty.
 
     Args:
         results: The dictionary that `predict` returns: the result of each video, by name.
@@ -241,7 +247,10 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
 
 
 def no_thresholds(noun: str) -> str:
-    """Return a sentence that says why there is no verdict for a video, image or file."""
+    """Return a sentence that says why there is no verdict.
+
+    `noun` is the word for what was checked: `video`, `image` or `file`.
+    """
     return (
         "The checkpoint holds no thresholds, so it is not known how often a REAL "
         f"{noun} gets such a P(FAKE)."
@@ -249,10 +258,10 @@ def no_thresholds(noun: str) -> str:
 
 
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
-    """Return a phrase for each verdict. The phrase says which P(FAKE) gets the verdict.
+    """Return a phrase for each verdict. The phrase says which P(FAKE) leads to the verdict.
 
-    The phrases contain the word "them" for certain REAL videos. The text `ORIGIN` describes these
-    videos, and must be shown before the phrases.
+    In the phrases, the word "them" means the REAL videos that the text `ORIGIN` describes. This
+    text must therefore be shown before the phrases.
 
     Args:
         points: The thresholds of the verdicts.
@@ -369,10 +378,10 @@ def time_stamp(seconds: float) -> str:
 
 
 def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
-    """Return lines about one person: P(FAKE), the times of the person, and suspicious moments.
+    """Return lines about one person: P(FAKE), when the person is seen, and suspicious moments.
 
-    The suspicious moments are those with the highest P(FAKE). If only one frame was sampled, as
-    from an image, the lines contain no times.
+    The suspicious moments are those with the highest P(FAKE). If only one frame was sampled (for
+    example from an image), or if the times are unknown, there is only the line with P(FAKE).
     """
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:

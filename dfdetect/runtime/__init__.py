@@ -1,1 +1,1 @@
-"""What a run over many videos uses: devices, threads, Ray clusters, a time budget, a journal."""
+"""What a run over many videos uses: devices, engines, threads, clusters, time budget, journal."""

@@ -1,4 +1,4 @@
-"""Keep a run within its time budget: sample fewer frames per video if the time is short."""
+"""Keep a run within its time budget by sampling fewer frames per video if the time is short."""
 
 import re
 from threading import Lock
@@ -7,13 +7,13 @@ from time import monotonic
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.results import VideoResult
 
-# Time reserved at the end for stopping the running videos and for writing the last files: these
-# seconds, or this share of the budget if that is longer.
+# Time reserved at the end for stopping the work on videos and for writing the last files. It is
+# RESERVE_SECONDS or the share RESERVE_SHARE of the budget, whichever is longer.
 RESERVE_SECONDS = 3.0
 RESERVE_SHARE = 0.01
 # Minimum number of frames that are sampled from a video, however short the time is.
 FEWEST_FRAMES = 4
-# Weight of the newest video in the moving average of processing speed.
+# Weight of the newest video in the moving averages of the measured times.
 LATEST = 0.2
 # Stages whose time is proportional to the number of sampled frames.
 PER_FRAME = ("detect", "crop", "classify")
@@ -61,11 +61,11 @@ class TimeBudget:
 
     The time to decode a video does not depend on the number of sampled frames. The time for the
     other stages is proportional to the number of sampled frames. Both times are measured while
-    videos are scored, and each new video gets as many frames as there is time for. Several threads
-    may use one budget.
+    videos are scored. Each new video gets as many frames as there is time for, but at least
+    `FEWEST_FRAMES` and at most `frames`. Several threads may use one budget.
 
     Args:
-        seconds: Time from now to the end of the run.
+        seconds: Time from now to the end of the run, in seconds.
         videos: Number of videos to score.
         frames: Number of frames to sample from each video if there is enough time.
 
@@ -97,7 +97,10 @@ class TimeBudget:
             raise OutOfTimeError
 
     def frames(self) -> int:
-        """Return the number of frames to sample from the next video."""
+        """Return how many frames are sampled from the next video.
+
+        The method then counts this video as running, until `record` gets the video's result.
+        """
         with self._lock:
             now = monotonic()
             if self._start is None:
@@ -105,8 +108,8 @@ class TimeBudget:
             running, self._running = self._running, self._running + 1
             if not self._frame:
                 return self._most
-            # Several threads score videos, so that more than one second of work is done per second.
-            # On average, half of the work on a running video is done.
+            # Several threads score videos, so more than one second of work is done per second. On
+            # average, half of the work on a running video is done.
             half_done = running / 2 * (self._decoding + self._latest * self._frame)
             speed = (self._work + half_done) / (now - self._start)
             affordable = speed * (self._end - now) / max(1, self._left)
@@ -115,7 +118,7 @@ class TimeBudget:
             return self._latest
 
     def allowance(self) -> "VideoAllowance":
-        """Return the part of the budget that the next video gets."""
+        """Return the next video's part of the budget, and count this video as running."""
         return VideoAllowance(self.frames(), self._end - monotonic())
 
     def record(self, result: VideoResult, frames: int) -> None:
@@ -123,7 +126,7 @@ class TimeBudget:
 
         Args:
             result: The detector's result for the video.
-            frames: The number of frames that were requested from the video.
+            frames: The number of frames that the method `frames` returned for the video.
         """
         decoding = result.timings.get("decode", 0.0)
         rest = sum(result.timings.get(stage, 0.0) for stage in PER_FRAME)
@@ -144,9 +147,9 @@ class VideoAllowance:
     The object can be sent to another process.
 
     Args:
-        frames: Number of frames to sample from the video.
-        seconds: Time limit for the work on the video. The time starts when the object is created.
-            The time for sending the object to another process is not counted.
+        frames: Number of frames that are sampled from the video.
+        seconds: Time limit for the work on the video, in seconds. The time starts when the object
+            is created. The time for sending the object to another process is not counted.
     """
 
     def __init__(self, frames: int, seconds: float):
@@ -163,5 +166,5 @@ class VideoAllowance:
             raise OutOfTimeError
 
     def frames(self) -> int:
-        """Return the number of frames to sample from the video."""
+        """Return how many frames are sampled from the video."""
         return self._frames

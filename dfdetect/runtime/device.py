@@ -11,6 +11,7 @@ import torch
 from dfdetect.errors import ArgumentError
 
 Part = TypeVar("Part")
+# Lowest compute capability of Ampere GPUs.
 AMPERE = (8, 0)
 _ALONE = Lock()
 
@@ -18,9 +19,9 @@ _ALONE = Lock()
 def choose_device(device: str = "auto") -> torch.device:
     """Return the torch device with the name `device`, after checking that the device works.
 
-    The check runs a convolution, because torch also lists GPUs that are too old for its kernels. If
-    `device` is `auto` and the GPU fails the check, a warning gives the reason, and the CPU is
-    returned.
+    The check runs a convolution, because torch also lists GPUs that are too old for the kernels of
+    torch. If `device` is `auto` and the GPU fails the check, a warning gives the reason, and the
+    CPU is returned.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first GPU, or the CPU if there is
@@ -50,12 +51,12 @@ def choose_device(device: str = "auto") -> torch.device:
 def has_fast_half(device: torch.device) -> bool:
     """Return whether a device multiplies matrices faster in half precision than in float32.
 
-    GPUs and CPUs with matrix units (AMX) are faster in half precision. All other CPUs are many
-    times slower in half precision than in float32.
+    GPUs are faster in half precision. CPUs are faster in half precision only if they have matrix
+    units (Intel AMX). All other CPUs are many times slower in half precision than in float32.
     """
     if device.type != "cpu":
         return True
-    # Older versions of torch do not have this function.
+    # Older versions of torch do not have the function `get_capabilities`.
     read: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
     return bool(read().get("amx_bf16", False))
 
@@ -69,8 +70,8 @@ def half_type(device: torch.device) -> torch.dtype:
 def other_gpus(device: torch.device) -> list[torch.device]:
     """Return the GPUs that can be used in addition to a device.
 
-    The device `cuda` stands for all GPUs: the list holds all working GPUs except the first. A
-    device such as `cuda:0` or `cpu` stands for one device only: the list is empty.
+    The device `cuda` stands for all GPUs. For `cuda`, the list therefore holds all working GPUs
+    except the first. For any other device, such as `cuda:0` or `cpu`, the list is empty.
     """
     if device != torch.device("cuda"):
         return []
@@ -79,7 +80,9 @@ def other_gpus(device: torch.device) -> list[torch.device]:
 
 
 def describe(device: torch.device) -> str:
-    """Return a readable name of a device. For the device `cuda`, the result names all GPUs.
+    """Return a readable name of a device.
+
+    For the device `cuda`, the result names all GPUs.
 
     Example:
         >>> describe(choose_device("cpu"))
@@ -91,7 +94,7 @@ def describe(device: torch.device) -> str:
 
 
 def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence) -> list[Part]:
-    """Apply a function to a batch, or to its parts if the batch is too large for GPU memory.
+    """Apply a function to a batch, or to parts of the batch if it is too large for the GPU memory.
 
     Args:
         function: A function that takes a batch and returns one result for each item of the batch.
@@ -107,7 +110,7 @@ def split_on_oom(function: Callable[[Sequence], Sequence[Part]], batch: Sequence
         return list(function(batch))
     except torch.cuda.OutOfMemoryError:
         pass  # the traceback keeps memory in use until this block ends
-    if len(batch) == 1:  # other threads may have used the memory
+    if len(batch) == 1:  # other threads may have used the memory, so one thread retries alone
         with _ALONE:
             torch.cuda.empty_cache()
             return list(function(batch))

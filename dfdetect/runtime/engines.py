@@ -28,13 +28,15 @@ from dfdetect.runtime.device import available_cores
 AUTO, TORCH = ENGINES[:2]
 # The packages that each engine needs. The fastest engine comes first.
 PACKAGES = {"openvino": ["openvino"], "onnxruntime": ["onnxruntime", "onnx"], "torch": ["torch"]}
-# Maximum absolute and relative difference between outputs that count as equal.
+# Maximum absolute and relative difference between outputs that count as equal, for an engine that
+# computes in float32 and for an engine that may compute in bfloat16.
 SAME = 1e-3
 SAME_IN_BFLOAT16 = 5e-2
-# Compiling takes seconds. With `auto`, a network is therefore run by torch for this number of calls
-# (the first few videos), and compiled only then.
+# Compiling takes seconds. With `auto`, torch therefore runs a network for this number of calls (the
+# first few videos), and the network is compiled afterwards.
 PAYS_AFTER = 40
-# Number of input sizes whose kernels are kept: the face detector gets images of many sizes.
+# Number of input sizes whose kernels OpenVINO keeps. It is large, because the face detector gets
+# images of many sizes.
 KEPT_KERNELS = 256
 LOGGER = logging.getLogger(__name__)
 # Tracing a network uses global state of torch, so only one thread may trace at a time.
@@ -44,7 +46,9 @@ Compute = Callable[[np.ndarray], list[np.ndarray]]
 
 
 def choose_engine(engine: str, device: torch.device) -> str:
-    """Return the name of the engine to use. For `auto`, it is the fastest installed engine.
+    """Return the name of the engine that runs the networks on a device.
+
+    If `engine` is `auto`, this is the fastest installed engine on a CPU, and torch on a GPU.
 
     Args:
         engine: `torch`, `openvino`, `onnxruntime` or `auto`.
@@ -74,15 +78,16 @@ def choose_engine(engine: str, device: torch.device) -> str:
 
 
 class EngineNetwork(nn.Module):
-    """A network that an engine runs. It has the same inputs and outputs as the original network.
+    """A network that an engine runs.
 
+    It takes the same inputs and returns the same outputs as the original network, up to rounding.
     The first call compiles the network for the engine, which takes seconds. With `auto`, torch
     therefore runs the first calls, and a later call compiles the network. If the network is sent to
     another process, that process compiles the network again.
 
-    After compiling, the outputs of the engine and of torch are compared for the input `example`. If
+    After compiling, the outputs of the engine and of torch for the input `example` are compared. If
     the outputs differ by more than rounding, or if the engine cannot compile the network, torch
-    runs the network, and a warning says why.
+    runs the network in all later calls, and a warning says why.
 
     Args:
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
@@ -142,20 +147,21 @@ class EngineNetwork(nn.Module):
 
     @property
     def calls_at_once(self) -> int:
-        """Return how many calls at once keep the cores busy that torch may use in this thread.
+        """Return the number of calls that should be made at the same time, for full speed.
 
-        Torch computes one call on all these cores. The other engines compute it on one core. If it
-        is time to compile the network, the network is compiled first.
+        Torch uses several cores for one call, so the number is 1. The other engines use one core
+        for one call. For them, the number is therefore the number of cores that torch may use in
+        this thread. If it is time to compile the network, this property compiles it first.
         """
         if self.calls_left == 0:
             self._ready()
         return 1 if self.compute is None else torch.get_num_threads()
 
     def _ready(self) -> bool:
-        """Compile the network if it is time to do so. Return whether a compiled network exists.
+        """Compile the network if it is time to do so, and return whether it is compiled.
 
-        With `auto`, it is time after `PAYS_AFTER` calls of the network. With another engine, it is
-        time at the first call.
+        With `auto`, it is time after `PAYS_AFTER` calls of the network. If an engine was chosen by
+        name, it is time at the first call. If the engine failed, the network is never compiled.
         """
         if self.compute is not None or not self.usable:
             return self.compute is not None
@@ -174,7 +180,7 @@ class EngineNetwork(nn.Module):
                 torch.autocast("cpu", enabled=False),
                 warnings.catch_warnings(),
             ):
-                warnings.simplefilter("ignore")  # converters warn of constant shapes
+                warnings.simplefilter("ignore")  # converters warn that some shapes are constant
                 compute = COMPILERS[self.engine](
                     network, self.example, self.varying, self.in_bfloat16
                 )
@@ -223,7 +229,7 @@ def _compile_openvino(
 ) -> Compute:
     import openvino
 
-    # The model must not use memory that belongs to Python objects, which another thread may free.
+    # The model must not share memory with Python objects, because another thread may free them.
     model = openvino.convert_model(network, example_input=example, share_weights=False)
     shape = [-1 if number in varying else size for number, size in enumerate(example.shape)]
     model.reshape({model.inputs[0]: openvino.PartialShape(shape)})
@@ -232,7 +238,7 @@ def _compile_openvino(
         model,
         "CPU",
         {
-            # Each input is computed on one core, because other videos keep the other cores busy.
+            # Each call is computed on one core, because other calls keep the other cores busy.
             "NUM_STREAMS": cores,
             "INFERENCE_NUM_THREADS": cores,
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
@@ -240,7 +246,7 @@ def _compile_openvino(
             "CPU_RUNTIME_CACHE_CAPACITY": KEPT_KERNELS,
         },
     )
-    of_thread = local()  # each thread needs a request of its own
+    of_thread = local()  # each thread needs its own inference request
 
     def compute(values: np.ndarray) -> list[np.ndarray]:
         if not hasattr(of_thread, "request"):

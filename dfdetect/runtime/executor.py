@@ -31,22 +31,24 @@ class Executor:
     """Applies a function to several items at once, and yields the results in order of the items.
 
     On the CPU, each thread works on one item and uses one core, because a single video cannot keep
-    several cores busy. Threads run in parallel, because decoders, OpenCV and torch release Python's
-    global lock. If there are more cores than threads with an item, the cores are divided among the
-    decoders of the items.
+    several cores busy. The threads run in parallel, because OpenCV and torch release Python's
+    global interpreter lock, and because videos are decoded in separate processes. If there are more
+    cores than threads with an item, the cores are divided among the decoders of these items.
 
-    Each device needs a function of its own. The method `map` therefore takes a function
-    `make_worker`, which gets a device and a pool of decoders, and returns the function to apply.
+    Each device needs its own function, which is called a worker. The method `map` therefore takes a
+    function `make_worker`, which gets a device and a pool of decoders, and returns the worker for
+    this device.
 
     When the `with` block ends, unfinished items are cancelled, and the processes that decode videos
     are ended. A run that is stopped with Ctrl-C therefore does not wait until the current videos
     are scored.
 
     Args:
-        device: The device on which the function runs networks: `auto`, `cpu`, `cuda` (all GPUs) or
-            `cuda:N`. On a cluster, each process looks for this device on its own machine.
-        cluster: Address of a Ray cluster, as in `dfdetect.runtime.ray_cluster.map_on_cluster`, or
-            None to use only this machine.
+        device: The device on which the workers run networks: `auto` (all GPUs, or the CPU if no GPU
+            works), `cpu`, `cuda` (all GPUs) or `cuda:N`. On a cluster, each process looks for this
+            device on its own machine.
+        cluster: Address of a Ray cluster, such as `192.168.0.1:6379`, or None to use only this
+            machine. `dfdetect.runtime.ray_cluster.map_on_cluster` describes all addresses.
         workers: Number of threads. None means one thread per core, but at most 16. With `cluster`,
             this number is ignored.
 
@@ -94,25 +96,27 @@ class Executor:
         failed: Callable[[Result], bool] = lambda result: False,
         on_done: Callable[[Item, Result], None] = lambda item, result: None,
     ) -> Generator[tuple[Item, Result], None, None]:
-        """Apply a function to each item, and yield each item with its result, in order.
+        """Apply a worker to each item, and yield each item with its result, in order.
 
-        Only a few items are read ahead of the results, so that memory does not grow with the number
-        of items.
+        Only a limited number of items is read ahead of the results, so that memory does not grow
+        with the number of items.
 
         Args:
-            make_worker: A function that takes a device and a pool of decoders, and returns the
-                worker, which is the function to apply. `make_worker` is called once per GPU, or
-                once if there is no GPU. Several threads may call a worker at the same time. On a
-                cluster, each process calls `make_worker` once, and `make_worker`, the items and the
-                results must be picklable.
-            items: The items. The caller's thread reads them one by one. If there is only one item,
-                the decoders, OpenCV and torch use all cores of this machine for this item.
+            make_worker: A function that takes a device and a pool of decoders, and returns a
+                worker: the function that is applied to the items. `make_worker` is called once for
+                each GPU in use, or once for the CPU. Several threads may call a worker at the same
+                time. On a cluster, each process calls `make_worker` once, and `make_worker`, the
+                items and the results must be picklable.
+            items: The items. The caller's thread reads them one by one. If there is only one item
+                and no cluster, the decoders, OpenCV and torch use all cores of this machine for
+                this item.
             on_lost: A function that returns the result of an item that a cluster has given up. Its
                 arguments are the item and a message. A cluster gives up an item after several
-                processes were lost, one after another, while they worked on the item. The default
-                function raises DfdetectError.
-            failed: A function that returns whether a result is a failure. An item that fails on
-                a GPU other than the first is tried again on the first GPU.
+                processes were lost, one after another, while they worked on the item. None means a
+                function that raises DfdetectError.
+            failed: A function that returns whether a result is a failure. If an item fails on a GPU
+                other than the first, it is tried again on the first GPU. On a cluster, this
+                function is not called.
             on_done: A function that is called with each item and its result as soon as the result
                 is ready. Without a cluster, several threads call this function, in any order. On a
                 cluster, the caller's thread calls it.
@@ -139,8 +143,9 @@ class Executor:
         items = iter(items)
         head = list(islice(items, max(2, self.workers)))
         alone = len(head) < 2
-        # The number stays the same during the run. It must not depend on which videos are read at
-        # the same moment, because it may change the frames of a damaged video.
+        # The number of cores for each decoder stays the same during the run. It may change which
+        # frames of a damaged video can be decoded, so it must not depend on which other videos are
+        # decoded at the same moment.
         cores_each = available_cores() // max(1, min(len(head), self.workers))
 
         def apply(item: Item, function: Worker[Item, Result]) -> tuple[Item, Result]:
@@ -150,8 +155,8 @@ class Executor:
             on_done(item, result)
             return item, result
 
-        # At the end, the decoders end before the threads, because a thread that waits for a frame
-        # would never end.
+        # The pool of decoders is closed before the pool of threads. Otherwise, a thread that waits
+        # for a frame would never end.
         with (
             _threads(self.workers, one_core_each=not alone) as threads,
             DecoderPool(max(1, cores_each)) as decoders,
@@ -182,11 +187,12 @@ def map_at_once(
 ) -> Generator[Result, None, None]:
     """Apply a function to `count` items at once, and yield the results in order of the items.
 
-    If `count` is 1, the caller's thread works on the items. Otherwise, `count` other threads do. At
-    most `count` items are drawn in advance.
+    If `count` is 1, the caller's thread works on the items. Otherwise, `count` other threads work
+    on them. At most `count` items are read in advance.
 
     Raises:
-        Exception: Any exception that the function raises for an item, in place of its result.
+        Exception: Any exception that the function raises for an item. The exception is raised in
+            place of the item's result.
 
     Example:
         >>> list(map_at_once(abs, [-1, 2, -3], 2))
@@ -200,7 +206,10 @@ def map_at_once(
 
 
 def _results(futures: Iterable[Future[Result]], ahead: int) -> Generator[Result, None, None]:
-    """Yield the results of futures in order. At most `ahead` futures are drawn in advance."""
+    """Yield the results of futures in order.
+
+    At most `ahead` futures are read in advance.
+    """
     pending: deque[Future[Result]] = deque()
     for future in futures:
         pending.append(future)
@@ -217,7 +226,7 @@ def _raise_lost(item: object, message: str) -> NoReturn:
 def _make_in_process(
     make_worker: MakeWorker[Item, Result], device: str
 ) -> Callable[[Item], Result]:
-    """Return the function that a process of a cluster applies to items.
+    """Return the worker that a process of a cluster applies to items.
 
     `device` is the name of a device on the machine of this process.
     """
@@ -267,7 +276,7 @@ def prefetch(items: Iterable[Item], count: int) -> Generator[Item, None, None]:
                 waiting.put((item,))
                 if unwanted.is_set():
                     return
-        except BaseException as error:  # the caller's thread raises any exception again
+        except BaseException as error:  # the generator raises it again, in the caller's thread
             waiting.put(error)
         waiting.put(None)
 

@@ -17,11 +17,11 @@ class Journal:
     Each line also holds the video's name, size and modification time, the settings of the run and
     the version of dfdetect. The method `read` ignores a line if the video, the settings or the
     version have changed since the line was written. `read` also ignores an incomplete line, which a
-    killed process may leave. If the detector failed on a video or ran out of time, no line is
-    written for the video, so that a later run tries the video again.
+    killed process may leave. If the detector failed on a video, or if no time was left for a video,
+    no line is written for this video, so that a later run tries the video again.
 
     Args:
-        path: The file, or None to write nothing.
+        path: The file, or None if nothing is written.
         settings: The settings of this run on which the results depend, such as the weights.
 
     Example:
@@ -48,7 +48,10 @@ class Journal:
         return results
 
     def add(self, name: str, video: Path, result: VideoResult) -> None:
-        """Add the result of a video. Several threads may call this method at the same time."""
+        """Add the result of a video.
+
+        Several threads may call this method at the same time.
+        """
         if self.path is None or result.status in (Status.OUT_OF_TIME, Status.FAILED):
             return
         entry = {"name": name, "file": _state(video), "settings": self.settings}
@@ -57,7 +60,7 @@ class Journal:
             with self._lock, self.path.open("a", encoding="utf-8") as file:
                 # Start with a line break, because a killed process may have left half a line.
                 file.write(f"\n{line}\n")
-        except OSError as error:  # the run can continue, because memory also holds its results
+        except OSError as error:  # the run can continue, because its results are also in memory
             warnings.warn(
                 f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
                 "next one starts from the beginning",
@@ -65,18 +68,19 @@ class Journal:
             )
 
     def of_others(self) -> list[bytes]:
-        """Return the lines in the file that come from runs with other settings than this run."""
+        """Return the lines of the file that runs with other settings or versions have written."""
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:
         """Delete the results of this run, and of all runs with the same settings, from the file.
 
-        If no other lines are left, the file is deleted. Call this method when the run is complete.
+        If no results of other runs are left, the file is deleted. Call this method when the run is
+        complete.
         """
         if self.path is None:
             return
         others = self.of_others()
-        with suppress(OSError):  # the run is complete without this
+        with suppress(OSError):  # the run is complete even if the file stays
             if others:
                 self.path.write_bytes(b"\n".join([*others, b""]))
             else:
@@ -92,7 +96,7 @@ class Journal:
 
 
 def _state(video: Path) -> list[int] | None:
-    """Return the size and modification time of a file, or None if it does not exist."""
+    """Return the size and modification time of a file, or None if the file cannot be accessed."""
     try:
         found = video.stat()
         return [found.st_size, found.st_mtime_ns]
@@ -101,7 +105,7 @@ def _state(video: Path) -> list[int] | None:
 
 
 def _parse(line: bytes) -> dict | None:
-    """Return the content of a line, or None if the line is damaged."""
+    """Return the content of a line, or None if the line is empty or damaged."""
     try:
         entry = json.loads(line)
         parts = {part: entry[part] for part in ("name", "file", "settings")}

@@ -1,11 +1,11 @@
 """Apply one function to many items, such as videos, on all machines of a Ray cluster.
 
 Ray (Moritz et al. 2018) is optional (`pip install 'dfdetect[cluster]'`). Only this module imports
-it. Each machine runs one process per core, or a few processes per GPU if the machine has GPUs. Each
-process makes the function at its first item, and keeps the function for later items. A detector is
-therefore loaded only once per process. Ray sends the items to the processes, and sends the results
-back. Ray also keeps the results until they are used, restarts crashed processes, and notices when
-machines join or leave.
+Ray. Each machine runs one process per core, or a few processes per GPU if the machine has GPUs.
+Each process makes the function when it gets its first item, and keeps the function for later items.
+If the function uses a detector, for example, each process loads the detector only once. Ray sends
+the items to the processes, and sends the results back. Ray also keeps the results until they are
+used, restarts crashed processes, and notices when machines join or leave.
 """
 
 import logging
@@ -38,10 +38,11 @@ LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
 # Seconds within which a cluster must answer.
 TIMEOUT = 10.0
-# Number of items that processes may get before the result of the oldest item is yielded: AHEAD, or
-# AHEAD_EACH per process if that is more. Other items need not wait for one slow item.
+# Processes may get this number of items before the result of the oldest item is yielded: AHEAD, or
+# AHEAD_EACH times the number of processes if this is more. The number is large, so that the work on
+# other items continues while one item is slow.
 AHEAD, AHEAD_EACH = 256, 4
-# Maximum number of processes per GPU. Each process takes some of the GPU's memory.
+# Maximum number of processes per GPU. It is limited, because each process needs GPU memory.
 SHARE_GPU = 8
 # An item is given up after this number of processes were lost while they worked on the item.
 ATTEMPTS = 3
@@ -66,13 +67,13 @@ def map_on_cluster(
     If the process or machine that works on an item is lost, another process gets the item.
 
     Args:
-        start: A function without arguments that returns the function to apply. Each process calls
-            `start` once. `start`, the items and the results must be picklable.
-        items: The items. The next item is taken only when a process is free, so that memory does
+        start: A function without arguments. It returns the function that is applied to the items.
+            Each process calls `start` once. `start`, the items and the results must be picklable.
+        items: The items. The next item is read only when a process is free, so that memory does
             not grow with the number of items.
-        address: The cluster's address, as in `ray.init`: for example `192.168.0.1:6379`, or `auto`
-            on a machine of the cluster. `local` starts a cluster that consists of this machine
-            alone, and ends the cluster when the call ends.
+        address: The cluster's address, such as `192.168.0.1:6379`. On a machine of the cluster, the
+            address may be `auto`. `ray.init` describes all addresses. In addition, `local` starts a
+            cluster that consists of this machine alone, and ends the cluster when the call ends.
         on_lost: A function that returns the result of an item that was given up. Its arguments are
             the item and a message. An item is given up after `ATTEMPTS` processes were lost, one
             after another, while they worked on the item.
@@ -107,13 +108,13 @@ def require_cluster(address: str) -> None:
     """Check that a cluster answers at an address.
 
     The check takes ten seconds at most. Ray itself would try to connect for minutes before it gives
-    up.
+    up. For the addresses `local` and `auto`, the function checks only that Ray is installed.
 
     Raises:
         DfdetectError: Ray is not installed.
         ArgumentError: The address is malformed, or nothing answers there.
     """
-    # Without this, Ray would send usage statistics over the network.
+    # Without this setting, Ray would send usage statistics over the network.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if find_spec("ray") is None:
         raise DfdetectError(
@@ -148,7 +149,7 @@ class _Call:
 def _in_order(
     pool: "ActorPool", items: Iterator[Item], on_lost: Callable[[Item, str], Result]
 ) -> Iterator[tuple[Item, Result]]:
-    given: deque[_Call] = deque()  # in order; the first one is the oldest unfinished call
+    given: deque[_Call] = deque()  # all calls whose results are not yielded yet, oldest first
     again: deque[_Call] = deque()
     left = map(_Call, items)
     exhausted = False
@@ -188,13 +189,13 @@ class ActorPool:
 
         self.ray = ray
         # Actors get this reference inside a list, because Ray would replace a bare reference by its
-        # content in each call. This way, each process fetches the content only once.
+        # content in each call. From the list, each process fetches the content only once.
         self.start = ray.put(start)
         self.machines: set[str] = set()
         self.idle: list[ActorHandle] = []
         # The actors that are working or starting. The key is a Ray reference that becomes ready
-        # when the actor becomes ready. The value holds the actor, its call and the reference to
-        # the result; call and result are None for an actor that is starting.
+        # when the actor becomes free. The value holds the actor, its call and the reference to
+        # the result. For an actor that is starting, the call and the reference are None.
         self.busy: dict[ObjectRef, tuple[ActorHandle, _Call | None, ObjectRef | None]] = {}
         self.refreshed = -NODE_POLL_SECONDS
 
@@ -223,7 +224,7 @@ class ActorPool:
             raise DfdetectError("no machine of the cluster offers a CPU: start one, or wait for it")
 
     def _start_actors(self, node: dict[str, Any], cores: range) -> None:
-        """Start the actors of a machine, and ping each actor to learn when the actor is ready."""
+        """Start the actors of a machine, and ping each actor to learn when it has started."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         gpus = int(node["Resources"].get("GPU", 0))
@@ -272,7 +273,7 @@ class ActorPool:
             except (errors.RayActorError, errors.ActorUnschedulableError):
                 if call is not None:
                     lost.append(call)
-                    self._ping(actor)  # fails only if the whole machine was lost
+                    self._ping(actor)  # this ping fails only if the whole machine was lost
                 continue
             except errors.RayTaskError as error:
                 raise error.cause from error
@@ -292,8 +293,8 @@ class _Actor:
     """A process of the cluster, which works on one item at a time, on one core.
 
     Args:
-        cores: Indexes of the cores on which the actor may run. These are all cores of the machine,
-            or only some of them if Ray runs several nodes on one machine.
+        cores: Indexes of the cores on which the actor may run. If Ray runs several nodes on one
+            machine, these are the cores of one node. Otherwise, they are all cores of the machine.
     """
 
     def __init__(self, cores: range):
@@ -306,7 +307,10 @@ class _Actor:
                 os.sched_setaffinity(0, own)
 
     def ping(self) -> None:
-        """Do nothing. A call of this method returns as soon as the process has started."""
+        """Do nothing.
+
+        A call of this method returns as soon as the process has started.
+        """
 
     def call(self, version: str, start: list["ObjectRef"], item: Any) -> tuple[None, Any]:
         """Apply a function to an item.
@@ -344,13 +348,14 @@ def connected(address: str) -> Iterator[None]:
     """Connect to a cluster for a `with` block, unless there is already a connection.
 
     Raises:
+        DfdetectError: Ray is not installed.
         ArgumentError: The cluster cannot be reached.
     """
     require_cluster(address)
     alone = address == LOCAL
     if alone or _host_and_port(address)[0] in LOOPBACKS:
-        # Without this, Ray replaces the loopback address by the machine's outer address, where
-        # nothing listens. Ray reads this variable only when it is imported.
+        # Without this setting, Ray replaces the loopback address by the machine's outer address,
+        # where nothing listens. Ray reads the variable only when Ray is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
@@ -379,7 +384,7 @@ def connected(address: str) -> Iterator[None]:
 def _errors_logged(what: str) -> Iterator[None]:
     """Log an error of a `with` block instead of raising it.
 
-    The block ends an actor or the connection. Raising an error there could hide an earlier error.
+    The block ends an actor or the connection. An error raised there could hide an earlier error.
     `what` is the start of the log message, such as "cannot end an actor".
     """
     try:
@@ -393,7 +398,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _host_and_port(address: str) -> tuple[str, str]:
-    """Return host and port of `host:port` or `ray://host:port`. A missing part is an empty text."""
+    """Return host and port of `host:port` or `ray://host:port`.
+
+    A missing part is an empty text.
+    """
     host, _, port = address.rpartition("/")[2].rpartition(":")
     return host.strip("[]"), port
 

@@ -7,7 +7,8 @@ crop, and a model gives each crop a logit. Four steps turn these logits into the
    on actors who were held out of training.
 2. One of the rules `FRAME_RULES` combines the logits of a track's frames into the track's logit.
 3. One of the rules `TRACK_RULES` combines the tracks of a video into the video's logit. Tracks with
-   far fewer frames than the longest track can be ignored: such a track may be a picture on a wall.
+   far fewer frames than the longest track can be ignored, because a short track may show a picture
+   on a wall.
 4. The probability is the sigmoid of the video's logit. It is kept within [floor, 1 - floor], so
    that a single confident error does not dominate the log loss.
 
@@ -23,9 +24,15 @@ The rules for the frames of a track:
   The rule therefore also detects a face that is fake for a short time only.
 - `mean_probability`: the mean of the probabilities. With this rule, a few frames with logits far
   from 0 do not outweigh the other frames.
-- `confident_majority`, `power_law` and `confident_fives`: rules that combine probabilities. The
-  first, third and fourth place of the Deepfake Detection Challenge used them (Seferbekov 2020,
-  Davletshin et al. 2020, Shao et al. 2020).
+- `confident_majority`: a mean of probabilities. If many frames have probabilities near 1, or if
+  nearly all frames have probabilities near 0, the mean is taken over these frames only. Seferbekov
+  (2020), the first place in the Deepfake Detection Challenge, used this rule.
+- `power_law`: a weighted mean of probabilities. The weight of a frame grows with the distance of
+  its probability from 0.5. The third place (Davletshin et al. 2020) used this rule.
+- `confident_fives`: the frames are divided into groups of five, and the mean of the groups'
+  probabilities is taken. If most groups have probabilities near 1, or if most groups have
+  probabilities near 0, the mean is taken over these groups only. The fourth place (Shao et al.
+  2020) used this rule.
 
 The rules for the tracks of a video:
 
@@ -36,7 +43,7 @@ The rules for the tracks of a video:
   the lowest logit of the tracks is the video's logit. Otherwise, the video's probability is the
   mean of the tracks' probabilities. The fourth place of the challenge used this rule, too.
 
-`dfdetect compare-aggregation` measures several of these rules.
+The command `dfdetect compare-aggregation` measures several of these rules.
 """
 
 from collections.abc import Callable, Sequence
@@ -165,7 +172,8 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
     The probability of a group is the sigmoid of its mean logit. If more than 70 % of the groups
     have probabilities above 0.85, the mean is taken over these groups. If more than 70 % of the
     groups have probabilities below 0.15, the mean is taken over these groups. Otherwise, the mean
-    is taken over all groups.
+    is taken over all groups. Frames after the last whole group are ignored. If there are fewer than
+    five frames, they form one group.
     """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
@@ -179,9 +187,9 @@ def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
 def _power_law(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of a weighted mean of the frames' probabilities.
 
-    The weight of a frame is d, the distance of its probability from 0.5. Before the mean is taken,
-    each probability is moved away from 0.5: its distance becomes d ** 0.65. The moved probability
-    is kept within [0.01, 0.99].
+    Let d be the distance of a frame's probability from 0.5. The weight of the frame is d + 0.0001.
+    Before the mean is taken, each probability is moved away from 0.5: its distance becomes
+    d ** 0.65. The moved probability is kept within [0.01, 0.99].
     """
     distance = _sigmoid(logits) - 0.5
     pushed = np.clip(0.5 + np.sign(distance) * np.abs(distance) ** 0.65, 0.01, 0.99)

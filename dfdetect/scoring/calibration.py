@@ -1,7 +1,8 @@
 """Calibration: changes logits so that P(FAKE) agrees with the share of fakes.
 
 P(FAKE) is the sigmoid of a logit. For example, about 80 % of the videos with a P(FAKE) of 0.8
-should be fakes. The method is Platt scaling: each logit is replaced by a linear function of it.
+should be fakes. The method is Platt scaling: each logit is multiplied by a number, and another
+number is added to the product.
 """
 
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ class Calibration:
 
     Args:
         scale: The number by which a logit is multiplied, above 0.
-        bias: The number that is added to the product.
+        bias: The number that is added to the product of logit and `scale`.
 
     Raises:
-        ArgumentError: `scale` is not above 0, or a number is not finite.
+        ArgumentError: `scale` is not above 0, or `scale` or `bias` is not finite.
     """
 
     scale: float = 1.0

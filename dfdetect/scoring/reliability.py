@@ -2,16 +2,18 @@
 
 A face is hard to judge if a property, such as its brightness, is beyond a limit. Two measurements
 of the default detector justify the limits. The first measurement showed that the balanced accuracy
-on faces beyond a limit is lower than on other faces. For the second measurement, good crops were
-damaged until they were beyond a limit. The balanced accuracy was lower on the damaged crops than
-before the damage: the 95 % interval of the difference was below zero.
+is lower on faces with a property beyond its limit than on other faces. For the second measurement,
+good crops were damaged until a property was beyond its limit. The balanced accuracy was lower on
+the damaged crops than on the same crops before the damage: the whole 95 % confidence interval of
+the difference was below zero.
 
 Strongly compressed videos also have a warning, because the detector misses many fakes among them.
-Their balanced accuracy shows this less clearly: the detector also calls fewer REAL videos FAKE.
+The balanced accuracy on these videos shows this less clearly, because the detector also calls fewer
+of their REAL videos FAKE.
 
 The command `dfdetect compare-conditions` repeats these measurements. Given videos, it measures the
 effect of compression; given face sets, it measures the effects of all other properties.
-`docs/experiments.md` has all results, also for properties that make no difference.
+`docs/experiments.md` lists all results, including those for properties that make no difference.
 """
 
 from collections.abc import Sequence
@@ -22,13 +24,14 @@ from dfdetect.faces.attributes import FaceAttributes
 
 # Maximum height of a small face's bounding box, in pixels of the frame.
 SMALL = 70.0
-# Faces are dark below this brightness, blurred below this sharpness, and seen from the side above
-# this turn; `FaceAttributes` describes these three values.
+# A face is dark if its brightness is below DARK. A face is blurred if its sharpness is below
+# BLURRED. A face is seen from the side if its turn is above TURNED. `FaceAttributes` describes
+# brightness, sharpness and turn.
 DARK = 30.0
 BLURRED = 0.05
 TURNED = 0.5
-# A video is strongly compressed if its mean bits per pixel are below this limit. Videos of the
-# Deepfake Detection Challenge have 0.035 to 0.050.
+# A video is strongly compressed if its number of bits per pixel is below this limit. The number is
+# 0.035 to 0.050 for videos of the Deepfake Detection Challenge.
 COMPRESSED = 0.015
 
 
@@ -47,8 +50,8 @@ def find_warnings(
             compared with the limit of this attribute.
         frames: Number of frames that show the face. If it is 1, a sentence says that only one frame
             was scored.
-        bits_per_pixel: Bits per pixel of the compressed video, as in `dfdetect.video.reader.Frame`.
-            NaN means unknown.
+        bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
+            in all frames of the video. NaN means unknown.
 
     Returns:
         One sentence for each reason. If there is no reason, the tuple is empty.

@@ -4,7 +4,7 @@ import numpy as np
 
 from dfdetect.results import OperatingPoints
 
-# Shares of REAL videos with a P(FAKE) above the thresholds of the verdicts `uncertain` and `fake`.
+# Maximum shares of REAL videos with a P(FAKE) above the thresholds `uncertain` and `fake`.
 UNCERTAIN_RATE = 0.05
 FAKE_RATE = 0.01
 
@@ -13,13 +13,14 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     """Return the thresholds of the verdicts `uncertain` and `fake`.
 
     At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most 1 %
-    of them have a P(FAKE) above the threshold `fake`. No FAKE videos are counted, so the attribute
-    `fakes` of the result is empty.
+    of the REAL videos have a P(FAKE) above the threshold `fake`. Each video counts with its weight.
+    No FAKE videos are counted, so the attribute `fakes` of the result is empty.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
-        weights: Weight of each video, shape (n,). For example, the function `vote_weights` returns
-            weights that give all sources (data sets or sites) the same influence.
+        weights: Weight of each video, shape (n,). For example,
+            `dfdetect.evaluation.metrics.vote_weights` returns weights that give all sources (data
+            sets or sites) the same influence.
 
     Example:
         >>> fit_operating_points(np.arange(1, 101) / 200, np.ones(100))
@@ -29,7 +30,8 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
     reached = np.cumsum(weights[order]) / np.sum(weights)
     thresholds = []
     for rate in (UNCERTAIN_RATE, FAKE_RATE):
-        # The threshold is the lowest probability with at most this share of the videos above it.
+        # The threshold is the probability of one of the videos: the lowest probability for which at
+        # most the share `rate` of the videos lies above it.
         place = int(np.searchsorted(reached, 1 - rate - 1e-9))
         thresholds.append(float(probabilities[order][min(place, len(order) - 1)]))
     uncertain, fake = thresholds

@@ -11,9 +11,9 @@ from torchvision.transforms import v2
 
 from dfdetect.faces.crops import compress_jpeg, to_tensor
 
-# Pixels that are added to each side of a crop before it is moved.
+# Pixels that are added to each side of a crop before the crop is rotated, moved and resized.
 PADDING = 24
-# The encoder of each codec, by the name of the codec's decoder.
+# Names of codecs, which are also the names of their decoders, and the name of each encoder.
 ENCODERS = {"h264": "libx264", "mpeg2video": "mpeg2video"}
 
 
@@ -131,7 +131,8 @@ class Encode(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return all images, encoded with the same random quality and decoded.
 
-        Input and output are uint8 of shape (..., 3, height, width). Height and width are even.
+        Input and output are uint8 of shape (..., 3, height, width). Height and width must be
+        even.
         """
         lowest, highest = self.coarseness
         coarseness = int(torch.randint(lowest, highest + 1, ()))
@@ -163,13 +164,14 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 
 
 def matching_compression() -> nn.Module:
-    """Return a random compression for fakes made from reconstructions, and for their REAL crops.
+    """Return a transform that compresses crops at random, for training with reconstructions.
 
-    A REAL crop has the artefacts of its codec, which a reconstruction lacks. A model could
-    therefore learn that images without artefacts are FAKE. To prevent this, the fake and its REAL
-    crop are both compressed. The two have the same seed (see `dfdetect.training.dataset.Item`), so
-    that the same codec and quality are drawn for both. (Chen et al. describe this problem in "Dual
-    Data Alignment Makes AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
+    Some fakes are made from a REAL crop and its reconstruction. The REAL crop has the artefacts of
+    its codec, which the reconstruction lacks. A model could therefore learn that images without
+    artefacts are FAKE. To prevent this, the fake and its REAL crop are both compressed. The two
+    have the same seed (see `dfdetect.training.dataset.Item`), so that the same codec and quality
+    are drawn for both. (Chen et al. describe this problem in "Dual Data Alignment Makes
+    AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
     return v2.RandomApply([compression], p=0.75)
@@ -202,8 +204,8 @@ def _strong(size: int) -> list[nn.Module]:
         p=[0.6, 0.2, 0.2],
     )
     # Sharpness differs more between sources than between REAL and FAKE, so models must not use it.
-    # Models must not use large blocks either. Such blocks arise if a small face is compressed and
-    # then enlarged.
+    # If a small face is compressed and then enlarged, the blocks of the compression become large.
+    # Models must not use these large blocks either.
     sharpness = v2.RandomChoice(
         [
             Rescale(smallest=0.2, between=v2.RandomApply([compression], p=0.5)),
@@ -240,7 +242,8 @@ def _compress(image: torch.Tensor, quality: int) -> torch.Tensor:
 def _encode(images: torch.Tensor, codec: str, coarseness: int) -> torch.Tensor:
     """Encode images with a video codec, and return the decoded images.
 
-    Input and output are uint8 of shape (n, 3, height, width). `coarseness` is as in `Encode`.
+    Input and output are uint8 of shape (n, 3, height, width). The class `Encode` explains
+    `codec` and `coarseness`.
     """
     encoder = cast(av.VideoCodecContext, av.CodecContext.create(ENCODERS[codec], "w"))
     encoder.height, encoder.width = images.shape[-2:]

@@ -137,7 +137,11 @@ CHOICES = {
 
 
 def recipe(architecture: str, **settings: Any) -> TrainConfig:
-    """Return the recommended settings for an architecture, changed by the values in `settings`.
+    """Return the recommended settings for an architecture.
+
+    Args:
+        architecture: Name of the architecture.
+        settings: Values that replace the recommended values.
 
     Raises:
         ArgumentError: The architecture is unknown, or a setting is out of its range.

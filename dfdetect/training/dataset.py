@@ -19,7 +19,7 @@ Transform = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Role(Enum):
-    """What `ClipDataset` makes of a crop before the augmentation, such as a fake."""
+    """What `ClipDataset` does with a crop before the augmentation, for example to make a fake."""
 
     RECORDED = "the crop itself"
     SELF_BLENDED = "a fake, which is the REAL crop blended with a changed copy of itself"
@@ -34,7 +34,7 @@ class Item(NamedTuple):
         position: Position of the crop or clip in the dataset, from 0.
         seed: Seed of all random changes to the item. A fake and the REAL item that it is made from
             have the same seed, so that they are augmented in the same way.
-        role: What the dataset makes of the crop before the augmentation (see `Role`).
+        role: What the dataset does with the crop before the augmentation (see `Role`).
     """
 
     position: int

@@ -4,7 +4,7 @@ Each process learns from its part of every batch. The result is the same as with
 whole batches, for three reasons. Gradients are averaged over the processes, by torch's
 DistributedDataParallel (Li et al. 2020). Batch normalisation uses the statistics of the whole
 batch, also on CPUs, where torch's SyncBatchNorm does not run. Dropout masks are drawn for the whole
-batch.
+batch, and each process uses its part of them.
 """
 
 import os
@@ -108,7 +108,7 @@ ONE_PROCESS = DistributedContext()
 def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.device]]:
     """Connect the processes that `torchrun` started, and yield this process's context and device.
 
-    Without `torchrun`, the context is that of a single process.
+    Without `torchrun`, the context describes a single process.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`. If a machine has several
@@ -146,9 +146,9 @@ class _GlobalBatchMode(TorchFunctionMode):
 
     The outputs of a model are the same as if the process computed the whole batch. To this end, the
     mode changes batch normalisation, dropout and stochastic depth. If a model draws random numbers
-    for anything else, DfdetectError is raised, because these numbers would differ from those of a
-    run with one process. The mode notices such draws because they change the states of torch's
-    generators.
+    for anything but dropout and stochastic depth, DfdetectError is raised, because a run with one
+    process would draw other numbers. The mode notices the draws, because they change the states of
+    torch's generators.
 
     Args:
         context: The context of this process.
@@ -193,7 +193,8 @@ class _GlobalBatchMode(TorchFunctionMode):
     ) -> torch.Tensor:
         """Return `images`, normalised by the mean and variance over the batch of all processes.
 
-        The method is that of Ioffe & Szegedy, "Batch Normalization", ICML 2015.
+        If `training` is False, the running mean and variance are used instead. The method is from
+        Ioffe & Szegedy, "Batch Normalization", ICML 2015.
         """
         if not training:
             return functional.batch_norm(

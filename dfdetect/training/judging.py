@@ -1,12 +1,14 @@
 """Measure a model on held-out faces after each epoch, to choose the best epoch.
 
-The best epoch is the one with the lowest `choosing_loss`. This loss is the mean of two log losses,
-or one of them if there are no videos for the other. In both, REAL and FAKE have the same weight:
+The best epoch is the epoch with the lowest `choosing_loss`. There are two log losses, and the
+`choosing_loss` is their mean. If there are no videos for one of them, the `choosing_loss` is the
+other log loss. In both log losses, REAL and FAKE videos have the same total weight:
 
-- The log loss on held-out videos without a known source, such as those of the Deepfake Detection
-  Challenge. Their sources are unknown, so no source can be held out. Instead, all videos of some
-  actors are held out.
-- The log loss on the videos of held-out sources. All sources have the same weight.
+- The log loss on held-out videos without a known source, such as the videos of the Deepfake
+  Detection Challenge. Their sources are unknown, so no source can be held out. Instead, all videos
+  of some actors are held out.
+- The log loss on held-out videos with a known source. Within a class (REAL or FAKE), all sources
+  have the same total weight.
 
 Both log losses are computed from one calibrated P(FAKE) per video. As in a detector, the
 calibration is applied to the logits of crops first, and the aggregation of the checkpoint then
@@ -36,9 +38,10 @@ CHOOSING = "choosing_loss"
 class Judge:
     """Computes the calibration and the metrics of a model from its logits of held-out faces.
 
-    Each video has a weight. There are two groups of videos: those without and those with a known
-    source. Both groups have the same total weight, unless one is empty. Within a group, REAL and
-    FAKE have the same total weight. Within each class of a group, all sources have the same one.
+    Each video has a weight. There are two groups of videos: videos without a known source, and
+    videos with a known source. Both groups have the same total weight, unless one is empty. Within
+    a group, REAL and FAKE videos have the same total weight. Within each class of a group, all
+    sources have the same total weight.
 
     Args:
         faces: The held-out faces.
@@ -74,7 +77,7 @@ class Judge:
         self.aggregation = aggregation
 
     def judge(self, logits: np.ndarray) -> tuple[Calibration, dict[str, float]]:
-        """Return the calibration of a model, and its metrics as `measure` returns them.
+        """Return the calibration of a model, and the metrics that `measure` computes with it.
 
         Args:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
@@ -85,7 +88,7 @@ class Judge:
     def calibrate(self, logits: np.ndarray, rows: np.ndarray | None = None) -> Calibration:
         """Return the calibration of a model, given its raw logits.
 
-        If the model is no better than chance, the calibration leaves logits as they are.
+        If the model is no better than chance, the calibration does not change logits.
 
         Args:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
@@ -137,11 +140,12 @@ class Judge:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed each threshold.
 
         At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most
-        1 % have one above the threshold `fake`. Each video counts with its weight (see `Judge`).
+        1 % of them have a P(FAKE) above the threshold `fake`. In these percentages, each REAL video
+        counts with its weight (see `Judge`).
 
         The FAKE videos are counted in two groups. The group `sources` consists of the FAKE videos
         whose source is known and new to the model. The group `people` consists of all other FAKE
-        videos. Their people are new to the model, but perhaps the model knows their source.
+        videos. The people in them are new to the model, but perhaps the model knows their source.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0

@@ -20,7 +20,9 @@ from dfdetect.training.config import TrainConfig
 from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.param_groups import parameter_groups
 
+# Share of the training in which the learning rate rises. Afterwards, it falls.
 WARM_UP = 0.15
+# Number of batches whose mean loss the progress bar shows.
 RECENT_STEPS = 50
 # Seconds between two saves within an epoch. A run that is killed loses no more time than this.
 SAVE_EVERY = 600.0
@@ -158,8 +160,8 @@ class Learner:
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of one training step, given the seed of the run and the step's number.
 
-    The seed of a step is not the sum of the two numbers. With sums, step 1 of the run with the seed
-    0 would have the same seed as step 0 of the run with the seed 1.
+    Step 1 of a run with the seed 0 and step 0 of a run with the seed 1 have different seeds. The
+    sum of the two numbers would be the same for both.
 
     Example:
         >>> step_seed(0, 1) == step_seed(1, 0)

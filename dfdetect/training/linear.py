@@ -62,13 +62,14 @@ def linear_features(
 def fit_head(
     model: LinearModel, architecture: str, strength: float, features: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
-    """Fit the linear layer of a model. All REAL crops together count as much as all FAKE crops.
+    """Fit the linear layer of a model.
+
+    All REAL crops together have the same weight as all FAKE crops together.
 
     Args:
         model: The model, whose `head` is changed.
         architecture: `logistic_regression` or `linear_svm` (with squared hinge loss).
-        strength: scikit-learn's `C`: the larger it is, the weaker is the penalty on the squared
-            weights.
+        strength: scikit-learn's `C`. A larger value means a weaker penalty on the squared weights.
         features: Features of the crops, float32 of shape (n, features).
         labels: 1 for FAKE and 0 for REAL, shape (n,).
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from dfdetect.models.registry import head_parameters
 
+# With `by_inputs`, the weights of a layer with this number of inputs get the given learning rate.
 BASE_INPUTS = 100
 
 
@@ -23,9 +24,9 @@ def parameter_groups(
 
     Args:
         model: The model.
-        learning_rate: With `equal`, the learning rate of all parameters. With `by_inputs`, biases
-            get this rate, and the weights of a layer get this rate times 100 / n, where n is the
-            number of inputs of each unit.
+        learning_rate: With `equal`, the learning rate of all parameters. With `by_inputs`, the
+            weights of a layer get this rate times 100 / n, where n is the number of inputs of each
+            unit. Biases and the weights of normalisation layers get this rate.
         lr_scaling: `equal` or `by_inputs`.
 
     Example:

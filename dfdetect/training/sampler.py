@@ -26,12 +26,13 @@ class BalancedSampler(Sampler[list[Item]]):
     are drawn once, in random order, before any of them is drawn again.
 
     **Made fakes.** Some fakes are made during the training, from REAL items of the same batch. A
-    share `self_blend_share` of the FAKE half is made by self-blending. A share
-    `reconstruction_share` of the FAKE half is made from stored reconstructions of the REAL items
-    (see `dfdetect.data.reconstruct`). A made fake has the same seed as its REAL item, so that both
-    are augmented in the same way. If a source has no FAKE items, a fake is made from each of its
-    REAL items in the batch, even if the made fakes then exceed the two shares. Otherwise a model
-    could learn that all items of this source are REAL.
+    share `self_blend_share` of the FAKE half is made by self-blending (see
+    `dfdetect.data.self_blend`). A share `reconstruction_share` of the FAKE half is made from stored
+    reconstructions of the REAL items (see `dfdetect.data.reconstruct`). If a REAL item has no
+    stored reconstruction, self-blending is used instead. A made fake has the same seed as its REAL
+    item, so that both are augmented in the same way. If a source has no FAKE items, a fake is made
+    from each of its REAL items in the batch, even if the made fakes then exceed the two shares.
+    Otherwise a model could learn that all items of this source are REAL.
 
     **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset, which are
     called recorded fakes here. A share `pair_share` of the recorded fakes gets a partner in the
@@ -122,7 +123,7 @@ class BalancedSampler(Sampler[list[Item]]):
         unpaired = self.dataset.unpaired_real[reals]
         wanted = round((self.self_blend_share + self.reconstruction_share) * self.half)
         made = max(int(unpaired.sum()), wanted) if len(fake) else self.half
-        order = np.argsort(~unpaired, kind="stable")  # first the items whose source has no fakes
+        order = np.argsort(~unpaired, kind="stable")  # items of sources without fakes first
         reals = reals[order]
         seeds = generator.integers(2**31, size=self.half).tolist()
         roles = self._roles(reals[:made], generator)
@@ -147,10 +148,11 @@ class BalancedSampler(Sampler[list[Item]]):
         return items + fakes
 
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
-        """Return the slot (position in the batch) that the partner of a fake may take, or None.
+        """Return the slot that the partner of a fake may take, or None.
 
-        The REAL item in this slot comes from the same face set as the fake, and is replaced by the
-        partner. If `spare` has no such item, the result is None.
+        A slot is a position in the REAL half of the batch. The partner replaces the REAL item in
+        the returned slot, which comes from the same face set as the fake. If `spare` has no such
+        item, the result is None.
 
         Args:
             fake: Position of the fake in the dataset.
@@ -233,7 +235,11 @@ class _Pool:
 
 
 class _Queue:
-    """An endless sequence of items. Each round has every item once, in a new random order."""
+    """An endless sequence of items. Each round has every item once, in a new random order.
+
+    In a round, the items of one turn come before the items of the next turn (see
+    `BalancedSampler._turns`).
+    """
 
     def __init__(self, items: np.ndarray, turns: np.ndarray, generator: np.random.Generator):
         self.items = items

@@ -49,13 +49,14 @@ def read_split(
     Args:
         faces: Indexes of face sets.
         val: What to hold out: the index of another face set, or a number between 0 and 1. A number
-            is a share of the sources in `faces`, or of the actor groups if the FAKE crops do not
-            come from several sources (see `FaceSet.split`). A list may mix indexes and numbers. Its
-            entries are held out one after another, and a number is then a share of what is left.
+            is the share to hold out of each face set in `faces`: of its sources, if its FAKE crops
+            come from several sources, and otherwise of its actor groups (see `FaceSet.split`). A
+            list may mix indexes and numbers. Its entries are held out one after another, and a
+            number is then a share of what is left.
         seed: Seed of the random choice of held-out faces.
-        min_pair_difference: Lowest mean difference between the pixels (0 to 255) of a fake and
-            those of its original. Fakes with a lower difference are not trained on (see
-            `FaceSet.without_label_noise`).
+        min_pair_difference: Lowest mean difference between the pixel values (0 to 255) of a fake
+            and the pixel values of its original. Fakes with a lower difference are not trained on
+            (see `FaceSet.without_label_noise`).
 
     Raises:
         FaceSetError: A face set is unusable or has only one class, or a crop is both in `faces` and
@@ -87,7 +88,7 @@ def read_split(
 
 
 def _without_actors(faces: FaceSet, held_out: FaceSet, name: str) -> FaceSet:
-    """Return the faces without the crops whose actor group also occurs in `held_out`.
+    """Return `faces` without the crops whose actor group also occurs in `held_out`.
 
     `name` is the name of the held-out face set in warnings and errors.
 

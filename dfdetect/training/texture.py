@@ -11,9 +11,10 @@ sources have the same weight, and REAL and FAKE have the same weight. These are 
 - The layer of the texture logit is fitted on the wild faces, too. Its penalty is strong, because
   the layer would otherwise learn to recognise the sources.
 - The layer of the steadiness logit is fitted on the wild tracks that have enough frames.
-- The layer of the relevance learns to separate the wild faces from the faces of the challenge. It
-  learns from three versions of each face: the stored crop, the crop as if it came from a video, and
-  a damaged copy. A compressed or darkened face of the challenge should not become a wild face.
+- The layer of the relevance (the weight of the wild logit) learns to separate the wild faces from
+  the faces of the challenge. It learns from three versions of each face: the stored crop, the crop
+  as if it came from a video, and a damaged copy. Without the damaged copies, it could take a
+  compressed or darkened face of the challenge for a wild face.
 
 Face sets store crops as JPEG images, so these crops have JPEG artefacts that crops from videos do
 not have. The wild faces are therefore changed to look like crops from videos (see
@@ -77,8 +78,8 @@ EXTREME_SHARE = 0.01
 # averaged over the sources. `SHIFTS` are the amounts by which the wild logit may be lowered.
 MOST_FALSE_ALARMS = 0.15
 SHIFTS = np.arange(81) / 20
-# A whole video gets a calibrated logit that is higher by this amount than the one that it gets from
-# its crops in a face set. The amount was measured on 35 videos of the research data.
+# The calibrated logit of a whole video is higher by this amount than the calibrated logit of the
+# video's crops in a face set. The amount was measured on 35 videos of the research data.
 VIDEO_OFFSET = 0.2
 # Side in pixels and JPEG quality of the crops in the challenge's face sets. The detector resizes
 # and compresses all crops to this side and quality. Otherwise, the model would recognise the
@@ -120,9 +121,9 @@ def fit_texture(
         faces: Indexes of face sets. Crops whose column `source` is empty are taken to be from the
             Deepfake Detection Challenge. Some crops must have a source, and some must have none.
         out: The checkpoint to write, whose name ends in `.safetensors`.
-        val: What to hold out and calibrate on: indexes of face sets, or shares of `faces`, as in
-            `train`. Faces that the detector was not trained on are best. Among the held-out crops,
-            too, some must have a source, and some must have none.
+        val: What to hold out and calibrate on: indexes of face sets, or numbers that are shares to
+            hold out, as in `train`. Faces that the detector was not trained on are best. Among the
+            held-out crops, too, some must have a source, and some must have none.
         seed: Seed of two random choices. The first is which faces are held out, as in `train`. The
             second is how faces are damaged: the layer of the relevance also learns from a damaged
             copy of each face.
@@ -209,12 +210,12 @@ def as_from_videos(
 
     Stored crops are JPEG images, which consist of blocks of 8 x 8 pixels. The detector compresses
     crops as JPEG images, too. If it compresses the same blocks a second time, their artefacts
-    differ from those of a crop from a video, which is compressed once. Crops with a source are
-    therefore moved by half a block to the right and down before the detector compresses them: its
-    blocks then differ from those of the stored image. Crops without a source are taken to be from
-    the Deepfake Detection Challenge. They are not moved, because they were stored in the size and
-    at the JPEG quality that the detector uses: a second compression of the same blocks at the same
-    quality hardly changes them.
+    differ from the artefacts in a crop from a video, which is compressed only once. Crops with a
+    source are therefore moved by half a block to the right and down before the detector compresses
+    them. The detector then divides the crops into other blocks than the stored images have. Crops
+    without a source are taken to be from the Deepfake Detection Challenge, and are not moved. They
+    were stored in the size and at the JPEG quality that the detector uses, and a second compression
+    of the same blocks at the same quality hardly changes a crop.
 
     Args:
         compute: A function that computes the features of a dataset.
@@ -240,7 +241,7 @@ def fit_layers(
     stored: Features,
     damaged: Features,
 ) -> None:
-    """Fit five layers of a model. The docstring of this file lists the five layers.
+    """Fit the five layers that the docstring of this file lists.
 
     Args:
         model: The model whose layers are set.
@@ -326,10 +327,10 @@ def calibrate_logits(
     the wild logit, so that the calibration of the challenge logit is right for both logits.
 
     Args:
-        model: The model, whose layers are fitted.
+        model: The model, after `fit_layers`. The layers of its wild logit are changed.
         judge: The `Judge` that measures the model on the held-out faces.
         faces: The held-out faces.
-        features: The features of their crops.
+        features: The features of the crops of the held-out faces.
 
     Returns:
         The calibration of the challenge logit.
@@ -366,7 +367,7 @@ def fit_linear(
         labels: Labels of the examples, 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
         strength: scikit-learn's `C`. A larger value means a weaker penalty on the squared weights
-            of the regression, which are those for standardised features.
+            of the regression, which takes standardised features.
     """
     scaler = StandardScaler().fit(features, sample_weight=weights)
     fit = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)

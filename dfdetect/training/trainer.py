@@ -88,10 +88,10 @@ def train(
             0, also list the indexes that `dfdetect reconstruct` has written for these face sets.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out: the index of a face set of other actors and sources, or a number
-            between 0 and 1. If the FAKE crops of `faces` come from several sources, a number is a
-            share of the sources. Otherwise, it is a share of the groups of actors (see
-            `FaceSet.split`). A list may mix indexes and numbers. Its entries are held out one after
-            another, and a number is then a share of what is left.
+            between 0 and 1. A number is the share to hold out of each face set in `faces`: of its
+            sources, if its FAKE crops come from several sources, and otherwise of its actor groups
+            (see `FaceSet.split`). A list may mix indexes and numbers. Its entries are held out one
+            after another, and a number is then a share of what is left.
         init: A file of weights to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for
             ImageNet weights from an installed package (see `dfdetect.training.pretrained`), or None
             for random weights.
@@ -114,7 +114,9 @@ def train(
             or shares crops with `val`. These errors are raised before the training starts.
         ArgumentError: An argument cannot be used, or `torchrun` starts several processes for a
             linear model.
+        FileNotFoundError: `init` is not found.
         InputError: `init` does not fit the architecture.
+        DfdetectError: The loss is not finite.
 
     Example:
         >>> train(recipe("tf_efficientnet_lite0"), ["train.csv"], "lite0.safetensors",
@@ -229,7 +231,8 @@ def start_model(config: TrainConfig, init: str | Path | None) -> nn.Module:
 
     Raises:
         ArgumentError: `config` sets dropout or stochastic depth, but the architecture has none. Or
-            the architecture cannot take inputs of `config.input_size`.
+            the architecture cannot take inputs of `config.input_size`, or does not return one logit
+            for each input.
         FileNotFoundError: `init` is not found.
         InputError: `init` does not fit the architecture.
     """
@@ -342,7 +345,7 @@ def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
     """Fit a linear model with each strength of the penalty in `STRENGTHS`, and record each fit."""
     how = loading.workers, loading.progress
     model = run.model
-    assert isinstance(model, LinearModel)  # the only architecture with a closed form
+    assert isinstance(model, LinearModel)  # the only class with a closed form
     seen, mirrored = linear_features(model, split.train, run.spec, *how)
     unseen, _ = linear_features(model, split.held_out, run.spec, *how)
     features, labels = np.concatenate([seen, mirrored]), np.tile(split.train.labels, 2)

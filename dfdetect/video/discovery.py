@@ -24,9 +24,9 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     path is returned as if it were a file. `predict` then reports an error for the missing file, and
     continues with the other files.
 
-    The name of a video is the name of its file. If several videos have the same file name, their
-    names are their paths below the given folder. If these paths are equal too, the names are the
-    whole paths.
+    The name of a video is the name of its file. If several videos have the same file name, each of
+    them is named by its path below the given folder. If several of these paths are equal too, each
+    of these videos is named by its whole path.
 
     Args:
         paths: Files and folders.
@@ -67,7 +67,8 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
     """Return a unique name for each file.
 
-    `below` maps each file to its path below the folder that the user gave.
+    `below` maps each file to its path below the folder that the user gave. A file that the user
+    gave directly is mapped to its file name.
     """
     forms = {file: (file.name, path, file.as_posix()) for file, path in below.items()}
     counts = [Counter(form) for form in zip(*forms.values(), strict=True)]

@@ -3,8 +3,10 @@
 FFmpeg is a large library in C, and the files that it reads may come from strangers. A `DecoderPool`
 therefore decodes videos in decoder processes, and reuses each process for the next video. If a
 process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
-so, and a new process replaces the old one. A decoder process sends the images of its frames one by
-one through shared memory, as plain bytes; nothing is unpickled. The caller uses the images in the
+so. A process that crashed or took too long is not reused.
+
+A decoder process sends the images of its frames one by one through shared memory, as plain bytes.
+The caller unpickles nothing, because unpickling can run code. The caller uses the images in the
 shared memory without copying them. FFmpeg's messages are discarded, unless the log level of this
 module is DEBUG.
 """
@@ -37,7 +39,7 @@ TIME_LIMIT = 300.0
 # Bytes of address space that a decoder process may use.
 MEMORY_LIMIT = 4 * 2**30
 # Without these settings, the C library of Linux returns the buffer of each frame to the system. The
-# system clears the buffer, and gives it back for the next frame.
+# system would then clear memory for the next frame, which takes time.
 KEEP_BUFFERS = {"MALLOC_TRIM_THRESHOLD_": str(2**28), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 LOGGER = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ class DecoderPool:
     its processes.
 
     Args:
-        threads: Number of frames that each process decodes at once, as in `read_frames`.
+        threads: Number of frames that each process decodes at once. 0 means that FFmpeg chooses the
+            number.
 
     Example:
         >>> with DecoderPool() as decoders:
@@ -101,8 +104,8 @@ class DecoderPool:
         """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
         A decoder process decodes the frames. On Windows, where processes cannot share open files,
-        the caller's process decodes the frames instead. In both cases, the frames are the same as
-        from `dfdetect.video.reader.read_frames`.
+        the caller's process decodes the frames instead, without a time limit. In both cases, the
+        frames are the same as from `dfdetect.video.reader.read_frames`.
 
         Args:
             path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
@@ -116,6 +119,7 @@ class DecoderPool:
             VideoError: No frame can be read, or the decoder crashed, took too long or needed
                 too much memory.
             CancelledError: The pool was closed.
+            RuntimeError: The decoder process raised an unexpected exception.
         """
         if os.name == "nt":
             yield from read_frames(path, num_frames, indices=indices, threads=self.threads)
@@ -141,7 +145,9 @@ class DecoderPool:
 
 
 def main(shared: int, verbose: bool) -> None:
-    """Answer requests until standard input is closed. A decoder process runs this function.
+    """Answer requests for frames until standard input is closed.
+
+    A decoder process runs this function. The requests come through standard input.
 
     Args:
         shared: Descriptor of the file that serves as shared memory for the frames.
@@ -171,8 +177,9 @@ def _serve(
     A decoder process runs this function. The process that asked for the frames is called the
     caller. If an error occurred, the last message names the error. Before the decoder process sends
     a frame or the last message, it waits until the caller has received the previous frame.
-    `returned` names the areas of shared memory that the caller gives back, by their offsets in
-    bytes (see `_Areas`). The remaining keyword arguments are passed to
+
+    `returned` lists the areas of the shared memory that the caller gives back. Each area is given
+    by its offset in bytes (see `_Areas`). The remaining keyword arguments are passed to
     `dfdetect.video.reader.read_frames`.
     """
     areas.take_back(returned)
@@ -190,7 +197,7 @@ def _serve(
         end = {"status": error.status.value, "details": error.details}
     except MemoryError:
         end = {"status": Status.DECODER_OUT_OF_MEMORY.value, "details": ""}
-    except Exception as error:  # the caller raises any exception again
+    except Exception as error:  # the caller raises an error with this text
         LOGGER.exception("%s", path)
         end = {"fault": f"{type(error).__name__}: {error}"}
     if pending_ack:
@@ -233,7 +240,7 @@ class _Areas:
         if not self.free:
             self.free.append(self.end)
             self.end += self.size
-            # The caller maps the whole file again when it has grown. Large steps make this rare.
+            # The caller maps the whole file again after each growth. Large steps make this rare.
             if self.end > os.fstat(self.file).st_size:
                 os.ftruncate(self.file, 2 * self.end)
         place = self.free.pop()
@@ -322,8 +329,8 @@ class DecoderProcess:
     """
 
     def __init__(self) -> None:
-        # The process imports from the same folders as this one. `python -m` would also import from
-        # the current folder, which may hold the videos.
+        # The decoder process imports from the same folders as the caller. `python -m` would also
+        # import from the current folder, which may hold the videos.
         code = "import sys; sys.path[:] = {!r}; import dfdetect.video.isolated as w; w.main({}, {})"
         shared = _new_file()
         self.images = _SharedImages(shared)
@@ -333,7 +340,7 @@ class DecoderProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else subprocess.DEVNULL,
-            # Threads of numpy would only use up address space.
+            # The decoder does not need numpy's threads, and they would use up address space.
             env={**os.environ, **KEEP_BUFFERS, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             # Ctrl-C must reach only the caller, which then ends the decoders.
             start_new_session=True,

@@ -16,7 +16,7 @@ FORMAT = "yuv420p"
 # OpenCV's name for each number of counter-clockwise quarter turns.
 TURNS = {1: cv2.ROTATE_90_COUNTERCLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_CLOCKWISE}
 # Each value of a plane belongs to a square of pixels. These are the sides of the squares: one pixel
-# in the brightness plane, two pixels in both colour planes.
+# in the brightness plane, and two pixels in each of the two colour planes.
 STEPS = (1, 2, 2)
 
 

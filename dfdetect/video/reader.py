@@ -1,9 +1,9 @@
-"""Read evenly spaced frames of a video with their times, or the only frame of an image, as RGB.
+"""Read evenly spaced frames of a video, or the only frame of an image, as RGB arrays with times.
 
-First, the reader lists all packets of the video. Listing takes milliseconds and decodes nothing.
-The time stamps of the packets tell which frames the file really holds, even if the header of the
-file is wrong. The time stamps also tell which packets are B frames: in the file, a B frame comes
-after a frame that is displayed later.
+First, the reader lists all packets of the video. A packet holds one compressed frame. Listing takes
+milliseconds and decodes nothing. The time stamps of the packets tell which frames the file really
+holds, even if the header of the file is wrong. The time stamps also tell which frames are B frames,
+because a B frame comes in the file after a frame that is displayed later.
 
 If the video has enough I and P frames, the reader samples only I and P frames. The decoder then
 skips all frames that no other frame refers to. Most of the skipped frames are B frames. Skipping
@@ -12,8 +12,8 @@ skip all B frames: in videos from the encoder x264, a P frame may refer to a B f
 B frame were skipped, the P frame would show block artefacts.
 
 Seeking to key frames would not make reading DFDC videos faster, because DFDC videos have only two
-key frames in 300 frames. Long videos have many key frames. From a long video, the reader therefore
-samples only key frames, and decodes no other frames.
+key frames in 300 frames. Most long videos have many key frames. If a long video has enough key
+frames, the reader samples only key frames, and decodes no other frames.
 
 The reader opens only the video file, and never another file or address to which the video refers.
 Otherwise, a playlist with the suffix of a video could make the reader open any file or address.
@@ -44,30 +44,32 @@ try:
 except ImportError:  # OpenCV reads most files too, but decodes all frames
     HAS_AV = False
 
-# Newer versions of PyAV start threads for each conversion to RGB, which takes longer than the
-# conversion. Older ones neither do so nor know this argument.
+# Without this argument, PyAV 17 and later start threads for each conversion to RGB. Starting the
+# threads takes longer than the conversion. Earlier versions of PyAV do not have the argument.
 ONE_THREAD = {"threads": 1} if HAS_AV and int(av.__version__.split(".")[0]) >= 17 else {}
 # The decoder skips frames if the video has at least this many I and P frames per requested frame.
 SPARE_FRAMES = 2
-# Videos with more frames than this (two minutes at 25 per second) are long: only their key frames
-# are decoded, if there are at least SPARE_FRAMES of them per requested frame.
+# A video with more frames than this (two minutes at 25 per second) is long. If a long video has at
+# least SPARE_FRAMES key frames per requested frame, only its key frames are decoded.
 LONG_VIDEO = 3000
-# Maximum number of FFmpeg's threads, and of the bytes of the frames that they decode at once.
+# Maximum number of FFmpeg's threads, and maximum size in bytes of all frames that these threads
+# decode at once.
 MAX_THREADS = 16
 THREADS_BYTES = 2**30
+# Number of channels of an RGB image.
 RGB = 3
-# FFmpeg's number for a missing time stamp, for which PyAV has None.
+# This number stands for a missing time stamp, as in FFmpeg. PyAV uses None instead.
 NO_STAMP = np.iinfo(np.int64).min
 # Maximum number of pixels in a frame: twice as many as in 8K.
 MAX_PIXELS = 2**26
 # Which frames the decoder skips: none, those that no other frame refers to, or all but key frames.
 Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
-# The formats that FFmpeg may recognise: no playlists and no pictures.
+# The formats that FFmpeg may recognise. Playlists and images are not among them.
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
 # The image formats that Pillow may recognise.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
-# Comment in the metadata of annotated copies. The boxes that are drawn on such copies would change
-# the scores of the faces.
+# Comment in the metadata of annotated copies. The reader refuses annotated copies, because the
+# boxes that are drawn on them would change the scores of the faces.
 ANNOTATED = "annotated by dfdetect"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
@@ -123,7 +125,8 @@ def read_frames(
     If `indices` is None, and a video has more than 3,000 frames and at least `2 * num_frames` key
     frames, only key frames are decoded. The key frames nearest to evenly spaced times are yielded.
 
-    An image yields one frame at 0 seconds, rotated upright as its EXIF data says.
+    From an image, one frame with the time 0 is yielded. The frame is turned upright according to
+    the image's EXIF data.
 
     Args:
         path: Any video file that FFmpeg reads, or a JPEG, PNG or WebP image whose name ends in
@@ -132,12 +135,13 @@ def read_frames(
         indices: Numbers of the frames to read, counted from 0, in increasing order. None means that
             evenly spaced frames are read. Numbers beyond the last frame are ignored.
         threads: Number of frames that are decoded at once, each on one core. 0 means that FFmpeg
-            chooses the number. The frames are the same for all numbers, unless the file is damaged:
-            then FFmpeg conceals what is missing, in another way if it has several threads.
+            chooses the number. The number does not change the frames of an undamaged file. In a
+            damaged file, FFmpeg conceals missing parts, and several threads may conceal them in
+            another way than one thread.
 
     Raises:
-        VideoError: The file is missing, is empty, or is neither a video nor an image; or no frame
-            can be decoded.
+        VideoError: The file is missing, is empty, is neither a video nor an image, or is a copy
+            that dfdetect annotated; or no frame can be decoded.
         ArgumentError: `num_frames` is below 1.
 
     Example:
@@ -217,9 +221,10 @@ class _Choice:
     indices: Sequence[int] | None
 
     def pick(self, times: np.ndarray) -> np.ndarray:
-        """Return the positions of the requested frames in `times`, the times of all frames.
+        """Return the positions of the requested frames in `times`.
 
-        Numbers in `indices` beyond the last frame are ignored.
+        `times` holds the times of the frames to choose from. Numbers in `indices` beyond the last
+        of these frames are ignored.
         """
         if self.indices is None:
             return pick_evenly(times, self.num_frames)
@@ -236,7 +241,7 @@ class Timeline:
             of shape (frames,). If time stamps in the file are missing or occur twice, `stamps`
             holds the numbers of the frames instead.
         timed: True if `stamps` holds time stamps from the file, False if it holds frame numbers.
-        unit: Seconds that correspond to a difference of 1 between two values of `stamps`.
+        unit: Number of seconds by which two frames differ if their values in `stamps` differ by 1.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
             in all frames of the video. It is NaN if the number of pixels is unknown.
     """
@@ -263,8 +268,8 @@ class _Plan:
     Attributes:
         timeline: The times of all frames of the file.
         stamps: The time stamps that the requested frames have in `timeline`.
-        passes: For each pass over the file, the kind of frames that the decoder skips. The second
-            pass takes place only if a requested frame was missing in the first pass.
+        passes: For each pass over the file, the kind of frames that the decoder skips. A second
+            pass takes place only if the first pass did not find all requested frames.
     """
 
     timeline: Timeline
@@ -404,7 +409,8 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
     """Return the video stream that a player would show.
 
     Raises:
-        VideoError: The file has no video stream, or FFmpeg has no decoder for the stream.
+        VideoError: The file has no video stream other than a cover picture, or FFmpeg has no
+            decoder for the stream.
     """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
@@ -419,7 +425,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the non-empty packets of streams, up to the first place that cannot be read."""
+    """Yield the streams' non-empty packets that precede the first unreadable place in the file."""
     try:
         for packet in container.demux(*streams):
             if packet.size:
@@ -433,7 +439,8 @@ def _decode(
 ) -> Iterator["av.VideoFrame"]:
     """Yield the decoded frames, except damaged frames, in the order in which they are shown.
 
-    If `wanted` is given, only packets whose time stamps are in `wanted` are decoded.
+    `skip_frame` names the kind of frames that the decoder skips. If `wanted` is given, only packets
+    whose time stamps are in `wanted` are decoded.
     """
     with open_container(path) as container:
         stream = video_stream(container, path)
@@ -455,9 +462,13 @@ def _decode(
 
 
 def _count_threads(stream: "av.VideoStream", skip_frame: Skip, threads: int) -> int:
-    """Return the number of FFmpeg's threads with which `threads` frames are decoded at once."""
+    """Return how many threads FFmpeg should use, so that `threads` frames are decoded at once.
+
+    The result is smaller if so many threads would exceed `MAX_THREADS` or `THREADS_BYTES`.
+    """
     if threads > 1 and skip_frame == "NONREF":
-        # The threads take turns to get the next frame, even if it is skipped, as half of them are.
+        # FFmpeg's threads take turns to get the next frame. About half of the frames are skipped,
+        # so about half of the threads have nothing to decode.
         threads *= 2
     bytes_per_frame = RGB * max(1, stream.width * stream.height)
     return min(threads, MAX_THREADS, max(1, THREADS_BYTES // bytes_per_frame))

@@ -1,7 +1,8 @@
 """Copy a video file with its sound, and draw on each frame of the copy.
 
-Browsers can play the copy: an MP4 file with H.264 video in yuv420p, AAC sound, and the index at the
-start. Frames keep their times, even if the times are uneven. Only one frame at a time is in memory.
+Browsers can play the copy. It is an MP4 file with H.264 video in yuv420p, AAC sound, and the index
+of the file at the start. Frames keep their times, even if the times are uneven. Only one frame at a
+time is in memory.
 """
 
 import logging
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 ENCODER: Final = "libx264"
-# Encoding with the fastest preset takes as long as decoding; the next preset takes twice as long.
+# With the fastest preset, encoding takes as long as decoding. With the second fastest preset, it
+# takes twice as long.
 ENCODER_OPTIONS = {"preset": "ultrafast", "crf": "22"}
 # Seconds between key frames, which are the frames that players can jump to.
 KEY_FRAME_EVERY = 2
@@ -73,9 +75,9 @@ def rewrite_video(
 ) -> None:
     """Write a copy of a video, and draw on each frame of the copy with a `Painter`.
 
-    AAC sound is copied, and other sound is encoded as AAC. The copy leaves out damaged frames, and
-    sound that cannot be read. Rotated videos are turned upright. The copy keeps the pixel aspect
-    ratio of the video.
+    AAC sound is copied if its packets are allowed in MP4 files. Other sound is encoded as AAC. The
+    copy leaves out damaged frames, and sound that cannot be read. Rotated videos are turned
+    upright. The copy keeps the pixel aspect ratio of the video.
 
     Args:
         path: Any video file that FFmpeg reads.
@@ -210,7 +212,8 @@ class _Sound:
     """Copies the sound of a video to a new file.
 
     Attributes:
-        source: The sound stream that a player would play, or None if the video has no sound.
+        source: The sound stream that a player would play, or None if the video has no sound that
+            FFmpeg can decode.
     """
 
     def __init__(self, source: "InputContainer", target: "OutputContainer", timeline: Timeline):
@@ -221,7 +224,8 @@ class _Sound:
         if self.source is None:
             return
         context = self.source.codec_context
-        # In broadcasts, each AAC packet has a header, which is not allowed in MP4 files.
+        # In broadcasts, each AAC packet has a header. These headers are not allowed in MP4 files.
+        # The sound of broadcasts is therefore encoded again.
         self._copied = context.name == "aac" and bool(context.extradata)
         if self._copied:
             self._stream = target.add_stream_from_template(self.source)

@@ -1,11 +1,11 @@
 """Read the checkpoints of the detectors Effort and GenD.
 
 Each network is the image encoder of CLIP, followed by a head with two classes. The tensors of the
-encoder are named as in Hugging Face's implementation. In Effort (Yan et al., ICML 2025), the weight
-of each linear layer of the attention is the sum of a fixed and a trained matrix. The trained matrix
-is stored as three factors. In GenD (Yermakov et al. 2025), the weight of each linear layer is one
-matrix, and the features are scaled to a Euclidean norm of 1. Both detectors align faces as
-DeepfakeBench does. This module follows the code of
+encoder are named as in Hugging Face's implementation of CLIP. In Effort (Yan et al., ICML 2025),
+each linear layer of the attention has a weight that is the sum of two matrices: a fixed matrix and
+a trained matrix. The trained matrix is stored as three factors. In GenD (Yermakov et al. 2025), the
+weight of each linear layer is one matrix, and the features are scaled to a Euclidean norm of 1.
+Both detectors align faces by five landmarks, as DeepfakeBench does. This module follows the code of
 https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and of
 https://github.com/yermandy/GenD at commit e03532d.
 """
@@ -71,8 +71,8 @@ def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of a checkpoint of the detector GenD.
 
     The names of the tensors in the returned state dict are timm's. The file `config.json` beside
-    the checkpoint names the head of the network. If there is no such file, the head is taken to be
-    `LinearNorm`, which normalises the features before a linear layer.
+    the checkpoint names the head of the network. If there is no such file, or if it names no head,
+    the head is taken to be `LinearNorm`, which normalises the features before a linear layer.
     """
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"
@@ -132,7 +132,7 @@ def _linear(tensors: Tensors, place: str) -> tuple[torch.Tensor, torch.Tensor]:
     if f"{place}.weight" in tensors.left:
         return tensors.take(f"{place}.weight"), bias
     main, left, scale, right = (tensors.take(f"{place}.{name}") for name in FACTORS)
-    # Factors of the fixed matrix, which only the losses of the training use.
+    # These are factors of the fixed matrix. Only the losses of the training use them.
     tensors.drop(*(f"{place}.{name}" for name in ("U_r", "S_r", "V_r")))
     return main + (left * scale) @ right, bias
 

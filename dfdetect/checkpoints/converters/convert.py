@@ -17,7 +17,8 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
     """Convert another project's checkpoint to dfdetect's format, and return the specification.
 
     The new checkpoint has the crop rule, input size and aggregation of the published detector. No
-    code in the file is run. The weights keep their precision.
+    code in the file is run. If all weights in the file are float16, the new weights are float16.
+    Otherwise, the new weights are float32.
 
     Args:
         path: The published file: a file made by `torch.save`, a `.safetensors` file, or a Keras
@@ -30,10 +31,11 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ArgumentError: The name `out` does not end in `.safetensors`, or `format` is neither `auto`
-            nor a name in `formats()`.
+        ArgumentError: The name of `out` does not end in `.safetensors`, or `format` is neither
+            `auto` nor a name in `formats()`.
         CheckpointError: The file cannot be read, its format is unknown or differs from `format`, or
-            its tensors are not those of the network.
+            its tensors do not fit the network.
+        DfdetectError: The file is a Keras file, and the package h5py is not installed.
 
     Example:
         >>> convert("final_111_DeepFakeClassifier_tf_efficientnet_b7_ns_0_36", "b7.safetensors")

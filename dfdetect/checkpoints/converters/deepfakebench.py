@@ -207,8 +207,8 @@ def _read_srm(tensors: Tensors) -> tuple[str, State]:
 def _read_meso(tensors: Tensors) -> tuple[str, State]:
     """Return the architecture and the state dict of a Meso network.
 
-    In the file, two layers may share one batch norm, and convolutions have no bias. The state dict
-    has a batch norm for each layer, and biases of 0.
+    In the file, two layers may share one batch norm, and convolutions have no bias. The returned
+    state dict has a batch norm for each layer, and biases of 0.
     """
     inception = "backbone.Incption1_conv1.weight" in tensors.left
     architecture = "meso_inception4_linear" if inception else "meso4"

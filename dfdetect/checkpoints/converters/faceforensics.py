@@ -43,7 +43,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
         input_size=299,
         mean=HALF,
         std=HALF,
-        # Dlib's bounding boxes are 0.8 times as high as those of MTCNN, and lie a little lower.
+        # Dlib's bounding boxes are 0.8 times as high as MTCNN's boxes, and lie a little lower.
         crop=CropRule(scale=1.3 * CropRule.scale, shift=CropRule.shift),
         aggregation=Aggregation("mean_probability", floor=FLOOR),
         training={"converted_from": "faceforensics"},

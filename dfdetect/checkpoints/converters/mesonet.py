@@ -2,8 +2,8 @@
 
 This module follows the code of https://github.com/DariusAf/MesoNet at commit 2144d56 (licence
 Apache-2.0). The layers of a Keras file are numbered in the order in which the authors' code created
-them. Kernels have the shape (height, width, in, out). The network returns P(REAL): its last layer
-has one output, to which the sigmoid is applied.
+them. Kernels have the shape (height, width, in, out). The last layer of the network has one output.
+The sigmoid of this output is P(REAL).
 """
 
 import re
@@ -42,7 +42,7 @@ def recognises(shapes: Shapes) -> bool:
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of the model in the file.
 
-    The weights of the last layer are negated, so that its output is the logit of FAKE.
+    The weight and the bias of the last layer are negated, so that its output is the logit of FAKE.
     """
     layers = {name.partition("/")[0] for name in tensors.left}
     ordered = {
@@ -70,7 +70,7 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         crop=CropRule(scale=1.0, shift=0.08),
-        # The authors resize faces without averaging pixels.
+        # The authors resize faces without antialiasing.
         resize=ResizeRule(interpolation="linear"),
         aggregation=Aggregation(floor=FLOOR),
         training={"converted_from": "mesonet"},

@@ -37,11 +37,12 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def read(tensors: Tensors) -> tuple[ModelSpec, State]:
-    """Return the specification and the state dict of a network that takes frames or clips."""
+    """Return the specification and the state dict of the model in the file."""
     sequences = any(name.endswith("_expand_conv.conv.weight") for name in tensors.left)
     architecture = "efficientnet_b7_sequence" if sequences else "efficientnet_b7_fixed06"
     large = any("large_crop" in part for part in tensors.path.parts)
-    # The box, enlarged 1.5 times, is resized to this width, and then the middle is cut out.
+    # The box is enlarged 1.5 times and resized to this width. Then the middle of the result is cut
+    # out as the input of the network.
     resized = WIDTH if large else HEIGHT
     crop = CropRule(
         scale=GROWN * HEIGHT / resized * BOX_ASPECT,

@@ -16,12 +16,13 @@ from dfdetect.errors import DfdetectError
 
 SAFETENSORS_SUFFIX = ".safetensors"
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
-# Keys of the state dict in files that also contain the epoch, the optimiser and so on.
+# Some files also contain the epoch, the optimiser and so on. The state dict then has one of these
+# keys.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
 # The prefix that `DataParallel` puts before every name.
 PARALLEL = "module."
-# Files often contain numpy numbers, such as scores. While torch loads a file, it is allowed to call
-# these functions, which only make numbers.
+# Files often contain numpy numbers, such as scores. Torch may call the functions and classes in
+# this list while it loads a file, because they only make numbers.
 NUMBERS: list[Any] = [
     np.dtype,
     np.dtypes.Float32DType,
@@ -48,8 +49,9 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file contains no tensors, or contains code that reading would run.
-        DfdetectError: h5py is not installed.
+        CheckpointError: The file is damaged, contains no tensors, or contains code that reading
+            would run.
+        DfdetectError: The file is a Keras file, and h5py is not installed.
     """
     path = Path(path)
     if not path.is_file():

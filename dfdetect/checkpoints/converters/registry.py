@@ -16,8 +16,8 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.errors import ArgumentError
 
 AUTO = "auto"
-# Lowest P(FAKE) that a converted checkpoint gives. So small a number does not change the printed
-# digits of a score.
+# Lowest P(FAKE) that a converted checkpoint gives. The number is so small that this limit does not
+# change the printed digits of a score.
 FLOOR = 1e-6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -92,7 +92,7 @@ def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
     Raises:
         ArgumentError: `name` is unknown.
         CheckpointError: The file has another format than `name`, has an unknown format, or fits
-            several formats.
+            several formats and `name` is none of them.
     """
     require_format(name)
     known = formats()

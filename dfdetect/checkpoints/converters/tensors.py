@@ -38,7 +38,7 @@ class Tensors:
         """Remove a tensor from `left`, and return it. Floating-point tensors become float32.
 
         Raises:
-            CheckpointError: The tensor is missing, or was already taken.
+            CheckpointError: The tensor is not in the file, or was already taken or dropped.
         """
         if name not in self.left:
             raise CheckpointError(f"{self.path}: the tensor {name!r} is missing")
@@ -69,8 +69,8 @@ class Tensors:
             known: Tensors that the converter has already made, by their names in the architecture.
 
         Raises:
-            CheckpointError: A tensor of the architecture is missing or has another shape in the
-                file, or the file has a tensor that is not part of the architecture.
+            CheckpointError: The file lacks a tensor of the architecture, a tensor has a wrong
+                shape, or the file has a tensor that is not part of the architecture.
         """
         with torch.device("meta"):
             wanted = create_model(architecture).state_dict()
@@ -128,9 +128,10 @@ def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:
 
 
 def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> State:
-    """Return a state dict with one batch norm adapted to another epsilon.
+    """Return a copy of a state dict in which one batch norm is adapted to another epsilon.
 
-    The output of the batch norm stays the same.
+    Epsilon is the number that a batch norm adds to the variance. The weight of the batch norm is
+    changed, so that the batch norm's output stays the same with the other epsilon.
 
     Args:
         state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.

@@ -1,4 +1,4 @@
-"""Celeb-DF, both versions: Li et al., "Celeb-DF: A Large-scale Challenging Dataset", CVPR 2020.
+"""Celeb-DF v1 and v2: Li et al., "Celeb-DF: A Large-scale Challenging Dataset", CVPR 2020.
 
 ```
 Celeb-real/id0_0000.mp4
@@ -7,10 +7,11 @@ YouTube-real/00000.mp4
 List_of_testing_videos.txt
 ```
 
-The name of a fake has three parts: `id0_id1_0000` was made from the video `id0_0000`, with the face
-of the person `id1`. Each of the three folders may hold the videos in a sub-folder `videos`. Each
-line of `List_of_testing_videos.txt` is `1 PATH` for a REAL video and `0 PATH` for a FAKE video.
-Videos that are not in the list are for training.
+The name of a fake has three parts. For example, the fake `id0_id1_0000` was made from the video
+`id0_0000`, and has the face of the person `id1`. Each of the three folders may hold the videos in a
+sub-folder `videos`. Each line of `List_of_testing_videos.txt` is `1 PATH` for a REAL video and
+`0 PATH` for a FAKE video. The listed videos form the split `test`. All other videos form the split
+`train`.
 """
 
 from pathlib import Path
@@ -26,7 +27,7 @@ from dfdetect.data.labels import LabelledVideo
 
 TEST_LIST = "List_of_testing_videos.txt"
 PARTS = ("Celeb-real", "YouTube-real", "Celeb-synthesis")
-# Number of videos in the test list of each version; it tells the versions apart.
+# The name of each version, by the number of videos in its test list.
 VERSIONS = {100: "Celeb-DF-v1", 518: "Celeb-DF-v2"}
 
 

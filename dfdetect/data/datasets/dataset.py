@@ -28,7 +28,7 @@ class Dataset:
     Attributes:
         name: The usual name of the data set, such as `Celeb-DF-v2`. For videos that are no standard
             data set, it is the path of the folder or zip file.
-        videos: The videos, sorted by name.
+        videos: The videos, if the data set consists of videos.
         faces: The face crops, if the data set consists of crops instead of videos.
         note: A remark for the user, or an empty text. A remark may say, for example, that the data
             set has no official split.
@@ -63,7 +63,11 @@ class Dataset:
         return replace(self, videos=videos, faces=faces)
 
     def describe(self) -> str:
-        """Return one line: the name, how many videos of each kind exist, and what is missing."""
+        """Return one line that describes the data set.
+
+        The line has the name, the numbers of REAL and FAKE videos (or sequences of face crops), the
+        number of videos of each method, the missing parts and the note.
+        """
         if self.faces is None:
             labels = [video.label for video in self.videos]
             methods = [video.method for video in self.videos if video.method]
@@ -82,7 +86,7 @@ class Dataset:
         return f"{missing}{f'; {self.note}' if self.note else ''}"
 
 
-# A function that returns the data set in a folder or file, or None if it has another layout.
+# A function that returns the data set in a folder or file, or None if the layout is another one.
 Reader = Callable[[Path], Dataset | None]
 READERS: list[Reader] = []
 
@@ -110,7 +114,7 @@ class CropSequence(NamedTuple):
         video: Name of the sequence, such as the name of its video. No other sequence of the split
             has the same name.
         label: REAL or FAKE.
-        group: A name for the person. Sequences that are known to show one person have the same
+        group: A name for the person. Sequences that are known to show the same person have the same
             group.
         source: Name of the data set, or of a part of it.
         method: The method that made a fake, or an empty text.

@@ -10,8 +10,9 @@ The fake `000_M101` shows the scene of the original video `000` with the face of
 The original video is called the target of the fake. The targets are the 1,000 original videos of
 FaceForensics++ at compression c23. Like the authors, this module labels the targets REAL. The
 module does not read the folder `source_videos`, which holds videos of the actors. Users must copy
-the targets to the place shown above. Each line of a file in `lists/splits` is the name of a fake.
-The target of the fake is in the same split.
+the targets to the place shown above. Each file in `lists/splits` is named after a split, and each
+line of the file is the name of a fake in this split. The target of a fake is in the same split as
+the fake.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The videos of Deepfake-Eval-2024: Chandra et al., "Deepfake-Eval-2024", 2025.
 
 ```
-video-metadata-publish.csv (Filename, Ground Truth, Finetuning Set and more)
+video-metadata-publish.csv (with the columns Filename, Ground Truth, Finetuning Set and others)
 video-data/NAME.mp4
 ```
 

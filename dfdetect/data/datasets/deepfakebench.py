@@ -14,8 +14,8 @@ the reader tries the folder of the JSON file and all its parent folders. In each
 also tries the sub-folders that the constant `PLACES` lists.
 
 DF40 also publishes crops without a JSON file. The folder METHOD/ff has the fakes that a method made
-from FaceForensics++, and METHOD/cdf has the fakes that it made from Celeb-DF-v2. Some methods have
-the folders METHOD/real and METHOD/fake instead.
+from FaceForensics++, and METHOD/cdf has the fakes that the method made from Celeb-DF-v2. Some
+methods have the folders METHOD/real and METHOD/fake instead.
 """
 
 import json
@@ -38,11 +38,12 @@ from dfdetect.errors import InputError
 DF40 = "DF40"
 # Folders that may hold all data sets, relative to the JSON file's folder or to a folder above it.
 PLACES = ("", "datasets", "datasets/rgb", "rgb")
+# Folders of the REAL crops from which the fakes in METHOD/ff and METHOD/cdf were made.
 ORIGINALS = {
     "ff": Path("FaceForensics++", "original_sequences", "youtube", "c23", "frames"),
     "cdf": Path("Celeb-DF-v2", "Celeb-real", "frames"),
 }
-# Methods for which DF40 has separate REAL images.
+# Methods for which DF40 has REAL images of their own.
 WITH_REAL = frozenset(
     "collabdiff deepfacelab heygen heygen_new midjourney stargan starganv2 styleclip "
     "whichfaceisreal".split()
@@ -91,7 +92,7 @@ def read_df40(folder: Path) -> Dataset | None:
     if not methods:
         return None
     sequences = [one for method in methods for one in _method_sequences(folder, method)]
-    if not sequences:  # the folder has these names by chance, and holds no crops
+    if not sequences:  # the folders have matching names by chance: they hold no crops
         return None
     missing = []
     for domain, place in ORIGINALS.items():
@@ -152,7 +153,7 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
-    """Return the folder that the paths in a JSON file are relative to, or None if it is not found.
+    """Return the folder to which the paths in a JSON file are relative, or None if none is found.
 
     The function tries all folders above the JSON file `file`, and in each of them the sub-folders
     that `PLACES` lists. It returns the first folder in which one of the paths `images` exists.

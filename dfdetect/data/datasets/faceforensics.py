@@ -44,7 +44,7 @@ ORIGINALS, MANIPULATED = "original_sequences", "manipulated_sequences"
 def read_faceforensics(folder: Path) -> Dataset | None:
     """Return the videos of FaceForensics++ and DFD, or None if the folder has another layout."""
     originals_only = (folder / ORIGINALS).is_dir() and not (folder / "manipulated_videos").is_dir()
-    if not originals_only and not (folder / MANIPULATED).is_dir():  # this is DeeperForensics
+    if not originals_only and not (folder / MANIPULATED).is_dir():  # for example DeeperForensics
         return None
     splits = _read_splits(folder)
     pairs = {one: other for pair in splits for one, other in (pair.split("_"),)}

@@ -61,7 +61,7 @@ def read_fakeavceleb(folder: Path) -> Dataset | None:
 
 
 def _read_methods(file: Path) -> dict[str, str]:
-    """Return a dictionary from the path of each video to the method that made it.
+    """Return a dictionary from the path of each video to the method that made the video.
 
     If the table is missing, the dictionary is empty.
     """

@@ -58,7 +58,7 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
 
 @cache
 def _readers() -> tuple[Reader, ...]:
-    """Import all modules of `dfdetect.data.datasets`, and return the readers they register."""
+    """Import all modules of `dfdetect.data.datasets`, and return the readers that they register."""
     package = import_module("dfdetect.data.datasets")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)

@@ -1,7 +1,7 @@
 """WildDeepfake: Zi et al., "WildDeepfake: A Challenging Real-World Dataset", ACM MM 2020.
 
-The data set consists of sequences of face crops with a side of 224 pixels. When its archives are
-unpacked, it has this layout:
+The data set consists of sequences of face crops. Each crop has 224 x 224 pixels. When the archives
+of the data set are unpacked, the layout is:
 
 ```
 fake_test/12/fake/345/0.png
