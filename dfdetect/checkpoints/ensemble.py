@@ -103,11 +103,14 @@ class EnsembleSpec:
             TypeError: A field is missing, unknown or of the wrong type.
         """
         values = dict(fields)
-        values["members"] = tuple(ModelSpec.from_fields(member) for member in values["members"])
-        values["shares"] = tuple(float(share) for share in values["shares"])
-        values["aggregation"] = Aggregation(**values["aggregation"])
-        if values["operating_points"] is not None:
-            values["operating_points"] = OperatingPoints(**values["operating_points"])
+        try:
+            values["members"] = tuple(ModelSpec.from_fields(member) for member in values["members"])
+            values["shares"] = tuple(float(share) for share in values["shares"])
+            values["aggregation"] = Aggregation(**values["aggregation"])
+            if values["operating_points"] is not None:
+                values["operating_points"] = OperatingPoints(**values["operating_points"])
+        except KeyError as error:
+            raise TypeError(f"the field {error} is missing") from error
         return cls(**values)
 
 
@@ -130,6 +133,8 @@ def join_specs(
         ArgumentError: `shares` and `specs` differ in length, a share is infinite or not above 0, or
             the ensemble has fewer than 2 or more than 64 members.
     """
+    if not specs:
+        raise ArgumentError("an ensemble needs at least 2 members, not 0")
     shares = [1.0] * len(specs) if shares is None else list(shares)
     if len(shares) != len(specs) or not all(0 < share < np.inf for share in shares):
         raise ArgumentError(

@@ -147,7 +147,8 @@ def load_ensemble(
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is not a usable checkpoint.
-        ArgumentError: `shares` and `paths` differ in length, or a share is not above 0.
+        ArgumentError: `paths` is empty, `shares` and `paths` differ in length, or a share is not
+            above 0.
 
     Example:
         >>> model, spec = load_ensemble([find_weights("cnn_lstm"), find_weights("xception")])

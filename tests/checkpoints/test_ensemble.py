@@ -16,6 +16,7 @@ from dfdetect.checkpoints.io import (
 )
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.cli import main
+from dfdetect.errors import ArgumentError
 from dfdetect.faces.geometry import CropRule
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
@@ -117,6 +118,15 @@ def test_load_checkpoint_refuses_a_wrong_header_of_an_ensemble(files, tmp_path, 
         load_checkpoint(out)
 
 
+def test_load_checkpoint_names_a_missing_field_of_an_ensemble(files, tmp_path):
+    out = tmp_path / "both.safetensors"
+    header = json.loads(make_ensemble(files, out).to_json())
+    del header["shares"]
+    save_file(load_file(out), out, metadata={"dfdetect": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="the field 'shares' is missing"):
+        load_checkpoint(out)
+
+
 def test_load_checkpoint_refuses_tensors_of_other_members(files, tmp_path):
     out = tmp_path / "both.safetensors"
     spec = make_ensemble(files, out)
@@ -124,6 +134,11 @@ def test_load_checkpoint_refuses_tensors_of_other_members(files, tmp_path):
     save_file(load_file(out), out, metadata={"dfdetect": other.to_json()})
     with pytest.raises(CheckpointError, match="do not fit test_efficientnet and simple_cnn_1"):
         load_checkpoint(out)
+
+
+def test_join_specs_refuses_no_members():
+    with pytest.raises(ArgumentError, match="at least 2 members, not 0"):
+        join_specs([])
 
 
 def test_join_specs_gives_equal_shares_by_default():

@@ -49,8 +49,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file is damaged, contains no tensors, or contains code that reading
-            would run.
+        CheckpointError: The file is damaged, contains no tensors, or contains code that would run
+            when the file is read.
         DfdetectError: The file is a Keras file, and h5py is not installed.
     """
     path = Path(path)
