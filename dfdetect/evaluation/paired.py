@@ -13,7 +13,7 @@ from dfdetect.detector import Detector
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.answers import Answers
 from dfdetect.evaluation.evaluate import evaluate
-from dfdetect.evaluation.metrics import BOOTSTRAP_ROUNDS, Interval, bootstrap_draws, figures_of
+from dfdetect.evaluation.metrics import Interval, bootstrap_draws, figures_of
 from dfdetect.evaluation.result import ROWS, EvaluationResult, without_nan
 
 COMPARED = (
@@ -239,7 +239,7 @@ def _p_value(draws: np.ndarray) -> float:
     if not len(draws):
         return float("nan")
     rarer = min((draws <= 0).sum(), (draws >= 0).sum())
-    return float(min(1.0, 2 * (rarer + 1) / (BOOTSTRAP_ROUNDS + 1)))
+    return float(min(1.0, 2 * (rarer + 1) / (len(draws) + 1)))
 
 
 def _require_same(first: Answers, second: Answers) -> None:

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -85,6 +86,16 @@ def test_compare_results_of_a_detector_with_itself(two_results):
     found = compare_results(two_results[0], two_results[0])
     assert {one.difference for one in found.differences.values()} == {0}
     assert {one.p_value for one in found.differences.values()} == {1}
+
+
+def test_compare_results_computes_p_values_from_defined_draws(two_results, monkeypatch):
+    def draw(differ, groups):
+        names = list(differ(np.ones(groups)))
+        return pd.DataFrame({name: [0.1] * 9 + [np.nan] * 90 for name in names})
+
+    monkeypatch.setattr("dfdetect.evaluation.paired.bootstrap_draws", draw)
+    found = compare_results(*two_results)
+    assert {one.p_value for one in found.differences.values()} == {2 / 10}
 
 
 def test_compare_results_of_other_videos(two_results, tmp_path, face_set):
