@@ -16,6 +16,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def reconstruct(
     Raises:
         FaceSetError: A face set cannot be used, or has no REAL crops.
         ArgumentError: An autoencoder is unknown, a number is out of range, or `out` was made with
-            other settings or from another number of REAL crops.
+            other settings or from other REAL crops.
         InputError: `out` exists and was not made by this function, or the file of a trained
             autoencoder is damaged.
 
@@ -134,7 +135,8 @@ def reconstruct(
         for name in autoencoders
     }
     _draw_samples(nets, real, folder / "samples.png")
-    settings = json.dumps({"autoencoders": list(autoencoders), "copies": copies, "seed": seed})
+    made_by = {"autoencoders": list(autoencoders), "copies": copies, "seed": seed}
+    settings = json.dumps({**made_by, "crops": _digest(real)})
     log = out.with_suffix(".reconstruct.csv")
     with FaceSetWriter(out, log, COLUMNS, ["id"], settings) as writer:
         jobs = list(_plan(real, autoencoders, copies, seed))
@@ -280,7 +282,8 @@ def _trained(
 ) -> Autoencoder:
     """Return a trained autoencoder: read it from `path`, or train it and write it to `path`."""
     spec = AUTOENCODERS[name]
-    description = json.dumps({**asdict(spec), "steps": steps, "seed": seed, "crops": len(faces)})
+    made_by = {**asdict(spec), "steps": steps, "seed": seed, "crops": _digest(faces)}
+    description = json.dumps(made_by)
     if path.is_file():
         net = Autoencoder(spec).to(device).eval()
         net.load_state_dict(_read_weights(path, description))
@@ -293,6 +296,11 @@ def _trained(
     with atomic_path(path) as temporary:
         save_file(weights, temporary, {"made_by": description})
     return net
+
+
+def _digest(faces: FaceSet) -> str:
+    """Return a text that differs between face sets whose crops have different ids."""
+    return sha256("\n".join(faces.texts("id")).encode()).hexdigest()
 
 
 def _read_weights(path: Path, description: str) -> dict[str, torch.Tensor]:

@@ -119,6 +119,19 @@ def test_reconstruct_refuses_autoencoders_with_other_settings(jpegs, tmp_path, q
         reconstruct([jpegs], out, autoencoders=NAMES[:1], steps=2)
 
 
+def test_reconstruct_refuses_to_continue_with_other_crops(jpegs, tmp_path, quick):
+    out, other = tmp_path / "made.csv", tmp_path / "other.csv"
+    reconstruct([jpegs], out, autoencoders=NAMES[:1], steps=1)
+    table = pd.read_csv(jpegs, dtype={"id": str})
+    table["id"] = [f"x{name}" for name in table["id"]]
+    table.to_csv(other, index=False)
+    other.with_suffix("").mkdir()
+    for image in jpegs.with_suffix("").iterdir():
+        (other.with_suffix("") / f"x{image.name}").write_bytes(image.read_bytes())
+    with pytest.raises(ValueError, match="trained with other settings or faces: delete"):
+        reconstruct([other], out, autoencoders=NAMES[:1], steps=1)
+
+
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_autoencoder_keeps_size_and_range(name):
     torch.manual_seed(0)
