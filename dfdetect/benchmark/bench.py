@@ -110,7 +110,10 @@ class BenchResult:
         return videos * self.seconds_per_video
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a dictionary for JSON: all attributes, all properties, and the projections."""
+        """Return a dictionary for JSON: all attributes and properties, and the projected times.
+
+        A projected time is the expected time for one of the numbers of videos in `PROJECTED`.
+        """
         return {
             **asdict(self),
             "videos_per_second": self.videos_per_second,

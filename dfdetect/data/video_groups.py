@@ -20,8 +20,10 @@ class VideoGroup:
     Attributes:
         original: The original, or a fake that counts as an original (see `group_videos`). Faces are
             detected in this video.
-        fakes: The fakes. Their crops are cut at the face boxes found in the original.
-        wanted: Names of the videos from which crops are cut.
+        fakes: The fakes. If crops are cut from a fake, they are cut at the face boxes found in the
+            original.
+        wanted: Names of the videos of this group from which crops are cut: some or all of
+            `original` and `fakes`.
     """
 
     original: Video

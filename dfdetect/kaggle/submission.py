@@ -80,8 +80,8 @@ def write_submission(
 def write_details(path: str | Path, results: Mapping[str, VideoResult]) -> None:
     """Write the results to a CSV file with the columns of `dfdetect.results.to_dataframe`.
 
-    If a video has no score, its cell in the column `probability` is empty. If a spreadsheet would
-    take a text for a formula, an apostrophe is put in front of the text.
+    If a video has no score, its cell in the column `probability` is empty. If a spreadsheet
+    program would read a text as a formula, an apostrophe is put in front of the text.
     """
     table = to_dataframe(results.values())
     for column in ("filename", "message", "path"):

@@ -85,7 +85,7 @@ def steadiness(statistics: torch.Tensor) -> torch.Tensor:
 
     Example:
         >>> steadiness(torch.tensor([[0.0], [8.0], [1.0], [9.0], [2.0], [8.0]]))
-        tensor(0.1...)
+        tensor(0.0663)
     """
     deviations = [part - part.mean(dim=0) for part in (statistics[::2], statistics[1::2])]
     freedom = len(statistics) - len(deviations)

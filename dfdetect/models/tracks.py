@@ -60,11 +60,16 @@ class CropNetwork(nn.Module):
 def track_logits(
     model: nn.Module, values: torch.Tensor, tracks: Iterable[Sequence[int]]
 ) -> torch.Tensor:
-    """Return the final logits of a model's inputs, shape (inputs,).
+    """Return one final logit for each input of a model, shape (inputs,).
+
+    For a `TrackModel`, the final logits are computed from all crops of each track. For any other
+    model, the first logits are final already.
 
     Args:
-        model: Any model. If it is not a `TrackModel`, the first column of `values` is returned.
-        values: The output of the model's `CropNetwork` for these inputs, shape (inputs, 1 + n).
+        model: Any model.
+        values: The output of the model's `CropNetwork` for these inputs, shape (inputs, 1 + n): the
+            first logit of each input, then n further values. If the model is not a `TrackModel`, n
+            is 0.
         tracks: For each track, the rows of `values` that belong to it, in the order of time.
     """
     logits = values[:, 0].clone()

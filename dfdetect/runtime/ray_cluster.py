@@ -244,7 +244,7 @@ class ActorPool:
         self.busy[actor.ping.options(max_task_retries=-1).remote()] = actor, None, None
 
     def give(self, call: _Call) -> None:
-        """Let an idle actor apply the function to the item of a call."""
+        """Give the item of a call to an idle actor, which applies the pool's function to it."""
         actor = self.idle.pop()
         call.attempts += 1
         call_method: Any = actor.call

@@ -102,7 +102,7 @@ class Noise(nn.Module):
         self.strongest = strongest
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return all images with noise of the same strength.
+        """Add noise to the images, and return them. One strength is drawn for all images.
 
         Input and output are uint8 of shape (..., 3, height, width).
         """

@@ -282,7 +282,9 @@ def fit_layers(
 
 
 def fit_steadiness(model: TextureEfficientNet, faces: FaceSet, statistics: np.ndarray) -> None:
-    """Fit the layer that computes the steadiness logit: a logit of FAKE from a face's steadiness.
+    """Fit the layer that computes a logit of FAKE from the steadiness of a face.
+
+    The steadiness says how little the face changes over the frames of its track.
 
     The function uses the tracks that have a source and at least `FEWEST_FRAMES` crops. If there is
     no such REAL track, or no such FAKE track, the function warns, and leaves the layer as it is.
