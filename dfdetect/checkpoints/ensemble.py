@@ -99,8 +99,8 @@ class EnsembleSpec:
         """Make a specification from the fields of a checkpoint's header.
 
         Raises:
-            ArgumentError: A value is out of its range.
-            TypeError: A field is missing, unknown or of the wrong type.
+            ArgumentError: A value is out of its range, or a field of the ensemble is missing.
+            TypeError: A field of a member is missing, or a field is unknown or of the wrong type.
         """
         values = dict(fields)
         try:
@@ -110,7 +110,7 @@ class EnsembleSpec:
             if values["operating_points"] is not None:
                 values["operating_points"] = OperatingPoints(**values["operating_points"])
         except KeyError as error:
-            raise TypeError(f"the field {error} is missing") from error
+            raise ArgumentError(f"the field {error} is missing") from error
         return cls(**values)
 
 
