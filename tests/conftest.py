@@ -38,6 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(skip)
 
 
+@pytest.fixture
+def two_torch_threads():
+    """Let torch use two cores in this thread, also on a machine or in a process with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def engine_auto_is_torch() -> Iterator[None]:
     """Make torch the default engine: the others take longer to compile than most tests to run."""

@@ -15,15 +15,7 @@ class BrightIsFake(torch.nn.Module):
         return images.mean(dim=(1, 2, 3))[:, None]
 
 
-@pytest.fixture
-def two_cores():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-def test_frame_logits_are_computed_on_all_cores_by_an_engine(two_cores, monkeypatch):
+def test_frame_logits_are_computed_on_all_cores_by_an_engine(two_torch_threads, monkeypatch):
     both = Barrier(2, timeout=10)
     calls = []
 

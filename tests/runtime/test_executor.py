@@ -61,14 +61,6 @@ def test_map_raises_in_place_of_the_result_and_drops_later_items():
     assert len(started) < 20
 
 
-@pytest.fixture
-def two_torch_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_map_computes_on_one_core_per_thread():
     before = torch.get_num_threads(), cv2.getNumThreads()
     with Executor("cpu", workers=2) as executor:
