@@ -5,7 +5,7 @@ which finds faces as the winner of the Deepfake Detection Challenge did.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,24 +15,21 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
 from tqdm import tqdm
 
+from dfdetect.benchmark.reference import ReferenceDetector
 from dfdetect.checkpoints.weights import Weights
 from dfdetect.defaults import DEFAULT_FRAMES, ENGINES
 from dfdetect.detector import Detector, load_detector
-from dfdetect.errors import ArgumentError, InputError
-from dfdetect.faces.detection import brighten
+from dfdetect.errors import InputError
 from dfdetect.faces.geometry import interpolate_box, iou
-from dfdetect.faces.mtcnn import shrink
-from dfdetect.faces.tracking import FaceTrack, track_faces
-from dfdetect.results import Box, Status, TrackResult, VideoResult, counted
+from dfdetect.results import Box, TrackResult, VideoResult, counted
 from dfdetect.runtime.device import available_cores, choose_device
-from dfdetect.runtime.engines import AUTO, TORCH, choose_engine, is_installed
+from dfdetect.runtime.engines import AUTO, choose_engine, is_installed
 from dfdetect.runtime.executor import Executor
 from dfdetect.video.discovery import find_videos
 from dfdetect.video.isolated import DecoderPool
-from dfdetect.video.reader import Frame, VideoError, pick_evenly
+from dfdetect.video.reader import VideoError
 
 # Minimum number of timed videos per core. If there are fewer videos, each of them is scored several
 # times. While the last video is scored, most cores are idle. If only a few videos were timed, this
@@ -204,7 +201,7 @@ def bench(
             twin = _warm_detector(weights, device, frames, other, videos)
             engines[other] = _time_pipeline(twin, videos, progress)[1]
     read = _time_each(videos, _read_all, "read", progress)[1]
-    winner = _Reference(detector)
+    winner = ReferenceDetector(detector)
     winner.predict_file(videos[0])
     followed, reference = _time_each(videos, winner.predict_file, "reference", progress)
     stages = {stage: np.mean([score.timings.get(stage, 0) for score in scores]) for stage in STAGES}
@@ -244,64 +241,6 @@ def face_agreement(scores: list[VideoResult], reference: list[VideoResult]) -> f
         for time, box in zip(track.times, track.boxes, strict=True)
     ]
     return float(np.mean(covered)) if covered else None
-
-
-class _Reference(Detector):
-    """The reference detector, which the docstring of `bench` describes.
-
-    The reference detector finds faces as the winner of the Deepfake Detection Challenge did, and
-    scores these faces with the model of the measured detector.
-    """
-
-    def __init__(self, detector: Detector):
-        super().__init__(
-            detector.model, detector.spec, detector.device, detector.frames, engine=TORCH
-        )
-        for classifier in self.classifiers:
-            classifier.half = False
-        self.detect = _WinnersFaceDetector(detector.device).detect
-
-    def predict_file(self, path: Path) -> VideoResult:
-        """Score a video. OpenCV reads the frames."""
-        try:
-            return self.predict(_pass_through(path, self.frames))
-        except (ArgumentError, VideoError):  # OpenCV reads no frame
-            return VideoResult.without_score(path, path.name, Status.NO_FRAME)
-
-    def _find_tracks(
-        self, read: Callable[[], Iterator[Frame]], *_: object
-    ) -> tuple[list[FaceTrack], int, float]:
-        frames = list(read())
-        tracks = track_faces(frames, self.detect, self._cut_formats, search_stride=1)
-        return tracks, len(frames), frames[0].bits_per_pixel
-
-
-class _WinnersFaceDetector:
-    """The face detector of the winner of the Deepfake Detection Challenge.
-
-    The network is the MTCNN of facenet_pytorch, and gets the frames at half their width and height.
-    """
-
-    def __init__(self, device: torch.device):
-        self.network = MTCNN(
-            keep_all=True, min_face_size=20, thresholds=[0.6, 0.7, 0.7], device=device
-        )
-
-    def detect(
-        self, images: Sequence[np.ndarray], smallest: float | None = None
-    ) -> list[list[Box]]:
-        """Return the boxes of the faces in each image, as `FaceDetector.detect` does.
-
-        The argument `smallest` is ignored: the network always looks for faces of all sizes.
-        """
-        found: list[list[Box]] = []
-        for image in images:
-            height, width = image.shape[:2]
-            half = brighten(shrink(image, (width // 2, height // 2)))
-            boxes = self.network.detect(half)[0]
-            boxes = np.zeros((0, 4)) if boxes is None else 2 * boxes.astype(float)
-            found.append([tuple(box) for box in boxes.tolist()])
-        return found
 
 
 def _warm_detector(
@@ -379,23 +318,6 @@ def _read_all(path: Path) -> None:
     capture = cv2.VideoCapture(str(path))
     while capture.read()[0]:
         pass
-    capture.release()
-
-
-def _pass_through(path: Path, count: int) -> Iterator[Frame]:
-    capture = cv2.VideoCapture(str(path))
-    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    if total <= 0:
-        raise VideoError(path, Status.NO_FRAME)
-    wanted = set(pick_evenly(np.arange(total), count).tolist())
-    for number in range(total):
-        if not capture.grab():
-            break
-        if number in wanted:
-            time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            good, image = capture.retrieve()
-            if good:
-                yield Frame(time, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), number)
     capture.release()
 
 

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import pytest
@@ -67,18 +66,6 @@ def test_plan_measures_the_videos(real_clip, monkeypatch):
     assert 0.01 < measured.extract_seconds < 60
     assert 10_000 < measured.crop_bytes < 400_000
     assert measured.write_bytes_per_second > 1e5
-
-
-@pytest.mark.slow
-def test_bench_command_prints_a_plan(sample_data, capsys, monkeypatch):
-    for module in ("bench", "projection"):
-        monkeypatch.setattr(f"dfdetect.benchmark.{module}.LEAST_VIDEOS", 1)
-    clip = str(next(sample_data.glob("test_videos/*.mp4")))
-    options = ["bench", clip, "--frames", "2"]
-    assert main([*options, "--plan", "100", "1,8", "--json"]) == 0
-    planned = json.loads(capsys.readouterr().out)["plan"]
-    assert planned["videos"] == 100
-    assert [row["nodes"] for row in planned["projected"]] == [1, 8, 1, 8]
 
 
 @pytest.mark.parametrize(
