@@ -47,8 +47,9 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
     tensors = Tensors(path, found)
     chosen = choose_format(path, tensors.shapes, format)
     spec, state = chosen.read(tensors)
-    model = create_model(spec.architecture, **spec.arguments)
-    model.load_state_dict(state)
+    with torch.device("meta"):  # draws no random weights, which would take longer than all the rest
+        model = create_model(spec.architecture, **spec.arguments)
+    model.to_empty(device="cpu").load_state_dict(state)
     real = [tensor.dtype for tensor in found.values() if tensor.is_floating_point()]
     save_checkpoint(out, model, spec, half=all(kind == torch.float16 for kind in real))
     return spec
