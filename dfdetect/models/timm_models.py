@@ -16,7 +16,7 @@ EfficientNet have neither squeeze-and-excitation nor swish, and are therefore fa
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import timm
@@ -60,9 +60,10 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def names(pattern: str = "*") -> list[str]:
+@cache  # timm takes a tenth of a second to sort its names
+def names(pattern: str = "*") -> tuple[str, ...]:
     """Return the sorted names of timm's image models that match a shell-style pattern."""
-    return timm.list_models(pattern)
+    return tuple(timm.list_models(pattern))
 
 
 def builder(name: str) -> Callable[..., nn.Module]:
