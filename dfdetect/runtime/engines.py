@@ -177,6 +177,7 @@ class EngineNetwork(nn.Module):
         try:
             with (
                 _ONE_AT_A_TIME,
+                torch.inference_mode(),
                 torch.autocast("cpu", enabled=False),
                 warnings.catch_warnings(),
             ):

@@ -91,7 +91,7 @@ def test_engine_network_compiles_when_it_pays(network, monkeypatch):
 
     def compile_network(network, *_):
         compiled.append(network)
-        return lambda values: [one.numpy() for one in network(torch.from_numpy(values))]
+        return right(network)
 
     monkeypatch.setitem(engines.COMPILERS, "openvino", compile_network)
     monkeypatch.setattr(engines, "PAYS_AFTER", 2)
@@ -102,6 +102,21 @@ def test_engine_network_compiles_when_it_pays(network, monkeypatch):
     for _ in range(3):
         fast(torch.zeros(1, 3, 16, 16))
     assert len(compiled) == 1
+
+
+def test_engine_network_compiles_before_the_first_of_several_calls(network, monkeypatch):
+    """The classifier asks for the number of calls at once before it turns off gradients."""
+    monkeypatch.setitem(engines.PACKAGES, "openvino", ["torch"])
+    monkeypatch.setitem(engines.COMPILERS, "openvino", lambda network, *_: right(network))
+    fast = EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), "openvino")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a warning would mean that torch is used
+        assert fast.calls_at_once == torch.get_num_threads()
+    assert fast.compute is not None
+
+
+def right(network):
+    return lambda values: [one.numpy() for one in network(torch.from_numpy(values))]
 
 
 def wrong(network, *_):
