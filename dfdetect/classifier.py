@@ -13,7 +13,7 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.clips import make_clip, windows
 from dfdetect.models.activation_maps import activation_maps
-from dfdetect.models.fuse import fuse_batch_norms
+from dfdetect.models.fuse import fuse_batch_norms, pad_evenly
 from dfdetect.models.tracks import CropNetwork, TrackModel, track_logits
 from dfdetect.runtime.device import half_type, has_fast_half, split_on_oom
 from dfdetect.runtime.engines import EngineNetwork
@@ -47,7 +47,7 @@ class Classifier:
         self.spec = spec
         self.device = device
         self.half = has_fast_half(device)
-        model = fuse_batch_norms(model.eval(), spec.input_shape)
+        model = pad_evenly(fuse_batch_norms(model.eval(), spec.input_shape))
         self.model = model.to(device).to(memory_format=torch.channels_last)
         example = torch.zeros(spec.input_shape, device=device)
         # Some values of a `TrackModel` would be too inexact in bfloat16.

@@ -1,10 +1,16 @@
-"""Fuse batch norms into the convolutions before them, which saves a fifth of the time on a CPU."""
+"""Rewrite a trained model so that a CPU runs it faster, with the same logits.
+
+Batch norms are fused into the convolutions before them, which saves a fifth of the time. The
+convolutions of TensorFlow's models pad only two sides of an image. torch copies the image for that.
+They are replaced by convolutions that pad all sides, which saves another fifth.
+"""
 
 from copy import deepcopy
 
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
+from torch.nn.functional import conv2d, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # Maximum absolute and relative difference between logits that count as equal.
@@ -49,6 +55,68 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
             left = nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
         setattr(*homes[norm], left)
     return fused if torch.allclose(fused(example), model(example), SAME, SAME) else model
+
+
+class EvenlyPaddedConv2d(nn.Module):
+    """A convolution that gives the outputs of timm's `Conv2dSame`, but pads all sides equally.
+
+    `Conv2dSame` pads as TensorFlow does: with stride 2 and an even image size, the sides at the
+    right and at the bottom get one row of zeros more. Here, the other two sides get this row too,
+    and the kernel gets a row of zeros that meets it, so the outputs stay the same.
+
+    Args:
+        convolution: A convolution with stride 2, a kernel of odd size above 1, and no dilation.
+
+    Example:
+        >>> convolution = Conv2dSame(3, 8, 3, stride=2)
+        >>> EvenlyPaddedConv2d(convolution)(torch.zeros(1, 3, 160, 160)).shape
+        torch.Size([1, 8, 80, 80])
+    """
+
+    def __init__(self, convolution: Conv2dSame):
+        super().__init__()
+        weight = convolution.weight
+        self.weight = nn.Parameter(pad(weight.detach(), (1, 0, 1, 0)), weight.requires_grad)
+        self.bias = convolution.bias
+        self.groups = convolution.groups
+        self.padding = [size // 2 for size in convolution.kernel_size]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the outputs, shape (batch, channels, height / 2, width / 2), rounded up."""
+        # If the size is odd, TensorFlow pads all sides equally, so the row of zeros is left out.
+        top, left = (int(size) % 2 for size in images.shape[2:])
+        weight = self.weight[:, :, top:, left:]
+        return conv2d(images, weight, self.bias, 2, self.padding, groups=self.groups)
+
+
+def pad_evenly(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in which an `EvenlyPaddedConv2d` replaces each `Conv2dSame`.
+
+    A convolution that `EvenlyPaddedConv2d` does not support is kept. If there is none to replace,
+    `model` itself is returned.
+
+    Example:
+        >>> model = pad_evenly(create_model("tf_efficientnet_lite0").eval())
+        >>> any(isinstance(module, Conv2dSame) for module in model.modules())
+        False
+    """
+    if not any(_can_be_padded_evenly(module) for module in model.modules()):
+        return model
+    model = deepcopy(model)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, Conv2dSame) and _can_be_padded_evenly(child):
+                setattr(parent, name, EvenlyPaddedConv2d(child))
+    return model
+
+
+def _can_be_padded_evenly(module: nn.Module) -> bool:
+    return (
+        isinstance(module, Conv2dSame)
+        and module.stride == (2, 2)
+        and module.dilation == (1, 1)
+        and all(size % 2 and size > 1 for size in module.kernel_size)
+    )
 
 
 def _pairs(model: nn.Module, example: torch.Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:

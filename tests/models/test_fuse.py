@@ -1,9 +1,10 @@
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from dfdetect import create_model, load_detector
-from dfdetect.models.fuse import fuse_batch_norms
+from dfdetect.models.fuse import EvenlyPaddedConv2d, fuse_batch_norms, pad_evenly
 
 
 class Twice(nn.Module):
@@ -55,3 +56,46 @@ def test_fuse_batch_norms_returns_a_model_that_cannot_be_fused(model):
 
 def test_load_detector_fuses_batch_norms():
     assert norms(load_detector(device="cpu").model) == 0
+
+
+@pytest.mark.parametrize("size", [(16, 24), (15, 21), (16, 21), (1, 2)])
+@pytest.mark.parametrize("kernel", [3, 5, (3, 5)])
+@torch.inference_mode()
+def test_evenly_padded_convolution_gives_the_outputs_of_timms(kernel, size):
+    torch.manual_seed(0)
+    convolution = Conv2dSame(4, 8, kernel, stride=2, groups=2)
+    images = torch.randn(3, 4, *size)
+    expected = convolution(images)
+    torch.testing.assert_close(EvenlyPaddedConv2d(convolution)(images), expected)
+
+
+def same_paddings(model):
+    return sum(isinstance(module, Conv2dSame) for module in model.modules())
+
+
+@torch.inference_mode()
+def test_pad_evenly_keeps_the_logits():
+    model = stir(create_model("tf_efficientnet_lite0"))
+    even = pad_evenly(model)
+    assert (same_paddings(model), same_paddings(even)) == (5, 0)
+    for size in (64, 75):
+        images = torch.rand(2, 3, size, size)
+        torch.testing.assert_close(even(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": 3, "stride": 1},
+        {"kernel_size": 4, "stride": 2},
+        {"kernel_size": 3, "stride": 2, "dilation": 2},
+    ],
+)
+def test_pad_evenly_keeps_convolutions_that_it_cannot_replace(options):
+    model = nn.Sequential(Conv2dSame(3, 4, **options))
+    assert pad_evenly(model) is model
+
+
+def test_load_detector_pads_evenly():
+    assert same_paddings(load_detector(device="cpu").model) == 0
