@@ -23,7 +23,7 @@ from torch import nn
 
 from dfdetect.defaults import ENGINES
 from dfdetect.errors import ArgumentError
-from dfdetect.runtime.device import available_cores
+from dfdetect.runtime.device import available_cores, has_fast_half
 
 AUTO, TORCH = ENGINES[:2]
 # The packages that each engine needs. The fastest engine comes first.
@@ -38,6 +38,9 @@ PAYS_AFTER = 40
 # Number of input sizes whose kernels OpenVINO keeps. It is large, because the face detector gets
 # images of many sizes.
 KEPT_KERNELS = 256
+# Of all activations, torch can compute these two together with the convolution before them.
+FUSED_ACTIVATIONS = {nn.ReLU, nn.ReLU6}
+ACTIVATIONS = [getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__]
 LOGGER = logging.getLogger(__name__)
 # Tracing a network uses global state of torch, so only one thread may trace at a time.
 _ONE_AT_A_TIME = Lock()
@@ -85,9 +88,12 @@ class EngineNetwork(nn.Module):
     therefore runs the first calls, and a later call compiles the network. If the network is sent to
     another process, that process compiles the network again.
 
+    If the engine is torch, an optimised copy of the network is made in the place of compiling, but
+    only for networks that are faster then.
+
     After compiling, the outputs of the engine and of torch for the input `example` are compared. If
     the outputs differ by more than rounding, or if the engine cannot compile the network, torch
-    runs the network in all later calls, and a warning says why.
+    runs the original network in all later calls. If another engine was wanted, a warning says why.
 
     Args:
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
@@ -124,7 +130,24 @@ class EngineNetwork(nn.Module):
     def _start(self) -> None:
         self.lock = Lock()
         self.compute: Compute | None = None
-        self.usable = self.engine != TORCH
+        self.usable = self.engine != TORCH or self._gains_by_tracing()
+
+    def _gains_by_tracing(self) -> bool:
+        """Return whether torch runs an optimised copy of the network faster than the network.
+
+        This is the case if torch can compute all activations together with the convolutions before
+        them, and if all inputs have the same size. The copy computes in float32, so the network
+        itself is faster on a device that is fast in bfloat16.
+        """
+        activations = {type(module) for module in self.network.modules()} & set(ACTIVATIONS)
+        device = self.example.device
+        return (
+            bool(activations)
+            and activations <= FUSED_ACTIVATIONS
+            and self.varying == (0,)
+            and device.type == "cpu"
+            and not has_fast_half(device)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of the object, without the parts that cannot be pickled."""
@@ -155,7 +178,7 @@ class EngineNetwork(nn.Module):
         """
         if self.calls_left == 0:
             self._ready()
-        return 1 if self.compute is None else torch.get_num_threads()
+        return 1 if self.compute is None or self.engine == TORCH else torch.get_num_threads()
 
     def _ready(self) -> bool:
         """Compile the network if it is time to do so, and return whether it is compiled.
@@ -192,10 +215,11 @@ class EngineNetwork(nn.Module):
             problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         if problem:
             self.usable = False
-            warnings.warn(
-                f"the engine {self.engine} cannot be used, so torch is used: {problem}",
-                stacklevel=2,
-            )
+            if self.engine != TORCH:
+                warnings.warn(
+                    f"the engine {self.engine} cannot be used, so torch is used: {problem}",
+                    stacklevel=2,
+                )
         else:
             self.compute = compute
 
@@ -292,7 +316,22 @@ def _compile_onnxruntime(
     return lambda values: session.run(None, {"input": values})
 
 
+def _compile_torch(
+    network: nn.Module, example: torch.Tensor, _varying: tuple[int, ...], _bfloat16: bool
+) -> Compute:
+    # `torch.compile` would need a C++ compiler on the user's machine.
+    traced = torch.jit.trace(network, example, check_trace=False)
+    optimised = torch.jit.optimize_for_inference(traced)
+
+    def compute(values: np.ndarray) -> list[np.ndarray]:
+        found = optimised(torch.from_numpy(values))
+        return [one.numpy() for one in (found if isinstance(found, tuple) else (found,))]
+
+    return compute
+
+
 COMPILERS: dict[str, Callable[..., Compute]] = {
+    "torch": _compile_torch,
     "openvino": _compile_openvino,
     "onnxruntime": _compile_onnxruntime,
 }

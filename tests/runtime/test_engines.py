@@ -21,9 +21,9 @@ OTHERS = [
 class TwoAnswers(nn.Module):
     """A network with two outputs: a convolution of images of any size, and its square."""
 
-    def __init__(self):
+    def __init__(self, channels=3):
         super().__init__()
-        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+        self.layer = nn.Conv2d(channels, 4, 3, padding=1)
 
     def forward(self, images):
         answer = self.layer(images)
@@ -48,6 +48,52 @@ def test_engine_network_gives_the_same_outputs_as_torch(network, engine):
         for one, other in zip(answers, network(images), strict=True):
             torch.testing.assert_close(one, other)
     assert fast.compute is not None
+
+
+def convolution_and(*activations):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *activations).eval()
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+@torch.inference_mode()
+def test_engine_network_optimises_a_copy_for_torch(answers, two_torch_threads):
+    torch.manual_seed(0)
+    layers = convolution_and(nn.ReLU6(), *([TwoAnswers(4)] if answers == 2 else []))
+    fast = EngineNetwork(layers, torch.zeros(1, 3, 16, 16), (0,), "torch")
+    assert fast.calls_at_once == 1  # torch uses both cores for one call
+    assert fast.compute is not None
+    for count in (1, 5, 2):
+        images = torch.randn(count, 3, 16, 16).to(memory_format=torch.channels_last)
+        torch.testing.assert_close(fast(images), layers(images))
+
+
+@pytest.mark.parametrize(
+    ("layers", "varying", "fast_half"),
+    [
+        (convolution_and(), (0,), False),
+        (convolution_and(nn.ReLU(), nn.SiLU()), (0,), False),
+        (convolution_and(nn.ReLU()), (0, 2, 3), False),
+        (convolution_and(nn.ReLU()), (0,), True),
+    ],
+)
+@torch.inference_mode()
+def test_engine_network_keeps_a_network_that_is_fast_in_torch(
+    layers, varying, fast_half, monkeypatch
+):
+    monkeypatch.setattr(engines, "has_fast_half", lambda device: fast_half)
+    fast = EngineNetwork(layers, torch.zeros(1, 3, 16, 16), varying, "torch")
+    fast(torch.zeros(1, 3, 16, 16))
+    assert fast.compute is None
+
+
+@torch.inference_mode()
+def test_engine_network_keeps_quietly_a_network_that_torch_cannot_trace(monkeypatch):
+    monkeypatch.setitem(engines.COMPILERS, "torch", failing)
+    layers, images = convolution_and(nn.ReLU()), torch.ones(2, 3, 16, 16)
+    fast = EngineNetwork(layers, torch.zeros(1, 3, 16, 16), (0,), "torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.testing.assert_close(fast(images), layers(images))
 
 
 @pytest.mark.parametrize("engine", OTHERS)
