@@ -22,7 +22,7 @@ def write_history(checkpoint: Path, history: list[dict[str, Any]]) -> None:
     table = pd.DataFrame(history)
     with atomic_path(checkpoint.with_suffix(".history.csv")) as temporary:
         table.to_csv(temporary, index=False)
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4))
     losses, ranks = figure.subplots(1, 2)
     over = table.columns[0]
     shown = {
