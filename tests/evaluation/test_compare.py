@@ -1,14 +1,25 @@
 import pandas as pd
 import pytest
 
+from dfdetect.checkpoints.weights import find_weights
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.evaluation.compare import compare, draw, to_markdown
+from dfdetect.training.linear import STRENGTHS
 
 
 @pytest.fixture(autouse=True)
-def few_crops_to_time(monkeypatch):
-    """No test asks how fast a detector is."""
+def few_crops_and_fits(monkeypatch):
+    """No test asks how fast a detector is, or which penalty suits a linear model."""
     monkeypatch.setattr("dfdetect.evaluation.compare.SPEED_CROPS", 8)
+    for name in STRENGTHS:
+        monkeypatch.setitem(STRENGTHS, name, STRENGTHS[name][-1:])
+
+
+@pytest.fixture
+def quick_default(monkeypatch):
+    """Measure a small network in place of the default detector."""
+    small = find_weights("simple_cnn_2")
+    monkeypatch.setattr("dfdetect.evaluation.compare.find_weights", lambda: small)
 
 
 @pytest.fixture
@@ -44,7 +55,7 @@ def test_compare_trains_measures_and_writes(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_does_not_train_existing_checkpoints(sets, tmp_path):
+def test_compare_does_not_train_existing_checkpoints(sets, tmp_path, quick_default):
     train, val = sets
     out = tmp_path / "weights"
     options = {"architectures": ("logistic_regression",)}
@@ -59,7 +70,7 @@ def test_compare_does_not_train_existing_checkpoints(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_keeps_the_rows_of_earlier_runs(sets, tmp_path):
+def test_compare_keeps_the_rows_of_earlier_runs(sets, tmp_path, quick_default):
     train, val = sets
     out = tmp_path / "weights"
     first = compare([train], val=val, out=out, architectures=["linear_svm"])
@@ -77,7 +88,7 @@ def test_compare_refuses_to_measure_on_training_faces(sets, tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_refuses_checkpoints_of_other_faces(sets, tmp_path):
+def test_compare_refuses_checkpoints_of_other_faces(sets, tmp_path, quick_default):
     train, val = sets
     out = tmp_path / "weights"
     options = {"architectures": ("logistic_regression",)}
