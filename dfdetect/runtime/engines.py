@@ -7,10 +7,12 @@ GPU, torch is always used.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -252,8 +254,7 @@ def _missing(engine: str) -> list[str]:
 def _compile_openvino(
     network: nn.Module, example: torch.Tensor, varying: tuple[int, ...], bfloat16: bool
 ) -> Compute:
-    import openvino
-
+    openvino = import_openvino()
     # The model must not share memory with Python objects, because another thread may free them.
     model = openvino.convert_model(network, example_input=example, share_weights=False)
     shape = [-1 if number in varying else size for number, size in enumerate(example.shape)]
@@ -289,9 +290,18 @@ def _openvino_core() -> Any:
     A process with two `Core` objects can crash with a segmentation fault (issue 35338 in OpenVINO's
     repository).
     """
-    import openvino
+    return import_openvino().Core()
 
-    return openvino.Core()
+
+def import_openvino() -> Any:
+    """Return the module `openvino`, kept from reporting its use over the network.
+
+    If OpenVINO can import the package `openvino_telemetry`, which pip installs with it, it reports
+    each import and each converted network to Google Analytics. It also works without the package.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("openvino_telemetry", None)  # any import of the package then fails
+    return import_module("openvino")
 
 
 def _compile_onnxruntime(

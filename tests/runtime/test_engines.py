@@ -1,4 +1,5 @@
 import pickle
+import sys
 import warnings
 
 import numpy as np
@@ -9,7 +10,12 @@ from torch import nn
 from dfdetect import load_detector
 from dfdetect.errors import ArgumentError
 from dfdetect.runtime import engines
-from dfdetect.runtime.engines import EngineNetwork, choose_engine, is_installed
+from dfdetect.runtime.engines import (
+    EngineNetwork,
+    choose_engine,
+    import_openvino,
+    is_installed,
+)
 
 CPU = torch.device("cpu")
 OTHERS = [
@@ -113,8 +119,7 @@ def test_engine_network_can_be_sent_to_another_process(network, engine):
 @pytest.mark.slow
 @torch.inference_mode()
 def test_engine_network_compiles_all_networks_with_one_core(network, monkeypatch):
-    import openvino
-
+    openvino = import_openvino()
     made = []
 
     class CountedCore(openvino.Core):
@@ -128,6 +133,15 @@ def test_engine_network_compiles_all_networks_with_one_core(network, monkeypatch
         fast(torch.zeros(1, 3, 16, 16))
         assert fast.compute is not None
     assert len(made) <= 1  # an earlier test may have made the process's only core
+
+
+@pytest.mark.skipif(not is_installed("openvino"), reason="not installed")
+@torch.inference_mode()
+def test_openvino_does_not_report_its_use(network):
+    EngineNetwork(network, torch.zeros(1, 3, 16, 16), (0,), "openvino")(torch.zeros(1, 3, 16, 16))
+    reporter = sys.modules["openvino.tools.ovc.convert_impl"].tm
+    assert reporter.__name__ == "openvino.tools.ovc.telemetry_stub"
+    assert sys.modules["openvino_telemetry"] is None
 
 
 @torch.inference_mode()
