@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from timm.models import vgg
 
 from dfdetect import Detector, load_detector
+from dfdetect.models import xception
 from dfdetect.runtime import engines
 from dfdetect.video import reader
 
@@ -53,6 +55,20 @@ def engine_auto_is_torch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engines, "PAYS_AFTER", sys.maxsize)
         yield
+
+
+@pytest.fixture
+def narrow_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build VGGs with an eighth of their channels, because they have up to 140 million weights."""
+    for name, layers in vgg.cfgs.items():
+        narrow = [layer if isinstance(layer, str) else layer // 8 for layer in layers]
+        monkeypatch.setitem(vgg.cfgs, name, narrow)
+
+
+@pytest.fixture
+def short_xception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build Xceptions whose middle flow has one of its eight equal modules."""
+    monkeypatch.setattr(xception, "MIDDLE_MODULES", 1)
 
 
 @pytest.fixture(scope="session")

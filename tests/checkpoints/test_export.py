@@ -50,9 +50,7 @@ def test_export_onnx_answers_as_torch_does_on_real_crops(name, faces, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["xception_phase", "xception_srm"])
-def test_export_onnx_takes_the_networks_of_noise_and_phases(name, tmp_path, monkeypatch):
-    # The middle flow repeats one module eight times, and each takes seconds to export.
-    monkeypatch.setattr("dfdetect.models.xception.MIDDLE_MODULES", 1)
+def test_export_onnx_takes_the_networks_of_noise_and_phases(name, tmp_path, short_xception):
     path = tmp_path / "published.safetensors"
     spec = ModelSpec(name, input_size=256, mean=(0.5,) * 3, std=(0.5,) * 3)
     model = create_model(name)

@@ -43,7 +43,7 @@ def test_activation_maps_of_pooled_features_are_class_activation_maps(name):
     [(name, 96) for name in (*POOLED, "simple_cnn_1", "simple_cnn_2", "logistic_regression")]
     + [pytest.param("vgg16", 48, marks=pytest.mark.slow)],
 )
-def test_activation_maps_add_up_to_the_logit(name, size):
+def test_activation_maps_add_up_to_the_logit(name, size, narrow_vgg):
     model = trained(name)
     images = inputs_of(2, 3, size, size)
     maps = activation_maps(model, images)

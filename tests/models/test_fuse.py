@@ -39,7 +39,7 @@ def stir(model):
 )
 @torch.inference_mode()
 @pytest.mark.slow
-def test_fuse_batch_norms_keeps_the_logits(name, left):
+def test_fuse_batch_norms_keeps_the_logits(name, left, narrow_vgg):
     model = stir(create_model(name))
     before = norms(model)
     fused = fuse_batch_norms(model, (1, 3, 64, 64))

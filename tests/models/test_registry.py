@@ -86,7 +86,7 @@ def test_model_info_has_the_normalisation_of_timms_weights():
 @pytest.mark.parametrize(
     "name", ["tf_efficientnet_lite0", "resnet18", pytest.param("vgg11", marks=pytest.mark.slow)]
 )
-def test_create_model_gives_small_first_logits(name):
+def test_create_model_gives_small_first_logits(name, narrow_vgg):
     torch.manual_seed(0)
     model = create_model(name).eval()
     logits = model(torch.randn(2, 3, 64, 64))
@@ -96,7 +96,7 @@ def test_create_model_gives_small_first_logits(name):
 
 @pytest.mark.slow
 @torch.inference_mode()
-def test_vgg_gives_the_same_logits_as_timms_vgg():
+def test_vgg_gives_the_same_logits_as_timms_vgg(narrow_vgg):
     torch.manual_seed(0)
     model = create_model("vgg11").eval()
     with torch.device("meta"):

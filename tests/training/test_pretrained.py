@@ -87,9 +87,14 @@ def test_load_initial_weights_name_missing_and_extra_tensors(tmp_path):
 @pytest.mark.parametrize("name", ["resnet50", pytest.param("vgg16", marks=pytest.mark.slow)])
 def test_load_initial_weights_in_torchvision_naming(name, tmp_path):
     """In place of two linear layers of torchvision's VGG, timm's VGG has convolutions."""
-    source = getattr(torchvision.models, name)(weights=None).state_dict()
+    with torch.device("meta"):  # draws no random weights
+        shapes = getattr(torchvision.models, name)(weights=None).state_dict()
+        target = create_model(name)
+    target.to_empty(device="cpu")
+    source = {
+        key: torch.arange(one.numel()).to(one.dtype).view(one.shape) for key, one in shapes.items()
+    }
     torch.save(source, tmp_path / "weights.pth")
-    target = create_model(name)
     load_initial_weights(target, tmp_path / "weights.pth")
     loaded = target.state_dict()
     if name == "resnet50":
@@ -115,7 +120,7 @@ def test_load_initial_weights_in_a_wrapper(tmp_path):
         load_initial_weights(create_model("test_efficientnet"), path)
 
 
-def test_standardise_responses_of_a_model_without_norms():
+def test_standardise_responses_of_a_model_without_norms(narrow_vgg):
     torch.manual_seed(0)
     model = create_model("vgg11")
     images = torch.rand(24, 3, 32, 32) * torch.rand(24, 1, 1, 1)
@@ -158,7 +163,7 @@ def test_load_initial_weights_within_a_larger_net(tmp_path):
 
 
 @pytest.mark.slow
-def test_load_initial_weights_of_keras_convolutions(tmp_path):
+def test_load_initial_weights_of_keras_convolutions(tmp_path, narrow_vgg):
     h5py = pytest.importorskip("h5py")
     model = create_model("vgg16")
     generator = np.random.default_rng(0)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
-from timm.models import vgg
 
 from dfdetect import load_detector
 from dfdetect.checkpoints.io import load_checkpoint
@@ -16,7 +15,6 @@ from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import DfdetectError
 from dfdetect.kaggle.submission import check_submission
-from dfdetect.models import xception
 from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.training import learner, trainer
@@ -28,7 +26,6 @@ from dfdetect.training.split import read_split
 from dfdetect.training.trainer import train
 from tests.conftest import make_face_set
 
-VGG16 = vgg.cfgs["vgg16"]
 TINY = TrainConfig(
     "test_efficientnet", input_size=32, epochs=3, patience=3, batch_size=8, learning_rate=3e-3
 )
@@ -225,7 +222,7 @@ def test_train_writes_crop_rule_and_licence(face_set, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_takes_different_architectures(face_set, tmp_path):
+def test_train_takes_different_architectures(narrow_vgg):
     """VGG has no stochastic depth, and EfficientFormer has two heads."""
     for name in ("vgg11", "efficientformer_l1"):
         config = replace(TINY, architecture=name, epochs=1, input_size=224, batch_size=2)
@@ -262,12 +259,9 @@ def test_train_stops_when_it_no_longer_gets_better(face_set, tmp_path, monkeypat
 @pytest.mark.parametrize("architecture", list_recipes())
 @pytest.mark.slow
 def test_train_two_steps_of_each_architecture(
-    architecture, face_set, tmp_path, sample_data, monkeypatch
+    architecture, face_set, tmp_path, sample_data, narrow_vgg, short_xception
 ):
     """Each is trained for two steps, saved, loaded by the command line and used on a video."""
-    # Repeated layers and wide ones would take most of the time, and add nothing to check.
-    monkeypatch.setattr(xception, "MIDDLE_MODULES", 1)
-    monkeypatch.setitem(vgg.cfgs, "vgg16", [8 if width == 512 else width for width in VGG16])
     small = {"input_size": 64, "epochs": 1, "batch_size": 4, "epoch_crops": 8, "seed": 1}
     if architecture == "xception_srm":  # this model takes no smaller images
         small |= {"input_size": 256, "batch_size": 2, "epoch_crops": 4}
