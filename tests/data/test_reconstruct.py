@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -14,7 +16,10 @@ NAMES = ["shuffle-4", "nearest-8"]
 
 @pytest.fixture
 def quick(monkeypatch):
+    """Use small batches and narrow autoencoders."""
     monkeypatch.setattr(module, "BATCH", 2)
+    for name in NAMES:
+        monkeypatch.setitem(AUTOENCODERS, name, replace(AUTOENCODERS[name], width=8))
 
 
 @pytest.fixture
