@@ -299,7 +299,7 @@ def _trained(
 
 
 def _digest(faces: FaceSet) -> str:
-    """Return a text that differs between face sets whose crops have different ids."""
+    """Return a hash of the ids of all crops, in their order."""
     return sha256("\n".join(faces.texts("id")).encode()).hexdigest()
 
 

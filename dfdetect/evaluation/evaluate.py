@@ -270,8 +270,8 @@ def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
     """Return the metrics of the scores of single crops.
 
     `overall` has the metrics of the answers. It is returned if every answer has exactly one crop,
-    because the metrics of crops and of answers are then the same. If no answer has crops, the
-    metrics of the answers are returned without intervals.
+    because the metrics of crops and of answers are then the same. If no answer has crops,
+    `overall` is returned without its intervals.
     """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):

@@ -40,7 +40,7 @@ PAYS_AFTER = 40
 # Number of input sizes whose kernels OpenVINO keeps. It is large, because the face detector gets
 # images of many sizes.
 KEPT_KERNELS = 256
-# Of all activations, torch can compute these two together with the convolution before them.
+# Of all activation functions, torch computes these two in one step with the convolution before them.
 FUSED_ACTIVATIONS = {nn.ReLU, nn.ReLU6}
 ACTIVATIONS = [getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__]
 LOGGER = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ class EngineNetwork(nn.Module):
     therefore runs the first calls, and a later call compiles the network. If the network is sent to
     another process, that process compiles the network again.
 
-    If the engine is torch, an optimised copy of the network is made in the place of compiling, but
-    only for networks that are faster then.
+    The engine torch makes an optimised copy of the network instead of compiling it. It does so only
+    if the copy is faster.
 
     After compiling, the outputs of the engine and of torch for the input `example` are compared. If
     the outputs differ by more than rounding, or if the engine cannot compile the network, torch
@@ -135,11 +135,12 @@ class EngineNetwork(nn.Module):
         self.usable = self.engine != TORCH or self._gains_by_tracing()
 
     def _gains_by_tracing(self) -> bool:
-        """Return whether torch runs an optimised copy of the network faster than the network.
+        """Return whether torch would run a traced copy of the network faster than the original.
 
-        This is the case if torch can compute all activations together with the convolutions before
-        them, and if all inputs have the same size. The copy computes in float32, so the network
-        itself is faster on a device that is fast in bfloat16.
+        This is the case if three conditions hold. Torch can compute every activation function (such
+        as ReLU) in one step with the convolution before it. All images have the same size. The
+        device is a CPU that is not fast in bfloat16: on other devices, the original computes in
+        half precision, but the copy would compute in float32.
         """
         activations = {type(module) for module in self.network.modules()} & set(ACTIVATIONS)
         device = self.example.device
@@ -176,7 +177,8 @@ class EngineNetwork(nn.Module):
 
         Torch uses several cores for one call, so the number is 1. The other engines use one core
         for one call. For them, the number is therefore the number of cores that torch may use in
-        this thread. If it is time to compile the network, this property compiles it first.
+        this thread. The number depends on whether the network is compiled. If the next call would
+        compile the network, it is therefore compiled now.
         """
         if self.calls_left == 0:
             self._ready()

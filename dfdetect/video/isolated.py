@@ -449,7 +449,7 @@ class _Processes:
     def end(self) -> None:
         """Kill all processes, and close the pipes of the idle processes.
 
-        The thread that reads a video from a busy process closes the pipes of this process.
+        The pipes of a busy process are closed by the thread that reads a video from it.
         """
         with self.lock:
             self.ended = True
