@@ -40,7 +40,7 @@ PAYS_AFTER = 40
 # Number of input sizes whose kernels OpenVINO keeps. It is large, because the face detector gets
 # images of many sizes.
 KEPT_KERNELS = 256
-# Of all activation functions, torch computes these two in one step with the convolution before them.
+# The activation functions that torch computes in one step with the convolution before them.
 FUSED_ACTIVATIONS = {nn.ReLU, nn.ReLU6}
 ACTIVATIONS = [getattr(nn.modules.activation, name) for name in nn.modules.activation.__all__]
 LOGGER = logging.getLogger(__name__)
