@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 class Classifier:
     """Scores the crops of faces with one model.
 
-    A detector has one classifier for each model. One input of the model is a crop or a clip. A clip
+    A detector has one classifier for each model. A model takes either single crops or clips. A clip
     is several crops of one face in the order of time.
 
     Args:

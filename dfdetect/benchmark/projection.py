@@ -27,7 +27,8 @@ def parse_plan(videos: str, nodes: str) -> tuple[int, list[int]]:
 
     Args:
         videos: The number of videos, as a text.
-        nodes: One or more numbers of machines, separated by commas.
+        nodes: For how many machines to plan: one or more numbers, separated by commas, such as
+            `1,8,64`.
 
     Raises:
         ArgumentError: One of the numbers is not a whole number of at least 1.

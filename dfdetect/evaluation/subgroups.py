@@ -14,7 +14,7 @@ from dfdetect.scoring.reliability import BLURRED, DARK, SMALL, TURNED
 def measure_attributes(
     faces: FaceSet, rows: Sequence[int], *, progress: bool = False
 ) -> dict[str, np.ndarray]:
-    """Return the height, brightness, sharpness and turn of faces.
+    """Return the height, brightness, sharpness and turn (to the side) of faces.
 
     The accuracy of a detector depends on these attributes.
 

@@ -120,7 +120,8 @@ def _third(share: float) -> int:
 class HeatMapStore:
     """Stores pictures of the heat maps of many videos in a temporary file, which saves memory.
 
-    `take` stores pictures of the heat maps in a result, and returns the result without heat maps.
+    `take` moves the heat maps out of a result: it stores pictures of them in the file, and returns
+    the result without its heat maps.
     `get` returns the stored pictures. Several threads may use a store at the same time. The file is
     deleted when the `with` block ends.
 

@@ -1,4 +1,4 @@
-"""Translate dfdetect's names of tensors into the names of published implementations."""
+"""Translate dfdetect's tensor names into the tensor names that published implementations use."""
 
 from collections.abc import Callable
 from math import ceil
