@@ -60,8 +60,8 @@ def annotate(
     The frames of the copy have the same times as the frames of the video. Frames with a side of
     more than 1280 pixels are reduced until the longer side has 1280 pixels. Frames narrower than
     480 pixels are enlarged to a width of 480 pixels, but to a height of 1280 pixels at most. The
-    copy of a video is an MP4 file with H.264 and AAC, which browsers play. The copy of an image is an
-    image, and its panel has no curves. If the file `out` exists, it is replaced when the copy is
+    copy of a video is an MP4 file with H.264 and AAC, which browsers play. The copy of an image is
+    an image, and its panel has no curves. If the file `out` exists, it is replaced when the copy is
     complete.
 
     Args:
