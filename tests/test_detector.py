@@ -151,7 +151,7 @@ def test_predict_videos_keeps_the_given_order(bright_detector, sample_data, tmp_
 
 
 def test_predict_videos_gives_the_scores_of_predict(sample_data):
-    detector = load_detector(device="cpu", frames=8)
+    detector = load_detector(device="cpu", frames=4)
     paths = sorted(sample_data.glob("test_videos/*.mp4"))[:2]
     together = [score.probability for score in detector.predict_videos(paths)]
     assert together == pytest.approx(

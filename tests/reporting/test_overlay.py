@@ -26,6 +26,14 @@ def result(name="a.mp4", times=(0.5, 1.0, 1.5)):
     return VideoResult(path=None, name=name, probability=0.8, tracks=[face])
 
 
+@pytest.fixture(scope="module")
+def annotated(real_clip, tmp_path_factory):
+    """Return an annotated copy of a video, in a folder that `annotate` has made."""
+    out = tmp_path_factory.mktemp("annotated") / "new" / "out.mp4"
+    dfdetect.annotate(real_clip, result(), out)
+    return out
+
+
 def plain(annotated):
     """Return a copy of an annotated video without the comment that keeps it from being scored."""
     copy = annotated.with_name("plain.mp4")
@@ -33,24 +41,22 @@ def plain(annotated):
     return copy
 
 
-def test_annotate_marks_the_copy_so_that_it_is_not_scored(real_clip, tmp_path):
-    out = tmp_path / "out.mp4"
-    annotate(real_clip, result(), out)
+def test_annotate_marks_the_copy_so_that_it_is_not_scored(annotated):
     with pytest.raises(VideoError) as caught:
-        list(read_frames(out, 1))
+        list(read_frames(annotated, 1))
     assert caught.value.status == Status.ANNOTATED_COPY
 
 
-def test_annotate_draws_boxes_and_keeps_frames_and_sound(real_clip, tmp_path):
-    out = tmp_path / "new" / "out.mp4"
-    dfdetect.annotate(real_clip, result(), out)
-    with av.open(str(real_clip)) as before, av.open(str(out)) as after:
+def test_annotate_draws_boxes_and_keeps_frames_and_sound(real_clip, annotated):
+    with av.open(str(real_clip)) as before, av.open(str(annotated)) as after:
         assert [stream.type for stream in after.streams] == [
             stream.type for stream in before.streams
         ]
         assert after.duration == pytest.approx(before.duration, abs=50_000)
         assert after.streams.video[0].frames == before.streams.video[0].frames
-    one, other = (next(read_frames(path, indices=[25])).image for path in (real_clip, plain(out)))
+    one, other = (
+        next(read_frames(path, indices=[25])).image for path in (real_clip, plain(annotated))
+    )
     changed = np.abs(one.astype(int) - other[: one.shape[0]]).max(axis=-1) > 60
     left, top, right, bottom = map(int, BOX)
     assert changed[top:bottom, left].mean() > 0.9
@@ -174,11 +180,9 @@ def test_annotate_of_an_image_writes_an_image(tmp_path, suffix):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
 @pytest.mark.skipif(find_spec("playwright") is None, reason="needs playwright")
 @pytest.mark.browser
-def test_annotate_writes_a_video_that_browsers_play(real_clip, tmp_path):
+def test_annotate_writes_a_video_that_browsers_play(real_clip, annotated):
     from playwright.sync_api import sync_playwright
 
-    out = tmp_path / "out.mp4"
-    annotate(real_clip, result(), out)
     play_and_jump = """async () => {
       const video = document.querySelector("video");
       video.muted = true;
@@ -193,7 +197,7 @@ def test_annotate_writes_a_video_that_browsers_play(real_clip, tmp_path):
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
         tab = browser.new_page()
-        tab.goto(out.as_uri())
+        tab.goto(annotated.as_uri())
         with av.open(str(real_clip)) as container:
             seconds = round(container.duration / 1e6)
         assert tab.evaluate(play_and_jump) == [None, seconds, True]
