@@ -224,7 +224,8 @@ def test_notebook_on_kaggle_when_the_time_is_short(machine, notebook, dataset):
 @pytest.mark.network
 @pytest.mark.slow
 def test_notebook_on_kaggle_killed_half_way_and_run_again(machine, notebook, dataset):
-    machine.mount(dataset, "dfdetect", COMPETITION, copies=2)
+    # There are more videos than threads on any machine, so that some are left.
+    machine.mount(dataset, "dfdetect", COMPETITION, copies=3)
     notes = machine.working / "submission.progress.jsonl"
     run = machine.start(notebook, FRAMES=4)
     while not notes.exists() or notes.read_bytes().count(b"}}\n") < 3:
@@ -237,12 +238,12 @@ def test_notebook_on_kaggle_killed_half_way_and_run_again(machine, notebook, dat
     check_submission(machine.working / "submission.csv", machine.names)
     fresh = nbformat.read(machine.working / "notebook.ipynb", as_version=4)
     done = notes.read_bytes().count(b"}}\n")
-    assert 3 <= done < 12
+    assert 3 <= done < 18
     del fresh.cells[2]
     printed = machine.run(fresh, FRAMES=4)
-    assert f"{done} of 12 videos are scored already" in printed
+    assert f"{done} of 18 videos are scored already" in printed
     assert "installed: nothing" in printed
-    assert "12 videos, 12 scored" in printed
+    assert "18 videos, 18 scored" in printed
     assert "4 videos, 4 scored" in printed
     assert (machine.working / "report.html").stat().st_size > 10_000
     assert not notes.exists()
