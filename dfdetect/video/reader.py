@@ -43,6 +43,7 @@ try:
     HAS_AV = True
 except ImportError:  # OpenCV reads most files too, but decodes all frames
     HAS_AV = False
+    av = None  # type: ignore[assignment]
 
 # Without this argument, PyAV 17 and later start threads for each conversion to RGB. Starting the
 # threads takes longer than the conversion. Earlier versions of PyAV do not have the argument.

@@ -230,3 +230,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
     # A thousand frames more would take 115 MB.
     assert peak("long.mp4", 22) < peak("short.mp4", 2) + 30
+
+
+def test_rewrite_video_says_that_it_needs_pyav():
+    """Where PyAV is missing, OpenCV reads videos, but nothing can write them."""
+    code = """
+import sys
+sys.modules["av"] = None
+from dfdetect.errors import DfdetectError
+from dfdetect.video.rewriting import rewrite_video
+try:
+    rewrite_video("clip.mp4", "out.mp4", None)
+except DfdetectError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "writing videos needs PyAV with libx264: run `pip install av`\n"
