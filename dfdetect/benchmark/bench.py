@@ -109,7 +109,8 @@ class BenchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON: all attributes and properties, and the projected times.
 
-        A projected time is the expected time for one of the numbers of videos in `PROJECTED`.
+        `PROJECTED` lists several numbers of videos. For each of them, the projected time is the
+        time that so many videos are expected to take.
         """
         return {
             **asdict(self),

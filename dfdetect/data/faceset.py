@@ -224,9 +224,9 @@ class FaceSet:
     def shards(self) -> np.ndarray:
         """Return, for each crop, the number of the shard that holds the crop: int64 of shape (n,).
 
-        The shards of all joined face sets are numbered together, from 0. The numbers may therefore
-        differ from the numbers in the column `shard`. If the face set has no shards, all numbers
-        are 0.
+        The shards are numbered from 0. If this face set was joined from several, the numbers go on
+        from one face set to the next, so they may differ from the column `shard`. If the face set
+        has no shards, all numbers are 0.
         """
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]

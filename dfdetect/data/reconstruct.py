@@ -166,9 +166,9 @@ def train_autoencoder(
 
     Before a piece is cut from a crop, the crop is resized to a random size. The loss is the sum of
     two mean absolute errors: the error of the pixels, and the error of the differences between
-    neighbouring pixels. If `spec.adversarial` is True, only the first two fifths of the steps are
-    done without a discriminator. In all later steps, a patch discriminator is trained too (with the
-    hinge loss, Lim & Ye 2017), and adds a term to the loss of the autoencoder.
+    neighbouring pixels. If `spec.adversarial` is True, a patch discriminator joins after the first
+    two fifths of the steps. From then on, it is trained too (with the hinge loss, Lim & Ye 2017),
+    and adds a term to the loss of the autoencoder.
 
     Args:
         spec: The design of the autoencoder.

@@ -209,7 +209,7 @@ def mean_probability(people: Sequence[np.ndarray]) -> float:
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of some or all frames of all people.
+    """Return the mean P(FAKE) of the confident frames, or of all frames, over all people.
 
     If more than 40 % of the frames have probabilities above 0.8, the mean is taken over these
     frames. If more than 90 % of the frames have probabilities below 0.2, the mean is taken over

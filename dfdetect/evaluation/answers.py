@@ -221,7 +221,7 @@ def track_logits(
 
 
 def _batches(tracks: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Yield batches of whole tracks. Only the last batch may have fewer than `BATCH` crops."""
+    """Yield batches of whole tracks, with `BATCH` or more crops each, except for the last batch."""
     batch: list[Sequence[int]] = []
     for track in tracks:
         batch.append(track)

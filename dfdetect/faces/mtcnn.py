@@ -1,4 +1,4 @@
-"""MTCNN: three networks that find faces, one after another (Zhang et al. 2016).
+"""MTCNN, which finds faces with three networks that run one after another (Zhang et al. 2016).
 
 The first network looks at ever smaller copies of an image and proposes boxes. The second network
 looks only at these boxes, and the third network only at the boxes that the second network keeps.

@@ -153,7 +153,7 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of the mean probability of some or all frames.
+    """Return the logit of the mean probability of the confident frames, or of all frames.
 
     If more than 40 % of the frames, and more than 11 frames, have probabilities above 0.8, the mean
     is taken over these frames. If more than 90 % of the frames have probabilities below 0.2, the
@@ -167,7 +167,7 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of the mean probability of some or all groups of five frames.
+    """Return the logit of the mean probability of the confident groups of five frames, or of all.
 
     The probability of a group is the sigmoid of its mean logit. If more than 70 % of the groups
     have probabilities above 0.85, the mean is taken over these groups. If more than 70 % of the

@@ -69,7 +69,8 @@ def fit_head(
     Args:
         model: The model, whose `head` is changed.
         architecture: `logistic_regression` or `linear_svm` (with squared hinge loss).
-        strength: scikit-learn's `C`. A larger value means a weaker penalty on the squared weights.
+        strength: scikit-learn's `C`, the inverse of the strength of the penalty on the squared
+            weights.
         features: Features of the crops, float32 of shape (n, features).
         labels: 1 for FAKE and 0 for REAL, shape (n,).
 

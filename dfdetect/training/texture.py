@@ -368,8 +368,8 @@ def fit_linear(
         features: Features of the examples, shape (n, features).
         labels: Labels of the examples, 0 or 1, shape (n,).
         weights: Weight of each example, 1 on average, shape (n,).
-        strength: scikit-learn's `C`. A larger value means a weaker penalty on the squared weights
-            of the regression, which takes standardised features.
+        strength: scikit-learn's `C`, the inverse of the penalty's strength. The penalty is on the
+            squared weights for standardised features.
     """
     scaler = StandardScaler().fit(features, sample_weight=weights)
     fit = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
