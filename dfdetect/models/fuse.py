@@ -6,6 +6,7 @@ They are replaced by convolutions that pad all sides, which saves another fifth.
 """
 
 from copy import deepcopy
+from typing import TypeGuard
 
 import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
@@ -105,12 +106,12 @@ def pad_evenly(model: nn.Module) -> nn.Module:
     model = deepcopy(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, Conv2dSame) and _can_be_padded_evenly(child):
+            if _can_be_padded_evenly(child):
                 setattr(parent, name, EvenlyPaddedConv2d(child))
     return model
 
 
-def _can_be_padded_evenly(module: nn.Module) -> bool:
+def _can_be_padded_evenly(module: nn.Module) -> TypeGuard[Conv2dSame]:
     return (
         isinstance(module, Conv2dSame)
         and module.stride == (2, 2)

@@ -1,7 +1,7 @@
 """Run networks on a CPU with an engine: OpenVINO, ONNX Runtime or torch.
 
 OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which runs
-the networks in 8 to 23 % less processor time than torch. The outputs of OpenVINO differ from the
+the networks in a little less processor time than torch. The outputs of OpenVINO differ from the
 outputs of torch only by rounding. ONNX Runtime classifies faster than OpenVINO, but runs the face
 detector slower than torch. On a GPU, torch is always used.
 """
@@ -139,17 +139,15 @@ class EngineNetwork(nn.Module):
 
         This is the case if three conditions hold. Torch can compute every activation function (such
         as ReLU) in one step with the convolution before it. All images have the same size. The
-        device is a CPU that is not fast in bfloat16: on other devices, the original computes in
-        half precision, but the copy would compute in float32.
+        device is not fast in half precision: if it is, the original computes in half precision, but
+        the copy would compute in float32.
         """
         activations = {type(module) for module in self.network.modules()} & set(ACTIVATIONS)
-        device = self.example.device
         return (
             bool(activations)
             and activations <= FUSED_ACTIVATIONS
             and self.varying == (0,)
-            and device.type == "cpu"
-            and not has_fast_half(device)
+            and not has_fast_half(self.example.device)
         )
 
     def __getstate__(self) -> dict[str, Any]:
