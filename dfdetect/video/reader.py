@@ -72,6 +72,9 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP")
 # Comment in the metadata of annotated copies. The reader refuses annotated copies, because the
 # boxes that are drawn on them would change the scores of the faces.
 ANNOTATED = "annotated by dfdetect"
+# The comment of an annotated copy lies in its index, at the start of the file. Even the index of a
+# video of several hours has fewer bytes than this number.
+INDEX_BYTES = 2**26
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
 
@@ -491,6 +494,8 @@ def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
     """Yield the requested frames. OpenCV decodes them, and turns them upright."""
     import cv2  # processes that read videos with PyAV do not need it
 
+    if _is_annotated(path):
+        raise VideoError(path, Status.ANNOTATED_COPY)
     total = sum(1 for _ in _grab(path))
     wanted = set(choice.pick(np.arange(total)).tolist())
     first = 0.0
@@ -502,6 +507,15 @@ def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
             good, image = capture.retrieve()
             if good:
                 yield Frame(time - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), position)
+
+
+def _is_annotated(path: Path) -> bool:
+    """Return whether a file holds the comment of annotated copies, which OpenCV does not read."""
+    try:
+        with path.open("rb") as file:
+            return ANNOTATED.encode() in file.read(INDEX_BYTES)
+    except OSError as error:
+        raise VideoError(path, Status.UNREADABLE_VIDEO, error.strerror or "") from error
 
 
 def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:

@@ -41,7 +41,10 @@ def plain(annotated):
     return copy
 
 
-def test_annotate_marks_the_copy_so_that_it_is_not_scored(annotated):
+@pytest.mark.parametrize("reader", ["av", "opencv"])
+def test_annotate_marks_the_copy_so_that_it_is_not_scored(annotated, reader, monkeypatch):
+    if reader == "opencv":
+        monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
     with pytest.raises(VideoError) as caught:
         list(read_frames(annotated, 1))
     assert caught.value.status == Status.ANNOTATED_COPY
