@@ -274,7 +274,7 @@ def _project(measured: Measured, job: str, videos: int, nodes: int, cores: int) 
         bound=bound,
         hours_of={name: value / HOUR for name, value in seconds.items()},
         disk_gb=written / GB,
-        memory_gb=None if process is None else process * cores / 1024,
+        memory_gb=None if process is None else process * 1e6 * cores / GB,
     )
 
 

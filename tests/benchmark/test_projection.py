@@ -12,7 +12,7 @@ MEASURED = Measured(
     video_bytes=4e6,
     crop_bytes=1e6,
     write_bytes_per_second=5e7,
-    process_mb=512.0,
+    process_mb=500.0,
 )
 
 
