@@ -64,7 +64,8 @@ class EvaluationResult:
     Attributes:
         answers: The score of each item: of each video, and of each crop that belongs to no video.
         metrics: Metrics of these scores, with intervals from a bootstrap over actors or videos.
-        frame_level: Metrics of the scores of single crops.
+        frame_level: Metrics of the scores of single crops. If no video has a face, there are no
+            crops, and these are the metrics of the videos without their intervals.
         sources: Metrics of each known source (data set, camera or site), with intervals if the
             source has enough actors or videos.
         methods: Metrics of each known method that made fakes. These metrics are computed from the
@@ -108,7 +109,7 @@ class EvaluationResult:
     @property
     def crops(self) -> int:
         """Return the number of crops of all tracks."""
-        return self.frame_level.n
+        return sum(len(track) for row in self.answers.rows for track in row.tracks)
 
     @property
     def without_score(self) -> int:
@@ -197,7 +198,7 @@ class EvaluationResult:
         columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
         if self.each_source_one_vote is not None:
             columns["each source one vote"] = self.each_source_one_vote
-        if self.crops != self.metrics.n:
+        if self.crops not in (0, self.metrics.n):
             columns["each crop by itself"] = self.frame_level
         width = max(len(title) for title, _ in ROWS.values())
         lines = [

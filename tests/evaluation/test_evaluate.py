@@ -183,6 +183,7 @@ def test_evaluate_counts_videos_without_a_score_with_the_prior(tmp_path, quick):
         (tmp_path / label / f"{label}.mp4").write_text("no video")
     result = evaluate(tmp_path, weights=quick)
     assert result.without_score == result.metrics.n == 2
+    assert result.tracks == result.crops == 0
     assert result.metrics.log_loss == pytest.approx(np.log(2))
     assert "2 without a score" in str(result)
 
