@@ -3,8 +3,6 @@
 >>> import dfdetect
 >>> detector = dfdetect.load_detector()
 >>> detector.predict("video.mp4").probability
-
-Each public name is imported when it is first used, because loading torch takes seconds.
 """
 
 import logging
@@ -54,6 +52,7 @@ __all__ = [
     "to_dataframe",
 ]
 
+# Loading torch takes seconds. Each public name is therefore imported when it is first used.
 _MODULES = {
     "checkpoints.io": ("CheckpointError",),
     "detector": ("Detector", "load_detector"),

@@ -28,8 +28,8 @@ Item = TypeVar("Item")
 class Classifier:
     """Scores the crops of faces with one model.
 
-    A detector has one classifier for each model. A model takes either single crops or clips. A clip
-    is several crops of one face in the order of time.
+    A model takes either single crops or clips. A clip is several crops of one face in the order of
+    time.
 
     Args:
         model: Network that returns logits of FAKE of shape (batch, 1). It takes normalised clips
@@ -62,19 +62,19 @@ class Classifier:
         """Return the calibrated logits of all crops of several faces.
 
         Args:
-            clips: One sequence per face, with the face's crops in the order of time: RGB uint8
-                tensors of shape (3, height, width), cut in the format `spec.crop_format`. The crops
-                of a face are requested only when one of the next few batches needs them.
+            clips: For each face, a sequence of its crops in the order of time. The crops are RGB
+                uint8 tensors of shape (3, height, width), cut in the format `spec.crop_format`.
             check: Function that is called before each batch. It may raise an error to stop the
                 computation. Several threads may call it at the same time.
 
         Returns:
-            For each face, the calibrated logits of FAKE, float64 of shape (crops,). If the model is
-            a `TrackModel`, the logit of a crop depends on all crops of the face. If the model
-            takes clips, the crops of a face are divided into clips, and each crop gets the logit of
-            its clip. The last two clips may overlap. A crop in both clips gets the mean of the two
-            logits. If a face has only one crop and `spec.mirror` is true, the crop gets the mean of
-            its own logit and the logit of its mirror image.
+            For each face, the calibrated logits of FAKE, float64 of shape (crops,).
+
+            - If the model is a `TrackModel`, the logit of a crop depends on all crops of the face.
+            - If the model takes clips, each crop gets the logit of its clip. A crop that is in two
+              clips gets the mean of their logits.
+            - If `spec.mirror` is true and a face has only one crop, this crop and its mirror image
+              are scored. The crop gets the mean of both logits.
 
         Raises:
             ArgumentError: A face has no crops.
@@ -115,12 +115,13 @@ class Classifier:
             float32 of shape (positions, rows, columns), or None if the model has no feature map.
             Values above 0 are evidence for FAKE, and values below 0 are evidence for REAL.
 
-            If the model takes single crops, the values of a map add up to the calibrated logit that
-            the model gives to the crop alone. If the model takes clips, the values of each map of a
-            clip are added up, and the mean of these sums is the calibrated logit of the clip. A
-            crop that is in two clips gets the mean of its two maps. If there is only one crop and
-            `spec.mirror` is true, the crop gets the mean of its own map and the map of its mirror
-            image.
+            - If the model takes single crops, the values of a map add up to the calibrated logit
+              that the model gives to the crop alone.
+            - If the model takes clips, the values of each map are added up. The mean of these sums
+              over a clip is the clip's calibrated logit. A crop in two clips gets the mean of two
+              maps.
+            - If `spec.mirror` is true and there is only one crop, it gets the mean of its own map
+              and the map of its mirror image.
         """
         inputs, length = self._make_clips(crops), self.spec.frames_per_clip
         alone = len(crops) == 1
@@ -223,9 +224,8 @@ class Classifier:
         """Return, for each input, the activation maps of its crops.
 
         An input is a single crop, or a clip of several crops. The maps of an input are float32 of
-        shape (crops, rows, columns). Their values mean the same as the values that the method
-        `activation_maps` returns. If the model has no feature map, the result for each input is
-        None.
+        shape (crops, rows, columns), as in `activation_maps`. If the model has no feature map, the
+        result for each input is None.
         """
         images = self._upload(inputs)
         with torch.autocast(self.device.type, half_type(self.device), self.half):

@@ -1,8 +1,4 @@
-"""The command line. Each command passes its arguments to a public function and prints the result.
-
-Most modules are imported inside the commands that need them, because `--help` must not wait until
-torch is imported.
-"""
+"""The command line. Each command calls a public function and prints the result."""
 
 import argparse
 import logging
@@ -23,6 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+# `--help` must not wait for torch. Most modules are therefore imported inside the commands.
 from dfdetect import __version__
 from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, ENGINES, SPLITS
 from dfdetect.errors import ArgumentError, DfdetectError
@@ -49,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command and its arguments. None means the arguments of the process.
 
     Returns:
-        The exit status: 0 if the command succeeded, or if the program that reads its output ended
-        early; 1 if `--strict` was given and some videos have no score; 2 if the arguments, the
-        input or the output cannot be used; 130 if Ctrl-C stopped the command; and 143 if SIGTERM
-        stopped the command.
+        The exit status:
+
+        - 0: the command succeeded, or the program that reads its output ended early;
+        - 1: `--strict` was given, and some videos have no score;
+        - 2: the arguments, the input or the output cannot be used;
+        - 130: Ctrl-C stopped the command;
+        - 143: SIGTERM stopped the command.
 
     Raises:
         SystemExit: The arguments cannot be parsed (status 2), or they ask for help or for the
@@ -703,8 +703,11 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
 def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
     """Return the path of a face set, and the weights of its REAL and FAKE crops in training.
 
-    `text` is the path alone (both weights are 1), the path with one weight for both classes
-    (`index.csv=2`), or the path with two weights (`index.csv=2:1`, where the weight of REAL is 2).
+    There are three forms of `text`:
+
+    - `index.csv`: both weights are 1;
+    - `index.csv=2`: both weights are 2;
+    - `index.csv=2:1`: the weight of REAL is 2, and the weight of FAKE is 1.
     """
     index, _, weights = text.rpartition("=")
     real, separator, fake = weights.partition(":")

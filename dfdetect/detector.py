@@ -162,21 +162,17 @@ class Detector:
         there is no score.
 
         Args:
-            source: The path of a video or of an image, or pictures in memory. If it is the path of
-                a video, frames are sampled from the video. If it is the path of an image, the image
-                must have a format that `read_frames` reads. Pictures in memory are either one RGB
-                uint8 array of shape (height, width, 3), or a sequence of such arrays or of `Frame`
-                objects in the order of time. All pictures in memory are scored. Arrays have no
-                times, and are treated as one second apart.
+            source: The path of a video or image, or pictures in memory. Frames are sampled from a
+                video. An image must have a format that `read_frames` reads. Pictures in memory are
+                one RGB uint8 array of shape (height, width, 3), or a sequence of such arrays or of
+                `Frame` objects in the order of time. All of these pictures are scored. Arrays are
+                treated as one second apart.
             heat_maps: Maximum number of heat maps for each track (a face that is followed through
-                the video). The heat maps show the track's most suspicious moments, which are at
-                least one second apart. A heat map is made from an activation map, whose values are
-                positive where a crop looks FAKE and negative where the crop looks REAL. These
-                values are divided by the largest absolute value in all maps of the video. Then
-                negative values are set to 0. The heat map of a face that looks REAL is therefore
-                nearly 0 everywhere. For an ensemble, a heat map is made from the weighted mean of
-                the activation maps of all members that have the same crop rule as the first member.
-                Models without a feature map, such as transformers, have no heat maps.
+                the video). They show the track's most suspicious moments, at least one second
+                apart. The values of a heat map are relative to the strongest evidence in the video,
+                for FAKE or for REAL. The heat map of a face that looks REAL is therefore nearly 0
+                everywhere. Models without a feature map, such as transformers, have no heat maps.
+                For an ensemble, only members with the crop rule of the first member are used.
             allowance: The number of frames to sample from the file, and the time limit. None means
                 the detector's own number of frames and no time limit.
 
@@ -272,9 +268,8 @@ class Detector:
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
         """Return P(FAKE) of face crops that were cut by the checkpoint's crop rule (`spec.crop`).
 
-        If the model takes clips, each crop becomes a clip of several copies of the crop, each
-        shifted by a few pixels. All members of an ensemble score the same crops, even if the
-        members have different crop rules.
+        If the model takes clips, a clip is made of copies of each crop, shifted by a few pixels.
+        All members of an ensemble score the same crops, even if they have different crop rules.
 
         Args:
             crops: RGB uint8 arrays of shape (height, width, 3), which may differ in size; or one
@@ -321,9 +316,8 @@ class Detector:
         Returns:
             For each sequence, the calibrated logits of FAKE, float64 of shape (crops,). With the
             default detector, the logit of a crop depends on all crops of the sequence. If the
-            model takes clips, the sequence is divided into clips, and each crop gets the logit of
-            its clip. The last two clips may overlap. A crop in both clips gets the mean of the two
-            logits.
+            model takes clips, each crop gets the logit of its clip. A crop that is in two clips
+            gets the mean of their logits.
 
         Raises:
             ArgumentError: A sequence is empty, or a crop has a wrong shape or dtype.
@@ -355,17 +349,18 @@ class Detector:
 
         Returns:
             For each sequence, float32 of shape (crops, rows, columns). A map has as many rows and
-            columns as the model's last feature map, which are few. Values above 0 are evidence for
-            FAKE, and values below 0 are evidence for REAL.
+            columns as the model's last feature map. Values above 0 are evidence for FAKE, and
+            values below 0 are evidence for REAL.
 
-            If the model takes single crops, the values of a map add up to the calibrated logit that
-            the model gives to the crop alone. The default detector gives the crop another logit in
-            a sequence, because this logit also depends on the other crops (see
-            `dfdetect.models.texture`). For the default detector, a sequence of one crop consists of
-            the crop and its mirror image, and the result is the mean of the two maps. If the model
-            takes clips, the values of each map of a clip are added up, and the mean of these sums
-            is the calibrated logit of the clip. For an ensemble, a map is the weighted mean of the
-            maps of all members that have a feature map.
+            - If the model takes single crops, the values of a map add up to the calibrated logit
+              that the model gives to the crop alone. The logits of `frame_logits` differ with the
+              default detector, because they also depend on the other crops of the sequence.
+            - If a sequence has only one crop, the default detector returns the mean of two maps:
+              the map of the crop and the map of its mirror image.
+            - If the model takes clips, the values of each map are added up. The mean of these sums
+              over a clip is the clip's calibrated logit.
+            - For an ensemble, a map is the weighted mean of the maps of all members that have a
+              feature map.
 
         Raises:
             ArgumentError: A sequence is empty, a crop has a wrong shape or dtype, or the model has
@@ -572,7 +567,7 @@ def load_detector(
 
     Args:
         weights: A name from `dfdetect.list_weights()`, the path of a `.safetensors` file, or None
-            for the default detector. A list of several names and paths makes an ensemble, whose
+            for the default detector. A list of several names and paths makes an ensemble. Its
             logits are the means of the members' calibrated logits. The checkpoint of the first
             member says how the logits of frames and of tracks are combined.
         device: `auto` (a GPU if one works), `cpu`, `cuda` or `cuda:N`.
@@ -652,8 +647,7 @@ class _CheckedFrames:
 
     Attributes:
         count: Number of frames that have been yielded so far.
-        bits_per_pixel: The value of the attribute `Frame.bits_per_pixel`, which is the same for all
-            frames of a file. Before the first frame, it is NaN.
+        bits_per_pixel: `Frame.bits_per_pixel` of the last frame; NaN before the first frame.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):

@@ -20,13 +20,13 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path, so that the file `path` is written completely or not at all.
 
-    If the `with` block ends without an exception, the temporary file replaces the file `path`. The
-    old file remains unchanged if the block fails, if the process is killed, or if the disk is full
-    (OSError). At any time, `path` therefore holds either the whole old file or the whole new file.
-    Only regular files are replaced.
+    Write to the temporary path in the `with` block. If the block succeeds, the temporary file
+    replaces the file `path`. Otherwise the old file remains unchanged, even if the process is
+    killed.
 
     Raises:
         ArgumentError: The path is a folder or a special file, such as a device file.
+        OSError: The file cannot be written, for example because the disk is full.
 
     Example:
         >>> with atomic_path("submission.csv") as temporary:
@@ -52,13 +52,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def require_writable(path: str | Path) -> None:
-    """Check that a file can be written, before hours are spent on computing its content.
+    """Check that a file can be written, for example before a long computation.
 
     The check leaves no file or folder behind. `atomic_path` creates missing folders later.
 
     Raises:
-        ArgumentError: The path is a folder or a special file, such as a device file; or the folder
-            of the file cannot be created or written to.
+        ArgumentError: The path is a folder or a special file, such as a device file. Or its folder
+            cannot be created or written to.
     """
     path = Path(path)
     _require_replaceable(path)
@@ -109,9 +109,8 @@ def inert(text: str) -> str:
 def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
     """Return the table in a CSV file.
 
-    In the columns `text_columns`, all cells are texts, and an empty cell is an empty text. In all
-    other columns, an empty cell is a missing value. Other cells are never missing values: a cell
-    that contains `NA`, for example, is a text.
+    In the columns `text_columns`, all cells are texts, even empty ones. In all other columns, an
+    empty cell is a missing value. A cell that contains `NA` is a text, not a missing value.
 
     Raises:
         InputError: The file is no CSV table.

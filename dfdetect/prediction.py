@@ -66,14 +66,13 @@ def predict(
 ) -> dict[str, VideoResult]:
     """Score videos, return the results by name, and write the requested files.
 
-    If `out` is given, this file is written at the start and then every few seconds. The file always
-    has an entry for every video. In addition, each result is saved in a second file, which is named
-    `submission.progress.jsonl` if `out` is `submission.csv`. If a run is stopped or killed, or its
-    time budget ends, the next run with the same `out`, `weights` and `frames` reads the second file
-    and continues. When all videos are done, the results of this run are deleted from the second
-    file. The file itself is deleted unless it also holds results of runs with other `weights` or
-    `frames`, or with another version of dfdetect. Without `out`, a stopped run cannot be continued.
-    The results are not printed.
+    If `out` is given, this file is written at the start and then every few seconds. It always has
+    an entry for every video.
+
+    If a run with `out` is stopped, or its time budget ends, it can be continued: call `predict`
+    again with the same `out`, `weights` and `frames`. For this purpose, each result is also saved
+    in a progress file: for `submission.csv`, in `submission.progress.jsonl`. When all videos are
+    done, their results are deleted from the progress file. The file is deleted when it is empty.
 
     Args:
         paths: The path of a video, of an image or of a folder; or several such paths. All videos in
@@ -98,22 +97,21 @@ def predict(
             score.
         report: An HTML page to write, with the people in each video, their faces, and their P(FAKE)
             over time. The videos are read again for this page, as far as the time budget allows.
-        annotate: A folder for annotated copies of the videos. `dfdetect.annotate` describes the
-            boxes and curves in a copy. Copies are written as far as the time budget allows.
+        annotate: A folder for annotated copies of the videos (see `dfdetect.annotate`). Copies are
+            written as far as the time budget allows.
         cluster: Address of the Ray cluster that scores the videos, such as `192.168.0.1:6379`, or
             `local` for a cluster that consists of this machine alone. None means no cluster. All
             machines of the cluster must find the videos at the same paths.
-        on_result: Function that is called with each result, in the caller's thread. The first calls
-            are for the results that an earlier run saved, and for names in `sample_submission` that
-            no video has. The calls for the other results follow in the order of the returned
-            dictionary, even if a later video is scored first.
+        on_result: Function that is called with each result, in the caller's thread. Results that
+            an earlier run saved come first, together with names in `sample_submission` that no
+            video has. The other results follow in the order of the returned dictionary.
         progress: Show progress bars on standard error.
 
     Returns:
         A dictionary from names to results. With `sample_submission`, the dictionary has the names
-        and the order of this file. Otherwise, it has the names of all videos, sorted. To save
-        memory, results from a cluster contain the boxes and the probabilities of single frames only
-        if `report` or `annotate` is given, or if `out` is a `.json` or `.jsonl` file.
+        and the order of this file. Otherwise, it has the names of all videos, sorted. Results from
+        a cluster have boxes and probabilities of single frames only if `report`, `annotate`, or an
+        `out` in JSON is given.
 
     Raises:
         FileNotFoundError: The weights or the sample submission do not exist, or none of `paths`

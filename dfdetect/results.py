@@ -106,10 +106,9 @@ class OperatingPoints:
             REAL videos have a probability above `fake`.
         fakes: Counts of FAKE videos that the model was not trained on. The entry `people` is for
             videos in which only the people were new to the model. The entry `sources` is for videos
-            from sources, such as data sets, that were new to the model. Each entry has three
-            counts. `videos` counts all FAKE videos. `uncertain` counts the FAKE videos with a
-            probability above the threshold `uncertain`. `fake` counts the FAKE videos with a
-            probability above the threshold `fake`. If nothing was counted, `fakes` is empty.
+            from new sources, such as data sets. Each entry has three counts: `videos` (all FAKE
+            videos), and `uncertain` and `fake` (the FAKE videos above the threshold of this name).
+            If nothing was counted, `fakes` is empty.
 
     Raises:
         ArgumentError: A threshold is not between 0 and 1, `uncertain` is above `fake`, or `fakes`
@@ -149,7 +148,7 @@ class OperatingPoints:
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """Shows which parts of a face crop are evidence for FAKE, because they raise the logit.
+    """Shows which parts of a face crop are evidence for FAKE.
 
     Attributes:
         time: Time of the frame that the crop was cut from, in seconds since the first frame of the
@@ -284,17 +283,16 @@ class VideoResult:
 
     Attributes:
         path: The file, or None if the frames were given in memory.
-        name: Base name of the file, or an empty text if the frames were given in memory. If two
-            videos in one call of `dfdetect.predict` have the same base name, each of them is named
-            by its path below the folder that was given to `dfdetect.predict`.
+        name: Base name of the file, or an empty text if the frames were given in memory. If
+            `dfdetect.predict` finds two videos with the same base name, each of them is named by
+            its path below the given folder.
         probability: P(FAKE) strictly between 0 and 1, or None if the video has no score.
         verdict: The decision that follows from the probability, or None if there is no score or the
             detector's checkpoint has no operating points.
         operating_points: The thresholds that gave the verdict, or None if there is no verdict.
-        aggregation: A dictionary with the names of two rules of
-            `dfdetect.scoring.aggregation.Aggregation`, or None if there is no score. The entry
-            `frames` names the rule that combined the frames of each track. The entry `tracks` names
-            the rule that combined the tracks.
+        aggregation: The names of two rules (see `dfdetect.scoring.aggregation.Aggregation`): the
+            rule `frames` combined the frames of each track, and the rule `tracks` combined the
+            tracks. None if there is no score.
         status: `Status.OK`, or the reason why there is no score.
         message: The status as a sentence, with details.
         tracks: One result for each tracked face, in the order of appearance.
@@ -302,8 +300,8 @@ class VideoResult:
         warnings: Sentences that say why the probability is less reliable than usual.
         timings: Seconds spent in each stage: `decode`, `detect` (face detection), `crop`,
             `classify`, `wait` (for decoded frames), and `heat_maps` if heat maps were requested.
-            `total` is the time from the start to the end of the prediction. The time `decode` is
-            not added to it, because another thread decodes at the same time.
+            `total` is the time from the start to the end of the prediction. It does not include
+            `decode`, because another thread decodes at the same time.
 
     Example:
         >>> VideoResult(path=Path("a.mp4"), name="a.mp4", probability=0.93)
@@ -353,8 +351,7 @@ class VideoResult:
 
         Args:
             heat_maps: Whether to include the heat maps of the tracks. Each heat map includes its
-                face crop, a PNG image in base64 of about 50 KB. By default the heat maps are left
-                out, because programs that read JSON seldom need pictures.
+                face crop, a PNG image in base64 of about 50 KB.
         """
         points = self.operating_points
         return {
