@@ -107,27 +107,23 @@ def extract(
 ) -> pd.DataFrame:
     """Extract a face set from labelled videos, or continue an interrupted extraction.
 
-    The crops of a fake are cut at the face boxes found in its original, so that the crops of both
-    videos are aligned. This is possible only if the data set says which video is the original, a
-    face is found in the original, and the frames of both videos have the same size. Otherwise,
-    faces are detected in the fake itself.
+    Every person in a FAKE video gets the label FAKE, even if only one of the people is fake.
 
-    Each core processes one video at a time. A video in a zip file is unpacked only when its turn
-    comes. If a run is killed, only crops that were not yet written are lost. A later call with the
-    same arguments continues the run. The resulting files are the same as without the interruption.
+    A fake is cut at the face boxes of its original, so that the crops of both are aligned. In three
+    cases, faces are detected in the fake itself:
 
-    Every person in a video gets the label of the video. If only one of two people is fake, the
-    label of the other person is therefore wrong.
+    - The original is unknown or missing.
+    - No face is found in the original.
+    - The frames of the fake and the original differ in size.
 
-    The log `NAME.videos.csv` beside the index `NAME.csv` has a row for each video. If a video gave
-    no crops, for example because no face was found, the column `status` says why.
+    To continue an interrupted run, call the function again with the same arguments. The resulting
+    files are the same as without the interruption.
 
     Args:
-        sources: Folders and zip files in the layouts that `read_dataset` knows. A source may also
-            be the index of a face set. Faces are then detected in the images of the face set, so
-            these images must show more than the face.
+        sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
+            sets. The images of such a face set must show more than the face.
         out: The index to write, called `NAME.csv`. The crops are written to `NAME-00000.tar` and so
-            on.
+            on. The log `NAME.videos.csv` has a row for each video.
         split: `train`, `val` or `test` to read only this official split of a data set, or None to
             read all videos.
         frames: Number of evenly spaced frames to read from each video.
@@ -143,8 +139,9 @@ def extract(
         progress: Whether to show a progress bar.
 
     Returns:
-        One row per video, with the columns `video`, `label`, `source`, `status` (a value of
-        `Status`), `people` (number of people) and `crops` (number of crops).
+        One row per video, with the columns `video`, `label`, `source`, `status`, `people` (number
+        of people) and `crops` (number of crops). The status is a value of `Status`: `ok`, or the
+        reason why there are no crops.
 
     Raises:
         FileNotFoundError: A source is missing.
@@ -224,9 +221,7 @@ class _Extractor:
     def _track(self, video: "_TrackedVideo", original: "_TrackedVideo | None" = None) -> None:
         """Track the people of a video. If tracking fails, the status of the video says why.
 
-        If `original` is given, the crops are cut at the face boxes found in `original`. If no faces
-        were found in `original`, or the frames of both videos differ in size, faces are detected in
-        `video` itself.
+        If `original` is given, its face boxes are used if possible (see `_track_at_original`).
         """
         try:
             if original is None or not self._track_at_original(video, original):
@@ -262,8 +257,7 @@ class _Extractor:
     def _track_at_original(self, video: "_TrackedVideo", original: "_TrackedVideo") -> bool:
         """Cut a fake's crops at the face boxes of its original, and return whether it was possible.
 
-        If no faces were found in the original, or the frames of both videos differ in size, no
-        crops are cut, and the result is False.
+        It is possible if the original has faces, and the frames of both videos have the same size.
         """
         if not original.tracks:
             return False
@@ -342,7 +336,7 @@ def _entry(video: Video, extracted: ExtractedVideo) -> dict[str, Any]:
 
 
 def _is_done(video: Video, writer: FaceSetWriter) -> bool:
-    """Return whether a video is already done, which means that it has a row in the log.
+    """Return whether a video is done: whether the log has a row for it.
 
     Raises:
         InputError: The log has a video with the same name, but with another label or source.

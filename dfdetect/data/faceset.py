@@ -1,14 +1,15 @@
 """Face sets: labelled face crops on disk, with an index `NAME.csv`.
 
 The index has at least the columns `id` and `label` (REAL or FAKE). The images are `<id>.jpg` or
-`<id>.png` in a folder `NAME/` or a file `NAME.tar`. A large face set has several tar files, called
-shards: `NAME-00000.tar` and so on. The columns `shard`, `offset` and `size` then give the number of
-the shard that holds an image, and the byte offset and size of the image in this shard.
+`<id>.png` in a folder `NAME/` or a file `NAME.tar`.
+
+A large face set has several tar files, called shards: `NAME-00000.tar` and so on. Its index has
+three more columns: `shard` (number of the tar file), `offset` (position of the image's first byte
+in the tar file) and `size` (number of bytes).
 
 Crops with the same value in the column `actor_group` show the same person, or people who look
-alike. When a face set is split into a part for training and a held-out part, no actor group has
-crops in both parts. Otherwise, the accuracy measured on the held-out part would be too high,
-because a model is more accurate on faces that it was trained on.
+alike. `FaceSet.split` never puts an actor group into both parts, because a model is more accurate
+on people that it was trained on.
 """
 
 import tarfile
@@ -188,11 +189,11 @@ class FaceSet:
     def partners(self) -> dict[int, np.ndarray]:
         """Return the partners of each FAKE crop: the REAL crops that resemble the FAKE crop most.
 
-        The column `pair` names the scene of each crop. The partners are REAL crops of the same
-        scene: those whose frame number (column `frame`) is nearest to the frame number of the FAKE
-        crop. If the index has no frame numbers, all REAL crops of the scene are partners. If no
-        REAL crop shows the same scene, the only partner is the REAL crop that the column `original`
-        names.
+        The partners of a FAKE crop are the first of these that exist:
+
+        - The REAL crops of the same scene (column `pair`). If the index has frame numbers (column
+          `frame`), only those with the nearest frame number.
+        - The REAL crop that the column `original` names.
 
         Returns:
             A dictionary from the row number of each FAKE crop to an int64 array with the row
@@ -222,11 +223,10 @@ class FaceSet:
 
     @property
     def shards(self) -> np.ndarray:
-        """Return, for each crop, the number of the shard that holds the crop: int64 of shape (n,).
+        """Return, for each crop, the number of its tar file: int64 of shape (n,).
 
-        The shards are numbered from 0. If this face set was joined from several, the numbers go on
-        from one face set to the next, so they may differ from the column `shard`. If the face set
-        has no shards, all numbers are 0.
+        The numbers start at 0, and may differ from the column `shard`. Images that are not in a tar
+        file have the number 0.
         """
         paths = [str(place.path) if place.offset else "" for place in self.locations]
         return np.unique(paths, return_inverse=True)[1]
@@ -236,8 +236,7 @@ class FaceSet:
         """Return the actor group of each crop, as text of shape (n,).
 
         An actor group is a person, or several people who look alike. If the index has no column
-        `actor_group`, each crop is a group of its own, and the name of the group is the id of the
-        crop.
+        `actor_group`, each crop is a group of its own, named by its id.
         """
         return self.table[GROUP if GROUP in self.table else "id"].to_numpy(dtype=str)
 
@@ -261,8 +260,7 @@ class FaceSet:
     def tracks(self) -> list[list[int]]:
         """Return, for each track, the row numbers of its crops in the order of the frames.
 
-        A track is one face in one video. If the index does not give the track of a crop, the crop
-        counts as a track of one crop.
+        A track is one face in one video. A crop whose track is unknown is a track of its own.
         """
         if not set(TRACK) <= set(self.table):
             return [[row] for row in range(len(self))]
@@ -297,8 +295,8 @@ class FaceSet:
 
         Returns:
             For each clip, the row numbers of its crops. The last two clips of a track may share
-            some crops. If a track has fewer than `length` crops, but more than one, its only clip
-            repeats some crops. If a track has only one crop, its only clip has one row number.
+            crops. A track of fewer than `length` crops gives one clip, which repeats crops. But a
+            track of one crop gives a single row number.
         """
         if length == 1:
             return [[row] for row in range(len(self))]
@@ -311,11 +309,10 @@ class FaceSet:
     def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
-        The column `pair_diff` holds the mean difference (0 to 255) between the pixels of a FAKE
-        crop and the pixels of its original. The column `pair_border` holds the mean difference
-        between the pixels along the borders of both crops. If `pair_border` is 6 or more, the two
-        crops are not aligned. `pair_diff` then means nothing, and the FAKE crop is kept. If the
-        index lacks one of the two columns, all crops are kept.
+        Two columns compare the pixels of a FAKE crop and its original: `pair_diff` is the mean
+        difference (0 to 255), and `pair_border` is the mean difference along the border of the
+        crops. If `pair_border` is 6 or more, the two crops are not aligned, and the FAKE crop is
+        kept. If one of the columns is missing, all crops are kept.
 
         Args:
             min_pair_difference: FAKE crops with a lower `pair_diff` are left out.
@@ -341,15 +338,16 @@ class FaceSet:
     def split(self, fraction: float, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
         """Return two parts of the face set: one for training, and one that is held out.
 
-        A model is more accurate on sources and faces that it was trained on. Therefore, if the FAKE
-        crops have several sources, whole sources are held out. Otherwise, whole actor groups are
-        held out. If some crops of an actor group are held out, the other crops of this group are in
-        neither part. All other crops are for training.
+        Joined face sets are split one by one. What is held out depends on the FAKE crops of the
+        face set. (Reconstructions, see `dfdetect.data.reconstruct`, do not count as FAKE here.)
 
-        Joined face sets are split one by one. If a face set has no FAKE crops, none of its crops
-        are held out. When actor groups are held out, REAL crops whose source has no FAKE crops are
-        not held out. Reconstructions of REAL crops (see `dfdetect.data.reconstruct`) do not count
-        as FAKE crops here.
+        - If the FAKE crops have several sources, whole sources are held out.
+        - If all FAKE crops have the same source, whole actor groups are held out. REAL crops whose
+          source has no FAKE crops are not held out.
+        - If there are no FAKE crops, nothing is held out.
+
+        No actor group is in both parts. If some crops of a group are held out, its other crops are
+        left out.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.

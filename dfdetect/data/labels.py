@@ -48,16 +48,13 @@ class LabelledVideo:
         name: Name of the video. No other video in the folder or zip file has the same name.
         path: Path of the file. For a video in a zip file, it is the path inside the zip file.
         label: REAL or FAKE.
-        group: The actor group (see `dfdetect.data.faceset`): a name for the person, if the person
-            is known. Otherwise, it is the name of the original video, or the name of this video if
-            no original is known.
-        source: Where the video comes from. If the manifest gives a source, it is this source. For a
-            standard data set, it is the name of the data set or of a part of it. Otherwise, it is
-            the name of a folder that holds the video.
+        group: The actor group (see `dfdetect.data.faceset`): a name for the person. If the person
+            is unknown, it is the name of the original, or else of this video.
+        source: Where the video comes from: the source that the manifest gives, the name of a
+            standard data set (or of a part of it), or else the name of a folder above the video.
         archive: The zip file that holds the video, or None.
-        original: The place of the video from which a fake was made: a zip file (or None) and a
-            path. There may be no file at this path. For a REAL video, or if the original of a fake
-            is unknown, the attribute is None.
+        original: The place of a fake's original: a zip file (or None) and a path. The file may be
+            missing. None if the video is REAL or its original is unknown.
         size: Size of the file in bytes.
         method: The method that made a fake; empty if it is unknown.
         split: `train`, `val` or `test` if the data set has an official split, otherwise empty.

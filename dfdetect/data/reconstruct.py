@@ -1,15 +1,13 @@
 """Make fakes by reconstructing REAL crops with small autoencoders.
 
-An autoencoder compresses a face and synthesises it again, as the generators of talking heads and
-re-enacted faces do. The reconstruction of a REAL crop shows the same face in the same pose and
-light, and is stored with the same compression. The REAL crop and its reconstruction therefore
-differ only by the synthesis.
+An autoencoder compresses a face and synthesises it again. Generators of talking heads do so too.
+The REAL crop and its reconstruction show the same face in the same pose and light, and are stored
+with the same compression. They differ only by the synthesis.
 
 The method is described by Rajan et al., "Aligned Datasets Improve Detection of Latent
 Diffusion-Generated Images", ICLR 2025, and by Guillaro et al., "A Bias-Free Training Paradigm for
-More General AI-generated Image Detection", CVPR 2025. These papers use the autoencoders of large
-diffusion models. The autoencoders of this module are smaller. They are trained within minutes, on
-the REAL crops that are then reconstructed.
+More General AI-generated Image Detection", CVPR 2025. The papers use the autoencoders of large
+diffusion models. Here, small autoencoders are trained within minutes, on the same REAL crops.
 """
 
 import io
@@ -93,14 +91,12 @@ def reconstruct(
         faces: Indexes of the face sets whose REAL crops are used.
         out: The index to write, called `NAME.csv`. Four of its columns describe a reconstruction:
             `original` (id of the REAL crop), `method` (name of the autoencoder), `kind` (always
-            `reconstruction`) and `side` (side in pixels to which the REAL crop was resized before
-            it was reconstructed). Columns such as `source`, `actor_group` and `track` are copied
-            from the REAL crop.
-        autoencoders: Names of the autoencoders to use: keys of `AUTOENCODERS`. The column `method`
-            holds these names.
+            `reconstruction`) and `side` (side in pixels at which the crop was reconstructed).
+            Columns such as `source`, `actor_group` and `track` are copied from the REAL crop.
+        autoencoders: Names of the autoencoders to use: keys of `AUTOENCODERS`.
         steps: Number of training steps of each autoencoder.
         copies: Number of reconstructions of each crop, at most the number of `autoencoders`. Each
-            reconstruction of a crop is made by a different autoencoder, which is chosen at random.
+            reconstruction of a crop is made by another autoencoder, chosen at random.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         seed: Seed of the autoencoders' initial weights and of all random choices.
         progress: Whether to show progress bars.
@@ -164,11 +160,9 @@ def train_autoencoder(
 ) -> Autoencoder:
     """Train an autoencoder on random pieces of crops, and return it.
 
-    Before a piece is cut from a crop, the crop is resized to a random size. The loss is the sum of
-    two mean absolute errors: the error of the pixels, and the error of the differences between
-    neighbouring pixels. If `spec.adversarial` is True, a patch discriminator joins after the first
-    two fifths of the steps. From then on, it is trained too (with the hinge loss, Lim & Ye 2017),
-    and adds a term to the loss of the autoencoder.
+    The loss is the mean absolute error of the pixels, plus the same error of the differences
+    between neighbouring pixels. If `spec.adversarial` is True, a patch discriminator with the hinge
+    loss (Lim & Ye 2017) adds a term to the loss after two fifths of the steps.
 
     Args:
         spec: The design of the autoencoder.

@@ -1,16 +1,14 @@
 """Make self-blended images. Such an image is a fake that is made from a single REAL face.
 
 The method is described by Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images",
-CVPR 2022. A face is copied, and the colours, sharpness, size and position of the copy are slightly
-changed. The copy is then blended into the face through a soft mask. Like every face swap, the fake
-has a seam, and the two sides of the seam do not quite match. The fake shows the same person as the
-REAL face, filmed by the same camera. A model must therefore recognise the fake by the seam, not by
-the traces of a particular method, camera or person.
+CVPR 2022. A face and a copy of it are made to differ slightly in colours, sharpness, size and
+position. The copy is then blended into the face through a soft mask. The fake has a seam, like a
+face swap. A model must recognise the fake by the seam, because the person and the camera are those
+of the REAL face.
 
-The paper draws the mask around the landmarks of a face. Here, the mask is drawn around fixed
-positions, and its size is random. Fixed positions are good enough, because the default crop rule
-puts the eyes, the nose and the mouth at nearly the same positions in every crop. These positions
-vary by less than a tenth of the crop's side.
+The paper draws the mask around the landmarks of a face. Here, the mask has a random size and lies
+near a fixed position. This is good enough, because the default crop rule puts the eyes, the nose
+and the mouth at nearly the same positions in every crop.
 """
 
 from collections.abc import Sequence
@@ -52,10 +50,8 @@ class Region(NamedTuple):
     Attributes:
         x: Horizontal position of the centre.
         y: Vertical position of the centre.
-        half_width: Minimum and maximum of half the region's width. A value between both limits is
-            chosen at random.
-        half_height: Minimum and maximum of half the region's height. A value between both limits is
-            chosen at random.
+        half_width: Range from which half the region's width is chosen at random.
+        half_height: Range from which half the region's height is chosen at random.
     """
 
     x: float
@@ -79,9 +75,8 @@ def self_blend(
 ) -> torch.Tensor:
     """Return a fake: a REAL face into which a slightly different copy of the face is blended.
 
-    All crops of a clip (successive crops of one face) get the same changes, because the colours and
-    the seam of a swapped face stay the same from frame to frame. Only the position of the copy
-    jitters from crop to crop, by less than one percent of the crop's side.
+    All crops of a clip (successive crops of one face) get the same changes. Only the position of
+    the copy jitters from crop to crop, by less than one percent of the crop's side.
 
     Args:
         crops: RGB uint8 of shape (3, size, size), or (time, 3, size, size) for a clip. The face
@@ -121,14 +116,13 @@ def blend_reconstruction(
     a random mask, and the REAL face outside the mask. In some blends, the colours, sharpness, size
     and position of the reconstruction are slightly changed first.
 
-    If the reconstruction was made at a smaller size than the REAL face has, the REAL face is in
-    half of the cases shrunk to this size and enlarged again. The REAL face is then as blurred as
-    the reconstruction, so that a model cannot recognise the fake by its blur.
+    If `side` is less than `size`, the REAL face is also blurred in half of the cases: it is shrunk
+    to `side` pixels and enlarged again. A model then cannot recognise the fake by its blur.
 
     Args:
         real: RGB uint8 of shape (3, size, size).
         reconstruction: RGB uint8 of shape (3, size, size), aligned with the REAL face.
-        side: Side in pixels to which the face was resized before it was reconstructed.
+        side: Side in pixels at which the reconstruction was made.
         generator: Random generator, or None for torch's global generator.
 
     Returns:

@@ -29,9 +29,6 @@ def shard_path(index: Path, number: int) -> Path:
 class ShardWriter:
     """Appends files to the shards of a face set: the tar files that hold its crops.
 
-    In the example, the method `add` returns the number of the shard (from 0), the byte offset of
-    the file's content in the shard, and the size of the content in bytes.
-
     Args:
         index: The path of the face set's index.
         end: The number of the shard to continue, and how many bytes of this shard to keep. The rest

@@ -20,10 +20,8 @@ class VideoGroup:
     Attributes:
         original: The original, or a fake that counts as an original (see `group_videos`). Faces are
             detected in this video.
-        fakes: The fakes. If crops are cut from a fake, they are cut at the face boxes found in the
-            original.
-        wanted: Names of the videos of this group from which crops are cut: some or all of
-            `original` and `fakes`.
+        fakes: The fakes. Their crops are cut at the face boxes found in the original.
+        wanted: Names of the videos from which crops are cut: some or all videos of this group.
     """
 
     original: Video
@@ -40,9 +38,8 @@ def read_videos(sources: Sequence[str | Path], split: str | None = None) -> list
     """Return the labelled videos of several sources.
 
     A source may be a face set whose images show more than the face. Each image of the face set
-    counts as a video of one frame. If two sources have a video of the same name, the video of the
-    later source is renamed to `SOURCE/NAME`, where SOURCE is the name of the later source without
-    its suffix.
+    counts as a video of one frame. If a name occurs in two sources, the video of the later source
+    is renamed to `SOURCE/NAME`. SOURCE is the name of the later source without its suffix.
 
     Args:
         sources: Folders and zip files in the layouts that `read_dataset` knows, and indexes of face
@@ -79,8 +76,8 @@ def _read(source: str | Path, split: str | None) -> Sequence[Video]:
 def group_videos(videos: Sequence[Video], wanted: set[str]) -> list[VideoGroup]:
     """Group each original with its fakes, and return the groups in the order of the originals.
 
-    A fake counts as an original if its original is not among `videos`. A fake that was made from
-    another fake also counts as an original, if the original of the other fake is among `videos`.
+    A fake counts as an original in two cases: its own original is not among `videos`, or its own
+    original was itself made from one of `videos`.
 
     Args:
         videos: All videos.

@@ -1,10 +1,9 @@
 """Write a face set so that a later run can continue the work after any interruption.
 
 A face set consists of the index `NAME.csv` and the shards `NAME-00000.tar` and so on. It is written
-entry by entry. An entry is for example a video with its crops. A log has one row for each complete
-entry. The row describes the entry, and says how large the index and the newest shard were when the
-entry was complete. If the index or the newest shard is larger than the last row says, the
-additional bytes belong to an incomplete entry. The next run cuts these bytes off.
+entry by entry. An entry is for example a video with its crops. Each complete entry gets a row in a
+log. The row also holds the sizes of the index and of the newest shard. Bytes beyond the sizes in
+the last row belong to an incomplete entry. The next run cuts these bytes off.
 """
 
 import sys
@@ -55,9 +54,8 @@ class FaceSetWriter:
             with the settings with which it was begun.
 
     Attributes:
-        done: The rows of the log, as a dictionary. The keys are the texts in the first column. The
-            values are the rows, each a dictionary from column names to texts. The rows lack the
-            columns `LOG_COLUMNS`.
+        done: The rows of the log, without `LOG_COLUMNS`: a dictionary from the text in the first
+            column to the row. A row is a dictionary from column names to texts.
 
     Raises:
         InputError: The log is missing although the index or a shard exists, or a file was changed
@@ -151,8 +149,7 @@ class FaceSetWriter:
         """Load the log into `done`, and cut an incomplete entry off the log and the index.
 
         Returns:
-            The number of the last shard (from 0), and the size in bytes to which this shard must be
-            cut, so that it holds no crops of an incomplete entry.
+            The number of the last shard (from 0), and how many of its bytes to keep.
         """
         _cut_off(self.log, self.log.read_bytes().rfind(b"\n") + 1)
         log = read_table(self.log, (*self._entry_columns, "settings"))

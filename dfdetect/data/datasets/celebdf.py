@@ -7,11 +7,9 @@ YouTube-real/00000.mp4
 List_of_testing_videos.txt
 ```
 
-The name of a fake has three parts. For example, the fake `id0_id1_0000` was made from the video
-`id0_0000`, and has the face of the person `id1`. Each of the three folders may hold the videos in a
-sub-folder `videos`. Each line of `List_of_testing_videos.txt` is `1 PATH` for a REAL video and
-`0 PATH` for a FAKE video. The listed videos form the split `test`. All other videos form the split
-`train`.
+The fake `id0_id1_0000` shows the scene of the video `id0_0000` with the face of the person `id1`.
+The videos of each folder may also be in a sub-folder `videos`. The videos in
+`List_of_testing_videos.txt` form the split `test`. All other videos form the split `train`.
 """
 
 from pathlib import Path

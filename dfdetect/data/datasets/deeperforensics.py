@@ -6,13 +6,12 @@ lists/splits/test.txt
 original_sequences/youtube/c23/videos/000.mp4 (of FaceForensics++)
 ```
 
-The fake `000_M101` shows the scene of the original video `000` with the face of the actor `M101`.
-The original video is called the target of the fake. The targets are the 1,000 original videos of
-FaceForensics++ at compression c23. Like the authors, this module labels the targets REAL. The
-module does not read the folder `source_videos`, which holds videos of the actors. Users must copy
-the targets to the place shown above. Each file in `lists/splits` is named after a split, and each
-line of the file is the name of a fake in this split. The target of a fake is in the same split as
-the fake.
+The fake `000_M101` shows the scene of the video `000` with the face of the actor `M101`. The REAL
+videos, such as `000`, are the 1,000 originals of FaceForensics++ at compression c23. Copy them to
+the place shown above. The videos of the actors (folder `source_videos`) are not read.
+
+Each file in `lists/splits` is named after a split, and lists the fakes of this split, one per line.
+The original of a fake is in the same split as the fake.
 """
 
 from pathlib import Path

@@ -8,14 +8,13 @@ Detection", NeurIPS 2024. Each JSON file lists the crops that the authors' prepr
     "label": "CelebDFv2_real", "frames": ["Celeb-DF-v2/Celeb-real/frames/id0_0000/000.png"]}}}}}
 ```
 
-Between the split (`test`) and the videos (`id0_0000`), there may be one more level, the compression
-(`c23`). The frames are paths relative to the folder that holds all data sets. To find this folder,
-the reader tries the folder of the JSON file and all its parent folders. In each of them, the reader
-also tries the sub-folders that the constant `PLACES` lists.
+Above the videos, there may be one more level: the compression, such as `c23`. The paths of the
+frames are relative to the folder that holds all data sets. This folder must be the JSON file's
+folder, a folder above it, or a sub-folder of one of these (see `PLACES`).
 
-DF40 also publishes crops without a JSON file. The folder METHOD/ff has the fakes that a method made
-from FaceForensics++, and METHOD/cdf has the fakes that the method made from Celeb-DF-v2. Some
-methods have the folders METHOD/real and METHOD/fake instead.
+DF40 also publishes crops without a JSON file. The folder `METHOD/ff` has fakes made from
+FaceForensics++, and `METHOD/cdf` has fakes made from Celeb-DF-v2. Some methods have the folders
+`METHOD/real` and `METHOD/fake` instead.
 """
 
 import json

@@ -16,10 +16,13 @@ LOGGER = logging.getLogger(__name__)
 def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     """Return the labelled videos or face crops of a data set.
 
-    If the folder or its parent has a `manifest.csv`, this table gives the labels. Otherwise, the
-    function first tries the layouts of the standard data sets, and then the layouts that
-    `read_labels` knows. Videos that `read_labels` reads have no official split. A log message says
-    which standard data set was recognised.
+    The labels come from the first of these that exists:
+
+    - a `manifest.csv` in the folder or its parent
+    - the layout of a standard data set
+    - another layout that `read_labels` knows
+
+    Only standard data sets have official splits. A log message names the recognised data set.
 
     Args:
         source: The folder of a data set, a JSON file of DeepfakeBench, or a zip file.
