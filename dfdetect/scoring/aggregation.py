@@ -1,49 +1,41 @@
 """Aggregation: combines the logits of frames into the scores of tracks and videos.
 
-A track is one face followed through a video. In each frame of a track, the face is cut out as a
-crop, and a model gives each crop a logit. Four steps turn these logits into the score of a video:
+A track is one face followed through a video. A model gives each crop of the face a logit. Four
+steps turn these logits into the score of a video:
 
-1. The logits are calibrated: a logit z becomes `scale * z + bias`. `scale` and `bias` were fitted
-   on actors who were held out of training.
-2. One of the rules `FRAME_RULES` combines the logits of a track's frames into the track's logit.
-3. One of the rules `TRACK_RULES` combines the tracks of a video into the video's logit. Tracks with
-   far fewer frames than the longest track can be ignored, because a short track may show a picture
-   on a wall.
-4. The probability is the sigmoid of the video's logit. It is kept within [floor, 1 - floor], so
-   that a single confident error does not dominate the log loss.
+1. Calibration: each logit z becomes `scale * z + bias`.
+2. A rule for frames combines the logits of a track into the track's logit.
+3. A rule for tracks combines the tracks of a video into the video's logit. Short tracks can be
+   ignored.
+4. The probability is the sigmoid of the video's logit, kept within [floor, 1 - floor].
 
 A checkpoint contains the settings of these steps, as `Calibration` and `Aggregation`.
 
 The rules for the frames of a track:
 
-- `mean_logit`: the mean of the logits. A few frames with logits far from 0 outweigh many frames
-  with logits near 0.
-- `soft_maximum`: first, the logit of each frame is replaced by m, the mean logit of `window`
-  successive frames with this frame in the middle. The track's logit is then
-  log(mean(exp(sharpness * m))) / sharpness. This logit lies between the mean and the maximum of m.
-  The rule therefore also detects a face that is fake for a short time only.
-- `mean_probability`: the mean of the probabilities. With this rule, a few frames with logits far
-  from 0 do not outweigh the other frames.
-- `confident_majority`: a mean of probabilities. If many frames have probabilities near 1, or if
-  nearly all frames have probabilities near 0, the mean is taken over these frames only. Seferbekov
-  (2020), the first place in the Deepfake Detection Challenge, used this rule.
-- `power_law`: a weighted mean of probabilities. The weight of a frame grows with the distance of
-  its probability from 0.5. The third place (Davletshin et al. 2020) used this rule.
-- `confident_fives`: the frames are divided into groups of five, and the mean of the groups'
-  probabilities is taken. If most groups have probabilities near 1, or if most groups have
-  probabilities near 0, the mean is taken over these groups only. The fourth place (Shao et al.
+- `mean_logit`: the mean of the logits. A few logits far from 0 can outweigh many logits near 0.
+- `soft_maximum`: log(mean(exp(sharpness * z))) / sharpness, where z are the logits after a moving
+  mean. The result lies between the mean and the maximum of z. This rule also detects a face that is
+  fake for a short time only.
+- `mean_probability`: the mean of the probabilities.
+- `confident_majority`: the mean of the probabilities. If many of them are near 1, or nearly all are
+  near 0, only these are averaged. The first place in the Deepfake Detection Challenge (Seferbekov
   2020) used this rule.
+- `power_law`: a weighted mean of the probabilities. A probability far from 0.5 has a large weight.
+  The third place (Davletshin et al. 2020) used this rule.
+- `confident_fives`: the mean of the probabilities of groups of five frames. If most of them are
+  near 1, or most are near 0, only these are averaged. The fourth place (Shao et al. 2020) used this
+  rule.
 
 The rules for the tracks of a video:
 
 - `max`: the highest logit of the tracks, because one fake face makes a video fake.
 - `pooled`: the frames of all tracks are combined as if they were one track.
-- `agreement`: If one track has a probability above 0.9, or all tracks have probabilities above 0.6,
-  the highest logit of the tracks is the video's logit. If all tracks have probabilities below 0.4,
-  the lowest logit of the tracks is the video's logit. Otherwise, the video's probability is the
-  mean of the tracks' probabilities. The fourth place of the challenge used this rule, too.
+- `agreement`: the highest logit if one track has a probability above 0.9, or all tracks above 0.6.
+  The lowest logit if all tracks have probabilities below 0.4. Otherwise, the logit of the mean
+  probability of the tracks. The fourth place (Shao et al. 2020) used this rule, too.
 
-The command `dfdetect compare-aggregation` measures several of these rules.
+The command `dfdetect compare-aggregation` compares several of these rules.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,13 +59,13 @@ class Aggregation:
     Args:
         frames: Name of the rule that combines the frames of a track, one of `FRAME_RULES`.
         tracks: Name of the rule that combines the tracks of a video, one of `TRACK_RULES`.
-        floor: Lowest possible P(FAKE); the highest is 1 - floor.
+        floor: Lowest possible P(FAKE); the highest is 1 - floor. The floor limits the log loss of a
+            confident error.
         sharpness: Sharpness of the soft maximum, above 0. The soft maximum is near the mean for a
             small value, and near the maximum for a large value.
-        window: Number of frames. Before the soft maximum, the logit of each frame is replaced by
-            the mean logit of `window` successive frames with this frame in the middle.
+        window: Number of successive frames in the moving mean before the soft maximum.
         min_track_share: Minimum number of frames of a track, divided by the number of frames of the
-            longest track; 0 to 1. Shorter tracks are ignored.
+            longest track; 0 to 1. Shorter tracks are ignored: they may show a picture on a wall.
 
     Raises:
         ArgumentError: A name is unknown, or a number is out of its range.
@@ -155,9 +147,11 @@ def _mean_probability(logits: np.ndarray, _: Aggregation) -> float:
 def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
     """Return the logit of the mean probability of the confident frames, or of all frames.
 
-    If more than 40 % of the frames, and more than 11 frames, have probabilities above 0.8, the mean
-    is taken over these frames. If more than 90 % of the frames have probabilities below 0.2, the
-    mean is taken over these frames. Otherwise, the mean is taken over all frames.
+    The mean is taken over the first of these sets that is large enough:
+
+    - frames above 0.8: more than 40 % of the frames, and more than 11 frames;
+    - frames below 0.2: more than 90 % of the frames;
+    - all frames.
     """
     values = _sigmoid(logits)
     fake, real = values[values > 0.8], values[values < 0.2]
@@ -167,13 +161,12 @@ def _confident_majority(logits: np.ndarray, _: Aggregation) -> float:
 
 
 def _confident_fives(logits: np.ndarray, _: Aggregation) -> float:
-    """Return the logit of the mean probability of the confident groups of five frames, or of all.
+    """Return the logit of the mean probability of the confident groups, or of all groups.
 
-    The probability of a group is the sigmoid of its mean logit. If more than 70 % of the groups
-    have probabilities above 0.85, the mean is taken over these groups. If more than 70 % of the
-    groups have probabilities below 0.15, the mean is taken over these groups. Otherwise, the mean
-    is taken over all groups. Frames after the last whole group are ignored. If there are fewer than
-    five frames, they form one group.
+    A group has five successive frames. Frames after the last whole group are ignored, but fewer
+    than five frames form one group. The probability of a group is the sigmoid of its mean logit. If
+    more than 70 % of the groups are above 0.85, the mean is taken over these groups. The same holds
+    for groups below 0.15.
     """
     fives = len(logits) // 5 * 5
     means = logits[:fives].reshape(-1, 5).mean(axis=1) if fives else logits.mean(keepdims=True)
@@ -207,11 +200,11 @@ def _pooled(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
 def _agreement(tracks: Sequence[np.ndarray], aggregation: Aggregation) -> float:
     """Return the logit of a video, by a rule that depends on whether its tracks agree.
 
-    First, the frames of each track are combined into the track's logit. The probability of a track
-    is the sigmoid of this logit. If one track has a probability above 0.9, or if all tracks have
-    probabilities above 0.6, the highest logit is returned. If all tracks have probabilities below
-    0.4, the lowest logit is returned. Otherwise, the mean of the tracks' probabilities is turned
-    into a logit and returned.
+    The probability of a track is the sigmoid of the track's logit. The result is
+
+    - the highest logit if one track is above 0.9, or all tracks are above 0.6;
+    - the lowest logit if all tracks are below 0.4;
+    - otherwise, the logit of the mean probability of the tracks.
     """
     values = _sigmoid([aggregation.track_logit(track) for track in tracks])
     if values.max() > 0.9 or values.min() > 0.6:

@@ -17,8 +17,8 @@ class Calibration:
     """Platt scaling of logits (Platt 1999): calibrated = scale * logit + bias.
 
     Args:
-        scale: The number by which a logit is multiplied, above 0.
-        bias: The number that is added to the product of logit and `scale`.
+        scale: The factor of the logit, above 0.
+        bias: The number that is then added.
 
     Raises:
         ArgumentError: `scale` is not above 0, or `scale` or `bias` is not finite.
@@ -44,13 +44,11 @@ def fit_calibration(
 ) -> Calibration:
     """Return the Platt scaling that fits logits to labels by maximum likelihood.
 
-    All REAL examples together have the same weight as all FAKE examples together, because half of
-    the test videos of the Deepfake Detection Challenge are REAL.
+    All REAL examples together have the same weight as all FAKE examples together.
 
-    The targets of the fit are not exactly 0 and 1. As in Platt (1999), the target of each of r REAL
-    examples is 1 / (r + 2), and the target of each of f FAKE examples is (f + 1) / (f + 2). If the
-    targets were 0 and 1, and the logits separated REAL from FAKE perfectly, every probability would
-    become 0 or 1.
+    The targets of the fit are those of Platt (1999): 1 / (r + 2) for r REAL examples, and
+    (f + 1) / (f + 2) for f FAKE examples. With targets of 0 and 1, logits that separate the classes
+    perfectly would give only probabilities of 0 and 1.
 
     Args:
         logits: Raw logits of FAKE for examples that the model was not trained on, shape (n,). An
@@ -59,8 +57,8 @@ def fit_calibration(
         weights: Weight of each example within its class, shape (n,). None means equal weights.
 
     Raises:
-        ArgumentError: All examples have the same label, or the fitted scale is not above 0, because
-            FAKE examples do not have higher logits than REAL examples.
+        ArgumentError: All examples have the same label, or FAKE examples do not have higher logits
+            than REAL examples.
     """
     from sklearn.linear_model import LogisticRegression  # slow to import, needed in training only
 
@@ -75,6 +73,7 @@ def fit_calibration(
     # scikit-learn takes no targets between 0 and 1. An example with the target 0.99 is therefore
     # given as two: one with target 1 and weight 0.99, and one with target 0 and weight 0.01.
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    # Half of the test videos of the Deepfake Detection Challenge are REAL.
     weights = weights / np.bincount(labels, weights)[labels]
     shares = np.concatenate([certain[labels], 1 - certain[labels]]) * np.tile(weights, 2)
     targets = np.concatenate([labels, 1 - labels])

@@ -1,19 +1,17 @@
 """Warnings that a score is less reliable than usual, because the face is hard to judge.
 
-A face is hard to judge if a property, such as its brightness, is beyond a limit. Two measurements
-of the default detector justify the limits. The first measurement showed that the balanced accuracy
-is lower on faces with a property beyond its limit than on other faces. For the second measurement,
-good crops were damaged until a property was beyond its limit. The balanced accuracy was lower on
-the damaged crops than on the same crops before the damage: the whole 95 % confidence interval of
-the difference was below zero.
+A face is hard to judge if a property, such as its brightness, is beyond a limit. The limits come
+from two measurements of the default detector:
+
+- Its balanced accuracy is lower on faces beyond a limit than on other faces.
+- Its balanced accuracy falls if good crops are damaged until they are beyond the limit. The whole
+  95 % confidence interval of the difference is below zero.
 
 Strongly compressed videos also have a warning, because the detector misses many fakes among them.
-The balanced accuracy on these videos shows this less clearly, because the detector also calls fewer
-of their REAL videos FAKE.
 
-The command `dfdetect compare-conditions` repeats these measurements. Given videos, it measures the
-effect of compression; given face sets, it measures the effects of all other properties.
-`docs/experiments.md` lists all results, including those for properties that make no difference.
+The command `dfdetect compare-conditions` repeats these measurements. On videos, it measures the
+effect of compression. On face sets, it measures the effects of all other properties.
+`docs/experiments.md` lists all results.
 """
 
 from collections.abc import Sequence
@@ -46,8 +44,8 @@ def find_warnings(
     Args:
         heights: Heights of the bounding boxes of the face in pixels, at least one. If their median
             is at most 70 pixels, a sentence says that the face is small.
-        faces: Attributes of some crops of the face, at least one. The median of each attribute is
-            compared with the limit of this attribute.
+        faces: Attributes of some crops of the face, at least one. The medians of the attributes are
+            compared with the limits.
         frames: Number of frames that show the face. If it is 1, a sentence says that only one frame
             was scored.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels

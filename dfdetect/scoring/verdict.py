@@ -12,15 +12,13 @@ FAKE_RATE = 0.01
 def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> OperatingPoints:
     """Return the thresholds of the verdicts `uncertain` and `fake`.
 
-    At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most 1 %
-    of the REAL videos have a P(FAKE) above the threshold `fake`. Each video counts with its weight.
-    No FAKE videos are counted, so the attribute `fakes` of the result is empty.
+    At most 5 % of the REAL videos score above `uncertain`, and at most 1 % score above `fake`. Each
+    video counts with its weight. The attribute `fakes` of the result is empty.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).
-        weights: Weight of each video, shape (n,). For example,
-            `dfdetect.evaluation.metrics.vote_weights` returns weights that give all sources (data
-            sets or sites) the same influence.
+        weights: Weight of each video, shape (n,). `dfdetect.evaluation.metrics.vote_weights`
+            returns weights that give all sources (data sets or sites) the same influence.
 
     Example:
         >>> fit_operating_points(np.arange(1, 101) / 200, np.ones(100))
