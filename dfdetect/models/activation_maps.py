@@ -1,21 +1,19 @@
 """Activation maps: how much each place of an image contributes to a network's logit of FAKE.
 
-A place is a position in the network's last feature map. Each feature at a place is multiplied by
-the gradient of the logit with respect to this feature. The contribution of the place is the sum of
-these products (HiResCAM: Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful
-explanations", 2020). This rule is used for all networks. The kind of map that results depends on
-the layers after the feature map:
+The method is HiResCAM (Draelos & Carin, "Use HiResCAM instead of Grad-CAM for faithful
+explanations", 2020). A place is a position in the network's last feature map. Each feature at a
+place is multiplied by the gradient of the logit with respect to this feature. The contribution of
+the place is the sum of these products.
 
-- A mean over all places, then a linear layer (EfficientNet, ResNet, Xception): the class activation
-  map of Zhou et al. (CVPR 2016), which is also the map of Grad-CAM (Selvaraju et al., ICCV 2017).
-- A mean over all places, then an LSTM (`cnn_lstm`): the map of Grad-CAM for each frame.
-- Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): similar to the map of Grad-CAM. But
-  the gradients are not averaged over all places, because each place has weights of its own.
-- A linear layer alone (`linear_svm`, `logistic_regression`): the product of weights and features.
+How the map relates to other methods depends on the layers after the feature map:
 
-The packages grad-cam and captum are not used. They discard the evidence for REAL. They scale each
-map separately, so that maps cannot be compared. They also install hooks in the model, which is not
-safe here because several threads share a model.
+- A mean over all places, then a linear layer (EfficientNet, ResNet, Xception): the map equals the
+  class activation map (Zhou et al., CVPR 2016) and that of Grad-CAM (Selvaraju et al., ICCV 2017).
+- A mean over all places, then an LSTM (`cnn_lstm`): the map of each frame equals that of Grad-CAM.
+- Fully connected layers (VGG, `simple_cnn_1`, `simple_cnn_2`): Grad-CAM would average the gradients
+  over all places; HiResCAM does not.
+- A linear layer alone (`linear_svm`, `logistic_regression`): the map is the product of weights and
+  features.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +25,8 @@ from timm.models import VGG
 from torch import nn
 from torch.nn.functional import interpolate
 
+# The packages grad-cam and captum are not used. They discard the evidence for REAL, and scale each
+# map separately. They also install hooks in the model, although several threads may share it.
 Part = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -34,9 +34,8 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     """Return how much each place of a model's last feature map contributes to the logit.
 
     Parts of the logit that belong to no place, such as a bias, are spread evenly over all places.
-    The function also accepts models from `dfdetect.models.fuse`, whose batch norms were fused into
-    convolutions. Under autocast, the features are computed in half precision and the maps in
-    float32.
+    Models from `dfdetect.models.fuse` are accepted, too. Under autocast, the features are computed
+    in half precision and the maps in float32.
 
     Args:
         model: A model in evaluation mode with two methods. `forward_features` returns a feature map
@@ -46,11 +45,10 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
 
     Returns:
         float32 of shape (batch, time, rows, columns). Values above 0 are evidence for FAKE, values
-        below 0 are evidence for REAL. If the model takes single crops, time is 1, and the sum of a
-        map is the logit of the crop. If the model takes clips (several crops of one face), there is
-        one map for each crop of a clip, and the mean of the sums of these maps is the logit of the
-        clip. None is returned if the model has no feature map (transformers have none), or if its
-        feature map has only one place.
+        below 0 are evidence for REAL. For single crops, time is 1, and the sum of a map is the
+        logit of the crop. For clips, there is one map for each crop of a clip. The mean of the sums
+        of these maps is the logit of the clip. None is returned if the model has no feature map
+        (transformers have none), or if its feature map has only one place.
 
     Example:
         >>> maps = activation_maps(model, inputs)
@@ -92,9 +90,8 @@ def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndar
         shares: The weight of each model in the mean.
 
     Returns:
-        float32 of shape (crops, rows, columns), with the rows and columns of the largest map.
-        Enlarging a map does not change its sum. The sum of a returned map is therefore the weighted
-        mean of the sums of the given maps.
+        float32 of shape (crops, rows, columns), with the rows and columns of the largest map. The
+        sum of a returned map is the weighted mean of the sums of the given maps.
     """
     finest = max((one.shape[1:] for one in maps), key=np.prod)
 

@@ -1,9 +1,8 @@
 """Small image autoencoders, and a discriminator for training some of them.
 
 The autoencoders imitate the generators that make talking heads and re-enacted faces. A generator
-leaves traces in its images. These traces depend on the way in which the generator enlarges
-features, on the size of its latent (the compressed image), and on the loss with which the generator
-was trained. The autoencoders therefore differ in upsampling, latent size and loss.
+leaves traces in its images. The traces depend on the generator's upsampling, on the size of its
+latent (the compressed image), and on its training loss. The autoencoders differ in all three.
 """
 
 from dataclasses import dataclass
@@ -47,6 +46,9 @@ class Autoencoder(nn.Module):
 
     The network takes and returns float32 RGB images of shape (batch, 3, height, width) with values
     from -1 to 1. Height and width must be multiples of `spec.stride`.
+
+    Raises:
+        ArgumentError: `spec.upsampling` is unknown, or `spec.stride` is not a power of two above 1.
 
     Example:
         >>> net = Autoencoder(AutoencoderSpec("shuffle", stride=8, latent_channels=16))

@@ -13,13 +13,10 @@ differs from timm's network:
 | `efficientnet_b4_unpadded_stem` | no padding before the first layer |
 | `efficientnet_b7_sequence` | takes clips of seven frames (Davletshin et al. 2020) |
 
-A convolution with stride 2 pads its input on one side or on both, depending on the size of the
-input. In TensorFlow and in timm's `tf_` networks, the actual size of the input decides. In the
-package efficientnet_pytorch, the paddings are fixed. Each network was designed for images of a
-certain size, such as 224 x 224 pixels for EfficientNet-B0. From version 0.7 on, the package
-computes the paddings for an image of this size, and halves the size after each convolution with
-stride 2, because the input of the next layer is half as large. Before version 0.7, it pads every
-layer as if its input were as large as the image.
+The padding of a convolution with stride 2 depends on the size of its input. timm's `tf_` networks
+use the actual size, as TensorFlow does. The package efficientnet_pytorch uses the size for which
+the network was designed, such as 224 x 224 pixels for EfficientNet-B0. Versions 0.7 and later halve
+this size after each convolution with stride 2. Earlier versions use the full size in all layers.
 """
 
 from collections.abc import Callable
@@ -71,8 +68,7 @@ class FixedPaddingConv2d(nn.Conv2d):
 class Swish(nn.Module):
     """x * sigmoid(x), computed as in efficientnet_pytorch.
 
-    `nn.SiLU` is a tenth to a fifth faster, but rounds differently, which changes logits by up to
-    4e-5.
+    `nn.SiLU` is faster, but rounds differently: the logits change by up to 4e-5.
 
     Args:
         inplace: Has no effect. The argument exists because timm's networks pass it to all
@@ -147,8 +143,8 @@ class EfficientNet(nn.Module):
 
         Args:
             size: Side in pixels of the images for which the paddings are computed.
-            layer_by_layer: If True, the size is halved after each of these convolutions, because
-                their outputs are half as large. If False, all of them get the padding for `size`.
+            layer_by_layer: If True, the size is halved after each of these convolutions. If False,
+                all of them get the padding for `size`.
         """
         for home, name in self.strided():
             setattr(home, name, FixedPaddingConv2d(getattr(home, name), size))
@@ -285,11 +281,11 @@ class TimeConv(nn.Module):
 
 @register_model("efficientnet_b7_sequence", input="clip")
 class SequenceEfficientNet(Fixed06EfficientNet):
-    """EfficientNet-B7 whose blocks also use the features of the previous and the next frame.
+    """EfficientNet-B7 for clips: its blocks also use the features of the previous and next frame.
 
-    Only the blocks of the first stage use a single frame. The network is from the third-placed
-    solution of the Deepfake Detection Challenge (Davletshin et al. 2020). The logit of a clip is
-    the mean of the logits of its frames.
+    The blocks of the first stage are an exception. The logit of a clip is the mean of the logits of
+    its frames. The network is from the third-placed solution of the Deepfake Detection Challenge
+    (Davletshin et al. 2020).
 
     Example:
         >>> SequenceEfficientNet()(torch.zeros(1, 7, 3, 64, 64)).shape

@@ -1,8 +1,8 @@
 """Rewrite a trained model so that a CPU runs it faster, with the same logits.
 
-Batch norms are fused into the convolutions before them, which saves a fifth of the time. The
-convolutions of TensorFlow's models pad only two sides of an image. torch copies the image for that.
-They are replaced by convolutions that pad all sides, which saves another fifth.
+`fuse_batch_norms` fuses batch norms into the convolutions before them. `pad_evenly` replaces
+convolutions that pad only two sides of an image, as in TensorFlow's models: torch would copy the
+image for that. Each function saves about a fifth of the time.
 """
 
 from copy import deepcopy
@@ -22,16 +22,15 @@ SAME = 1e-3
 def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """Return a copy of a model with each batch norm fused into the convolution before it.
 
-    Jacob et al. (2018) describe the method in section 3.2. A forward pass shows which convolution
-    each batch norm follows. The copy is discarded if its logits differ from those of `model`. They
-    differ if the output of a fused convolution also goes to a layer other than the batch norm.
+    Jacob et al. (2018) describe the method in section 3.2. The logits of the copy and of `model`
+    are compared on a batch of random numbers.
 
     Args:
         model: A model in evaluation mode; it is not changed.
-        shape: Shape of the batch for the forward pass, such as (1, 3, 160, 160).
+        shape: Shape of this batch, such as (1, 3, 160, 160).
 
     Returns:
-        The fused copy of `model`, or `model` itself if it cannot be fused.
+        The fused copy, or `model` itself if it has no batch norms or if the logits differ.
 
     Example:
         >>> fused = fuse_batch_norms(create_model("resnet50").eval(), (1, 3, 160, 160))
@@ -55,15 +54,16 @@ def fuse_batch_norms(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
         if isinstance(norm, BatchNormAct2d):
             left = nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
         setattr(*homes[norm], left)
+    # The logits differ if the output of a fused convolution also goes to another layer.
     return fused if torch.allclose(fused(example), model(example), SAME, SAME) else model
 
 
 class EvenlyPaddedConv2d(nn.Module):
     """A convolution that gives the outputs of timm's `Conv2dSame`, but pads all sides equally.
 
-    `Conv2dSame` pads as TensorFlow does: with stride 2 and an even image size, the sides at the
-    right and at the bottom get one row of zeros more. Here, the other two sides get this row too,
-    and the kernel gets a row of zeros that meets it, so the outputs stay the same.
+    If the image size is even, `Conv2dSame` pads the right and the bottom by one row more than the
+    left and the top. This class pads all sides by the larger number of rows. At the left and the
+    top of its kernel, it adds a row of zeros. The outputs therefore stay the same.
 
     Args:
         convolution: A convolution with stride 2, a kernel of odd size above 1, and no dilation.
@@ -93,7 +93,7 @@ class EvenlyPaddedConv2d(nn.Module):
 def pad_evenly(model: nn.Module) -> nn.Module:
     """Return a copy of a model in which an `EvenlyPaddedConv2d` replaces each `Conv2dSame`.
 
-    A convolution that `EvenlyPaddedConv2d` does not support is kept. If there is none to replace,
+    A convolution that `EvenlyPaddedConv2d` does not support is kept. If no convolution is replaced,
     `model` itself is returned.
 
     Example:

@@ -1,10 +1,9 @@
 """Linear models on pixels: logistic regression (Cox 1958) and the SVM (Cortes & Vapnik 1995).
 
-Many swapped faces can be recognised by their sharpness. A linear function of raw pixels cannot
-measure the sharpness. On the raw pixels of crops with sides of 16 to 64 pixels, both models reach
-an AUC of only 0.53 for actors who are not in the training data. Therefore, the network first
-computes the local sharpness at each pixel, and averages it in each cell of a grid. The linear layer
-takes these averages, which are called the map of local sharpness.
+The linear layer takes a map of local sharpness: the mean sharpness of each cell in a grid. Many
+swapped faces can be recognised by their sharpness, but a linear function of raw pixels cannot
+measure it. On raw pixels, both models reach an AUC of only 0.53 for actors who are not in the
+training data.
 
 | layer | output |
 | --- | --- |

@@ -1,11 +1,14 @@
 """The architectures by name: how to build each one, what input it takes, and how to train it.
 
-Every model takes a float32 tensor of RGB crops that are normalised with the checkpoint's mean and
-std. The shape is (batch, 3, size, size), or (batch, time, 3, size, size) if the model takes clips:
-successive crops of one face. The model returns logits of FAKE of shape (batch, 1). Weights are
-random until a checkpoint is loaded; nothing is downloaded. If a model also has timm's methods
-`forward_features` and `forward_head`, `dfdetect.models.activation_maps` can show where the model
-finds evidence for FAKE.
+A model takes float32 RGB crops, normalised with the checkpoint's mean and std. It returns logits of
+FAKE of shape (batch, 1). The shape of the input is
+
+- (batch, 3, size, size) for single crops,
+- (batch, time, 3, size, size) for clips: successive crops of one face.
+
+Weights are random until a checkpoint is loaded; nothing is downloaded.
+`dfdetect.models.activation_maps` needs models that also have timm's methods `forward_features` and
+`forward_head`.
 
 To add an architecture, write a file in this folder and decorate its class with `register_model`.
 """
@@ -47,11 +50,10 @@ class ModelInfo:
             options of the architecture.
         input: `image` if the network takes single crops, `clip` if it takes successive crops of one
             face.
-        closed_form: True if scikit-learn fits the weights (see `dfdetect.training.linear`), False
-            if gradient descent trains the network. If True, the network must have only one layer
-            with weights.
-        recipe: Training settings that suit the network better than the defaults. The keys of this
-            dictionary are names of fields of `TrainConfig`.
+        closed_form: Whether scikit-learn fits the weights (see `dfdetect.training.linear`) instead
+            of gradient descent. Such a network must have only one layer with weights.
+        recipe: Training settings that suit the network better than the defaults. The keys are
+            fields of `TrainConfig`.
         mean: Mean that is subtracted from each RGB channel of the input (pixel values from 0 to 1).
         std: Standard deviation by which each RGB channel is then divided.
     """
@@ -80,11 +82,10 @@ def register_model(
         name: The name for `create_model` and for the command line.
         input: `image` if the network takes single crops, `clip` if it takes successive crops of one
             face.
-        closed_form: True if scikit-learn fits the weights (see `dfdetect.training.linear`), False
-            if gradient descent trains the network. If True, the network must have only one layer
-            with weights.
-        recipe: Training settings that suit the network better than the defaults. The keys of this
-            dictionary are names of fields of `TrainConfig`.
+        closed_form: Whether scikit-learn fits the weights (see `dfdetect.training.linear`) instead
+            of gradient descent. Such a network must have only one layer with weights.
+        recipe: Training settings that suit the network better than the defaults. The keys are
+            fields of `TrainConfig`.
 
     Raises:
         ArgumentError: Another network has this name.

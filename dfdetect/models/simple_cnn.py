@@ -12,8 +12,7 @@ feature maps for images of 128 by 128 pixels.
 
 `simple_cnn_2` follows LeNet-5 (LeCun et al., Proc. IEEE 1998), but uses ReLU and max pooling. It
 has 61,241 weights. With 10 outputs it would have 62,006, as many as the network in PyTorch's
-CIFAR-10 tutorial. LeNet-5 itself has 60,000, because it takes one channel and lacks some
-connections. The table gives the side of the feature maps for images of 64 by 64 pixels.
+CIFAR-10 tutorial. The table gives the side of the feature maps for images of 64 by 64 pixels.
 
 | layer | channels | side |
 | --- | --- | --- |

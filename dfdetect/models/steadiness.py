@@ -1,12 +1,11 @@
 """Steadiness: how little a face changes over the frames of its track.
 
 Filmed faces change from frame to frame: people move, light flickers, and the noise of the camera is
-new in each frame. The faces that generators draw are smoother and change less. A fake is often made
-from a REAL video. Most such fakes are steadier than the REAL video, although the scene is the same.
+new in each frame. Faces from generators change less. Most fakes are steadier than the REAL video
+that they were made from.
 
-To measure the steadiness, a model computes statistics of the face in each frame, such as the
-texture statistics of `dfdetect.models.texture`. The less these statistics change from frame to
-frame, the steadier the face.
+The steadiness is computed from statistics of the face in each frame, such as the texture statistics
+of `dfdetect.models.texture`. The less the statistics change, the steadier the face.
 """
 
 import torch
@@ -23,18 +22,16 @@ SMALLEST = 1e-3
 class Steadiness(nn.Module):
     """A layer that computes a logit of FAKE from the steadiness of one face.
 
-    The logit is a linear function of the steadiness. A steadiness below `lowest` counts as
-    `lowest`. If the steadiness is above `highest`, the logit is 0, because such a face may be a
-    still picture, or its frames may all be from one short moment. The logit is also 0 if the face
-    has fewer than `FEWEST_FRAMES` frames.
+    The logit is `weight * max(steadiness, lowest) + bias`. It is 0 if the steadiness is above
+    `highest`, or if the face has fewer than `FEWEST_FRAMES` frames.
 
     All four attributes are zero until `dfdetect.training.texture` fits them.
 
     Attributes:
         weight: The weight of the steadiness, shape (1,).
         bias: The bias of the logit, shape (1,).
-        lowest: The lower limit, shape (1,). A steadiness below it counts as equal to it.
-        highest: The limit above which the logit is 0, shape (1,).
+        lowest: A lower steadiness counts as `lowest`, shape (1,).
+        highest: If the steadiness is higher, the logit is 0, shape (1,).
 
     Example:
         >>> Steadiness()(torch.rand(16, 384))
@@ -62,6 +59,7 @@ class Steadiness(nn.Module):
             return statistics.new_zeros(())
         value = steadiness(statistics)
         logit = self.weight * value.clamp_min(self.lowest) + self.bias
+        # Above `highest`, the face may be a still picture, or all frames may be from one moment.
         return torch.where(value <= self.highest, logit, 0)[0]
 
 
@@ -69,15 +67,12 @@ def steadiness(statistics: torch.Tensor) -> torch.Tensor:
     """Return the steadiness of a face, a scalar.
 
     For each statistic, the logarithm of its standard deviation over the frames is computed. The
-    steadiness is minus the mean of these logarithms.
+    steadiness is minus the mean of these logarithms. Two details:
 
-    A detector mirrors every second frame, and a mirrored face has slightly different statistics.
-    Two means of each statistic are therefore computed: one over the first, third, fifth... frame,
-    and one over all other frames. For each frame, the difference from the mean of its own group is
-    taken. One standard deviation is computed from the differences of all frames.
-
-    On average, the logarithm of a standard deviation over few frames is too small. The mean error
-    is known for normally distributed values. It is negative, and is subtracted from the logarithm.
+    - A detector mirrors every second frame, and mirroring changes the statistics a little. Frames
+      1, 3, 5... and the other frames therefore have separate means.
+    - The logarithm of a standard deviation over few frames is too small on average. This bias is
+      corrected as for normally distributed values.
 
     Args:
         statistics: The statistics of one face in each of at least four frames, in the order of

@@ -1,19 +1,22 @@
 """An EfficientNet that also uses the texture of a face: statistics of the network's early features.
 
 The texture statistics of a crop are the mean and the standard deviation of each early feature over
-the image. They say how smooth, sharp and noisy the crop is, but little about the person. (Such
-statistics are known as style: Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural
-Networks"; Huang & Belongie 2017.) A detector's deep features memorise the sources (data sets or
-sites) that the detector was trained on. On faces of other sources, a linear function of the
-statistics separates REAL from FAKE better than the deep features do. The statistics hardly help on
-faces of the Deepfake Detection Challenge, whose REAL and FAKE faces have the same texture. The
-model therefore computes two logits. The challenge logit is for faces like those of the challenge,
-and the wild logit is for faces of all other sources ("in the wild"). The result is their weighted
-mean. The weight of the wild logit, 0 to 1, is called the relevance. It is computed from the
-statistics.
+the image. They say how smooth, sharp and noisy the crop is, but little about the person. They are
+also known as style (Gatys et al. 2016, "Image Style Transfer Using Convolutional Neural Networks";
+Huang & Belongie 2017).
 
-The statistics of all crops of a track also show how steady the face is. In tracks, the steadiness
-is a part of the wild logit: see `dfdetect.models.steadiness`.
+The model computes two logits:
+
+- The challenge logit is for faces like those of the Deepfake Detection Challenge. It does not use
+  the texture, because the challenge's REAL and FAKE faces have the same texture.
+- The wild logit is for faces from all other data sets and sites ("in the wild"). It also uses the
+  texture. On these faces, the texture separates REAL from FAKE better than the network's last
+  features do.
+
+The result is the weighted mean of both logits. The weight of the wild logit, 0 to 1, is called the
+relevance. It is computed from the texture statistics.
+
+In tracks, the wild logit also uses how steady the face is: see `dfdetect.models.steadiness`.
 """
 
 from typing import Any
@@ -35,21 +38,22 @@ IRRELEVANT = -100.0
 
 @register_model("tf_efficientnet_lite2_texture")
 class TextureEfficientNet(nn.Module):
-    """An EfficientNet-Lite2 that computes two logits. One of them also uses the face's texture.
+    """An EfficientNet-Lite2 that computes two logits, and returns their weighted mean.
 
-    The challenge logit is for faces like those of the Deepfake Detection Challenge, and the wild
-    logit is for all other faces. A track is the sequence of crops of one face in one video.
+    The challenge logit is for faces like those of the Deepfake Detection Challenge. The wild logit
+    is for all other faces, and also uses their texture:
 
-    logit = (1 - relevance) * challenge logit + relevance * wild logit
-    wild logit = deep logit + texture logit (+ steadiness logit, in tracks)
+    - logit = (1 - relevance) * challenge logit + relevance * wild logit
+    - wild logit = deep logit + texture logit (+ steadiness logit, in tracks)
 
-    The challenge logit and the deep logit are two linear functions of the deep features: the means
-    of EfficientNet-Lite2's last features over the crop. The texture logit is a linear function of
-    the texture statistics: means and standard deviations of early features over the crop. The
-    relevance is the sigmoid of another linear function of the texture statistics. In a track, the
-    mean of this function over the crops is used, because all crops are from the same source. Only
-    `track_logits` adds the steadiness logit, because a single crop says nothing about steadiness.
-    Until `dfdetect.training.texture` fits the model, the relevance is 0.
+    The challenge logit and the deep logit are linear functions of the deep features: the means of
+    EfficientNet-Lite2's last features over the crop. The texture logit is a linear function of the
+    texture statistics: means and standard deviations of early features over the crop. The relevance
+    is the sigmoid of another linear function of the texture statistics. Until
+    `dfdetect.training.texture` fits the model, the relevance is 0.
+
+    A track is the sequence of crops of one face in one video. `track_logits` uses one relevance for
+    all crops of a track, and adds the steadiness logit.
 
     Args:
         drop_rate: Dropout rate of the deep features, 0 to 1.
@@ -128,11 +132,16 @@ class TextureEfficientNet(nn.Module):
         return self.relevance(statistics).mean().sigmoid()
 
     def crop_values(self, deep: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
-        """Return four kinds of values of each crop, shape (batch, 3 + number of statistics).
+        """Return the logits and the texture statistics of each crop.
 
-        They are, in this order: the logit of the crop alone, which is the weighted mean of the next
-        two; the challenge logit; the wild logit without the steadiness logit; and the texture
-        statistics. The arguments are the two results of `pool`.
+        The shape is (batch, 3 + number of statistics). The columns are, in this order:
+
+        - the logit of the crop alone: the weighted mean of the next two columns;
+        - the challenge logit;
+        - the wild logit without the steadiness logit;
+        - the texture statistics.
+
+        The arguments are the two results of `pool`.
         """
         challenge, wild = self.both_logits(deep, statistics)
         relevance = self.relevance(statistics).sigmoid()
@@ -144,8 +153,8 @@ class TextureEfficientNet(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the challenge logit and the wild logit of each crop.
 
-        Both have the shape (batch, 1). The wild logit lacks the steadiness logit, because
-        steadiness is a property of tracks. The arguments are the two results of `pool`.
+        Both have the shape (batch, 1). The wild logit lacks the steadiness logit. The arguments are
+        the two results of `pool`.
         """
         return self.network.classifier(deep), self.deep(deep) + self.texture(statistics)
 

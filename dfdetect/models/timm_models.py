@@ -8,11 +8,8 @@ The study (docs/study.md) trains these models of timm:
 | `vgg16` | Simonyan & Zisserman, "Very Deep ... Networks", ICLR 2015 | 134.3 M | 138.4 M |
 | `tf_efficientnet_lite0` | Tan & Le, "EfficientNet", ICML 2019 | 3.4 M | 4.7 M |
 
-ResNet-50 has a 7 x 7 convolution and 16 bottleneck blocks (1 x 1, 3 x 3, 1 x 1), in stages of 3, 4,
-6 and 3 blocks. A mean over all positions follows, and then a linear layer. VGG16 has 13
-convolutions of 3 x 3 in stages of 2, 2, 3, 3 and 3, with 64 to 512 channels. Max pooling follows
-each stage, and linear layers of 4096, 4096 and one unit come last. The `lite` variants of
-EfficientNet have neither squeeze-and-excitation nor swish, and are therefore faster on CPUs.
+The `lite` variants of EfficientNet are faster on CPUs than the others, because they have neither
+squeeze-and-excitation nor swish.
 """
 
 from collections.abc import Callable
@@ -78,7 +75,7 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
     """Return timm's model `name` with one output and random weights.
 
     Args:
-        name: One of `names()`. These names have no tag of pretrained weights, such as `.in1k`.
+        name: One of `names()`, without a tag of pretrained weights, such as `.in1k`.
         drop_rate: Dropout before the last layer, 0 to 1. It has an effect only in training.
         drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1. It has an effect only
             in training, and only in architectures with residual blocks.

@@ -1,9 +1,9 @@
 """Models whose logit of a crop also depends on the other crops of the same track.
 
-Such a model is a `TrackModel`, and has two additional methods. The first method computes, for each
-crop alone, a first logit and some values. The second method takes the first logits and the values
-of all crops of a track, and returns the final logits. Most models have neither method: their first
-logits are final. The functions of this file accept all models.
+Such a model is a `TrackModel`. Its method `forward_values` computes a first logit and some values
+for each crop alone. Its method `track_logits` takes the first logits and values of all crops of a
+track, and returns the final logits. For all other models, the first logits are final. The class
+`CropNetwork` and the function `track_logits` accept any model.
 """
 
 from collections.abc import Iterable, Sequence
@@ -67,9 +67,7 @@ def track_logits(
 
     Args:
         model: Any model.
-        values: The output of the model's `CropNetwork` for these inputs, shape (inputs, 1 + n): the
-            first logit of each input, then n further values. If the model is not a `TrackModel`, n
-            is 0.
+        values: The output of `CropNetwork(model)` for these inputs, shape (inputs, 1 + n).
         tracks: For each track, the rows of `values` that belong to it, in the order of time.
     """
     logits = values[:, 0].clone()

@@ -27,11 +27,14 @@ class TwoStreamXception(nn.Module):
     """Two streams that exchange features: an Xception for the image, and one for its noise.
 
     "Generalizing Face Forgery Detection with High-frequency Features", Luo et al., CVPR 2021, as
-    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The same
-    filters also extract noise from the outputs of the image stream's first two layers. This noise
-    is added to the outputs of the noise stream's first two layers. An attention map is computed
-    from the noise of the image. It says how much the features of the image stream are strengthened
-    at each position.
+    DeepfakeBench implements it. Fixed filters (SRM) extract the noise of the image. The streams are
+    connected in three ways:
+
+    - The filters also extract noise from the outputs of the image stream's first two layers. This
+      noise is added to the outputs of the noise stream's first two layers.
+    - An attention map is computed from the noise of the image. It strengthens features of the image
+      stream.
+    - `Exchange` twice adds features of each stream to the other stream.
 
     Args:
         drop_rate: Dropout before the linear layer, 0 to 1.

@@ -34,8 +34,7 @@ class WSDAN(nn.Module):
     Args:
         network: A network with a method `forward_features` and without its own last layer.
         channels: Number of channels of the network's features.
-        drop_rate: Dropout of the pooled features, 0 to 1. There is one pooled feature for each pair
-            of an attention map and a channel.
+        drop_rate: Dropout of the pooled features, 0 to 1.
     """
 
     network: Any

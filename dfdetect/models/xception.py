@@ -15,12 +15,8 @@ input of 299 x 299 pixels.
 | | 14 | sep, ReLU; sep, ReLU; mean over the image | 1536, 2048 | 1 |
 | head | | dropout, linear | outputs | |
 
-With the 1000 outputs of the paper, the network has 22,855,952 weights ("22.8 million"); with one
-output, it has 20,809,001.
-
-timm's `legacy_xception` is the same network and gives the same logits. This package has its own
-class for two reasons. The tensors of the checkpoint `xception` are named after the attributes of
-this class. And the code can be compared with the paper's table.
+With the 1000 outputs of the paper, the network has 22,855,952 weights ("22.8 million"). With one
+output, it has 20,809,001. timm's `legacy_xception` is the same network under other tensor names.
 """
 
 from itertools import pairwise
@@ -107,8 +103,7 @@ class Module(nn.Module):
         channels: The number of channels of the input, then the number of output channels of each
             convolution. If the first number differs from the last, the module halves height and
             width, and the residual connection is a 1 x 1 convolution.
-        start: Whether the module starts with a ReLU. Module 2 of Xception does not, because module
-            1 ends with a ReLU.
+        start: Whether the module starts with a ReLU.
     """
 
     def __init__(self, channels: tuple[int, ...], start: bool = True):
