@@ -31,8 +31,8 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 
     Returns:
         float64 of shape (5, 2): x and y of each point, divided by `side`. The points are the left
-        eye, the right eye, the nose, and the left and the right corner of the mouth. The left eye
-        is the eye on the left side of the image, and likewise for the other points.
+        eye, the right eye, the nose, and the left and the right corner of the mouth. Left and right
+        are the sides of the image.
     """
     small = cv2.resize(face, (STAGE_PIXELS, STAGE_PIXELS), interpolation=cv2.INTER_AREA)
     pixels = torch.from_numpy(small).permute(2, 0, 1)[None].float()
@@ -43,8 +43,8 @@ def find_landmarks(face: np.ndarray) -> np.ndarray:
 def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray:
     """Cut a face from an image so that the face's landmarks lie near the points of a template.
 
-    The face is turned, scaled and moved, but not distorted. In the crop, the sum of the squared
-    distances between the landmarks and the points of the template is minimal (Umeyama 1991).
+    The face is turned, scaled and moved, but not distorted. The sum of the landmarks' squared
+    distances from the template is minimal (Umeyama 1991).
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
@@ -53,8 +53,8 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
         crop: The format of the crop. The crop rule `crop.rule` must have a template.
 
     Returns:
-        The crop: RGB uint8 of shape (height, width, 3). Parts of the crop that lie outside the
-        image repeat the image's border if the rule's `border` is `repeat`, and are black otherwise.
+        The crop: RGB uint8 of shape (height, width, 3). Outside the image, the crop repeats the
+        image's border if `crop.rule.border` is `repeat`, and is black otherwise.
     """
     height, width = crop.size, crop.resize.width(crop.size)
     template = np.array(crop.rule.template) * (width, height)
@@ -64,10 +64,9 @@ def align(image: np.ndarray, points: np.ndarray, crop: CropFormat) -> np.ndarray
 
 
 def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Return the rotation, scaling and translation that map source points to target points best.
+    """Return the rotation, scaling and translation that best map source points to target points.
 
-    The sum of the squared distances from the mapped points to the target points is minimal (Umeyama
-    1991).
+    Best means the smallest sum of squared distances (Umeyama 1991).
 
     Args:
         source: Points of shape (n, 2).

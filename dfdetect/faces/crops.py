@@ -47,8 +47,6 @@ def cut_crops(
 ) -> dict[CropFormat, torch.Tensor]:
     """Return the crops of one face in several formats, for example for the models of an ensemble.
 
-    If several formats need the same part of the image, this part is cut out only once.
-
     Args:
         image: RGB uint8 of shape (height, width, 3).
         box: The box of the face: x1, y1, x2, y2 in pixels.
@@ -115,9 +113,8 @@ def resize_crop(crop: torch.Tensor, size: int, rule: ResizeRule = DEFAULT_RESIZE
     Args:
         crop: uint8 of shape (3, height, width).
         size: Height of the result in pixels.
-        rule: The rule by which the crop is resized. The rule also determines the width of the
-            result. By default, the result is a square, and the interpolation is bilinear with
-            antialiasing.
+        rule: The rule by which the crop is resized. It determines the width of the result. The
+            default makes a square, by bilinear interpolation with antialiasing.
 
     Returns:
         uint8 of shape (3, size, width).

@@ -98,10 +98,9 @@ class MTCNNDetector:
 
     @classmethod
     def high_recall(cls, device: torch.device, engine: str = "torch") -> "MTCNNDetector":
-        """Return a face detector that misses fewer faces than one with the default settings.
+        """Return a slower face detector that misses fewer faces, but gives more false alarms.
 
-        In particular, the returned face detector misses fewer faces that are dark, small or turned
-        far to the side. But it is slower, and gives more false alarms.
+        It finds more of the faces that are dark, small or turned far to the side.
         """
         return cls(device, max_side=3840, min_face=20, thresholds=(0.5, 0.6, 0.7), engine=engine)
 
@@ -109,8 +108,6 @@ class MTCNNDetector:
         self, images: Sequence[np.ndarray], smallest: float | None = None
     ) -> list[list[Box]]:
         """Return the boxes of the faces in images.
-
-        Successive images of the same size are processed as one batch.
 
         Args:
             images: RGB uint8 arrays of shape (height, width, 3), which may differ in size.
@@ -132,9 +129,8 @@ class MTCNNDetector:
     ) -> list[list[Box | None]]:
         """Return the boxes of faces near given boxes, such as boxes on an earlier frame.
 
-        Only the last of MTCNN's three networks is used. This network looks once at each given box,
-        and finds a face that has moved from the box by up to about a quarter of the face's width.
-        The arguments and the result are those of `NearbyFaceDetector.detect_nearby`.
+        A face is found if it has moved by at most about a quarter of its width. The arguments and
+        the result are those of `NearbyFaceDetector.detect_nearby`.
 
         Example:
             >>> face_detector.detect_nearby([frame.image], [[(780, 120, 960, 360)]])
@@ -187,15 +183,14 @@ class MTCNNDetector:
 def brighten(image: np.ndarray) -> np.ndarray:
     """Return a dark image brightened for the face detector, and any other image unchanged.
 
-    MTCNN misses most faces in very dark videos of the Deepfake Detection Challenge, but finds these
-    faces after a gamma correction. Unlike linear scaling, gamma correction does not overexpose a
-    bright face in a dark room.
+    MTCNN misses most faces in very dark videos, but finds them after this gamma correction.
 
     Args:
         image: RGB uint8 of shape (height, width, 3).
     """
     if np.mean(image[::4, ::4] >= DARK) > BRIGHT_SHARE:
         return image
+    # Linear scaling would overexpose a bright face in a dark room.
     levels = np.arange(256) / 255
     return cv2.LUT(image, np.round(255 * np.sqrt(levels)).astype(np.uint8))
 

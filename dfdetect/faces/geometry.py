@@ -40,10 +40,10 @@ class CropRule:
             the crop repeats the frame's border. With `zeros`, the outer part is black. With `cut`,
             the crop ends at the frame's border, and is smaller.
         template: The points of the crop at which five landmarks should lie: left eye, right eye,
-            nose, left and right corner of the mouth. A point is (x, y), where x is divided by the
-            crop's width, and y by the crop's height. If a template is given, the face is turned,
-            scaled and moved so that its landmarks lie as near as possible to these points. `scale`,
-            `shift`, `width` and `longer` are then ignored, and `cut` has the effect of `zeros`.
+            nose, left and right corner of the mouth. A point is (x, y), in shares of the crop's
+            width and height. With a template, the face is turned, scaled and moved so that the
+            landmarks lie near these points. `scale`, `shift`, `width` and `longer` are then
+            ignored, and `cut` has the effect of `zeros`.
     """
 
     scale: float = 0.80
@@ -117,10 +117,9 @@ class ResizeRule:
         interpolation: `bilinear` and `bicubic` are as in Pillow, with antialiasing. `linear` is
             OpenCV's `INTER_LINEAR`, without antialiasing. `area_or_cubic` is OpenCV's `INTER_AREA`
             if the crop is shrunk, and its `INTER_CUBIC` if the crop is enlarged.
-        jpeg: Side in pixels and quality (1 to 100) of a JPEG image. If they are given, the crop is
-            first resized to a square of this side, and compressed as JPEG of this quality. Crops
-            from videos and crops from face sets then have similar JPEG artefacts. `jpeg` may be
-            given only if `aspect` is 1 and `fit` is `stretch`.
+        jpeg: Side in pixels and quality (1 to 100), or None. The crop is first resized to a square
+            of this side, and compressed as JPEG of this quality, like the crops of a face set. This
+            requires that `aspect` is 1 and `fit` is `stretch`.
     """
 
     aspect: float = 1.0
@@ -165,8 +164,7 @@ class CropFormat(NamedTuple):
     Attributes:
         rule: The rule that says which part of a frame is cut out around a face.
         size: Height in pixels to which this part is resized.
-        resize: The rule by which this part is resized. This rule also determines the width to which
-            the part is resized.
+        resize: The rule by which this part is resized. It also determines the width.
     """
 
     rule: CropRule

@@ -1,17 +1,11 @@
 """MTCNN, which finds faces with three networks that run one after another (Zhang et al. 2016).
 
-The first network looks at ever smaller copies of an image and proposes boxes. The second network
-looks only at these boxes, and the third network only at the boxes that the second network keeps.
-The second and the third network reject most boxes, and correct the edges of the boxes that they
-keep.
+The first network looks at ever smaller copies of an image and proposes boxes. The second and the
+third network reject most boxes, and correct the edges of the others.
 
-The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search of
-facenet_pytorch spends half of its time outside the networks. The search in this module finds the
-same boxes, but is faster, because it resizes images and parts of images with summed-area tables
-(Crow 1984). If small faces need not be found, the search leaves out the larger copies of an image.
-
-Engines (libraries that run networks) other than torch compile a network anew for each input size.
-The inputs of the networks therefore have only a few different sizes.
+The networks, their weights and the arithmetic of boxes come from facenet_pytorch. The search in
+this module finds the same boxes as the search of facenet_pytorch. It is faster, because it resizes
+images with summed-area tables (Crow 1984).
 """
 
 from collections.abc import Sequence
@@ -41,7 +35,7 @@ SIDES = 12, 24, 48
 FACTOR = 0.709
 # Maximum number of boxes in a batch. An image of a crowd can have tens of thousands of boxes, which
 # would take gigabytes of memory in one batch. The number of boxes in a batch is rounded up to a
-# multiple of `STEP`.
+# multiple of `STEP`, because engines other than torch compile a network anew for each input size.
 BOXES, STEP = 512, 8
 # Number of rows that are resized at a time. This many rows fit into the caches of a CPU.
 ROWS = 32
@@ -102,7 +96,7 @@ class Cascade:
 
     @torch.inference_mode()
     def check(self, faces: Sequence[np.ndarray]) -> np.ndarray:
-        """Return what the third network answers for single faces, without a search of whole images.
+        """Return what the third network answers for parts of images.
 
         Args:
             faces: For each face, the part of an image around it: RGB uint8 of shape (height, width,
@@ -270,9 +264,9 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
     Args:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        min_face: Face height in pixels that sets the largest scale: at this scale, a face of this
-            height is as high as the first network's input.
-        smallest: Face height in pixels below which faces need not be found. Scales that only such
+        min_face: Height in pixels of the smallest face that can be found. It determines the largest
+            scale.
+        smallest: Height in pixels of the smallest face that must be found. Scales that only smaller
             faces need are left out. By default, no scale is left out.
 
     Example:
@@ -288,11 +282,8 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
 
 
 def shrink(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Shrink an image to a size (width, height) by averaging pixels.
-
-    The image is first halved as often as possible, because halving is much faster than shrinking by
-    other factors.
-    """
+    """Shrink an image to a size (width, height) by averaging pixels."""
+    # Halving is much faster than shrinking by other factors.
     while image.shape[1] >= 2 * size[0] and image.shape[0] >= 2 * size[1]:
         half = image.shape[1] // 2, image.shape[0] // 2
         image = cv2.resize(image, half, interpolation=cv2.INTER_AREA)

@@ -1,15 +1,11 @@
 """Track faces from frame to frame, and cut a crop of each face from each frame.
 
-Searching a whole frame for faces is slow. Therefore, only some frames are searched as a whole. When
-faces are known, most searches look only for faces that are at least half as high as the smallest
-known face. Such a search is faster.
-
-On most of the other frames, the face detector's method `detect_nearby` looks for the known faces
-only where they are expected. If the face detector does not have this method, the boxes on the other
-frames are interpolated.
+Searching a whole frame for faces is slow, so only some frames are searched. On the other frames,
+the face detector's method `detect_nearby` looks for the known faces where they are expected.
+Without this method, the boxes on the other frames are interpolated.
 
 Boxes that overlap on neighbouring frames belong to one track, as in the IoU tracker of Bochinski et
-al. (2017). Crops are cut from the full-size frames.
+al. (2017).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,8 +54,7 @@ class FaceTrack:
     """One face that is followed through a video.
 
     Attributes:
-        detections: The time in seconds and the box of each detection of the face. Some sampled
-            frames between the first and the last detection may have no detection.
+        detections: The time in seconds and the box of each detection of the face.
         times: Times in seconds of all sampled frames from the first detection to the last.
         numbers: The numbers of these frames in the video, counted from 0.
         boxes: The box of the face in each of these frames: x1, y1, x2, y2 in pixels of the full
@@ -109,10 +104,8 @@ def track_faces(
         frames: Frames in order of time. Only a few frames at a time are kept in memory.
         detect: The method `detect` of a face detector.
         formats: The formats of the crops to cut.
-        detect_nearby: The method `detect_nearby` of a face detector, or None. With this method, few
-            whole frames are searched. On the other frames, the method looks for known faces only
-            where they are expected. With None, more whole frames are searched, and the boxes on the
-            other frames are interpolated.
+        detect_nearby: The method `detect_nearby` of a face detector. With None, more whole frames
+            are searched, and the boxes on the other frames are interpolated.
         search_stride: Every `search_stride`-th frame is searched for faces of all sizes. Searches
             of other frames may miss a face that is less than half as high as the smallest known
             face.
@@ -154,7 +147,7 @@ def crop_at_tracks(
 
     Returns:
         One new track per track in `others`, in the same order. A new track is empty if `frames` has
-        no frame with a number that occurs in the other video's track.
+        none of the frame numbers of the other track.
     """
     tracks = [FaceTrack() for _ in others]
     boxes = [dict(zip(other.numbers, other.boxes, strict=True)) for other in others]
@@ -190,20 +183,24 @@ def _detect_boxes(
 ) -> list[Boxes]:
     """Return the boxes of the faces on each frame of a run, or None for a skipped frame.
 
-    The sampled frames of the whole video are numbered from 0. First, every `search_stride`-th frame
-    is searched for faces of all sizes. The known faces are the faces found on these frames, and the
-    faces of tracks that have not ended. Later searches look for faces that are at least half as
-    high as the smallest known face.
+    The sampled frames of the video are numbered from 0. First, every `search_stride`-th frame is
+    searched for faces of all sizes. Later searches look for faces that are at least half as high as
+    the smallest known face (see `_RunSearch`).
 
-    With `detect_nearby`, every eighth frame and the last frame of the run are searched next. Then
-    `detect_nearby` looks at the frame in the middle of each gap between searched frames, until no
-    gaps are left. It looks only for the faces on the frames at the ends of the gap, and only where
-    they are expected. If it misses a face, the whole frame is searched. If no face is expected, a
-    frame with an even number is searched, and a frame with an odd number is skipped.
+    The next steps with `detect_nearby`:
 
-    Without `detect_nearby`, every fourth frame and the last frame of the run are searched next. The
-    frame halfway between two of these frames is searched too, unless the two frames show the same
-    faces in nearly the same places. All other frames are skipped.
+    - Every eighth frame and the last frame of the run are searched.
+    - `detect_nearby` looks at the middle frame of each gap between these frames, until no gaps are
+      left. If it misses an expected face (see `_RunSearch.expected`), the frame is searched.
+    - If no face is expected, even-numbered frames are searched, and odd-numbered frames are
+      skipped.
+
+    The next steps without `detect_nearby`:
+
+    - Every fourth frame and the last frame of the run are searched.
+    - The frame halfway between two of these frames is searched, unless both show the same faces in
+      nearly the same places.
+    - All other frames are skipped.
 
     Args:
         run: The frames of one run. `_runs` explains what a run is.
