@@ -19,17 +19,14 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Return the given files and all videos below the given folders, each with a unique name.
 
     In a folder, all files whose suffix is in `VIDEO_SUFFIXES` count as videos. Sub-folders and
-    linked folders are searched too. A folder that cannot be read causes a warning. A file among
-    `paths` may have any suffix, and may also be an image. If at least one path exists, each missing
-    path is returned as if it were a file. `predict` then reports an error for the missing file, and
-    continues with the other files.
+    linked folders are searched too. A folder that cannot be read causes a warning.
 
-    The name of a video is the name of its file. If several videos have the same file name, each of
-    them is named by its path below the given folder. If several of these paths are equal too, each
-    of these videos is named by its whole path.
+    A video is named by its file name. Videos with the same file name are named by their paths below
+    the given folder. If these paths are equal too, the videos are named by their whole paths.
 
     Args:
-        paths: Files and folders.
+        paths: Folders, and files with any suffix, images included. A missing path is returned like
+            a file if at least one other path exists.
 
     Returns:
         A dictionary from the name of each video to the path of its file, sorted by name.

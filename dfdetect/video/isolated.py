@@ -1,14 +1,11 @@
 """Decode videos in separate processes, so that a malicious file cannot harm the caller's process.
 
-FFmpeg is a large library in C, and the files that it reads may come from strangers. A `DecoderPool`
-therefore decodes videos in decoder processes, and reuses each process for the next video. If a
-process crashes, takes too long or needs too much memory, the caller gets a `VideoError` that says
-so. A process that crashed or took too long is not reused.
+FFmpeg is a large library in C, and the files that it reads may come from strangers. If a decoder
+process crashes, takes too long or needs too much memory, the caller only gets a `VideoError`.
 
-A decoder process sends the images of its frames one by one through shared memory, as plain bytes.
-The caller unpickles nothing, because unpickling can run code. The caller uses the images in the
-shared memory without copying them. FFmpeg's messages are discarded, unless the log level of this
-module is DEBUG.
+A decoder process sends images through shared memory, as plain bytes. Nothing is unpickled, because
+unpickling can run code. FFmpeg's messages are discarded, unless the log level of this module is
+DEBUG.
 """
 
 import json
@@ -103,9 +100,8 @@ class DecoderPool:
     ) -> Iterator[Frame]:
         """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
-        A decoder process decodes the frames. On Windows, where processes cannot share open files,
-        the caller's process decodes the frames instead, without a time limit. In both cases, the
-        frames are the same as from `dfdetect.video.reader.read_frames`.
+        The frames are the same as from `dfdetect.video.reader.read_frames`. On Windows, the
+        caller's process decodes them, without a time limit.
 
         Args:
             path: Any video or image file that `dfdetect.video.reader.read_frames` takes.
@@ -121,7 +117,7 @@ class DecoderPool:
             CancelledError: The pool was closed.
             RuntimeError: The decoder process raised an unexpected exception.
         """
-        if os.name == "nt":
+        if os.name == "nt":  # processes cannot share open files there
             yield from read_frames(path, num_frames, indices=indices, threads=self.threads)
             return
         decoder = self._processes.take(path)
@@ -172,15 +168,14 @@ def _serve(
     returned: list[int],
     **wanted: Any,
 ) -> None:
-    """Send the frames of a video to the process that asked for them, and then a last message.
+    """Send the frames of a video to the caller, and then a last message.
 
-    A decoder process runs this function. The process that asked for the frames is called the
-    caller. If an error occurred, the last message names the error. Before the decoder process sends
-    a frame or the last message, it waits until the caller has received the previous frame.
+    A decoder process runs this function. The caller is the process that asked for the frames. Each
+    message is sent only after the caller has received the previous frame. If an error occurred, the
+    last message names the error.
 
-    `returned` lists the areas of the shared memory that the caller gives back. Each area is given
-    by its offset in bytes (see `_Areas`). The remaining keyword arguments are passed to
-    `dfdetect.video.reader.read_frames`.
+    `returned` lists the areas that the caller gives back (see `_Areas`). The other keyword
+    arguments are passed to `dfdetect.video.reader.read_frames`.
     """
     areas.take_back(returned)
     end: dict[str, Any] = {}
@@ -209,10 +204,10 @@ class _Areas:
     """The areas of the shared memory, as the decoder process manages them.
 
     The shared memory is a file. An area is a part of this file that holds one image. The place of
-    an area is its offset in the file, in bytes. The caller is the process that asked for frames.
-    When the decoder process has written an image to an area, the area belongs to the caller until
-    the caller gives the area back. The area is then free, and the decoder process can write another
-    image to it.
+    an area is its offset in the file, in bytes.
+
+    An area with an image belongs to the caller, the process that asked for frames. When the caller
+    gives the area back, the decoder process can write another image to it.
 
     Attributes:
         size: Size of new areas in bytes: the size of the largest image so far.
@@ -259,8 +254,7 @@ class _Areas:
 class _SharedImages:
     """The images in the shared memory, as the caller uses them.
 
-    An object of this class also lists the areas whose images the caller no longer uses. The decoder
-    process can write new images to these areas. The docstring of `_Areas` explains the terms
+    This class also lists the areas that the caller no longer uses. `_Areas` explains the terms
     caller, area and place.
     """
 
@@ -415,8 +409,7 @@ class DecoderProcess:
 class _Processes:
     """The processes of a `DecoderPool`.
 
-    An object of this class must not refer to the pool. The pool's finalizer refers to the object,
-    and would then keep the pool alive.
+    This class must not refer to the pool, because the pool's finalizer would then keep it alive.
     """
 
     def __init__(self) -> None:

@@ -1,22 +1,16 @@
 """Read evenly spaced frames of a video, or the only frame of an image, as RGB arrays with times.
 
-First, the reader lists all packets of the video. A packet holds one compressed frame. Listing takes
-milliseconds and decodes nothing. The time stamps of the packets tell which frames the file really
-holds, even if the header of the file is wrong. The time stamps also tell which frames are B frames,
-because a B frame comes in the file after a frame that is displayed later.
+The reader first lists the packets (compressed frames) of the video, which takes milliseconds. Their
+time stamps tell which frames the file really holds, even if its header is wrong. Which frames are
+then sampled depends on the video:
 
-If the video has enough I and P frames, the reader samples only I and P frames. The decoder then
-skips all frames that no other frame refers to. Most of the skipped frames are B frames. Skipping
-halves the decoding time of videos of the Deepfake Detection Challenge (DFDC). The decoder must not
-skip all B frames: in videos from the encoder x264, a P frame may refer to a B frame. If this
-B frame were skipped, the P frame would show block artefacts.
+- A long video with enough key frames (see `read_frames`): only key frames are sampled and decoded.
+- A video with enough I and P frames: only these are sampled. The decoder skips frames that no other
+  frame refers to, which halves the decoding time of videos of the Deepfake Detection Challenge.
+- Any other video: all frames are decoded.
 
-Seeking to key frames would not make reading DFDC videos faster, because DFDC videos have only two
-key frames in 300 frames. Most long videos have many key frames. If a long video has enough key
-frames, the reader samples only key frames, and decodes no other frames.
-
-The reader opens only the video file, and never another file or address to which the video refers.
-Otherwise, a playlist with the suffix of a video could make the reader open any file or address.
+The reader never opens another file or address to which the video refers. Otherwise, a playlist with
+the suffix of a video could make it open any file or address.
 """
 
 import errno
@@ -64,6 +58,7 @@ NO_STAMP = np.iinfo(np.int64).min
 # Maximum number of pixels in a frame: twice as many as in 8K.
 MAX_PIXELS = 2**26
 # Which frames the decoder skips: none, those that no other frame refers to, or all but key frames.
+# Not all B frames may be skipped: in videos of the encoder x264, a P frame may refer to a B frame.
 Skip: TypeAlias = Literal["DEFAULT", "NONREF", "NONKEY"]
 # The formats that FFmpeg may recognise. Playlists and images are not among them.
 FORMATS = "asf,avi,dv,flv,gif,h264,hevc,ivf,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm"
@@ -126,11 +121,10 @@ def read_frames(
     Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of its
     frames are yielded. Damaged frames are left out.
 
-    If `indices` is None, and a video has more than 3,000 frames and at least `2 * num_frames` key
-    frames, only key frames are decoded. The key frames nearest to evenly spaced times are yielded.
+    If a video has more than 3,000 frames and at least `2 * num_frames` key frames, evenly spaced
+    key frames are yielded. This does not apply if `indices` is given.
 
-    From an image, one frame with the time 0 is yielded. The frame is turned upright according to
-    the image's EXIF data.
+    From an image, one frame with the time 0 is yielded, upright according to the image's EXIF data.
 
     Args:
         path: Any video file that FFmpeg reads, or a JPEG, PNG or WebP image whose name ends in
@@ -139,9 +133,7 @@ def read_frames(
         indices: Numbers of the frames to read, counted from 0, in increasing order. None means that
             evenly spaced frames are read. Numbers beyond the last frame are ignored.
         threads: Number of frames that are decoded at once, each on one core. 0 means that FFmpeg
-            chooses the number. The number does not change the frames of an undamaged file. In a
-            damaged file, FFmpeg conceals missing parts, and several threads may conceal them in
-            another way than one thread.
+            chooses the number. The frames of a damaged file may depend on this number.
 
     Raises:
         VideoError: The file is missing, is empty, is neither a video nor an image, or is a copy
@@ -188,9 +180,9 @@ def show_ffmpeg_warnings() -> None:
 def pick_evenly(times: np.ndarray, count: int) -> np.ndarray:
     """Return the positions of `count` evenly spaced times in a sorted array of times.
 
-    The function divides the span from the first time to the last into `count` equal parts, and
-    picks the time nearest to the middle of each part. If large gaps between the times make the
-    function pick a time twice, it returns evenly spaced positions instead.
+    The span from the first time to the last is divided into `count` equal parts. The time nearest
+    to the middle of each part is picked. If a time would be picked twice, because of large gaps,
+    evenly spaced positions are returned instead.
 
     Args:
         times: Sorted times of shape (n,), in any unit.
@@ -245,7 +237,7 @@ class Timeline:
             of shape (frames,). If time stamps in the file are missing or occur twice, `stamps`
             holds the numbers of the frames instead.
         timed: True if `stamps` holds time stamps from the file, False if it holds frame numbers.
-        unit: Number of seconds by which two frames differ if their values in `stamps` differ by 1.
+        unit: Seconds per unit of `stamps`.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
             in all frames of the video. It is NaN if the number of pixels is unknown.
     """
@@ -429,7 +421,7 @@ def video_stream(container: "av.container.InputContainer", path: Path) -> "av.Vi
 def read_packets(
     container: "av.container.InputContainer", *streams: "av.stream.Stream"
 ) -> Iterator["av.Packet"]:
-    """Yield the streams' non-empty packets that precede the first unreadable place in the file."""
+    """Yield the non-empty packets of the streams, up to the first unreadable place in the file."""
     try:
         for packet in container.demux(*streams):
             if packet.size:

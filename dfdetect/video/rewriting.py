@@ -50,8 +50,8 @@ class Painter(Protocol):
 
     Attributes:
         frame_size: Width and height in pixels to which each frame of the original video is resized.
-        size: Width and height in pixels of the new video, which must be even. If `size` is larger
-            than `frame_size`, the resized frame fills only the top left corner of the new frame.
+        size: Width and height in pixels of the new video, both even. If `size` is larger than
+            `frame_size`, the resized frame fills only the top left corner of the new frame.
     """
 
     frame_size: tuple[int, int]
@@ -174,8 +174,7 @@ def _frames(
 ) -> Iterator[tuple["av.VideoFrame", int]]:
     """Yield each frame with its time stamp, in the order of the time stamps.
 
-    The function also copies the sound to the new video: before it yields a frame, it copies all
-    sound packets that precede the frame in the file.
+    Before each frame, the sound packets that precede it in the file are copied to the new video.
     """
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
