@@ -62,15 +62,13 @@ class BenchResult:
         face_agreement: Share of the reference detector's faces that the measured detector finds
             too, 0 to 1. Two boxes show the same face if their intersection over union (IoU) is at
             least 0.5. None if the reference detector found no face.
-        probability_difference_mean: Mean absolute difference between P(FAKE) of the measured
-            detector and P(FAKE) of the reference detector. Only videos that both detectors scored
-            are compared. None if there are no such videos.
-        probability_difference_max: Largest of the absolute differences whose mean is
-            `probability_difference_mean`, or None if no video was scored by both detectors.
-        peak_memory_mb: By how many MB the peak memory of the process rose while the detector was
-            loaded and the videos were scored, or None if the system does not report it.
-        process_mb: Peak memory of the process in MB, from the start of the process until the videos
-            were scored, or None if the system does not report it.
+        probability_difference_mean: Mean absolute difference between the two detectors' P(FAKE).
+            Only videos that both detectors scored are compared. None if there are no such videos.
+        probability_difference_max: Largest of these absolute differences, or None.
+        peak_memory_mb: Growth of the process's peak memory in MB, while the detector was loaded and
+            the videos were scored. None if the system does not report it.
+        process_mb: The process's peak memory in MB, until the videos were scored. None if the
+            system does not report it.
     """
 
     videos: int
@@ -109,8 +107,7 @@ class BenchResult:
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary for JSON: all attributes and properties, and the projected times.
 
-        `PROJECTED` lists several numbers of videos. For each of them, the projected time is the
-        time that so many videos are expected to take.
+        The projected times are those for the numbers of videos in `PROJECTED`.
         """
         return {
             **asdict(self),
@@ -159,26 +156,27 @@ def bench(
 ) -> BenchResult:
     """Measure the time per video on this machine, and compare it with two other times.
 
-    `read_seconds_per_video` in the result is the time for reading every frame with OpenCV.
-    `reference_seconds_per_video` is the time of the reference detector, which works like the
-    pipeline of the winner of the Deepfake Detection Challenge (Seferbekov 2020). The reference
-    detector takes one video after another: OpenCV reads the file, the sampled frames are shrunk to
-    half their width and height, and MTCNN detects the faces in them. The reference detector differs
-    from the winner's own code in two ways: MTCNN has its default thresholds, and the faces are
-    scored with the model of the measured detector, in float32.
+    One is the time for reading every frame with OpenCV. The other is the time of a reference
+    detector. It works like the pipeline of the winner of the Deepfake Detection Challenge
+    (Seferbekov 2020): OpenCV reads one video after another, the sampled frames are shrunk to half
+    their width and height, and MTCNN detects the faces. It differs from the winner's code in three
+    ways:
 
-    Run `bench` on an idle machine and in a new process. `peak_memory_mb` says by how much the peak
-    memory of the process has grown. If the process has used much memory before, the value is too
-    low.
+    - MTCNN has its default thresholds.
+    - Dark frames are brightened.
+    - The faces are scored with the model of the measured detector, in float32.
+
+    Run `bench` on an idle machine and in a new process. If the process has used much memory before,
+    `peak_memory_mb` is too low.
 
     Args:
         paths: Videos and folders of videos, as in `predict`.
         weights: Names or files of the weights, as in `load_detector`.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
-        engine: The library that runs the networks on a CPU, as in `load_detector`. With `auto`, the
-            fastest installed library is used. On a CPU, the other installed libraries are then
-            timed too, and `engines` in the result also has their times.
+        engine: The library that runs the networks on a CPU, as in `load_detector`. `auto` means the
+            fastest installed library. On a CPU, `auto` also times the other installed libraries,
+            for `engines` in the result.
         progress: Whether to show progress bars.
 
     Raises:
@@ -287,8 +285,7 @@ def _time_pipeline(
 ) -> tuple[list[VideoResult], float]:
     """Score the videos, and return the results and the seconds per video.
 
-    If there are few videos, all of them are scored several times, and the results of all
-    repetitions are returned.
+    A few videos are scored several times. The results of all repetitions are then returned.
     """
     many = _in_rounds(videos)
     start = perf_counter()

@@ -59,8 +59,8 @@ class Measured:
         extract_seconds: Time for extracting crops from several videos at once, divided by the
             number of videos.
         video_bytes: Mean size of a video in bytes.
-        crop_bytes: Mean number of bytes that are written for a video: the crops, and the rows for
-            these crops in the CSV file of the face set.
+        crop_bytes: Mean number of bytes that are written for a video: its crops and their rows in
+            the face set's CSV file.
         write_bytes_per_second: Speed at which one process writes crops to a face set. It is
             infinite if there were no crops.
         process_mb: Peak memory of the process in MB, or None if the system does not report it.
@@ -82,9 +82,9 @@ class Projection:
         job: `predict` (score the videos) or `extract` (extract crops from the videos).
         nodes: Number of machines.
         hours: Duration of the job in hours.
-        bound: The part of the job that takes longest, and so determines the duration of the job:
-            `compute` (the machines score videos or extract crops), `network` (they receive videos
-            and send crops) or `writer` (one machine writes all crops).
+        bound: The part of the job that takes longest: `compute` (the machines score videos or
+            extract crops), `network` (they receive videos and send crops) or `writer` (one machine
+            writes all crops).
         hours_of: Duration in hours by name of the part: `compute`, `network` and `writer`.
         disk_gb: Size of the files that the job writes, in GB.
         memory_gb: Memory that the job uses on each machine, in GB, or None if it is unknown.
@@ -166,8 +166,8 @@ def plan(
         paths: The videos that were given to the function `bench`.
         bench: The result of the function `bench`.
         videos: Number of videos in the large set.
-        nodes: Numbers of machines, such as 1, 8 and 64. The result has estimates for each of these
-            numbers. Each machine is assumed to be like this one.
+        nodes: Numbers of machines like this one, such as 1, 8 and 64. There are estimates for each
+            of these numbers.
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Whether to show a progress bar.

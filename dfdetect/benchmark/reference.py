@@ -58,7 +58,8 @@ class ReferenceDetector(Detector):
 class WinnersFaceDetector:
     """The face detector of the winner of the Deepfake Detection Challenge.
 
-    The network is the MTCNN of facenet_pytorch, and gets the frames at half their width and height.
+    The network is the MTCNN of facenet_pytorch. It gets the frames at half their width and height,
+    brightened if they are dark.
     """
 
     def __init__(self, device: torch.device):

@@ -63,16 +63,19 @@ def bundle(
 ) -> list[str]:
     """Write a Kaggle data set and a notebook to two folders, and return the next steps.
 
-    The data set is the folder `dataset` in `out`. It holds the weights, the wheel of dfdetect, the
-    wheels of the packages that Kaggle's Docker image lacks, `dataset-metadata.json`, and
-    `files.csv` with the size and SHA-256 of the weights and of each wheel. It has no sub-folders,
-    because the `kaggle` tool would skip them. The folder `kernel` in `out` holds the notebook and a
-    `kernel-metadata.json` that names the data set.
+    The folder `dataset` in `out` holds the data set:
+
+    - the weights
+    - the wheels of dfdetect, and of the packages that Kaggle's Docker image lacks
+    - `dataset-metadata.json`
+    - `files.csv` with the size and SHA-256 of the weights and of each wheel
+
+    The folder `kernel` in `out` holds the notebook and a `kernel-metadata.json` that names the data
+    set.
 
     Args:
         out: Folder to write to. An earlier bundle in this folder is replaced.
-        owner: Your Kaggle user name. The default is a placeholder that Kaggle does not accept. If
-            you used it, call this function again with your name before you upload the bundle.
+        owner: Your Kaggle user name. The default is a placeholder that Kaggle does not accept.
         weights: Name or file of the weights, as in `find_weights`. None means the default weights.
         wheels: Folder with the wheels of facenet-pytorch and PyAV. If None, pip downloads them.
         name: Name of the data set, and first word of the notebook's title.
@@ -123,13 +126,13 @@ def bundle(
 def write_wheel(folder: Path) -> Path:
     """Write a wheel of dfdetect without its weights, and return the path of the wheel.
 
-    The files come from the folder of the running package, which is the installed package or a clone
-    of the repository. The function does not use setuptools, because setuptools needs a clone and
-    access to the internet. The same files always give the same wheel, byte for byte.
+    The files are those of the running package. The same files always give the same wheel, byte for
+    byte.
 
     Raises:
         DfdetectError: The package's metadata is missing, or has another version than the code.
     """
+    # Building with setuptools would need a clone of the repository and access to the internet.
     try:
         installed = distribution("dfdetect")
     except PackageNotFoundError as error:
@@ -162,10 +165,9 @@ def write_wheel(folder: Path) -> Path:
 
 
 def package_files(package: Path) -> dict[str, bytes]:
-    """Return those files of a package that belong in a wheel.
+    """Return the files of a package that belong in a wheel.
 
-    As in `setup.py`, folders without `__init__.py` are left out. Files that match no pattern in
-    `PACKAGE_FILES`, such as data and backups, are left out too.
+    These are the files that match a pattern in `PACKAGE_FILES`, in folders with an `__init__.py`.
 
     Args:
         package: The folder of the package.
