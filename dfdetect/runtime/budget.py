@@ -59,10 +59,9 @@ def parse_duration(text: str | float) -> float:
 class TimeBudget:
     """Divides the remaining time of a run among the videos that are not scored yet.
 
-    The time to decode a video does not depend on the number of sampled frames. The time for the
-    other stages is proportional to the number of sampled frames. Both times are measured while
-    videos are scored. Each new video gets as many frames as there is time for, but at least
-    `FEWEST_FRAMES` and at most `frames`. Several threads may use one budget.
+    The budget measures how long videos take, and estimates for how many frames per video there is
+    time. Each new video gets this number of frames, but at least `FEWEST_FRAMES` and at most
+    `frames`. Several threads may use one budget.
 
     Args:
         seconds: Time from now to the end of the run, in seconds.
@@ -86,6 +85,7 @@ class TimeBudget:
         self._work = 0.0
         self._running = 0
         self._latest = frames
+        # Decoding takes the same time for any number of sampled frames, unlike all other stages.
         self._decoding = 0.0
         self._frame = 0.0
         self.thinned = 0

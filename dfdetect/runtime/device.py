@@ -19,9 +19,8 @@ _ALONE = Lock()
 def choose_device(device: str = "auto") -> torch.device:
     """Return the torch device with the name `device`, after checking that the device works.
 
-    The check runs a convolution, because torch also lists GPUs that are too old for the kernels of
-    torch. If `device` is `auto` and the GPU fails the check, a warning gives the reason, and the
-    CPU is returned.
+    If `device` is `auto` and the GPU does not work, a warning gives the reason, and the CPU is
+    returned.
 
     Args:
         device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the first GPU, or the CPU if there is
@@ -128,7 +127,7 @@ def available_cores() -> int:
 
 def _problem(device: torch.device) -> str | None:
     """Try a convolution on a device, and return the error message, or None if there is no error."""
-    try:
+    try:  # torch also lists GPUs that are too old for its kernels
         image = torch.ones(1, 1, 4, 4, device=device)
         kernel = torch.ones(1, 1, 3, 3, device=device)
         torch.nn.functional.conv2d(image, kernel).sum().item()

@@ -1,9 +1,9 @@
 """Run networks on a CPU with an engine: OpenVINO, ONNX Runtime or torch.
 
-OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO, which runs
-the networks in a little less processor time than torch. The outputs of OpenVINO differ from the
-outputs of torch only by rounding. ONNX Runtime classifies faster than OpenVINO, but runs the face
-detector slower than torch. On a GPU, torch is always used.
+OpenVINO and ONNX Runtime are optional. `pip install 'dfdetect[fast]'` installs OpenVINO. It needs a
+little less processor time than torch, and its outputs differ from torch's only by rounding. ONNX
+Runtime classifies faster than OpenVINO, but runs the face detector slower than torch. On a GPU,
+torch is always used.
 """
 
 import logging
@@ -83,19 +83,15 @@ def choose_engine(engine: str, device: torch.device) -> str:
 
 
 class EngineNetwork(nn.Module):
-    """A network that an engine runs.
+    """A network that an engine runs, with the same outputs as the original network up to rounding.
 
-    It takes the same inputs and returns the same outputs as the original network, up to rounding.
-    The first call compiles the network for the engine, which takes seconds. With `auto`, torch
-    therefore runs the first calls, and a later call compiles the network. If the network is sent to
-    another process, that process compiles the network again.
-
-    The engine torch makes an optimised copy of the network instead of compiling it. It does so only
-    if the copy is faster.
+    The first call compiles the network for the engine, which takes seconds. With `auto`, torch runs
+    the first calls, and a later call compiles the network. After unpickling, the network is
+    compiled again. The engine torch compiles a network only if this makes the network faster.
 
     After compiling, the outputs of the engine and of torch for the input `example` are compared. If
-    the outputs differ by more than rounding, or if the engine cannot compile the network, torch
-    runs the original network in all later calls. If another engine was wanted, a warning says why.
+    they differ by more than rounding, or if compiling fails, torch runs the original network. A
+    warning says why, unless the engine is torch itself.
 
     Args:
         network: A network in evaluation mode. It takes one float32 tensor, and returns a tensor or
@@ -137,10 +133,12 @@ class EngineNetwork(nn.Module):
     def _gains_by_tracing(self) -> bool:
         """Return whether torch would run a traced copy of the network faster than the original.
 
-        This is the case if three conditions hold. Torch can compute every activation function (such
-        as ReLU) in one step with the convolution before it. All images have the same size. The
-        device is not fast in half precision: if it is, the original computes in half precision, but
-        the copy would compute in float32.
+        This is the case if three conditions hold:
+
+        - Torch can compute every activation function (such as ReLU) in one step with the
+          convolution before it.
+        - All images have the same size.
+        - The device is not fast in half precision, because the copy computes in float32.
         """
         activations = {type(module) for module in self.network.modules()} & set(ACTIVATIONS)
         return (
@@ -173,10 +171,10 @@ class EngineNetwork(nn.Module):
     def calls_at_once(self) -> int:
         """Return the number of calls that should be made at the same time, for full speed.
 
-        Torch uses several cores for one call, so the number is 1. The other engines use one core
-        for one call. For them, the number is therefore the number of cores that torch may use in
-        this thread. The number depends on whether the network is compiled. If the next call would
-        compile the network, it is therefore compiled now.
+        If torch runs the network, the number is 1, because torch uses several cores for one call.
+        The other engines use one core for one call, so the number is `torch.get_num_threads()`.
+
+        If the next call would compile the network, the network is compiled now.
         """
         if self.calls_left == 0:
             self._ready()
@@ -296,8 +294,8 @@ def _openvino_core() -> Any:
 def import_openvino() -> Any:
     """Return the module `openvino`, kept from reporting its use over the network.
 
-    If OpenVINO can import the package `openvino_telemetry`, which pip installs with it, it reports
-    each import and each converted network to Google Analytics. It also works without the package.
+    OpenVINO uses the package `openvino_telemetry` to report each import and each converted network
+    to Google Analytics. This function hides the package from OpenVINO.
     """
     modules: dict[str, Any] = sys.modules
     modules.setdefault("openvino_telemetry", None)  # any import of the package then fails

@@ -30,18 +30,14 @@ MakeWorker: TypeAlias = Callable[[torch.device, DecoderPool], Worker[Item, Resul
 class Executor:
     """Applies a function to several items at once, and yields the results in order of the items.
 
-    On the CPU, each thread works on one item and uses one core, because a single video cannot keep
-    several cores busy. The threads run in parallel, because OpenCV and torch release Python's
-    global interpreter lock, and because videos are decoded in separate processes. If there are more
-    cores than threads with an item, the cores are divided among the decoders of these items.
+    The function is called a worker. Each device needs its own worker, so the method `map` takes a
+    function `make_worker` that returns the worker for a device.
 
-    Each device needs its own function, which is called a worker. The method `map` therefore takes a
-    function `make_worker`, which gets a device and a pool of decoders, and returns the worker for
-    this device.
+    On the CPU, each thread works on one item and uses one core. If there are fewer items or threads
+    than cores, the decoders of the videos share all cores.
 
     When the `with` block ends, unfinished items are cancelled, and the processes that decode videos
-    are ended. A run that is stopped with Ctrl-C therefore does not wait until the current videos
-    are scored.
+    are ended. This also happens after Ctrl-C.
 
     Args:
         device: The device on which the workers run networks: `auto` (all GPUs, or the CPU if no GPU
@@ -69,6 +65,8 @@ class Executor:
     ):
         self.device = str(device)
         self.cluster = cluster
+        # Threads work in parallel, because OpenCV and torch release Python's global interpreter
+        # lock, and because videos are decoded in other processes.
         self.workers = min(available_cores(), MAX_WORKERS) if workers is None else workers
         self._open = ExitStack()
         if cluster is None:
@@ -98,22 +96,19 @@ class Executor:
     ) -> Generator[tuple[Item, Result], None, None]:
         """Apply a worker to each item, and yield each item with its result, in order.
 
-        Only a limited number of items is read ahead of the results, so that memory does not grow
-        with the number of items.
+        Only a limited number of items is read ahead of the results.
 
         Args:
             make_worker: A function that takes a device and a pool of decoders, and returns a
                 worker: the function that is applied to the items. `make_worker` is called once for
                 each GPU in use, or once for the CPU. Several threads may call a worker at the same
-                time. On a cluster, each process calls `make_worker` once, and `make_worker`, the
+                time. On a cluster, each process calls `make_worker` once. There, `make_worker`, the
                 items and the results must be picklable.
-            items: The items. The caller's thread reads them one by one. If there is only one item
-                and no cluster, the decoders, OpenCV and torch use all cores of this machine for
-                this item.
-            on_lost: A function that returns the result of an item that a cluster has given up. Its
-                arguments are the item and a message. A cluster gives up an item after several
-                processes were lost, one after another, while they worked on the item. None means a
-                function that raises DfdetectError.
+            items: The items. The caller's thread reads them one by one. Without a cluster, a single
+                item uses all cores of this machine.
+            on_lost: A function that returns the result of an item that a cluster has given up,
+                because several processes were lost while they worked on it. Its arguments are the
+                item and a message. If it is None, DfdetectError is raised for such an item.
             failed: A function that returns whether a result is a failure. If an item fails on a GPU
                 other than the first, it is tried again on the first GPU. On a cluster, this
                 function is not called.

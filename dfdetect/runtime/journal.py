@@ -15,10 +15,11 @@ class Journal:
     """A file to which the result of each video is added as a line of JSON.
 
     Each line also holds the video's name, size and modification time, the settings of the run and
-    the version of dfdetect. The method `read` ignores a line if the video, the settings or the
-    version have changed since the line was written. `read` also ignores an incomplete line, which a
-    killed process may leave. If the detector failed on a video, or if no time was left for a video,
-    no line is written for this video, so that a later run tries the video again.
+    the version of dfdetect. The method `read` ignores a line if any of these has changed, or if the
+    line is incomplete.
+
+    No line is written if the detector failed on a video, or if no time was left for it. A later run
+    then tries the video again.
 
     Args:
         path: The file, or None if nothing is written.

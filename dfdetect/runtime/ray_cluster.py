@@ -1,11 +1,9 @@
 """Apply one function to many items, such as videos, on all machines of a Ray cluster.
 
-Ray (Moritz et al. 2018) is optional (`pip install 'dfdetect[cluster]'`). Only this module imports
-Ray. Each machine runs one process per core, or a few processes per GPU if the machine has GPUs.
-Each process makes the function when it gets its first item, and keeps the function for later items.
-If the function uses a detector, for example, each process loads the detector only once. Ray sends
-the items to the processes, and sends the results back. Ray also keeps the results until they are
-used, restarts crashed processes, and notices when machines join or leave.
+Ray (Moritz et al. 2018) is optional (`pip install 'dfdetect[cluster]'`). Each machine runs one
+process per core, or a few processes per GPU if the machine has GPUs. Each process makes the
+function once, and so loads a detector only once. Ray sends items and results between the processes,
+restarts crashed processes, and notices when machines join or leave.
 """
 
 import logging
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
-# Seconds within which a cluster must answer.
+# Seconds within which a cluster must answer. Ray itself would try to connect for minutes.
 TIMEOUT = 10.0
 # Processes may get this number of items before the result of the oldest item is yielded: AHEAD, or
 # AHEAD_EACH times the number of processes if this is more. The number is large, so that the work on
@@ -62,21 +60,20 @@ def map_on_cluster(
 ) -> Iterator[tuple[Item, Result]]:
     """Apply a function to items on all machines of a cluster, and yield each item with its result.
 
-    The results come in the order of the items. If an item is the path of a file, the machine that
-    works on the item reads the file. All machines must therefore see the file under the same path.
-    If the process or machine that works on an item is lost, another process gets the item.
+    The results come in the order of the items. If an item is the path of a file, all machines must
+    see the file under this path. If the process or machine that works on an item is lost, another
+    process gets the item.
 
     Args:
         start: A function without arguments. It returns the function that is applied to the items.
             Each process calls `start` once. `start`, the items and the results must be picklable.
-        items: The items. The next item is read only when a process is free, so that memory does
-            not grow with the number of items.
+        items: The items. The next item is read only when a process is free.
         address: The cluster's address, such as `192.168.0.1:6379`. On a machine of the cluster, the
             address may be `auto`. `ray.init` describes all addresses. In addition, `local` starts a
-            cluster that consists of this machine alone, and ends the cluster when the call ends.
+            cluster of this machine alone, which ends with the call.
         on_lost: A function that returns the result of an item that was given up. Its arguments are
-            the item and a message. An item is given up after `ATTEMPTS` processes were lost, one
-            after another, while they worked on the item.
+            the item and a message. An item is given up after `ATTEMPTS` processes were lost while
+            they worked on the item.
 
     Raises:
         DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
@@ -107,8 +104,8 @@ def map_on_cluster(
 def require_cluster(address: str) -> None:
     """Check that a cluster answers at an address.
 
-    The check takes ten seconds at most. Ray itself would try to connect for minutes before it gives
-    up. For the addresses `local` and `auto`, the function checks only that Ray is installed.
+    The check takes ten seconds at most. For the addresses `local` and `auto`, the function checks
+    only that Ray is installed.
 
     Raises:
         DfdetectError: Ray is not installed.
@@ -316,23 +313,21 @@ class _Actor:
         """Apply a function to an item.
 
         The first call gets the function by calling `start`, the argument of `map_on_cluster`. All
-        later calls use the same function. The constructor does not call `start`, because Ray does
-        not pass on errors that a constructor raises.
+        later calls use the same function.
 
         Args:
             version: The caller's version of dfdetect. If this process has another version, the
                 first call raises an error.
-            start: A list whose only item is Ray's reference to the function `start`. Outside a
-                list, Ray would send the function itself with each call.
+            start: A list whose only item is Ray's reference to the function `start`.
             item: The item.
 
         Returns:
-            The pair (None, result). Ray stores None and the result as two objects, which become
-            ready at the same time. The caller waits for None, and so learns that the result is
-            ready without fetching the result.
+            The pair (None, result). Ray stores them as two objects. The caller waits for None, to
+            learn that the result is ready without fetching it.
         """
         import ray
 
+        # The constructor does not do this, because Ray would not pass on the errors.
         if self.function is None:
             if version != __version__:
                 raise DfdetectError(
