@@ -27,23 +27,18 @@ class EnsembleSpec:
     of the ensemble turns these mean logits into the probability of the video. The aggregations of
     the members are not used.
 
-    Seferbekov (2020) and other participants in the Deepfake Detection Challenge averaged
-    probabilities instead. Confident members have more influence on a mean of logits than on a mean
-    of probabilities.
-
     Args:
         members: The specification of each member, in the order of the members in the file.
-        shares: Weight of each member in the mean of the logits, above 0. The weights sum to 1.
+        shares: Weight of each member in the mean of the logits. All weights are above 0, and they
+            sum to 1.
         aggregation: Rules that combine the mean logits of frames into the probability of a video.
         operating_points: Thresholds of the verdicts `uncertain` and `fake`, or None if they were
             not fitted. The thresholds of the members are not valid for the ensemble.
-        scores: Metrics of the ensemble: a dictionary from the name of the test data, such as
-            `held_out_actors`, to the metrics on these data.
+        scores: Metrics of the ensemble, by name of the test data, such as `held_out_actors`.
 
     Raises:
-        ArgumentError: There are fewer than 2 or more than 64 members, `shares` does not have one
-            number above 0 for each member, these numbers do not sum to 1, or `scores` is not a
-            dictionary.
+        ArgumentError: There are fewer than 2 or more than 64 members, `shares` breaks a rule above,
+            or `scores` is not a dictionary.
     """
 
     members: tuple[ModelSpec, ...]
@@ -70,10 +65,7 @@ class EnsembleSpec:
 
     @property
     def training(self) -> dict[str, Any]:
-        """Return a dictionary with the names of the face sets on which the members were trained.
-
-        The only entry, `faces`, is a list that has each of these names once.
-        """
+        """Return {"faces": names}: the face sets on which the members were trained, each once."""
         faces = (name for member in self.members for name in member.training.get("faces", ()))
         return {"faces": list(dict.fromkeys(faces))}
 
@@ -96,7 +88,7 @@ class EnsembleSpec:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "EnsembleSpec":
-        """Make a specification from the fields of a checkpoint's header.
+        """Return the specification with the fields of a checkpoint's header.
 
         Raises:
             ArgumentError: A value is out of its range, or a field of the ensemble is missing.
@@ -117,21 +109,19 @@ class EnsembleSpec:
 def join_specs(
     specs: Sequence[ModelSpec | EnsembleSpec], shares: Sequence[float] | None = None
 ) -> EnsembleSpec:
-    """Combine specifications into the specification of an ensemble.
+    """Return the specification of an ensemble of several models.
 
-    The ensemble gets the aggregation of the first specification. An aggregation is a set of rules
-    that combine the logits of frames and tracks.
+    The ensemble gets the aggregation of the first specification.
 
     Args:
         specs: Specifications of models or of ensembles, in order. An ensemble is replaced by its
-            members. The weight that `shares` gives to the ensemble is then split among these
-            members, in proportion to their weights in the ensemble.
+            members. They divide its weight in proportion to their weights in the ensemble.
         shares: Weight of each specification in the mean of the logits, above 0. The weights are
             divided by their sum. None means equal weights.
 
     Raises:
-        ArgumentError: `shares` and `specs` differ in length, a share is infinite or not above 0, or
-            the ensemble has fewer than 2 or more than 64 members.
+        ArgumentError: The ensemble has fewer than 2 or more than 64 members. Or `shares` and
+            `specs` differ in length, or a share is infinite or not above 0.
     """
     if not specs:
         raise ArgumentError("an ensemble needs at least 2 members, not 0")
@@ -150,7 +140,7 @@ def join_specs(
 
 
 def spec_from_json(text: str) -> ModelSpec | EnsembleSpec:
-    """Make a specification from the JSON text of a checkpoint's header.
+    """Return the specification in the JSON text of a checkpoint's header.
 
     Raises:
         ArgumentError: The text has an unknown format or format version, or a value is out of its

@@ -1,24 +1,24 @@
 """Export a checkpoint to an ONNX file, for programs without torch or Python.
 
-A program that uses the ONNX file must cut the crops by the checkpoint's crop rule, and resize them
-by the checkpoint's resize rule. The graph in the file contains all other steps from a crop to its
-calibrated logit:
+The graph in the file normalises crops, applies the model and calibrates the logits:
 
 - Input `crops`: RGB uint8 of shape (batch, 3, height, width), or (batch, frames, 3, height, width)
   for models that take clips of several crops. The batch may have any size.
-- Steps in the graph: reverse the channels if the model takes BGR, normalise the pixels, apply the
-  model, calibrate the logits.
 - Output `logits`: float32 of shape (batch, 1). P(FAKE) is the sigmoid of a logit.
 
-The graph scores each crop by itself, and mirrors no crops. In dfdetect, the logits of the default
-detector also depend on the other crops of the track: on how steady the face is, and on the mean of
-the relevance (see `dfdetect.models.texture`). The graph leaves this out. A program that combines
-the graph's logits of a video's crops therefore computes another P(FAKE) of the video than dfdetect
-does. The checkpoint's thresholds of the verdicts are not valid for this P(FAKE).
+A program that uses the file must cut and resize the crops by the checkpoint's rules.
 
-The metadata of the file has three entries. `dfdetect` is the JSON object in the header of the
-checkpoint. This object includes the crop rule, the resize rule and the aggregation. `input`
-describes the crops in words. `output` describes the logits in words.
+The graph scores each crop by itself, and mirrors no crops. In dfdetect, the logits of the default
+detector also depend on the other crops of the track (see `dfdetect.models.texture`). A program that
+combines the graph's logits therefore computes another P(FAKE) of a video than dfdetect. The
+checkpoint's thresholds of the verdicts are not valid for this P(FAKE).
+
+The metadata of the file has three entries:
+
+- `dfdetect`: the JSON object in the checkpoint's header, with the crop rule, the resize rule and
+  the aggregation.
+- `input`: a description of the crops in words.
+- `output`: a description of the logits in words.
 """
 
 import warnings
@@ -109,9 +109,8 @@ def export_onnx(weights: str | Path | None = None, *, out: str | Path) -> Export
         CheckpointError: `weights` is not a usable checkpoint.
         ArgumentError: The name of `out` does not end in `.onnx`, `out` cannot be written, or
             `weights` is an ensemble.
-        DfdetectError: `onnx`, `onnxruntime` or `onnxscript` is not installed, the model has an
-            operator that ONNX lacks, or the logits of the ONNX file and of torch differ by more
-            than 0.0001.
+        DfdetectError: `onnx`, `onnxruntime` or `onnxscript` is not installed. Or the model cannot
+            be exported, or the logits of the file and of torch differ by more than 0.0001.
 
     Example:
         >>> print(export_onnx("tf_efficientnet_lite0", out="lite0.onnx"))

@@ -58,8 +58,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
             the weights keep their dtype.
 
     Raises:
-        InputError: A weight is infinite or NaN; or `half` is True, and a weight is too large for
-            float16.
+        InputError: A weight is infinite or NaN, or too large for float16 if `half` is True.
     """
     state = {}
     for name, tensor in model.state_dict().items():
@@ -78,7 +77,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, spec: Spec, *, half: boo
 def read_spec(path: str | Path) -> Spec:
     """Return the specification in a checkpoint's header.
 
-    The weights are not read. The checksum is therefore not verified.
+    The weights are not read, and the checksum is not verified.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -181,9 +180,9 @@ def make_ensemble(
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is not a usable checkpoint.
-        ArgumentError: `paths` has fewer than two elements, or contains `out`; the name of `out`
-            does not end in `.safetensors`, or `out` cannot be written; `shares` and `paths` differ
-            in length, or a share is not above 0.
+        ArgumentError: `paths` has fewer than two elements, or contains `out`. Or the name of `out`
+            does not end in `.safetensors`, or `out` cannot be written. Or `shares` and `paths`
+            differ in length, or a share is not above 0.
 
     Example:
         >>> make_ensemble(["a.safetensors", "b.safetensors"], "both.safetensors").shares

@@ -54,8 +54,7 @@ class ModelSpec:
             face has only one crop, the model scores this crop and its mirror image. `mirror` must
             be False for models that take clips.
         training: Information on the training: data, split, configuration, seed, date.
-        scores: Metrics of the model: a dictionary from the name of the test data, such as
-            `held_out_actors`, to the metrics on these data.
+        scores: Metrics of the model, by name of the test data, such as `held_out_actors`.
         licence: Licence of the weights.
 
     Raises:
@@ -84,8 +83,8 @@ class ModelSpec:
     def input_shape(self) -> tuple[int, ...]:
         """Return the shape of a batch that holds one input.
 
-        The shape is (1, 3, height, width) for a model that takes single crops, and
-        (1, frames_per_clip, 3, height, width) for a model that takes clips.
+        The shape is (1, 3, height, width), or (1, frames_per_clip, 3, height, width) for a model
+        that takes clips.
         """
         time = (self.frames_per_clip,) if self.frames_per_clip > 1 else ()
         return (1, *time, RGB, self.input_size, self.resize.width(self.input_size))
@@ -182,7 +181,7 @@ class ModelSpec:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> "ModelSpec":
-        """Make a specification from the fields of a checkpoint's header.
+        """Return the specification with the fields of a checkpoint's header.
 
         Raises:
             ArgumentError: A value is out of its range.

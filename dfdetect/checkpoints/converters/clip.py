@@ -1,13 +1,14 @@
 """Read the checkpoints of the detectors Effort and GenD.
 
 Each network is the image encoder of CLIP, followed by a head with two classes. The tensors of the
-encoder are named as in Hugging Face's implementation of CLIP. In Effort (Yan et al., ICML 2025),
-each linear layer of the attention has a weight that is the sum of two matrices: a fixed matrix and
-a trained matrix. The trained matrix is stored as three factors. In GenD (Yermakov et al. 2025), the
-weight of each linear layer is one matrix, and the features are scaled to a Euclidean norm of 1.
-Both detectors align faces by five landmarks, as DeepfakeBench does. This module follows the code of
-https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea and of
-https://github.com/yermandy/GenD at commit e03532d.
+encoder are named as in Hugging Face's implementation of CLIP. Faces are aligned by five landmarks,
+as in DeepfakeBench.
+
+- Effort (Yan et al., ICML 2025): in the attention, each weight is the sum of a fixed and a trained
+  matrix. The trained matrix is stored as three factors. This module follows the code of
+  https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea.
+- GenD (Yermakov et al. 2025): the features are scaled to a Euclidean norm of 1. This module follows
+  the code of https://github.com/yermandy/GenD at commit e03532d.
 """
 
 import json
@@ -71,8 +72,8 @@ def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of a checkpoint of the detector GenD.
 
     The names of the tensors in the returned state dict are timm's. The file `config.json` beside
-    the checkpoint names the head of the network. If there is no such file, or if it names no head,
-    the head is taken to be `LinearNorm`, which normalises the features before a linear layer.
+    the checkpoint names the head of the network. If there is no such file or no such entry, the
+    head is `LinearNorm`: a linear layer on normalised features.
     """
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"

@@ -17,8 +17,8 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
     """Convert another project's checkpoint to dfdetect's format, and return the specification.
 
     The new checkpoint has the crop rule, input size and aggregation of the published detector. No
-    code in the file is run. If all weights in the file are float16, the new weights are float16.
-    Otherwise, the new weights are float32.
+    code in the file is run. The new weights are float16 if all weights in the file are, otherwise
+    float32.
 
     Args:
         path: The published file: a file made by `torch.save`, a `.safetensors` file, or a Keras
@@ -26,8 +26,7 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
         out: The `.safetensors` file to write.
         format: A name in `formats()`, or `auto` to recognise the format by the tensors.
 
-    Returns:
-        The specification of the new checkpoint.
+
 
     Raises:
         FileNotFoundError: The file does not exist.

@@ -1,4 +1,4 @@
-"""DeepfakeBench (Yan et al., NeurIPS 2023): eight detectors of single images.
+"""Read the checkpoints of DeepfakeBench (Yan et al., NeurIPS 2023): eight detectors of images.
 
 This module follows the code of https://github.com/SCLBD/DeepfakeBench at commit 8a4a7bf (licence CC
 BY-NC 4.0). The detectors are Xception, CORE, EfficientNet-B4, Meso4, MesoInception4, SPSL, SRM and

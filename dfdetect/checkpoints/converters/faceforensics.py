@@ -1,10 +1,10 @@
 """Read the checkpoints of FaceForensics++ (Roessler et al., ICCV 2019): Xception.
 
 This module follows the code of https://github.com/ondyari/FaceForensics at commit b952e41. The
-published files contain whole networks, which cannot be read without running code. This module reads
-state dicts that were saved from these networks. The names of their tensors begin with `model.`. The
-head is called `model.last_linear`, or `model.last_linear.1` after a dropout layer. Crops are
-squares whose side is 1.3 times the longer side of dlib's bounding box.
+published files contain whole networks, and reading them would run code. This module reads state
+dicts that were saved from these networks. The names of tensors begin with `model.`. The head is
+called `model.last_linear`, or `model.last_linear.1` after a dropout layer. Crops are squares whose
+side is 1.3 times the longer side of dlib's bounding box.
 """
 
 from dfdetect.checkpoints.converters.names import xception_name

@@ -1,12 +1,10 @@
 """Read the checkpoints of ISPL (Bonettini et al., ICPR 2020): EfficientNet-B4 and Xception.
 
 This module follows the code of https://github.com/polimi-ispl/icpr2020dfdc at commit bbd6411
-(licence GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. If a network was
-trained as a Siamese network, the names begin with `feat_ext.efficientnet.` or `feat_ext.xception.`,
-and the head is a batch norm and a linear layer. Some EfficientNets have an attention layer. The
-authors add margins to BlazeFace's bounding boxes: 20 % of the box's height on the left, on the
-right and below, and 40 % above. They then make the crops square. The crop rule of this module makes
-about the same crops from MTCNN's bounding boxes.
+(licence GPL-3.0). The names of tensors begin with `efficientnet.` or `xception.`. In networks that
+were trained as Siamese networks, the names have the prefix `feat_ext.`, and the head is a batch
+norm and a linear layer. Some EfficientNets have an attention layer. The authors cut square crops
+around BlazeFace's bounding boxes. This module cuts about the same crops around MTCNN's boxes.
 """
 
 import torch
@@ -73,6 +71,8 @@ def read(tensors: Tensors) -> tuple[ModelSpec, State]:
         input_size=224,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        # The authors add margins to BlazeFace's boxes: 20 % of the height on the left, on the right
+        # and below, and 40 % above. They then make the crops square.
         crop=CropRule(scale=1.25, shift=-0.05),
         aggregation=Aggregation("mean_logit", floor=FLOOR),
         training={"converted_from": "ispl"},

@@ -31,8 +31,8 @@ class Format:
     Attributes:
         name: Name of the format, as `convert` and the command line take it.
         description: Authors and networks, in one line.
-        recognises: Function that takes a dictionary from the names of a file's tensors to their
-            shapes, and returns whether the file has this format.
+        recognises: Function that takes the shapes of a file's tensors, by name, and returns whether
+            the file has this format.
         read: Function that takes the tensors of a file, and returns the specification and the state
             dict of the model. The names in the state dict are dfdetect's names.
     """

@@ -2,9 +2,8 @@
 
 SBI stands for self-blended images, the fakes that this network was trained on. This module follows
 the code of https://github.com/mapooon/SelfBlendedImages at commit 9fe4efe (licence: for research
-only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are RetinaFace's bounding
-boxes with margins: an eighth of the box's width on the left and right, and an eighth of its height
-above and below.
+only). The files (`.tar`) contain `model`, `optimizer` and `epoch`. Crops are 1.25 times as wide and
+as high as RetinaFace's bounding boxes.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant

@@ -3,9 +3,8 @@
 DeepFakeClassifier won the Deepfake Detection Challenge (DFDC). This module follows the code of
 https://github.com/selimsef/dfdc_deepfake_challenge at commit 89c6290 (licence MIT). The files have
 no suffix and contain `epoch`, `state_dict` and `bce_best`. The names of the encoder's tensors are
-timm's names with the prefix `encoder.`. The classifier of the encoder is not used, because the
-network has another head. Crops are MTCNN's bounding boxes with margins: a third of the box's width
-on the left and right, and a third of its height above and below.
+timm's names with the prefix `encoder.`. Crops are 5/3 times as wide and as high as MTCNN's bounding
+boxes.
 """
 
 from dfdetect.checkpoints.converters.names import WIDTHS
@@ -23,6 +22,7 @@ from dfdetect.faces.geometry import CropRule, ResizeRule
 from dfdetect.scoring.aggregation import Aggregation
 
 MARGIN = 1 / 3
+# The network has another head than its encoder, so the encoder's classifier is not used.
 UNUSED = ("encoder.classifier.weight", "encoder.classifier.bias", "srm_conv.weight")
 
 

@@ -69,8 +69,8 @@ class Tensors:
             known: Tensors that the converter has already made, by their names in the architecture.
 
         Raises:
-            CheckpointError: The file lacks a tensor of the architecture, a tensor has a wrong
-                shape, or the file has a tensor that is not part of the architecture.
+            CheckpointError: The file lacks a tensor of the architecture, has a tensor that is not
+                part of it, or has a tensor with a wrong shape.
         """
         with torch.device("meta"):
             wanted = create_model(architecture).state_dict()
@@ -131,7 +131,7 @@ def with_epsilon(state: State, prefix: str, epsilon: float, wanted: float) -> St
     """Return a copy of a state dict in which one batch norm is adapted to another epsilon.
 
     Epsilon is the number that a batch norm adds to the variance. The weight of the batch norm is
-    changed, so that the batch norm's output stays the same with the other epsilon.
+    changed, so that the output stays the same.
 
     Args:
         state: The state dict, which has `prefix` + `weight` and `prefix` + `running_var`.
