@@ -1,9 +1,8 @@
 """Compare aggregations, which combine the probabilities of frames into the probability of a video.
 
-The data are pairs of tracks. (A track is one face followed through a video.) One track of a pair is
-REAL. The other track is a self-blended fake, made from the REAL track: in each frame, an altered
-copy of the face is blended into the face itself. The function `extract` makes these pairs if its
-argument `blend` is True.
+The data are pairs of tracks. A track is one face followed through a video. Each pair has a REAL
+track and a self-blended fake of the same track: in each frame, an altered copy of the face is
+blended into the face itself. The function `extract` makes these pairs with `blend=True`.
 
 Scenes are artificial videos that are composed of these tracks. There are three kinds of FAKE
 scenes:
@@ -13,8 +12,8 @@ scenes:
 - two people, of whom one is fake.
 
 The REAL scenes show the same people as the FAKE scenes. An AUC is computed for each source (data
-set or site) alone, and these AUCs are averaged. The aggregations of dfdetect are compared with the
-aggregations that the four best teams of the Deepfake Detection Challenge used.
+set or site), and these AUCs are averaged. The aggregations of dfdetect are compared with those of
+the four best teams of the Deepfake Detection Challenge.
 """
 
 import warnings
@@ -54,9 +53,8 @@ class Scene:
     It has no images, only P(FAKE) of each person in each frame.
 
     Attributes:
-        kind: `all` (one person, who is fake all the time in a FAKE scene), `part` (one person, who
-            is fake for a part of the time in a FAKE scene) or `one of two` (two people, of whom one
-            is fake in a FAKE scene).
+        kind: What is fake if the scene is FAKE: `all` (the only person, all the time), `part` (the
+            only person, for a part of the time) or `one of two` (one of two people).
         source: Name of the data set or site that the tracks come from.
         label: 1 for FAKE, 0 for REAL.
         people: For each person, P(FAKE) of each frame, float of shape (frames,).
@@ -92,11 +90,10 @@ def compare_aggregations(
         progress: Show a progress bar.
 
     Returns:
-        A table with three rows for each aggregation. One row is measured on a quarter of the frames
-        of each scene, one row on half of the frames, and one row on all frames. For each kind of
-        scene (see `Scene`), the table has the columns `auc` and `log loss`. The AUC is computed for
-        each source of the face set, and then averaged. In the log loss, REAL and FAKE scenes have
-        the same total weight.
+        A table with three rows for each aggregation: for a quarter of the frames of each scene, for
+        half of them, and for all of them. For each kind of scene (see `Scene`), the table has the
+        columns `auc` and `log loss`. The AUC is computed for each source of the face set, and then
+        averaged. In the log loss, REAL and FAKE scenes have the same total weight.
 
     Raises:
         FaceSetError: The face set has no REAL track from which a FAKE track was made.
@@ -209,12 +206,14 @@ def mean_probability(people: Sequence[np.ndarray]) -> float:
 
 
 def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return the mean P(FAKE) of the confident frames, or of all frames, over all people.
+    """Return the mean P(FAKE) of the confident frames, or of all frames, of all people.
 
-    If more than 40 % of the frames have probabilities above 0.8, the mean is taken over these
-    frames. If more than 90 % of the frames have probabilities below 0.2, the mean is taken over
-    these frames. Otherwise, the mean is taken over all frames. The winner of the Deepfake Detection
-    Challenge uses this rule.
+    - If more than 40 % of the frames have probabilities above 0.8, their mean is returned.
+    - Otherwise, if more than 90 % of the frames have probabilities below 0.2, their mean is
+      returned.
+    - Otherwise, the mean of all frames is returned.
+
+    The winner of the Deepfake Detection Challenge uses this rule.
 
     Args:
         people: For each person, P(FAKE) of each frame, float of shape (frames,).
@@ -245,10 +244,13 @@ def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
 def agreement_of_people(people: Sequence[np.ndarray]) -> float:
     """Return P(FAKE) of a video, by a rule that depends on whether the people agree.
 
-    First, the mean probability of each person's frames is computed. If one of these means is above
-    0.9, or if all means are above 0.6, the highest mean is returned. If all means are below 0.4,
-    the lowest mean is returned. Otherwise, the average of the means is returned. The fourth-best
-    solution of the Deepfake Detection Challenge uses this rule.
+    First, the mean probability of each person's frames is computed.
+
+    - If one of these means is above 0.9, or all means are above 0.6, the highest is returned.
+    - If all means are below 0.4, the lowest is returned.
+    - Otherwise, the average of the means is returned.
+
+    The fourth-best solution of the Deepfake Detection Challenge uses this rule.
 
     Args:
         people: For each person, P(FAKE) of each frame, float of shape (frames,).

@@ -1,9 +1,9 @@
-"""Compare architectures, which are all trained on the same faces and measured on other faces.
+"""Compare architectures that are trained on the same faces and measured on other faces.
 
 dfdetect is based on a study that trained eight detectors on the data of the Deepfake Detection
-Challenge. The study reported the accuracies of the detectors on data of which 80.75 % was FAKE. On
-such data, a detector that always answers FAKE has an accuracy of 0.8075. This module therefore
-reports balanced accuracies, and also the accuracies on data with the study's share of FAKE.
+Challenge. The study measured accuracies on data that was 80.75 % FAKE. A detector that always
+answers FAKE has an accuracy of 0.8075 there. This module therefore reports balanced accuracies. It
+also reports accuracies on data with the study's share of FAKE.
 """
 
 import logging
@@ -67,9 +67,8 @@ def compare(
     already has a checkpoint of an architecture, this architecture is not trained again. The
     installed default detector is measured too, whatever data it was trained on.
 
-    The function also writes `comparison.csv`, `comparison.md` and `comparison.png` to `out`. If
-    `comparison.csv` already has rows of detectors that this call does not measure, these rows are
-    kept.
+    The function also writes `comparison.csv`, `comparison.md` and `comparison.png` to `out`. Rows
+    of other detectors in an existing `comparison.csv` are kept.
 
     Args:
         faces: Indexes (CSV files) of face sets to train on. A face set holds labelled crops of
@@ -80,10 +79,10 @@ def compare(
             `xception.safetensors`. If a training was interrupted, the next call with the same
             folder continues it.
         clips: Indexes of face sets that `extract` made, with several consecutive crops of each
-            face. Models that take clips (several crops at once) are trained on the face sets
-            `faces` and `clips` together, all other models on `faces` alone.
-        val_clips: Index of a second face set on which all detectors are measured. `extract` must
-            have made it like the face sets `clips`, but of other actors.
+            face. Models that take clips (several crops at once) are trained on `faces` and `clips`.
+            All other models are trained on `faces` alone.
+        val_clips: Index of a second face set on which all detectors are measured. Like `clips`, it
+            holds several consecutive crops of each face, but of other actors.
         architectures: Names of the architectures; None for `compared_architectures()`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         progress: Show progress bars.
@@ -178,10 +177,9 @@ def to_markdown(table: pd.DataFrame) -> str:
 def draw(table: pd.DataFrame) -> Figure:
     """Return a figure of two plots, given the table that `compare` returns.
 
-    The first plot shows the balanced accuracy of each detector. The second plot shows two
-    accuracies of each detector on data of which 80.75 % is FAKE: the accuracy that `compare`
-    computed, and the accuracy that the study reported. The docstring of this module describes the
-    study.
+    The first plot shows the balanced accuracy of each detector. The second plot shows accuracies on
+    data that is 80.75 % FAKE: those that `compare` computed, and those that the study reported (see
+    the docstring of this module).
     """
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     ours, theirs = figure.subplots(1, 2, sharey=True)

@@ -111,7 +111,7 @@ def compare_conditions(
         A table with a row for each group of crops or tracks. Each group is compared with a
         reference. The columns are:
 
-        - `comparison`: `damaged`, `natural` or `frames`;
+        - `comparison`: `damaged`, `natural` or `frames`, as in the docstring of this module;
         - `condition`: the property in which the group differs from its reference, such as
           `brightness`;
         - `level`: the strength of the damage, the range of the property, or the number of frames;
@@ -123,11 +123,8 @@ def compare_conditions(
           whole actor groups, or single crops if the actors are unknown;
         - `sharpness`: the approximate median sharpness of the damaged crops, NaN for other groups.
 
-        Damaged crops are compared with the same crops before the damage. A `natural` group has all
-        undamaged crops with a property in a certain range, such as a brightness of 0 to 30. This
-        group is compared with all other undamaged crops. Tracks with a few frames are compared with
-        the same tracks with all frames. A `natural` group or a group of tracks is left out if it
-        has fewer than 15 REAL or fewer than 15 FAKE members.
+        A `natural` group or a group of tracks is left out if it has fewer than 15 REAL or fewer
+        than 15 FAKE members.
 
     Raises:
         FileNotFoundError: A face set or the weights do not exist.

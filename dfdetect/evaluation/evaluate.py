@@ -72,10 +72,9 @@ def evaluate(
             used.
         plots: Folder for the plots `roc.png`, `reliability.png` and `histogram.png`, and for the
             table `scores.csv`, which has a row for each score.
-        table: File for a table of the metrics and their intervals. The name of the file ends in
-            `.md` (for Markdown) or `.csv`. The table has one row for all videos, one row for all
-            crops, one row for each source (data set, camera or site), and one row for each method
-            that made fakes.
+        table: File for a table of the metrics and their intervals (see
+            `dfdetect.evaluation.table.to_table`): Markdown if its name ends in `.md`, or CSV if it
+            ends in `.csv`.
         fake_share: A share of FAKE items. If given, the result also has the metrics to expect on
             data with this share.
         degrade: How the crops of a face set are damaged before they are scored: `jpeg` (compressed
@@ -88,8 +87,7 @@ def evaluate(
 
     Raises:
         FileNotFoundError: A source or the weights do not exist.
-        ArgumentError: Two arguments exclude each other, or a value is unknown or out of range. The
-            arguments are checked before the weights and the images are loaded.
+        ArgumentError: Two arguments exclude each other, or a value is unknown or out of range.
         InputError: The labels of a source are missing or unusable.
 
     Example:
@@ -269,9 +267,9 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
     """Return the metrics of the scores of single crops.
 
-    `overall` has the metrics of the answers. It is returned if every answer has exactly one crop,
-    because the metrics of crops and of answers are then the same. If no answer has crops,
-    `overall` is returned without its intervals.
+    `overall` has the metrics of the answers. If every answer has exactly one crop, the metrics are
+    the same, and `overall` is returned. If no answer has crops, the metrics of the answers are
+    returned without intervals.
     """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):

@@ -46,10 +46,9 @@ class Metrics:
             is `fake_fraction`.
         eer: Equal error rate: the error rate at the threshold where REAL and FAKE have the same
             error rate.
-        tpr_at_1_fpr: Share of FAKE items that are found at the lowest threshold at which at most
-            1 % of REAL items are false alarms.
-        tpr_at_5_fpr: Share of FAKE items that are found at the lowest threshold at which at most
-            5 % of REAL items are false alarms.
+        tpr_at_1_fpr: Share of FAKE items that are found if the threshold is as low as possible, but
+            at most 1 % of REAL items are false alarms.
+        tpr_at_5_fpr: The same for at most 5 % of REAL items.
         intervals: 95 % intervals, by the name of the metric. Empty if no intervals were computed.
     """
 
@@ -98,7 +97,7 @@ class VotedMetrics:
         found_rate: Share of FAKE items with a probability above 0.5, averaged over sources.
         balanced_accuracy: Mean of `found_rate` and 1 - `false_alarm_rate`.
         found_by_kind: `found_rate` of each kind of fake, by the name of the kind.
-        pairs: Number of scenes that have pairs. A scene counts once, however many pairs it has.
+        pairs: Number of scenes that have at least one pair.
         pairs_in_order: Share of a scene's pairs in which the FAKE item has the higher probability,
             averaged over the scenes; NaN if no scene has pairs.
         intervals: Dictionary from the name of each metric to its 95 % interval, from a bootstrap
@@ -166,9 +165,8 @@ def metrics(
 def reweighted_metrics(labels: np.ndarray, probabilities: np.ndarray, fake_share: float) -> Metrics:
     """Return the metrics to expect on data with a given share of FAKE items.
 
-    The FAKE items get the share `fake_share` of the total weight. The given probabilities assume
-    that half of the items are FAKE. These probabilities are corrected for the new share (Saerens et
-    al. 2002).
+    The FAKE items get the share `fake_share` of the total weight. The probabilities are corrected
+    for this share (Saerens et al. 2002).
 
     Args:
         labels: 1 for FAKE and 0 for REAL, shape (n,); both must occur.
@@ -197,8 +195,8 @@ def auc_within(sources: Mapping[str, Metrics]) -> float:
 
     The weight of a source is its number of items. Sources with only one class are left out.
 
-    The scores of a detector depend on the cameras and codecs of a source. If sources with many
-    fakes get higher scores for this reason, the AUC of all sources together is too high.
+    Unlike the AUC of all items together, this mean does not reward a detector that gives higher
+    scores to the sources with many fakes.
 
     Args:
         sources: The metrics of each source, by its name.
@@ -250,9 +248,8 @@ def bootstrap_intervals(
         seed: Seed of the random generator.
 
     Returns:
-        Lower and upper end of each interval, by the name of the metric. The interval of a metric
-        leaves out the draws in which the metric is NaN. A metric that is NaN in every draw has no
-        interval.
+        Lower and upper end of each interval, by the name of the metric. Draws in which a metric is
+        NaN do not count for its interval. A metric that is NaN in every draw has no interval.
     """
     drawn = bootstrap_draws(measure, count, rounds=rounds, seed=seed)
     edges = drawn.quantile([0.025, 0.975]).dropna(axis="columns")

@@ -38,7 +38,7 @@ class OperatingPoint:
     """How many REAL and how many FAKE items have a P(FAKE) above a threshold.
 
     The threshold belongs to the verdict `uncertain` or to the verdict `fake`. An item is a video,
-    or a crop that belongs to no video. REAL and FAKE are the labels of the items.
+    or a crop that belongs to no video.
 
     Attributes:
         threshold: The threshold that the detector's checkpoint has for the verdict, 0 to 1.
@@ -120,12 +120,14 @@ class EvaluationResult:
         """Return a dictionary for JSON; values that cannot be computed are None.
 
         Returns:
-            A dictionary with the metrics by name, their `intervals`, the counts `tracks`, `crops`
-            and `without_score`, and the other attributes of the result by name. The entry `sources`
-            has a dictionary of metrics for each source. The dictionary of a source also has the
-            entry `label`, which holds two counts: the number of REAL items and the number of FAKE
-            items. The entry `answers` is a list with the name, label, source and probability of
-            each answer.
+            A dictionary with these entries:
+
+            - the metrics of all items by name, and their `intervals`;
+            - the counts `tracks`, `crops` and `without_score`;
+            - `sources`: a dictionary of metrics for each source. Its entry `label` has the numbers
+              of REAL and of FAKE items;
+            - `answers`: a list with the name, label, source and probability of each answer;
+            - the other attributes of the result by name.
         """
         labels = self.answers.texts("label")
         names = self.answers.texts("source")
@@ -250,8 +252,8 @@ def _with_interval(value: float, interval: Interval | None) -> str:
 def _kinds(votes: VotedMetrics) -> str:
     """Return a text with the share of detected fakes, one line for each kind of fake.
 
-    If there are pairs (a REAL and a FAKE item of one scene), a last line gives the share of pairs
-    whose FAKE item has the higher probability.
+    A pair is a REAL and a FAKE item of one scene. If there are pairs, a last line gives the share
+    of pairs whose FAKE item has the higher probability.
     """
     rows = {
         f"found, {kind}": (value, f"found_{kind}") for kind, value in votes.found_by_kind.items()
