@@ -66,8 +66,8 @@ def render_people(result: VideoResult) -> str:
     """Return HTML with a section for each person: P(FAKE) over time, and the heat maps.
 
     A heat map shows which parts of a face are evidence for FAKE. If the result has no heat maps,
-    the HTML has none. The data of all pictures is inside the HTML. A page that shows the HTML must
-    load the style sheet `app.css`.
+    the HTML has none. All pictures are embedded in the HTML. A page that shows the HTML must load
+    the style sheet `app.css`.
 
     Example:
         >>> render_people(detector.predict("a.mp4", heat_maps=4))

@@ -1,8 +1,7 @@
 """The local web page, which shows the verdict on a video, an image or a webcam recording.
 
-The page needs Gradio (`pip install 'dfdetect[app]'`). No other module of the package uses Gradio.
-Neither the process that serves the page nor the page in the browser loads anything from the
-internet. Every upload is deleted as soon as the check of this upload has ended.
+The page needs Gradio (`pip install 'dfdetect[app]'`). Neither the server nor the page loads
+anything from the internet. Each uploaded file is deleted right after its check.
 """
 
 import json

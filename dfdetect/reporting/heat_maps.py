@@ -25,8 +25,7 @@ JPEG_QUALITY = 80
 def paint_heat_map(heat_map: HeatMap) -> np.ndarray:
     """Return a picture of a face with its heat map drawn over it.
 
-    Parts of the face that give more evidence for FAKE are redder. The face itself is grey, so that
-    its own colours cannot be mistaken for evidence.
+    Parts of the face that give more evidence for FAKE are redder. The face itself is grey.
 
     Returns:
         RGB uint8, of the same shape as `heat_map.crop`.
@@ -82,8 +81,7 @@ def describe_heat_map(heat_map: HeatMap) -> str:
     """Return words that say in which part of a face the evidence for FAKE is strongest.
 
     This part contains the centre of the evidence: the mean position of the heat map's cells,
-    weighted by the values of the cells. If no value is above 0, the text says that there is no
-    evidence for FAKE.
+    weighted by their values. If no value is above 0, the words are `no evidence for FAKE`.
 
     Example:
         >>> describe_heat_map(HeatMap(0.0, crop, np.array([[0, 0], [0, 1]], np.float32)))
@@ -120,8 +118,7 @@ def _third(share: float) -> int:
 class HeatMapStore:
     """Stores pictures of the heat maps of many videos in a temporary file, which saves memory.
 
-    `take` moves the heat maps out of a result: it stores pictures of them in the file, and returns
-    the result without its heat maps.
+    `take` stores pictures of a result's heat maps, and returns the result without the heat maps.
     `get` returns the stored pictures. Several threads may use a store at the same time. The file is
     deleted when the `with` block ends.
 

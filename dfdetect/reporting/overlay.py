@@ -57,12 +57,11 @@ def annotate(
     sampled. A person has a box only at times near a sampled frame that shows the person. A panel
     below the frame shows the verdict, and a curve of P(FAKE) over time for each person.
 
-    The frames of the copy have the same times as the frames of the video. Frames with a side of
-    more than 1280 pixels are reduced until the longer side has 1280 pixels. Frames narrower than
-    480 pixels are enlarged to a width of 480 pixels, but to a height of 1280 pixels at most. The
-    copy of a video is an MP4 file with H.264 and AAC, which browsers play. The copy of an image is
-    an image, and its panel has no curves. If the file `out` exists, it is replaced when the copy is
-    complete.
+    The copy of a video is an MP4 file with H.264 and AAC, which browsers play. Its frames have the
+    same times as the frames of the video. The copy of an image is an image, and its panel has no
+    curves. Frames and images are resized so that no side has more than 1280 pixels. As far as this
+    limit allows, narrow ones are enlarged to a width of 480 pixels. If the file `out` exists, it is
+    replaced when the copy is complete.
 
     Args:
         path: The video or image.
@@ -103,9 +102,9 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
     """Return a dictionary from the name of each video to the path of its annotated copy.
 
     If the name of a video contains sub-folders, the copy is in the same sub-folders of `folder`.
-    Parts of a name that would lead out of `folder`, such as `..`, are left out. A name that ends
-    neither in `.mp4` nor in the suffix of an image gets the additional suffix `.mp4`. If two copies
-    would have the same path, a number is added to the second path.
+    Parts of a name that would lead out of `folder`, such as `..`, are left out. Names of MP4 files
+    and images are kept, and all other names get the additional suffix `.mp4`. If two copies would
+    have the same path, a number is added to the second path.
 
     Args:
         videos: A dictionary from the name of each video to its file.

@@ -58,11 +58,13 @@ FAINT = 0.35
 class PersonPath:
     """The bounding box and P(FAKE) of one person at any time of the video.
 
-    The detector gives a box and a P(FAKE) only for the sampled frames that show the person. Between
-    two such frames that are at most 2 seconds apart, the box and P(FAKE) are interpolated. At all
-    other times, the nearest sampled frame that shows the person decides. If this frame is at most
-    1 second and at most 0.55 sampling intervals away, its box and its P(FAKE) are used. Otherwise,
-    the box and P(FAKE) are unknown.
+    The detector gives a box and a P(FAKE) only for the sampled frames that show the person. At any
+    other time, these rules apply:
+
+    - Between two frames that are at most 2 seconds apart, the box and P(FAKE) are interpolated.
+    - Otherwise, the nearest frame is used if it is at most 1 second and at most 0.55 sampling
+      intervals away.
+    - Otherwise, the box and P(FAKE) are unknown.
 
     Args:
         track: The detector's result for the person.

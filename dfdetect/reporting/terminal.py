@@ -173,10 +173,11 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
 def ending(results: Mapping[str, VideoResult], prior: float | None = None) -> str:
     """Return the text to print at the end, below the lines that `result_line` returned.
 
-    For several videos, the text is the result of `summary`. If at least one of these videos has a
-    score, the meaning of P(FAKE) and of the verdicts follows. For one video with a score, the text
-    is the result of `result_details`. For one video without a score, the text is the result of
-    `summary` if `prior` is given. Otherwise, the text is empty.
+    - For several videos, the text is the result of `summary`. If at least one of them has a score,
+      the meaning of P(FAKE) and of the verdicts follows.
+    - For one video with a score, the text is the result of `result_details`.
+    - For one video without a score, the text is the result of `summary` if `prior` is given.
+      Otherwise, it is empty.
 
     Args:
         results: The dictionary that `predict` returns: the result of each video, by name.
@@ -260,8 +261,8 @@ def no_thresholds(noun: str) -> str:
 def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
     """Return a phrase for each verdict. The phrase says which P(FAKE) leads to the verdict.
 
-    In the phrases, the word "them" means the REAL videos that the text `ORIGIN` describes. This
-    text must therefore be shown before the phrases.
+    The word "them" in a phrase means the REAL videos that the text `ORIGIN` describes. Show this
+    text before the phrases.
 
     Args:
         points: The thresholds of the verdicts.
@@ -330,9 +331,9 @@ def verdict_reason(result: VideoResult) -> str:
 def _higher_parts(result: VideoResult, points: OperatingPoints) -> str:
     """Return a sentence about people or moments that look more suspicious than the whole video.
 
-    These people or moments have a P(FAKE) above the next threshold: above `points.uncertain` if the
-    verdict on the video is `real`, and above `points.fake` if the verdict is `uncertain`. The
-    sentence begins with a space. If there are no such people or moments, an empty text is returned.
+    Their P(FAKE) is above the next threshold: above `points.uncertain` if the verdict on the video
+    is `real`, and above `points.fake` if it is `uncertain`. The sentence begins with a space. If
+    there are no such people or moments, an empty text is returned.
     """
     if result.verdict == Verdict.FAKE or result.aggregation is None:
         return ""
