@@ -143,10 +143,8 @@ class Encode(nn.Module):
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:
     """Return a transform that randomly changes framing, light and compression of RGB uint8 crops.
 
-    Framing is the size and the position of the face in the crop. Face detectors frame the same face
-    differently. Two face detectors were compared on the same faces: the crops of one had 0.78 to
-    0.88 times the size of the other's crops, and the centres of the crops were 0.01 to 0.13 face
-    heights apart. A model must therefore work with several framings.
+    Framing is the size and the position of the face in the crop. It is varied because face
+    detectors frame the same face differently.
 
     Args:
         input_size: Side of the result in pixels.
@@ -166,18 +164,19 @@ def training_transform(input_size: int, strength: str = "light") -> v2.Transform
 def matching_compression() -> nn.Module:
     """Return a transform that compresses crops at random, for training with reconstructions.
 
-    Some fakes are made from a REAL crop and its reconstruction. The REAL crop has the artefacts of
-    its codec, which the reconstruction lacks. A model could therefore learn that images without
-    artefacts are FAKE. To prevent this, the fake and its REAL crop are both compressed. The two
-    have the same seed (see `dfdetect.training.dataset.Item`), so that the same codec and quality
-    are drawn for both. (Chen et al. describe this problem in "Dual Data Alignment Makes
-    AI-Generated Image Detector Easier Generalizable", NeurIPS 2025.)
+    A reconstruction lacks the compression artefacts of its REAL crop. A model could therefore learn
+    that images without artefacts are FAKE (Chen et al., "Dual Data Alignment Makes AI-Generated
+    Image Detector Easier Generalizable", NeurIPS 2025). To prevent this, both the REAL crop and the
+    fake made from its reconstruction are compressed. They have the same seed (see
+    `dfdetect.training.dataset.Item`), so both get the same codec and quality.
     """
     compression = v2.RandomChoice([Compress((40, 90)), Encode("h264", (18, 34))], p=[0.6, 0.4])
     return v2.RandomApply([compression], p=0.75)
 
 
 def _framing(degrees: float, shift: float, zoom: tuple[float, float]) -> list[nn.Module]:
+    # Two face detectors were compared on the same faces. The crops of one had 0.78 to 0.88 times
+    # the size of the other's, and the centres of the crops were 0.01 to 0.13 face heights apart.
     affine = v2.RandomAffine(
         degrees, (shift, shift), zoom, interpolation=v2.InterpolationMode.BILINEAR
     )

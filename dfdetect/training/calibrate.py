@@ -30,12 +30,9 @@ def calibrate(
     are the thresholds of the verdicts. Calibration and operating points are fitted on the scores of
     whole videos, as in `train`.
 
-    In the fit, videos without a known source and videos with a known source have equal total
-    weights. Within each of these two groups, REAL and FAKE videos have equal total weights. Within
-    each class of a group, all sources have equal total weights.
-
     The network itself is not changed. Use `faces` of people and sources that the network was not
-    trained on. Otherwise the new calibration makes the probabilities too extreme.
+    trained on. Otherwise the new calibration makes the probabilities too extreme. In the fit,
+    videos have the weights that `dfdetect.training.judging.Judge` describes.
 
     Args:
         weights: Name or file of the weights.

@@ -62,8 +62,8 @@ class ClipDataset(Dataset):
             (see `dfdetect.data.reconstruct`). Its column `original` holds the ids of the REAL crops
             in `faces`. If `length` is above 1, this argument has no effect.
         compression: Transform that is applied before `transform`, both to the fakes made from
-            `reconstructions` and to the REAL crops that were reconstructed. Without this transform,
-            a model could recognise these fakes by their lack of compression artefacts.
+            `reconstructions` and to the REAL crops that were reconstructed (see
+            `dfdetect.training.augment.matching_compression`).
     """
 
     def __init__(
@@ -142,9 +142,9 @@ class ClipDataset(Dataset):
 class DetectorDataset(ClipDataset):
     """A `ClipDataset` that prepares crops as a detector prepares them for its model.
 
-    The crops are resized as the detector resizes them. If the detector mirrors every second crop of
-    a track, the dataset mirrors these crops too. There is one difference. If a track has only one
-    crop, the detector scores this crop and its mirror image, but the dataset has only the crop.
+    Crops are resized as in the detector. If the detector mirrors every second crop of a track, the
+    dataset does the same. There is one exception: if a track has only one crop, such a detector
+    also scores the crop's mirror image. The dataset does not contain this image.
 
     Args:
         faces: The face set of the crops.

@@ -1,10 +1,11 @@
 """Train in one process, or in several processes that `torchrun` starts.
 
 Each process learns from its part of every batch. The result is the same as with one process and
-whole batches, for three reasons. Gradients are averaged over the processes, by torch's
-DistributedDataParallel (Li et al. 2020). Batch normalisation uses the statistics of the whole
-batch, also on CPUs, where torch's SyncBatchNorm does not run. Dropout masks are drawn for the whole
-batch, and each process uses its part of them.
+whole batches:
+
+- Gradients are averaged over the processes, by torch's DistributedDataParallel (Li et al. 2020).
+- Batch normalisation uses the statistics of the whole batch.
+- Dropout masks are drawn for the whole batch, and each process uses its part of them.
 """
 
 import os
@@ -57,8 +58,8 @@ class DistributedContext:
     def gather(self, part: np.ndarray) -> np.ndarray:
         """Return the arrays `part` of all processes, joined into one array.
 
-        Each row of `part` belongs to one of the items that `shard` gave to this process. The rows
-        of the joined array are in the order that the items had before `shard` divided them.
+        `part` has a row for each item that `shard` returned in this process. The rows of the joined
+        array are in the order of the items that were given to `shard`.
         """
         if self.world_size == 1:
             return part
@@ -146,9 +147,7 @@ class _GlobalBatchMode(TorchFunctionMode):
 
     The outputs of a model are the same as if the process computed the whole batch. To this end, the
     mode changes batch normalisation, dropout and stochastic depth. If a model draws random numbers
-    for anything but dropout and stochastic depth, DfdetectError is raised, because a run with one
-    process would draw other numbers. The mode notices the draws, because they change the states of
-    torch's generators.
+    for anything else, DfdetectError is raised: a run with one process would draw other numbers.
 
     Args:
         context: The context of this process.
@@ -161,6 +160,7 @@ class _GlobalBatchMode(TorchFunctionMode):
         self.size = size
         self.own = len(range(context.rank, size, context.world_size))
         self.replaced: dict[Callable, Callable] = {
+            # torch's SyncBatchNorm does not run on CPUs.
             functional.batch_norm: self._batch_norm,
             functional.dropout: self._dropout,
             torch.Tensor.bernoulli_: self._bernoulli,
@@ -239,6 +239,7 @@ class _GlobalBatchMode(TorchFunctionMode):
         return values.copy_(self.context.shard(whole).reshape(values.shape))
 
     def _require_no_other_draws(self) -> None:
+        # Each draw of a random number changes the state of a generator.
         if not all(map(torch.equal, self.generators, _generator_states())):
             raise DfdetectError(
                 "in training, this architecture draws random numbers that are neither those of "

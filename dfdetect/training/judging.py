@@ -1,20 +1,18 @@
 """Measure a model on held-out faces after each epoch, to choose the best epoch.
 
-The best epoch is the epoch with the lowest `choosing_loss`. There are two log losses, and the
-`choosing_loss` is their mean. If there are no videos for one of them, the `choosing_loss` is the
-other log loss. In both log losses, REAL and FAKE videos have the same total weight:
+The best epoch is the epoch with the lowest `choosing_loss`. This is the mean of two log losses of
+held-out videos:
 
-- The log loss on held-out videos without a known source, such as the videos of the Deepfake
-  Detection Challenge. Their sources are unknown, so no source can be held out. Instead, all videos
-  of some actors are held out.
-- The log loss on held-out videos with a known source. Within a class (REAL or FAKE), all sources
-  have the same total weight.
+- The log loss of the videos without a known source, such as the videos of the Deepfake Detection
+  Challenge.
+- The log loss of the videos with a known source. Within a class (REAL or FAKE), all sources have
+  the same total weight.
 
-Both log losses are computed from one calibrated P(FAKE) per video. As in a detector, the
-calibration is applied to the logits of crops first, and the aggregation of the checkpoint then
-combines the calibrated logits. The calibration itself is fitted on one raw logit per video, which
-the aggregation has made from the raw logits of the video's crops. If the aggregation is a mean of
-logits, the order of calibration and aggregation makes no difference.
+In both log losses, REAL and FAKE videos have the same total weight. If one of them has no videos,
+the `choosing_loss` is the other log loss.
+
+Both log losses are computed from one calibrated P(FAKE) per video, as in a detector. The
+calibration is fitted on one raw logit per video.
 """
 
 from collections import defaultdict
@@ -38,10 +36,12 @@ CHOOSING = "choosing_loss"
 class Judge:
     """Computes the calibration and the metrics of a model from its logits of held-out faces.
 
-    Each video has a weight. There are two groups of videos: videos without a known source, and
-    videos with a known source. Both groups have the same total weight, unless one is empty. Within
-    a group, REAL and FAKE videos have the same total weight. Within each class of a group, all
-    sources have the same total weight.
+    Each video has a weight. There are two groups of videos: without a known source, and with a
+    known source. These parts have the same total weight:
+
+    - both groups, unless one is empty;
+    - REAL and FAKE videos within a group;
+    - all sources within a class of a group.
 
     Args:
         faces: The held-out faces.
@@ -94,6 +94,8 @@ class Judge:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
             rows: Mask of the videos to use, bool of shape (videos,). None means all videos.
         """
+        # `probabilities` calibrates the logits of crops before it combines them. Here the combined
+        # logits are calibrated. If logits are combined by their mean, both give the same result.
         used = np.ones(len(self.labels), bool) if rows is None else rows
         try:
             return fit_calibration(

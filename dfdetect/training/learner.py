@@ -160,11 +160,9 @@ class Learner:
 def step_seed(seed: int, step: int) -> int:
     """Return the seed of one training step, given the seed of the run and the step's number.
 
-    Step 1 of a run with the seed 0 and step 0 of a run with the seed 1 have different seeds. The
-    sum of the two numbers would be the same for both.
-
     Example:
         >>> step_seed(0, 1) == step_seed(1, 0)
         False
     """
+    # The sum of the two numbers would be the same for step 1 of seed 0 and step 0 of seed 1.
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])

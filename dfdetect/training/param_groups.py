@@ -15,12 +15,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return the parameters of a model and their learning rates, as groups for an optimiser.
 
-    Adam changes every weight by about the learning rate. The output of a unit with n inputs
-    therefore changes by about n times the rate. Normalisation layers compensate for this. A deep
-    network without such layers, such as VGG16, does not converge with one rate for all layers. If
-    `lr_scaling` is `by_inputs`, layers whose units have more inputs get a lower rate for their
-    weights (Yang et al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot
-    Hyperparameter Transfer", NeurIPS 2021).
+    A deep network without normalisation layers, such as VGG16, does not converge with one learning
+    rate for all layers. If `lr_scaling` is `by_inputs`, layers whose units have more inputs get a
+    lower rate for their weights (Yang et al., "Tensor Programs V: Tuning Large Neural Networks via
+    Zero-Shot Hyperparameter Transfer", NeurIPS 2021).
 
     Args:
         model: The model.
@@ -52,4 +50,6 @@ def start_head_at_zero(model: nn.Module) -> None:
 
 
 def _share(parameter: nn.Parameter) -> float:
+    # Adam changes every weight by about the learning rate. The output of a unit with n inputs
+    # therefore changes by about n times the rate. Normalisation layers compensate for this.
     return BASE_INPUTS / parameter[0].numel() if parameter.ndim > 1 else 1.0

@@ -66,15 +66,14 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
 
     Tensors are matched by name. If the file uses other names, for example those of torchvision,
     tensors are matched by position. In both cases, each tensor must have the shape that the model
-    expects. There is one exception: the weights of a fully connected layer in the file may be
-    copied into an equivalent convolution of the model, as in timm's VGG.
+    expects. One exception is a fully connected layer in the file: it may be copied into an
+    equivalent convolution of the model, as in timm's VGG.
 
     The head (the last layer) is copied only if the head in the file has the same tensor names and
     shapes, as after an earlier training of a detector. Otherwise the model keeps its head.
 
-    The file may hold a larger network, in which the names of the model's tensors begin with
-    `features.`. Then only these tensors are copied. There must be as many of them as the model has
-    tensors outside its head.
+    If the file holds a larger network, only its tensors whose names begin with `features.` are
+    copied. There must be as many of them as the model has tensors outside its head.
 
     Keras files (`.h5`) can only be read if the package h5py is installed. The convolutions in such
     a file are matched by position, and all other layers of the model keep their weights.
@@ -132,11 +131,10 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
     A unit is an output channel of a convolution, or an output of a linear layer. The bias of a unit
     is changed so that the output of the unit has mean 0. The head (the last layer) is not changed.
 
-    A deep network with random weights and without normalisation layers returns nearly the same
-    logit for every face, and learns nothing for hours. With scaled weights, the network learns from
-    the start, as if it had batch normalisation (Mishkin & Matas, "All You Need is a Good Init",
-    ICLR 2016; Kraehenbuehl et al., "Data-dependent Initializations of Convolutional Neural
-    Networks", ICLR 2016). A model with normalisation layers is not changed.
+    A model with normalisation layers is not changed. Without such layers and without scaling, a
+    deep network learns nothing for hours. The method comes from Mishkin & Matas, "All You Need is a
+    Good Init", ICLR 2016, and Kraehenbuehl et al., "Data-dependent Initializations of Convolutional
+    Neural Networks", ICLR 2016.
 
     Args:
         model: A model with random weights, which is changed.

@@ -38,8 +38,8 @@ class Run:
         judge: The judge that measures the model on held-out faces.
         context: This process's place among the processes of the training run.
         progress: Whether to print the main metrics of each epoch to standard error.
-        history: The metrics of each epoch. A linear model has no epochs: it is fitted once for each
-            strength of the penalty on its weights, and `history` has the metrics of each fit.
+        history: The metrics of each epoch. For a linear model, the metrics of each fit: one for
+            each strength of the penalty on the weights.
         best: A dictionary that describes the model with the lowest `choosing_loss` (see
             `dfdetect.training.judging`). Its keys are `weights`, `calibration`, `operating_points`,
             `scores` (the metrics) and `made_by` (see `record`). The dictionary is empty before the

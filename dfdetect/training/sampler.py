@@ -19,32 +19,31 @@ class BalancedSampler(Sampler[list[Item]]):
     """A sampler that yields batches of items (crops or clips), half of them REAL and half FAKE.
 
     **Face sets.** Each half of a batch is divided among the face sets in proportion to their
-    weights. A face set without REAL items gets no share of the REAL half, and a face set without
-    FAKE items gets no share of the FAKE half. Within a face set, a source is drawn first, and then
-    an item of this source. The probability of a source is in proportion to the square root of its
-    number of items, so that a large source does not dominate the training. All items of a source
-    are drawn once, in random order, before any of them is drawn again.
+    weights. A face set without items of a class gets no share of this half. Within a face set, a
+    source is drawn first, and then an item of this source. The probability of a source is in
+    proportion to the square root of its number of items. All items of a source are drawn once, in
+    random order, before any is drawn again.
 
-    **Made fakes.** Some fakes are made during the training, from REAL items of the same batch. A
-    share `self_blend_share` of the FAKE half is made by self-blending (see
-    `dfdetect.data.self_blend`). A share `reconstruction_share` of the FAKE half is made from stored
-    reconstructions of the REAL items (see `dfdetect.data.reconstruct`). If a REAL item has no
-    stored reconstruction, self-blending is used instead. A made fake has the same seed as its REAL
-    item, so that both are augmented in the same way. If a source has no FAKE items, a fake is made
-    from each of its REAL items in the batch, even if the made fakes then exceed the two shares.
-    Otherwise a model could learn that all items of this source are REAL.
+    **Made fakes.** Some fakes are made from REAL items of the same batch. Such a fake has the same
+    seed as its REAL item, so both are augmented in the same way.
 
-    **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset, which are
-    called recorded fakes here. A share `pair_share` of the recorded fakes gets a partner in the
-    batch: a REAL item of the same scene. The partner replaces another REAL item of the batch. A
-    recorded fake and its partner have the same seed, too.
+    - The share `self_blend_share` of the FAKE half is made by self-blending (see
+      `dfdetect.data.self_blend`).
+    - The share `reconstruction_share` is made from stored reconstructions of the REAL items (see
+      `dfdetect.data.reconstruct`). A REAL item without a reconstruction is self-blended.
+    - If a source has no FAKE items, a fake is made from each of its REAL items in the batch. There
+      may then be more made fakes than the two shares say.
 
-    **Epochs.** An epoch has `epoch_items` items. By default, the number of items is such that each
-    item of the rarer class is used once on average. An incomplete last batch is left out, unless it
-    is the only batch of the epoch.
+    **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset, called
+    recorded fakes. The share `pair_share` of them gets a partner in the batch: a REAL item of the
+    same scene. The partner replaces another REAL item. A recorded fake and its partner have the
+    same seed.
 
-    **Shards.** If the face sets have many shards (tar files of crops), only a few shards are read
-    at a time. These shards are chosen at random, and their items are drawn in random order.
+    **Epochs.** An epoch has `epoch_items` items. By default, each item of the rarer class is used
+    once on average. An incomplete last batch is left out, unless it is the only batch.
+
+    **Shards.** If there are many shards (tar files of crops), only a few random shards are read at
+    a time.
 
     Args:
         dataset: The dataset of the items.
@@ -120,6 +119,7 @@ class BalancedSampler(Sampler[list[Item]]):
 
     def _batch(self, real: "_Pool", fake: "_Pool", generator: np.random.Generator) -> list[Item]:
         reals = real.draw(self.half)
+        # Without fakes from each source, a model could learn that all items of a source are REAL.
         unpaired = self.dataset.unpaired_real[reals]
         wanted = round((self.self_blend_share + self.reconstruction_share) * self.half)
         made = max(int(unpaired.sum()), wanted) if len(fake) else self.half

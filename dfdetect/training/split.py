@@ -49,10 +49,10 @@ def read_split(
     Args:
         faces: Paths of the index files of face sets.
         val: What to hold out: the path of another face set's index file, or a number between 0 and
-            1. With a number, this share of each face set in `faces` is held out. It is a share of
-            the sources if the set's FAKE crops come from several sources, and a share of the actor
-            groups otherwise (see `FaceSet.split`). A list may mix paths and numbers. Its entries
-            are held out one after another, and a number is then a share of what is left.
+            1. A number is a share of each face set in `faces`: of its sources if its FAKE crops
+            come from several sources, and otherwise of its actor groups (see `FaceSet.split`). A
+            list may mix paths and numbers. Its entries are applied in order, so a number is a share
+            of what is left.
         seed: Seed of the random choice of held-out faces.
         min_pair_difference: Lowest mean difference between the pixel values (0 to 255) of a fake
             and the pixel values of its original. Fakes with a lower difference are not trained on

@@ -1,28 +1,26 @@
 """Make a trained detector also judge the texture of faces, by fitting five layers.
 
-`dfdetect.models.texture` describes the model: its challenge logit, and its wild logit, which is the
-sum of a deep logit, a texture logit and a steadiness logit. The layers are fitted by logistic
-regression, without gradient descent. Faces whose index names no source are taken to be from the
-Deepfake Detection Challenge. All faces with a source are called wild. Among the wild faces, all
+`dfdetect.models.texture` describes the model. It has a challenge logit and a wild logit. The wild
+logit is the sum of a deep logit, a texture logit and a steadiness logit.
+
+The layers are fitted by logistic regression. Faces without a source in their index are taken to be
+from the Deepfake Detection Challenge. All other faces are called wild. Among the wild faces, all
 sources have the same weight, and REAL and FAKE have the same weight. These are the five layers:
 
 - The layer of the challenge logit is fitted again, on the faces of the challenge.
 - The layer of the deep logit is fitted on the wild faces.
-- The layer of the texture logit is fitted on the wild faces, too. Its penalty is strong, because
-  the layer would otherwise learn to recognise the sources.
+- The layer of the texture logit is fitted on the wild faces, too.
 - The layer of the steadiness logit is fitted on the wild tracks that have enough frames.
 - The layer of the relevance (the weight of the wild logit) learns to separate the wild faces from
   the faces of the challenge. It learns from three versions of each face: the stored crop, the crop
-  as if it came from a video, and a damaged copy. Without the damaged copies, it could take a
-  compressed or darkened face of the challenge for a wild face.
+  as if it came from a video, and a damaged copy.
 
-Face sets store crops as JPEG images, so these crops have JPEG artefacts that crops from videos do
-not have. The wild faces are therefore changed to look like crops from videos (see
-`as_from_videos`).
+Face sets store crops as JPEG images. The wild faces are changed so that they look like crops from
+videos instead (see `as_from_videos`).
 
 Afterwards, the challenge logit and the wild logit are calibrated on held-out faces. Last, the wild
-logit is lowered until few held-out REAL videos are called FAKE. Most videos that users check are
-REAL, and a false alarm about a person does more harm than a missed fake.
+logit is lowered until few held-out REAL videos are called FAKE. A false alarm about a person does
+more harm than a missed fake.
 """
 
 import warnings
@@ -63,7 +61,8 @@ from dfdetect.training.split import as_list, read_split
 ARCHITECTURE = "tf_efficientnet_lite2_texture"
 # Values of scikit-learn's `C` for standardised features. A smaller value means a stronger penalty
 # on the squared weights. The values were chosen on held-out faces of the research data, which
-# include the face sets `dev` and `dev_b`.
+# include the face sets `dev` and `dev_b`. With a weak penalty, the layer of the texture logit
+# would learn to recognise the sources.
 CHALLENGE_STRENGTH, DEEP_STRENGTH, TEXTURE_STRENGTH = 1e-2, 1e-3, 3e-5
 RELEVANCE_STRENGTH, STEADINESS_STRENGTH = 10.0, 1.0
 # Strong penalties make logits too small. The texture logit and the steadiness logit are therefore
@@ -119,14 +118,12 @@ def fit_texture(
         weights: Name or file of the weights. If they already have layers for texture, these layers
             are fitted again.
         faces: Indexes of face sets. Crops whose column `source` is empty are taken to be from the
-            Deepfake Detection Challenge. Some crops must have a source, and some must have none.
+            Deepfake Detection Challenge.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out and calibrate on: indexes of face sets, or numbers that are shares to
-            hold out, as in `train`. Faces that the detector was not trained on are best. Among the
-            held-out crops, too, some must have a source, and some must have none.
-        seed: Seed of two random choices. The first is which faces are held out, as in `train`. The
-            second is how faces are damaged: the layer of the relevance also learns from a damaged
-            copy of each face.
+            hold out, as in `train`. Faces that the detector was not trained on are best.
+        seed: Seed of two random choices: which faces are held out, and how the copies of faces are
+            damaged (see the docstring of this module).
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         workers: Number of processes that read crops; 0 to read them in this process.
         progress: Whether to show progress bars.
@@ -167,8 +164,9 @@ def fit_texture(
     model.network.load_state_dict(network.state_dict())
     compute = partial(_compute_features, _fast(_Body(model), spec), spec, workers, progress)
     stored = compute(DetectorDataset(used, spec))
-    # The damaged crops are not compressed as in the detector. When they were, the relevance
-    # separated the wild faces from the challenge less well.
+    # Without damaged crops, the relevance could take a compressed or darkened face of the challenge
+    # for a wild face. The damaged crops are not compressed as in the detector. When they were, the
+    # relevance separated the wild faces from the challenge less well.
     damage = training_transform(spec.input_size)
     items = [Item(row, seed + row) for row in range(len(used))]
     damaged = compute(ClipDataset(used, damage), items)
@@ -208,14 +206,11 @@ def as_from_videos(
 ) -> Features:
     """Return the features that the crops of a face set would have if they came from videos.
 
-    Stored crops are JPEG images, which consist of blocks of 8 x 8 pixels. The detector compresses
-    crops as JPEG images, too. If it compresses the same blocks a second time, their artefacts
-    differ from the artefacts in a crop from a video, which is compressed only once. Crops with a
-    source are therefore moved by half a block to the right and down before the detector compresses
-    them. The detector then divides the crops into other blocks than the stored images have. Crops
-    without a source are taken to be from the Deepfake Detection Challenge, and are not moved. They
-    were stored in the size and at the JPEG quality that the detector uses, and a second compression
-    of the same blocks at the same quality hardly changes a crop.
+    The detector compresses each crop as JPEG. A stored crop is already a JPEG image. A second
+    compression of the same blocks of 8 x 8 pixels would leave other artefacts than a single one.
+    Crops with a source are therefore moved by half a block to the right and down before the
+    detector compresses them. Crops without a source are taken to be from the Deepfake Detection
+    Challenge, and are not moved.
 
     Args:
         compute: A function that computes the features of a dataset.
@@ -223,6 +218,8 @@ def as_from_videos(
         faces: The face set.
         stored: The features of the crops as they are stored, without the move.
     """
+    # The crops of the challenge were stored in the size and at the JPEG quality that the detector
+    # uses. A second compression of the same blocks at the same quality hardly changes them.
     wild = np.flatnonzero(faces.sources != "")
     dataset = DetectorDataset(faces.select(wild), spec)
     move = v2.Pad((HALF_BLOCK, HALF_BLOCK, -HALF_BLOCK, -HALF_BLOCK), padding_mode="edge")
@@ -385,14 +382,12 @@ def find_shift(
 ) -> float:
     """Return the amount by which the wild logit must be lowered.
 
-    The function tries the amounts `SHIFTS`, from the smallest to the largest, and returns the first
-    one that lowers the false alarm rate to `MOST_FALSE_ALARMS` or less. This rate is computed from
-    the held-out REAL videos with a known source: it is the share of the videos with a P(FAKE) above
-    0.5, averaged over the sources. If no amount is large enough, the function warns, and returns
-    the largest amount.
+    This is the smallest of the amounts `SHIFTS` that lowers the false alarm rate to
+    `MOST_FALSE_ALARMS` or less. The false alarm rate is the share of held-out REAL videos with a
+    P(FAKE) above 0.5, averaged over the known sources. If no amount is large enough, the function
+    warns, and returns the largest amount.
 
-    The held-out videos are judged by their crops in face sets, but users check whole videos. A
-    detector gives a whole video a higher logit than its crops in a face set. Therefore,
+    A detector gives a whole video a higher logit than its crops in a face set. Therefore,
     `VIDEO_OFFSET` times the relevance of each crop is first added to the crop's calibrated logit.
 
     Args:

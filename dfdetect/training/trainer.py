@@ -88,10 +88,10 @@ def train(
             0, also list the indexes that `dfdetect reconstruct` has written for these face sets.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: What to hold out: the index of a face set of other actors and sources, or a number
-            between 0 and 1. A number is the share to hold out of each face set in `faces`: of its
-            sources, if its FAKE crops come from several sources, and otherwise of its actor groups
-            (see `FaceSet.split`). A list may mix indexes and numbers. Its entries are held out one
-            after another, and a number is then a share of what is left.
+            between 0 and 1. A number is a share of each face set in `faces`: of its sources if its
+            FAKE crops come from several sources, and otherwise of its actor groups (see
+            `FaceSet.split`). A list may mix indexes and numbers. Its entries are applied in order,
+            so a number is a share of what is left.
         init: A file of weights to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for
             ImageNet weights from an installed package (see `dfdetect.training.pretrained`), or None
             for random weights.
@@ -314,8 +314,7 @@ def predict_logits(
 
     The crops are prepared as in a detector (see `DetectorDataset`). If the model is a `TrackModel`,
     the logit of a crop also depends on the other crops of its track. If there are several
-    processes, they divide the crops among themselves, and exchange the logits. Every process then
-    returns the logits of the whole face set.
+    processes, each scores a part of the crops, and all return the logits of the whole face set.
 
     Args:
         model: The model, which is set to evaluation mode.
