@@ -169,10 +169,10 @@ class Detector:
                 treated as one second apart.
             heat_maps: Maximum number of heat maps for each track (a face that is followed through
                 the video). They show the track's most suspicious moments, at least one second
-                apart. The values of a heat map are relative to the strongest evidence in the video,
-                for FAKE or for REAL. The heat map of a face that looks REAL is therefore nearly 0
-                everywhere. Models without a feature map, such as transformers, have no heat maps.
-                For an ensemble, only members with the crop rule of the first member are used.
+                apart. Their values are shares of the strongest evidence (for FAKE or for REAL) in
+                the video. The heat map of a face that looks REAL is therefore nearly 0 everywhere.
+                Models without a feature map, such as transformers, have no heat maps. For an
+                ensemble, only members with the crop rule of the first member are used.
             allowance: The number of frames to sample from the file, and the time limit. None means
                 the detector's own number of frames and no time limit.
 
@@ -353,12 +353,12 @@ class Detector:
             values below 0 are evidence for REAL.
 
             - If the model takes single crops, the values of a map add up to the calibrated logit
-              that the model gives to the crop alone. The logits of `frame_logits` differ with the
-              default detector, because they also depend on the other crops of the sequence.
+              that the model gives to the crop alone. With the default detector, `frame_logits`
+              returns another logit, because it also depends on the other crops of the sequence.
             - If a sequence has only one crop, the default detector returns the mean of two maps:
               the map of the crop and the map of its mirror image.
-            - If the model takes clips, the values of each map are added up. The mean of these sums
-              over a clip is the clip's calibrated logit.
+            - If the model takes clips, the values of each map in a clip are added up. The mean of
+              these sums is the calibrated logit of the clip.
             - For an ensemble, a map is the weighted mean of the maps of all members that have a
               feature map.
 

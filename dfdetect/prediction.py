@@ -102,9 +102,9 @@ def predict(
         cluster: Address of the Ray cluster that scores the videos, such as `192.168.0.1:6379`, or
             `local` for a cluster that consists of this machine alone. None means no cluster. All
             machines of the cluster must find the videos at the same paths.
-        on_result: Function that is called with each result, in the caller's thread. Results that
-            an earlier run saved come first, together with names in `sample_submission` that no
-            video has. The other results follow in the order of the returned dictionary.
+        on_result: Function that is called with each result, in the caller's thread. The results
+            that an earlier run saved, and those of missing videos in `sample_submission`, come
+            first. The other results follow in the order of the returned dictionary.
         progress: Show progress bars on standard error.
 
     Returns:

@@ -1,9 +1,9 @@
 """Compare architectures that are trained on the same faces and measured on other faces.
 
 dfdetect is based on a study that trained eight detectors on the data of the Deepfake Detection
-Challenge. The study measured accuracies on data that was 80.75 % FAKE. A detector that always
-answers FAKE has an accuracy of 0.8075 there. This module therefore reports balanced accuracies. It
-also reports accuracies on data with the study's share of FAKE.
+Challenge. The study reported accuracies on data that was 80.75 % FAKE. On such data, a detector
+that always answers FAKE has an accuracy of 0.8075. This module therefore reports balanced
+accuracies. It also reports accuracies on data with the study's share of FAKE.
 """
 
 import logging

@@ -267,9 +267,9 @@ def _measure_votes(answers: Answers) -> VotedMetrics:
 def _measure_frames(answers: Answers, overall: Metrics) -> Metrics:
     """Return the metrics of the scores of single crops.
 
-    `overall` has the metrics of the answers. If every answer has exactly one crop, the metrics are
-    the same, and `overall` is returned. If no answer has crops, the metrics of the answers are
-    returned without intervals.
+    `overall` has the metrics of the answers. If every answer has exactly one crop, these are also
+    the metrics of the crops, and `overall` is returned. If no answer has crops, the metrics of the
+    answers are returned without intervals.
     """
     probabilities, owners = answers.frames()
     if len(owners) == len(answers) == len(set(owners.tolist())):

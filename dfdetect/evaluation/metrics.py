@@ -46,8 +46,8 @@ class Metrics:
             is `fake_fraction`.
         eer: Equal error rate: the error rate at the threshold where REAL and FAKE have the same
             error rate.
-        tpr_at_1_fpr: Share of FAKE items that are found if the threshold is as low as possible, but
-            at most 1 % of REAL items are false alarms.
+        tpr_at_1_fpr: Share of FAKE items that are found at the lowest threshold that calls at most
+            1 % of REAL items FAKE.
         tpr_at_5_fpr: The same for at most 5 % of REAL items.
         intervals: 95 % intervals, by the name of the metric. Empty if no intervals were computed.
     """

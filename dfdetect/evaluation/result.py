@@ -124,8 +124,8 @@ class EvaluationResult:
 
             - the metrics of all items by name, and their `intervals`;
             - the counts `tracks`, `crops` and `without_score`;
-            - `sources`: a dictionary of metrics for each source. Its entry `label` has the numbers
-              of REAL and of FAKE items;
+            - `sources`: for each source, a dictionary of its metrics. The entry `label` of this
+              dictionary has the numbers of REAL and of FAKE items of the source;
             - `answers`: a list with the name, label, source and probability of each answer;
             - the other attributes of the result by name.
         """

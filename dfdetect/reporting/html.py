@@ -60,8 +60,7 @@ def write_report(
     """Write an HTML page: a summary, a table of videos, and a section for each video with faces.
 
     Each video in which faces were found is read again, to cut out pictures of the faces. If a video
-    can no longer be read, or no time is left, the video's section has no such pictures. Only the
-    pictures of a few videos are in memory at a time.
+    can no longer be read, or no time is left, the video's section has no such pictures.
 
     Args:
         path: The file to write.

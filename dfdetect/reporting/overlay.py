@@ -60,8 +60,8 @@ def annotate(
     The copy of a video is an MP4 file with H.264 and AAC, which browsers play. Its frames have the
     same times as the frames of the video. The copy of an image is an image, and its panel has no
     curves. Frames and images are resized so that no side has more than 1280 pixels. As far as this
-    limit allows, narrow ones are enlarged to a width of 480 pixels. If the file `out` exists, it is
-    replaced when the copy is complete.
+    limit allows, they are at least 480 pixels wide. If the file `out` exists, it is replaced when
+    the copy is complete.
 
     Args:
         path: The video or image.

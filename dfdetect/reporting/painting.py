@@ -61,8 +61,9 @@ class PersonPath:
     The detector gives a box and a P(FAKE) only for the sampled frames that show the person. At any
     other time, these rules apply:
 
-    - Between two frames that are at most 2 seconds apart, the box and P(FAKE) are interpolated.
-    - Otherwise, the nearest frame is used if it is at most 1 second and at most 0.55 sampling
+    - Between two such frames that are at most 2 seconds apart, the box and P(FAKE) are
+      interpolated.
+    - Otherwise, the nearest such frame is used if it is at most 1 second and at most 0.55 sampling
       intervals away.
     - Otherwise, the box and P(FAKE) are unknown.
 

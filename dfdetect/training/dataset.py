@@ -47,7 +47,7 @@ class ClipDataset(Dataset):
 
     The images of an entry are uint8 of shape (3, size, size), or (length, 3, size, size) for clips.
     The label is 1.0 for FAKE and 0.0 for REAL. An entry is read by its position (an int) or by an
-    `Item`, which has a position, a seed for the random changes, and a role (see `Role`).
+    `Item`.
 
     Args:
         faces: The face set of the crops.

@@ -147,7 +147,7 @@ class Judge:
 
         The FAKE videos are counted in two groups. The group `sources` consists of the FAKE videos
         whose source is known and new to the model. The group `people` consists of all other FAKE
-        videos. The people in them are new to the model, but perhaps the model knows their source.
+        videos. The people in them are new to the model, but the source may not be new.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0

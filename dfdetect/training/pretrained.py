@@ -131,10 +131,10 @@ def standardise_responses(model: nn.Module, images: torch.Tensor) -> None:
     A unit is an output channel of a convolution, or an output of a linear layer. The bias of a unit
     is changed so that the output of the unit has mean 0. The head (the last layer) is not changed.
 
-    A model with normalisation layers is not changed. Without such layers and without scaling, a
-    deep network learns nothing for hours. The method comes from Mishkin & Matas, "All You Need is a
-    Good Init", ICLR 2016, and Kraehenbuehl et al., "Data-dependent Initializations of Convolutional
-    Neural Networks", ICLR 2016.
+    A model with normalisation layers is not changed. A deep network without such layers needs the
+    scaling: otherwise it learns nothing for hours. The method comes from Mishkin & Matas, "All You
+    Need is a Good Init", ICLR 2016, and Kraehenbuehl et al., "Data-dependent Initializations of
+    Convolutional Neural Networks", ICLR 2016.
 
     Args:
         model: A model with random weights, which is changed.
