@@ -37,8 +37,8 @@ class EnsembleSpec:
         scores: Metrics of the ensemble, by name of the test data, such as `held_out_actors`.
 
     Raises:
-        ArgumentError: There are fewer than 2 or more than 64 members, `shares` breaks a rule above,
-            or `scores` is not a dictionary.
+        ArgumentError: There are fewer than 2 or more than 64 members, `shares` is not as described
+            above, or `scores` is not a dictionary.
     """
 
     members: tuple[ModelSpec, ...]

@@ -1,4 +1,4 @@
-"""Linear models on pixels: logistic regression (Cox 1958) and the SVM (Cortes & Vapnik 1995).
+"""Linear models: logistic regression (Cox 1958) and the SVM (Cortes & Vapnik 1995).
 
 The linear layer takes a map of local sharpness: the mean sharpness of each cell in a grid. Many
 swapped faces can be recognised by their sharpness, but a linear function of raw pixels cannot

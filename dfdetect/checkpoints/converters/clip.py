@@ -4,9 +4,9 @@ Each network is the image encoder of CLIP, followed by a head with two classes. 
 encoder are named as in Hugging Face's implementation of CLIP. Faces are aligned by five landmarks,
 as in DeepfakeBench.
 
-- Effort (Yan et al., ICML 2025): in the attention, each weight is the sum of a fixed and a trained
-  matrix. The trained matrix is stored as three factors. This module follows the code of
-  https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea.
+- Effort (Yan et al., ICML 2025): the weight of each linear layer in the attention is the sum of a
+  fixed and a trained matrix. The trained matrix is stored as three factors. This module follows the
+  code of https://github.com/YZY-stack/Effort-AIGI-Detection at commit 96f5dea.
 - GenD (Yermakov et al. 2025): the features are scaled to a Euclidean norm of 1. This module follows
   the code of https://github.com/yermandy/GenD at commit e03532d.
 """

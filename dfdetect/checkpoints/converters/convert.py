@@ -26,8 +26,6 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
         out: The `.safetensors` file to write.
         format: A name in `formats()`, or `auto` to recognise the format by the tensors.
 
-
-
     Raises:
         FileNotFoundError: The file does not exist.
         ArgumentError: The name of `out` does not end in `.safetensors`, or `format` is neither

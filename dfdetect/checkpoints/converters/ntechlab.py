@@ -4,8 +4,8 @@ NTech-Lab took third place in the Deepfake Detection Challenge (DFDC). This modu
 of https://github.com/NTech-Lab/deepfake-detection-challenge at commit 52095ce (licence Apache-2.0).
 That code uses efficientnet_pytorch 0.6.3. The files are state dicts in half precision: two
 EfficientNet-B7 for single frames, and one for sequences of seven frames. Crops are 1.5 times as
-wide and as high as bounding boxes. The network with `large_crop` in the path of its file takes the
-whole crop; the other networks take the middle of the crop.
+wide and as high as the bounding boxes. The network with `large_crop` in the path of its file takes
+the whole crop. The other networks take the middle of the crop.
 """
 
 from dfdetect.checkpoints.converters.names import efficientnet_names, efficientnet_variant
