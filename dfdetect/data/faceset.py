@@ -522,8 +522,7 @@ def _find_in_shards(index: Path, table: pd.DataFrame) -> list[ImageLocation]:
 def _require_harmless(archive: Path, member: tarfile.TarInfo) -> None:
     """Raise FaceSetError if a member of a tar file is incomplete, or is harmful when unpacked.
 
-    dfdetect reads a face set without unpacking the tar file. Harmful members are refused all the
-    same, because no face set needs them.
+    dfdetect does not unpack the tar file, but a user may.
     """
     name = PurePosixPath(member.name)
     fault = None

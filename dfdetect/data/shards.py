@@ -2,8 +2,7 @@
 
 Shards are plain tar files, named `NAME-00000.tar` and so on, beside the index `NAME.csv`. The index
 gives the shard and the byte offset of each crop, so that a crop can be read without a search in the
-tar file. Shards hold no dates and no owners of files, so that the same crops always give the same
-bytes.
+tar file. The same crops always give the same bytes.
 """
 
 import io
@@ -71,7 +70,7 @@ class ShardWriter:
         Raises:
             OSError: The shard cannot be written, for instance because the disk is full.
         """
-        member = tarfile.TarInfo(name)
+        member = tarfile.TarInfo(name)  # without a date and an owner
         member.size = len(data)
         self._tar.addfile(member, io.BytesIO(data))
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE

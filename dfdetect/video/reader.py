@@ -79,8 +79,7 @@ class VideoError(InputError):
     Attributes:
         path: The file.
         status: The reason why no frame can be read.
-        details: A message of the operating system or of FFmpeg that tells more about the reason, or
-            an empty text.
+        details: A message from the operating system or FFmpeg, or an empty text.
     """
 
     def __init__(self, path: str | Path, status: Status, details: str = ""):
@@ -233,9 +232,9 @@ class Timeline:
     """The times at which the frames of a video file are shown.
 
     Attributes:
-        stamps: The time stamps of all frames in the order in which the frames are shown, as int64
-            of shape (frames,). If time stamps in the file are missing or occur twice, `stamps`
-            holds the numbers of the frames instead.
+        stamps: The time stamps of all frames, in order of time, as int64 of shape (frames,). If
+            time stamps in the file are missing or occur twice, `stamps` holds the numbers of the
+            frames instead.
         timed: True if `stamps` holds time stamps from the file, False if it holds frame numbers.
         unit: Seconds per unit of `stamps`.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels

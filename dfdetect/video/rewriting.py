@@ -174,7 +174,8 @@ def _frames(
 ) -> Iterator[tuple["av.VideoFrame", int]]:
     """Yield each frame with its time stamp, in the order of the time stamps.
 
-    Before each frame, the sound packets that precede it in the file are copied to the new video.
+    The sound packets that precede a frame in the file are copied to the new video before the frame
+    is yielded.
     """
     last = timeline.first - 1
     for ordinal, frame in enumerate(_decode(source, stream, sound)):
@@ -189,8 +190,8 @@ def _decode(
 ) -> Iterator["av.VideoFrame"]:
     """Yield the undamaged frames in the order of their times.
 
-    If `sound` is given, the function also copies the sound to the new video: before it yields a
-    frame, it copies all sound packets that precede the frame in the file.
+    If `sound` is given, the sound packets that precede a frame in the file are copied to the new
+    video before the frame is yielded.
     """
     other = None if sound is None else sound.source
     for packet in read_packets(source, *filter(None, (stream, other))):

@@ -30,8 +30,8 @@ class Dataset:
             data set, it is the path of the folder or zip file.
         videos: The videos, if the data set consists of videos.
         faces: The face crops, if the data set consists of crops instead of videos.
-        note: A remark for the user, or an empty text. A remark may say, for example, that the data
-            set has no official split.
+        note: A remark for the user, for example that the data set has no official split. It may be
+            empty.
         missing: Short descriptions of the parts of the data set that the folder lacks.
     """
 
@@ -182,9 +182,9 @@ def videos_below(folder: Path) -> list[Path]:
 
 
 def image_sequences(folder: Path) -> dict[Path, list[Path]]:
-    """Return a dictionary from the path of each folder to the folder's images, in order of time.
+    """Return the images in a folder and its sub-folders, in order of time.
 
-    The folders are `folder` and all folders below it. Folders without images are left out.
+    The result is a dictionary from the path of each folder that holds images to these images.
     """
     found: dict[Path, list[Path]] = {}
     for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images
