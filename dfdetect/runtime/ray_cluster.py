@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
+# Ray reads from this environment variable whether a cluster needs a token.
+AUTH_MODE = "RAY_AUTH_MODE"
 # Seconds within which a cluster must answer. Ray itself would try to connect for minutes.
 TIMEOUT = 10.0
 # Processes may get this number of items before the result of the oldest item is yielded: AHEAD, or
@@ -70,7 +73,8 @@ def map_on_cluster(
         items: The items. The next item is read only when a process is free.
         address: The cluster's address, such as `192.168.0.1:6379`. On a machine of the cluster, the
             address may be `auto`. `ray.init` describes all addresses. In addition, `local` starts a
-            cluster of this machine alone, which ends with the call.
+            cluster of this machine alone, which ends with the call. A process that is already
+            connected to a cluster uses that cluster, and stays connected.
         on_lost: A function that returns the result of an item that was given up. Its arguments are
             the item and a message. An item is given up after `ATTEMPTS` processes were lost while
             they worked on the item.
@@ -360,19 +364,21 @@ def connected(address: str) -> Iterator[None]:
     options: dict[str, Any] = {"address": address}
     if alone:
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
-    with _own_signals():
+    with _own_auth_mode():
+        with _own_signals():
+            try:
+                ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ArgumentError(
+                    f"cluster {address}: cannot be reached ({_first_line(error)}); if Ray asks for "
+                    "a token, have the same ~/.ray/auth_token on all machines and set "
+                    f"{AUTH_MODE}=token"
+                ) from error
         try:
-            ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ArgumentError(
-                f"cluster {address}: cannot be reached ({_first_line(error)}); if Ray asks for a "
-                "token, have the same ~/.ray/auth_token on all machines and set RAY_AUTH_MODE=token"
-            ) from error
-    try:
-        yield
-    finally:
-        with _errors_logged("cannot disconnect from the cluster"):
-            ray.shutdown()
+            yield
+        finally:
+            with _errors_logged("cannot disconnect from the cluster"):
+                ray.shutdown()
 
 
 @contextmanager
@@ -399,6 +405,24 @@ def _host_and_port(address: str) -> tuple[str, str]:
     """
     host, _, port = address.rpartition("/")[2].rpartition(":")
     return host.strip("[]"), port
+
+
+@contextmanager
+def _own_auth_mode() -> Iterator[None]:
+    """Restore `AUTH_MODE` after a `with` block in which Ray sets it.
+
+    Ray sets the variable when it starts a local cluster. If it stayed set, this process would no
+    longer accept calls from clusters that need no token.
+    """
+    before = os.environ.get(AUTH_MODE)
+    try:
+        yield
+    finally:
+        if before is None and os.environ.pop(AUTH_MODE, None) is not None:
+            # Ray has no public function that makes it read the variable again.
+            raylet: Any = import_module("ray._raylet")
+            raylet.Config.initialize("")
+            raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

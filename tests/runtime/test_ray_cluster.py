@@ -129,6 +129,22 @@ def test_map_on_cluster_gives_up_an_item_that_kills_its_process(address):
     ]
 
 
+def test_map_on_cluster_reaches_a_cluster_again_after_a_local_one(address, local):
+    for one in (local, address):
+        assert list(map_with(abs, [-1], one)) == [(-1, 1)]
+
+
+def test_map_on_cluster_leaves_a_connection_as_it_was(address, local):
+    import ray
+
+    ray.init(address, log_to_driver=False)
+    try:
+        assert list(map_with(abs, [-1], local)) == [(-1, 1)]
+        assert ray.get_runtime_context().gcs_address == address
+    finally:
+        ray.shutdown()
+
+
 def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
     ray_cluster, address, second, sample_data, tmp_path, monkeypatch
 ):
