@@ -81,7 +81,7 @@ class ExtractedVideo:
     Attributes:
         status: `Status.OK`, or the reason why there are no crops.
         message: A sentence that describes the status, with details.
-        people: Number of people of whom there are crops.
+        people: Number of people with crops.
         crops: The crops of all people.
     """
 

@@ -275,7 +275,7 @@ class FaceSet:
     def videos(self) -> list[list[list[int]]]:
         """Return the tracks of each video. A track is a list of the row numbers of its crops.
 
-        If the index does not give the video of a crop, the crop counts as a video with one track.
+        A crop whose video is unknown is a video of its own.
 
         Example:
             >>> faces.videos()  # one video with two tracks, and a single crop

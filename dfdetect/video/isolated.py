@@ -409,7 +409,7 @@ class DecoderProcess:
 class _Processes:
     """The processes of a `DecoderPool`.
 
-    This class must not refer to the pool, because the pool's finalizer would then keep it alive.
+    This class must not refer to the pool. The pool's finalizer would then keep the pool alive.
     """
 
     def __init__(self) -> None:
