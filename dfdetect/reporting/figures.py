@@ -38,9 +38,7 @@ def draw_frame(
         ArgumentError: The result has no tracks.
         VideoError: The video cannot be read.
     """
-    if not result.tracks:
-        raise ArgumentError(f"{result.name}: nothing to draw, {result.message}")
-    worst = max(result.tracks, key=lambda track: track.probability)
+    worst = result.tracks[_most_suspicious(result)]
     time = worst.times[int(np.argmax(worst.frame_probabilities))]
     with DecoderPool() as decoders:
         sampled = decoders.read_frames(path, frames)
@@ -81,9 +79,10 @@ def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
         result: The detector's result for the video, with at least one track.
 
     Raises:
+        ArgumentError: The result has no tracks.
         VideoError: The video cannot be read.
     """
-    worst = max(range(len(result.tracks)), key=lambda person: result.tracks[person].probability)
+    worst = _most_suspicious(result)
     with DecoderPool() as decoders:
         strip = cut_faces(path, result, decoders)[worst]
     axes.imshow(np.concatenate([image for _, image in strip], axis=1))
@@ -93,3 +92,10 @@ def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
         xticklabels=[f"{time:.1f} s" for time, _ in strip],
         yticks=[],
     )
+
+
+def _most_suspicious(result: VideoResult) -> int:
+    """Return the number of the most suspicious person, counted from 0."""
+    if not result.tracks:
+        raise ArgumentError(f"{result.name}: nothing to draw, {result.message}")
+    return max(range(len(result.tracks)), key=lambda person: result.tracks[person].probability)

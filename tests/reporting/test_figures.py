@@ -3,7 +3,7 @@ from matplotlib.figure import Figure
 
 from dfdetect import Status, TrackResult, VideoResult
 from dfdetect.errors import ArgumentError
-from dfdetect.reporting.figures import draw_curve, draw_frame
+from dfdetect.reporting.figures import draw_curve, draw_faces, draw_frame
 from dfdetect.video.reader import read_frames
 
 
@@ -25,7 +25,8 @@ def test_draw_frame_and_draw_curve_show_the_worst_moment_and_every_person(real_c
     assert len(right.get_legend().get_texts()) == 2
 
 
-def test_draw_frame_refuses_a_result_without_faces(real_clip):
+@pytest.mark.parametrize("draw", [draw_frame, draw_faces])
+def test_draw_frame_and_draw_faces_refuse_a_result_without_faces(draw, real_clip):
     result = VideoResult.without_score(real_clip, "clip.mp4", Status.NO_FACE)
     with pytest.raises(ArgumentError, match="no face found"):
-        draw_frame(Figure().subplots(), real_clip, result)
+        draw(Figure().subplots(), real_clip, result)
