@@ -69,7 +69,7 @@ class Journal:
             )
 
     def of_others(self) -> list[bytes]:
-        """Return the lines of the file that runs with other settings or versions have written."""
+        """Return the lines that were written with other settings or by another version."""
         return [line for line in self._lines() if (entry := _parse(line)) and self._is_stale(entry)]
 
     def close(self) -> None:

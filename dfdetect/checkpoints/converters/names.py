@@ -99,7 +99,7 @@ def efficientnet_names(variant: int, prefix: str = "") -> Callable[[str], str]:
 
 
 def xception_name(name: str) -> str:
-    """Translate dfdetect's name of an Xception tensor into Remi Cadene's name of the tensor.
+    """Return the name of an Xception tensor in Remi Cadene's code, given its name in dfdetect.
 
     Many published detectors use Remi Cadene's implementation of Xception.
 

@@ -82,7 +82,7 @@ def require_format(name: str) -> None:
 
 
 def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
-    """Recognise the format of a file by the names and shapes of its tensors, and return the format.
+    """Return the format of a file, recognised by the names and shapes of its tensors.
 
     Args:
         path: Path of the file, shown in error messages.
@@ -91,8 +91,8 @@ def choose_format(path: Path, shapes: Shapes, name: str = AUTO) -> Format:
 
     Raises:
         ArgumentError: `name` is unknown.
-        CheckpointError: The file has another format than `name`, has an unknown format, or fits
-            several formats and `name` is none of them.
+        CheckpointError: The file has an unknown format, or another format than `name`. Or it fits
+            several formats, and `name` is none of them.
     """
     require_format(name)
     known = formats()
