@@ -268,9 +268,13 @@ def _label(
         )
     original = str(entry.get("original") or "")
     group = Path(original or path.name).stem
-    source = next((part for part in folders[::-1] if part.upper() not in LABELS), "")
     place = (archive, path.parent / original) if original else None
-    return LabelledVideo(name, path, label, group, source, archive, place)
+    return LabelledVideo(name, path, label, group, _source(folders), archive, place)
+
+
+def _source(folders: tuple[str, ...]) -> str:
+    """Return the innermost folder whose name is not a label, or an empty text."""
+    return next((part for part in folders[::-1] if part.upper() not in LABELS), "")
 
 
 def _size(path: Path) -> int:
@@ -303,7 +307,7 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
         if row["label"] not in LABELS:
             raise InputError(f"{file}: {row['path']}: label {row['label']!r}; use REAL or FAKE")
         group = row.get("identity") or path.stem
-        rows[path] = row["label"], group, row.get("source") or path.parent.name
+        rows[path] = row["label"], group, row.get("source") or _source(path.parent.parts)
     return rows
 
 

@@ -71,6 +71,13 @@ def test_read_labels_prefers_a_manifest(tmp_path):
         assert (video.label, video.group, video.source) == ("FAKE", "Ann", "Studio 1")
 
 
+def test_read_labels_of_a_manifest_takes_no_label_for_a_source(tmp_path):
+    touch(tmp_path / "studio" / "Real" / "a.mp4")
+    (tmp_path / "manifest.csv").write_text("path,label\nstudio/Real/a.mp4,REAL\n")
+    (video,) = read_labels(tmp_path)
+    assert video.source == "studio"
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [("path\na.mp4\n", "columns path and label"), ("path,label\na.mp4,?\n", "'?'")],
