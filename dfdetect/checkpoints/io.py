@@ -81,8 +81,8 @@ def read_spec(path: str | Path) -> Spec:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        CheckpointError: The file is not a checkpoint, or this release cannot read its format
-            version.
+        CheckpointError: The file is not a checkpoint, this release cannot read its format version,
+            or a field of its header is missing, unknown or wrong.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -98,7 +98,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     Raises:
         FileNotFoundError: The file does not exist.
         CheckpointError: The file is damaged or is not a checkpoint, this release cannot read its
-            format version, or its tensors do not fit its architecture.
+            format version, a field of its header is missing, unknown or wrong, or its tensors do
+            not fit its architecture.
 
     Example:
         >>> model, spec = load_checkpoint(find_weights())
@@ -146,8 +147,8 @@ def load_ensemble(
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is not a usable checkpoint.
-        ArgumentError: `paths` is empty, `shares` and `paths` differ in length, or a share is not
-            above 0.
+        ArgumentError: `paths` is empty, the ensemble would have more than 64 members, `shares` and
+            `paths` differ in length, or a share is infinite or not above 0.
 
     Example:
         >>> model, spec = load_ensemble([find_weights("cnn_lstm"), find_weights("xception")])
@@ -180,9 +181,10 @@ def make_ensemble(
     Raises:
         FileNotFoundError: A file does not exist.
         CheckpointError: A file is not a usable checkpoint.
-        ArgumentError: `paths` has fewer than two elements, or contains `out`. Or the name of `out`
-            does not end in `.safetensors`, or `out` cannot be written. Or `shares` and `paths`
-            differ in length, or a share is not above 0.
+        ArgumentError: `paths` has fewer than two elements or contains `out`, or the ensemble would
+            have more than 64 members. Or the name of `out` does not end in `.safetensors`, or `out`
+            cannot be written. Or `shares` and `paths` differ in length, or a share is infinite or
+            not above 0.
 
     Example:
         >>> make_ensemble(["a.safetensors", "b.safetensors"], "both.safetensors").shares

@@ -309,10 +309,11 @@ class FaceSet:
     def without_label_noise(self, min_pair_difference: float) -> "FaceSet":
         """Return a face set without the FAKE crops that hardly differ from their originals.
 
-        Two columns compare the pixels of a FAKE crop and its original: `pair_diff` is the mean
-        difference (0 to 255), and `pair_border` is the mean difference along the border of the
-        crops. If `pair_border` is 6 or more, the two crops are not aligned, and the FAKE crop is
-        kept. If one of the columns is missing, all crops are kept.
+        Two columns compare the pixels of a FAKE crop and its original (levels 0 to 255).
+        `pair_diff` is the 95th percentile of the blurred difference inside the face, and
+        `pair_border` is the mean difference along the border of the crops. If `pair_border` is 6 or
+        more, the two crops are not aligned, and the FAKE crop is kept. If one of the columns is
+        missing, all crops are kept.
 
         Args:
             min_pair_difference: FAKE crops with a lower `pair_diff` are left out.

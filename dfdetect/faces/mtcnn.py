@@ -271,7 +271,7 @@ def pyramid(height: int, width: int, min_face: float, smallest: float = 0) -> li
 
     Example:
         >>> [round(scale, 3) for scale in pyramid(90, 160, 24)]
-        [0.5, 0.355, 0.251, 0.178]
+        [0.5, 0.354, 0.251, 0.178]
     """
     scales = []
     scale = SIDES[0] / min_face

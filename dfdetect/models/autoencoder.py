@@ -48,7 +48,8 @@ class Autoencoder(nn.Module):
     from -1 to 1. Height and width must be multiples of `spec.stride`.
 
     Raises:
-        ArgumentError: `spec.upsampling` is unknown, or `spec.stride` is not a power of two above 1.
+        ArgumentError: `spec.upsampling` is unknown, `spec.stride` is not a power of two above 1, or
+            `spec.width` is not a multiple of 4.
 
     Example:
         >>> net = Autoencoder(AutoencoderSpec("shuffle", stride=8, latent_channels=16))
@@ -63,6 +64,10 @@ class Autoencoder(nn.Module):
             raise ArgumentError(
                 f"an autoencoder needs one of {', '.join(UPSAMPLINGS)} and a stride of 2, 4, 8..., "
                 f"not {spec.upsampling!r} and {spec.stride}"
+            )
+        if spec.width <= 0 or 2 * spec.width % GROUPS:
+            raise ArgumentError(
+                f"an autoencoder needs a width that is a multiple of 4, not {spec.width}"
             )
         wide = 2 * spec.width
         encoder: list[nn.Module] = [nn.Conv2d(3, spec.width, 3, padding=1)]

@@ -1,7 +1,8 @@
 """The architectures by name: how to build each one, what input it takes, and how to train it.
 
-A model takes float32 RGB crops, normalised with the checkpoint's mean and std. It returns logits of
-FAKE of shape (batch, 1). The shape of the input is
+A model takes float32 crops, normalised with the checkpoint's mean and std. Their colours are RGB,
+or BGR if the checkpoint says so. It returns logits of FAKE of shape (batch, 1). The shape of the
+input is
 
 - (batch, 3, size, size) for single crops,
 - (batch, time, 3, size, size) for clips: successive crops of one face.

@@ -9,6 +9,7 @@ import torch
 from dfdetect.data import reconstruct as module
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.data.reconstruct import AUTOENCODERS, reconstruct, train_autoencoder
+from dfdetect.errors import ArgumentError
 from dfdetect.models.autoencoder import Autoencoder, AutoencoderSpec, PatchDiscriminator
 
 NAMES = ["shuffle-4", "nearest-8"]
@@ -151,3 +152,9 @@ def test_autoencoder_keeps_size_and_range(name):
 def test_autoencoder_refuses_unknown_designs(upsampling, stride):
     with pytest.raises(ValueError, match="an autoencoder needs one of nearest, bilinear"):
         Autoencoder(AutoencoderSpec(upsampling, stride, 8))
+
+
+@pytest.mark.parametrize("width", [0, 6])
+def test_autoencoder_refuses_widths_that_are_no_multiple_of_4(width):
+    with pytest.raises(ArgumentError, match=f"a width that is a multiple of 4, not {width}"):
+        Autoencoder(AutoencoderSpec("nearest", 4, 8, width=width))

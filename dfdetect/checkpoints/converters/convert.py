@@ -10,6 +10,7 @@ from dfdetect.checkpoints.converters.tensors import Tensors
 from dfdetect.checkpoints.io import save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import require_checkpoint_name
+from dfdetect.files import require_writable
 from dfdetect.models.registry import create_model
 
 
@@ -28,8 +29,8 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ArgumentError: The name of `out` does not end in `.safetensors`, or `format` is neither
-            `auto` nor a name in `formats()`.
+        ArgumentError: The name of `out` does not end in `.safetensors`, `out` cannot be written, or
+            `format` is neither `auto` nor a name in `formats()`.
         CheckpointError: The file cannot be read, its format is unknown or differs from `format`, or
             its tensors do not fit the network.
         DfdetectError: The file is a Keras file, and the package h5py is not installed.
@@ -39,6 +40,7 @@ def convert(path: str | Path, out: str | Path, *, format: str = AUTO) -> ModelSp
     """
     path, out = Path(path), Path(out)
     require_checkpoint_name(out)
+    require_writable(out)
     require_format(format)
     found = read_tensors(path)
     tensors = Tensors(path, found)

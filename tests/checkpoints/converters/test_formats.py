@@ -188,6 +188,12 @@ def test_convert_checks_names_before_it_reads_the_file(tmp_path):
         convert(absent, tmp_path / "a.txt")
 
 
+def test_convert_refuses_an_output_that_is_a_folder_before_it_reads_the_input(tmp_path):
+    (tmp_path / "out.safetensors").mkdir()
+    with pytest.raises(ValueError, match=r"out\.safetensors: is a folder; give the name of a"):
+        convert(tmp_path / "missing.pth", tmp_path / "out.safetensors")
+
+
 @pytest.mark.parametrize("name", ["_blocks.3._bn1.running_mean", "_conv_stem.weight"])
 def test_convert_names_a_missing_tensor(name, tmp_path):
     state = make_state(ONE)
