@@ -50,8 +50,8 @@ class Region(NamedTuple):
     Attributes:
         x: Horizontal position of the centre.
         y: Vertical position of the centre.
-        half_width: Range from which half the region's width is chosen at random.
-        half_height: Range from which half the region's height is chosen at random.
+        half_width: Half the width of the region. It is drawn at random from this range.
+        half_height: Half the height of the region. It is drawn at random from this range.
     """
 
     x: float

@@ -37,11 +37,9 @@ class Judge:
     """Computes the calibration and the metrics of a model from its logits of held-out faces.
 
     Each video has a weight. There are two groups of videos: without a known source, and with a
-    known source. These parts have the same total weight:
-
-    - both groups, unless one is empty;
-    - REAL and FAKE videos within a group;
-    - all sources within a class of a group.
+    known source. Both groups have the same total weight, unless one is empty. Within a group, REAL
+    and FAKE videos have the same total weight. Within a class (REAL or FAKE) of a group, all
+    sources have the same total weight.
 
     Args:
         faces: The held-out faces.

@@ -48,15 +48,14 @@ def read_split(
 
     Args:
         faces: Paths of the index files of face sets.
-        val: What to hold out: the path of another face set's index file, or a number between 0 and
-            1. A number is a share of each face set in `faces`: of its sources if its FAKE crops
-            come from several sources, and otherwise of its actor groups (see `FaceSet.split`). A
-            list may mix paths and numbers. Its entries are applied in order, so a number is a share
-            of what is left.
+        val: What to hold out: the path of another face set's index file, or a fraction between 0
+            and 1 of each face set in `faces`. If the FAKE crops of a face set come from several
+            sources, it is a fraction of the sources. Otherwise it is a fraction of the actor groups
+            (see `FaceSet.split`). A list may mix paths and fractions. Its entries are applied in
+            order, so a fraction refers to what is left.
         seed: Seed of the random choice of held-out faces.
-        min_pair_difference: Lowest mean difference between the pixel values (0 to 255) of a fake
-            and the pixel values of its original. Fakes with a lower difference are not trained on
-            (see `FaceSet.without_label_noise`).
+        min_pair_difference: FAKE crops that differ less than this from their originals are not
+            trained on (see `FaceSet.without_label_noise`).
 
     Raises:
         FaceSetError: A face set is unusable or has only one class, or a crop is both in `faces` and

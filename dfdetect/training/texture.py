@@ -120,8 +120,8 @@ def fit_texture(
         faces: Indexes of face sets. Crops whose column `source` is empty are taken to be from the
             Deepfake Detection Challenge.
         out: The checkpoint to write, whose name ends in `.safetensors`.
-        val: What to hold out and calibrate on: indexes of face sets, or numbers that are shares to
-            hold out, as in `train`. Faces that the detector was not trained on are best.
+        val: The faces to hold out and calibrate on, as in `train`: indexes of face sets, or
+            fractions of `faces`. Faces that the detector was not trained on are best.
         seed: Seed of two random choices: which faces are held out, and how the copies of faces are
             damaged (see the docstring of this module).
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.

@@ -87,11 +87,11 @@ def train(
         faces: Indexes of the face sets to train on. If the setting `reconstruction_share` is above
             0, also list the indexes that `dfdetect reconstruct` has written for these face sets.
         out: The checkpoint to write, whose name ends in `.safetensors`.
-        val: What to hold out: the index of a face set of other actors and sources, or a number
-            between 0 and 1. A number is a share of each face set in `faces`: of its sources if its
-            FAKE crops come from several sources, and otherwise of its actor groups (see
-            `FaceSet.split`). A list may mix indexes and numbers. Its entries are applied in order,
-            so a number is a share of what is left.
+        val: What to hold out: the index of a face set of other actors and sources, or a fraction
+            between 0 and 1 of each face set in `faces`. If the FAKE crops of a face set come from
+            several sources, it is a fraction of the sources. Otherwise it is a fraction of the
+            actor groups (see `FaceSet.split`). A list may mix indexes and fractions. Its entries
+            are applied in order, so a fraction refers to what is left.
         init: A file of weights to start from (`.pth`, `.safetensors` or `.h5`), `"imagenet"` for
             ImageNet weights from an installed package (see `dfdetect.training.pretrained`), or None
             for random weights.
