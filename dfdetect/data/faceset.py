@@ -154,6 +154,11 @@ class FaceSet:
         """Return the source of each crop as text of shape (n,). An unknown source is empty."""
         return self.texts("source")
 
+    @property
+    def known_sources(self) -> list[str]:
+        """Return the name of each known source once, sorted."""
+        return sorted(set(self.sources.tolist()) - {""})
+
     def texts(self, column: str) -> np.ndarray:
         """Return a column of the index as text of shape (n,). Missing values are empty texts."""
         if column not in self.table:

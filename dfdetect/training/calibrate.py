@@ -32,7 +32,8 @@ def calibrate(
 
     The network itself is not changed. Use `faces` of people and sources that the network was not
     trained on. Otherwise the new calibration makes the probabilities too extreme. In the fit,
-    videos have the weights that `dfdetect.training.judging.Judge` describes.
+    videos have the weights that `dfdetect.training.judging.Judge` describes. A source counts as new
+    unless the checkpoint names it in `training["sources"]`, where `train` writes the known sources.
 
     Args:
         weights: Name or file of the weights.
@@ -66,7 +67,8 @@ def calibrate(
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
     joined.require_readable(progress)
-    judge = Judge(joined, spec.frames_per_clip, spec.aggregation)
+    trained = spec.training.get("sources", ())
+    judge = Judge(joined, spec.frames_per_clip, spec.aggregation, trained)
     logits = predict_logits(model.to(torch_device), joined, spec, workers, progress)
     calibration, scores = judge.judge(logits)
     spec = replace(

@@ -53,7 +53,7 @@ class Judge:
         faces: FaceSet,
         length: int,
         aggregation: Aggregation,
-        trained_sources: Sequence[str] | np.ndarray = (),
+        trained_sources: Sequence[str] = (),
     ):
         videos = faces.videos()
         items_of = defaultdict(list)

@@ -171,7 +171,8 @@ def fit_texture(
     items = [Item(row, seed + row) for row in range(len(used))]
     damaged = compute(ClipDataset(used, damage), items)
     fit_layers(model, used, as_from_videos(compute, spec, used, stored), stored, damaged)
-    judge = Judge(held_out, spec.frames_per_clip, spec.aggregation, used.sources)
+    sources = sorted({*spec.training.get("sources", ()), *used.known_sources})
+    judge = Judge(held_out, spec.frames_per_clip, spec.aggregation, sources)
     stored = compute(DetectorDataset(held_out, spec))
     features = as_from_videos(compute, spec, held_out, stored)
     calibration = calibrate_logits(model, judge, held_out, features)
@@ -187,6 +188,7 @@ def fit_texture(
         scores={"held_out_actors": judge.measure(calibration, logits)},
         training={
             **spec.training,
+            "sources": sources,
             "texture": {
                 "added_to": path.name,
                 "faces": [Path(index).name for index in faces],

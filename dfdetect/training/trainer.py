@@ -142,10 +142,13 @@ def train(
             "init": None if init is None else Path(init).name,
             "crops": len(split.train),
             "actor_groups": len(set(split.train.groups)),
+            "sources": split.train.known_sources,
         }
         progress = progress and context.is_first
         split.require_readable(context, progress)
-        judge = Judge(split.held_out, config.frames_per_clip, spec.aggregation, split.train.sources)
+        judge = Judge(
+            split.held_out, config.frames_per_clip, spec.aggregation, split.train.known_sources
+        )
         run = Run(out, model, spec, judge, context, progress)
         loading = _Loading(context.cores if workers is None else workers, progress)
         if closed_form:
@@ -189,8 +192,8 @@ def _require_new(out: Path, state_path: Path, resume: bool) -> None:
 def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
     """Return the specification of the best model so far, as its checkpoint stores it.
 
-    `description` holds the settings of the run, the names of its face sets, and its numbers of
-    crops and actor groups.
+    `description` holds the settings of the run, the names of its face sets and known sources, and
+    its numbers of crops and actor groups.
     """
     assert run.best is not None
     return replace(

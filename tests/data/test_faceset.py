@@ -310,6 +310,11 @@ def of_sources(**columns):
     return FaceSet(table, [None] * len(table))
 
 
+def test_known_sources_names_each_source_once():
+    faces = of_sources(label=["REAL", "FAKE", "REAL"] * 2, source=["b", "a", None] * 2)
+    assert faces.known_sources == ["a", "b"]
+
+
 def test_split_holds_out_sources_if_fakes_have_several_sources():
     sources = np.repeat([f"s{number}" for number in range(20)], 6)
     labels = np.where(np.arange(120) % 6 < 3, "REAL", "FAKE")

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from dfdetect import load_detector
-from dfdetect.checkpoints.io import load_checkpoint, make_ensemble
+from dfdetect.checkpoints.io import load_checkpoint, make_ensemble, save_checkpoint
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
@@ -30,6 +33,18 @@ def test_calibrate_changes_the_answers_and_not_the_network(face_set, tmp_path):
     points = spec.operating_points
     real = probabilities[faces.labels == 0]
     assert (real > points.fake).mean() <= (real > points.uncertain).mean() <= 0.1
+
+
+def test_calibrate_takes_the_sources_of_the_training_for_known(face_set, tmp_path):
+    table = pd.read_csv(face_set, dtype=str)
+    table["source"] = ["a"] * 24 + ["b"] * 12 + [""] * 12
+    table.to_csv(face_set, index=False)
+    model, spec = load_checkpoint(find_weights(WEIGHTS))
+    trained = tmp_path / "trained.safetensors"
+    save_checkpoint(trained, model, replace(spec, training={"sources": ["a"]}))
+    spec = calibrate(trained, [face_set], tmp_path / "mine.safetensors")
+    fakes = {new: counts["videos"] for new, counts in spec.operating_points.fakes.items()}
+    assert fakes == {"people": 18, "sources": 6}
 
 
 def test_calibrate_refuses_what_it_cannot_use(face_set, tmp_path):

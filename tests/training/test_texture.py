@@ -287,9 +287,10 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(
     for path in two_face_sets[1].with_suffix("").iterdir():  # the scores are those of moved crops
         moved = cv2.copyMakeBorder(cv2.imread(str(path)), 4, 0, 4, 0, cv2.BORDER_REPLICATE)
         cv2.imwrite(str(path), moved[:-4, :-4])
-    held_out = read_split(two_face_sets, 0.4, 0).held_out
-    logits = predict_logits(model, held_out, spec, 0, False)
-    measured = Judge(held_out, 1, spec.aggregation).measure(spec.calibration, logits)
+    split = read_split(two_face_sets, 0.4, 0)
+    assert spec.training["sources"] == split.train.known_sources == ["b", "d"]
+    logits = predict_logits(model, split.held_out, spec, 0, False)
+    measured = Judge(split.held_out, 1, spec.aggregation).measure(spec.calibration, logits)
     stored = spec.scores["held_out_actors"]
     for name in ("log_loss", "sources_log_loss"):  # the checkpoint has float16 weights
         assert measured[name] == pytest.approx(stored[name], abs=0.02)

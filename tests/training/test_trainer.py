@@ -59,6 +59,7 @@ def test_train_writes_how_the_checkpoint_was_made(trained):
     assert (training["val"], training["seed"], training["epochs"]) == ([0.25], 0, 3)
     assert training["crops"] == 36
     assert training["actor_groups"] == 9
+    assert training["sources"] == []
     assert training["date"].startswith("20")
     assert spec.scores["held_out_actors"]["n"] == 12
     history = pd.read_csv(out.with_suffix(".history.csv"), index_col="epoch")
