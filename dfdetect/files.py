@@ -106,14 +106,16 @@ def inert(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
-def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
+def read_table(
+    path: str | Path, text_columns: tuple[str, ...], unusable: type[InputError] = InputError
+) -> pd.DataFrame:
     """Return the table in a CSV file.
 
     In the columns `text_columns`, all cells are texts, even empty ones. In all other columns, an
     empty cell is a missing value. A cell that contains `NA` is a text, not a missing value.
 
     Raises:
-        InputError: The file is no CSV table.
+        InputError: The file is no CSV table. The error has the type `unusable`.
     """
     options: dict[str, Any] = {"keep_default_na": False, "encoding_errors": "surrogateescape"}
     try:
@@ -122,4 +124,4 @@ def read_table(path: str | Path, text_columns: tuple[str, ...]) -> pd.DataFrame:
         types = dict.fromkeys(text_columns, str)
         return pd.read_csv(path, dtype=types, na_values=missing, **options)
     except ValueError as error:
-        raise InputError(f"{path}: not a CSV table with a header ({error})") from error
+        raise unusable(f"{path}: not a CSV table with a header ({error})") from error

@@ -100,15 +100,15 @@ class FaceSet:
         Raises:
             FileNotFoundError: The index is missing, or there is neither a tar file nor a folder
                 with the images.
-            FaceSetError: The index lacks a column, or has unknown labels, repeated ids or empty
-                actor groups. An image or a shard is missing, or a shard is too short. The tar file
-                is damaged, or has members that no face set needs: links, devices, sparse files,
-                huge files, or files whose names lead out of the folder.
+            FaceSetError: The index is no CSV table, lacks a column, or has unknown labels, repeated
+                ids or empty actor groups. An image or a shard is missing, or a shard is too short.
+                The tar file is damaged, or has members that no face set needs: links, devices,
+                sparse files, huge files, or files whose names lead out of the folder.
         """
         index = Path(index)
         if not index.is_file():
             raise FileNotFoundError(f"{index}: no such face set or folder")
-        table = read_table(index, TEXT_COLUMNS)
+        table = read_table(index, TEXT_COLUMNS, FaceSetError)
         _check_table(index, table)
         if set(SHARD_COLUMNS) <= set(table):
             return cls(table, _find_in_shards(index, table))

@@ -30,12 +30,13 @@ def read_sample_submission(path: str | Path) -> list[str]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        SubmissionError: The file has no column `filename`, no rows, or the same name twice.
+        SubmissionError: The file is no CSV table, or has no column `filename`, no rows, or the same
+            name twice.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such sample submission")
-    table = read_table(path, ("filename",))
+    table = read_table(path, ("filename",), SubmissionError)
     if "filename" not in table:
         raise SubmissionError(f"{path}: no column 'filename'; its header should be filename,label")
     names = table["filename"].tolist()
@@ -101,9 +102,10 @@ def check_submission(path: str | Path, names: Sequence[str]) -> pd.DataFrame:
         The table, with the columns `filename` and `label`.
 
     Raises:
-        SubmissionError: The columns, the names, the order of the rows or the values are wrong.
+        SubmissionError: The file is no CSV table, or the columns, the names, the order of the rows
+            or the values are wrong.
     """
-    table = read_table(path, ("filename",))
+    table = read_table(path, ("filename",), SubmissionError)
     if table.columns.tolist() != COLUMNS:
         raise SubmissionError(f"{path}: header {','.join(table.columns)}, not {','.join(COLUMNS)}")
     _require_unique(path, table["filename"])

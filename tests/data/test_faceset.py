@@ -182,7 +182,7 @@ def test_read_refuses_unusable_archives(face_set, mode):
 def test_read_names_a_file_that_is_no_table(tmp_path, content):
     path = tmp_path / "faces.csv"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"faces\.csv: "):
+    with pytest.raises(FaceSetError, match=r"faces\.csv: "):
         FaceSet.read(path)
 
 

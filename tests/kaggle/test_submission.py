@@ -77,6 +77,7 @@ def test_write_details_says_why_there_is_no_score(tmp_path):
         ("filename,label\na.mp4,0.5\nb.mp4,nan\n", "'b.mp4' is not strictly"),
         ("filename,label\na.mp4,0.5\nb.mp4,\n", "'b.mp4' is not strictly"),
         ("name,label\na.mp4,0.5\nb.mp4,0.5\n", "header"),
+        ("", "not a CSV table"),
     ],
 )
 def test_check_submission_refuses_invalid_files(tmp_path, text, message):
@@ -94,7 +95,12 @@ def test_read_sample_submission_keeps_the_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("name\na\n", "no column"), ("filename,label\n", "no rows"), ("filename\na\na\n", "twice")],
+    [
+        ("name\na\n", "no column"),
+        ("filename,label\n", "no rows"),
+        ("filename\na\na\n", "twice"),
+        ("", "CSV"),
+    ],
 )
 def test_read_sample_submission_refuses_unusable_files(tmp_path, text, message):
     path = tmp_path / "sample_submission.csv"
