@@ -68,7 +68,10 @@ def fit_calibration(
     labels = np.asarray(labels)
     counts = np.bincount(labels, minlength=2)
     if counts.min() == 0:
-        raise ArgumentError("calibration needs both REAL and FAKE crops")
+        missing = ("REAL", "FAKE")[int(counts.argmin())]
+        raise ArgumentError(
+            f"calibration needs both REAL and FAKE examples: there are no {missing} ones, add some"
+        )
     certain = (counts + 1) / (counts + 2)
     # scikit-learn takes no targets between 0 and 1. An example with the target 0.99 is therefore
     # given as two: one with target 1 and weight 0.99, and one with target 0 and weight 0.01.
@@ -79,4 +82,10 @@ def fit_calibration(
     targets = np.concatenate([labels, 1 - labels])
     fit = LogisticRegression(C=np.inf)
     fit.fit(np.tile(logits / spread, 2).reshape(-1, 1), targets, sample_weight=shares * len(labels))
-    return Calibration(scale=float(fit.coef_[0, 0]) / spread, bias=float(fit.intercept_[0]))
+    scale = float(fit.coef_[0, 0]) / spread
+    if scale <= 0:
+        raise ArgumentError(
+            "calibration needs a positive scale, but FAKE examples have no higher logits than REAL "
+            "ones: check the labels, or train the model further"
+        )
+    return Calibration(scale=scale, bias=float(fit.intercept_[0]))
