@@ -63,8 +63,8 @@ class Journal:
                 file.write(f"\n{line}\n")
         except OSError as error:  # the run can continue, because its results are also in memory
             warnings.warn(
-                f"{self.path}: cannot be written ({error.strerror}); if this run is stopped, the "
-                "next one starts from the beginning",
+                f"{self.path}: cannot be written ({error.strerror}): free disk space, or allow "
+                "writing there; otherwise, if this run is stopped, the next one starts again",
                 stacklevel=2,
             )
 

@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from dfdetect.results import Status, TrackResult, Verdict, VideoResult
 from dfdetect.runtime.journal import Journal
 
@@ -77,6 +79,14 @@ def test_add_ignores_results_that_a_later_run_may_improve(tmp_path):
     assert list(journal.read({"a.mp4": tmp_path / "a.mp4"})) == ["a.mp4"]
     journal.close()
     assert not journal.path.exists()
+
+
+def test_add_names_the_file_that_it_cannot_write_and_says_what_to_do(tmp_path):
+    journal = make(tmp_path)
+    journal.path.mkdir()
+    message = r"progress\.jsonl: cannot be written \(Is a directory\): free disk space, or allow"
+    with pytest.warns(UserWarning, match=message):
+        journal.add("a.mp4", tmp_path / "a.mp4", SCORE)
 
 
 def test_read_ignores_lines_of_another_version(tmp_path, monkeypatch):
