@@ -440,7 +440,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         type=_index_and_weights,
         metavar="INDEX.csv[=WEIGHT]",
         help="face sets to train on; WEIGHT (default: 1) is the relative share of a face set in "
-        "each batch; two numbers REAL:FAKE give the two classes different weights",
+        "each batch; two numbers REAL:FAKE give each class its own share, and 0 leaves a class out",
     )
     parser.add_argument(
         "--val",

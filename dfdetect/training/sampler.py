@@ -50,7 +50,8 @@ class BalancedSampler(Sampler[list[Item]]):
         batch_size: Number of items in a batch.
         seed: Seed of all random choices.
         weights: Two weights for each face set of the dataset: one for its REAL items, and one for
-            its FAKE items. None for equal weights.
+            its FAKE items. One of the two may be 0: these items are left out. If all FAKE items are
+            left out, all fakes are made. None for equal weights.
         self_blend_share: Share of the FAKE half that is made by self-blending.
         reconstruction_share: Share of the FAKE half that is made from reconstructions.
         pair_share: Share of the recorded fakes that get a partner (a REAL item of their scene).
@@ -60,7 +61,8 @@ class BalancedSampler(Sampler[list[Item]]):
 
     Raises:
         ArgumentError: A batch has fewer items than there are processes, `weights` has fewer entries
-            than there are face sets, or a weight is not above 0.
+            than there are face sets, a weight is negative, both weights of a face set are 0, or all
+            REAL items are left out.
     """
 
     def __init__(
@@ -98,9 +100,15 @@ class BalancedSampler(Sampler[list[Item]]):
             )
         sets = int(dataset.face_sets.max()) + 1
         self.weights = np.asarray(weights or [(1.0, 1.0)] * sets, np.float64)
-        if len(self.weights) < sets or not (self.weights > 0).all():
+        allowed = (self.weights >= 0).all() and self.weights.any(axis=1).all()
+        if len(self.weights) < sets or not allowed:
             raise ArgumentError(
-                f"{sets} face sets need as many pairs of weights above 0, not {weights}"
+                f"{sets} face sets need as many pairs of weights, from 0 on and not both 0, "
+                f"not {weights}"
+            )
+        if not self.weights[dataset.face_sets[dataset.labels == 0], 0].any():
+            raise ArgumentError(
+                f"the weights {weights} leave out all REAL crops: give one of them a weight above 0"
             )
 
     def __len__(self) -> int:
@@ -209,7 +217,7 @@ class _Pool:
     ):
         self.generator = generator
         self.turns = turns
-        rows = np.flatnonzero(dataset.labels == label)
+        rows = np.flatnonzero((dataset.labels == label) & (weights[dataset.face_sets] > 0))
         by_source = defaultdict(list)
         for row in rows.tolist():
             by_source[int(dataset.face_sets[row]), str(dataset.sources[row])].append(row)

@@ -102,8 +102,9 @@ def train(
         workers: Number of processes that read and augment crops. None for one process per CPU core.
             If `torchrun` starts several processes, they share the cores.
         weights: Two numbers for each face set in `faces`: its relative share of the REAL crops in a
-            batch, and its relative share of the FAKE crops. None for equal shares. The shares do
-            not apply to fakes that are made from REAL crops during the training.
+            batch, and its relative share of the FAKE crops. One of the two may be 0: these crops
+            are not trained on. None for equal shares. The shares do not apply to fakes that are
+            made from REAL crops during the training.
         progress: Whether to show progress bars.
 
     Returns:

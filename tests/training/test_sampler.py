@@ -158,8 +158,31 @@ def test_sampler_refuses_fewer_items_than_processes():
         BalancedSampler(stand_in(np.arange(10) % 2), 2, seed=0, context=DistributedContext(0, 3))
 
 
-@pytest.mark.parametrize("weights", [[(1, 1)], [(1, 1), (1, 0)]])
+@pytest.mark.parametrize("without", [{0}, {0, 1}])
+def test_sampler_leaves_out_the_fakes_of_a_face_set_whose_weight_is_0(without):
+    labels, face_sets = np.arange(400) % 2, np.arange(400) // 200
+    weights = [(1, 0 if number in without else 2) for number in (0, 1)]
+    items = [
+        item
+        for batch in BalancedSampler(stand_in(labels, face_sets=face_sets), 8, 0, weights=weights)
+        for item in batch
+    ]
+    used = {
+        (int(face_sets[item.position]), int(labels[item.position]), item.role) for item in items
+    }
+    recorded = {(number, 0, Role.RECORDED) for number in (0, 1)}
+    recorded |= {(number, 1, Role.RECORDED) for number in {0, 1} - without}
+    made = {(number, 0, Role.SELF_BLENDED) for number in (0, 1)}
+    assert used == (recorded if without == {0} else recorded | made)
+
+
+@pytest.mark.parametrize("weights", [[(1, 1)], [(1, 1), (0, 0)], [(1, 1), (1, -1)]])
 def test_sampler_refuses_weights_that_do_not_fit(weights):
     dataset = stand_in([0, 1, 0, 1], face_sets=np.array([0, 0, 1, 1]))
     with pytest.raises(ValueError, match="2 face sets need as many pairs of weights"):
         BalancedSampler(dataset, 2, seed=0, weights=weights)
+
+
+def test_sampler_refuses_weights_without_real_crops():
+    with pytest.raises(ValueError, match="leave out all REAL crops"):
+        BalancedSampler(stand_in([0, 1, 0, 1]), 2, seed=0, weights=[(0, 1)])
