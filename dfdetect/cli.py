@@ -448,8 +448,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         type=_index_or_fraction,
         default=0.1,
         metavar="INDEX.csv|SHARE",
-        help="crops that select the best epoch, one value or several: face sets of other actors "
-        "and sources, or the share of the actors or sources of --faces to hold out",
+        help="crops that are not trained on, but choose the best epoch: a face set of other actors "
+        "and sources, or a number between 0 and 1, which is the share of the actors or sources of "
+        "--faces to hold out; several values are used together",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument(
