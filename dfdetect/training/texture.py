@@ -181,6 +181,8 @@ def fit_texture(
     with torch.no_grad():
         model.texture.bias.sub_(shift)
     logits = logits - shift * relevance
+    # The thresholds hold for crops of face sets, as those of `train` and `calibrate` do. They are
+    # not raised by `VIDEO_OFFSET`, so a few more REAL videos may exceed them.
     spec = replace(
         spec,
         calibration=calibration,
