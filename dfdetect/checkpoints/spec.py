@@ -26,6 +26,8 @@ RENAMED = {"person": "frames", "video": "tracks"}
 RGB = 3
 CHANNELS = ("RGB", "BGR")
 WHITE = 255
+# The entries of `training` that name what the model was trained on. Other modules read them.
+TRAINED_ON = ("faces", "sources")
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,10 @@ class ModelSpec:
                 raise ArgumentError(f"arguments: {name} = {value!r}; known are {ARGUMENTS}, 0 to 1")
         if not (isinstance(self.training, dict) and isinstance(self.scores, dict)):
             raise ArgumentError("training and scores must be JSON objects")
+        for name in TRAINED_ON:
+            names = self.training.get(name, [])
+            if not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
+                raise ArgumentError(f"training.{name} must be a list of texts, not {names!r}")
         if not (isinstance(self.licence, str) and self.licence.isprintable()):
             raise ArgumentError(f"licence must be a line of text, not {self.licence!r}")
 

@@ -220,6 +220,8 @@ def test_load_checkpoint_refuses_an_empty_file(file):
         ({"licence": "\x1b[2J"}, "licence must be a line of text"),
         ({"licence": 3}, "licence must be a line of text"),
         ({"training": []}, "training and scores must be JSON objects"),
+        ({"training": {"faces": 3}}, r"training\.faces must be a list of texts, not 3"),
+        ({"training": {"sources": [["a"]]}}, r"training\.sources must be a list of texts"),
         ({"architecture": ["resnet18"]}, "not a usable checkpoint"),
         ({"architecture": "vit_giant_patch14_224"}, "do not fit vit_giant_patch14_224"),
         ({"scores": {"deep": DEEP}}, "not a usable checkpoint"),
