@@ -1,17 +1,18 @@
 """Load the initial weights of a training run, from a file or from an installed package."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from dfdetect.checkpoints.converters.reading import read_tensors
 from dfdetect.checkpoints.weights import SUFFIX
-from dfdetect.errors import DfdetectError, InputError
+from dfdetect.errors import InputError
 from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
@@ -27,6 +28,8 @@ PACKAGES = {
 # prefix marks the tensors that belong to the model.
 BODY_PREFIX = "features."
 KERAS_SUFFIX = ".h5"
+# The names of the kernels and biases of convolutions in a Keras file.
+CONVOLUTION = re.compile(r"block[^/]*/layers/conv2d[^/]*/vars/[01]$")
 # The Keras network takes BGR pixel values of 0 to 255, from which nearly the mean of ImageNet was
 # subtracted.
 LARGEST_PIXEL = 255
@@ -83,7 +86,8 @@ def load_initial_weights(model: nn.Module, path: Path) -> None:
         path: A file with a state dict, or a Keras file.
 
     Raises:
-        InputError: The file holds no state dict, or its tensors do not fit the architecture.
+        InputError: The file is damaged, holds no state dict, or its tensors do not fit the
+            architecture.
         DfdetectError: The file is a Keras file, and h5py is not installed.
     """
     target = model.state_dict()
@@ -207,21 +211,9 @@ def _read_keras_convolutions(
     BGR pixel values (0 to 255) from which a mean was subtracted. The first convolution in the
     result takes RGB pixel values normalised by ImageNet's mean and standard deviation.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise DfdetectError(f"{path}: reading it needs h5py: `pip install h5py`") from error
-
-    found: list[np.ndarray] = []
-    with h5py.File(path) as file:
-        for block in sorted(name for name in file if name.startswith("block")):
-            layers = file[block]["layers"]
-            for layer in sorted(name for name in layers if name.startswith("conv2d")):
-                found += [layers[layer]["vars"][part][()] for part in ("0", "1")]
+    found = [one for name, one in sorted(read_tensors(path).items()) if CONVOLUTION.match(name)]
     names = [name for name in target if name.startswith(BODY_PREFIX)]
-    tensors = [
-        torch.from_numpy(one.transpose(3, 2, 0, 1) if one.ndim == 4 else one) for one in found
-    ]
+    tensors = [one.permute(3, 2, 0, 1) if one.ndim == 4 else one for one in found]
     shapes = [tensor.shape for tensor in tensors]
     if not names or shapes != [target[name].shape for name in names]:
         raise InputError(f"{path}: does not hold the convolutions of this architecture")

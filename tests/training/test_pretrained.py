@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dfdetect import create_model
+from dfdetect.errors import InputError
 from dfdetect.models.registry import head_parameters, model_info
 from dfdetect.training.pretrained import (
     find_initial_weights,
@@ -160,6 +161,19 @@ def test_load_initial_weights_within_a_larger_net(tmp_path):
     target = create_model("test_efficientnet")
     load_initial_weights(target, tmp_path / "m.pt")
     assert torch.equal(target.conv_stem.weight, source.conv_stem.weight)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no Keras file"])
+def test_load_initial_weights_refuses_unusable_keras_files(tmp_path, content):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "edges.weights.h5"
+    if content is None:
+        with h5py.File(path, "w") as file:
+            file.create_group("block1")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"edges\.weights\.h5: "):
+        load_initial_weights(create_model("test_efficientnet"), path)
 
 
 @pytest.mark.slow

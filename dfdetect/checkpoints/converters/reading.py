@@ -57,10 +57,14 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if path.suffix in KERAS_SUFFIXES:
-        return _read_keras(path)
-    if path.suffix == SAFETENSORS_SUFFIX:
-        return _read_safetensors(path)
-    return _without_wrapper(path, _read_torch(path))
+        tensors = _read_keras(path)
+    elif path.suffix == SAFETENSORS_SUFFIX:
+        tensors = _read_safetensors(path)
+    else:
+        tensors = _without_wrapper(path, _read_torch(path))
+    if not tensors:
+        raise CheckpointError(f"{path}: it contains no tensors; give the file with the weights")
+    return tensors
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -53,6 +53,17 @@ def test_read_tensors_refuses_damaged_files(tmp_path, content, suffix):
         read_tensors(path)
 
 
+def test_read_tensors_refuses_files_without_tensors(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    save_file({}, tmp_path / "empty.safetensors")
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file.create_group("layers")
+    torch.save({}, tmp_path / "empty.pth")
+    for suffix in (".safetensors", ".h5", ".pth"):
+        with pytest.raises(CheckpointError, match=rf"empty\{suffix}: it contains no "):
+            read_tensors(tmp_path / f"empty{suffix}")
+
+
 def test_read_tensors_shows_no_code_of_the_unpickler(tmp_path):
     (tmp_path / "a.pth").write_text("hello\n")
     with pytest.raises(CheckpointError, match=r"not saved by torch$"):
