@@ -385,7 +385,7 @@ def connected(address: str) -> Iterator[None]:
 def _errors_logged(what: str) -> Iterator[None]:
     """Log an error of a `with` block instead of raising it.
 
-    The block ends an actor or the connection. An error raised there could hide an earlier error.
+    Such a block ends work with Ray. An error raised there could hide an earlier error.
     `what` is the start of the log message, such as "cannot end an actor".
     """
     try:
@@ -420,9 +420,10 @@ def _own_auth_mode() -> Iterator[None]:
     finally:
         if before is None and os.environ.pop(AUTH_MODE, None) is not None:
             # Ray has no public function that makes it read the variable again.
-            raylet: Any = import_module("ray._raylet")
-            raylet.Config.initialize("")
-            raylet.AuthenticationTokenLoader.instance().reset_cache()
+            with _errors_logged(f"cannot make Ray read {AUTH_MODE} again"):
+                raylet: Any = import_module("ray._raylet")
+                raylet.Config.initialize("")
+                raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager
