@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from secrets import token_hex
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 LOOPBACKS = ("127.0.0.1", "localhost")
-# Ray reads from this environment variable whether a cluster needs a token.
-AUTH_MODE = "RAY_AUTH_MODE"
+# Ray reads from these environment variables whether a cluster needs a token, and the token.
+AUTH_MODE, AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 # Seconds within which a cluster must answer. Ray itself would try to connect for minutes.
 TIMEOUT = 10.0
 # Processes may get this number of items before the result of the oldest item is yielded: AHEAD, or
@@ -364,7 +365,7 @@ def connected(address: str) -> Iterator[None]:
     options: dict[str, Any] = {"address": address}
     if alone:
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
-    with _own_auth_mode():
+    with _own_token(alone):
         with _own_signals():
             try:
                 ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
@@ -408,18 +409,24 @@ def _host_and_port(address: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _own_auth_mode() -> Iterator[None]:
-    """Restore `AUTH_MODE` after a `with` block in which Ray sets it.
+def _own_token(alone: bool) -> Iterator[None]:
+    """Restore after a `with` block whether this process uses a token, which Ray may change.
 
-    Ray sets the variable when it starts a local cluster. If it stayed set, this process would no
-    longer accept calls from clusters that need no token.
+    If `alone` is True, Ray starts a local cluster in the block, and makes the process use a token.
+    The cluster gets a token of its own, because Ray would otherwise leave one in the home folder.
+    Afterwards, clusters that were started without a token could no longer be used.
     """
     before = os.environ.get(AUTH_MODE)
+    own = alone and not {AUTH_MODE, AUTH_TOKEN} & os.environ.keys()
+    if own:
+        os.environ[AUTH_TOKEN] = token_hex(32)
     try:
         yield
     finally:
+        if own:
+            del os.environ[AUTH_TOKEN]
         if before is None and os.environ.pop(AUTH_MODE, None) is not None:
-            # Ray has no public function that makes it read the variable again.
+            # Ray has no public function that makes it read the variables again.
             with _errors_logged(f"cannot make Ray read {AUTH_MODE} again"):
                 raylet: Any = import_module("ray._raylet")
                 raylet.Config.initialize("")

@@ -129,9 +129,14 @@ def test_map_on_cluster_gives_up_an_item_that_kills_its_process(address):
     ]
 
 
-def test_map_on_cluster_reaches_a_cluster_again_after_a_local_one(address, local):
+def test_map_on_cluster_reaches_a_cluster_again_after_a_local_one(
+    address, local, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for one in (local, address):
         assert list(map_with(abs, [-1], one)) == [(-1, 1)]
+    # Ray would expect a token in the home folder from clusters that were started without one.
+    assert not list(tmp_path.iterdir())
 
 
 def test_map_on_cluster_leaves_a_connection_as_it_was(address, local):
