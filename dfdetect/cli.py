@@ -330,9 +330,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         nargs="+",
         type=Path,
         metavar="INDEX.csv|VIDEO_FOLDER|ZIP|JSON",
-        help="one or more face sets, which are measured together; or a data set in the layout of "
-        "its authors; or a folder or zip file of videos, labelled by manifest.csv, metadata.json "
-        "or folders named real and fake",
+        help="one or more face sets, which are measured together; a data set in the layout of its "
+        "authors; or a folder or zip file of videos, labelled by manifest.csv, metadata.json or "
+        "folders named real and fake",
     )
     _add_split_option(parser)
     _add_detector_options(parser.add_argument_group("detector"), frames=None)
@@ -384,9 +384,9 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
         "sources",
         nargs="+",
         type=Path,
-        metavar="VIDEO_FOLDER|ZIP",
-        help="a data set in the layout of its authors, or videos labelled by manifest.csv, "
-        "metadata.json or folders named real and fake",
+        metavar="VIDEO_FOLDER|ZIP|INDEX.csv",
+        help="a data set in the layout of its authors; videos labelled by manifest.csv, "
+        "metadata.json or folders named real and fake; or a face set of whole photographs",
     )
     _add_split_option(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
@@ -448,9 +448,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         type=_index_or_fraction,
         default=0.1,
         metavar="INDEX.csv|SHARE",
-        help="crops that are not trained on, but choose the best epoch: a face set of other actors "
-        "and sources, or a number between 0 and 1, which is the share of the actors or sources of "
-        "--faces to hold out; several values are used together",
+        help="held-out crops, which are used to choose the best epoch: a face set of other actors "
+        "and sources, or the share of the actors or sources of --faces to hold out (a number "
+        "between 0 and 1); several values are used together",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
     parser.add_argument(
@@ -515,7 +515,7 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
         type=_index_or_fraction,
         default=0.08,
         metavar="INDEX.csv|SHARE",
-        help="crops to calibrate on, as in train; best are crops that were not trained on",
+        help="crops to calibrate on, given as in train; choose crops that were not trained on",
     )
 
 
@@ -560,7 +560,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
         "--val-clips",
         type=Path,
         metavar="INDEX.csv",
-        help="face set with tracks to measure models that take clips on",
+        help="face set with tracks, on which models that take clips are measured",
     )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder for checkpoints and tables"

@@ -33,13 +33,11 @@ class TrainConfig:
     input_size: int = _setting(160, "side of the model's input in pixels")
     start_size: int = _setting(
         0,
-        "side of the input in the first epoch; it grows to the input size during two thirds of the "
-        "epochs; 0: the input size in all epochs",
+        "side of the input in the first epoch; it grows to the input size during the first two "
+        "thirds of the epochs; 0: the input size in all epochs",
     )
     frames_per_clip: int = _setting(1, "number of consecutive crops in each clip; 1: single crops")
-    epochs: int = _setting(
-        6, "maximum number of epochs; in each, all crops of the rarer class are used once"
-    )
+    epochs: int = _setting(6, "maximum number of epochs")
     epoch_crops: int = _setting(
         0, "number of crops or clips in each epoch; 0: twice as many as the rarer class has"
     )
@@ -61,7 +59,7 @@ class TrainConfig:
         0.0, "share of the FAKE crops that are made from reconstructions of REAL crops"
     )
     pair_share: float = _setting(
-        0.0, "share of the recorded FAKE crops that have the REAL crop of their scene in the batch"
+        0.0, "share of the other FAKE crops that get a REAL crop of the same scene in their batch"
     )
     min_pair_difference: float = _setting(
         0.0, "leave out FAKE crops that differ less than this from their originals"
@@ -78,7 +76,7 @@ class TrainConfig:
         0.08, "distance of the crop's centre below the box's centre, divided by the box's height"
     )
     licence: str = _setting("research only, as the training data", "licence of the weights")
-    seed: int = _setting(0, "seed of the initial weights, the order, augmentation and split")
+    seed: int = _setting(0, "seed of all random choices")
 
     def __post_init__(self) -> None:
         """Raise ArgumentError if a setting is out of its range."""
