@@ -210,6 +210,12 @@ def _opened(path: Path) -> Iterator[safe_open]:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
+            first = file.read(1)
+        if first not in (b"{", b""):  # the header is a JSON object
+            raise CheckpointError(
+                f"{path}: not a checkpoint: it is no .safetensors file, or damaged; give a file "
+                "that `dfdetect train` or `dfdetect convert` wrote"
+            )
         if size > MOST_HEADER_BYTES:
             raise CheckpointError(
                 f"{path}: not a checkpoint: its header would have {size} bytes; "

@@ -5,6 +5,7 @@ from dataclasses import replace
 import psutil
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -156,6 +157,13 @@ def test_load_checkpoint_refuses_another_file(tmp_path):
     path = tmp_path / "text.safetensors"
     path.write_text("this is no checkpoint")
     with pytest.raises(CheckpointError, match=r"text\.safetensors: not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_load_checkpoint_of_an_image_says_that_it_is_no_safetensors_file(tmp_path):
+    path = tmp_path / "frame.jpg"
+    Image.new("RGB", (64, 64)).save(path)
+    with pytest.raises(CheckpointError, match=r"frame\.jpg: not a checkpoint: it is no \.safe"):
         load_checkpoint(path)
 
 

@@ -16,6 +16,8 @@ from dfdetect.errors import DfdetectError
 
 SAFETENSORS_SUFFIX = ".safetensors"
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
+# The first bytes of a zip archive, which torch writes, and of a pickle, which older torch wrote.
+TORCH_STARTS = (b"PK", b"\x80")
 # Some files also contain the epoch, the optimiser and so on. The state dict then has one of these
 # keys.
 WRAPPERS = ("state_dict", "model", "net", "model_state_dict")
@@ -75,6 +77,14 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if not start.startswith(TORCH_STARTS):
+        raise CheckpointError(
+            f"{path}: no checkpoint: give the file with the weights (the names of Keras files end "
+            "in .h5, those of safetensors files in .safetensors); this file is truncated, damaged "
+            "or not saved by torch"
+        )
     try:
         with torch.serialization.safe_globals(NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -3,6 +3,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -40,6 +41,21 @@ def test_read_tensors_refuses_a_whole_network_and_says_what_to_do(tmp_path):
     path = tmp_path / "whole.p"
     torch.save(nn.Linear(2, 1), path)
     with pytest.raises(CheckpointError, match=r"whole\.p.*run code.*state_dict\(\), NEW"):
+        read_tensors(path)
+
+
+def test_read_tensors_of_an_image_gives_no_advice_to_run_its_code(tmp_path):
+    path = tmp_path / "frame.jpg"
+    Image.new("RGB", (64, 64)).save(path)
+    with pytest.raises(CheckpointError, match=r"frame\.jpg: no checkpoint") as caught:
+        read_tensors(path)
+    assert "weights_only=False" not in str(caught.value)
+
+
+def test_read_tensors_refuses_a_pickle_of_an_old_torch_and_says_what_to_do(tmp_path):
+    path = tmp_path / "whole.p"
+    torch.save(nn.Linear(2, 1), path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match=r"run code.*state_dict\(\), NEW"):
         read_tensors(path)
 
 
