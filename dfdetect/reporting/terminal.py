@@ -48,10 +48,10 @@ OTHERS = {
     "image": "How many REAL images exceed them was not measured.",
     "file": "On other footage, and among images, more REAL ones may exceed them.",
 }
-# The fakes that `OperatingPoints.fakes` counts, in words.
+# Words that come after "fakes", for the two groups that `OperatingPoints.fakes` counts.
 NEW_FAKES = {
-    "people": "fakes like those that the detector was trained on",
-    "sources": "fakes from other sources (the case of most videos from the internet)",
+    "people": "like those that the detector was trained on",
+    "sources": "from other sources (the case of most videos from the internet)",
 }
 
 
@@ -293,7 +293,7 @@ def fakes_found(points: OperatingPoints) -> str:
         'Of 509 fakes like those that the detector was trained on, 50 % get the verdict fake...'
     """
     return " ".join(
-        f"Of {counts['videos']} {NEW_FAKES[new]}, "
+        f"Of {counted(counts['videos'], 'fake')} {NEW_FAKES[new]}, "
         f"{_percent(round(counts['fake'] / counts['videos'], 2))} get the verdict fake and "
         f"{_percent(round(1 - counts['uncertain'] / counts['videos'], 2))} real."
         for new, counts in points.fakes.items()

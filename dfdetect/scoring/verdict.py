@@ -7,6 +7,9 @@ from dfdetect.results import OperatingPoints
 # Maximum shares of REAL videos with a P(FAKE) above the thresholds `uncertain` and `fake`.
 UNCERTAIN_RATE = 0.05
 FAKE_RATE = 0.01
+# Minimum number of REAL videos for thresholds. A rate of 5 % cannot be known from fewer than 20
+# videos, because 5 % of 20 videos is one video.
+MIN_REAL_VIDEOS = 20
 
 
 def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> OperatingPoints:
@@ -14,6 +17,9 @@ def fit_operating_points(probabilities: np.ndarray, weights: np.ndarray) -> Oper
 
     At most 5 % of the REAL videos score above `uncertain`, and at most 1 % score above `fake`. Each
     video counts with its weight. The attribute `fakes` of the result is empty.
+
+    Fewer than `MIN_REAL_VIDEOS` videos are too few to know such rates. This function does not check
+    their number; `dfdetect.training.judging.Judge.operating_points` does.
 
     Args:
         probabilities: P(FAKE) of REAL videos that the model was not trained on, shape (n,).

@@ -28,7 +28,8 @@ def calibrate(
 
     The calibration turns a raw logit into the logit of a realistic P(FAKE). The operating points
     are the thresholds of the verdicts. Calibration and operating points are fitted on the scores of
-    whole videos, as in `train`.
+    whole videos, as in `train`. If `faces` has fewer than 20 REAL videos, the new checkpoint has no
+    operating points, and a warning says so.
 
     The network itself is not changed. Use `faces` of people and sources that the network was not
     trained on. Otherwise the new calibration makes the probabilities too extreme. In the fit,
@@ -69,6 +70,7 @@ def calibrate(
     joined.require_readable(progress)
     trained = spec.training.get("sources", ())
     judge = Judge(joined, spec.frames_per_clip, spec.aggregation, trained)
+    judge.warn_if_few_real(out)
     logits = predict_logits(model.to(torch_device), joined, spec, workers, progress)
     calibration, scores = judge.judge(logits)
     spec = replace(

@@ -15,9 +15,11 @@ Both log losses are computed from one calibrated P(FAKE) per video, as in a dete
 calibration is fitted on one raw logit per video.
 """
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,10 @@ import numpy as np
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import metrics, vote_weights, voted_metrics, weighted_log_loss
-from dfdetect.results import NEW, OperatingPoints
+from dfdetect.results import NEW, OperatingPoints, counted
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration, fit_calibration
-from dfdetect.scoring.verdict import fit_operating_points
+from dfdetect.scoring.verdict import MIN_REAL_VIDEOS, fit_operating_points
 
 CHOOSING = "choosing_loss"
 
@@ -136,8 +138,26 @@ class Judge:
             scores |= {f"sources_{name}": value for name, value in voted.to_dict().items()}
         return {name: value for name, value in scores.items() if np.isfinite(value)}
 
-    def operating_points(self, calibration: Calibration, logits: np.ndarray) -> OperatingPoints:
+    def warn_if_few_real(self, out: Path) -> None:
+        """Warn that the checkpoint `out` gets no thresholds, if there are too few REAL videos.
+
+        See `operating_points`. The warning says how many REAL videos there are, and what to do.
+        """
+        number = int((self.labels == 0).sum())
+        if number < MIN_REAL_VIDEOS:
+            warnings.warn(
+                f"{out}: will give no verdicts, because {counted(number, 'REAL video')} can set no "
+                f"thresholds; hold out or give {MIN_REAL_VIDEOS} or more that were not trained on",
+                stacklevel=3,
+            )
+
+    def operating_points(
+        self, calibration: Calibration, logits: np.ndarray
+    ) -> OperatingPoints | None:
         """Return the thresholds of the verdicts, and how many FAKE videos exceed each threshold.
+
+        If there are fewer than `dfdetect.scoring.verdict.MIN_REAL_VIDEOS` REAL videos, the result
+        is None: the rates below cannot be known from so few videos.
 
         At most 5 % of the REAL videos have a P(FAKE) above the threshold `uncertain`, and at most
         1 % of them have a P(FAKE) above the threshold `fake`. In these percentages, each REAL video
@@ -149,6 +169,8 @@ class Judge:
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
+        if real.sum() < MIN_REAL_VIDEOS:
+            return None
         points = fit_operating_points(probabilities[real], self.weights[real])
         groups = ~real & ~self.from_new_source, ~real & self.from_new_source
         fakes = {

@@ -83,11 +83,12 @@ class Run:
             line = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
             tqdm.write(line, file=sys.stderr)
         if not self.best or scores[CHOOSING] < self.best["scores"][CHOOSING]:
+            points = self.judge.operating_points(calibration, logits)
             weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
             self.best = {
                 "weights": weights,
                 "calibration": asdict(calibration),
-                "operating_points": asdict(self.judge.operating_points(calibration, logits)),
+                "operating_points": None if points is None else asdict(points),
                 "scores": scores,
                 "made_by": made_by,
             }

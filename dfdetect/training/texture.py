@@ -121,7 +121,9 @@ def fit_texture(
             Deepfake Detection Challenge.
         out: The checkpoint to write, whose name ends in `.safetensors`.
         val: The faces to hold out and calibrate on, as in `train`: indexes of face sets, or
-            fractions of `faces`. Faces that the detector was not trained on are best.
+            fractions of `faces`. Faces that the detector was not trained on are best. If they have
+            fewer than 20 REAL videos, the checkpoint has no thresholds of verdicts, and a warning
+            says so.
         seed: Seed of two random choices: which faces are held out, and how the copies of faces are
             damaged (see the docstring of this module).
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
@@ -173,6 +175,7 @@ def fit_texture(
     fit_layers(model, used, as_from_videos(compute, spec, used, stored), stored, damaged)
     sources = sorted({*spec.training.get("sources", ()), *used.known_sources})
     judge = Judge(held_out, spec.frames_per_clip, spec.aggregation, sources)
+    judge.warn_if_few_real(out)
     stored = compute(DetectorDataset(held_out, spec))
     features = as_from_videos(compute, spec, held_out, stored)
     calibration = calibrate_logits(model, judge, held_out, features)

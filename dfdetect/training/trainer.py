@@ -70,9 +70,10 @@ def train(
 
     After each epoch, the model is measured on held-out actors and sources, as described in
     `dfdetect.training.judging`. The checkpoint has the weights of the epoch with the lowest
-    `choosing_loss`, a log loss on the held-out faces. The calibration is fitted on the same
-    held-out faces. A linear model has no epochs: it is fitted with several strengths of the penalty
-    on its weights, and the best of these models is kept.
+    `choosing_loss`, a log loss on the held-out faces. The calibration and the thresholds of the
+    verdicts are fitted on the same held-out faces. If these have fewer than 20 REAL videos, the
+    checkpoint has no thresholds, and a warning says so. A linear model has no epochs: it is fitted
+    with several strengths of the penalty on its weights, and the best of these models is kept.
 
     OUT stands for the path `out` without its suffix. During the run, `OUT.state.pt` is the file to
     resume from, and `OUT.best.safetensors` is the checkpoint of the best epoch so far. Both files
@@ -150,6 +151,8 @@ def train(
         judge = Judge(
             split.held_out, config.frames_per_clip, spec.aggregation, split.train.known_sources
         )
+        if context.is_first:
+            judge.warn_if_few_real(out)
         run = Run(out, model, spec, judge, context, progress)
         loading = _Loading(context.cores if workers is None else workers, progress)
         if closed_form:
@@ -197,10 +200,11 @@ def _best_spec(run: Run, description: dict[str, Any]) -> ModelSpec:
     its numbers of crops and actor groups.
     """
     assert run.best is not None
+    points = run.best["operating_points"]
     return replace(
         run.spec,
         calibration=Calibration(**run.best["calibration"]),
-        operating_points=OperatingPoints(**run.best["operating_points"]),
+        operating_points=None if points is None else OperatingPoints(**points),
         scores={"held_out_actors": run.best["scores"]},
         training={
             **description,

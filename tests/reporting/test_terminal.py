@@ -215,6 +215,11 @@ def test_fakes_found_says_how_many_fakes_get_which_verdict():
     assert max(map(len, meaning.splitlines())) <= 80
 
 
+def test_fakes_found_says_one_fake():
+    points = replace(POINTS, fakes={"people": {"videos": 1, "uncertain": 0, "fake": 0}})
+    assert fakes_found(points).startswith("Of 1 fake like those that the detector was trained on,")
+
+
 def test_verdict_meaning_says_nothing_of_fakes_that_were_not_measured():
     assert fakes_found(POINTS) == ""
     assert "get the verdict" not in verdict_meaning(POINTS)

@@ -73,6 +73,16 @@ def test_calibrate_command_prints_the_thresholds(face_set, tmp_path, capsys):
     assert fakes_found(points) in printed
 
 
+def test_calibrate_sets_no_thresholds_on_few_real_videos(face_set, tmp_path, capsys):
+    out = tmp_path / "mine.safetensors"
+    pd.read_csv(face_set, dtype=str)[:10].to_csv(face_set, index=False)
+    assert main(["calibrate", WEIGHTS, "--faces", str(face_set), "--out", str(out)]) == 0
+    assert load_checkpoint(out)[1].operating_points is None
+    printed = capsys.readouterr()
+    assert "will give no verdicts, because 5 REAL videos can set no thresholds" in printed.err
+    assert "above" not in printed.out
+
+
 def test_calibrate_refuses_an_ensemble(face_set, tmp_path):
     pair = tmp_path / "pair.safetensors"
     make_ensemble([find_weights(name) for name in (WEIGHTS, "simple_cnn_1")], pair)

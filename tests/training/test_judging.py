@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,10 +92,34 @@ def test_judge_operating_points_count_the_fakes_above_them():
 
 
 def test_judge_operating_points_take_a_source_as_new_if_it_was_not_trained_on():
-    faces = held_out(("REAL", "a", ""), *[("FAKE", "a", "")] * 2, *[("FAKE", "b", "")] * 3)
+    faces = held_out(*[("REAL", "a", "")] * 20, *[("FAKE", "a", "")] * 2, *[("FAKE", "b", "")] * 3)
     judge = Judge(faces, 1, Aggregation(), trained_sources=["a", ""])
-    fakes = judge.operating_points(Calibration(), np.zeros(6)).fakes
+    fakes = judge.operating_points(Calibration(), np.zeros(25)).fakes
     assert {new: counts["videos"] for new, counts in fakes.items()} == {"people": 2, "sources": 3}
+
+
+def judge_of_real_videos(number):
+    """Return a judge of `number` REAL videos with two crops each, and of a FAKE video."""
+    real = [("REAL", "", f"r{video}") for video in range(number)] * 2
+    return Judge(held_out(*real, ("FAKE", "", "f")), 1, Aggregation())
+
+
+def test_judge_gives_no_operating_points_from_fewer_than_20_real_videos():
+    judge = judge_of_real_videos(19)
+    assert judge.operating_points(Calibration(), np.linspace(-1, 1, 39)) is None
+    with pytest.warns(UserWarning, match="19 REAL videos can set no") as warned:
+        judge.warn_if_few_real(Path("mine.safetensors"))
+    assert str(warned[0].message) == (
+        "mine.safetensors: will give no verdicts, because 19 REAL videos can set no thresholds; "
+        "hold out or give 20 or more that were not trained on"
+    )
+
+
+@pytest.mark.filterwarnings("error")
+def test_judge_gives_operating_points_from_20_real_videos():
+    judge = judge_of_real_videos(20)
+    assert judge.operating_points(Calibration(), np.linspace(-1, 1, 41)) is not None
+    judge.warn_if_few_real(Path("mine.safetensors"))
 
 
 def test_judge_leaves_out_figures_that_cannot_be_computed():

@@ -88,6 +88,27 @@ def test_train_leaves_out_actors_of_the_held_out_face_set(face_set, tmp_path):
         read_split([face_set], face_set, seed=0)
 
 
+def test_train_sets_thresholds_on_20_real_videos_or_more(face_set, trained, tmp_path):
+    assert load_checkpoint(trained[0])[1].operating_points is None  # 6 REAL videos
+    (tmp_path / "val").mkdir()
+    val = make_face_set(tmp_path / "val")
+    table = pd.read_csv(val, dtype=str)
+    for image in val.with_suffix("").iterdir():
+        image.rename(image.with_name(f"v{image.name}"))
+    table.assign(id="v" + table["id"], actor_group="v" + table["actor_group"]).to_csv(
+        val, index=False
+    )
+    out = tmp_path / "many.safetensors"
+    points = run(face_set, out, replace(TINY, epochs=1), val=val).operating_points
+    assert points.fakes["people"]["videos"] == 24
+    assert load_checkpoint(out)[1].operating_points == points
+
+
+def test_train_warns_if_it_can_set_no_thresholds(face_set, tmp_path):
+    with pytest.warns(UserWarning, match="no verdicts, because 6 REAL videos can set no"):
+        run(face_set, tmp_path / "few.safetensors", replace(TINY, epochs=1))
+
+
 def test_train_grows_crops_from_the_start_size():
     config = TrainConfig("simple_cnn_1", epochs=9, start_size=100, input_size=160)
     sizes = [config.crop_size(epoch) for epoch in range(9)]
