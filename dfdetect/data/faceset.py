@@ -379,20 +379,24 @@ class FaceSet:
                 groups = _choose(np.unique(self.groups[own]), fraction, seed)
                 held_out |= own & np.isin(self.groups, groups)
         rest = ~held_out & ~np.isin(self.groups, self.groups[held_out])
-        parts = self.select(rest), self.select(held_out)
-        for part in parts:
-            part.require_both_classes(f"the split of {fraction:g} by source and {GROUP}")
-        return parts
+        train, held = self.select(rest), self.select(held_out)
+        which = f"the split of {fraction:g} by source and {GROUP}"
+        other = "take another seed, or give a face set of its own as val"
+        train.require_both_classes(f"left by {which}", f"hold out a smaller share, {other}")
+        held.require_both_classes(f"held out by {which}", f"hold out a larger share, {other}")
+        return train, held
 
-    def require_both_classes(self, name: str) -> None:
+    def require_both_classes(self, name: str, advice: str = "") -> None:
         """Raise FaceSetError if there are no REAL crops or no FAKE crops.
 
-        `name` is what the error message calls the crops.
+        `name` is what the error message calls the crops. `advice` says what to do, if the message
+        alone does not.
         """
         absent = [label for label in LABELS if label not in set(self.table["label"])]
         if absent:
             raise FaceSetError(
                 f"{name}: no {' and no '.join(absent)} crops among {len(self)}; both are needed"
+                f"{advice and f'; {advice}'}"
             )
 
 

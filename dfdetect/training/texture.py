@@ -425,7 +425,7 @@ def _require_both_domains(faces: FaceSet) -> None:
             raise FaceSetError(
                 "REAL and FAKE faces with a source, and REAL and FAKE faces without one, are "
                 "needed, to train on and to hold out: give the faces of the challenge and face "
-                "sets with a column 'source'"
+                "sets with a column 'source'; if these are given, hold out another share"
             )
 
 

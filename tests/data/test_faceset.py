@@ -124,6 +124,20 @@ def test_require_both_classes_refuses_one_class(face_set):
         reals.split(0.25)
 
 
+def test_split_of_few_crops_says_what_to_do(face_set):
+    faces = FaceSet.read(face_set)
+    actor = faces.groups == "actor0"
+    few = faces.select(actor == (faces.labels == 0))  # only this actor has REAL crops
+    with pytest.raises(FaceSetError, match=r"held out by the split of .*: no REAL crops") as caught:
+        few.split(0.1, seed=1)
+    assert str(caught.value).endswith(
+        "both are needed; hold out a larger share, take another seed, or give a face set of its "
+        "own as val"
+    )
+    with pytest.raises(FaceSetError, match=r"left by the split of .*: no REAL .* a smaller share"):
+        few.split(0.9)
+
+
 def test_join_keeps_rows_and_images(face_set):
     faces = FaceSet.read(face_set)
     halves = faces.select(np.arange(24)), faces.select(np.arange(24, 48))
