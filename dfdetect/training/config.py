@@ -42,7 +42,9 @@ class TrainConfig:
         0, "number of crops or clips in each epoch; 0: twice as many as the rarer class has"
     )
     patience: int = _setting(4, "stop after this number of epochs without a lower held-out loss")
-    batch_size: int = _setting(32, "crops or clips in each batch, half of each class")
+    batch_size: int = _setting(
+        32, "crops or clips in each batch, half of each class; an even number"
+    )
     learning_rate: float = _setting(6e-4, "highest learning rate of the one-cycle schedule")
     lr_scaling: str = _setting(
         "equal", "equal: one rate; by_inputs: lower rates for layers with many inputs, as for VGG16"
@@ -86,6 +88,11 @@ class TrainConfig:
         for name, (low, high) in LIMITS.items():
             if not low <= (value := getattr(self, name)) <= high:
                 raise ArgumentError(f"{name} must be {low:g} to {high:g}, not {value:g}")
+        if self.batch_size % 2:
+            raise ArgumentError(
+                "batch_size must be even, because half of each batch is REAL and half FAKE, "
+                f"not {self.batch_size}"
+            )
 
     def crop_size(self, epoch: int) -> int:
         """Return the side in pixels of the crops in an epoch.

@@ -1,5 +1,6 @@
 import pytest
 
+from dfdetect.errors import ArgumentError
 from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.training.config import TrainConfig, recipe
 
@@ -19,6 +20,11 @@ def test_recipe_gives_way_to_settings():
 
 def test_recipe_of_other_architectures_is_the_defaults():
     assert recipe("resnet18") == TrainConfig("resnet18")
+
+
+def test_recipe_refuses_an_odd_batch_size():
+    with pytest.raises(ArgumentError, match=r"batch_size must be even, .* half FAKE, not 7"):
+        recipe("simple_cnn_1", batch_size=7)
 
 
 def test_recipe_refuses_unknown_architectures():

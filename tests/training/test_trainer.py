@@ -346,6 +346,7 @@ def test_train_with_mixed_precision_on_the_cpu(face_set, tmp_path, monkeypatch):
         {"epochs": 0},
         {"patience": 0},
         {"batch_size": 1},
+        {"batch_size": 7},
         {"learning_rate": 0.0},
         {"label_smoothing": 2.0},
         {"drop_rate": 1.0},
