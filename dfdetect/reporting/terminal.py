@@ -151,9 +151,7 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
         5 videos, 4 scored (2 fake, 2 real), 1 without a score:
           1 x no face found: e.mp4
     """
-    without = {
-        name: result.message for name, result in results.items() if result.probability is None
-    }
+    without = {name: result for name, result in results.items() if result.probability is None}
     noun = common_noun(results.values())
     line = f"{counted(len(results), noun)}, {len(results) - len(without)} scored"
     verdicts = Counter(result.verdict for result in results.values())
@@ -163,8 +161,11 @@ def summary(results: Mapping[str, VideoResult], prior: float | None = None) -> s
         line += f", {len(without)} without a score"
         line += ":" if prior is None else f" (given the prior {prior:g}):"
     lines = [line]
-    for reason, count in Counter(without.values()).most_common():
-        names = [name for name, message in without.items() if message == reason]
+    for status, count in Counter(result.status for result in without.values()).most_common():
+        names = [name for name, result in without.items() if result.status == status]
+        reasons = {without[name].message for name in names}
+        # Messages of one status may differ in their details, which the line of each video shows.
+        reason = reasons.pop() if len(reasons) == 1 else status.sentence
         more = ", ..." if count > NAMED else ""
         lines.append(printable(f"  {count} x {reason}: {', '.join(names[:NAMED])}{more}"))
     return "\n".join(lines)

@@ -70,6 +70,8 @@ ANNOTATED = "annotated by dfdetect"
 # The comment of an annotated copy lies in its index, at the start of the file. Even the index of a
 # video of several hours has fewer bytes than this number.
 INDEX_BYTES = 2**26
+# Details of the status UNREADABLE_VIDEO if FFmpeg opened the file, but found no video in it.
+NO_VIDEO = "it may be cut off, or no video: get it again"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
 
 
@@ -397,7 +399,10 @@ def open_container(path: Path) -> "av.container.InputContainer":
     except (av.FFmpegError, OSError) as error:
         if error.errno == errno.ENOMEM:
             raise VideoError(path, Status.DECODER_OUT_OF_MEMORY) from error
-        raise VideoError(path, Status.UNREADABLE_VIDEO, error.strerror or "") from error
+        # FFmpeg's own words for these two errors say nothing to people.
+        unknown = isinstance(error, av.InvalidDataError) or error.errno == errno.EINVAL
+        details = NO_VIDEO if unknown else error.strerror or ""
+        raise VideoError(path, Status.UNREADABLE_VIDEO, details) from error
 
 
 def video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
@@ -515,7 +520,7 @@ def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
-            raise VideoError(path, Status.UNREADABLE_VIDEO)
+            raise VideoError(path, Status.UNREADABLE_VIDEO, NO_VIDEO)
         while capture.grab():
             yield capture
     finally:

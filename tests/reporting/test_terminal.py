@@ -235,6 +235,16 @@ def test_summary_counts_verdicts_and_reasons():
     assert summary({"b.mp4": NO_VERDICT}) == "1 video, 1 scored"
 
 
+def test_summary_counts_a_status_once_whatever_its_details():
+    results = {
+        name: VideoResult.without_score(None, name, Status.UNREADABLE_VIDEO, details)
+        for name, details in (("a.mp4", "one"), ("b.mp4", "two"))
+    }
+    assert summary(results).splitlines()[1:] == ["  2 x not a readable video: a.mp4, b.mp4"]
+    del results["b.mp4"]
+    assert summary(results).splitlines()[1:] == ["  1 x not a readable video (one): a.mp4"]
+
+
 def test_ending_is_of_one_video_or_of_many():
     assert ending({"a.mp4": FAKE}).strip() == result_details(FAKE)
     assert ending({"c.mp4": NO_FACE}) == ""

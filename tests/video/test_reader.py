@@ -1,5 +1,6 @@
 import struct
 import tracemalloc
+from io import BytesIO
 
 import av
 import numpy as np
@@ -235,6 +236,17 @@ def test_read_frames_refuses_a_clip_that_lost_its_index(write_clip, numbered_fra
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(VideoError, match="not a readable video"):
         list(read_frames(path, 8))
+
+
+def test_read_frames_says_what_to_do_about_a_cut_or_renamed_file(write_clip, numbered_frames):
+    path = write_clip(numbered_frames(100))
+    cut = path.read_bytes()[: path.stat().st_size // 2]
+    picture = BytesIO()
+    Image.new("RGB", (64, 64)).save(picture, "JPEG")
+    for content in (cut, picture.getvalue()):
+        path.write_bytes(content)
+        with pytest.raises(VideoError, match=r"\(it may be cut off, or no video: get it again\)$"):
+            list(read_frames(path, 8))
 
 
 def test_read_frames_continues_after_a_damaged_middle(write_clip, numbered_frames):
