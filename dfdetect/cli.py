@@ -21,7 +21,14 @@ from typing import Any
 
 # `--help` must not wait for torch. Most modules are therefore imported inside the commands.
 from dfdetect import __version__
-from dfdetect.defaults import DEFAULT_FRAMES, DEFAULT_PRIOR, DEGRADATIONS, ENGINES, SPLITS
+from dfdetect.defaults import (
+    AUTOENCODER_STEPS,
+    DEFAULT_FRAMES,
+    DEFAULT_PRIOR,
+    DEGRADATIONS,
+    ENGINES,
+    SPLITS,
+)
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import CHOICES, TrainConfig, recipe
 
@@ -30,6 +37,12 @@ REASONS_GIVEN = 1
 # Exit status if the arguments, the input or the output cannot be used.
 UNUSABLE = 2
 SEE_FACES = "To see who was judged, and when, add --report FILE.html or --annotate FOLDER."
+# The weights that a command uses if none are given.
+MARKED = "the weights that `dfdetect models` marks as the default"
+# What happens to an existing file.
+NEW_FILE = "an existing file is an error"
+OWN_FILE = "an existing file is an error, unless the same command has made it"
+REPLACED = "an existing file is replaced"
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
 # If a signal stops the command, the exit status is this number plus the signal's number.
 SIGNALLED = 128
@@ -217,14 +230,22 @@ def _add_detector_options(
         "--weights",
         nargs="+",
         metavar="NAME|FILE",
-        help="installed weights or files; several form an ensemble; default: the weights that "
-        "`dfdetect models` marks as the default",
+        help=f"installed weights or files; several form an ensemble; default: {MARKED}",
     )
     text = "number of frames to sample from each video"
     if frames is None:  # None tells the command that the option was not given
         text += f" (default: {DEFAULT_FRAMES}); not for face sets"
     parser.add_argument("--frames", type=int, default=frames, help=text)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_out_option(parser: argparse.ArgumentParser, name: str, text: str) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar=name, help=text)
+
+
+def _add_weights_option(parser: argparse.ArgumentParser) -> None:
+    text = f"installed weights or a file; default: {MARKED}"
+    parser.add_argument("--weights", metavar="NAME|FILE", help=text)
 
 
 def _add_engine_option(parser: argparse._ActionsContainer) -> None:
@@ -389,7 +410,11 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
         "metadata.json or folders named real and fake; or a face set of whole photographs",
     )
     _add_split_option(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
+    _add_out_option(
+        parser,
+        "INDEX.csv",
+        f"index of the face set to write; its crops go to the folder INDEX beside it; {OWN_FILE}",
+    )
     parser.add_argument(
         "--frames", type=int, default=DEFAULT_FRAMES, help="number of frames to sample per video"
     )
@@ -418,11 +443,21 @@ def _add_reconstruct(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "faces", nargs="+", type=Path, metavar="INDEX.csv", help="face sets with REAL crops"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="INDEX.csv")
+    _add_out_option(
+        parser,
+        "INDEX.csv",
+        "index of the face set to write; its crops go to the folder INDEX beside it, and the "
+        f"autoencoders to INDEX.autoencoders; {OWN_FILE}",
+    )
     parser.add_argument(
         "--autoencoders", nargs="+", metavar="NAME", help="autoencoders to use; default: all"
     )
-    parser.add_argument("--steps", type=int, help="number of training steps of each autoencoder")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=AUTOENCODER_STEPS,
+        help="number of training steps of each autoencoder",
+    )
     parser.add_argument(
         "--copies", type=int, default=1, help="number of reconstructions of each crop"
     )
@@ -452,7 +487,11 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         "and sources, or the share of the actors or sources of --faces to hold out (a number "
         "between 0 and 1); several values are used together",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    _add_out_option(
+        parser,
+        "FILE.safetensors",
+        f"checkpoint to write, beside FILE.history.csv and FILE.history.png; {NEW_FILE}",
+    )
     parser.add_argument(
         "--init", metavar="FILE|imagenet", help="weights to start from; default: random weights"
     )
@@ -484,7 +523,7 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         metavar="FORMAT",
         help="format of the file (docs/checkpoints.md lists all), or auto to recognise it",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    _add_out_option(parser, "FILE.safetensors", f"checkpoint to write; {REPLACED}")
 
 
 def _add_calibrate(commands: argparse._SubParsersAction) -> None:
@@ -529,7 +568,7 @@ def _add_refit_arguments(parser: argparse.ArgumentParser, faces: str) -> None:
     parser.add_argument(
         "--faces", nargs="+", required=True, type=Path, metavar="INDEX.csv", help=faces
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    _add_out_option(parser, "FILE.safetensors", f"checkpoint to write; {NEW_FILE}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -581,7 +620,7 @@ def _add_compare_aggregation(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "index", type=Path, metavar="INDEX.csv", help="face set made by `dfdetect extract --blend`"
     )
-    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    _add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -607,7 +646,7 @@ def _add_compare_conditions(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="maximum number of good crops to damage",
     )
-    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    _add_weights_option(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
 
 
@@ -638,7 +677,7 @@ def _add_bundle(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--owner", default="OWNER", metavar="NAME", help="your Kaggle user name")
-    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
+    _add_weights_option(parser)
     parser.add_argument(
         "--wheels",
         type=Path,
@@ -658,7 +697,7 @@ def _add_ensemble(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "members", nargs="+", metavar="NAME|FILE", help="two or more installed weights or files"
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.safetensors")
+    _add_out_option(parser, "FILE.safetensors", f"checkpoint to write; {REPLACED}")
     parser.add_argument(
         "--shares",
         nargs="+",
@@ -672,8 +711,8 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
         commands, "export", _export, "Export a detector to an ONNX file for other programs."
     )
-    parser.add_argument("--weights", metavar="NAME|FILE", help="installed weights or a file")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.onnx")
+    _add_weights_option(parser)
+    _add_out_option(parser, "FILE.onnx", f"file to write; {REPLACED}")
 
 
 def _add_models(commands: argparse._SubParsersAction) -> None:

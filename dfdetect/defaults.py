@@ -5,6 +5,8 @@ This module imports nothing, so that `dfdetect --help` is fast.
 
 # Number of frames sampled from each video.
 DEFAULT_FRAMES = 32
+# Number of training steps of each autoencoder that `dfdetect reconstruct` uses.
+AUTOENCODER_STEPS = 600
 # Label of videos without a score in a submission.
 DEFAULT_PRIOR = 0.5
 # Rules that combine the frames of a track, and rules that combine the tracks of a video.

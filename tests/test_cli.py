@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from dfdetect.cli import main
+from dfdetect.cli import _parser, main
 from dfdetect.kaggle.submission import check_submission
 from dfdetect.video.reader import read_frames
 
@@ -209,6 +209,32 @@ def test_train_help_shows_a_default_as_it_is_typed(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     assert "(default: 0.1)" in " ".join(capsys.readouterr().out.split())
+
+
+def every_command():
+    (commands,) = (one.choices for one in _parser()._actions if isinstance(one.choices, dict))
+    return commands
+
+
+@pytest.mark.parametrize("command", every_command())
+def test_each_argument_has_a_help_text(command):
+    for action in every_command()[command]._actions:
+        assert action.help, action.dest
+        if action.dest == "weights" and action.option_strings:
+            assert "default: the weights that `dfdetect models` marks" in action.help
+
+
+@pytest.mark.parametrize("command", ["train", "calibrate", "fit-texture"])
+def test_help_says_that_no_checkpoint_is_replaced(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert "an existing file is an error" in " ".join(capsys.readouterr().out.split())
+
+
+def test_reconstruct_help_shows_the_number_of_steps(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["reconstruct", "--help"])
+    assert "steps of each autoencoder (default: 600)" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.filterwarnings("ignore:.*trained on a face set of this name")

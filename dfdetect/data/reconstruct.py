@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from dfdetect.data.faceset import GROUP, RECONSTRUCTION, FaceSet, FaceSetError, ImageLocation
 from dfdetect.data.writer import EncodedCrop, FaceSetWriter
+from dfdetect.defaults import AUTOENCODER_STEPS
 from dfdetect.errors import ArgumentError, InputError
 from dfdetect.files import atomic_path, require_writable
 from dfdetect.models.autoencoder import Autoencoder, AutoencoderSpec, PatchDiscriminator
@@ -49,9 +50,8 @@ AUTOENCODERS: dict[str, AutoencoderSpec] = {
     "shuffle-4": AutoencoderSpec("shuffle", 4, 4, 32, adversarial=True),
     "shuffle-8": AutoencoderSpec("shuffle", 8, 16, 32),
 }
-# Training: number of steps, number of pieces in a batch, and side of a piece in pixels. A piece is
-# a square part of a crop.
-STEPS = 600
+# Training: number of pieces in a batch, and side of a piece in pixels. A piece is a square part of
+# a crop.
 BATCH = 8
 PIECE = 96
 # For training, a crop is resized to a random side within these limits, in pixels, before a piece is
@@ -75,7 +75,7 @@ def reconstruct(
     out: str | Path,
     *,
     autoencoders: Sequence[str] = tuple(AUTOENCODERS),
-    steps: int = STEPS,
+    steps: int = AUTOENCODER_STEPS,
     copies: int = 1,
     device: str = "auto",
     seed: int = 0,
@@ -152,7 +152,7 @@ def train_autoencoder(
     spec: AutoencoderSpec,
     faces: FaceSet,
     *,
-    steps: int = STEPS,
+    steps: int = AUTOENCODER_STEPS,
     device: torch.device | str = "cpu",
     seed: int = 0,
     progress: bool = False,
