@@ -6,6 +6,7 @@ log. The row also holds the sizes of the index and of the newest shard. Bytes be
 the last row belong to an incomplete entry. The next run cuts these bytes off.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -157,9 +158,10 @@ class FaceSetWriter:
             raise InputError(f"{self.log}: made by another version of dfdetect: give another name")
         others = log[log["settings"] != self.settings]
         if len(others):
+            difference = _difference(others["settings"].iloc[0], self.settings)
             raise ArgumentError(
-                f"{self.log}: made with other settings, {others['settings'].iloc[0]}: use these "
-                "settings, or give another name"
+                f"{self.index}: made with other settings, {difference}: use these settings, give "
+                "another name, or delete all files of the face set"
             )
         for entry in log[self._entry_columns].to_dict("records"):
             self._note(entry)
@@ -173,6 +175,27 @@ class FaceSetWriter:
             _require_length(shard_path(self.index, shard), shard_end)
         _cut_off(self.index, index_end)
         return shard, shard_end
+
+
+def _difference(old: str, new: str) -> str:
+    """Say how the settings `old` differ from `new`; settings that are no JSON are returned whole.
+
+    Example:
+        >>> _difference('{"frames": 8, "crop": {"scale": 1}}', '{"frames": 12, "crop": {"scale": 1}}')
+        'frames 8, not 12'
+    """
+    try:
+        before, now = (
+            pd.json_normalize(json.loads(text), sep=" ").to_dict("records")[0]
+            for text in (old, new)
+        )
+    except ValueError:
+        return old
+    return "; ".join(
+        f"{str(name).replace('_', ' ')} {json.dumps(before.get(name))}, not {json.dumps(value)}"
+        for name, value in now.items()
+        if before.get(name) != value
+    )
 
 
 def _lock(log: Path) -> BinaryIO:

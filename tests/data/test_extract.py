@@ -312,6 +312,9 @@ def test_extract_refuses_other_settings(videos, tmp_path):
     run(videos, out)
     with pytest.raises(ValueError, match="made with other settings"):
         run(videos, out, blend=True)
+    message = r"faces\.csv: made with other settings, crop scale 0\.8, not 1\.2: use these"
+    with pytest.raises(ValueError, match=message):
+        run(videos, out, crop_scale=1.2)
 
 
 def test_extract_refuses_an_existing_index(videos, tmp_path):
