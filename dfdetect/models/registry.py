@@ -120,7 +120,7 @@ def create_model(name: str, **arguments: float) -> nn.Module:
         arguments: Options of the architecture, such as `drop_rate` and `drop_path_rate`.
 
     Raises:
-        ArgumentError: The name is unknown; the message lists similar names.
+        ArgumentError: The name is unknown; the message lists similar names, if any.
         TypeError: The architecture does not have one of the given options.
 
     Example:
@@ -147,10 +147,9 @@ def model_info(name: str) -> ModelInfo:
         return own[name]
     # If the name has a tag ("name.tag") or a hub ("hf-hub:..."), timm looks for pretrained weights.
     if name not in timm_models.names():
-        similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3)) or "none"
-        raise ArgumentError(
-            f"unknown architecture {name!r}; similar names: {similar}; see `dfdetect models`"
-        )
+        similar = ", ".join(difflib.get_close_matches(name, list_models(), n=3))
+        hint = f"similar names: {similar}; " if similar else ""
+        raise ArgumentError(f"unknown architecture {name!r}; {hint}see `dfdetect models`")
     return ModelInfo(
         timm_models.builder(name),
         "image",

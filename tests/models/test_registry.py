@@ -152,6 +152,8 @@ def test_model_info_refuses_unknown_names():
         ValueError, match=r"unknown architecture 'resnet_50'; similar names: .*resnet50"
     ):
         model_info("resnet_50")
+    with pytest.raises(ValueError, match=r"unknown architecture '\$\$'; see `dfdetect models`"):
+        model_info("$$")
 
 
 def test_list_models_by_pattern():
