@@ -1,6 +1,7 @@
 """Find video files below folders, and give each file a unique name."""
 
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,8 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp"))
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
+# The beginning of an internet address as a path, which has one slash only.
+ADDRESS = re.compile(r"[a-z]{2,}:/", re.IGNORECASE)
 
 
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
@@ -41,7 +44,9 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """
     given = [Path(path) for path in paths]
     if given and not any(path.exists() for path in given):
-        raise FileNotFoundError(f"{given[0]}: no such file or folder")
+        network = " (dfdetect never uses the network: download the video first)"
+        advice = network if ADDRESS.match(str(given[0])) else ""
+        raise FileNotFoundError(f"{given[0]}: no such file or folder{advice}")
     below: dict[Path, str] = {}
     known: set[Path] = set()
     for path in given:

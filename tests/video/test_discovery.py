@@ -44,6 +44,11 @@ def test_find_videos_names_equal_files_of_two_folders_by_their_whole_paths(tmp_p
     assert found == {"x/a.mp4": Path("x/a.mp4"), "y/a.mp4": Path("y/a.mp4")}
 
 
+def test_find_videos_of_an_address_says_that_nothing_is_downloaded():
+    with pytest.raises(FileNotFoundError, match="no such file or folder .*download the video"):
+        find_videos([Path("https://example.com/a.mp4")])
+
+
 def test_find_videos_keeps_all_files_if_a_path_equals_another_name(tmp_path, monkeypatch):
     touch(tmp_path, "x/a.mp4", "more/x/a.mp4", "other/a.mp4")
     monkeypatch.chdir(tmp_path)
