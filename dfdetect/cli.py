@@ -71,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: The arguments cannot be parsed (status 2), or they ask for help or for the
             version (status 0).
     """
-    options = vars(_parser().parse_args(arguments))
+    parsed, unknown = _parser().parse_known_args(arguments)
+    options = vars(parsed)
+    parser = options.pop("parser")
+    if unknown:  # argparse itself would print the usage of `dfdetect`, not of the command
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     command = options.pop("command")
     verbose = options.pop("verbose")
     level = logging.WARNING if options.get("quiet") else logging.INFO
@@ -219,7 +223,7 @@ def _add_command(
     parser.add_argument(
         *("-v", "--verbose"), action="store_true", default=argparse.SUPPRESS, help=VERBOSE
     )
-    parser.set_defaults(command=function)
+    parser.set_defaults(command=function, parser=parser)
     return parser
 
 
@@ -753,8 +757,11 @@ def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
     real, separator, fake = weights.partition(":")
     try:
         return Path(index), (float(real), float(fake if separator else real))
-    except ValueError:  # there is no equals sign, or it is part of the file name
-        return Path(text), (1.0, 1.0)
+    except ValueError:
+        if index.endswith(".csv") and not text.endswith(".csv"):
+            message = f"{index}: its weight {weights!r} is no number"
+            raise argparse.ArgumentTypeError(message) from None
+        return Path(text), (1.0, 1.0)  # there is no equals sign, or it is part of the file name
 
 
 def _index_or_fraction(text: str) -> Path | float:

@@ -68,6 +68,28 @@ def test_main_names_unusable_input_and_returns_2(arguments, message, tmp_path, m
     assert not (tmp_path / "submission.csv").exists()
 
 
+def test_main_names_a_wrong_option_with_the_usage_of_its_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "a.mp4", "--outt", "x"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: dfdetect predict ")
+    assert error.endswith("dfdetect predict: error: unrecognized arguments: --outt x\n")
+
+
+@pytest.mark.parametrize(("text", "weight"), [("faces.csv=x", "x"), ("faces.csv=1:", "1:")])
+def test_train_names_a_weight_that_is_no_number(text, weight, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "resnet18", "--out", "a.safetensors", "--faces", text])
+    assert f"faces.csv: its weight '{weight}' is no number" in capsys.readouterr().err
+
+
+def test_train_takes_a_file_with_an_equals_sign_in_its_name(capsys):
+    for name in ("a=b.csv", "folder=1/faces"):
+        assert main(["train", "resnet18", "--out", "a.safetensors", "--faces", name]) == 2
+        assert f"{name}: no such face set" in capsys.readouterr().err
+
+
 @pytest.fixture
 def scored(sample_data, tmp_path, monkeypatch, capsys):
     """Return a function that scores a video and returns (stdout, stderr), in an empty folder."""
