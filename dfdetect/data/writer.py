@@ -181,7 +181,7 @@ def _difference(old: str, new: str) -> str:
     """Say how the settings `old` differ from `new`; settings that are no JSON are returned whole.
 
     Example:
-        >>> _difference('{"frames": 8, "crop": {"scale": 1}}', '{"frames": 12, "crop": {"scale": 1}}')
+        >>> _difference('{"frames": 8, "size": 224}', '{"frames": 12, "size": 224}')
         'frames 8, not 12'
     """
     try:

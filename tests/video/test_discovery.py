@@ -45,7 +45,7 @@ def test_find_videos_names_equal_files_of_two_folders_by_their_whole_paths(tmp_p
 
 
 def test_find_videos_of_an_address_says_that_nothing_is_downloaded():
-    with pytest.raises(FileNotFoundError, match="no such file or folder .*download the video"):
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder .*download the video"):
         find_videos([Path("https://example.com/a.mp4")])
 
 
