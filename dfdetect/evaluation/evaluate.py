@@ -130,12 +130,14 @@ def evaluate(
     if plots is not None:
         _write_all(Path(plots), answers)
     groups = answers.texts("group")
-    if (count := len(set(groups))) < FEWEST_GROUPS:
+    labels, probabilities = answers.labels, answers.probabilities
+    count = min(len(set(groups[labels == label])) for label in set(labels.tolist()))
+    if count < FEWEST_GROUPS:
         warnings.warn(
-            f"{shown}: {count} actors or videos are too few for reliable intervals",
+            f"{shown}: {count} actors or videos are too few for reliable intervals: give at least "
+            f"{FEWEST_GROUPS} with REAL and {FEWEST_GROUPS} with FAKE videos or crops",
             stacklevel=2,
         )
-    labels, probabilities = answers.labels, answers.probabilities
     overall = metrics(labels, probabilities, groups=groups)
     by_source = _measure_sources(answers)
     result = EvaluationResult(

@@ -195,9 +195,10 @@ class EvaluationResult:
         If the items come from several sources, the next column has the metrics in which all sources
         have the same weight. If videos have several crops, the next column has the metrics of
         single crops. For comparison, the last column has the metrics of a detector that gives every
-        item the same probability.
+        item the same probability; it is empty if the data has no such metric, for example because
+        there are no FAKE items.
         """
-        columns: dict[str, Metrics | VotedMetrics] = {"": self.metrics}
+        columns: dict[str, Metrics | VotedMetrics] = {"videos or single crops": self.metrics}
         if self.each_source_one_vote is not None:
             columns["each source one vote"] = self.each_source_one_vote
         if self.crops not in (0, self.metrics.n):
@@ -210,7 +211,8 @@ class EvaluationResult:
             cells = [_cell(one, name) for one in columns.values()]
             if isinstance(constant, str):
                 constant = getattr(self.metrics, constant)
-            last = "" if constant is None else f"{constant:.3f}"
+            unknown = constant is None or math.isnan(getattr(self.metrics, name))
+            last = "" if unknown else f"{constant:.3f}"
             lines.append(
                 f"{title:{width}}" + "".join(f"  {one:{COLUMN}}" for one in cells) + f"  {last}"
             )

@@ -149,6 +149,25 @@ def test_evaluate_warns_of_few_actors(face_set, quick):
         evaluate(face_set, weights=quick)
 
 
+def test_evaluate_warns_of_few_actors_of_one_class(face_set, quick):
+    table = pd.read_csv(face_set, dtype=str)
+    fake = table["label"] == "FAKE"
+    table["actor_group"] = np.where(fake, np.arange(len(table)) % 5, np.arange(len(table)) + 5)
+    table.to_csv(face_set, index=False)
+    with pytest.warns(UserWarning, match="5 actors or videos are too few.*at least 10 with REAL"):
+        evaluate(face_set, weights=quick)
+
+
+def test_evaluation_result_without_fakes_has_no_constant_average_precision(face_set, quick):
+    table = pd.read_csv(face_set, dtype=str)
+    table[table["label"] == "REAL"].to_csv(face_set, index=False)
+    lines = str(evaluate(face_set, weights=quick)).splitlines()
+    assert lines[2].split("  ")[-1] == "constant answer"
+    assert "videos or single crops" in lines[2]
+    assert "average precision" in [line.strip() for line in lines]
+    assert "AUC" in [line.strip() for line in lines]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
