@@ -40,7 +40,7 @@ from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
 from dfdetect.runtime.device import available_cores, choose_device, has_fast_half
 from dfdetect.runtime.engines import AUTO
 from dfdetect.runtime.executor import Executor, prefetch
-from dfdetect.scoring.reliability import find_warnings
+from dfdetect.scoring.reliability import describe_damage, find_warnings
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
@@ -215,19 +215,23 @@ class Detector:
         try:
             with watch.measure("total"):
                 check()
-                tracks, sampled, bits_per_pixel = self._find_tracks(read, watch, check)
+                tracks, frames = self._find_tracks(read, watch, check)
                 with watch.measure("classify"):
                     logits = self._track_logits(tracks, check)
-                    warnings = self._find_warnings(tracks, logits, bits_per_pixel)
+                    warnings = self._find_warnings(tracks, logits, frames)
                 heat_maps: list[list[HeatMap]] = [[] for _ in tracks]
                 if maps_per_track:
                     # `check` is not called here: an error for lack of time would lose the scores.
                     with watch.measure("heat_maps"):
                         heat_maps = self._heat_maps(tracks, logits, maps_per_track)
-            found = self._video_result(path, name, tracks, logits, heat_maps)
+            if tracks:
+                found = self._video_result(path, name, tracks, logits, heat_maps)
+            else:
+                damage = describe_damage(frames.share)
+                found = VideoResult.without_score(path, name, Status.NO_FACE, damage)
             LOGGER.debug("%s: %s", path, found.status.sentence)
             seconds = dict(watch.seconds)
-            return replace(found, frames_sampled=sampled, warnings=warnings, timings=seconds)
+            return replace(found, frames_sampled=frames.count, warnings=warnings, timings=seconds)
         except CancelledError:
             raise
         except OutOfTimeError:
@@ -477,14 +481,14 @@ class Detector:
 
     def _find_tracks(
         self, read: Callable[[], Iterator[Frame]], watch: "_Stopwatch", check: Callable[[], None]
-    ) -> tuple[list[FaceTrack], int, float]:
-        """Return a video's tracks, the number of its sampled frames, and its bits per pixel.
+    ) -> "tuple[list[FaceTrack], CheckedFrames]":
+        """Return a video's tracks, and the sampled frames in which they were found.
 
         `read` returns the sampled frames. If the face detector finds no face in the frames, `read`
         is called again, and the fallback face detector searches the frames.
         """
         tracks: list[FaceTrack] = []
-        sampled, bits_per_pixel = 0, np.nan
+        frames = CheckedFrames((), check)
         for face_detector in filter(None, (self.face_detector, self.fallback_face_detector)):
             detect = watch.timed("detect", face_detector.detect)
             detect_nearby = None
@@ -494,12 +498,11 @@ class Detector:
                 closing(_decode_ahead(watch.iterate("decode", read()))) as ahead,
                 watch.measure("crop", apart_from=("wait", "detect")),
             ):
-                frames = _CheckedFrames(watch.iterate("wait", ahead), check)
+                frames = CheckedFrames(watch.iterate("wait", ahead), check)
                 tracks = track_faces(frames, detect, self._cut_formats, detect_nearby)
-            sampled, bits_per_pixel = frames.count, frames.bits_per_pixel
             if tracks:
                 break
-        return tracks, sampled, bits_per_pixel
+        return tracks, frames
 
     def _video_result(
         self,
@@ -509,8 +512,6 @@ class Detector:
         logits: list[np.ndarray],
         heat_maps: list[list[HeatMap]],
     ) -> VideoResult:
-        if not tracks:
-            return VideoResult.without_score(path, name, Status.NO_FACE)
         aggregation, points = self.spec.aggregation, self.operating_points
         probability = float(aggregation.probability(aggregation.video_logit(logits)))
         return VideoResult(
@@ -526,7 +527,7 @@ class Detector:
         )
 
     def _find_warnings(
-        self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], bits_per_pixel: float
+        self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], frames: "CheckedFrames"
     ) -> tuple[str, ...]:
         """Return sentences that say why the most suspicious face's score is less reliable."""
         if not tracks:
@@ -539,7 +540,8 @@ class Detector:
             [bottom - top for _, top, _, bottom in track.boxes],
             [measure_face(crops[place].permute(1, 2, 0).numpy()) for place in places],
             len(track.times),
-            bits_per_pixel,
+            frames.bits_per_pixel,
+            frames.share,
         )
 
     def _track_result(
@@ -640,7 +642,7 @@ def _require_image(image: np.ndarray, name: str) -> None:
         )
 
 
-class _CheckedFrames:
+class CheckedFrames:
     """Yields frames, counts them, and calls `check` before each frame.
 
     `check` raises an error if no time is left.
@@ -648,6 +650,8 @@ class _CheckedFrames:
     Attributes:
         count: Number of frames that have been yielded so far.
         bits_per_pixel: `Frame.bits_per_pixel` of the last frame; NaN before the first frame.
+        share: Sum of `Frame.share` over these frames: the share of the video that was decoded
+            without errors. NaN if it is unknown.
     """
 
     def __init__(self, frames: Iterable[Frame], check: Callable[[], None]):
@@ -655,12 +659,14 @@ class _CheckedFrames:
         self.check = check
         self.count = 0
         self.bits_per_pixel = np.nan
+        self.share = 0.0
 
     def __iter__(self) -> Iterator[Frame]:
         for frame in self.frames:
             self.check()
             self.count += 1
             self.bits_per_pixel = frame.bits_per_pixel
+            self.share += frame.share
             yield frame
 
 

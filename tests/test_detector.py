@@ -341,6 +341,13 @@ class OneFace:
         return [[self.box] for _ in images]
 
 
+class NoFaces:
+    """A face detector that finds no face."""
+
+    def detect(self, images, smallest=None):
+        return [[] for _ in images]
+
+
 @pytest.fixture
 def one_face_detector():
     spec = ModelSpec("test_efficientnet", 32, mean=(0.5, 0.5, 0.5), std=(0.1, 0.1, 0.1))
@@ -431,6 +438,24 @@ def test_predict_warns_of_strong_compression(one_face_detector, bits_per_pixel, 
     frames = [Frame(0.1 * number, image, number, bits_per_pixel) for number in range(6)]
     said = " ".join(one_face_detector.predict(frames).warnings)
     assert ("strongly compressed" in said) == warned
+
+
+@pytest.mark.parametrize(("share", "warned"), [(1 / 32, True), (1 / 6, False), (np.nan, False)])
+def test_predict_warns_of_a_damaged_video(one_face_detector, share, warned):
+    image = np.full((100, 80, 3), 100, np.uint8)
+    frames = [Frame(0.1 * number, image, number, 0.05, share) for number in range(6)]
+    said = " ".join(one_face_detector.predict(frames).warnings)
+    assert ("Less than 19 % of the video could be decoded" in said) == warned
+    one_face_detector.face_detector = NoFaces()
+    message = one_face_detector.predict(frames).message
+    assert message.startswith("no face found")
+    assert ("(less than 19 % of the video could be decoded" in message) == warned
+
+
+def test_predict_does_not_warn_of_a_short_video(one_face_detector, write_clip):
+    short = one_face_detector.predict(write_clip([np.full((64, 64, 3), 100, np.uint8)] * 3))
+    assert short.frames_sampled == 3
+    assert not any("decoded" in warning for warning in short.warnings)
 
 
 def test_predict_returns_a_verdict_if_there_are_operating_points(one_face_detector):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from facenet_pytorch import MTCNN
 
-from dfdetect.detector import Detector
+from dfdetect.detector import CheckedFrames, Detector
 from dfdetect.errors import ArgumentError
 from dfdetect.faces.detection import brighten
 from dfdetect.faces.mtcnn import shrink
@@ -48,11 +48,10 @@ class ReferenceDetector(Detector):
             return VideoResult.without_score(path, path.name, Status.NO_FRAME)
 
     def _find_tracks(
-        self, read: Callable[[], Iterator[Frame]], *_: object
-    ) -> tuple[list[FaceTrack], int, float]:
-        frames = list(read())
-        tracks = track_faces(frames, self.detect, self._cut_formats, search_stride=1)
-        return tracks, len(frames), frames[0].bits_per_pixel
+        self, read: Callable[[], Iterator[Frame]], _: object, check: Callable[[], None]
+    ) -> tuple[list[FaceTrack], CheckedFrames]:
+        frames = CheckedFrames(read(), check)
+        return track_faces(frames, self.detect, self._cut_formats, search_stride=1), frames
 
 
 class WinnersFaceDetector:

@@ -8,6 +8,7 @@ from two measurements of the default detector:
   95 % confidence interval of the difference is below zero.
 
 Strongly compressed videos also have a warning, because the detector misses many fakes among them.
+So have damaged videos, because nobody knows what the damaged part shows.
 
 The command `dfdetect compare-conditions` repeats these measurements. On videos, it measures the
 effect of compression. On face sets, it measures the effects of all other properties.
@@ -31,6 +32,8 @@ TURNED = 0.5
 # A video is strongly compressed if its number of bits per pixel is below this limit. The number is
 # 0.035 to 0.050 for videos of the Deepfake Detection Challenge.
 COMPRESSED = 0.015
+# A video is damaged if less than this share of it can be decoded without errors.
+DECODED = 0.5
 
 
 def find_warnings(
@@ -38,6 +41,7 @@ def find_warnings(
     faces: Sequence[FaceAttributes],
     frames: int,
     bits_per_pixel: float = np.nan,
+    share: float = np.nan,
 ) -> tuple[str, ...]:
     """Return sentences that say why the score of a face is less reliable than usual.
 
@@ -50,6 +54,8 @@ def find_warnings(
             was scored.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
             in all frames of the video. NaN means unknown.
+        share: Share of the video that was decoded without errors. If it is below a half, a sentence
+            says so. NaN means unknown.
 
     Returns:
         One sentence for each reason. If there is no reason, the tuple is empty.
@@ -89,5 +95,25 @@ def find_warnings(
             frames == 1,
             "Only one frame was scored: the answer is less certain than that of a video.",
         ),
+        (
+            share < DECODED,
+            f"{describe_damage(share).capitalize()}: the rest of the file is damaged or missing.",
+        ),
     )
     return tuple(sentence for holds, sentence in conditions if holds)
+
+
+def describe_damage(share: float) -> str:
+    """Return a phrase that says how little of a video was decoded, or an empty text.
+
+    Args:
+        share: Share of the video that was decoded without errors. The text is empty if the share is
+            at least a half, or NaN (unknown).
+
+    Example:
+        >>> describe_damage(0.06)
+        'less than 7 % of the video could be decoded without errors'
+    """
+    if not share < DECODED:
+        return ""
+    return f"less than {int(100 * share) + 1} % of the video could be decoded without errors"

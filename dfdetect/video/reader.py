@@ -102,12 +102,16 @@ class Frame:
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
             in all frames of the video. It is NaN for an image, for a frame that does not come from
             a file, and for a video that was read without PyAV.
+        share: Share of the video that the frame stands for: 1/32 for each of 32 requested frames,
+            less if the file breaks off early, and 0 for a damaged frame. It is NaN for an image and
+            for a frame that does not come from a file.
     """
 
     time: float
     image: np.ndarray
     number: int = 0
     bits_per_pixel: float = np.nan
+    share: float = np.nan
 
 
 def read_frames(
@@ -120,7 +124,7 @@ def read_frames(
     """Yield evenly spaced frames of a video, or frames with given numbers, in order of time.
 
     Only one frame at a time is in memory. If a video has fewer than `num_frames` frames, all of its
-    frames are yielded. Damaged frames are left out.
+    frames are yielded. Frames that cannot be decoded are left out.
 
     If a video has more than 3,000 frames and at least `2 * num_frames` key frames, evenly spaced
     key frames are yielded. This does not apply if `indices` is given.
@@ -241,12 +245,15 @@ class Timeline:
         unit: Seconds per unit of `stamps`.
         bits_per_pixel: Size of the compressed video stream in bits, divided by the number of pixels
             in all frames of the video. It is NaN if the number of pixels is unknown.
+        share: Share of the video's duration that the frames cover. It is below 1 if the file breaks
+            off before the end that its header gives.
     """
 
     stamps: np.ndarray
     timed: bool
     unit: Fraction
     bits_per_pixel: float
+    share: float
 
     @property
     def first(self) -> int:
@@ -299,6 +306,7 @@ def _read_image(path: Path, choice: _Choice) -> Iterator[Frame]:
 def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
     plan = _plan(path, choice)
     pending = plan.stamps
+    share = plan.timeline.share / max(1, len(pending))
     attempts: list[tuple[Skip, int]] = [(skip, threads) for skip in plan.passes]
     if threads != 1:  # at the end of a truncated file, PyAV drops the frames of other threads
         attempts.append(("DEFAULT", 1))
@@ -317,7 +325,7 @@ def _read_with_av(path: Path, choice: _Choice, threads: int) -> Iterator[Frame]:
                 pending.popleft()
             number = int(np.searchsorted(plan.timeline.stamps, stamp))
             seconds, bits = plan.timeline.seconds(stamp), plan.timeline.bits_per_pixel
-            yield Frame(seconds, _to_rgb(frame), number, bits)
+            yield Frame(seconds, _to_rgb(frame), number, bits, 0.0 if frame.is_corrupt else share)
             if not pending:
                 return
         if skip == "NONKEY" and len(pending) < choice.num_frames:
@@ -365,23 +373,39 @@ def _list_packets(
     """Return the packets and the timeline of a video stream.
 
     The packets are a structured array in the order of the file. The fields of a packet are `stamp`
-    (its time stamp), `key` (whether it holds a key frame) and `bytes` (its size).
+    (its time stamp), `duration` (0 if it is unknown), `key` (whether it holds a key frame) and
+    `bytes` (its size).
     """
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     packets = np.fromiter(
         (
-            (NO_STAMP if packet.pts is None else packet.pts, packet.is_keyframe, packet.size)
+            (
+                NO_STAMP if packet.pts is None else packet.pts,
+                packet.duration or 0,
+                packet.is_keyframe,
+                packet.size,
+            )
             for packet in read_packets(container, stream)
             if not packet.is_discard
         ),
-        dtype=[("stamp", np.int64), ("key", bool), ("bytes", np.int64)],
+        dtype=[("stamp", np.int64), ("duration", np.int64), ("key", bool), ("bytes", np.int64)],
     )
     pixels = len(packets) * stream.width * stream.height
     bits = 8 * float(packets["bytes"].sum()) / pixels if pixels else np.nan
     order = np.unique(packets["stamp"])
     if len(order) < len(packets) or NO_STAMP in order:
-        return packets, Timeline(np.arange(len(packets)), False, 1 / rate, bits)
-    return packets, Timeline(order, True, stream.time_base or 1 / rate, bits)
+        return packets, Timeline(np.arange(len(packets)), False, 1 / rate, bits, 1.0)
+    share = _covered(packets, stream)
+    return packets, Timeline(order, True, stream.time_base or 1 / rate, bits, share)
+
+
+def _covered(packets: np.ndarray, stream: "av.VideoStream") -> float:
+    """Return the share of the stream's duration that the packets cover, or 1 if it is unknown."""
+    if len(packets) == 0 or not stream.duration:
+        return 1.0
+    starts = packets["stamp"].astype(float)  # sums of int64 stamps may overflow
+    span = np.max(starts + packets["duration"]) - np.min(starts)
+    return float(np.clip(span / stream.duration, 0, 1))
 
 
 def open_container(path: Path) -> "av.container.InputContainer":
@@ -502,7 +526,8 @@ def _read_with_opencv(path: Path, choice: _Choice) -> Iterator[Frame]:
         if position in wanted:
             good, image = capture.retrieve()
             if good:
-                yield Frame(time - first, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), position)
+                rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                yield Frame(time - first, rgb, position, share=1 / len(wanted))
 
 
 def _is_annotated(path: Path) -> bool:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from dfdetect.runtime.device import available_cores
 from dfdetect.video import reader
+from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import VideoError, pick_evenly, read_frames
 
 
@@ -177,6 +178,38 @@ def test_read_frames_gives_the_frames_that_a_truncated_clip_still_has(write_clip
     assert numbers == sorted(numbers)
     assert numbers[0] < 10
     assert 30 < numbers[-1] < 65
+
+
+@pytest.mark.parametrize("count", [3, 100])
+def test_read_frames_gives_the_share_of_the_video_that_a_frame_stands_for(
+    write_clip, numbered_frames, count, monkeypatch
+):
+    path = write_clip(numbered_frames(count))
+    assert [frame.share for frame in read_frames(path, 8)] == [1 / min(count, 8)] * min(count, 8)
+    monkeypatch.setattr(reader, "HAS_AV", False)
+    assert [frame.share for frame in read_frames(path, 8)] == [1 / min(count, 8)] * min(count, 8)
+
+
+def test_read_frames_of_a_clip_that_breaks_off_covers_a_share(write_clip, numbered_frames):
+    path = write_clip(numbered_frames(100), movflags="faststart")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    frames = list(read_frames(path, 8))
+    assert sum(frame.share for frame in frames) == pytest.approx(0.5, abs=0.15)
+
+
+def test_read_frames_gives_damaged_frames_no_share(real_clip, tmp_path):
+    data = bytearray(real_clip.read_bytes())
+    start = data.index(b"mdat") + 20_000
+    for place in range(start, data.index(b"moov"), 50):
+        data[place] ^= 0x55
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(data)
+    frames = list(read_frames(path, 16))
+    assert len(frames) > 8
+    assert sum(frame.share for frame in frames) < 0.5
+    with DecoderPool() as decoders:
+        shares = [frame.share for frame in decoders.read_frames(path, 16)]
+    assert 0.0 in shares
 
 
 @pytest.fixture
