@@ -52,6 +52,11 @@ AHEAD_BYTES = 64 * 2**20
 MESSAGE_LENGTH = 200
 # Maximum number of crops that are measured to decide whether a result needs a warning.
 LOOKS = 4
+# What `Detector.predict` takes, in words.
+SOURCES = (
+    "a path, an RGB uint8 array, or several such arrays or frames; for an image of PIL, "
+    'np.asarray(image.convert("RGB"))'
+)
 LOGGER = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
@@ -177,8 +182,8 @@ class Detector:
                 the detector's own number of frames and no time limit.
 
         Raises:
-            ArgumentError: `source` has no frames, a frame has a wrong shape or dtype, or
-                `heat_maps` is below 0.
+            ArgumentError: `source` is nothing of the above or has no frames, a frame has a wrong
+                shape or dtype, or `heat_maps` is below 0.
             CancelledError: The detector's pool of decoders was closed before or during the call.
 
         Example:
@@ -248,7 +253,7 @@ class Detector:
         return replace(result, timings=dict(watch.seconds))
 
     def predict_videos(
-        self, paths: Iterable[str | Path], *, heat_maps: int = 0
+        self, paths: str | Path | Iterable[str | Path], *, heat_maps: int = 0
     ) -> Iterator[VideoResult]:
         """Yield the results of videos in the order of `paths`.
 
@@ -256,7 +261,7 @@ class Detector:
         detector's device is `cuda`, the videos are divided among all GPUs.
 
         Args:
-            paths: Paths of the videos.
+            paths: The path of a video, or several such paths.
             heat_maps: Maximum number of heat maps for each track, as in `predict`.
         """
 
@@ -265,8 +270,9 @@ class Detector:
         ) -> Callable[[str | Path], VideoResult]:
             return partial(self.replica(device, decoders).predict, heat_maps=heat_maps)
 
+        several = [paths] if isinstance(paths, str | Path) else paths
         with Executor(self.device) as executor:
-            for _, result in executor.map(make_worker, paths, failed=has_failed):
+            for _, result in executor.map(make_worker, several, failed=has_failed):
                 yield result
 
     def predict_faces(self, crops: Sequence[np.ndarray]) -> np.ndarray:
@@ -617,13 +623,21 @@ def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]
     """
     if isinstance(source, np.ndarray) and source.ndim == 3:
         source = [source]
+    try:
+        pictures = iter(source)
+    except TypeError:
+        raise ArgumentError(f"{type(source).__name__}: cannot be scored; give {SOURCES}") from None
     frames = [
         one if isinstance(one, Frame) else Frame(float(number), one, number)
-        for number, one in enumerate(source)
+        for number, one in enumerate(pictures)
     ]
     if not frames:
         raise ArgumentError("no frames: give at least one")
     for number, frame in enumerate(frames):
+        if isinstance(frame.image, str | Path):
+            raise ArgumentError(
+                f"{frame.image}: is no frame; for several files, use predict_videos"
+            )
         _require_image(frame.image, f"frame {number}")
     return frames
 

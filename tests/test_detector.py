@@ -384,12 +384,28 @@ def test_predict_takes_one_image(one_face_detector):
         ([], "no frames"),
         (np.zeros((100, 80, 3)), "frame 0: needs RGB uint8"),
         ([np.zeros((100, 80), np.uint8)], "frame 0: needs RGB uint8"),
+        (Image.new("RGB", (80, 100)), r"^Image: cannot be scored; give a path, .*convert\("),
+        (None, "^NoneType: cannot be scored; give a path"),
+        (lambda: iter(()), "^function: cannot be scored; give a path"),
+        (["a.mp4", "b.mp4"], "^a.mp4: is no frame; for several files, use predict_videos"),
     ],
-    ids=["empty", "float", "grey"],
+    ids=["empty", "float", "grey", "pillow", "none", "function", "paths"],
 )
 def test_predict_refuses_what_is_no_image(one_face_detector, source, message):
     with pytest.raises(ArgumentError, match=message):
         one_face_detector.predict(source)
+
+
+def test_predict_of_a_folder_names_the_function_for_folders(one_face_detector, tmp_path):
+    result = one_face_detector.predict(tmp_path)
+    assert result.status == Status.UNREADABLE_FILE
+    assert result.message.endswith("(a folder; dfdetect.predict takes folders)")
+
+
+def test_predict_videos_takes_one_path(one_face_detector, tmp_path):
+    for path in (tmp_path / "gone.mp4", str(tmp_path / "gone.mp4")):
+        (result,) = one_face_detector.predict_videos(path)
+        assert (result.name, result.status) == ("gone.mp4", Status.NO_SUCH_FILE)
 
 
 def test_predict_of_a_file_uses_the_given_face_detector(one_face_detector, real_clip):

@@ -156,6 +156,9 @@ def read_frames(
     try:
         if not path.exists():
             raise VideoError(path, Status.NO_SUCH_FILE)
+        if path.is_dir():
+            details = "a folder; dfdetect.predict takes folders"
+            raise VideoError(path, Status.UNREADABLE_FILE, details)
         if not path.is_file():
             raise VideoError(path, Status.UNREADABLE_FILE, "no regular file")
         if path.stat().st_size == 0:
