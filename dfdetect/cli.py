@@ -1025,6 +1025,8 @@ def _models(pattern: str | None) -> None:
     for name, path in weights.items():
         mark = ", the default" if name == DEFAULT_WEIGHTS else ""
         print(f"  {name}{mark}  ({read_spec(path).describe()})")
+    if not pattern:
+        print("  Use the default; the others are for comparisons (docs/study.md).")
     print("architectures (* with a training recipe):")
     # The thousand architectures of timm would push the weights off the screen.
     shown = architectures if pattern else [one for one in architectures if one in with_recipe]

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,6 +206,8 @@ def test_models_without_a_pattern_fits_on_a_screen(capsys):
     assert "  xception  (xception" in printed
     assert "  simple_cnn_1 *\n" in printed
     assert "more; to list them: dfdetect models 'resnet*'" in printed
+    assert re.search(r", the default  \(.*AUC 0\.\d{3} on its held-out actors", printed)
+    assert "Use the default; the others are for comparisons" in printed
     assert len(printed.splitlines()) < 50
 
 

@@ -153,12 +153,15 @@ class ModelSpec:
             raise ArgumentError(f"licence must be a line of text, not {self.licence!r}")
 
     def describe(self) -> str:
-        """Return a line of text: architecture, input size, crop, aggregation and licence."""
+        """Return a line of text: architecture, input, aggregation, AUC (if known) and licence."""
         width = self.resize.width(self.input_size)
         sides = "" if width == self.input_size else f" x {width}"
+        scores = self.scores.get("held_out_actors")
+        auc = scores.get("auc") if isinstance(scores, dict) else None
+        quality = f"; AUC {auc:.3f} on its held-out actors" if isinstance(auc, float) else ""
         return (
             f"{self.architecture}, {self.input_size}{sides} px, {self.crop.describe()}, "
-            f"{self.aggregation.frames}; {self.licence}"
+            f"{self.aggregation.frames}{quality}; {self.licence}"
         )
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:

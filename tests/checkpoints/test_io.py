@@ -116,6 +116,15 @@ def test_load_checkpoint_returns_other_preprocessing(tmp_path):
     )
 
 
+def test_describe_gives_the_auc_on_held_out_actors():
+    assert (
+        "AUC 0.912 on its held-out actors; test"
+        in replace(SPEC, scores={"held_out_actors": {"auc": 0.912}}).describe()
+    )
+    for broken in ({"held_out_actors": {"auc": "high"}}, {"held_out_actors": 0.9}):
+        assert "AUC" not in replace(SPEC, scores=broken).describe()
+
+
 def test_load_checkpoint_returns_the_jpeg_compression(tmp_path):
     spec = replace(SPEC, resize=ResizeRule(jpeg=(224, 75)))
     save_checkpoint(tmp_path / "a.safetensors", create_model(ARCHITECTURE), spec)
