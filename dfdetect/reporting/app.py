@@ -357,7 +357,7 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
             share=False,
             ssr_mode=False,
         )
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the second one: the port is above 65535
         place = f"{host}, ports from 7860" if port is None else f"{host}:{port}"
         raise ArgumentError(f"{place}: cannot listen there; give another host or port") from error
     return url

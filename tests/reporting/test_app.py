@@ -48,6 +48,14 @@ def test_serve_app_names_a_port_that_is_taken():
 
 @needs_gradio
 @pytest.mark.slow
+@pytest.mark.parametrize("port", [99999999, -1])
+def test_serve_app_names_an_impossible_port(port):
+    with pytest.raises(ArgumentError, match=f"127.0.0.1:{port}"), serve_app(port=port):
+        pass
+
+
+@needs_gradio
+@pytest.mark.slow
 def test_serve_app_serves_this_machine_only_and_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "example.org")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
