@@ -75,8 +75,8 @@ def annotate(
 
     Raises:
         VideoError: The video or image cannot be read.
-        ArgumentError: The result has no tracks, or `out` is the input file, or `out` exists but is
-            not a regular file.
+        ArgumentError: The result has no tracks, or `out` is the input file, has another suffix, or
+            exists but is not a regular file.
         DfdetectError: The copy cannot be made, for example because the disk is full.
         OSError: The file `out` cannot be created.
 
@@ -88,6 +88,10 @@ def annotate(
         raise ArgumentError(f"{path}: nothing to annotate: {result.message}")
     if Path(os.path.realpath(path)) == Path(os.path.realpath(out)):
         raise ArgumentError(f"{out}: is the input; write the annotated video to another file")
+    suffixes = IMAGE_SUFFIXES if Path(path).suffix.lower() in IMAGE_SUFFIXES else {SUFFIX}
+    if Path(out).suffix.lower() not in suffixes:
+        kind = " or ".join(sorted(suffixes))
+        raise ArgumentError(f"{out}: the annotated copy of {Path(path).name} must end in {kind}")
     lasts = max(track.times[-1] for track in result.tracks)
     with atomic_path(out) as temporary:
         request = {

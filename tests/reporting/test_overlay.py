@@ -91,6 +91,16 @@ def test_annotate_needs_a_face_and_a_file_of_its_own(real_clip, tmp_path):
         annotate(real_clip, result(), real_clip)
 
 
+@pytest.mark.parametrize(
+    ("name", "out", "wanted"),
+    [("a.avi", "b.avi", ".mp4"), ("a.mp4", "b.png", ".mp4"), ("a.png", "b.mp4", ".png or .webp")],
+)
+def test_annotate_refuses_other_suffixes(tmp_path, name, out, wanted):
+    with pytest.raises(ArgumentError, match=f"{out}: .* {name} must end in .*{wanted}"):
+        annotate(tmp_path / name, result(name), tmp_path / out)
+    assert not (tmp_path / out).exists()
+
+
 def test_annotate_ends_when_it_is_told_to(real_clip, tmp_path):
     def stop():
         raise OutOfTimeError
