@@ -93,7 +93,7 @@ def _meaning(result: VideoResult) -> str:
         return f"<p>{no_thresholds(noun)}</p>"
     return (
         f"<p>What it means: {verdict_reason(result)}</p>"
-        f"<p>How sure it is: {ORIGIN}. {OTHERS[noun]} {fakes_found(points)}</p>"
+        f"<p>How sure it is: {ORIGIN}. {OTHERS[noun]} {fakes_found(points, noun)}</p>"
     )
 
 

@@ -162,7 +162,7 @@ def _meaning(points: OperatingPoints | None, noun: str) -> str:
         f'<dt class="{verdict}">{verdict}</dt><dd>{text}</dd>'
         for verdict, text in verdict_ranges(points, noun).items()
     )
-    return f"<p>{ORIGIN}:</p><dl>{ranges}</dl><p>{OTHERS[noun]} {fakes_found(points)}</p>"
+    return f"<p>{ORIGIN}:</p><dl>{ranges}</dl><p>{OTHERS[noun]} {fakes_found(points, noun)}</p>"
 
 
 def _row(name: str, result: VideoResult, anchor: int | None) -> str:

@@ -242,7 +242,7 @@ def verdict_meaning(points: OperatingPoints | None, noun: str = "video") -> str:
             for verdict, text in verdict_ranges(points, noun).items()
         ),
         OTHERS[noun],
-        *filter(None, [fill(fakes_found(points), LINE)]),
+        *filter(None, [fill(fakes_found(points, noun), LINE)]),
         fill(HINT, LINE),
     )
     return "\n".join(lines)
@@ -283,18 +283,24 @@ def verdict_ranges(points: OperatingPoints, noun: str) -> dict[Verdict, str]:
     }
 
 
-def fakes_found(points: OperatingPoints) -> str:
+def fakes_found(points: OperatingPoints, noun: str = "video") -> str:
     """Return sentences that say which shares of FAKE videos get the verdicts `fake` and `real`.
 
     The shares are computed from the counts in `points.fakes`. If `points.fakes` is empty, the text
     is empty.
 
+    Args:
+        points: The thresholds of the verdicts, with the counts of FAKE videos.
+        noun: The word for what was checked: `video`, `image` or `file`. If it is not `video`, the
+            sentences speak of "fake videos", not of "fakes".
+
     Example:
         >>> fakes_found(detector.operating_points)
         'Of 509 fakes like those that the detector was trained on, 50 % get the verdict fake...'
     """
+    fake = "fake" if noun == "video" else "fake video"
     return " ".join(
-        f"Of {counted(counts['videos'], 'fake')} {NEW_FAKES[new]}, "
+        f"Of {counted(counts['videos'], fake)} {NEW_FAKES[new]}, "
         f"{_percent(round(counts['fake'] / counts['videos'], 2))} get the verdict fake and "
         f"{_percent(round(1 - counts['uncertain'] / counts['videos'], 2))} real."
         for new, counts in points.fakes.items()

@@ -215,6 +215,14 @@ def test_fakes_found_says_how_many_fakes_get_which_verdict():
     assert max(map(len, meaning.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("noun", ["image", "file"])
+def test_fakes_found_beside_an_image_says_that_videos_were_counted(noun):
+    counts = {"people": {"videos": 200, "uncertain": 120, "fake": 80}}
+    points = replace(POINTS, fakes=counts)
+    assert fakes_found(points, noun).startswith("Of 200 fake videos like those that")
+    assert "Of 200 fake videos like those" in verdict_meaning(points, noun)
+
+
 def test_fakes_found_says_one_fake():
     points = replace(POINTS, fakes={"people": {"videos": 1, "uncertain": 0, "fake": 0}})
     assert fakes_found(points).startswith("Of 1 fake like those that the detector was trained on,")
