@@ -166,6 +166,18 @@ def _print_above_bars(text: str) -> None:
         print(text, flush=True)
 
 
+def _one_log() -> bool:
+    """Return whether standard output and standard error go to the same file, as with `2>&1`.
+
+    A progress bar would stand in the same line as a result there. A terminal does not count.
+    """
+    try:
+        same = os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except OSError:  # the caller has replaced one of them by an object that is no file
+        return False
+    return same and not sys.stderr.isatty()
+
+
 def _printable(message: object) -> str:
     """Return the text of a message with all control characters escaped, except line breaks."""
     from dfdetect.files import printable
@@ -804,7 +816,7 @@ def _predict(
         prior=prior,
         time_budget=seconds,
         on_result=lambda result: _print_above_bars(to_text(result)),
-        progress=not quiet,
+        progress=not (quiet or _one_log()),
         **outputs,
         **options,
     )

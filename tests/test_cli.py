@@ -91,6 +91,15 @@ def test_train_takes_a_file_with_an_equals_sign_in_its_name(capsys):
         assert f"{name}: no such face set" in capsys.readouterr().err
 
 
+def test_predict_into_one_log_has_no_progress_bar(sample_data, tmp_path):
+    clip = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    command = [sys.executable, "-m", "dfdetect", "predict", str(clip), "--frames", "1"]
+    command += ["--engine", "torch"]
+    run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert re.match(r"(real|uncertain|fake) +0\.\d{3}  1 person", run.stdout)
+    assert "video/s" not in run.stdout
+
+
 @pytest.fixture
 def scored(sample_data, tmp_path, monkeypatch, capsys):
     """Return a function that scores a video and returns (stdout, stderr), in an empty folder."""
