@@ -692,7 +692,12 @@ def _add_bundle(commands: argparse._SubParsersAction) -> None:
         commands, "bundle", _bundle, "Make the data set and the kernel to upload to Kaggle."
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write to")
-    parser.add_argument("--owner", required=True, metavar="NAME", help="your Kaggle user name")
+    parser.add_argument(
+        "--owner",
+        default="OWNER",
+        metavar="NAME",
+        help="your Kaggle user name; needed to upload the folders",
+    )
     _add_weights_option(parser)
     parser.add_argument(
         "--wheels",

@@ -82,13 +82,6 @@ def test_bundle_without_an_owner(wheels, tmp_path):
     assert any("--owner YOURNAME" in line for line in bundle(tmp_path / "k", wheels=wheels))
 
 
-def test_bundle_command_without_an_owner_does_no_work(wheels, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["bundle", "--wheels", str(wheels), "--out", str(tmp_path / "k")])
-    assert "the following arguments are required: --owner" in capsys.readouterr().err
-    assert not (tmp_path / "k").exists()
-
-
 def test_write_wheel_holds_the_package_without_its_weights(tmp_path):
     wheel = write_wheel(tmp_path)
     first = wheel.read_bytes()
