@@ -173,11 +173,11 @@ class Detector:
                 `Frame` objects in the order of time. All of these pictures are scored. Arrays are
                 treated as one second apart.
             heat_maps: Maximum number of heat maps for each track (a face that is followed through
-                the video). They show the track's most suspicious moments, at least one second
-                apart. Their values are shares of the strongest evidence (for FAKE or for REAL) in
-                the video. The heat map of a face that looks REAL is therefore nearly 0 everywhere.
-                Models without a feature map, such as transformers, have no heat maps. For an
-                ensemble, only members with the crop rule of the first member are used.
+                the video). They show the moments of `TrackResult.most_suspicious`. Their values are
+                shares of the strongest evidence (for FAKE or for REAL) in the video. The heat map
+                of a face that looks REAL is therefore nearly 0 everywhere. Models without a feature
+                map, such as transformers, have no heat maps. For an ensemble, only members with the
+                crop rule of the first member are used.
             allowance: The number of frames to sample from the file, and the time limit. None means
                 the detector's own number of frames and no time limit.
 
@@ -420,12 +420,17 @@ class Detector:
     ) -> list[list[HeatMap]]:
         """Return at most `count` heat maps for each track.
 
-        The heat maps show the crops of the track that have the highest P(FAKE). Any two of these
-        crops are at least one second apart.
+        The heat maps show the crops that `TrackResult.most_suspicious` would choose.
         """
         first, *_ = self._crop_formats
+        rule = self.spec.aggregation
         places = [
-            pick_moments(track.times, self.spec.aggregation.probability(one).tolist(), count)
+            pick_moments(
+                track.times,
+                rule.probability(one).tolist(),
+                count,
+                float(rule.probability(rule.track_logit(one))),
+            )
             for track, one in zip(tracks, logits, strict=True)
         ]
         found = []

@@ -241,7 +241,8 @@ class TrackResult:
 
         Returns:
             For each moment, the time of a frame in seconds since the first frame of the video, and
-            P(FAKE) of the face in this frame. The moments are at least one second apart.
+            P(FAKE) of the face in this frame. The moments are at least one second apart. All but
+            the first have at least the `probability` of the track, to three decimals.
 
         Example:
             >>> TrackResult(0.8, [0.0, 0.5, 2.0], [BOX] * 3, [0.7, 0.9, 0.8]).most_suspicious()
@@ -251,7 +252,7 @@ class TrackResult:
             return []
         return [
             (self.times[place], self.frame_probabilities[place])
-            for place in pick_moments(self.times, self.frame_probabilities, count)
+            for place in pick_moments(self.times, self.frame_probabilities, count, self.probability)
         ]
 
     def to_dict(self, *, heat_maps: bool = False) -> dict[str, Any]:
@@ -417,7 +418,9 @@ def to_dataframe(results: Iterable[VideoResult]) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: int) -> list[int]:
+def pick_moments(
+    times: Sequence[float], probabilities: Sequence[float], count: int, least: float
+) -> list[int]:
     """Return the positions of the frames with the highest P(FAKE).
 
     Any two of the returned positions are at least one second apart.
@@ -426,16 +429,20 @@ def pick_moments(times: Sequence[float], probabilities: Sequence[float], count: 
         times: Time of each frame in seconds.
         probabilities: P(FAKE) of each frame.
         count: Maximum number of frames.
+        least: P(FAKE) of the track. Frames below it, to three decimals, are left out, except for
+            the frame with the highest P(FAKE).
 
     Returns:
         Positions of the frames in `times`, in the order of falling P(FAKE).
 
     Example:
-        >>> pick_moments([0.0, 0.5, 2.0], [0.7, 0.9, 0.8], 3)
+        >>> pick_moments([0.0, 0.5, 2.0, 4.0], [0.7, 0.9, 0.8, 0.1], 3, 0.5)
         [1, 2]
     """
     chosen: list[int] = []
     for place in sorted(range(len(times)), key=lambda place: -probabilities[place]):
+        if chosen and round(probabilities[place], 3) < round(least, 3):
+            break
         if len(chosen) < count and all(abs(times[place] - times[one]) >= APART for one in chosen):
             chosen.append(place)
     return chosen

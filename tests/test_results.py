@@ -129,7 +129,16 @@ def test_operating_points_refuse_impossible_numbers_of_fakes(fakes):
 
 def test_most_suspicious_are_moments_apart():
     times = [0.0, 1.0, 1.5, 2.0, 3.0, 4.0]
-    track = TrackResult(0.8, times, [(0, 0, 9, 9)] * 6, [0.1, 0.8, 0.9, 0.85, 0.7, 0.2])
+    track = TrackResult(0.1, times, [(0, 0, 9, 9)] * 6, [0.1, 0.8, 0.9, 0.85, 0.7, 0.2])
     assert track.most_suspicious() == [(1.5, 0.9), (3.0, 0.7), (4.0, 0.2)]
     assert track.most_suspicious(1) == [(1.5, 0.9)]
     assert TrackResult(0.8, [], [], []).most_suspicious() == []
+
+
+@pytest.mark.parametrize(
+    ("probability", "times"), [(0.303, [0.0, 2.0]), (0.41, [0.0]), (0.1, [0.0, 2.0, 4.0])]
+)
+def test_most_suspicious_are_not_below_the_track(probability, times):
+    moments = [0.4, 0.3026, 0.276]
+    track = TrackResult(probability, [0.0, 2.0, 4.0], [(0, 0, 9, 9)] * 3, moments)
+    assert [time for time, _ in track.most_suspicious()] == times

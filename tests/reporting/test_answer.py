@@ -97,7 +97,7 @@ def test_render_people_shows_moments_curve_and_heat_maps():
     track = replace(TRACK, heat_maps=[heat_map])
     people = Reader(render_people(replace(judged(Verdict.FAKE, 0.9), tracks=[track])))
     assert "Seen from 0:00.0 to 0:02.0" in people.text
-    assert "Most suspicious at 0:01.0 (0.90), 0:02.0 (0.50)" in people.text
+    assert "Most suspicious at 0:01.0 (0.90)." in people.text
     assert "At 0:01.0: strongest in the central middle" in people.text
     assert people.pictures == [
         "P(FAKE) over time, from 0:00.0 to 0:02.0, between 0.20 and 0.90",

@@ -97,7 +97,7 @@ def test_result_details_say_who_and_when():
     assert (
         lines[2] == "person 1: P(FAKE) 0.900, seen from 0:01.0 to 1:03.4, in 3 of 32 sampled frames"
     )
-    assert lines[3] == "  most suspicious moments: 0:02.0 (0.950), 1:03.4 (0.900), 0:01.0 (0.700)"
+    assert lines[3] == "  most suspicious moments: 0:02.0 (0.950), 1:03.4 (0.900)"
     assert lines[4] == "person 2: P(FAKE) 0.200, seen at 0:05.0, in 1 of 32 sampled frames"
     assert result_details(NO_FACE) == ""
 
