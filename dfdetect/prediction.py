@@ -23,10 +23,10 @@ from dfdetect.kaggle.submission import read_sample_submission, write_details, wr
 from dfdetect.reporting.json_file import write_json
 from dfdetect.reporting.overlay import annotate_videos, annotated_paths
 from dfdetect.reporting.terminal import summary
-from dfdetect.results import MOMENTS, Status, VideoResult
+from dfdetect.results import MOMENTS, Status, VideoResult, counted
 from dfdetect.runtime.budget import TimeBudget, parse_duration
 from dfdetect.runtime.journal import Journal
-from dfdetect.video.discovery import find_videos
+from dfdetect.video.discovery import count_ignored_images, find_videos
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +129,8 @@ def predict(
     if not 0 < prior < 1:
         raise ArgumentError(f"prior must be strictly between 0 and 1, not {prior}")
     seconds = None if time_budget is None else parse_duration(time_budget)
-    videos = find_videos([paths] if isinstance(paths, str | Path) else paths)
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    videos = find_videos(given)
     _require_outputs((out, details, report), (*videos.values(), sample_submission))
     _require_out(out, sample_submission)
     shows_frames = report is not None or annotate is not None
@@ -189,6 +190,7 @@ def predict(
         LOGGER.info("for lack of time, %d videos had fewer than %d frames", budget.thinned, frames)
     if unlisted := len(videos.keys() - set(names)):
         LOGGER.info("%d more videos are not in %s and were left out", unlisted, sample_submission)
+    _log_ignored_images(given, videos)
     if report is not None:
         from dfdetect.reporting.html import write_report
 
@@ -288,6 +290,11 @@ def _log_what_is_kept(journal: Journal, kept: int, count: int) -> None:
             "%s: %d scores of other weights, frames or versions are kept for their own runs",
             *(journal.path, len(others)),
         )
+
+
+def _log_ignored_images(paths: Sequence[str | Path], videos: Mapping[str, Path]) -> None:
+    if count := count_ignored_images(paths, videos.values()):
+        LOGGER.info("not scored: %s in folders; name an image to score it", counted(count, "image"))
 
 
 class _Task(NamedTuple):

@@ -91,6 +91,15 @@ def test_train_takes_a_file_with_an_equals_sign_in_its_name(capsys):
         assert f"{name}: no such face set" in capsys.readouterr().err
 
 
+def test_predict_of_a_folder_counts_the_images_that_it_ignores(tmp_path, capsys):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "cover.jpg").touch()
+    assert main(["predict", str(tmp_path), "--engine", "torch"]) == 0
+    assert "not scored: 1 image in folders; name an image to score it" in capsys.readouterr().err
+    assert main(["predict", str(tmp_path), "--engine", "torch", "-q"]) == 0
+    assert "image" not in capsys.readouterr().err
+
+
 def test_predict_into_one_log_has_no_progress_bar(sample_data, tmp_path):
     clip = sample_data / "test_videos" / "ehtdtkmmli.mp4"
     command = [sys.executable, "-m", "dfdetect", "predict", str(clip), "--frames", "1"]

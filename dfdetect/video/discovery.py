@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dfdetect.errors import InputError
@@ -51,7 +51,8 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     known: set[Path] = set()
     for path in given:
         if path.is_dir():
-            found = {file: file.relative_to(path).as_posix() for file in _files_below(path)}
+            files = _files_below(path, VIDEO_SUFFIXES, _warn_of_folder)
+            found = {file: file.relative_to(path).as_posix() for file in files}
         else:
             found = {path: path.name}
         for file, name in found.items():
@@ -64,6 +65,22 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
             f"{' '.join(sorted(VIDEO_SUFFIXES))}; images must be given one by one"
         )
     return dict(sorted((name, file) for file, name in _name_each(below).items()))
+
+
+def count_ignored_images(paths: Iterable[str | Path], found: Iterable[Path]) -> int:
+    """Return how many images below the given folders are not among the files that were found.
+
+    Example:
+        >>> count_ignored_images(["videos"], find_videos(["videos"]).values())
+        1
+    """
+    images = {
+        file.absolute()
+        for path in map(Path, paths)
+        if path.is_dir()
+        for file in _files_below(path, IMAGE_SUFFIXES)
+    }
+    return len(images - {file.absolute() for file in found})
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
@@ -85,13 +102,18 @@ def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:
     }
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield all video files below a folder.
+def _files_below(
+    folder: Path,
+    suffixes: Container[str],
+    on_error: Callable[[OSError], None] | None = None,
+) -> Iterator[Path]:
+    """Yield all files below a folder whose suffix is one of `suffixes`.
 
-    A folder is searched only once, even if several links lead to it.
+    A folder is searched only once, even if several links lead to it. `on_error` is called for each
+    folder that cannot be read.
     """
     seen: set[tuple[int, int]] = set()
-    for parent, folders, files in os.walk(folder, onerror=_warn_of_folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         status = Path(parent).stat()
         identity = status.st_dev, status.st_ino
         if identity in seen:
@@ -100,7 +122,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
         seen.add(identity)
         folders.sort()
         for name in sorted(files):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            if Path(name).suffix.lower() in suffixes:
                 yield Path(parent, name)
 
 

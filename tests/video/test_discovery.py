@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dfdetect.video.discovery import find_videos
+from dfdetect.video.discovery import count_ignored_images, find_videos
 
 
 def touch(folder, *names):
@@ -27,6 +27,15 @@ def test_find_videos_accepts_given_images_but_ignores_images_in_folders(tmp_path
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(ValueError, match="images must be given one by one"):
         find_videos([tmp_path])
+
+
+def test_count_ignored_images_leaves_out_those_that_are_scored(tmp_path):
+    touch(tmp_path, "a.mp4", "cover.jpg", "more/FACE.PNG", "text.txt")
+    given = [tmp_path, tmp_path / "more"]
+    assert count_ignored_images(given, find_videos(given).values()) == 2
+    given.append(tmp_path / "cover.jpg")
+    assert count_ignored_images(given, find_videos(given).values()) == 1
+    assert count_ignored_images([tmp_path / "cover.jpg"], []) == 0
 
 
 def test_find_videos_names_equal_base_names_by_their_folders(tmp_path):
