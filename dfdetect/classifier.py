@@ -117,9 +117,9 @@ class Classifier:
 
             - If the model takes single crops, the values of a map add up to the calibrated logit
               that the model gives to the crop alone.
-            - If the model takes clips, the values of each map in a clip are added up. The mean of
-              these sums is the calibrated logit of the clip. A crop that is in two clips gets the
-              mean of two maps.
+            - If the model takes clips, each crop of a clip has a map. The values of a map add up to
+              one sum, and the mean of the clip's sums is the calibrated logit of the clip. A crop
+              that is in two clips gets the mean of two maps.
             - If `spec.mirror` is true and there is only one crop, it gets the mean of its own map
               and the map of its mirror image.
         """

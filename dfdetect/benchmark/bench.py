@@ -175,8 +175,8 @@ def bench(
         frames: Number of frames sampled from each video.
         device: `auto`, `cpu`, `cuda` or `cuda:N`, as in `load_detector`.
         engine: The library that runs the networks on a CPU, as in `load_detector`. `auto` means the
-            fastest installed library. On a CPU, `auto` also times the other installed libraries,
-            for `engines` in the result.
+            fastest installed library. On a CPU, `auto` also times the other installed libraries;
+            the attribute `engines` of the result has their times.
         progress: Whether to show progress bars.
 
     Raises:

@@ -83,7 +83,7 @@ class EvenlyPaddedConv2d(nn.Module):
         self.padding = [size // 2 for size in convolution.kernel_size]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the outputs, shape (batch, channels, height / 2, width / 2), rounded up."""
+        """Return the outputs, shape (batch, channels, ceil(height / 2), ceil(width / 2))."""
         # If the size is odd, TensorFlow pads all sides equally, so the row of zeros is left out.
         top, left = (int(size) % 2 for size in images.shape[2:])
         weight = self.weight[:, :, top:, left:]

@@ -59,9 +59,9 @@ def parse_duration(text: str | float) -> float:
 class TimeBudget:
     """Divides the remaining time of a run among the videos that are not scored yet.
 
-    The budget measures how long videos take, and estimates for how many frames per video there is
-    time. Each new video gets this number of frames, but at least `FEWEST_FRAMES` and at most
-    `frames`. Several threads may use one budget.
+    The budget measures how long videos take. From this, it estimates how many frames of each video
+    can be scored in the remaining time. Each new video gets this number of frames, but at least
+    `FEWEST_FRAMES` and at most `frames`. Several threads may use one budget.
 
     Args:
         seconds: Time from now to the end of the run, in seconds.

@@ -111,7 +111,7 @@ class Executor:
                 item and a message. If it is None, DfdetectError is raised for such an item.
             failed: A function that returns whether a result is a failure. If an item fails on a GPU
                 other than the first, it is tried again on the first GPU. On a cluster, this
-                function is not called: the same process might get the item again.
+                function is not called, and no failed item is tried again.
             on_done: A function that is called with each item and its result as soon as the result
                 is ready. Without a cluster, several threads call this function, in any order. On a
                 cluster, the caller's thread calls it.

@@ -158,8 +158,8 @@ class BalancedSampler(Sampler[list[Item]]):
     def _slot_for(self, fake: int, spare: dict[int, int]) -> int | None:
         """Return the slot that the partner of a fake may take, or None.
 
-        A slot is a position in the REAL half of the batch. The partner replaces the REAL item in
-        the returned slot, which comes from the same face set as the fake. If `spare` has no such
+        A slot is a position in the REAL half of the batch. The returned slot holds a REAL item from
+        the same face set as the fake, and the partner replaces this item. If `spare` has no such
         item, the result is None.
 
         Args:
