@@ -411,8 +411,9 @@ def find_shift(
         if scores.get("sources_false_alarm_rate", 0.0) <= MOST_FALSE_ALARMS:
             return shift
     warnings.warn(
-        f"more than {MOST_FALSE_ALARMS:.0%} of the held-out REAL sources still get a P(FAKE) above "
-        "0.5 in whole videos: the detector will often call REAL videos of unknown sources FAKE",
+        f"more than {MOST_FALSE_ALARMS:.0%} of the held-out REAL videos (each source has one vote) "
+        "still get a P(FAKE) above 0.5: the detector will often call REAL videos of unknown "
+        "sources FAKE",
         stacklevel=2,
     )
     return shift

@@ -257,7 +257,7 @@ def test_find_shift_lowers_the_texture_until_few_real_sources_are_called_fake():
     # number in brackets is the offset of videos, divided by the scale of the calibration.
     assert shift == 2.45
     assert find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits - 2, relevance) == 0.0
-    with pytest.warns(UserWarning, match="more than 15% of the held-out REAL sources still get"):
+    with pytest.warns(UserWarning, match="more than 15% of the held-out REAL videos"):
         shift = find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits, 0 * relevance)
     assert shift == SHIFTS[-1]
 
