@@ -148,11 +148,14 @@ def predict(
     if out is not None:
         outputs[out] = partial(_write_out, out, names, results, prior)
     with _kept_if_successful(outputs):
-        # Importing torch takes seconds, so `out` is written before the import.
-        from dfdetect.detector import load_detector
-        from dfdetect.runtime.executor import Executor
+        on_terminal = progress and sys.stderr.isatty()
+        with tqdm(bar_format="loading the detector", leave=False, disable=not on_terminal):
+            # Importing torch takes seconds, so `out` is written before the import.
+            from dfdetect.detector import load_detector
+            from dfdetect.runtime.executor import Executor
 
-        detector = load_detector(checkpoints, device if cluster is None else "cpu", frames, engine)
+            where = device if cluster is None else "cpu"
+            detector = load_detector(checkpoints, where, frames, engine)
         executor = Executor(device, cluster)  # made last: an error above must not leave it open
     heat_maps = None if report is None else _open_heat_maps()
     maps_per_track = 0 if report is None else MOMENTS

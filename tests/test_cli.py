@@ -109,6 +109,20 @@ def test_predict_into_one_log_has_no_progress_bar(sample_data, tmp_path):
     assert "video/s" not in run.stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_predict_on_a_terminal_says_at_once_that_the_detector_is_loaded(sample_data):
+    clip = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    command = [sys.executable, "-m", "dfdetect", "predict", str(clip), "--frames", "1"]
+    terminal, end = os.openpty()
+    subprocess.run(["stty", "rows", "24", "columns", "80"], stdin=end, check=True)
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=end)
+    os.close(end)
+    with os.fdopen(terminal, "rb") as shown:
+        assert shown.read(22) == b"\rloading the detector\r"
+        run.kill()
+        run.wait()
+
+
 @pytest.fixture
 def scored(sample_data, tmp_path, monkeypatch, capsys):
     """Return a function that scores a video and returns (stdout, stderr), in an empty folder."""
