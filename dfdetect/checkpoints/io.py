@@ -89,6 +89,22 @@ def read_spec(path: str | Path) -> Spec:
         return _parse(path, _metadata(path, file)[METADATA_KEY])
 
 
+def is_half(path: str | Path) -> bool:
+    """Return whether all floating-point weights of a checkpoint are stored as float16.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        CheckpointError: The file is not a checkpoint.
+
+    Example:
+        >>> is_half(find_weights())
+        True
+    """
+    with _opened(Path(path)) as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return kinds.intersection(FLOAT_TYPES) == {"F16"}
+
+
 def load_checkpoint(path: str | Path) -> tuple[nn.Module, Spec]:
     """Return the model and the specification of a checkpoint.
 
@@ -170,7 +186,8 @@ def make_ensemble(
     """Write an ensemble of several checkpoints to a file, and return the new specification.
 
     The ensemble has the aggregation of the first checkpoint. It has no operating points (thresholds
-    of the verdicts).
+    of the verdicts). If a checkpoint has float32 weights, all weights are written in float32, so
+    that no weight is rounded.
 
     Args:
         paths: Two or more checkpoints, as in `load_ensemble`.
@@ -198,7 +215,7 @@ def make_ensemble(
     require_writable(out)
     model, spec = load_ensemble(paths, shares)
     assert isinstance(spec, EnsembleSpec)  # because there are two or more checkpoints
-    save_checkpoint(out, model, spec)
+    save_checkpoint(out, model, spec, half=all(map(is_half, paths)))
     return spec
 
 

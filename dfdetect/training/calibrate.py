@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from dfdetect.checkpoints.io import load_checkpoint, save_checkpoint
+from dfdetect.checkpoints.io import is_half, load_checkpoint, save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import find_weights, require_new_checkpoint
 from dfdetect.data.faceset import FaceSet
@@ -84,5 +84,5 @@ def calibrate(
             "calibrated": date.today().isoformat(),
         },
     )
-    save_checkpoint(out, model.cpu(), spec)
+    save_checkpoint(out, model.cpu(), spec, half=is_half(path))
     return spec

@@ -65,6 +65,17 @@ def test_make_ensemble_keeps_members_and_weights(files, tmp_path):
         assert all(torch.equal(kept[name], one) for name, one in network.state_dict().items())
 
 
+def test_make_ensemble_does_not_round_float32_weights(files, tmp_path):
+    model, spec = load_checkpoint(files[1])
+    for weight in model.parameters():
+        weight.data *= 1.0001
+    save_checkpoint(files[1], model, spec, half=False)
+    make_ensemble(files, tmp_path / "both.safetensors")
+    members = load_checkpoint(tmp_path / "both.safetensors")[0]
+    stored = members[1].state_dict()
+    assert all(tensor.equal(stored[name]) for name, tensor in model.state_dict().items())
+
+
 def test_make_ensemble_flattens_an_ensemble_among_its_members(files, tmp_path):
     inner = tmp_path / "inner.safetensors"
     make_ensemble(files, inner)

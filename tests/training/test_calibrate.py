@@ -35,6 +35,17 @@ def test_calibrate_changes_the_answers_and_not_the_network(face_set, tmp_path):
     assert (real > points.fake).mean() <= (real > points.uncertain).mean() <= 0.1
 
 
+def test_calibrate_does_not_round_float32_weights(face_set, tmp_path):
+    model, spec = load_checkpoint(find_weights(WEIGHTS))
+    for weight in model.parameters():
+        weight.data *= 1.0001
+    converted = tmp_path / "converted.safetensors"
+    save_checkpoint(converted, model, spec, half=False)
+    calibrate(converted, [face_set], tmp_path / "mine.safetensors")
+    after = load_checkpoint(tmp_path / "mine.safetensors")[0].state_dict()
+    assert all(tensor.equal(after[name]) for name, tensor in model.state_dict().items())
+
+
 def test_calibrate_takes_the_sources_of_the_training_for_known(face_set, tmp_path):
     table = pd.read_csv(face_set, dtype=str)
     table["source"] = ["a"] * 24 + ["b"] * 12 + [""] * 12
