@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import chain, islice
 from queue import Empty, Queue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import NoReturn, TypeAlias, TypeVar
 
 import cv2
@@ -228,6 +228,35 @@ def _make_in_process(
     return make_worker(choose_device(device), DecoderPool(threads=1))
 
 
+class _CoreCounts:
+    """Restores how many cores torch and OpenCV use. These numbers hold for the whole process.
+
+    Several pools of threads may be open at once. When the last of them is closed, the numbers from
+    before the first of them are set again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._pools = 0
+        self._before = 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._pools == 0:
+                self._before = torch.get_num_threads(), cv2.getNumThreads()
+            self._pools += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._pools -= 1
+            if self._pools == 0:
+                torch.set_num_threads(self._before[0])
+                cv2.setNumThreads(self._before[1])
+
+
+_CORE_COUNTS = _CoreCounts()
+
+
 @contextmanager
 def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
     """Provide a pool of `count` threads for a `with` block.
@@ -235,16 +264,13 @@ def _threads(count: int, one_core_each: bool) -> Iterator[ThreadPoolExecutor]:
     With `one_core_each`, torch and OpenCV use only one core in each thread. At the end of the
     block, tasks that no thread has started are cancelled.
     """
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    threads = ThreadPoolExecutor(count, initializer=_compute_on_one_core if one_core_each else None)
-    try:
-        yield threads
-    finally:
+    with _CORE_COUNTS:
+        initializer = _compute_on_one_core if one_core_each else None
+        threads = ThreadPoolExecutor(count, initializer=initializer)
         try:
-            threads.shutdown(cancel_futures=True)
+            yield threads
         finally:
-            torch.set_num_threads(before[0])
-            cv2.setNumThreads(before[1])
+            threads.shutdown(cancel_futures=True)
 
 
 def _compute_on_one_core() -> None:

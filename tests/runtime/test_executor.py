@@ -69,6 +69,19 @@ def test_map_computes_on_one_core_per_thread():
     assert (torch.get_num_threads(), cv2.getNumThreads()) == before
 
 
+def test_map_restores_the_cores_if_two_runs_overlap(two_torch_threads):
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        with Executor("cpu", workers=2) as first, Executor("cpu", workers=2) as second:
+            runs = [executor.map(worker_of(abs), range(4)) for executor in (first, second)]
+            assert [next(run) for run in runs] == [(0, 0), (0, 0)]
+            assert [len(list(run)) for run in runs] == [3, 3]  # the first run ends first
+        assert (torch.get_num_threads(), cv2.getNumThreads()) == (2, 2)
+    finally:
+        cv2.setNumThreads(before)
+
+
 @pytest.mark.parametrize(("items", "threads"), [(1, 4), (2, 2), (4, 1), (6, 1)])
 def test_map_divides_cores_among_the_decoders(items, threads, monkeypatch):
     monkeypatch.setattr(executor_module, "available_cores", lambda: 4)
