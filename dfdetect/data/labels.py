@@ -13,6 +13,7 @@ The labels may be given in three ways, which are tried in this order:
 
 import json
 import logging
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -180,8 +181,11 @@ def read_labels(source: str | Path) -> list[LabelledVideo]:
 
     Raises:
         FileNotFoundError: There is no such folder or file.
-        InputError: There are no videos, a video has no label, `manifest.csv` or `metadata.json` is
-            not in the expected form, or the zip file is damaged.
+        InputError: There are no videos, a video has no label or two, `manifest.csv` or
+            `metadata.json` is not in the expected form, or the zip file is damaged.
+
+    Warns:
+        UserWarning: `manifest.csv` lists videos that the folder does not contain.
 
     Example:
         >>> [(video.name, video.label) for video in read_labels("train_sample_videos")][:1]
@@ -195,6 +199,8 @@ def _read_folder(folder: Path) -> list[LabelledVideo]:
     folder = folder.absolute()
     manifest = _read_manifest(folder)
     found = find_videos([folder])
+    present = set(found.values())
+    _warn_of_absent(folder, [path for path in manifest if path not in present])
     metadata = {
         parent: parse_metadata(parent / METADATA, (parent / METADATA).read_bytes())
         for parent in {path.parent for path in found.values()}
@@ -301,14 +307,29 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
     table = read_table(file, ("path", "label", "identity", "source"))
     if not {"path", "label"} <= set(table):
         raise InputError(f"{file}: needs at least the columns path and label")
-    rows = {}
+    rows: dict[Path, tuple[str, str, str]] = {}
     for row in table.to_dict("records"):
         path = file.parent / row["path"]
         if row["label"] not in LABELS:
             raise InputError(f"{file}: {row['path']}: label {row['label']!r}; use REAL or FAKE")
+        if path in rows and rows[path][0] != row["label"]:
+            raise InputError(
+                f"{file}: {row['path']}: both REAL and FAKE; keep one row of each video"
+            )
         group = row.get("identity") or path.stem
         rows[path] = row["label"], group, row.get("source") or _source(path.parent.parts)
     return rows
+
+
+def _warn_of_absent(folder: Path, absent: list[Path]) -> None:
+    """Warn of rows of the manifest whose videos should be in a folder, but are not."""
+    lost = [path.relative_to(folder) for path in absent if path.is_relative_to(folder)]
+    if lost:
+        warnings.warn(
+            f"{find_manifest(folder)}: {len(lost)} of the listed videos not found in {folder}, "
+            f"first {lost[0]}: correct the paths in the table, or copy the videos there",
+            stacklevel=4,
+        )
 
 
 def parse_metadata(path: str | Path, text: bytes) -> dict[str, dict[str, str]]:

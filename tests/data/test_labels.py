@@ -78,9 +78,24 @@ def test_read_labels_of_a_manifest_takes_no_label_for_a_source(tmp_path):
     assert video.source == "studio"
 
 
+def test_read_labels_warns_of_videos_that_a_manifest_lists_in_vain(tmp_path):
+    touch(tmp_path / "studio" / "a.mp4")
+    touch(tmp_path / "b.mp4")
+    rows = "path,label\nstudio/a.mp4,REAL\nstudio/c.mp4,FAKE\nb.mp4,REAL\nother/d.mp4,FAKE\n"
+    (tmp_path / "manifest.csv").write_text(rows)
+    with pytest.warns(UserWarning, match=r"manifest\.csv: 2 of the listed .* first studio/c\.mp4"):
+        assert len(read_labels(tmp_path)) == 2
+    with pytest.warns(UserWarning, match=r"manifest\.csv: 1 of the listed .* first c\.mp4"):
+        assert len(read_labels(tmp_path / "studio")) == 1
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [("path\na.mp4\n", "columns path and label"), ("path,label\na.mp4,?\n", "'?'")],
+    [
+        ("path\na.mp4\n", "columns path and label"),
+        ("path,label\na.mp4,?\n", "'?'"),
+        ("path,label\na.mp4,REAL\na.mp4,FAKE\n", "a.mp4: both REAL and FAKE; keep one row"),
+    ],
 )
 def test_read_labels_names_an_unusable_manifest(tmp_path, rows, message):
     touch(tmp_path / "a.mp4")
