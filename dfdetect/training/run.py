@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,8 +142,9 @@ class RunState:
             return
         if saved["run"] != self.description:
             raise ArgumentError(
-                f"{self.path}: written by a run with other settings, {saved['run']}; use the same "
-                "options, or delete the file to start from the beginning"
+                f"{self.path}: written by a run with other settings, "
+                f"{_difference(saved['run'], self.description)}: use the same options, or delete "
+                "the file to start from the beginning"
             )
         for name, part in learner.parts.items():
             part.load_state_dict(saved[name])
@@ -154,3 +156,17 @@ class RunState:
             LOGGER.info("%s: nothing to resume; starting from the beginning", self.path)
             return None
         return torch.load(self.path, map_location="cpu", weights_only=True)
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say how the description of a stopped run differs from the description of a new run.
+
+    Example:
+        >>> _difference({"epochs": 6, "seed": 0}, {"epochs": 8, "seed": 0})
+        'epochs 6, not 8'
+    """
+    return "; ".join(
+        f"{name} {old.get(name)!r}, not {new.get(name)!r}"
+        for name in {**old, **new}
+        if old.get(name) != new.get(name)
+    )

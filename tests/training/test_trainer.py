@@ -146,6 +146,8 @@ def test_train_resumes_an_interrupted_run_to_the_same_end(trained, face_set, tmp
     assert best.training["best"] == {"epoch": 1}
     assert best.scores["held_out_actors"]["n"] == 12
     monkeypatch.setattr(Judge, "judge", judge)
+    with pytest.raises(DfdetectError, match=r"settings, learning_rate 0\.003, not 0\.001: use"):
+        run(face_set, out, replace(TINY, learning_rate=1e-3), resume=True)
     run(face_set, out, resume=True)
     assert out.read_bytes() == trained[0].read_bytes()
     assert len(pd.read_csv(out.with_suffix(".history.csv"))) == 3
