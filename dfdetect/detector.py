@@ -1,6 +1,7 @@
 """`Detector`: decodes a video, tracks its faces, and scores them with one or several models."""
 
 import logging
+import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from dfdetect.checkpoints.io import Spec, load_ensemble
 from dfdetect.checkpoints.weights import Weights, find_all_weights
 from dfdetect.classifier import Classifier
 from dfdetect.defaults import DEFAULT_FRAMES
-from dfdetect.errors import ArgumentError
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.attributes import ATTRIBUTE_FORMAT, measure_face
 from dfdetect.faces.crops import resize_crop, to_tensor
 from dfdetect.faces.detection import FaceDetector, MTCNNDetector, NearbyFaceDetector
@@ -67,6 +68,10 @@ class Detector:
     An ensemble consists of several models, which are called its members. The faces are detected
     once for all members. Members with the same crop format also share the crops.
 
+    Several threads may use a detector at the same time. A pickled detector can be sent to another
+    process. After a fork, the new process cannot use the detector, because the threads of torch and
+    of the engines do not exist there. All methods that score then raise a `DfdetectError`.
+
     Args:
         model: Network that returns logits of FAKE of shape (batch, 1). `spec` says whether the
             network takes normalised crops or clips. A clip is several normalised crops of one face
@@ -103,6 +108,7 @@ class Detector:
         self.spec = spec
         self.device = device
         self.frames = frames
+        self._process = _Process()
         self.decoders = DecoderPool(available_cores()) if decoders is None else decoders
         models = model if isinstance(model, nn.ModuleList) else [model]
         self.classifiers = [
@@ -192,6 +198,7 @@ class Detector:
             >>> detector.predict(np.asarray(PIL.Image.open("face.jpg").convert("RGB"))).probability
             0.31
         """
+        self._process.require_same()
         if heat_maps < 0:
             raise ArgumentError(f"heat_maps must be 0 or more, not {heat_maps}")
         if isinstance(source, str | Path):
@@ -270,6 +277,7 @@ class Detector:
         ) -> Callable[[str | Path], VideoResult]:
             return partial(self.replica(device, decoders).predict, heat_maps=heat_maps)
 
+        self._process.require_same()
         several = [paths] if isinstance(paths, str | Path) else paths
         with Executor(self.device) as executor:
             for _, result in executor.map(make_worker, several, failed=has_failed):
@@ -336,6 +344,7 @@ class Detector:
             >>> detector.frame_logits([[first, second], [third]])
             [array([0.7, 1.9]), array([-2.1])]
         """
+        self._process.require_same()
         if len({member.crop for member in self.spec.members}) > 1:
             warnings.warn(
                 "the members of the ensemble were trained on crops that were cut in different "
@@ -380,6 +389,7 @@ class Detector:
             >>> detector.activation_maps([[first, second], [third]])[0].shape
             (2, 5, 5)
         """
+        self._process.require_same()
         found = []
         for number, clip in enumerate(clips):
             if not len(clip):
@@ -687,6 +697,28 @@ class CheckedFrames:
             self.bits_per_pixel = frame.bits_per_pixel
             self.share += frame.share
             yield frame
+
+
+class _Process:
+    """The process that made a detector.
+
+    A copy that was pickled belongs to the process that unpickled it.
+    """
+
+    def __init__(self) -> None:
+        self._id = os.getpid()
+
+    def __reduce__(self) -> tuple:
+        return _Process, ()
+
+    def require_same(self) -> None:
+        """Raise DfdetectError in a process that was forked after the detector was made."""
+        if os.getpid() != self._id:
+            raise DfdetectError(
+                "this process was forked after the detector was loaded, so its networks would "
+                'hang: start processes with multiprocessing.get_context("spawn"), or load '
+                "detectors only after the fork"
+            )
 
 
 class _Stopwatch:

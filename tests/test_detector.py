@@ -1,4 +1,6 @@
 import json
+import os
+import pickle
 import shutil
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.classifier import Classifier
 from dfdetect.data.faceset import FaceSet
 from dfdetect.data.self_blend import EYES, MOUTH, self_blend
-from dfdetect.errors import ArgumentError
+from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.geometry import CropRule, iou
 from dfdetect.results import OperatingPoints
 from dfdetect.scoring.calibration import Calibration
@@ -394,6 +396,36 @@ def test_predict_takes_one_image(one_face_detector):
 def test_predict_refuses_what_is_no_image(one_face_detector, source, message):
     with pytest.raises(ArgumentError, match=message):
         one_face_detector.predict(source)
+
+
+USES = {
+    "predict": lambda detector, image: detector.predict(image),
+    "predict_videos": lambda detector, image: next(detector.predict_videos([])),
+    "predict_faces": lambda detector, image: detector.predict_faces([image]),
+    "activation_maps": lambda detector, image: detector.activation_maps([[image]]),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("use", USES)
+def test_a_detector_refuses_to_hang_after_a_fork(one_face_detector, use):
+    image = np.zeros((100, 80, 3), np.uint8)
+    child = os.fork()
+    if child == 0:
+        try:
+            USES[use](one_face_detector, image)
+        except DfdetectError as error:
+            os._exit(0 if "forked" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_pickled_detector_scores_like_the_original(one_face_detector):
+    image = np.full((100, 80, 3), 255, np.uint8)
+    twin = pickle.loads(pickle.dumps(one_face_detector))
+    assert twin.predict(image).probability == one_face_detector.predict(image).probability
 
 
 def test_predict_of_a_folder_names_the_function_for_folders(one_face_detector, tmp_path):
