@@ -108,8 +108,10 @@ class FaceSet:
         index = Path(index)
         if not index.is_file():
             raise FileNotFoundError(f"{index}: no such face set or folder")
-        table = read_table(index, TEXT_COLUMNS, FaceSetError)
+        table = read_table(index, (*TEXT_COLUMNS, "video"), FaceSetError)
         _check_table(index, table)
+        if "video" in table:
+            table["video"] = table["video"].where(table["video"] != "")
         if set(SHARD_COLUMNS) <= set(table):
             return cls(table, _find_in_shards(index, table))
         images = _find_images(index)

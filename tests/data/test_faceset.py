@@ -41,6 +41,20 @@ def test_read_finds_labels_groups_and_images(face_set):
     assert (image.shape, image.dtype) == ((48, 48, 3), np.uint8)
 
 
+def test_read_keeps_the_names_of_videos_that_are_numbers(face_set):
+    def change(table):
+        table["video"] = ["001", "1", "1.0", ""] + ["004"] * 44
+        table["track"] = 0
+        table["frame"] = range(48)
+        return table
+
+    edit(face_set, change)
+    faces = FaceSet.read(face_set)
+    assert faces.texts("video")[:5].tolist() == ["001", "1", "1.0", "", "004"]
+    sizes = sorted(sum(map(len, video)) for video in faces.videos())
+    assert sizes == [1, 1, 1, 1, 22, 22]  # the REAL and the FAKE crops of 004 are two videos
+
+
 def test_image_is_rgb(tmp_path):
     blue_in_bgr = np.zeros((8, 8, 3), np.uint8)
     blue_in_bgr[..., 0] = 255
