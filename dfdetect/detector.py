@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -189,7 +189,7 @@ class Detector:
 
         Raises:
             ArgumentError: `source` is nothing of the above or has no frames, a frame has a wrong
-                shape or dtype, or `heat_maps` is below 0.
+                shape or dtype, the times of frames are not in order, or `heat_maps` is below 0.
             CancelledError: The detector's pool of decoders was closed before or during the call.
 
         Example:
@@ -636,7 +636,7 @@ def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]
 
     Arrays have no times. They get the times 0, 1, 2 and so on, in seconds.
     """
-    if isinstance(source, np.ndarray) and source.ndim == 3:
+    if isinstance(source, np.ndarray) and source.ndim in (2, 3):
         source = [source]
     try:
         pictures = iter(source)
@@ -654,7 +654,13 @@ def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]
                 f"{frame.image}: is no frame; for several files, use predict_videos"
             )
         _require_image(frame.image, f"frame {number}")
-    return frames
+    times = [float(frame.time) for frame in frames]  # JSON cannot hold a numpy float32
+    for number, (before, time) in enumerate(pairwise([-np.inf, *times])):
+        if not (np.isfinite(time) and before <= time):
+            raise ArgumentError(
+                f"frame {number}: has the time {time}; give frames in the order of their times"
+            )
+    return [replace(frame, time=time) for frame, time in zip(frames, times, strict=True)]
 
 
 def _to_input(crop: np.ndarray, number: int, wanted: CropFormat) -> torch.Tensor:

@@ -373,6 +373,21 @@ def test_predict_takes_frames_in_memory(one_face_detector, form):
     assert track.times == [number * (0.5 if form == "frames" else 1.0) for number in range(6)]
 
 
+@pytest.mark.parametrize(
+    "times", [(2.0, 1.0), (np.nan, np.nan), (0.0, np.inf), (-np.inf, 0.0)], ids=str
+)
+def test_predict_refuses_frames_out_of_order(one_face_detector, times):
+    image = np.zeros((100, 80, 3), np.uint8)
+    with pytest.raises(ArgumentError, match=r"^frame [01]: has the time .*; give frames in the or"):
+        one_face_detector.predict([Frame(time, image) for time in times])
+
+
+def test_predict_of_frames_with_numpy_times_gives_json(one_face_detector):
+    image = np.zeros((100, 80, 3), np.uint8)
+    result = one_face_detector.predict([Frame(time, image) for time in np.float32([0.5, 1.5])])
+    assert json.loads(json.dumps(result.to_dict()))["tracks"][0]["times"] == [0.5, 1.5]
+
+
 def test_predict_takes_one_image(one_face_detector):
     result = one_face_detector.predict(np.zeros((100, 80, 3), np.uint8))
     assert result.probability < 0.1
@@ -386,12 +401,13 @@ def test_predict_takes_one_image(one_face_detector):
         ([], "no frames"),
         (np.zeros((100, 80, 3)), "frame 0: needs RGB uint8"),
         ([np.zeros((100, 80), np.uint8)], "frame 0: needs RGB uint8"),
+        (np.zeros((100, 80), np.uint8), r"frame 0: needs RGB .* got uint8 \(100, 80\)"),
         (Image.new("RGB", (80, 100)), r"^Image: cannot be scored; give a path, .*convert\("),
         (None, "^NoneType: cannot be scored; give a path"),
         (lambda: iter(()), "^function: cannot be scored; give a path"),
         (["a.mp4", "b.mp4"], "^a.mp4: is no frame; for several files, use predict_videos"),
     ],
-    ids=["empty", "float", "grey", "pillow", "none", "function", "paths"],
+    ids=["empty", "float", "greys", "grey", "pillow", "none", "function", "paths"],
 )
 def test_predict_refuses_what_is_no_image(one_face_detector, source, message):
     with pytest.raises(ArgumentError, match=message):
