@@ -465,9 +465,18 @@ class _Processes:
 def _new_file() -> int:
     """Return the descriptor of a new file without a name.
 
-    On Linux, the file lies in memory. On other systems, it is a temporary file.
+    On Linux, the file lies in memory. On other systems, it is a temporary file. The descriptor is
+    never one of the standard streams, even if these are closed, as in a service: the decoder
+    process has other files there.
     """
+    import fcntl  # Windows does not have it
+
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("dfdetect")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        new = os.memfd_create("dfdetect")
+    else:
+        with tempfile.TemporaryFile() as file:
+            new = os.dup(file.fileno())
+    try:
+        return fcntl.fcntl(new, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(new)

@@ -233,6 +233,22 @@ def test_read_frames_imports_no_modules_from_the_current_folder(
     assert not (tmp_path / "imported").exists()
 
 
+@pytest.mark.parametrize("closed", [[0], [0, 1, 2]], ids=str)
+def test_read_frames_works_in_a_service_without_standard_streams(real_clip, tmp_path, closed):
+    code = f"""
+import os
+from pathlib import Path
+from dfdetect.video.isolated import DecoderPool
+for stream in {closed}:
+    os.close(stream)
+with DecoderPool() as decoders:
+    count = len(list(decoders.read_frames({str(real_clip)!r}, 4)))
+Path("count").write_text(str(count))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60)
+    assert (tmp_path / "count").read_text() == "4"
+
+
 def test_read_frames_reports_a_decoder_that_dies_between_frames(real_clip, decoders):
     frames = decoders.read_frames(real_clip, 4)
     next(frames)
