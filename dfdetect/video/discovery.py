@@ -36,14 +36,16 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: None of the paths exists.
-        InputError: No video was found.
+        InputError: No path is given, or no video was found.
 
     Example:
         >>> find_videos(["videos"])
         {'a.mp4': PosixPath('videos/a.mp4'), 'b.mp4': PosixPath('videos/more/b.mp4')}
     """
     given = [Path(path) for path in paths]
-    if given and not any(path.exists() for path in given):
+    if not given:
+        raise InputError("no paths: give at least one video, image or folder")
+    if not any(path.exists() for path in given):
         network = " (dfdetect never uses the network: download the video first)"
         advice = network if ADDRESS.match(str(given[0])) else ""
         raise FileNotFoundError(f"{given[0]}: no such file or folder{advice}")
