@@ -95,11 +95,16 @@ def compare(
         FaceSetError: A face set is unusable, or an actor is both in a face set to train on and in a
             face set to measure on.
         InputError: A checkpoint in `out` was trained on face sets with other names.
+        ArgumentError: The name of an architecture is unknown.
 
     Example:
         >>> compare(["train.csv"], val="val.csv", out="weights")[["auc", "log_loss"]]
     """
     out = Path(out)
+    # Unknown names are refused now, not after hours of training.
+    takes_clips = {
+        name: model_info(name).input == "clip" for name in architectures or compared_architectures()
+    }
     require_writable(out / "comparison.csv")
     known, unseen = _read_sets([*faces, *clips], [val] if val_clips is None else [val, val_clips])
     for other in unseen:
@@ -108,9 +113,9 @@ def compare(
     if (out / "comparison.csv").is_file():
         kept = pd.read_csv(out / "comparison.csv", index_col="detector")
     rows = []
-    for name in architectures or compared_architectures():
+    for name, of_clips in takes_clips.items():
         checkpoint = out / f"{name}{SUFFIX}"
-        sets = [*faces, *clips] if model_info(name).input == "clip" else list(faces)
+        sets = [*faces, *clips] if of_clips else list(faces)
         if checkpoint.exists():
             _require_trained_on(checkpoint, sets)
             LOGGER.info("%s: %s exists and is used as it is", name, checkpoint)

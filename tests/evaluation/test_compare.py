@@ -3,6 +3,7 @@ import pytest
 
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.data.faceset import FaceSet, FaceSetError
+from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.compare import compare, draw, to_markdown
 from dfdetect.training.linear import STRENGTHS
 
@@ -78,6 +79,14 @@ def test_compare_keeps_the_rows_of_earlier_runs(sets, tmp_path, quick_default):
     assert both.index.tolist() == ["logistic_regression", "linear_svm", "default detector"]
     kept = both.loc["linear_svm", ["auc", "log_loss", "input"]]
     assert kept.tolist() == first.loc["linear_svm", ["auc", "log_loss", "input"]].tolist()
+
+
+def test_compare_refuses_unknown_architectures_before_it_trains(sets, tmp_path):
+    train, val = sets
+    names = ["logistic_regression", "no_such_network"]
+    with pytest.raises(ArgumentError, match="unknown architecture 'no_such_network'"):
+        compare([train], val=val, out=tmp_path / "weights", architectures=names)
+    assert not list(tmp_path.glob("weights/*"))
 
 
 def test_compare_refuses_to_measure_on_training_faces(sets, tmp_path):
