@@ -74,7 +74,7 @@ def test_find_videos_returns_a_file_given_twice_once(tmp_path, monkeypatch):
 def test_find_videos_raises_if_there_are_no_videos(tmp_path):
     with pytest.raises(ValueError, match="no videos"):
         find_videos([tmp_path])
-    with pytest.raises(ValueError, match="^no paths: give at least one"):
+    with pytest.raises(ValueError, match="no paths: give at least one"):
         find_videos([])
     with pytest.raises(FileNotFoundError, match="nowhere"):
         find_videos([tmp_path / "nowhere"])
