@@ -35,6 +35,8 @@ def calibrate(
     trained on. Otherwise the new calibration makes the probabilities too extreme. In the fit,
     videos have the weights that `dfdetect.training.judging.Judge` describes. A source counts as new
     unless the checkpoint names it in `training["sources"]`, where `train` writes the known sources.
+    It is unknown on which faces a converted network was trained. Of such a network, the FAKE videos
+    without a source are therefore not counted in `operating_points.fakes`.
 
     Args:
         weights: Name or file of the weights.
@@ -73,10 +75,15 @@ def calibrate(
     judge.warn_if_few_real(out)
     logits = predict_logits(model.to(torch_device), joined, spec, workers, progress)
     calibration, scores = judge.judge(logits)
+    points = judge.operating_points(calibration, logits)
+    if points is not None and "converted_from" in spec.training:
+        # It is unknown on which faces other authors trained, so none are like their training faces.
+        fakes = {new: counts for new, counts in points.fakes.items() if new != "people"}
+        points = replace(points, fakes=fakes)
     spec = replace(
         spec,
         calibration=calibration,
-        operating_points=judge.operating_points(calibration, logits),
+        operating_points=points,
         scores={**spec.scores, "calibration_faces": scores},
         training={
             **spec.training,

@@ -58,6 +58,14 @@ def test_calibrate_takes_the_sources_of_the_training_for_known(face_set, tmp_pat
     assert fakes == {"people": 18, "sources": 6}
 
 
+def test_calibrate_does_not_claim_to_know_the_training_of_a_converted_network(face_set, tmp_path):
+    model, spec = load_checkpoint(find_weights(WEIGHTS))
+    converted = tmp_path / "converted.safetensors"
+    save_checkpoint(converted, model, replace(spec, training={"converted_from": "mesonet"}))
+    spec = calibrate(converted, [face_set], tmp_path / "mine.safetensors")
+    assert fakes_found(spec.operating_points) == ""
+
+
 def test_calibrate_refuses_what_it_cannot_use(face_set, tmp_path):
     out = tmp_path / "mine.safetensors"
     out.touch()
