@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
-from dfdetect.errors import ArgumentError, InputError
+from dfdetect.errors import ArgumentError, InputError, describe_difference
 from dfdetect.files import atomic_path, read_table
 
 if sys.platform != "win32":
@@ -181,21 +181,19 @@ def _difference(old: str, new: str) -> str:
     """Say how the settings `old` differ from `new`; settings that are no JSON are returned whole.
 
     Example:
-        >>> _difference('{"frames": 8, "size": 224}', '{"frames": 12, "size": 224}')
-        'frames 8, not 12'
+        >>> _difference('{"crop": {"scale": 0.8}}', '{"crop": {"scale": 1.2}}')
+        'crop scale 0.8, not 1.2'
     """
     try:
         before, now = (
-            pd.json_normalize(json.loads(text), sep=" ").to_dict("records")[0]
+            pd.json_normalize(json.loads(text), sep=" ")
+            .rename(columns=lambda name: name.replace("_", " "))
+            .to_dict("records")[0]
             for text in (old, new)
         )
     except ValueError:
         return old
-    return "; ".join(
-        f"{str(name).replace('_', ' ')} {json.dumps(before.get(name))}, not {json.dumps(value)}"
-        for name, value in now.items()
-        if before.get(name) != value
-    )
+    return describe_difference(before, now)
 
 
 def _lock(log: Path) -> BinaryIO:

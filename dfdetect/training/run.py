@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.errors import ArgumentError
+from dfdetect.errors import ArgumentError, describe_difference
 from dfdetect.files import atomic_path
 from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.history import write_history
@@ -141,10 +140,10 @@ class RunState:
         if saved is None:
             return
         if saved["run"] != self.description:
+            difference = describe_difference(saved["run"], self.description)
             raise ArgumentError(
-                f"{self.path}: written by a run with other settings, "
-                f"{_difference(saved['run'], self.description)}: use the same options, or delete "
-                "the file to start from the beginning"
+                f"{self.path}: written by a run with other settings, {difference}: use the same "
+                "options, or delete the file to start from the beginning"
             )
         for name, part in learner.parts.items():
             part.load_state_dict(saved[name])
@@ -156,17 +155,3 @@ class RunState:
             LOGGER.info("%s: nothing to resume; starting from the beginning", self.path)
             return None
         return torch.load(self.path, map_location="cpu", weights_only=True)
-
-
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Say how the description of a stopped run differs from the description of a new run.
-
-    Example:
-        >>> _difference({"epochs": 6, "seed": 0}, {"epochs": 8, "seed": 0})
-        'epochs 6, not 8'
-    """
-    return "; ".join(
-        f"{name} {old.get(name)!r}, not {new.get(name)!r}"
-        for name in {**old, **new}
-        if old.get(name) != new.get(name)
-    )
