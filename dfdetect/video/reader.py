@@ -398,17 +398,27 @@ def _list_packets(
     order = np.unique(packets["stamp"])
     if len(order) < len(packets) or NO_STAMP in order:
         return packets, Timeline(np.arange(len(packets)), False, 1 / rate, bits, 1.0)
-    share = _covered(packets, stream)
+    share = _covered(packets, _duration(container, stream))
     return packets, Timeline(order, True, stream.time_base or 1 / rate, bits, share)
 
 
-def _covered(packets: np.ndarray, stream: "av.VideoStream") -> float:
-    """Return the share of the stream's duration that the packets cover, or 1 if it is unknown."""
-    if len(packets) == 0 or not stream.duration:
+def _duration(container: "av.container.InputContainer", stream: "av.VideoStream") -> float:
+    """Return the duration of a stream in units of its time stamps, or 0 if it is unknown.
+
+    Matroska, WebM and FLV files give the duration of the whole file only.
+    """
+    if stream.duration or not container.duration or not stream.time_base:
+        return float(stream.duration or 0)
+    return float(Fraction(container.duration, av.time_base) / stream.time_base)
+
+
+def _covered(packets: np.ndarray, duration: float) -> float:
+    """Return the share of a duration that the packets cover, or 1 if the duration is 0."""
+    if len(packets) == 0 or not duration:
         return 1.0
     starts = packets["stamp"].astype(float)  # sums of int64 stamps may overflow
     span = np.max(starts + packets["duration"]) - np.min(starts)
-    return float(np.clip(span / stream.duration, 0, 1))
+    return float(np.clip(span / duration, 0, 1))
 
 
 def open_container(path: Path) -> "av.container.InputContainer":

@@ -190,8 +190,14 @@ def test_read_frames_gives_the_share_of_the_video_that_a_frame_stands_for(
     assert [frame.share for frame in read_frames(path, 8)] == [1 / min(count, 8)] * min(count, 8)
 
 
-def test_read_frames_of_a_clip_that_breaks_off_covers_a_share(write_clip, numbered_frames):
-    path = write_clip(numbered_frames(100), movflags="faststart")
+@pytest.mark.parametrize(
+    ("name", "flags"), [("clip.mp4", "faststart"), ("clip.mkv", ""), ("clip.flv", "")]
+)
+def test_read_frames_of_a_clip_that_breaks_off_covers_a_share(
+    write_clip, numbered_frames, name, flags
+):
+    path = write_clip(numbered_frames(100), name, movflags=flags)
+    assert sum(frame.share for frame in read_frames(path, 8)) == pytest.approx(1, abs=0.02)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     frames = list(read_frames(path, 8))
     assert sum(frame.share for frame in frames) == pytest.approx(0.5, abs=0.15)
