@@ -65,6 +65,18 @@ def test_reconstruct_compresses_crops_like_the_originals(jpegs, tmp_path, quick)
         assert made.quantization == tables
 
 
+def test_reconstruct_keeps_the_colours_of_the_originals(jpegs, tmp_path, quick):
+    """An autoencoder that was trained for one step draws nearly grey images."""
+    reconstruct([jpegs], tmp_path / "made.csv", autoencoders=NAMES[:1], steps=1)
+    drawn, original = (
+        FaceSet.read(index).image(0).astype(float) for index in (tmp_path / "made.csv", jpegs)
+    )
+    differences = (drawn - original).reshape(4, 16, 4, 16, 3).mean((1, 3))
+    assert original.reshape(4, 16, 4, 16, 3).mean((1, 3)).std() > 50
+    assert np.abs(differences[1:3, 1:3]).max() < 10
+    assert np.abs(drawn - original).mean() > 3
+
+
 @pytest.mark.slow
 def test_train_autoencoder_reduces_the_error(jpegs, quick):
     faces = FaceSet.read(jpegs)
