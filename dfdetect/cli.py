@@ -30,7 +30,7 @@ from dfdetect.defaults import (
     SPLITS,
 )
 from dfdetect.errors import ArgumentError, DfdetectError
-from dfdetect.training.config import CHOICES, TrainConfig, recipe
+from dfdetect.training.config import CHOICES, LIMITS, TrainConfig, recipe
 
 # Exit status if `--strict` was given and a video has no score.
 REASONS_GIVEN = 1
@@ -478,7 +478,7 @@ def _add_reconstruct(commands: argparse._SubParsersAction) -> None:
         "--copies", type=int, default=1, help="number of reconstructions of each crop"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of all random choices")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
@@ -571,6 +571,12 @@ def _add_fit_texture(commands: argparse._SubParsersAction) -> None:
         default=0.08,
         metavar="INDEX.csv|SHARE",
         help="crops to calibrate on, given as in train; choose crops that were not trained on",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        help="seed of all random choices; the seed of the training holds out the same crops",
     )
 
 
@@ -781,6 +787,14 @@ def _index_and_weights(text: str) -> tuple[Path, tuple[float, float]]:
         return Path(text), (1.0, 1.0)  # there is no equals sign, or it is part of the file name
 
 
+def _seed(text: str) -> int:
+    lowest, highest = LIMITS["seed"]
+    if text.isdecimal() and lowest <= int(text) <= highest:
+        return int(text)
+    message = f"a seed is a whole number from {lowest} to {highest}, not {text!r}"
+    raise argparse.ArgumentTypeError(message)
+
+
 def _index_or_fraction(text: str) -> Path | float:
     try:
         return float(text)
@@ -951,11 +965,16 @@ def _calibrate(weights: str, faces: list[Path], out: Path, device: str) -> None:
 
 
 def _fit_texture(
-    weights: str, faces: list[Path], val: float | list[Path | float], out: Path, device: str
+    weights: str,
+    faces: list[Path],
+    val: float | list[Path | float],
+    out: Path,
+    device: str,
+    seed: int,
 ) -> None:
     from dfdetect.training.texture import fit_texture
 
-    spec = fit_texture(weights, faces, out, val=val, device=device, progress=True)
+    spec = fit_texture(weights, faces, out, val=val, seed=seed, device=device, progress=True)
     _print_calibration(out, spec)
 
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from dfdetect.cli import _parser, main
+from dfdetect.errors import DfdetectError
 from dfdetect.kaggle.submission import check_submission
 from dfdetect.video.reader import read_frames
 
@@ -292,6 +293,26 @@ def test_reconstruct_help_shows_the_number_of_steps(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["reconstruct", "--help"])
     assert "steps of each autoencoder (default: 600)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_fit_texture_holds_out_by_the_given_seed(monkeypatch):
+    given = {}
+
+    def fit(*_, **options):
+        given.update(options)
+        raise DfdetectError("enough")
+
+    monkeypatch.setattr("dfdetect.training.texture.fit_texture", fit)
+    options = ["--faces", "a.csv", "--out", "b.safetensors"]
+    assert main(["fit-texture", "a.safetensors", *options, "--seed", "3"]) == 2
+    assert given["seed"] == 3
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", str(2**32)])
+def test_a_seed_is_a_whole_number(seed, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["reconstruct", "a.csv", "--out", "b.csv", f"--seed={seed}"])
+    assert f"a seed is a whole number from 0 to 4294967295, not '{seed}'" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:.*trained on a face set of this name")
