@@ -35,8 +35,6 @@ from dfdetect.runtime.device import available_cores
 LABELS = ("REAL", "FAKE")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 GROUP = "actor_group"
-# The columns that say which crops show one face in one video, and the order of these crops.
-TRACK = ("video", "track", "frame")
 TEXT_COLUMNS = ("id", "label", GROUP, "source", "method", "kind", "pair", "original")
 # The value of the column `kind` for crops that `dfdetect reconstruct` has made.
 RECONSTRUCTION = "reconstruction"
@@ -267,16 +265,19 @@ class FaceSet:
     def tracks(self) -> list[list[int]]:
         """Return, for each track, the row numbers of its crops in the order of the frames.
 
-        A track is one face in one video. A crop whose track is unknown is a track of its own.
+        A track is one face in one video. A crop whose video is unknown is a track of its own. Crops
+        of a video whose track is unknown are taken to show one face. If their frames are unknown,
+        too, they keep the order of the table.
         """
-        if not set(TRACK) <= set(self.table):
-            return [[row] for row in range(len(self))]
-        known = self.table[list(TRACK)].notna().all(axis=1)
+        known = self.texts("video") != ""
         tracks = [[row] for row in np.flatnonzero(~known).tolist()]
+        table = self.table[known]
         # A fake made from a track has the same number as the track, but another label.
-        names = [self.face_sets[known], "video", "track", "label"]
-        for _, track in self.table[known].groupby(names, sort=False):
-            tracks.append(track.sort_values("frame").index.tolist())
+        columns = [name for name in ("video", "track", "label") if name in table]
+        groups = table.groupby([self.face_sets[known], *columns], sort=False, dropna=False)
+        for _, track in groups:
+            ordered = track.sort_values("frame", kind="stable") if "frame" in track else track
+            tracks.append(ordered.index.tolist())
         return tracks
 
     def videos(self) -> list[list[list[int]]]:

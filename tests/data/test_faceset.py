@@ -55,6 +55,15 @@ def test_read_keeps_the_names_of_videos_that_are_numbers(face_set):
     assert sizes == [1, 1, 1, 1, 22, 22]  # the REAL and the FAKE crops of 004 are two videos
 
 
+@pytest.mark.parametrize("others", [{}, {"track": [0] * 24 + [""] * 24}])
+def test_crops_of_a_video_whose_track_is_unknown_show_one_face(face_set, others):
+    """Without the frames, they keep the order of the table."""
+    edit(face_set, lambda table: table.assign(video=["a"] * 24 + ["b"] * 22 + [""] * 2, **others))
+    tracks = FaceSet.read(face_set).tracks()
+    expected = [[46], [47], *(list(range(start, start + 24, 2)) for start in (0, 1))]
+    assert tracks == expected + [list(range(start, 46, 2)) for start in (24, 25)]
+
+
 def test_image_is_rgb(tmp_path):
     blue_in_bgr = np.zeros((8, 8, 3), np.uint8)
     blue_in_bgr[..., 0] = 255
