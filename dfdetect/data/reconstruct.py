@@ -135,6 +135,7 @@ def reconstruct(
     }
     _draw_samples(nets, real, folder / "samples.png")
     made_by = {"autoencoders": list(autoencoders), "copies": copies, "seed": seed}
+    made_by["colour_scale"] = COLOUR_SCALE  # earlier versions did not correct the colours
     settings = json.dumps({**made_by, "crops": _digest(real)})
     log = out.with_suffix(".reconstruct.csv")
     with FaceSetWriter(out, log, COLUMNS, ["id"], settings) as writer:
