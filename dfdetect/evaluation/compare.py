@@ -151,10 +151,14 @@ def compared_architectures() -> list[str]:
     """Return the names of the architectures that `compare` trains by default.
 
     First come the architectures of the study (see the docstring of this module). All other
-    architectures with a training recipe follow. The architecture of the default detector is left
-    out, because `compare` measures the installed default detector instead.
+    architectures with a training recipe follow. The architecture that the default detector was
+    trained with is left out, because `compare` measures the installed default detector instead.
     """
-    default = [member.architecture for member in read_spec(find_weights()).members]
+    # `fit-texture` extends a trained model: the architecture of its checkpoint is another one.
+    default = {
+        member.training.get("architecture", member.architecture)
+        for member in read_spec(find_weights()).members
+    }
     others = (name for name in list_recipes() if name not in {*STUDY_ACCURACY, *default})
     return [*STUDY_ACCURACY, *others]
 
@@ -198,7 +202,9 @@ def draw(table: pd.DataFrame) -> Figure:
     theirs.scatter(table["study_accuracy"], places, marker="x", label="in the study")
     theirs.axvline(STUDY_FAKE_SHARE, color="grey", linestyle=":")
     theirs.set(xlabel=f"accuracy where {STUDY_FAKE_SHARE:.2%} are FAKE")
-    theirs.legend()
+    theirs.locator_params("x", nbins=6)
+    # The last rows are the best detectors: their points are on the right.
+    theirs.legend(loc="lower left")
     figure.suptitle(
         "Measured on actors who are not in the training data (dotted: a constant answer)"
     )

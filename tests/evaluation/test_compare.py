@@ -4,7 +4,7 @@ import pytest
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
-from dfdetect.evaluation.compare import compare, draw, to_markdown
+from dfdetect.evaluation.compare import compare, compared_architectures, draw, to_markdown
 from dfdetect.training.linear import STRENGTHS
 
 
@@ -79,6 +79,12 @@ def test_compare_keeps_the_rows_of_earlier_runs(sets, tmp_path, quick_default):
     assert both.index.tolist() == ["logistic_regression", "linear_svm", "default detector"]
     kept = both.loc["linear_svm", ["auc", "log_loss", "input"]]
     assert kept.tolist() == first.loc["linear_svm", ["auc", "log_loss", "input"]].tolist()
+
+
+def test_compare_trains_what_the_default_detector_was_not_trained_with():
+    names = compared_architectures()
+    assert names[:2] == ["logistic_regression", "linear_svm"]
+    assert sorted(names[7:]) == ["simple_cnn_2", "tf_efficientnet_lite0"]
 
 
 def test_compare_refuses_unknown_architectures_before_it_trains(sets, tmp_path):
