@@ -429,7 +429,7 @@ def _add_extract(commands: argparse._SubParsersAction) -> None:
     _add_out_option(
         parser,
         "INDEX.csv",
-        f"index of the face set to write; its crops go to the folder INDEX beside it; {OWN_FILE}",
+        f"index of the face set to write; its crops go to INDEX-00000.tar and so on; {OWN_FILE}",
     )
     parser.add_argument(
         "--frames", type=int, default=DEFAULT_FRAMES, help="number of frames to sample per video"
@@ -462,7 +462,7 @@ def _add_reconstruct(commands: argparse._SubParsersAction) -> None:
     _add_out_option(
         parser,
         "INDEX.csv",
-        "index of the face set to write; its crops go to the folder INDEX beside it, and the "
+        "index of the face set to write; its crops go to INDEX-00000.tar and so on, and the "
         f"autoencoders to INDEX.autoencoders; {OWN_FILE}",
     )
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Damage videos and checkpoints at random, and check how dfdetect handles them.
 
-    python tests/fuzz.py clips --count 2000
+    python tests/fuzz.py videos --count 2000
     python tests/fuzz.py checkpoints --count 200
 
 Each case has a number, by which it can be repeated: `--first NUMBER --count 1`. A damaged video
@@ -100,13 +100,13 @@ def damaged(files: Sequence[Path], number: int) -> bytes:
     return data if data != original else data[:-1]
 
 
-def fuzz_clips(first: int, count: int, progress: bool = True) -> dict[int, VideoResult]:
+def fuzz_videos(first: int, count: int, progress: bool = True) -> dict[int, VideoResult]:
     """Score damaged copies of the sample videos, and return the results by case number."""
-    clips = sorted((REPOSITORY / "sample_data").glob("*_videos/*.mp4"))
+    videos = sorted((REPOSITORY / "sample_data").glob("*_videos/*.mp4"))
     with tempfile.TemporaryDirectory() as folder:
         names = {f"{number:09}.mp4": number for number in range(first, first + count)}
         for name, number in names.items():
-            Path(folder, name).write_bytes(damaged(clips, number))
+            Path(folder, name).write_bytes(damaged(videos, number))
         out = Path(folder, "submission.csv")
         scores = predict(folder, out=out, frames=2, progress=progress)
         check_submission(out, list(names))
@@ -171,7 +171,7 @@ def watched_memory() -> Iterator[list[float]]:
 def main() -> int:
     """Run the cases that the command line names, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["clips", "checkpoints"])
+    parser.add_argument("what", choices=["videos", "checkpoints"])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="number, and seed, of the first case")
     options = parser.parse_args()
@@ -182,7 +182,7 @@ def main() -> int:
         print(f"{len(outcomes)} damaged checkpoints, {len(outcomes) - len(wrong)} refused")
     else:
         with watched_memory() as notes:
-            scores = fuzz_clips(options.first, options.count)
+            scores = fuzz_videos(options.first, options.count)
         wrong = {number: one.message for number, one in scores.items() if not is_promised(one)}
         slowest = max(score.timings.get("total", 0.0) for score in scores.values())
         quarters = [np.median(part) for part in np.array_split(notes, 4) if len(part)]

@@ -11,7 +11,7 @@ from dfdetect import CheckpointError, VideoError, find_weights
 from dfdetect.checkpoints.io import load_checkpoint
 from dfdetect.results import Status
 from dfdetect.video.isolated import DecoderPool
-from tests.fuzz import KINDS, Mutation, damaged, fuzz_checkpoints, fuzz_clips, is_promised
+from tests.fuzz import KINDS, Mutation, damaged, fuzz_checkpoints, fuzz_videos, is_promised
 
 MUTATIONS = st.lists(
     st.builds(
@@ -24,7 +24,7 @@ MUTATIONS = st.lists(
     min_size=1,
     max_size=5,
 )
-# Cases of `fuzz.py clips`, one for each status. In the first case, FFmpeg requests gigabytes of
+# Cases of `fuzz.py videos`, one for each status. In the first case, FFmpeg requests gigabytes of
 # memory. The cases depend on the sample videos. If these videos change, find other cases.
 FOUND = {
     58730: Status.DECODER_OUT_OF_MEMORY,
@@ -52,11 +52,11 @@ def changed(data, mutations):
 
 
 def test_damaged_is_deterministic_and_not_the_original(sample_data):
-    clips = sorted((sample_data / "test_videos").glob("*.mp4"))
+    videos = sorted((sample_data / "test_videos").glob("*.mp4"))
     for number in range(50):
-        data = damaged(clips, number)
-        assert data == damaged(clips, number)
-        assert data not in [clip.read_bytes() for clip in clips]
+        data = damaged(videos, number)
+        assert data == damaged(videos, number)
+        assert data not in [video.read_bytes() for video in videos]
 
 
 def test_apply_of_each_kind_of_mutation():
@@ -68,8 +68,8 @@ def test_apply_of_each_kind_of_mutation():
 
 
 @pytest.mark.slow
-def test_fuzz_clips_gives_a_score_or_a_documented_reason():
-    scores = fuzz_clips(0, 150, progress=False)
+def test_fuzz_videos_gives_a_score_or_a_documented_reason():
+    scores = fuzz_videos(0, 150, progress=False)
     assert {number: one for number, one in scores.items() if not is_promised(one)} == {}
     assert len({score.status for score in scores.values()}) >= 4
     assert sum(score.status == "ok" for score in scores.values()) >= 10

@@ -3,7 +3,8 @@
 A face is hard to judge if a property, such as its brightness, is beyond a limit. The limits come
 from two measurements of the default detector:
 
-- Its balanced accuracy is lower on faces beyond a limit than on other faces.
+- Its balanced accuracy is lower on faces beyond a limit than on other faces. (No faces below the
+  limit of small faces could be measured, and for dark faces this difference may be chance.)
 - Its balanced accuracy falls if good crops are damaged until they are beyond the limit. The whole
   95 % confidence interval of the difference is below zero.
 
