@@ -84,7 +84,7 @@ def test_compare_keeps_the_rows_of_earlier_runs(sets, tmp_path, quick_default):
 def test_compare_trains_what_the_default_detector_was_not_trained_with():
     names = compared_architectures()
     assert names[:2] == ["logistic_regression", "linear_svm"]
-    assert sorted(names[7:]) == ["simple_cnn_2", "tf_efficientnet_lite0"]
+    assert sorted(names[7:]) == ["simple_cnn_2", "tf_efficientnet_lite0", "xception_srm"]
 
 
 def test_compare_refuses_unknown_architectures_before_it_trains(sets, tmp_path):
