@@ -100,6 +100,7 @@ class FaceSet:
                 with the images.
             FaceSetError: The index is no CSV table, lacks a column, or has unknown labels, repeated
                 ids or empty actor groups. An image or a shard is missing, or a shard is too short.
+                An id has two images.
                 The tar file is damaged, or has members that no face set needs: links, devices,
                 sparse files, huge files, or files whose names lead out of the folder.
         """
@@ -108,11 +109,12 @@ class FaceSet:
             raise FileNotFoundError(f"{index}: no such face set or folder")
         table = read_table(index, (*TEXT_COLUMNS, "video"), FaceSetError)
         _check_table(index, table)
+        table = table.drop(columns="face_set", errors="ignore")  # only `join` numbers face sets
         if "video" in table:
             table["video"] = table["video"].where(table["video"] != "")
         if set(SHARD_COLUMNS) <= set(table):
             return cls(table, _find_in_shards(index, table))
-        images = _find_images(index)
+        images = _find_images(index, set(table["id"]))
         missing = [name for name in table["id"] if name not in images]
         if missing:
             raise FaceSetError(
@@ -127,9 +129,16 @@ class FaceSet:
         """Return one face set with the crops of several face sets, in the order of `parts`.
 
         Raises:
-            FaceSetError: An id occurs in two of the face sets.
+            FaceSetError: An id occurs in two of the face sets, or `parts` is empty.
         """
-        numbered = [part.table.assign(face_set=number) for number, part in enumerate(parts)]
+        if not parts:
+            raise FaceSetError("no face sets: give the index of at least one")
+        numbered, count = [], 0
+        for part in parts:
+            # A part may be joined, too: its face sets stay apart, with new numbers.
+            own, numbers = np.unique(part.face_sets, return_inverse=True)
+            numbered.append(part.table.assign(face_set=count + numbers))
+            count += len(own)
         table = pd.concat(numbered, ignore_index=True)
         if GROUP in table:
             table[GROUP] = table[GROUP].where(table[GROUP].notna(), table["id"])
@@ -214,15 +223,16 @@ class FaceSet:
                     found[row] = np.array([original])
         if "pair" in self.table:
             scenes = self.texts("pair")
-            frames = (
-                pd.to_numeric(self.table["frame"]).to_numpy() if "frame" in self.table else sets
-            )
+            frames = sets.astype(float)
+            if "frame" in self.table:
+                frames = pd.to_numeric(self.table["frame"], errors="coerce").to_numpy(float)
             known = pd.Series(np.flatnonzero(scenes != ""))
             for _, members in known.groupby([sets[known], scenes[known]]):
                 scene = members.to_numpy()
                 real = scene[labels[scene] == 0]
                 for row in scene[labels[scene] == 1].tolist() if len(real) else ():
-                    gaps = np.abs(frames[real] - frames[row])
+                    # If a frame number is unknown, any frame of the scene may be the nearest.
+                    gaps = np.nan_to_num(np.abs(frames[real] - frames[row]), nan=np.inf)
                     found[row] = real[gaps == gaps.min()]
         return found
 
@@ -484,29 +494,38 @@ def _check_table(index: Path, table: pd.DataFrame) -> None:
         )
 
 
-def _find_images(index: Path) -> dict[str, ImageLocation]:
+def _find_images(index: Path, ids: set[str]) -> dict[str, ImageLocation]:
+    """Return the location of each image in the tar file or folder of a face set, by its id."""
     folder, archive = index.with_suffix(""), index.with_suffix(".tar")
+    images: dict[str, ImageLocation] = {}
+
+    def add(name: str, place: ImageLocation) -> None:
+        found = Path(name)
+        if found.suffix.lower() not in IMAGE_SUFFIXES or found.stem not in ids:
+            return
+        if found.stem in images:
+            raise FaceSetError(
+                f"{place.path}: {found.name} is the second image of the id {found.stem!r}: keep "
+                "one of them"
+            )
+        images[found.stem] = place
+
     if archive.is_file():
         try:
             # Each image is read from its byte offset, so the archive must not be compressed.
             with tarfile.open(archive, "r:") as tar:
-                images = {}
                 for member in tar:
                     _require_harmless(archive, member)
-                    if member.name.lower().endswith(IMAGE_SUFFIXES):
-                        place = ImageLocation(archive, member.offset_data, member.size)
-                        images[Path(member.name).stem] = place
+                    add(member.name, ImageLocation(archive, member.offset_data, member.size))
                 return images
         except tarfile.TarError as error:
             raise FaceSetError(
                 f"{archive}: no uncompressed tar file, or damaged ({error}): make or copy it again"
             ) from error
     if folder.is_dir():
-        return {
-            path.stem: ImageLocation(path)
-            for path in sorted(folder.iterdir())
-            if path.suffix.lower() in IMAGE_SUFFIXES
-        }
+        for path in sorted(folder.iterdir()):
+            add(path.name, ImageLocation(path))
+        return images
     raise FileNotFoundError(f"{index}: its images are missing: neither {archive} nor {folder}/")
 
 

@@ -83,6 +83,25 @@ def test_read_gives_the_same_from_a_tar_file_and_a_folder(face_set):
         assert np.array_equal(from_folder.image(row), from_tar.image(row))
 
 
+def test_read_refuses_two_images_of_one_id(face_set):
+    folder = face_set.with_suffix("")
+    (folder / "unlisted.jpg").touch()
+    (folder / "unlisted.png").touch()
+    FaceSet.read(face_set)
+    (folder / "007.jpeg").touch()
+    with pytest.raises(FaceSetError, match="the second image of the id '007'"):
+        FaceSet.read(face_set)
+    with tarfile.open(face_set.with_suffix(".tar"), "w") as tar:
+        tar.add(folder, arcname=".")
+    with pytest.raises(FaceSetError, match=r"\.tar: \S+ is the second image of the id '007'"):
+        FaceSet.read(face_set)
+
+
+def test_read_ignores_a_column_named_face_set(face_set):
+    edit(face_set, lambda table: table.assign(face_set="mine"))
+    assert not FaceSet.read(face_set).face_sets.any()
+
+
 def test_read_keeps_leading_zeros_of_ids(face_set):
     assert FaceSet.read(face_set).table["id"][7] == "007"
 
@@ -401,6 +420,31 @@ def test_join_numbers_face_sets_and_fills_in_groups():
     joined = FaceSet.join([first, second])
     assert joined.face_sets.tolist() == [0, 0, 1]
     assert joined.groups.tolist() == ["a", "b", "alone"]
+
+
+def test_join_keeps_the_face_sets_of_joined_parts_apart():
+    sets = [of_sources(label=["REAL"], video=["1.mp4"], track=[0]) for _ in range(4)]
+    for number, one in enumerate(sets):
+        one.table["id"] = f"id{number}"
+    both = FaceSet.join(sets[:2])
+    joined = FaceSet.join([both, sets[2], FaceSet.join(sets[2:]).select([1])])
+    assert joined.face_sets.tolist() == [0, 1, 2, 3]
+    assert joined.tracks() == [[0], [1], [2], [3]]
+
+
+def test_join_refuses_no_face_sets():
+    with pytest.raises(FaceSetError, match="no face sets"):
+        FaceSet.join([])
+
+
+@pytest.mark.parametrize("unknown", [None, "soon"])
+def test_partners_without_a_frame_number_are_all_crops_of_the_scene(unknown):
+    faces = of_sources(
+        label=["REAL", "REAL", "FAKE", "FAKE"], pair=["scene"] * 4, frame=[10, 40, unknown, 30]
+    )
+    assert {row: found.tolist() for row, found in faces.partners().items()} == {2: [0, 1], 3: [1]}
+    faces = of_sources(label=["REAL", "REAL", "FAKE"], pair=["scene"] * 3, frame=[unknown, 40, 10])
+    assert faces.partners()[2].tolist() == [1]
 
 
 def test_unpaired_real_ignores_reconstructions():
