@@ -122,6 +122,9 @@ def read_table(
         header = pd.read_csv(path, nrows=0, **options).columns
         missing = {column: [""] for column in header if column not in text_columns}
         types = dict.fromkeys(text_columns, str)
-        return pd.read_csv(path, dtype=types, na_values=missing, **options)
+        table = pd.read_csv(path, dtype=types, na_values=missing, **options)
     except ValueError as error:
         raise unusable(f"{path}: not a CSV table with a header ({error})") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells for an index
+        raise unusable(f"{path}: its rows have more cells than its header: delete the extra commas")
+    return table

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from dfdetect.errors import ArgumentError
-from dfdetect.files import atomic_path, require_writable
+from dfdetect.errors import ArgumentError, InputError
+from dfdetect.files import atomic_path, read_table, require_writable
 
 
 def test_atomic_path_replaces_the_file_at_the_end(tmp_path):
@@ -73,3 +73,10 @@ def test_require_writable_refuses_a_file_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArgumentError, match="cannot be written"):
         require_writable(tmp_path / "file" / "folder" / "file.csv")
+
+
+def test_read_table_refuses_rows_with_more_cells_than_the_header(tmp_path):
+    path = tmp_path / "sample.csv"
+    path.write_text("filename,label\na.mp4,0.12,\nb.mp4,0.93,\n")
+    with pytest.raises(InputError, match=r"sample\.csv: its rows have more cells than its header"):
+        read_table(path, ("filename",))
