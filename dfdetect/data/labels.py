@@ -170,7 +170,10 @@ def read_photos(index: str | Path) -> list[LabelledPhoto]:
     """
     faces = FaceSet.read(index)
     columns = faces.table["id"], faces.table["label"], faces.groups, faces.sources
-    return [LabelledPhoto(*values) for values in zip(*columns, faces.locations, strict=True)]
+    return [
+        LabelledPhoto(*values, method=str(method))
+        for *values, method in zip(*columns, faces.locations, faces.texts("method"), strict=True)
+    ]
 
 
 def read_labels(source: str | Path) -> list[LabelledVideo]:
@@ -310,8 +313,7 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
     rows: dict[Path, tuple[str, str, str]] = {}
     for row in table.to_dict("records"):
         path = file.parent / row["path"]
-        if row["label"] not in LABELS:
-            raise InputError(f"{file}: {row['path']}: label {row['label']!r}; use REAL or FAKE")
+        require_label(row["label"], file, row["path"])
         if path in rows and rows[path][0] != row["label"]:
             raise InputError(
                 f"{file}: {row['path']}: both REAL and FAKE; keep one row of each video"
@@ -319,6 +321,21 @@ def _read_manifest(folder: Path) -> dict[Path, tuple[str, str, str]]:
         group = row.get("identity") or path.stem
         rows[path] = row["label"], group, row.get("source") or _source(path.parent.parts)
     return rows
+
+
+def require_label(label: Any, file: str | Path, name: str) -> None:
+    """Check the label that a file gives to a video.
+
+    Args:
+        label: The label.
+        file: The file, for the error message.
+        name: Name of the video, for the error message.
+
+    Raises:
+        InputError: The label is neither REAL nor FAKE.
+    """
+    if label not in LABELS:
+        raise InputError(f"{file}: {name}: label {label!r}; use REAL or FAKE")
 
 
 def _warn_of_absent(folder: Path, absent: list[Path]) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dfdetect.cli import main
-from dfdetect.data.datasets.dataset import sample_frames
+from dfdetect.data.datasets import registry
+from dfdetect.data.datasets.dataset import Dataset, sample_frames
 from dfdetect.data.datasets.registry import read_dataset
 from dfdetect.data.video_groups import group_videos, read_videos
 from dfdetect.errors import ArgumentError, InputError
@@ -140,6 +141,30 @@ def test_read_challenge(tmp_path):
     train = by_name(read_dataset(tmp_path, "train"))
     assert train["b.mp4"].group == train["a.mp4"].group == "a"
     assert labels(read_dataset(tmp_path / "test", "test")) == {"REAL": 1, "FAKE": 1}
+
+
+@pytest.mark.parametrize("label", ["fake", None])
+def test_read_challenge_refuses_unknown_labels(tmp_path, label):
+    make(tmp_path, "dfdc_train_part_0/a.mp4")
+    make(tmp_path, "dfdc_train_part_0/metadata.json", text={"a.mp4": {"label": label}})
+    with pytest.raises(InputError, match=rf"metadata\.json: a\.mp4: label {label!r}; use REAL"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(("label", "message"), [("unsure", "label 'UNSURE'"), (0, "not the index")])
+def test_read_preview_refuses_unknown_labels(tmp_path, label, message):
+    make(tmp_path, "original_videos/1/1_A.mp4")
+    entries = {"original_videos/1/1_A.mp4": {"label": label, "set": "test"}}
+    make(tmp_path, "dataset.json", text=entries)
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path)
+
+
+def test_read_dataset_uses_a_layout_that_was_registered_later(tmp_path, monkeypatch):
+    make(tmp_path, "real/a.mp4")
+    videos = read_dataset(tmp_path).videos
+    monkeypatch.setattr(registry, "READERS", [lambda folder: Dataset(name="Mine", videos=videos)])
+    assert read_dataset(tmp_path).name == "Mine"
 
 
 def test_read_preview(tmp_path):

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dfdetect.data.datasets.dataset import Dataset, name_below, register_layout, videos_below
-from dfdetect.data.labels import METADATA, LabelledVideo, parse_metadata
+from dfdetect.data.labels import METADATA, LabelledVideo, parse_metadata, require_label
 from dfdetect.errors import InputError
 from dfdetect.files import read_table
 
@@ -66,17 +66,19 @@ def read_preview(folder: Path) -> Dataset | None:
         return None
     try:
         entries = json.loads(index.read_text(encoding="utf-8"))
-        rows = {name: (entry["label"], entry["set"]) for name, entry in entries.items()}
+        rows = {name: (entry["label"].upper(), entry["set"]) for name, entry in entries.items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{index}: not the index of the DFDC preview ({error!r})") from error
+    for name, (label, _) in rows.items():
+        require_label(label, index, name)
     videos = [
         LabelledVideo(
             name=name,
             path=folder / name,
-            label=label.upper(),
+            label=label,
             group=f"{PREVIEW} {'/'.join(Path(name).parts[1:2])}",
             source=PREVIEW,
-            method="" if label == "real" else Path(name).parts[0],
+            method="" if label == "REAL" else Path(name).parts[0],
             split=split,
         )
         for name, (label, split) in sorted(rows.items())
@@ -96,6 +98,7 @@ def _train_videos(folder: Path, part: Path) -> Iterator[LabelledVideo]:
         entry = entries.get(path.name, {})
         if "label" not in entry:
             raise InputError(f"{path}: not in {file}")
+        require_label(entry["label"], file, path.name)
         original = entry.get("original")
         yield LabelledVideo(
             name=name_below(path, folder),

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from dfdetect.data.datasets.dataset import READERS, Dataset, Reader
+from dfdetect.data.datasets.dataset import READERS, Dataset
 from dfdetect.data.labels import find_manifest, read_labels
 from dfdetect.errors import InputError
 
@@ -41,7 +41,8 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
     """
     source = Path(source)
     own = source.is_dir() and find_manifest(source) is not None
-    for reader in () if own else _readers():
+    _import_readers()
+    for reader in () if own else READERS:
         try:
             found = reader(source)
         except UnicodeDecodeError as error:
@@ -60,9 +61,8 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
 
 
 @cache
-def _readers() -> tuple[Reader, ...]:
-    """Import all modules of `dfdetect.data.datasets`, and return the readers that they register."""
+def _import_readers() -> None:
+    """Import all modules of `dfdetect.data.datasets`, so that they register their readers."""
     package = import_module("dfdetect.data.datasets")
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         import_module(module.name)
-    return tuple(READERS)
