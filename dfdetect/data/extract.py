@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -34,6 +34,7 @@ from dfdetect.faces.tracking import FaceTrack, crop_at_tracks, track_faces
 from dfdetect.files import require_writable
 from dfdetect.results import Status
 from dfdetect.runtime.executor import Executor
+from dfdetect.video.discovery import VIDEO_SUFFIXES
 from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame, VideoError
 
@@ -145,8 +146,9 @@ def extract(
 
     Raises:
         FileNotFoundError: A source is missing.
-        InputError: A source cannot be used, for example because a video has no label; or `out`
-            exists, but was not made by this function or was changed.
+        InputError: A source cannot be used, for example because a video has no label; the names of
+            two videos differ only in their suffix; or `out` exists, but was not made by this
+            function or was changed.
         ArgumentError: A setting is out of range, `out` was made with other settings, or the cluster
             cannot be reached.
         OSError: The face set cannot be written. The crops of earlier videos are kept.
@@ -170,6 +172,7 @@ def extract(
             f"-{FARTHEST} and {FARTHEST}; got {crop_scale} and {crop_shift}"
         )
     videos = read_videos(sources, split)
+    _require_different_ids(videos)
     settings = CropSettings(frames, size, CropRule(crop_scale, crop_shift), blend)
     log = out.with_suffix(".videos.csv")
     with (
@@ -228,9 +231,7 @@ class _Extractor:
                 self._find(video)
         except VideoError as error:
             video.fail(error.status, error.details)
-        except OSError as error:
-            video.fail(Status.UNREADABLE_FILE, str(error))
-        except FaceSetError as error:
+        except (OSError, FaceSetError) as error:
             video.fail(Status.UNREADABLE_FILE, str(error))
         except CancelledError:
             raise
@@ -288,9 +289,8 @@ class _Extractor:
     def _rows(
         self, video: Video, track: int, followed: FaceTrack, method: str = ""
     ) -> Iterator[dict[str, Any]]:
-        stem = Path(video.name).with_suffix("").as_posix().replace("/", "__")
         for position, number in enumerate(followed.numbers):
-            name = "-".join(filter(None, (f"{stem}-{track}-{number:06}", method)))
+            name = "-".join(filter(None, (f"{_stem(video)}-{track}-{number:06}", method)))
             _, _, _, side = self.settings.crop.rectangle(followed.boxes[position])
             label = "FAKE" if method else video.label
             time = round(followed.times[position], 3)
@@ -299,6 +299,24 @@ class _Extractor:
                 *(video.name, track, number, time, round(side)),
             )
             yield dict(zip(CROP_COLUMNS, values, strict=True))
+
+
+def _stem(video: Video) -> str:
+    """Return the text with which the ids of a video's crops begin."""
+    name = PurePath(video.name)
+    bare = name.with_suffix("") if name.suffix.lower() in VIDEO_SUFFIXES else name
+    return bare.as_posix().replace("/", "__")
+
+
+def _require_different_ids(videos: Sequence[Video]) -> None:
+    """Raise InputError if the crops of two videos would get the same ids."""
+    first: dict[str, Video] = {}
+    for video in videos:
+        other = first.setdefault(_stem(video), video)
+        if other is not video:
+            raise InputError(
+                f"{other.name} and {video.name}: their crops would get the same ids: rename one"
+            )
 
 
 @dataclass

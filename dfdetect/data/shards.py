@@ -5,6 +5,7 @@ gives the shard and the byte offset of each crop, so that a crop can be read wit
 tar file. The same crops always give the same bytes.
 """
 
+import glob
 import io
 import tarfile
 from pathlib import Path
@@ -23,6 +24,11 @@ def shard_path(index: Path, number: int) -> Path:
         PosixPath('faces-00003.tar')
     """
     return index.with_name(f"{index.stem}-{number:05}.tar")
+
+
+def find_shards(index: Path) -> list[Path]:
+    """Return the paths of the shards that exist beside an index, in the order of their numbers."""
+    return sorted(index.parent.glob(f"{glob.escape(index.stem)}-{'[0-9]' * 5}.tar"))
 
 
 class ShardWriter:

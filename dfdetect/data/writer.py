@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, shard_path
+from dfdetect.data.shards import SHARD_COLUMNS, ShardWriter, find_shards, shard_path
 from dfdetect.errors import ArgumentError, InputError, describe_difference
 from dfdetect.files import atomic_path, read_table
 
@@ -140,7 +140,7 @@ class FaceSetWriter:
         self.done[entry[self._entry_columns[0]]] = entry
 
     def _require_new(self) -> None:
-        for path in (self.index, shard_path(self.index, 0)):
+        for path in (self.index, *find_shards(self.index)):
             if path.exists():
                 raise InputError(
                     f"{path}: exists, and {self.log.name} is not beside it: give another name"

@@ -257,10 +257,11 @@ def test_extract_logs_damaged_zip_members(videos, tmp_path):
         run(archive, tmp_path / "other.csv")
 
 
-def test_extract_refuses_an_existing_shard(videos, tmp_path):
-    other = tmp_path / "faces-00000.tar"
+@pytest.mark.parametrize("number", ["00000", "00001"])
+def test_extract_refuses_an_existing_shard(videos, tmp_path, number):
+    other = tmp_path / f"faces-{number}.tar"
     other.write_bytes(b"somebody's")
-    with pytest.raises(ValueError, match=r"faces-00000\.tar: exists"):
+    with pytest.raises(ValueError, match=rf"faces-{number}\.tar: exists"):
         run(videos, tmp_path / "faces.csv")
     assert other.read_bytes() == b"somebody's"
 
@@ -378,18 +379,28 @@ def test_extract_refuses_unusable_settings(videos, tmp_path, options):
         extract([videos], out=tmp_path / "x.csv", progress=False, **options)
 
 
+def test_extract_refuses_videos_whose_crops_would_get_the_same_ids(tmp_path):
+    for name in ("real/a.mp4", "fake/a.avi"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        (tmp_path / "set" / name).touch()
+    with pytest.raises(ValueError, match=r"a\.avi and a\.mp4: their crops would get the same ids"):
+        run(tmp_path / "set", tmp_path / "faces.csv")
+    assert not (tmp_path / "faces.csv").exists()
+
+
 def test_extract_treats_photographs_as_videos_of_one_frame(tmp_path, real_clip):
     folder = tmp_path / "photos"
     folder.mkdir()
     frame = next(read_frames(real_clip, 1)).image
-    cv2.imwrite(str(folder / "ann.jpg"), frame[..., ::-1])
+    cv2.imwrite(str(folder / "ann.1.jpg"), frame[..., ::-1])
     cv2.imwrite(str(folder / "wall.jpg"), np.full((200, 200, 3), 128, np.uint8))
     index = tmp_path / "photos.csv"
-    index.write_text("id,label,source\nann,REAL,studio\nwall,REAL,studio\n")
+    index.write_text("id,label,source,method\nann.1,FAKE,studio,swap\nwall,REAL,studio,\n")
     out = tmp_path / "crops.csv"
     done = run(index, out).set_index("video")
-    assert done["status"].to_dict() == {"ann": "ok", "wall": "no_face"}
+    assert done["status"].to_dict() == {"ann.1": "ok", "wall": "no_face"}
     faces = FaceSet.read(out)
-    assert faces.table["id"].tolist() == ["ann-0-000000"]
+    assert faces.table["id"].tolist() == ["ann.1-0-000000"]
     assert faces.sources.tolist() == ["studio"]
+    assert faces.texts("method").tolist() == ["swap"]
     assert faces.image(0).shape == (64, 64, 3)
