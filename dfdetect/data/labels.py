@@ -169,11 +169,12 @@ def read_photos(index: str | Path) -> list[LabelledPhoto]:
         FaceSetError: The face set cannot be used.
     """
     faces = FaceSet.read(index)
-    columns = faces.table["id"], faces.table["label"], faces.groups, faces.sources
-    return [
-        LabelledPhoto(*values, method=str(method))
-        for *values, method in zip(*columns, faces.locations, faces.texts("method"), strict=True)
-    ]
+    unknown = [None] * len(faces)  # their originals
+    columns = (
+        *(faces.table["id"], faces.table["label"], faces.groups, faces.sources),
+        *(faces.locations, unknown, faces.texts("method").tolist()),
+    )
+    return [LabelledPhoto(*values) for values in zip(*columns, strict=True)]
 
 
 def read_labels(source: str | Path) -> list[LabelledVideo]:
