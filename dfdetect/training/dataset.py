@@ -86,7 +86,6 @@ class ClipDataset(Dataset):
         self.labels = faces.labels[first]
         self.face_sets = faces.face_sets[first]
         self.sources = faces.sources[first]
-        self.unpaired_real = faces.unpaired_real[first]
         self.shards = faces.shards[first]
         self.partners = faces.partners() if length == 1 else {}
         self._made_of = _by_original(faces, reconstructions) if length == 1 else {}

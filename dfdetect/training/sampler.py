@@ -31,8 +31,8 @@ class BalancedSampler(Sampler[list[Item]]):
       `dfdetect.data.self_blend`).
     - The share `reconstruction_share` is made from stored reconstructions of the REAL items (see
       `dfdetect.data.reconstruct`). A REAL item without a reconstruction is self-blended.
-    - If a source has no FAKE items, a fake is made from each of its REAL items in the batch. There
-      may then be more made fakes than the two shares say.
+    - If a source has no FAKE items, or they are left out, a fake is made from each of its REAL
+      items in the batch. There may then be more made fakes than the two shares say.
 
     **Recorded fakes.** The rest of the FAKE half consists of FAKE items of the dataset, called
     recorded fakes. The share `pair_share` of them gets a partner in the batch: a REAL item of the
@@ -40,7 +40,8 @@ class BalancedSampler(Sampler[list[Item]]):
     same seed.
 
     **Epochs.** An epoch has `epoch_items` items. By default, each item of the rarer class is used
-    once on average. An incomplete last batch is left out, unless it is the only batch.
+    once on average, without the items that are left out. If there are no FAKE items, all fakes are
+    made. An incomplete last batch is left out, unless it is the only batch.
 
     **Shards.** If there are many shards (tar files of crops), only a few random shards are read at
     a time.
@@ -50,8 +51,8 @@ class BalancedSampler(Sampler[list[Item]]):
         batch_size: Number of items in a batch.
         seed: Seed of all random choices.
         weights: Two weights for each face set of the dataset: one for its REAL items, and one for
-            its FAKE items. One of the two may be 0: these items are left out. If all FAKE items are
-            left out, all fakes are made. None for equal weights.
+            its FAKE items. One of the two may be 0: these items are left out. None for equal
+            weights.
         self_blend_share: Share of the FAKE half that is made by self-blending.
         reconstruction_share: Share of the FAKE half that is made from reconstructions.
         pair_share: Share of the recorded fakes that get a partner (a REAL item of their scene).
@@ -86,18 +87,6 @@ class BalancedSampler(Sampler[list[Item]]):
         self.context = context
         self.epoch = 0
         self.start = 0  # number of batches to skip, because a stopped run has used them
-        counts = np.bincount(dataset.labels, minlength=2)
-        made = self_blend_share + reconstruction_share
-        made = max(made, _unpaired_share(dataset)) if dataset.unpaired_real.any() else made
-        epoch_half = epoch_items // 2 or min(counts[0], int(counts[1] / max(1e-9, 1 - made)))
-        self.half = max(1, min(batch_size // 2, epoch_half))
-        self.batch = 2 * self.half
-        self.steps = epoch_half // self.half
-        if self.batch < context.world_size:
-            raise ArgumentError(
-                f"batches of {self.batch} items are too small for {context.world_size} processes; "
-                "give a larger batch_size, or start fewer processes"
-            )
         sets = int(dataset.face_sets.max()) + 1
         self.weights = np.asarray(weights or [(1.0, 1.0)] * sets, np.float64)
         allowed = (self.weights >= 0).all() and self.weights.any(axis=1).all()
@@ -109,6 +98,22 @@ class BalancedSampler(Sampler[list[Item]]):
         if not self.weights[dataset.face_sets[dataset.labels == 0], 0].any():
             raise ArgumentError(
                 f"the weights {weights} leave out all REAL crops: give one of them a weight above 0"
+            )
+        used = self.weights[dataset.face_sets, dataset.labels] > 0
+        real, fake = (used & (dataset.labels == label) for label in (0, 1))
+        self.unpaired = real & ~np.isin(dataset.sources, dataset.sources[fake])
+        made = max(self_blend_share + reconstruction_share, float(self.unpaired[real].mean()))
+        rarer = int(real.sum())
+        if fake.any():
+            rarer = min(rarer, int(fake.sum() / max(1e-9, 1 - made)))
+        epoch_half = epoch_items // 2 or rarer
+        self.half = max(1, min(batch_size // 2, epoch_half))
+        self.batch = 2 * self.half
+        self.steps = epoch_half // self.half
+        if self.batch < context.world_size:
+            raise ArgumentError(
+                f"batches of {self.batch} items are too small for {context.world_size} processes; "
+                "give a larger batch_size, or start fewer processes"
             )
 
     def __len__(self) -> int:
@@ -128,7 +133,7 @@ class BalancedSampler(Sampler[list[Item]]):
     def _batch(self, real: "_Pool", fake: "_Pool", generator: np.random.Generator) -> list[Item]:
         reals = real.draw(self.half)
         # Without fakes from each source, a model could learn that all items of a source are REAL.
-        unpaired = self.dataset.unpaired_real[reals]
+        unpaired = self.unpaired[reals]
         wanted = round((self.self_blend_share + self.reconstruction_share) * self.half)
         made = max(int(unpaired.sum()), wanted) if len(fake) else self.half
         order = np.argsort(~unpaired, kind="stable")  # items of sources without fakes first
@@ -261,8 +266,3 @@ class _Queue:
             items = self.generator.permutation(self.items)
             self.left = items[np.argsort(self.turns[items], kind="stable")][::-1].tolist()
         return self.left.pop()
-
-
-def _unpaired_share(dataset: ClipDataset) -> float:
-    """Return the share of REAL items whose source has no FAKE items."""
-    return float(dataset.unpaired_real[dataset.labels == 0].mean())

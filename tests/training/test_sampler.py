@@ -16,7 +16,6 @@ def stand_in(labels, **columns):
         "labels": labels,
         "face_sets": nothing,
         "sources": np.full(len(labels), ""),
-        "unpaired_real": nothing.astype(bool),
         "has_reconstruction": nothing.astype(bool),
         "shards": nothing,
         "partners": {},
@@ -85,9 +84,7 @@ def test_sampler_shares_made_fakes_between_both_kinds():
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_sampler_gives_unpaired_real_items_fakes_of_their_own(share):
     unpaired = np.arange(160) < 20
-    dataset = stand_in(
-        [0] * 60 + [1] * 100, unpaired_real=unpaired, sources=np.where(unpaired, "lonely", "both")
-    )
+    dataset = stand_in([0] * 60 + [1] * 100, sources=np.where(unpaired, "lonely", "both"))
     batches = list(BalancedSampler(dataset, 12, seed=0, self_blend_share=share))
     assert len(batches) == 10
     for batch in batches:
@@ -174,6 +171,30 @@ def test_sampler_leaves_out_the_fakes_of_a_face_set_whose_weight_is_0(without):
     recorded |= {(number, 1, Role.RECORDED) for number in {0, 1} - without}
     made = {(number, 0, Role.SELF_BLENDED) for number in (0, 1)}
     assert used == (recorded if without == {0} else recorded | made)
+
+
+def test_sampler_makes_fakes_from_sources_whose_fakes_are_left_out():
+    labels, face_sets = np.arange(80) % 2, np.arange(80) // 40
+    dataset = stand_in(labels, face_sets=face_sets, sources=np.where(face_sets, "web", "studio"))
+    batches = list(BalancedSampler(dataset, 8, 0, weights=[(1, 0), (1, 1)]))
+    for batch in batches:
+        made = {item.position for item in batch if item.role is Role.SELF_BLENDED}
+        assert made == {item.position for item in batch if item.position < 40}
+        assert len(made) == 2
+    assert len(batches) == 10  # half of the fakes are made, and 20 are recorded
+
+
+def test_sampler_epochs_do_not_count_what_is_left_out():
+    labels = np.array([0] * 10 + [1] * 50 + [0] * 90 + [1] * 50)
+    dataset = stand_in(labels, face_sets=np.arange(200) // 60)
+    dataset.face_sets = np.minimum(dataset.face_sets, 1)
+    assert len(BalancedSampler(dataset, 4, 0, weights=[(1, 1), (0, 1)])) == 5
+
+
+def test_sampler_without_fakes_makes_all_fakes():
+    (batch,) = BalancedSampler(stand_in([0] * 4), 8, 0)
+    assert sorted(item.position for item in batch) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert sum(item.role is Role.SELF_BLENDED for item in batch) == 4
 
 
 @pytest.mark.parametrize("weights", [[(1, 1)], [(1, 1), (0, 0)], [(1, 1), (1, -1)]])
