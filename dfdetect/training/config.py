@@ -110,9 +110,11 @@ class TrainConfig:
         """
         if not self.start_size:
             return self.input_size
-        grown = min(1.0, epoch / max(1, GROWING * self.epochs))
+        grown = epoch / max(1, GROWING * self.epochs)
+        if grown >= 1:
+            return self.input_size
         size = self.start_size + grown * (self.input_size - self.start_size)
-        return min(self.input_size, SIZE_STEP * round(size / SIZE_STEP))
+        return min(self.input_size, SIZE_STEP * max(1, round(size / SIZE_STEP)))
 
 
 # Lowest and highest value of each setting.
