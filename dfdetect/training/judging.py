@@ -117,7 +117,8 @@ class Judge:
 
             - `choosing_loss`: the loss by which the best epoch is chosen, computed from all videos.
             - `log_loss` and the other metrics of `dfdetect.evaluation.metrics.metrics`: computed
-              from the videos without a known source, or from all videos if all have a known source.
+              from the videos without a known source. If these have not both classes, or there are
+              none, the metrics are computed from all videos.
             - `uncalibrated_log_loss`: like `log_loss`, but without the calibration.
             - `sources_log_loss` and other names that begin with `sources_`: computed from the
               videos with a known source by `dfdetect.evaluation.metrics.voted_metrics`.
@@ -125,6 +126,8 @@ class Judge:
         uncalibrated = self.aggregation.probability(self._video_logits(logits))
         probabilities = self.probabilities(calibration, logits)
         plain, *rest = self._domains()
+        if len(set(self.labels[plain])) < 2:  # most metrics need both classes
+            plain = np.arange(len(self.labels))
         scores: dict[str, Any] = {
             CHOOSING: weighted_log_loss(self.labels, probabilities, self.weights),
             **metrics(self.labels[plain], probabilities[plain]).to_dict(),

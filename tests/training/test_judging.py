@@ -122,6 +122,14 @@ def test_judge_gives_operating_points_from_20_real_videos():
     judge.warn_if_few_real(Path("mine.safetensors"))
 
 
+def test_judge_measures_all_videos_if_those_without_a_source_have_one_class():
+    faces = held_out(*[("REAL", "studio", "")] * 3, *[("FAKE", "", "")] * 2)
+    _, scores = Judge(faces, 1, Aggregation()).judge(np.array([-1.0, -2.0, -1.0, 1.0, 2.0]))
+    assert scores["n"] == 5
+    assert scores["auc"] == 1
+    assert scores["constant_log_loss"] > 0.5
+
+
 def test_judge_leaves_out_figures_that_cannot_be_computed():
     faces = held_out(("REAL", "a", ""), ("FAKE", "a", ""), ("REAL", "b", ""), ("FAKE", "b", ""))
     _, scores = Judge(faces, 1, Aggregation()).judge(np.array([-1.0, 1.0, -2.0, 2.0]))
