@@ -194,73 +194,6 @@ def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
     return answer
 
 
-def mean_probability(people: Sequence[np.ndarray]) -> float:
-    """Return the mean probability of all frames of all people.
-
-    The second-best solution of the Deepfake Detection Challenge uses this rule.
-
-    Args:
-        people: For each person, P(FAKE) of each frame, float of shape (frames,).
-    """
-    return float(np.concatenate(people).mean())
-
-
-def confident_majority(people: Sequence[np.ndarray]) -> float:
-    """Return the mean P(FAKE) of the confident frames, or of all frames, of all people.
-
-    - If more than 40 % of the frames have probabilities above 0.8, their mean is returned.
-    - Otherwise, if more than 90 % of the frames have probabilities below 0.2, their mean is
-      returned.
-    - Otherwise, the mean of all frames is returned.
-
-    The winner of the Deepfake Detection Challenge uses this rule.
-
-    Args:
-        people: For each person, P(FAKE) of each frame, float of shape (frames,).
-    """
-    every = np.concatenate(people)
-    fake, real = every[every > 0.8], every[every < 0.2]
-    if len(fake) > len(every) / 2.5 and len(fake) > 11 * len(every) / 32:
-        return float(fake.mean())
-    return float(real.mean() if len(real) > 0.9 * len(every) else every.mean())
-
-
-def weighted_by_confidence(people: Sequence[np.ndarray]) -> float:
-    """Return a weighted mean of the probabilities of all frames of all people.
-
-    The weight of a frame is d, the distance of its probability from 0.5. Before the mean is taken,
-    each probability is moved away from 0.5: its distance becomes d ** 0.65. The moved probability
-    is kept within [0.01, 0.99]. The third-best solution of the Deepfake Detection Challenge uses
-    this rule.
-
-    Args:
-        people: For each person, P(FAKE) of each frame, float of shape (frames,).
-    """
-    every = np.concatenate(people) - 0.5
-    moved = np.clip(0.5 + np.sign(every) * np.abs(every) ** 0.65, 0.01, 0.99)
-    return float(np.average(moved, weights=np.abs(every) + 1e-6))
-
-
-def agreement_of_people(people: Sequence[np.ndarray]) -> float:
-    """Return P(FAKE) of a video, by a rule that depends on whether the people agree.
-
-    First, the mean probability of each person's frames is computed.
-
-    - If one of these means is above 0.9, or all means are above 0.6, the highest is returned.
-    - If all means are below 0.4, the lowest is returned.
-    - Otherwise, the average of the means is returned.
-
-    The fourth-best solution of the Deepfake Detection Challenge uses this rule.
-
-    Args:
-        people: For each person, P(FAKE) of each frame, float of shape (frames,).
-    """
-    means = np.array([one.mean() for one in people])
-    if means.max() > 0.9 or means.min() > 0.6:
-        return float(means.max())
-    return float(means.min() if means.max() < 0.4 else means.mean())
-
-
 AGGREGATIONS: dict[str, VideoAggregation] = {
     "mean logit": by_aggregation(Aggregation(frames="mean_logit")),
     "highest frame": by_aggregation(Aggregation(frames="soft_maximum", sharpness=50, window=1)),
@@ -271,10 +204,10 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
         for sharpness in (0.5, 1, 2)
         for window in (1, 3)
     },
-    "1st: confident majority": confident_majority,
-    "2nd: mean probability": mean_probability,
-    "3rd: weighted by confidence": weighted_by_confidence,
-    "4th: agreement of people": agreement_of_people,
+    "1st: confident majority": by_aggregation(Aggregation("confident_majority", "pooled")),
+    "2nd: mean probability": by_aggregation(Aggregation("mean_probability", "pooled")),
+    "3rd: weighted by confidence": by_aggregation(Aggregation("power_law", "pooled")),
+    "4th: agreement of people": by_aggregation(Aggregation("mean_probability", "agreement")),
 }
 
 
