@@ -109,8 +109,8 @@ def reconstruct(
 
     Raises:
         FaceSetError: A face set cannot be used, or has no REAL crops.
-        ArgumentError: An autoencoder is unknown, a number is out of range, or `out` was made with
-            other settings or from other REAL crops.
+        ArgumentError: An autoencoder is unknown or named twice, a number is out of range, or `out`
+            was made with other settings or from other REAL crops.
         InputError: `out` exists and was not made by this function, or the file of a trained
             autoencoder is damaged.
 
@@ -134,7 +134,7 @@ def reconstruct(
         for name in autoencoders
     }
     _draw_samples(nets, real, folder / "samples.png")
-    made_by = {"autoencoders": list(autoencoders), "copies": copies, "seed": seed}
+    made_by = {"autoencoders": list(autoencoders), "copies": copies, "seed": seed, "steps": steps}
     made_by["colour_scale"] = COLOUR_SCALE  # earlier versions did not correct the colours
     settings = json.dumps({**made_by, "crops": _digest(real)})
     log = out.with_suffix(".reconstruct.csv")
@@ -264,6 +264,8 @@ def _check(autoencoders: Sequence[str], steps: int, copies: int) -> None:
         raise ArgumentError(
             f"unknown autoencoders {', '.join(unknown)!r}: use some of {', '.join(AUTOENCODERS)}"
         )
+    if len(set(autoencoders)) < len(autoencoders):
+        raise ArgumentError(f"name each autoencoder once, not {', '.join(autoencoders)}")
     if steps < 1 or not 1 <= copies <= len(autoencoders):
         raise ArgumentError(
             "steps must be at least 1, and copies 1 to the number of autoencoders, "

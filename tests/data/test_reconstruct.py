@@ -120,6 +120,8 @@ def test_reconstruct_continues_where_it_was_stopped(jpegs, tmp_path, quick, done
 def test_reconstruct_refuses_unusable_arguments(jpegs, tmp_path, quick):
     with pytest.raises(ValueError, match="unknown autoencoders 'vae'"):
         reconstruct([jpegs], tmp_path / "made.csv", autoencoders=["vae"])
+    with pytest.raises(ValueError, match="name each autoencoder once"):
+        reconstruct([jpegs], tmp_path / "made.csv", autoencoders=NAMES[:1] * 2)
     with pytest.raises(ValueError, match="copies 1 to the number of autoencoders, 2; got 1 and 3"):
         reconstruct([jpegs], tmp_path / "made.csv", autoencoders=NAMES, steps=1, copies=3)
     with pytest.raises(ValueError, match=r"exists, and .* is not beside it: give another name"):
@@ -134,6 +136,10 @@ def test_reconstruct_refuses_autoencoders_with_other_settings(jpegs, tmp_path, q
     out = tmp_path / "made.csv"
     reconstruct([jpegs], out, autoencoders=NAMES[:1], steps=1)
     with pytest.raises(ValueError, match="trained with other settings or faces: delete"):
+        reconstruct([jpegs], out, autoencoders=NAMES[:1], steps=2)
+    for trained in out.with_suffix(".autoencoders").glob("*.safetensors"):
+        trained.unlink()
+    with pytest.raises(ValueError, match="made with other settings, steps 1, not 2"):
         reconstruct([jpegs], out, autoencoders=NAMES[:1], steps=2)
 
 
