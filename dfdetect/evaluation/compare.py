@@ -109,6 +109,7 @@ def compare(
     known, unseen = _read_sets([*faces, *clips], [val] if val_clips is None else [val, val_clips])
     for other in unseen:
         require_disjoint_actors(known, other, "the faces to measure on")
+    unseen[0].require_both_classes(str(val))
     kept = pd.DataFrame()
     if (out / "comparison.csv").is_file():
         kept = pd.read_csv(out / "comparison.csv", index_col="detector")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from dfdetect.data.labels import LabelledVideo, read_labels
 from dfdetect.detector import Detector
+from dfdetect.errors import InputError
 from dfdetect.evaluation.metrics import bootstrap_intervals
 from dfdetect.scoring.reliability import COMPRESSED
 from dfdetect.video.reader import Frame, VideoError, av, read_frames
@@ -91,7 +92,7 @@ def compare_encodings(
 
     Raises:
         FileNotFoundError: A folder does not exist.
-        InputError: The videos of a folder have no labels.
+        InputError: The videos of a folder have no labels, or no video can be scored.
 
     Example:
         >>> compare_encodings(["videos"], load_detector(frames=FRAMES)).query("condition == 'crf'")
@@ -104,6 +105,8 @@ def compare_encodings(
             for row in _score_copies(video, detector)
         ]
     )
+    if copies.empty:
+        raise InputError(f"{', '.join(map(str, folders))}: no video could be scored")
     compressed = copies[copies["condition"] == "crf"]
     ranges = pd.cut(compressed["bits_per_pixel"], RANGES, right=False)
     rows = [

@@ -10,7 +10,7 @@ from dfdetect.checkpoints.weights import Weights
 from dfdetect.data.datasets.dataset import Dataset, sample_frames
 from dfdetect.data.datasets.registry import read_dataset
 from dfdetect.data.faceset import FaceSet
-from dfdetect.data.labels import ARCHIVE_SUFFIX
+from dfdetect.data.labels import ARCHIVE_SUFFIX, LabelledVideo
 from dfdetect.defaults import DEFAULT_FRAMES
 from dfdetect.detector import Detector, load_detector
 from dfdetect.errors import ArgumentError
@@ -34,6 +34,8 @@ from dfdetect.runtime.executor import Executor
 
 # Suffixes of data sets that are one file: a zip file of videos, or a JSON file of DeepfakeBench.
 DATASET_SUFFIXES = (ARCHIVE_SUFFIX, ".json")
+# File in the folder of the plots that has the score of each video or crop.
+SCORES = "scores.csv"
 # With fewer actors or videos, the intervals of a bootstrap are unreliable.
 FEWEST_GROUPS = 10
 
@@ -108,20 +110,20 @@ def evaluate(
     if table is not None:
         require_table_suffix(table)
         require_writable(table)
+    if plots is not None:
+        require_writable(Path(plots) / SCORES)
     if isinstance(weights, Detector):
         detector = weights
     else:
         here = device if cluster is None else "cpu"
         detector = load_detector(weights, here, DEFAULT_FRAMES if frames is None else frames)
+    videos, faces = _read_items(paths, dataset, detector.frames)
+    if fake_share is not None:
+        _require_both_classes(shown, videos, faces)
     with Executor(device if cluster else detector.device, cluster) as executor:
-        faces = None
-        if dataset is not None and of_videos:
-            answers = score_videos(detector, dataset.videos, executor, progress=progress)
+        if faces is None:
+            answers = score_videos(detector, videos, executor, progress=progress)
         else:
-            if dataset is not None and dataset.faces is not None:
-                faces = sample_frames(dataset.faces, detector.frames)
-            else:
-                faces = FaceSet.join([FaceSet.read(path) for path in paths])
             _warn_of_training_faces(detector, paths)
             answers = score_face_set(detector, faces, executor, degrade=degrade, progress=progress)
     parts = {}
@@ -176,6 +178,31 @@ def _read_dataset(paths: Sequence[Path], split: str | None) -> Dataset | None:
     if split is not None:
         raise ArgumentError(f"{shown}: a face set has no official split; leave out split")
     return None
+
+
+def _read_items(
+    paths: Sequence[Path], dataset: Dataset | None, frames: int
+) -> tuple[Sequence[LabelledVideo], FaceSet | None]:
+    """Return what is to be scored: videos and None, or no videos and a face set.
+
+    `frames` is the maximum number of crops per track, if a data set consists of crops.
+    """
+    if dataset is None:
+        return (), FaceSet.join([FaceSet.read(path) for path in paths])
+    if dataset.faces is not None:
+        return (), sample_frames(dataset.faces, frames)
+    return dataset.videos, None
+
+
+def _require_both_classes(
+    shown: str, videos: Sequence[LabelledVideo], faces: FaceSet | None
+) -> None:
+    """Raise ArgumentError if all videos, or all crops, have the same label."""
+    labels = {video.label for video in videos} if faces is None else set(faces.table["label"])
+    if len(labels) < 2:
+        raise ArgumentError(
+            f"{shown}: all labels are {min(labels)}, so fake_share has no use: leave it out"
+        )
 
 
 def _require_consistent(
@@ -302,5 +329,5 @@ def _measure_at(
 
 def _write_all(folder: Path, answers: Answers) -> None:
     write_plots(folder, answers.labels, answers.probabilities)
-    with atomic_path(folder / "scores.csv") as temporary:
+    with atomic_path(folder / SCORES) as temporary:
         answers.table().to_csv(temporary, index=False, errors="surrogateescape")

@@ -102,6 +102,15 @@ def test_compare_refuses_to_measure_on_training_faces(sets, tmp_path):
     assert not list((tmp_path / "weights").glob("*.safetensors"))
 
 
+def test_compare_refuses_to_measure_on_one_class_before_it_trains(sets, tmp_path):
+    train, val = sets
+    table = pd.read_csv(val, dtype=str)
+    table[table["label"] == "REAL"].to_csv(val, index=False)
+    with pytest.raises(FaceSetError, match=r"val\.csv: no FAKE crops"):
+        compare([train], val=val, out=tmp_path / "weights")
+    assert not list((tmp_path / "weights").glob("*.safetensors"))
+
+
 @pytest.mark.slow
 def test_compare_refuses_checkpoints_of_other_faces(sets, tmp_path, quick_default):
     train, val = sets

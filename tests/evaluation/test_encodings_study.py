@@ -5,6 +5,7 @@ import torch
 from dfdetect import Detector
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.cli import main
+from dfdetect.errors import InputError
 from dfdetect.evaluation.encodings_study import compare_encodings, encodings
 from dfdetect.video.reader import Frame
 
@@ -48,6 +49,14 @@ def test_compare_encodings_finds_that_compression_hides_grain(detector, grainy_f
     assert worst["bits_per_pixel"] < reference["bits_per_pixel"] / 4
     assert table.loc[("frame rate", "5"), "fake_after"] == 1
     assert table.loc["bits per pixel", "n"].sum() == 16
+
+
+def test_compare_encodings_refuses_videos_that_cannot_be_scored(detector, tmp_path):
+    for label in ("real", "fake"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / f"{label}.mp4").write_text("no video")
+    with pytest.raises(InputError, match="no video could be scored"):
+        compare_encodings([tmp_path], detector)
 
 
 @pytest.mark.parametrize(

@@ -182,6 +182,22 @@ def test_evaluate_refuses_options_before_it_loads_anything(options, message, tmp
         evaluate(tmp_path / "none.csv", weights="no-such-weights", **options)
 
 
+def test_evaluate_refuses_a_share_of_fakes_for_one_class(face_set, quick, monkeypatch):
+    monkeypatch.setattr(
+        "dfdetect.evaluation.evaluate.score_face_set", None
+    )  # the error comes before the scoring
+    table = pd.read_csv(face_set, dtype=str)
+    table[table["label"] == "REAL"].to_csv(face_set, index=False)
+    with pytest.raises(ValueError, match="all labels are REAL, so fake_share has no use"):
+        evaluate(face_set, weights=quick, fake_share=0.8)
+
+
+def test_evaluate_refuses_plots_in_a_file_before_it_scores(face_set, quick, monkeypatch):
+    monkeypatch.setattr("dfdetect.evaluation.evaluate.score_face_set", None)
+    with pytest.raises(ValueError, match=r"scores\.csv: cannot be written"):
+        evaluate(face_set, weights=quick, plots=face_set)
+
+
 @pytest.mark.parametrize("options", [{"degrade": "jpeg"}, {"subgroups": True}])
 def test_evaluate_refuses_what_videos_do_not_have(options, tmp_path):
     (tmp_path / "real").mkdir()
