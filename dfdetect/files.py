@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pandas as pd
 
 from dfdetect.errors import ArgumentError, InputError
 
+# Exceptions that `torch.load` raises if a file is damaged or was not saved by torch.
+NOT_OF_TORCH = (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError)
 # If a cell starts with one of these characters, spreadsheets compute it as a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 

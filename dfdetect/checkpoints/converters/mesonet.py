@@ -84,7 +84,9 @@ def _kind(layer: str) -> str:
 
 
 def _number(layer: str) -> int:
-    return int(layer.rpartition("_")[2])
+    """Return the number at the end of a layer's name. Keras gives the first layer none."""
+    last = layer.rpartition("_")[2]
+    return int(last) if last.isdecimal() else 0
 
 
 def _places(architecture: str) -> list[str]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from dfdetect.checkpoints.io import CheckpointError
 from dfdetect.errors import DfdetectError
+from dfdetect.files import NOT_OF_TORCH
 
 SAFETENSORS_SUFFIX = ".safetensors"
 KERAS_SUFFIXES = (".h5", ".hdf5", ".keras")
@@ -97,7 +98,7 @@ def _read_torch(path: Path) -> Any:
             "save only the weights: "
             "torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except NOT_OF_TORCH as error:
         raise CheckpointError(f"{path}: truncated, damaged or not saved by torch") from error
 
 

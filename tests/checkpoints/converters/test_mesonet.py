@@ -7,6 +7,7 @@ from PIL import Image
 from torch.nn import functional
 
 from dfdetect import CheckpointError, load_detector
+from dfdetect.checkpoints.converters import mesonet
 from dfdetect.checkpoints.converters.convert import convert
 from dfdetect.cli import main
 
@@ -57,6 +58,11 @@ def test_convert_names_another_format(folder, tmp_path, capsys):
     assert main(arguments) == 0
     assert "meso4, 256 px, of the format mesonet" in capsys.readouterr().out
     assert out.exists()
+
+
+def test_layers_of_keras_are_in_the_order_of_their_numbers():
+    layers = ["conv2d_10", "conv2d", "conv2d_2"]
+    assert sorted(layers, key=mesonet._number) == ["conv2d", "conv2d_2", "conv2d_10"]
 
 
 def test_convert_names_tensors_of_no_known_format(tmp_path):
