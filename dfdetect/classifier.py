@@ -46,13 +46,16 @@ class Classifier:
     ):
         self.spec = spec
         self.device = device
-        self.half = has_fast_half(device)
         model = pad_evenly(fuse_batch_norms(model.eval(), spec.input_shape))
         self.model = model.to(device).to(memory_format=torch.channels_last)
         example = torch.zeros(spec.input_shape, device=device)
-        # Some values of a `TrackModel` would be too inexact in bfloat16.
-        bfloat16 = self.half and not isinstance(self.model, TrackModel)
-        self.network = EngineNetwork(CropNetwork(self.model), example, (0,), engine, bfloat16)
+        self.choose_precision()
+        self.network = EngineNetwork(CropNetwork(self.model), example, (0,), engine, self.half)
+
+    def choose_precision(self) -> None:
+        """Set `half`: whether to compute in half precision, which is faster on some devices."""
+        # Some values of a `TrackModel` would be too inexact in half precision.
+        self.half = has_fast_half(self.device) and not isinstance(self.model, TrackModel)
 
     def frame_logits(
         self,

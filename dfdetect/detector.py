@@ -38,7 +38,7 @@ from dfdetect.results import (
     pick_moments,
 )
 from dfdetect.runtime.budget import OutOfTimeError, VideoAllowance
-from dfdetect.runtime.device import available_cores, choose_device, has_fast_half
+from dfdetect.runtime.device import available_cores, choose_device
 from dfdetect.runtime.engines import AUTO
 from dfdetect.runtime.executor import Executor, prefetch
 from dfdetect.scoring.reliability import describe_damage, find_warnings
@@ -157,7 +157,7 @@ class Detector:
         twin.decoders = decoders
         twin.classifiers = [copy(classifier) for classifier in self.classifiers]
         for classifier in twin.classifiers:  # they may come from a machine with another kind of CPU
-            classifier.half = has_fast_half(device)
+            classifier.choose_precision()
         return twin
 
     def predict(
