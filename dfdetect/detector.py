@@ -550,11 +550,14 @@ class Detector:
     def _find_warnings(
         self, tracks: Sequence[FaceTrack], logits: Sequence[np.ndarray], frames: "CheckedFrames"
     ) -> tuple[str, ...]:
-        """Return sentences that say why the most suspicious face's score is less reliable."""
+        """Return sentences that say why the most suspicious face's score is less reliable.
+
+        Faces that the aggregation ignores have no influence.
+        """
         if not tracks:
             return ()
-        scores = [self.spec.aggregation.track_logit(one) for one in logits]
-        track = tracks[int(np.argmax(scores))]
+        rule = self.spec.aggregation
+        track = tracks[max(rule.counted(logits), key=lambda one: rule.track_logit(logits[one]))]
         crops = track.crops[ATTRIBUTE_FORMAT]
         places = np.unique(np.linspace(0, len(crops) - 1, LOOKS).round().astype(int))
         return find_warnings(

@@ -19,6 +19,7 @@ from dfdetect.data.self_blend import EYES, MOUTH, self_blend
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.faces.geometry import CropRule, iou
 from dfdetect.results import OperatingPoints
+from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.video.reader import Frame, read_frames
 
@@ -494,6 +495,27 @@ def test_predict_warns_of_the_most_suspicious_face(one_face_detector):
     assert not any("dark" in warning for warning in result.warnings)
     one_face_detector.face_detector = OneFace(dark)
     assert any("dark" in one for one in one_face_detector.predict([image] * 8).warnings)
+
+
+def test_predict_does_not_warn_of_a_face_that_the_score_ignores(one_face_detector):
+    image = np.full((200, 400, 3), 20, np.uint8)
+    image[:, 200:] = np.random.default_rng(0).integers(150, 210, (200, 200, 3), dtype=np.uint8)
+    dark, bright = (0.0, 0.0, 160.0, 200.0), (220.0, 0.0, 400.0, 200.0)
+
+    class BrightIsSeenBriefly:
+        def detect(self, images, smallest=None):
+            return [[dark, bright] if one[0, -1].all() else [dark] for one in images]
+
+    spec = replace(one_face_detector.spec, aggregation=Aggregation(min_track_share=0.25))
+    detector = Detector(
+        BrightIsFake(), spec, torch.device("cpu"), face_detector=BrightIsSeenBriefly()
+    )
+    empty = image.copy()
+    empty[0, -1] = 0
+    result = detector.predict([image] * 4 + [empty] * 20)
+    scores = [track.probability for track in result.tracks]
+    assert result.probability == min(scores) < max(scores)
+    assert any("dark" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize(("bits_per_pixel", "warned"), [(0.01, True), (0.04, False)])

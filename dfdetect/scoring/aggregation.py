@@ -112,9 +112,21 @@ class Aggregation:
             >>> aggregation.video_logit([np.full(32, -2.0), np.full(4, 3.0)])
             -2.0
         """
-        least = self.min_track_share * max(map(len, tracks))
-        heard = [np.asarray(track) for track in tracks if len(track) >= least]
+        heard = [np.asarray(tracks[number]) for number in self.counted(tracks)]
         return TRACK_RULES[self.tracks](heard, self)
+
+    def counted(self, tracks: Sequence[np.ndarray]) -> list[int]:
+        """Return the indexes of the tracks that are not ignored (see `min_track_share`).
+
+        Args:
+            tracks: For each track, the logits of its frames, shape (frames,).
+
+        Example:
+            >>> Aggregation(min_track_share=0.25).counted([np.zeros(32), np.zeros(4), np.zeros(8)])
+            [0, 2]
+        """
+        least = self.min_track_share * max(map(len, tracks))
+        return [number for number, track in enumerate(tracks) if len(track) >= least]
 
     def probability(self, logits: np.ndarray | float | Sequence[float]) -> np.ndarray:
         """Return P(FAKE) for each logit, float64 of the same shape as `logits`.
