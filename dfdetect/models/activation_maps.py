@@ -16,7 +16,9 @@ How the map relates to other methods depends on the layers after the feature map
   features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from torch.nn.functional import interpolate
 # The packages grad-cam and captum are not used. They discard the evidence for REAL, and scale each
 # map separately. They also install hooks in the model, although several threads may share it.
 Part = Callable[[torch.Tensor], torch.Tensor]
+_CUDNN = Lock()
 
 
 def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | None:
@@ -67,7 +70,7 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     with (
         torch.enable_grad(),
         torch.autocast(features.device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=False),  # cuDNN's LSTM has no gradient in eval mode
+        _without_cudnn() if _is_recurrent(model) else nullcontext(),
     ):
         logits = head(features)
         (gradient,) = torch.autograd.grad(logits.sum(), features)
@@ -78,6 +81,20 @@ def activation_maps(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor | No
     evidence = evidence * time
     left = logits.detach()[:, 0] - evidence.mean(dim=1).sum(dim=(1, 2))
     return evidence + left[:, None, None, None] / (rows * columns)
+
+
+def _is_recurrent(model: nn.Module) -> bool:
+    return any(isinstance(part, nn.RNNBase) for part in model.modules())
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    """Switch cuDNN off in the `with` block: its LSTM has no gradient in evaluation mode.
+
+    The switch belongs to the whole process, so only one thread at a time may use it.
+    """
+    with _CUDNN, torch.backends.cudnn.flags(enabled=False):
+        yield
 
 
 def average_maps(maps: Sequence[np.ndarray], shares: Sequence[float]) -> np.ndarray:

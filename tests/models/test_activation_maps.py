@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,21 @@ def test_activation_maps_in_half_precision_are_nearly_the_same():
     assert maps.dtype == torch.float32
     expected = activation_maps(model, images)
     assert (maps - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize(("name", "switched"), [("tf_efficientnet_lite0", 0), ("cnn_lstm", 1)])
+def test_activation_maps_switch_cudnn_off_for_recurrent_models_only(name, switched, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def flags(**given):
+        seen.append(given)
+        yield
+
+    monkeypatch.setattr(torch.backends.cudnn, "flags", flags)
+    clip = (8,) if name == "cnn_lstm" else ()
+    activation_maps(trained(name), inputs_of(2, *clip, 3, 96, 96))
+    assert seen == [{"enabled": False}] * switched
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
