@@ -139,10 +139,8 @@ def predict(
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     results = {name: _not_scored_yet(name, videos.get(name)) for name in names}
     checkpoints = find_all_weights(weights)
-    journal = Journal(
-        None if out is None else out.with_suffix(".progress.jsonl"),
-        {"weights": _digest(checkpoints), "frames": frames},
-    )
+    whole = cluster is None or asks_for_frames
+    journal = _open_journal(out, checkpoints, frames, whole)
     kept = journal.read({name: videos[name] for name in names if name in videos})
     outputs: dict[Path, Callable[[], None]] = {}
     if out is not None:
@@ -159,7 +157,6 @@ def predict(
         executor = Executor(device, cluster)  # made last: an error above must not leave it open
     heat_maps = None if report is None else _open_heat_maps()
     maps_per_track = 0 if report is None else MOMENTS
-    whole = cluster is None or asks_for_frames
     make_worker = partial(_make_scorer, detector, whole, maps_per_track)
     with executor:
         results |= kept
@@ -300,6 +297,16 @@ def _log_ignored_images(paths: Sequence[str | Path], videos: Mapping[str, Path])
         LOGGER.info("not scored: %s in folders; name an image to score it", counted(count, "image"))
 
 
+def _open_journal(
+    out: Path | None, checkpoints: Iterable[Path], frames: int, whole: bool
+) -> Journal:
+    """Return the journal of a run, whose results are kept for runs with the same settings."""
+    settings: dict[str, str | int] = {"weights": _digest(checkpoints), "frames": int(frames)}
+    if not whole:  # results without boxes are of no use for a report
+        settings["boxes"] = False
+    return Journal(None if out is None else out.with_suffix(".progress.jsonl"), settings)
+
+
 class _Task(NamedTuple):
     """A video to score, the name of its result, and its part of the time budget."""
 
@@ -364,7 +371,7 @@ def _score_rest(
         if budget is not None and task.allowance is not None:
             budget.record(result, task.allowance.frames())
         if heat_maps is not None:
-            result = heat_maps.take(task.name, result)
+            result = _without_heat_maps(heat_maps, task.name, result)
         results[task.name] = replace(result, name=task.name)
         journal.add(task.name, task.path, results[task.name])
 
@@ -374,7 +381,8 @@ def _score_rest(
         desc="videos",
         unit="video",
         disable=not progress,
-        leave=not sys.stderr.isatty(),  # on a terminal, the bar disappears at the end
+        # On a terminal, the bar disappears at the end. Programs without a console have no stderr.
+        leave=not (progress and sys.stderr.isatty()),
     )
     saves = _Saves()
     yield
@@ -391,6 +399,18 @@ def _score_rest(
             if saves.due():
                 yield
                 saves.done()
+
+
+def _without_heat_maps(store: "HeatMapStore", name: str, result: VideoResult) -> VideoResult:
+    """Move the heat maps of a result to a store, and return the result without them.
+
+    If the store cannot be written, a warning says that the report will lack the heat maps.
+    """
+    try:
+        store.put(name, result)
+    except OSError as error:
+        warnings.warn(f"{name}: no heat maps in the report: {error}", stacklevel=2)
+    return replace(result, tracks=[replace(one, heat_maps=[]) for one in result.tracks])
 
 
 class _Saves:

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
-from dfdetect import Detector, Status, VideoResult, predict
+from dfdetect import Detector, Status, TrackResult, VideoResult, predict
+from dfdetect.checkpoints.weights import find_weights
 from dfdetect.kaggle import submission
 from dfdetect.kaggle.submission import check_submission
-from dfdetect.prediction import _Saves
+from dfdetect.prediction import _open_journal, _Saves
 from dfdetect.reporting.terminal import summary
 
 # For tests in which the scores do not matter.
@@ -376,6 +378,52 @@ def test_predict_prints_and_writes_nothing(sample_data, tmp_path, monkeypatch, c
     predict(sample_data / "test_videos" / "ehtdtkmmli.mp4", frames=2)
     assert capsys.readouterr() == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_predict_without_standard_error(sample_data, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    (result,) = predict(sample_data / "test_videos" / "ehtdtkmmli.mp4", **QUICK).values()
+    assert result.status == Status.OK
+
+
+def test_predict_gives_a_path_that_cannot_be_looked_up_a_row(tmp_path):
+    (tmp_path / "text.mp4").write_text("no video")
+    long = f"{'x' * 300}.mp4"
+    results = predict([tmp_path, tmp_path / long], out=tmp_path / "s.csv", **QUICK)
+    assert results[long].status == Status.UNREADABLE_FILE
+    check_submission(tmp_path / "s.csv", ["text.mp4", long])
+
+
+def test_predict_takes_a_numpy_integer(sample_data, tmp_path):
+    video = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    options = {"weights": "logistic_regression", "frames": np.int64(2)}
+    (result,) = predict(video, out=tmp_path / "s.csv", **options).values()
+    assert result.status == Status.OK
+
+
+def test_results_without_boxes_are_not_kept_for_a_report(tmp_path, real_clip):
+    out, weights = tmp_path / "s.csv", [find_weights("logistic_regression")]
+    face = TrackResult(0.5, [0.0], [], [])
+    result = VideoResult(path=real_clip, name="a.mp4", probability=0.5, tracks=[face])
+    _open_journal(out, weights, 2, whole=False).add("a.mp4", real_clip, result)
+    kept = _open_journal(out, weights, 2, whole=False).read({"a.mp4": real_clip})
+    assert set(kept) == {"a.mp4"}
+    assert not _open_journal(out, weights, 2, whole=True).read({"a.mp4": real_clip})
+
+
+def test_predict_on_a_full_disk_writes_a_report_without_heat_maps(
+    sample_data, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("dfdetect.reporting.heat_maps.HeatMapStore.put", full)
+    video = sample_data / "test_videos" / "ehtdtkmmli.mp4"
+    page = tmp_path / "report.html"
+    with pytest.warns(UserWarning, match=r"ehtdtkmmli\.mp4: no heat maps in the report: "):
+        (result,) = predict(video, report=page, **QUICK).values()
+    assert result.status == Status.OK
+    assert video.name in page.read_text(encoding="utf-8")
 
 
 def test_predict_calls_on_result_once_for_each_row(mixed_folder, tmp_path, monkeypatch):

@@ -197,7 +197,8 @@ def cut_faces(
         result: The detector's result for the video.
         decoders: The decoder pool that reads the video.
         count: Number of moments in the whole video. A person who is not seen at a moment has no
-            picture for this moment.
+            picture for this moment. A person who is seen at none of them has pictures of up to
+            `count` other moments.
 
     Returns:
         One list per person, in the order of `result.tracks`. Each item of a list holds a time in
@@ -206,6 +207,16 @@ def cut_faces(
     Raises:
         VideoError: The video cannot be read.
     """
+    strips = _cut_faces(video, result, decoders, count)
+    if not all(strips) and result.frames_sampled > count:
+        finer = _cut_faces(video, result, decoders, result.frames_sampled)
+        strips = [strip or more[:count] for strip, more in zip(strips, finer, strict=True)]
+    return strips
+
+
+def _cut_faces(
+    video: str | Path, result: VideoResult, decoders: DecoderPool, count: int
+) -> list[Strip]:
     strips: list[Strip] = [[] for _ in result.tracks]
     for frame in decoders.read_frames(video, count):
         for strip, track in zip(strips, result.tracks, strict=True):

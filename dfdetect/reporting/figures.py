@@ -85,6 +85,9 @@ def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
     worst = _most_suspicious(result)
     with DecoderPool() as decoders:
         strip = cut_faces(path, result, decoders)[worst]
+    if not strip:
+        axes.set(xticks=[], yticks=[], xlabel="no picture: another video, or it has changed")
+        return
     axes.imshow(np.concatenate([image for _, image in strip], axis=1))
     side = strip[0][1].shape[1]
     axes.set(

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from base64 import b64decode, b64encode
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Lock
 
 import cv2
@@ -118,13 +118,12 @@ def _third(share: float) -> int:
 class HeatMapStore:
     """Stores pictures of the heat maps of many videos in a temporary file, which saves memory.
 
-    `take` stores pictures of a result's heat maps, and returns the result without the heat maps.
-    `get` returns the stored pictures. Several threads may use a store at the same time. The file is
-    deleted when the `with` block ends.
+    `put` stores pictures of a result's heat maps, and `get` returns the stored pictures. Several
+    threads may use a store at the same time. The file is deleted when the `with` block ends.
 
     Example:
         >>> with HeatMapStore() as store:
-        ...     result = store.take("a.mp4", detector.predict("a.mp4", heat_maps=3))
+        ...     store.put("a.mp4", detector.predict("a.mp4", heat_maps=3))
         ...     pictures = store.get("a.mp4")
     """
 
@@ -139,29 +138,33 @@ class HeatMapStore:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def take(self, name: str, result: VideoResult) -> VideoResult:
-        """Store pictures of a result's heat maps, and return the result without the heat maps.
+    def put(self, name: str, result: VideoResult) -> None:
+        """Store pictures of a result's heat maps.
 
         Args:
             name: Name of the video. `get` finds the pictures by this name.
             result: The detector's result for the video.
+
+        Raises:
+            OSError: The temporary file cannot be written, for example because the disk is full.
         """
         pictures = [
             [(one.time, b64encode(one.jpeg).decode(), one.description) for one in maps]
             for maps in picture_heat_maps(result)
         ]
         with self._lock:
-            self._places[name] = self._file.seek(0, os.SEEK_END)
+            place = self._file.seek(0, os.SEEK_END)
             self._file.write(json.dumps(pictures).encode() + b"\n")
-        return replace(result, tracks=[replace(one, heat_maps=[]) for one in result.tracks])
+            self._file.flush()
+            self._places[name] = place
 
     def get(self, name: str) -> list[list[HeatMapPicture]] | None:
         """Return the pictures of a video, as one list for each person.
 
-        If `take` has not stored pictures under the name, None is returned.
+        If `put` has not stored pictures under the name, None is returned.
 
         Args:
-            name: Name of the video, as in `take`.
+            name: Name of the video, as in `put`.
         """
         if name not in self._places:
             return None

@@ -389,18 +389,20 @@ def _person(number: int, track: TrackResult, frames_sampled: int) -> str:
     """Return lines about one person: P(FAKE), when the person is seen, and suspicious moments.
 
     The suspicious moments are those with the highest P(FAKE). If only one frame was sampled (for
-    example from an image), or if the times are unknown, there is only the line with P(FAKE).
+    example from an image), or if the times are unknown, there is only the line with P(FAKE). A
+    result from a cluster may have no suspicious moments.
     """
     text = f"person {number}: P(FAKE) {track.probability:.3f}"
     if frames_sampled <= 1 or not track.times:
         return text
     first, last = (time_stamp(track.times[position]) for position in (0, -1))
     span = f"at {first}" if len(track.times) == 1 else f"from {first} to {last}"
+    frames = f"{len(track.times)} of {counted(frames_sampled, 'sampled frame')}"
+    text += f", seen {span}, in {frames}"
     moments = ", ".join(
         f"{time_stamp(time)} ({probability:.3f})" for time, probability in track.most_suspicious()
     )
-    frames = f"{len(track.times)} of {counted(frames_sampled, 'sampled frame')}"
-    return f"{text}, seen {span}, in {frames}\n  most suspicious moments: {moments}"
+    return text + (f"\n  most suspicious moments: {moments}" if moments else "")
 
 
 def _people(count: int) -> str:

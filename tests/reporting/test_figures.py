@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -23,6 +25,15 @@ def test_draw_frame_and_draw_curve_show_the_worst_moment_and_every_person(real_c
     curves = [line.get_ydata().tolist() for line in right.lines[:2]]
     assert curves == [[0.1] * 4, [0.5, 0.6, 0.95, 0.7]]
     assert len(right.get_legend().get_texts()) == 2
+
+
+def test_draw_faces_without_a_picture_says_so(real_clip):
+    face = TrackResult(0.7, [100.0, 101.0], [(365.0, 80.0, 560.0, 340.0)] * 2, [0.7] * 2)
+    score = VideoResult(path=real_clip, name="clip.mp4", probability=0.7, tracks=[face])
+    axes = Figure().subplots()
+    draw_faces(axes, real_clip, replace(score, frames_sampled=32))
+    assert "no picture" in axes.get_xlabel()
+    assert not axes.images
 
 
 @pytest.mark.parametrize("draw", [draw_frame, draw_faces])

@@ -24,6 +24,7 @@ from dfdetect.reporting.heat_maps import HeatMapStore
 from dfdetect.reporting.html import write_report
 from dfdetect.runtime.budget import TimeBudget
 from dfdetect.video.isolated import DecoderPool
+from dfdetect.video.reader import read_frames
 
 BOX = (365.0, 80.0, 560.0, 340.0)
 # Returns the lowest contrast of any text with the page, as WCAG 2 defines it. Level AA requires
@@ -120,11 +121,21 @@ def test_write_report_without_time_has_no_pictures(scores, real_clip, tmp_path):
 
 
 def test_cut_faces_leaves_out_moments_without_a_face(real_clip):
+    moments = [frame.time for frame in read_frames(real_clip, 4)]
     with DecoderPool() as decoders:
-        (strip,) = cut_faces(real_clip, score("a.mp4", 0.5, times=(0.0, 9.0)), decoders, count=4)
-    assert len(strip) == 4
-    assert [image.shape for _, image in strip] == [(112, 112, 3)] * 4
-    assert strip[0][0] < strip[-1][0]
+        (strip,) = cut_faces(real_clip, score("a.mp4", 0.5, moments[1:3]), decoders, count=4)
+    assert [time for time, _ in strip] == moments[1:3]
+    assert [image.shape for _, image in strip] == [(112, 112, 3)] * 2
+
+
+def test_cut_faces_shows_a_person_who_is_seen_between_two_moments(real_clip):
+    times = [frame.time for frame in read_frames(real_clip, 32)]
+    always, briefly = score("a.mp4", 0.5, times), score("a.mp4", 0.5, times[2:5])
+    result = replace(always, tracks=[*always.tracks, *briefly.tracks], frames_sampled=32)
+    with DecoderPool() as decoders:
+        strips = cut_faces(real_clip, result, decoders, count=8)
+    assert len(strips[0]) == 8
+    assert [time for time, _ in strips[1]] == times[2:5]
 
 
 def test_predict_writes_the_page(sample_data, tmp_path):
@@ -242,12 +253,14 @@ def test_write_report_table_has_headers_for_screen_readers(page):
 def test_write_report_memory_does_not_grow_with_the_videos(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     maps = [HeatMap(0.0, noise, np.ones((4, 4), np.float32))] * 10
-    found = score("a.mp4", 0.5)
-    found = replace(found, tracks=[replace(found.tracks[0], heat_maps=maps)])
+    plain = score("a.mp4", 0.5)
+    found = replace(plain, tracks=[replace(plain.tracks[0], heat_maps=maps)])
 
     def peak(count):
         with HeatMapStore() as store:
-            results = {f"{one}.mp4": store.take(f"{one}.mp4", found) for one in range(count)}
+            results = {f"{one}.mp4": plain for one in range(count)}
+            for name in results:
+                store.put(name, found)
             tracemalloc.start()
             write_report(tmp_path / "page.html", results, {}, None, "x", heat_maps=store)
             _, most = tracemalloc.get_traced_memory()

@@ -102,6 +102,11 @@ def test_result_details_say_who_and_when():
     assert result_details(NO_FACE) == ""
 
 
+def test_result_details_of_a_cluster_name_no_moments():
+    tracks = [replace(track, boxes=[], frame_probabilities=[]) for track in FAKE.tracks]
+    assert "moments" not in result_details(replace(FAKE, tracks=tracks))
+
+
 @pytest.mark.parametrize(
     ("probability", "reason"),
     [
