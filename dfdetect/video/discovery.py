@@ -45,14 +45,14 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     given = [Path(path) for path in paths]
     if not given:
         raise InputError("no paths: give at least one video, image or folder")
-    if not any(path.exists() for path in given):
+    if not any(map(_may_exist, given)):
         network = " (dfdetect never uses the network: download the video first)"
         advice = network if ADDRESS.match(str(given[0])) else ""
         raise FileNotFoundError(f"{given[0]}: no such file or folder{advice}")
     below: dict[Path, str] = {}
     known: set[Path] = set()
     for path in given:
-        if path.is_dir():
+        if _is_folder(path):
             files = _files_below(path, VIDEO_SUFFIXES, _warn_of_folder)
             found = {file: file.relative_to(path).as_posix() for file in files}
         else:
@@ -79,10 +79,25 @@ def count_ignored_images(paths: Iterable[str | Path], found: Iterable[Path]) -> 
     images = {
         file.absolute()
         for path in map(Path, paths)
-        if path.is_dir()
+        if _is_folder(path)
         for file in _files_below(path, IMAGE_SUFFIXES)
     }
     return len(images - {file.absolute() for file in found})
+
+
+def _may_exist(path: Path) -> bool:
+    """Return whether a path exists, or may exist in a folder that cannot be searched."""
+    try:
+        return path.exists()
+    except OSError:  # reading the file later will give the reason
+        return True
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _name_each(below: Mapping[Path, str]) -> dict[Path, str]:

@@ -86,3 +86,11 @@ def test_find_videos_keeps_a_missing_path_beside_others(tmp_path):
     assert find_videos([gone, tmp_path])["gone.mp4"] == gone
     with pytest.raises(FileNotFoundError, match=r"gone\.mp4: no such file or folder"):
         find_videos([gone, tmp_path / "nowhere"])
+
+
+def test_find_videos_keeps_a_path_that_cannot_be_looked_up_beside_others(tmp_path):
+    touch(tmp_path, "a.mp4")
+    long = tmp_path / f"{'x' * 300}.mp4"
+    found = find_videos([long, tmp_path])
+    assert found[long.name] == long
+    assert count_ignored_images([long, tmp_path], found.values()) == 0
