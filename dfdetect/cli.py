@@ -79,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = options.pop("command")
     verbose = options.pop("verbose")
     level = logging.WARNING if options.get("quiet") else logging.INFO
+    if hasattr(sys.stdout, "reconfigure"):
+        # Letters that the output cannot hold are escaped, as Python does on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings(), _one_interrupt(), _log_on_terminal(verbose, level):
             warnings.showwarning = _show_warning

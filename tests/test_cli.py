@@ -454,3 +454,12 @@ def test_predict_prints_messages_of_ffmpeg_only_with_verbose(
     assert printed[()].strip() == ""
     assert "damaged.mp4: " in printed["--verbose",]
     assert "libav" in printed["--verbose",]
+
+
+def test_predict_escapes_names_that_the_output_cannot_hold(tmp_path, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    video = tmp_path / "顔.mp4"
+    video.write_text("no video")
+    assert main(["predict", str(video), "--weights", "logistic_regression"]) == 0
+    assert b"\\u9854.mp4" in written.getvalue()
