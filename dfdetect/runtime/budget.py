@@ -1,5 +1,6 @@
 """Keep a run within its time budget by sampling fewer frames per video if the time is short."""
 
+import math
 import re
 from threading import Lock
 from time import monotonic
@@ -31,7 +32,7 @@ def parse_duration(text: str | float) -> float:
         text: A plain number, which means seconds, or a text with units, such as `8h30m`.
 
     Raises:
-        ArgumentError: The text is not a duration, or the duration is not above 0.
+        ArgumentError: The text is not a duration, or the duration is not above 0 or not finite.
 
     Example:
         >>> parse_duration("8h30m")
@@ -51,8 +52,8 @@ def parse_duration(text: str | float) -> float:
             raise ArgumentError(
                 f"{text!r} is not a duration: write it as 8h30m, 45m or 90s"
             ) from error
-    if not seconds > 0:
-        raise ArgumentError(f"a duration must be above 0, not {text!r}")
+    if not 0 < seconds < math.inf:
+        raise ArgumentError(f"a duration must be above 0 and finite, not {text!r}")
     return seconds
 
 

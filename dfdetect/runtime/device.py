@@ -39,8 +39,11 @@ def choose_device(device: str = "auto") -> torch.device:
         return torch.device("cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ArgumentError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N") from error
+        known = chosen.type in ("cpu", "cuda")
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ArgumentError(f"unknown device {device!r}: use auto, cpu, cuda or cuda:N")
     problem = _problem(chosen)
     if problem is not None:
         raise ArgumentError(f"device {device!r} is not usable, try device 'cpu': {problem}")

@@ -46,7 +46,7 @@ def test_parse_duration_of_all_forms(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-1", "0", "0s", "30m8h", "nan"])
+@pytest.mark.parametrize("text", ["", "soon", "-1", "0", "0s", "30m8h", "nan", "inf"])
 def test_parse_duration_refuses_other_text(text):
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)

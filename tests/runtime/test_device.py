@@ -46,9 +46,10 @@ def test_choose_device_refuses_a_missing_gpu():
         choose_device("cuda")
 
 
-def test_choose_device_refuses_unknown_names():
-    with pytest.raises(ValueError, match="unknown device 'abacus'"):
-        choose_device("abacus")
+@pytest.mark.parametrize("name", ["abacus", "meta", "mps"])
+def test_choose_device_refuses_unknown_names(name):
+    with pytest.raises(ValueError, match=f"unknown device '{name}'"):
+        choose_device(name)
 
 
 def test_available_cores_of_this_process():
