@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from dfdetect.files import atomic_path, require_writable
 from dfdetect.results import Status, VideoResult, counted
 from dfdetect.runtime.budget import OutOfTimeError, TimeBudget
 from dfdetect.video.discovery import IMAGE_SUFFIXES
-from dfdetect.video.isolated import CancelledError, DecoderPool
+from dfdetect.video.isolated import CancelledError, DecoderPool, import_path
 from dfdetect.video.reader import VideoError
 
 if TYPE_CHECKING:
@@ -130,7 +130,8 @@ def annotated_paths(videos: Mapping[str, Path], folder: str | Path) -> dict[str,
     found: dict[str, Path] = {}
     taken: set[str] = set()
     for name in videos:
-        parts = [part for part in PurePosixPath(name).parts if part not in ("/", "..")]
+        outside = ("/", "//", "..", PureWindowsPath(name).drive)
+        parts = [part for part in PurePosixPath(name).parts if part not in outside]
         path = folder.joinpath(*parts)
         if path.suffix.lower() not in KEPT_SUFFIXES:
             path = path.with_name(path.name + SUFFIX)
@@ -236,7 +237,7 @@ def _run(
         check: Function that is called several times a second, as in `annotate`.
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE.format(sys.path, threads)],
+        [sys.executable, "-c", CODE.format(import_path(), threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

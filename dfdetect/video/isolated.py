@@ -311,6 +311,11 @@ def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def import_path() -> list[str]:
+    """Return the folders in which a new process should search for modules, as this one does."""
+    return [entry for entry in sys.path if isinstance(entry, str)]  # Python ignores other entries
+
+
 class DecoderProcess:
     """Starts one decoder process, sends requests to it, and receives frames from it.
 
@@ -330,7 +335,7 @@ class DecoderProcess:
         self.images = _SharedImages(shared)
         verbose = LOGGER.isEnabledFor(logging.DEBUG)
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [sys.executable, "-c", code.format(sys.path, shared, verbose)],
+            [sys.executable, "-c", code.format(import_path(), shared, verbose)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else subprocess.DEVNULL,

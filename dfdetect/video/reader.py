@@ -474,7 +474,7 @@ def read_packets(
 def _decode(
     path: Path, skip_frame: Skip, threads: int, wanted: frozenset[int] | None = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the decoded frames, except damaged frames, in the order in which they are shown.
+    """Yield the frames that can be decoded, in the order in which they are shown.
 
     `skip_frame` names the kind of frames that the decoder skips. If `wanted` is given, only packets
     whose time stamps are in `wanted` are decoded.

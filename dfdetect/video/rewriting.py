@@ -76,8 +76,8 @@ def rewrite_video(
     """Write a copy of a video, and draw on each frame of the copy with a `Painter`.
 
     AAC sound is copied if its packets are allowed in MP4 files. Other sound is encoded as AAC. The
-    copy leaves out damaged frames, and sound that cannot be read. Rotated videos are turned
-    upright. The copy keeps the pixel aspect ratio of the video.
+    copy leaves out frames that cannot be decoded, and sound that cannot be read. Rotated videos are
+    turned upright. The copy keeps the pixel aspect ratio of the video.
 
     Args:
         path: Any video file that FFmpeg reads.
@@ -188,7 +188,7 @@ def _frames(
 def _decode(
     source: "InputContainer", stream: "VideoStream", sound: "_Sound | None" = None
 ) -> Iterator["av.VideoFrame"]:
-    """Yield the undamaged frames in the order of their times.
+    """Yield the frames that can be decoded, in the order of their times.
 
     If `sound` is given, the sound packets that precede a frame in the file are copied to the new
     video before the frame is yielded.

@@ -126,11 +126,12 @@ def test_annotate_reports_an_error_of_the_process_in_one_line(real_clip, tmp_pat
 
 def test_annotated_paths_keep_names_apart(tmp_path):
     names = ["a.mp4", "a.mov", "A.MP4", "b/a.mp4", "/top/c.mp4", "../d.mp4", "d.mp4", "e.jpg"]
+    names += ["C:/v/f.mp4", "//server/g.mp4"]
     videos = {name: tmp_path / "videos" / name.strip("./") for name in names}
     found = annotated_paths(videos, tmp_path / "out")
     assert [path.relative_to(tmp_path / "out").as_posix() for path in found.values()] == [
         *("a.mp4", "a.mov.mp4", "A (2).MP4", "b/a.mp4", "top/c.mp4", "d.mp4", "d (2).mp4"),
-        "e.jpg",
+        *("e.jpg", "v/f.mp4", "server/g.mp4"),
     ]
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -271,3 +272,9 @@ def test_closed_tells_whether_the_pool_was_closed():
     assert not decoders.closed
     decoders.close()
     assert decoders.closed
+
+
+def test_decoders_start_if_the_path_of_modules_holds_other_objects(real_clip, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("lib")])
+    with DecoderPool() as pool:
+        assert len(list(pool.read_frames(real_clip, 2))) == 2
