@@ -42,7 +42,7 @@ FAKE_SHARE = 0.2
 STARTS = 3
 FEWEST_PAIRS = 20
 
-# Function that takes P(FAKE) of each frame of each person, and returns P(FAKE) of the video.
+# Function that takes the logit of each frame of each person, and returns P(FAKE) of the video.
 VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 
 
@@ -50,14 +50,14 @@ VideoAggregation = Callable[[Sequence[np.ndarray]], float]
 class Scene:
     """An artificial video that is composed of tracks.
 
-    It has no images, only P(FAKE) of each person in each frame.
+    It has no images, only the calibrated logit of each person in each frame.
 
     Attributes:
         kind: What is fake if the scene is FAKE: `all` (the only person, all the time), `part` (the
             only person, for a part of the time) or `one of two` (one of two people).
         source: Name of the data set or site that the tracks come from.
         label: 1 for FAKE, 0 for REAL.
-        people: For each person, P(FAKE) of each frame, float of shape (frames,).
+        people: For each person, the calibrated logit of each frame, float of shape (frames,).
     """
 
     kind: str
@@ -66,8 +66,10 @@ class Scene:
     people: list[np.ndarray]
 
     def sparser(self, step: int) -> "Scene":
-        """Return a copy of the scene that has only every `step`-th frame."""
-        return replace(self, people=[one[step // 2 :: step] for one in self.people])
+        """Return a copy of the scene that has only every `step`-th frame, but at least one."""
+        return replace(
+            self, people=[one[min(step // 2, len(one) - 1) :: step] for one in self.people]
+        )
 
 
 def compare_aggregations(
@@ -114,8 +116,7 @@ def compare_aggregations(
             f"{index}: {len(pairs)} people are too few to choose an aggregation", stacklevel=2
         )
     detector = weights if isinstance(weights, Detector) else load_detector(weights, device)
-    probabilities = _frame_probabilities(detector, faces, progress)
-    scenes = make_scenes(pairs, faces, probabilities)
+    scenes = make_scenes(pairs, faces, _frame_logits(detector, faces, progress))
     frames = max(len(one) for scene in scenes for one in scene.people)
     rows = {}
     for step in SPARSER:
@@ -149,7 +150,7 @@ def find_pairs(faces: FaceSet) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def make_scenes(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, probabilities: np.ndarray
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], faces: FaceSet, logits: np.ndarray
 ) -> list[Scene]:
     """Return REAL and FAKE scenes (artificial videos) of the kinds `all`, `part` and `one of two`.
 
@@ -158,13 +159,13 @@ def make_scenes(
     Args:
         pairs: The pairs of tracks, as `find_pairs` returns them.
         faces: The face set of the tracks.
-        probabilities: P(FAKE) of each crop of the face set, float of shape (n,).
+        logits: Calibrated logit of each crop of the face set, float of shape (n,).
     """
     scenes = []
     by_source = defaultdict(list)
     for real_rows, fake_rows in pairs:
         source = faces.sources[real_rows[0]]
-        real, fake = probabilities[real_rows], probabilities[fake_rows]
+        real, fake = logits[real_rows], logits[fake_rows]
         by_source[source].append((real, fake))
         scenes += [Scene("all", source, 0, [real]), Scene("all", source, 1, [fake])]
         scenes.append(Scene("part", source, 0, [real]))
@@ -183,13 +184,12 @@ def make_scenes(
 def by_aggregation(aggregation: Aggregation) -> VideoAggregation:
     """Return a function that combines the frames of a video by the rules of `aggregation`.
 
-    The returned function takes P(FAKE) of each frame of each person, and returns P(FAKE) of the
+    The returned function takes the logit of each frame of each person, and returns P(FAKE) of the
     video.
     """
 
     def answer(people: Sequence[np.ndarray]) -> float:
-        logits = [np.log(one / (1 - one)) for one in people]
-        return float(aggregation.probability(aggregation.video_logit(logits)))
+        return float(aggregation.probability(aggregation.video_logit(people)))
 
     return answer
 
@@ -211,20 +211,20 @@ AGGREGATIONS: dict[str, VideoAggregation] = {
 }
 
 
-def _frame_probabilities(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
-    """Return P(FAKE) of each crop of a face set, float64 of shape (n,).
+def _frame_logits(detector: Detector, faces: FaceSet, progress: bool) -> np.ndarray:
+    """Return the calibrated logit of each crop of a face set, float64 of shape (n,).
 
     Each crop is scored together with all other crops of its track, even if a scene shows only a
     part of the track. This matters for a `TrackModel`, because its logit of a crop also depends on
     the other crops of the track.
     """
     tracks = faces.tracks()
-    probabilities = np.zeros(len(faces))
+    logits = np.zeros(len(faces))
     with Executor(detector.device) as executor:
-        logits = track_logits(detector, faces, tracks, executor, progress=progress)
-    for rows, own in zip(tracks, logits, strict=True):
-        probabilities[rows] = detector.spec.aggregation.probability(own)
-    return probabilities
+        scored = track_logits(detector, faces, tracks, executor, progress=progress)
+    for rows, own in zip(tracks, scored, strict=True):
+        logits[rows] = own
+    return logits
 
 
 def _measure(aggregate: VideoAggregation, scenes: Sequence[Scene]) -> dict[tuple[str, str], float]:

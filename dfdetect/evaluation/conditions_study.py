@@ -259,7 +259,8 @@ def _row(
         }
 
     figures = metrics(part.labels, part.probabilities)
-    low, high = bootstrap_intervals(differ, len(names))["difference"]
+    # The reference may have one class only. It has no balanced accuracy then.
+    low, high = bootstrap_intervals(differ, len(names)).get("difference", (np.nan, np.nan))
     return {
         "comparison": comparison,
         "condition": condition,

@@ -87,7 +87,7 @@ def compare_encodings(
         - `real_before`: the share of REAL videos whose reference copy has a P(FAKE) above 0.5;
         - `real_after`: the share of REAL videos whose copy has a P(FAKE) above 0.5;
         - `real_low` and `real_high`: the ends of the 95 % interval of `real_after` minus
-          `real_before`, by a bootstrap that draws whole sources;
+          `real_before`, by a bootstrap that draws whole sources; NaN if there is one source only;
         - `fake_before`, `fake_after`, `fake_low` and `fake_high`: the same values for FAKE videos.
 
     Raises:
@@ -206,7 +206,9 @@ def _summarise(condition: str, level: object, copies: pd.DataFrame) -> dict:
             before, after = np.average(above, axis=0, weights=times[source_of])
             return {"difference": after - before}
 
-        low, high = bootstrap_intervals(differ, len(names))["difference"]
+        low = high = np.nan  # one source does not show how much sources differ
+        if len(names) > 1:
+            low, high = bootstrap_intervals(differ, len(names))["difference"]
         before, after = above.mean(axis=0)
         name = f"{label}".lower()
         row |= {

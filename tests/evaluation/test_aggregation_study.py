@@ -28,6 +28,10 @@ def matched(face_set):
     return face_set
 
 
+def logit(probabilities):
+    return np.log(probabilities / (1 - probabilities))
+
+
 def test_find_pairs_of_real_tracks_and_their_fakes(matched):
     pairs = find_pairs(FaceSet.read(matched))
     assert [(real[0], fake[0]) for real, fake in pairs] == [(0, 10), (20, 30)]
@@ -36,14 +40,14 @@ def test_find_pairs_of_real_tracks_and_their_fakes(matched):
 
 def test_make_scenes_of_all_kinds(matched):
     faces = FaceSet.read(matched)
-    probabilities = np.where(faces.labels == 1, 0.9, 0.1)
-    scenes = make_scenes(find_pairs(faces), faces, probabilities)
+    logits = np.where(faces.labels == 1, 2.0, -2.0)
+    scenes = make_scenes(find_pairs(faces), faces, logits)
     counts = pd.Series([(scene.kind, scene.label) for scene in scenes]).value_counts()
     assert counts["all", 0] == counts["all", 1] == counts["part", 0] == 2
     assert counts["part", 1] == 6
     assert counts["one of two", 0] == counts["one of two", 1] == 1
     for scene in scenes:
-        fake = np.concatenate(scene.people) > 0.5
+        fake = np.concatenate(scene.people) > 0
         expected = {"all": 1.0, "part": 0.2, "one of two": 0.5}[scene.kind] * scene.label
         assert fake.mean() == pytest.approx(expected)
 
@@ -51,12 +55,12 @@ def test_make_scenes_of_all_kinds(matched):
 def test_aggregations_separate_clear_cases(matched):
     real, fake = np.full(32, 0.05), np.full(32, 0.95)
     for name, aggregate in AGGREGATIONS.items():
-        assert aggregate([real]) < 0.2, name
-        assert aggregate([fake]) > 0.8, name
+        assert aggregate([logit(real)]) < 0.2, name
+        assert aggregate([logit(fake)]) > 0.8, name
 
 
 def test_by_aggregation_detects_one_fake_of_two_people():
-    people = [np.full(32, 0.05), np.full(32, 0.95)]
+    people = [logit(np.full(32, 0.05)), logit(np.full(32, 0.95))]
     assert AGGREGATIONS["mean logit"](people) == pytest.approx(0.95)
     assert AGGREGATIONS["2nd: mean probability"](people) == pytest.approx(0.5)
 
@@ -64,13 +68,15 @@ def test_by_aggregation_detects_one_fake_of_two_people():
 def test_by_aggregation_soft_maximum_detects_a_short_fake():
     person = np.full(32, 0.05)
     person[10:16] = 0.95
-    assert AGGREGATIONS["mean logit"]([person]) < 0.2
-    assert AGGREGATIONS["soft maximum, sharpness 1, window 3"]([person]) > 0.5
+    assert AGGREGATIONS["mean logit"]([logit(person)]) < 0.2
+    assert AGGREGATIONS["soft maximum, sharpness 1, window 3"]([logit(person)]) > 0.5
 
 
 def test_aggregations_of_the_winners():
     confident_majority, _, weighted_by_confidence, agreement_of_people = [
-        aggregate for name, aggregate in AGGREGATIONS.items() if name[0].isdecimal()
+        lambda people, combine=combine: combine([logit(one) for one in people])
+        for name, combine in AGGREGATIONS.items()
+        if name[0].isdecimal()
     ]
     sure = np.array([0.9] * 20 + [0.3] * 12)
     assert confident_majority([sure]) == pytest.approx(0.9)
@@ -87,6 +93,13 @@ def test_sparser_keeps_every_nth_frame():
     scene = Scene("all", "a", 1, [np.arange(32.0), np.arange(6.0)])
     assert scene.sparser(4).people[0].tolist() == [2, 6, 10, 14, 18, 22, 26, 30]
     assert scene.sparser(4).people[1].tolist() == [2]
+    short = Scene("all", "a", 1, [np.arange(1.0), np.arange(2.0)])
+    assert [one.tolist() for one in short.sparser(4).people] == [[0], [1]]
+
+
+def test_by_aggregation_combines_logits_beyond_the_floor():
+    frames = np.array([10.0, -2.0, -2.0, -2.0])
+    assert AGGREGATIONS["mean logit"]([frames]) == pytest.approx(1 / (1 + np.exp(-1.0)))
 
 
 def test_compare_aggregations_has_every_aggregation_and_kind(matched):

@@ -63,3 +63,14 @@ def test_compare_conditions_finds_what_hurts(detector, sharp_fakes, monkeypatch)
     assert natural["level"].tolist() == ["100 to 120", "140 to 170"]
     (frames,) = table[table["comparison"] == "frames"].itertuples()
     assert (frames.level, frames.n, frames.difference) == ("1", 40, 0)
+
+
+def test_compare_conditions_of_crops_that_are_all_alike_has_no_interval(detector, sharp_fakes):
+    table = pd.read_csv(sharp_fakes, dtype=str)
+    table.drop(columns=["video", "track", "frame"]).assign(native_px="80").to_csv(
+        sharp_fakes, index=False
+    )
+    rows = compare_conditions([sharp_fakes], crops=4, weights=detector)
+    (height,) = rows[rows["condition"] == "height"].query("comparison == 'natural'").itertuples()
+    assert height.n == 80
+    assert np.isnan([height.difference, height.low, height.high]).all()

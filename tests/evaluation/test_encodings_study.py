@@ -32,11 +32,11 @@ def detector():
 def grainy_fakes(write_clip, tmp_path):
     generator = np.random.default_rng(0)
     for label, grain in (("real", 1), ("fake", 90)):
-        (tmp_path / "videos" / label).mkdir(parents=True)
         for name in "ab":
+            (tmp_path / "videos" / name / label).mkdir(parents=True)
             frames = [generator.integers(80, 80 + grain, (71, 81, 3)) for _ in range(20)]
             images = [frame.astype(np.uint8)[:70, :80] for frame in frames]
-            write_clip(images, f"videos/{label}/{label}{name}.mp4", rate=10, crf="10")
+            write_clip(images, f"videos/{name}/{label}/{label}{name}.mp4", rate=10, crf="10")
     return tmp_path / "videos"
 
 
@@ -49,6 +49,12 @@ def test_compare_encodings_finds_that_compression_hides_grain(detector, grainy_f
     assert worst["bits_per_pixel"] < reference["bits_per_pixel"] / 4
     assert table.loc[("frame rate", "5"), "fake_after"] == 1
     assert table.loc["bits per pixel", "n"].sum() == 16
+
+
+def test_compare_encodings_of_one_source_has_no_intervals(detector, grainy_fakes):
+    table = compare_encodings([grainy_fakes / "a"], detector).set_index(["condition", "level"])
+    assert table.loc[("crf", "46"), "fake_after"] == 0
+    assert table[["real_low", "real_high", "fake_low", "fake_high"]].isna().all(axis=None)
 
 
 def test_compare_encodings_refuses_videos_that_cannot_be_scored(detector, tmp_path):
