@@ -14,6 +14,15 @@ THRESHOLD = 0.5
 CALIBRATION_BINS = 15
 BOOTSTRAP_ROUNDS = 1000
 NAN = float("nan")
+# The false alarm rates of `tpr_at_1_fpr` and `tpr_at_5_fpr`. Sums of weights are rounded, so that a
+# rate of exactly 1 % may be slightly above 0.01.
+MOST_FPR = (0.01 + 1e-9, 0.05 + 1e-9)
+# Metrics for which `metrics` gives no intervals. The first four say nothing about the accuracy of a
+# detector. The last two are nearly always higher in the draws of a bootstrap than in the data.
+WITHOUT_INTERVALS = (
+    *("fake_fraction", "constant_log_loss", "constant_accuracy", "best_threshold"),
+    *("calibration_error", "best_accuracy"),
+)
 
 # Lower and upper end of a 95 % interval.
 Interval = tuple[float, float]
@@ -157,7 +166,7 @@ def metrics(
         intervals = bootstrap_intervals(
             lambda times: _figures(curve, times[group_of].astype(float)), len(names)
         )
-        for name in ("fake_fraction", "constant_log_loss", "constant_accuracy", "best_threshold"):
+        for name in WITHOUT_INTERVALS:
             intervals.pop(name, None)
     return Metrics(n=len(labels), intervals=intervals, **figures)
 
@@ -353,6 +362,7 @@ def voted_metrics(
     scenes = nothing if scenes is None else np.asarray(scenes, dtype=str)
     real, fake = labels == 0, labels == 1
     kind_rows = {kind: fake & (kinds == kind) for kind in np.unique(kinds[fake]).tolist() if kind}
+    both = real.any() and fake.any()
     above = probabilities > THRESHOLD
     orders, scene_sources = _orders(labels, probabilities, scenes, source_of)
     curve = _Curve(labels, probabilities)
@@ -363,8 +373,10 @@ def voted_metrics(
     def measure(times: np.ndarray) -> dict[str, float]:
         weights = _votes(labels, source_of, times)
         false_alarms, found = rate(real, times), rate(fake, times)
+        # A draw of one class says nothing about a loss in which both classes count equally.
+        one_class = both and not (weights[real].any() and weights[fake].any())
         return {
-            "log_loss": weighted_log_loss(labels, probabilities, weights),
+            "log_loss": NAN if one_class else weighted_log_loss(labels, probabilities, weights),
             "auc": curve.figures(weights)["auc"],
             "false_alarm_rate": false_alarms,
             "found_rate": found,
@@ -445,7 +457,7 @@ class _Curve:
             # The error rates of REAL and of FAKE are equal somewhere between two thresholds. The
             # error rate at this place is interpolated.
             np.interp(0, fpr - (1 - tpr), fpr),
-            *(tpr[np.searchsorted(fpr, rate, side="right") - 1] for rate in (0.01, 0.05)),
+            *(tpr[np.searchsorted(fpr, most, side="right") - 1] for most in MOST_FPR),
             right[best] / (found[-1] + alarms[-1]),
             threshold,
         )

@@ -27,8 +27,8 @@ ROWS = {
     "balanced_accuracy": ("balanced accuracy", 0.5),
     "average_precision": ("average precision", "fake_fraction"),
     "eer": ("equal error rate", 0.5),
-    "tpr_at_1_fpr": ("found at 1 % false alarms", 0.01),
-    "tpr_at_5_fpr": ("found at 5 % false alarms", 0.05),
+    "tpr_at_1_fpr": ("found at 1 % false alarms", 0.0),
+    "tpr_at_5_fpr": ("found at 5 % false alarms", 0.0),
 }
 SOURCE_COLUMNS = ("n", "fake_fraction", "auc", "false_alarm_rate", "found_rate", "log_loss")
 
