@@ -1,8 +1,9 @@
 """`evaluate`: measures how accurate a detector is on labelled faces and videos."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -220,13 +221,31 @@ def _require_consistent(
 
 
 def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
+    training = detector.spec.training
+    trained_on = set(training.get("faces", ()))
+    fitted_on = {*_names(training, "val"), *_names(training, "calibrated_on")}
+    if isinstance(texture := training.get("texture"), dict):  # the settings of `fit-texture`
+        trained_on |= _names(texture, "faces")
+        fitted_on |= _names(texture, "val")
     for path in paths:
-        if path.name in detector.spec.training.get("faces", ()):
+        if path.name in trained_on:
             warnings.warn(
                 f"{path}: the detector was trained on a face set of this name; if it is the "
                 "same, the metrics say nothing about other faces",
                 stacklevel=3,
             )
+        elif path.name in fitted_on:
+            warnings.warn(
+                f"{path}: the detector was chosen or calibrated on a face set of this name; if it "
+                "is the same, the metrics are somewhat too good",
+                stacklevel=3,
+            )
+
+
+def _names(settings: Mapping[str, Any], entry: str) -> set[str]:
+    """Return the names of face sets in an entry of a checkpoint's training settings."""
+    values = settings.get(entry, ())
+    return {one for one in (values if isinstance(values, list) else [values]) if type(one) is str}
 
 
 def _measure_subgroups(faces: FaceSet, answers: Answers, progress: bool) -> dict[str, Metrics]:

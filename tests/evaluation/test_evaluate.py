@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -139,6 +140,23 @@ def test_evaluate_warns_of_the_faces_trained_on(face_set):
     face_set.with_suffix("").rename(index.with_suffix(""))
     with pytest.warns(UserWarning, match="was trained on a face set of this name"):
         evaluate(index, weights="logistic_regression")
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"val": [0.1, "faces.csv"]}, "chosen or calibrated"),
+        ({"calibrated_on": ["faces.csv"]}, "chosen or calibrated"),
+        ({"texture": {"faces": ["faces.csv"], "val": [0.1]}}, "was trained"),
+        ({"texture": {"faces": ["a.csv"], "val": ["faces.csv"]}}, "chosen or calibrated"),
+    ],
+)
+def test_evaluate_warns_of_all_faces_that_a_checkpoint_was_fitted_on(
+    face_set, quick, training, message
+):
+    spec = replace(quick.spec, training=training)
+    with pytest.warns(UserWarning, match=f"{message}.* on a face set of this name"):
+        evaluate(face_set, weights=Detector(quick.model, spec, quick.device))
 
 
 def test_evaluate_warns_of_few_actors(face_set, quick):
