@@ -11,7 +11,7 @@ from torch import nn
 
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.errors import ArgumentError, DfdetectError
-from dfdetect.faces.clips import make_clip, windows
+from dfdetect.faces.clips import by_crop, make_clip, windows
 from dfdetect.models.activation_maps import activation_maps
 from dfdetect.models.fuse import fuse_batch_norms, pad_evenly
 from dfdetect.models.tracks import CropNetwork, TrackModel, track_logits
@@ -100,7 +100,7 @@ class Classifier:
         tracks = [range(end - count, end) for end, count in zip(ends, inputs, strict=True)]
         logits = self._logits(values, tracks)
         return [
-            self._by_frame(logits[track], count)
+            by_crop(logits[track], count, self.spec.frames_per_clip)
             for track, count in zip(tracks, frames, strict=True)
         ]
 
@@ -153,26 +153,6 @@ class Classifier:
             return [make_clip(crops, length)]
         parts = windows(len(crops), length)
         return [make_clip([crops[position] for position in part], length) for part in parts]
-
-    def _by_frame(self, logits: np.ndarray, frames: int) -> np.ndarray:
-        """Return the logit of each frame of a face, given the logits of the face's crops or clips.
-
-        A frame in two clips gets the mean of the two logits. If only one frame shows the face, it
-        gets the mean of all logits.
-
-        Args:
-            logits: The logit of each crop or clip that `_make_clips` returned for the face.
-            frames: Number of frames that show the face.
-        """
-        if frames == 1:
-            return logits.mean(keepdims=True)
-        total, times = np.zeros(frames), np.zeros(frames)
-        parts = windows(frames, self.spec.frames_per_clip)
-        for part, logit in zip(parts, logits, strict=True):
-            for position in set(part):
-                total[position] += logit
-                times[position] += 1
-        return total / times
 
     @torch.inference_mode()
     def _logits(

@@ -99,8 +99,8 @@ class FaceSet:
             FileNotFoundError: The index is missing, or there is neither a tar file nor a folder
                 with the images.
             FaceSetError: The index is no CSV table, lacks a column, or has unknown labels, repeated
-                ids or empty actor groups. An image or a shard is missing, or a shard is too short.
-                An id has two images.
+                ids or empty actor groups. An image or a shard is missing, an id has two images, or
+                a shard is too short.
                 The tar file is damaged, or has members that no face set needs: links, devices,
                 sparse files, huge files, or files whose names lead out of the folder.
         """
@@ -186,6 +186,16 @@ class FaceSet:
         return self.table["face_set"].to_numpy(dtype=np.int64)
 
     @property
+    def scenes(self) -> np.ndarray:
+        """Return the scene that each crop shows (column `pair`), as text of shape (n,).
+
+        An unknown scene is empty. Two face sets may use the same name for different scenes, so a
+        scene begins with the number of its face set, as in `1: kitchen`.
+        """
+        named = zip(self.face_sets, self.texts("pair"), strict=True)
+        return np.array([f"{number}: {name}" if name else "" for number, name in named], dtype=str)
+
+    @property
     def unpaired_real(self) -> np.ndarray:
         """Return a mask of the REAL crops whose source has no FAKE crops: bool of shape (n,).
 
@@ -214,7 +224,7 @@ class FaceSet:
             numbers of its partners. FAKE crops without partners are left out.
         """
         found = {}
-        labels, sets = self.labels, self.face_sets
+        labels = self.labels
         if "original" in self.table:
             real = np.flatnonzero(labels == 0)
             rows = dict(zip(self.table["id"].iloc[real], real.tolist(), strict=True))
@@ -222,16 +232,17 @@ class FaceSet:
                 if (original := rows.get(self.table["original"].iloc[row])) is not None:
                     found[row] = np.array([original])
         if "pair" in self.table:
-            scenes = self.texts("pair")
-            frames = sets.astype(float)
+            scenes = self.scenes
+            frames = np.zeros(len(self))
             if "frame" in self.table:
                 frames = pd.to_numeric(self.table["frame"], errors="coerce").to_numpy(float)
             known = pd.Series(np.flatnonzero(scenes != ""))
-            for _, members in known.groupby([sets[known], scenes[known]]):
+            for _, members in known.groupby(scenes[known]):
                 scene = members.to_numpy()
                 real = scene[labels[scene] == 0]
                 for row in scene[labels[scene] == 1].tolist() if len(real) else ():
-                    # If a frame number is unknown, any frame of the scene may be the nearest.
+                    # REAL crops with unknown frame numbers come last. If the number of the FAKE
+                    # crop is unknown, all are partners.
                     gaps = np.nan_to_num(np.abs(frames[real] - frames[row]), nan=np.inf)
                     found[row] = real[gaps == gaps.min()]
         return found
@@ -366,7 +377,7 @@ class FaceSet:
         - If there are no FAKE crops, nothing is held out.
 
         No actor group is in both parts. If some crops of a group are held out, its other crops are
-        left out.
+        left out. If a whole source is held out, its crops in other face sets are left out, too.
 
         Args:
             fraction: Share of the sources or actor groups to hold out, between 0 and 1.
@@ -379,6 +390,7 @@ class FaceSet:
         if not 0 < fraction < 1:
             raise FaceSetError(f"the share to hold out must be between 0 and 1, not {fraction}")
         held_out = np.zeros(len(self), bool)
+        whole: set[str] = set()  # sources that are held out as a whole
         fake = (self.labels == 1) & ~self.reconstructed
         for number in np.unique(self.face_sets):
             own = self.face_sets == number
@@ -387,11 +399,13 @@ class FaceSet:
                 others = np.setdiff1d(self.sources[own], known)
                 chosen = [*_choose(known, fraction, seed), *_choose(others, fraction, seed)]
                 held_out |= own & np.isin(self.sources, chosen)
+                whole |= set(chosen) - {""}
             elif len(known):
                 own &= ~self.unpaired_real
                 groups = _choose(np.unique(self.groups[own]), fraction, seed)
                 held_out |= own & np.isin(self.groups, groups)
         rest = ~held_out & ~np.isin(self.groups, self.groups[held_out])
+        rest &= ~np.isin(self.sources, list(whole))
         train, held = self.select(rest), self.select(held_out)
         which = f"the split of {fraction:g} by source and {GROUP}"
         other = "take another seed, or give a face set of its own as val"

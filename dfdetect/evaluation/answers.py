@@ -151,9 +151,8 @@ def score_face_set(
         track_logits(detector, faces, tracks, executor, degrade=degrade, progress=progress)
     )
     aggregation = detector.spec.aggregation
-    names, scenes, kinds, methods = (
-        faces.texts(name) for name in ("video", "pair", "kind", "method")
-    )
+    names, kinds, methods = (faces.texts(name) for name in ("video", "kind", "method"))
+    scenes = faces.scenes
     labels, groups, sources, ids = (
         *(faces.texts("label"), faces.groups),
         *(faces.sources, faces.texts("id")),
@@ -170,8 +169,7 @@ def score_face_set(
                 source=str(sources[first]),
                 method=str(methods[first]),
                 kind=str(kinds[first]),
-                # Two face sets may use the same name for different scenes.
-                scene=f"{faces.face_sets[first]}: {scenes[first]}" if scenes[first] else "",
+                scene=str(scenes[first]),
                 probability=float(aggregation.probability(aggregation.video_logit(own))),
                 tracks=[aggregation.probability(track) for track in own],
             )

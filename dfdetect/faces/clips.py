@@ -5,6 +5,7 @@ A track is one face that is followed through a video.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
@@ -36,6 +37,34 @@ def windows(count: int, length: int) -> list[list[int]]:
     if starts[-1] + length < count:
         starts.append(count - length)
     return [list(range(start, start + length)) for start in starts]
+
+
+def by_crop(values: np.ndarray, count: int, length: int) -> np.ndarray:
+    """Return a value for each crop of a track, given a value for each clip of the track.
+
+    A crop in two clips gets the mean of their values. If the track has only one crop, this crop
+    gets the mean of all values.
+
+    Args:
+        values: The value of each clip that `windows` returns, float of shape (clips,).
+        count: Number of crops in the track.
+        length: Number of crops in each clip.
+
+    Returns:
+        float64 of shape (count,).
+
+    Example:
+        >>> by_crop(np.array([1.0, 2.0, 4.0]), 5, 2)
+        array([1., 1., 2., 3., 4.])
+    """
+    if count == 1:
+        return values.mean(keepdims=True)
+    total, times = np.zeros(count), np.zeros(count)
+    for part, value in zip(windows(count, length), values, strict=True):
+        for position in set(part):
+            total[position] += value
+            times[position] += 1
+    return total / times
 
 
 def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:

@@ -33,10 +33,12 @@ def calibrate(
 
     The network itself is not changed. Use `faces` of people and sources that the network was not
     trained on. Otherwise the new calibration makes the probabilities too extreme. In the fit,
-    videos have the weights that `dfdetect.training.judging.Judge` describes. A source counts as new
+    videos have the weights that `dfdetect.training.judging.Judge` describes.
+
+    `operating_points.fakes` counts FAKE videos of new people and of new sources. A source is new
     unless the checkpoint names it in `training["sources"]`, where `train` writes the known sources.
-    It is unknown on which faces a converted network was trained. Of such a network, the FAKE videos
-    without a source are therefore not counted in `operating_points.fakes`.
+    Without this entry, it is unknown which sources are new, and FAKE videos with a source are not
+    counted. Of a network from `dfdetect convert`, no FAKE videos are counted.
 
     Args:
         weights: Name or file of the weights.
@@ -52,8 +54,8 @@ def calibrate(
 
     Raises:
         FaceSetError: A face set is unusable, or all crops have the same label.
-        ArgumentError: `out` exists or cannot be written, `weights` is an ensemble, or the device
-            is unknown.
+        ArgumentError: `out` exists or cannot be written, `weights` is an ensemble, the device is
+            unknown, or the network gives FAKE videos no higher logits than REAL videos.
         CheckpointError: The checkpoint is unusable.
 
     Example:
@@ -70,21 +72,20 @@ def calibrate(
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
     joined.require_readable(progress)
-    trained = spec.training.get("sources", ())
+    trained = spec.training.get("sources")
     judge = Judge(joined, spec.frames_per_clip, spec.aggregation, trained)
     judge.warn_if_few_real(out)
     logits = predict_logits(model.to(torch_device), joined, spec, workers, progress)
-    calibration, scores = judge.judge(logits)
+    calibration = judge.calibrate(logits)
     points = judge.operating_points(calibration, logits)
     if points is not None and "converted_from" in spec.training:
         # It is unknown on which faces other authors trained, so none are like their training faces.
-        fakes = {new: counts for new, counts in points.fakes.items() if new != "people"}
-        points = replace(points, fakes=fakes)
+        points = replace(points, fakes={})
     spec = replace(
         spec,
         calibration=calibration,
         operating_points=points,
-        scores={**spec.scores, "calibration_faces": scores},
+        scores={**spec.scores, "calibration_faces": judge.measure(calibration, logits)},
         training={
             **spec.training,
             "calibrated_on": [Path(index).name for index in faces],

@@ -27,6 +27,7 @@ import numpy as np
 from dfdetect.data.faceset import FaceSet
 from dfdetect.errors import ArgumentError
 from dfdetect.evaluation.metrics import metrics, vote_weights, voted_metrics, weighted_log_loss
+from dfdetect.faces.clips import by_crop
 from dfdetect.results import NEW, OperatingPoints, counted
 from dfdetect.scoring.aggregation import Aggregation
 from dfdetect.scoring.calibration import Calibration, fit_calibration
@@ -47,7 +48,8 @@ class Judge:
         faces: The held-out faces.
         length: Number of crops in each clip, as in `ClipDataset`.
         aggregation: Rules that combine the logits of crops into the probability of a video.
-        trained_sources: Names of the sources of the faces that the model was trained on.
+        trained_sources: Names of the sources of the faces that the model was trained on; None if
+            they are unknown.
     """
 
     def __init__(
@@ -55,21 +57,24 @@ class Judge:
         faces: FaceSet,
         length: int,
         aggregation: Aggregation,
-        trained_sources: Sequence[str] = (),
+        trained_sources: Sequence[str] | None = (),
     ):
         videos = faces.videos()
         items_of = defaultdict(list)
         for item, rows in enumerate(faces.clips(length)):
             items_of[rows[0]].append(item)
+        self.length = length
+        # For each track of each video, its items (crops or clips) and its number of crops.
         self.videos = [
-            [[item for row in track for item in items_of[row]] for track in video]
+            [([item for row in track for item in items_of[row]], len(track)) for track in video]
             for video in videos
         ]
         first = np.array([video[0][0] for video in videos])
         self.labels = faces.labels[first]
         self.sources = faces.sources[first]
-        self.from_new_source = (self.sources != "") & ~np.isin(self.sources, trained_sources)
-        self.kinds, self.scenes = (faces.texts(name)[first] for name in ("kind", "pair"))
+        self.knows_sources = trained_sources is not None
+        self.from_new_source = (self.sources != "") & ~np.isin(self.sources, trained_sources or ())
+        self.kinds, self.scenes = faces.texts("kind")[first], faces.scenes[first]
         self.weights = np.zeros(len(videos))
         for domain in self._domains():
             self.weights[domain] = vote_weights(self.labels[domain], self.sources[domain])
@@ -79,30 +84,34 @@ class Judge:
     def judge(self, logits: np.ndarray) -> tuple[Calibration, dict[str, float]]:
         """Return the calibration of a model, and the metrics that `measure` computes with it.
 
+        If the model is no better than chance, as after few epochs, the calibration does not change
+        logits.
+
         Args:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
         """
-        calibration = self.calibrate(logits)
+        try:
+            calibration = self.calibrate(logits)
+        except ArgumentError:
+            calibration = Calibration()
         return calibration, self.measure(calibration, logits)
 
     def calibrate(self, logits: np.ndarray, rows: np.ndarray | None = None) -> Calibration:
         """Return the calibration of a model, given its raw logits.
 
-        If the model is no better than chance, the calibration does not change logits.
-
         Args:
             logits: Raw logit of FAKE for each held-out crop or clip, float of shape (n,).
             rows: Mask of the videos to use, bool of shape (videos,). None means all videos.
+
+        Raises:
+            ArgumentError: The model is no better than chance on these videos.
         """
         # `probabilities` calibrates the logits of crops before it combines them. Here the combined
         # logits are calibrated. If logits are combined by their mean, both give the same result.
         used = np.ones(len(self.labels), bool) if rows is None else rows
-        try:
-            return fit_calibration(
-                self._video_logits(logits)[used], self.labels[used], self.weights[used]
-            )
-        except ArgumentError:  # after few epochs, a model may rank no better than chance
-            return Calibration()
+        return fit_calibration(
+            self._video_logits(logits)[used], self.labels[used], self.weights[used]
+        )
 
     def measure(self, calibration: Calibration, logits: np.ndarray) -> dict[str, float]:
         """Return the metrics of a calibrated model.
@@ -117,8 +126,8 @@ class Judge:
 
             - `choosing_loss`: the loss by which the best epoch is chosen, computed from all videos.
             - `log_loss` and the other metrics of `dfdetect.evaluation.metrics.metrics`: computed
-              from the videos without a known source. If these have not both classes, or there are
-              none, the metrics are computed from all videos.
+              from the videos without a known source. If there are none, or all have the same label,
+              the metrics are computed from all videos.
             - `uncalibrated_log_loss`: like `log_loss`, but without the calibration.
             - `sources_log_loss` and other names that begin with `sources_`: computed from the
               videos with a known source by `dfdetect.evaluation.metrics.voted_metrics`.
@@ -168,14 +177,16 @@ class Judge:
 
         The FAKE videos are counted in two groups. The group `sources` consists of the FAKE videos
         whose source is known and new to the model. The group `people` consists of all other FAKE
-        videos. The people in them are new to the model, but the source may not be new.
+        videos. The people in them are new to the model, but the source may not be new. If it is
+        unknown on which sources the model was trained, videos with a source are in neither group.
         """
         probabilities = self.probabilities(calibration, logits)
         real = self.labels == 0
         if real.sum() < MIN_REAL_VIDEOS:
             return None
         points = fit_operating_points(probabilities[real], self.weights[real])
-        groups = ~real & ~self.from_new_source, ~real & self.from_new_source
+        countable = ~real & (self.knows_sources | (self.sources == ""))
+        groups = countable & ~self.from_new_source, countable & self.from_new_source
         fakes = {
             new: _count_fakes(points, probabilities[rows])
             for new, rows in zip(NEW, groups, strict=True)
@@ -189,7 +200,12 @@ class Judge:
 
     def _video_logits(self, logits: np.ndarray) -> np.ndarray:
         combine = self.aggregation.video_logit
-        return np.array([combine([logits[track] for track in video]) for video in self.videos])
+        return np.array(
+            [
+                combine([by_crop(logits[items], count, self.length) for items, count in video])
+                for video in self.videos
+            ]
+        )
 
     def _domains(self) -> list[np.ndarray]:
         """Return the videos without a known source, and the videos with one, as separate arrays.

@@ -138,7 +138,8 @@ def fit_texture(
             and the held-out crops must each contain four kinds: REAL with a source, FAKE with a
             source, REAL without a source, and FAKE without a source.
         ArgumentError: `out` exists or cannot be written, the device is unknown, or the architecture
-            of `weights` is neither `tf_efficientnet_lite2` nor `tf_efficientnet_lite2_texture`.
+            of `weights` is neither `tf_efficientnet_lite2` nor `tf_efficientnet_lite2_texture`. Or
+            a logit is no higher for the held-out FAKE videos of its kind than for the REAL ones.
         CheckpointError: The checkpoint is unusable.
 
     Example:
@@ -173,7 +174,10 @@ def fit_texture(
     items = [Item(row, seed + row) for row in range(len(used))]
     damaged = compute(ClipDataset(used, damage), items)
     fit_layers(model, used, as_from_videos(compute, spec, used, stored), stored, damaged)
-    sources = sorted({*spec.training.get("sources", ()), *used.known_sources})
+    # Checkpoints of earlier versions do not name the sources that the network was trained on.
+    sources = spec.training.get("sources")
+    if sources is not None:
+        sources = sorted({*sources, *used.known_sources})
     judge = Judge(held_out, spec.frames_per_clip, spec.aggregation, sources)
     judge.warn_if_few_real(out)
     stored = compute(DetectorDataset(held_out, spec))
@@ -193,7 +197,7 @@ def fit_texture(
         scores={"held_out_actors": judge.measure(calibration, logits)},
         training={
             **spec.training,
-            "sources": sources,
+            **({} if sources is None else {"sources": sources}),
             "texture": {
                 "added_to": path.name,
                 "faces": [Path(index).name for index in faces],

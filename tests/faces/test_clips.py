@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from dfdetect.faces.clips import make_clip, still_clip, windows
+from dfdetect.faces.clips import by_crop, make_clip, still_clip, windows
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,9 @@ def test_still_clip_is_the_same_each_time_and_hardly_moves():
     moves = (clip[:, 0, 50, 50].int() - 50).tolist()
     assert len(set(moves)) > 2
     assert max(map(abs, moves)) <= 3
+
+
+def test_by_crop_averages_what_is_known_of_a_crop():
+    assert by_crop(np.array([1.0, 2.0, 4.0]), 5, 2).tolist() == [1, 1, 2, 3, 4]
+    assert by_crop(np.array([1.0, 3.0]), 1, 1).tolist() == [2]
+    assert by_crop(np.array([5.0]), 2, 4).tolist() == [5, 5]

@@ -16,6 +16,19 @@ from dfdetect.training.calibrate import calibrate
 WEIGHTS = "simple_cnn_2"
 
 
+def swap_labels(index):
+    table = pd.read_csv(index, dtype=str)
+    table["label"] = table["label"].map({"REAL": "FAKE", "FAKE": "REAL"})
+    table.to_csv(index, index=False)
+
+
+@pytest.fixture
+def face_set(face_set):
+    """Return a face set in which the network gives the FAKE crops higher logits."""
+    swap_labels(face_set)
+    return face_set
+
+
 def test_calibrate_changes_the_answers_and_not_the_network(face_set, tmp_path):
     out = tmp_path / "mine.safetensors"
     spec = calibrate(WEIGHTS, [face_set], out)
@@ -59,11 +72,34 @@ def test_calibrate_takes_the_sources_of_the_training_for_known(face_set, tmp_pat
 
 
 def test_calibrate_does_not_claim_to_know_the_training_of_a_converted_network(face_set, tmp_path):
+    table = pd.read_csv(face_set, dtype=str)
+    table["source"] = ["a"] * 24 + [""] * 24
+    table.to_csv(face_set, index=False)
     model, spec = load_checkpoint(find_weights(WEIGHTS))
     converted = tmp_path / "converted.safetensors"
     save_checkpoint(converted, model, replace(spec, training={"converted_from": "mesonet"}))
     spec = calibrate(converted, [face_set], tmp_path / "mine.safetensors")
     assert fakes_found(spec.operating_points) == ""
+
+
+def test_calibrate_takes_no_source_for_new_if_it_does_not_know_those_of_the_training(
+    face_set, tmp_path
+):
+    table = pd.read_csv(face_set, dtype=str)
+    table["source"] = ["a"] * 24 + [""] * 24
+    table.to_csv(face_set, index=False)
+    spec = calibrate(WEIGHTS, [face_set], tmp_path / "mine.safetensors")
+    assert "sources" not in spec.training
+    fakes = {new: counts["videos"] for new, counts in spec.operating_points.fakes.items()}
+    assert fakes == {"people": 12}
+
+
+def test_calibrate_refuses_faces_on_which_the_network_is_no_better_than_chance(face_set, tmp_path):
+    swap_labels(face_set)
+    out = tmp_path / "mine.safetensors"
+    with pytest.raises(ArgumentError, match="no higher"):
+        calibrate(WEIGHTS, [face_set], out)
+    assert not out.exists()
 
 
 def test_calibrate_refuses_what_it_cannot_use(face_set, tmp_path):

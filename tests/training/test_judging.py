@@ -122,6 +122,28 @@ def test_judge_gives_operating_points_from_20_real_videos():
     judge.warn_if_few_real(Path("mine.safetensors"))
 
 
+def test_judge_combines_the_frames_of_clips_as_a_detector():
+    rows = [("REAL", "", "a")] * 5 + [("FAKE", "", "b")] * 2
+    table = pd.DataFrame(rows, columns=["label", "source", "video"])
+    table = table.assign(id=[f"{row}" for row in range(7)], track=0, frame=[*range(5), 0, 1])
+    judge = Judge(FaceSet(table, [None] * 7), 2, Aggregation())
+    # The fourth crop of the first video is in two clips.
+    logits = np.array([-1.0, -3.0, -5.0, 2.0])
+    expected = np.mean([-1, -1, -3, -4, -5])
+    probabilities = judge.probabilities(Calibration(), logits)
+    assert probabilities == pytest.approx(Aggregation().probability([expected, 2.0]))
+
+
+def test_judge_keeps_equal_names_of_scenes_in_two_face_sets_apart():
+    sets = []
+    for number in (0, 1):
+        faces = held_out(("REAL", f"s{number}", ""), ("FAKE", f"s{number}", ""))
+        faces.table["pair"], faces.table["id"] = "1", [f"{number}a", f"{number}b"]
+        sets.append(faces)
+    _, scores = Judge(FaceSet.join(sets), 1, Aggregation()).judge(np.array([-2.0, -1, 0, 1]))
+    assert (scores["sources_pairs"], scores["sources_pairs_in_order"]) == (2, 1)
+
+
 def test_judge_measures_all_videos_if_those_without_a_source_have_one_class():
     faces = held_out(*[("REAL", "studio", "")] * 3, *[("FAKE", "", "")] * 2)
     _, scores = Judge(faces, 1, Aggregation()).judge(np.array([-1.0, -2.0, -1.0, 1.0, 2.0]))

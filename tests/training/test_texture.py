@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -6,7 +8,7 @@ import torch
 from torch import nn
 
 from dfdetect import load_detector
-from dfdetect.checkpoints.io import load_checkpoint
+from dfdetect.checkpoints.io import load_checkpoint, save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import find_weights
 from dfdetect.cli import main
@@ -274,9 +276,11 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(
         table[table.index % 4 < 2].to_csv(index, index=False)
     faces = list(map(str, two_face_sets))
     arguments = ["--faces", *faces, "--val", "0.4", "--out", str(out), "--device", "cpu"]
-    assert main(["fit-texture", BASE, *arguments]) == 0
+    base = tmp_path / "base.safetensors"
+    network, plain = load_checkpoint(find_weights(BASE))
+    save_checkpoint(base, network, replace(plain, training={"sources": ["x"]}))
+    assert main(["fit-texture", str(base), *arguments]) == 0
     model, spec = load_checkpoint(out)
-    network, _ = load_checkpoint(find_weights(BASE))
     last = {"classifier.weight", "classifier.bias"}
     for name, tensor in network.state_dict().items():
         if name not in last:
@@ -288,7 +292,8 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(
         moved = cv2.copyMakeBorder(cv2.imread(str(path)), 4, 0, 4, 0, cv2.BORDER_REPLICATE)
         cv2.imwrite(str(path), moved[:-4, :-4])
     split = read_split(two_face_sets, 0.4, 0)
-    assert spec.training["sources"] == split.train.known_sources == ["b", "d"]
+    assert split.train.known_sources == ["b", "d"]
+    assert spec.training["sources"] == ["b", "d", "x"]
     logits = predict_logits(model, split.held_out, spec, 0, False)
     measured = Judge(split.held_out, 1, spec.aggregation).measure(spec.calibration, logits)
     stored = spec.scores["held_out_actors"]
