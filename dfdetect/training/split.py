@@ -61,12 +61,15 @@ def read_split(
         FaceSetError: A face set is unusable or has only one class, or a crop is both in `faces` and
             in a face set that `val` names.
     """
-    joined = FaceSet.join([FaceSet.read(index) for index in faces])
+    parts = [FaceSet.read(index) for index in faces]
+    # Of face sets without recorded fakes, nothing is held out.
+    divided = [part for part in parts if ((part.labels == 1) & ~part.reconstructed).any()]
+    joined = FaceSet.join(parts)
     joined.require_both_classes(", ".join(map(str, faces)))
     held_out = []
     for one in as_list(val):
         if isinstance(one, float):
-            if GROUP not in joined.table:
+            if any(GROUP not in part.table for part in divided):
                 warnings.warn(
                     f"no column {GROUP!r}: crops of one person may be in both parts of the split, "
                     "and the metrics may be too good",

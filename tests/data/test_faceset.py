@@ -394,6 +394,21 @@ def test_split_leaves_out_other_crops_of_held_out_actors():
     assert len(rest) == 24 - 6 - 3
 
 
+def test_split_holds_a_source_out_of_all_face_sets():
+    first = of_sources(
+        label=["REAL", "FAKE"] * 6, source=np.repeat(list("abc"), 4), actor_group=range(12)
+    )
+    second = of_sources(
+        label=["REAL", "FAKE"] * 6, source=np.repeat(list("abc"), 4), actor_group=range(20, 32)
+    )
+    second.table = second.table[second.table["source"] != "b"].reset_index(drop=True)
+    second.table["id"] = "s" + second.table["id"]
+    second = FaceSet(second.table, [None] * len(second.table))
+    for seed in range(5):
+        rest, held_out = FaceSet.join([first, second]).split(0.3, seed)
+        assert set(rest.sources).isdisjoint(held_out.sources)
+
+
 def test_split_splits_each_face_set_separately():
     by_actor = of_sources(label=["REAL", "FAKE"] * 10, actor_group=np.arange(20) // 2)
     real_only = of_sources(label=["REAL"] * 5, source=["p"] * 5)

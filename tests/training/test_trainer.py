@@ -31,6 +31,18 @@ TINY = TrainConfig(
 )
 
 
+def make_other_actors(folder):
+    """Write a face set of other actors than those of `make_face_set`, and return its index."""
+    (folder / "val").mkdir()
+    index = make_face_set(folder / "val")
+    table = pd.read_csv(index, dtype=str)
+    for image in index.with_suffix("").iterdir():
+        image.rename(image.with_name(f"v{image.name}"))
+    table["id"], table["actor_group"] = "v" + table["id"], "v" + table["actor_group"]
+    table.to_csv(index, index=False)
+    return index
+
+
 def run(face_set, out, config=TINY, val=0.25, workers=0, **options):
     return train(config, [face_set], out, val=val, workers=workers, progress=False, **options)
 
@@ -90,14 +102,7 @@ def test_train_leaves_out_actors_of_the_held_out_face_set(face_set, tmp_path):
 
 def test_train_sets_thresholds_on_20_real_videos_or_more(face_set, trained, tmp_path):
     assert load_checkpoint(trained[0])[1].operating_points is None  # 6 REAL videos
-    (tmp_path / "val").mkdir()
-    val = make_face_set(tmp_path / "val")
-    table = pd.read_csv(val, dtype=str)
-    for image in val.with_suffix("").iterdir():
-        image.rename(image.with_name(f"v{image.name}"))
-    table.assign(id="v" + table["id"], actor_group="v" + table["actor_group"]).to_csv(
-        val, index=False
-    )
+    val = make_other_actors(tmp_path)
     out = tmp_path / "many.safetensors"
     points = run(face_set, out, replace(TINY, epochs=1), val=val).operating_points
     assert points.fakes["people"]["videos"] == 24
@@ -344,8 +349,8 @@ def test_train_refuses_what_a_linear_model_cannot_use(face_set, tmp_path):
     table = pd.read_csv(face_set, dtype=str)
     table["kind"] = np.where(table["label"] == "FAKE", "reconstruction", "")
     table.to_csv(face_set, index=False)
-    with pytest.raises(FaceSetError, match="no FAKE crops"):
-        run(face_set, tmp_path / "x.safetensors", config)
+    with pytest.raises(FaceSetError, match=r"faces\.csv: no FAKE crops among 24"):
+        run(face_set, tmp_path / "x.safetensors", config, val=make_other_actors(tmp_path))
 
 
 def test_train_does_not_mix_up_clips_and_images(face_set, tmp_path):
@@ -405,6 +410,16 @@ def test_train_warns_of_a_split_without_actors(face_set, tmp_path):
     pd.read_csv(face_set, dtype=str)[["id", "label"]].to_csv(face_set, index=False)
     with pytest.warns(UserWarning, match="no column 'actor_group'"):
         run(face_set, tmp_path / "x.safetensors", replace(TINY, epochs=1))
+
+
+def test_read_split_warns_of_unknown_actors_beside_reconstructions(face_set, tmp_path):
+    made = make_other_actors(tmp_path)
+    table = pd.read_csv(made, dtype=str)
+    fake = table["label"] == "FAKE"
+    table[fake].assign(kind="reconstruction").to_csv(made, index=False)
+    pd.read_csv(face_set, dtype=str)[["id", "label"]].to_csv(face_set, index=False)
+    with pytest.warns(UserWarning, match="no column 'actor_group'"):
+        read_split([face_set, made], 0.25, 0)
 
 
 @pytest.mark.slow
