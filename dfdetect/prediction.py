@@ -139,9 +139,13 @@ def predict(
     names = list(videos) if sample_submission is None else read_sample_submission(sample_submission)
     results = {name: _not_scored_yet(name, videos.get(name)) for name in names}
     checkpoints = find_all_weights(weights)
-    whole = cluster is None or asks_for_frames
-    journal = _open_journal(out, checkpoints, frames, whole)
-    kept = journal.read({name: videos[name] for name in names if name in videos})
+    journal = Journal(
+        None if out is None else out.with_suffix(".progress.jsonl"),
+        {"weights": _digest(checkpoints), "frames": int(frames)},
+    )
+    kept = _read_kept(
+        journal, {name: videos[name] for name in names if name in videos}, asks_for_frames
+    )
     outputs: dict[Path, Callable[[], None]] = {}
     if out is not None:
         outputs[out] = partial(_write_out, out, names, results, prior)
@@ -157,6 +161,7 @@ def predict(
         executor = Executor(device, cluster)  # made last: an error above must not leave it open
     heat_maps = None if report is None else _open_heat_maps()
     maps_per_track = 0 if report is None else MOMENTS
+    whole = cluster is None or asks_for_frames
     make_worker = partial(_make_scorer, detector, whole, maps_per_track)
     with executor:
         results |= kept
@@ -297,14 +302,18 @@ def _log_ignored_images(paths: Sequence[str | Path], videos: Mapping[str, Path])
         LOGGER.info("not scored: %s in folders; name an image to score it", counted(count, "image"))
 
 
-def _open_journal(
-    out: Path | None, checkpoints: Iterable[Path], frames: int, whole: bool
-) -> Journal:
-    """Return the journal of a run, whose results are kept for runs with the same settings."""
-    settings: dict[str, str | int] = {"weights": _digest(checkpoints), "frames": int(frames)}
-    if not whole:  # results without boxes are of no use for a report
-        settings["boxes"] = False
-    return Journal(None if out is None else out.with_suffix(".progress.jsonl"), settings)
+def _read_kept(
+    journal: Journal, videos: Mapping[str, Path], with_boxes: bool
+) -> dict[str, VideoResult]:
+    """Return the results that an earlier run saved.
+
+    If `with_boxes` is true, results that lack the boxes of faces are left out. Results from a
+    cluster may lack them.
+    """
+    kept = journal.read(videos)
+    if not with_boxes:
+        return kept
+    return {name: one for name, one in kept.items() if all(track.boxes for track in one.tracks)}
 
 
 class _Task(NamedTuple):

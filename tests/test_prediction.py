@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from dfdetect import Detector, Status, TrackResult, VideoResult, predict
-from dfdetect.checkpoints.weights import find_weights
 from dfdetect.kaggle import submission
 from dfdetect.kaggle.submission import check_submission
-from dfdetect.prediction import _open_journal, _Saves
+from dfdetect.prediction import _Saves
 from dfdetect.reporting.terminal import summary
+from dfdetect.runtime.journal import Journal
 
 # For tests in which the scores do not matter.
 QUICK = {"weights": "logistic_regression", "frames": 2}
@@ -401,14 +401,14 @@ def test_predict_takes_a_numpy_integer(sample_data, tmp_path):
     assert result.status == Status.OK
 
 
-def test_results_without_boxes_are_not_kept_for_a_report(tmp_path, real_clip):
-    out, weights = tmp_path / "s.csv", [find_weights("logistic_regression")]
-    face = TrackResult(0.5, [0.0], [], [])
-    result = VideoResult(path=real_clip, name="a.mp4", probability=0.5, tracks=[face])
-    _open_journal(out, weights, 2, whole=False).add("a.mp4", real_clip, result)
-    kept = _open_journal(out, weights, 2, whole=False).read({"a.mp4": real_clip})
-    assert set(kept) == {"a.mp4"}
-    assert not _open_journal(out, weights, 2, whole=True).read({"a.mp4": real_clip})
+@pytest.mark.parametrize("asks", [True, False])
+def test_results_without_boxes_are_not_kept_for_a_report(tmp_path, real_clip, monkeypatch, asks):
+    face = TrackResult(0.321, [0.0], [], [])  # as from a cluster
+    found = VideoResult(path=real_clip, name=real_clip.name, probability=0.321, tracks=[face])
+    monkeypatch.setattr(Journal, "read", lambda *_: {real_clip.name: found})
+    page = {"report": tmp_path / "report.html"} if asks else {}
+    (result,) = predict(real_clip, out=tmp_path / "s.csv", **page, **QUICK).values()
+    assert (result.probability == 0.321) is not asks
 
 
 def test_predict_on_a_full_disk_writes_a_report_without_heat_maps(

@@ -73,6 +73,8 @@ def draw_curve(axes: Axes, result: VideoResult) -> None:
 def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
     """Draw pictures of the most suspicious person's face at several moments, side by side.
 
+    If no picture can be cut out of the video, a label says so.
+
     Args:
         axes: The axes to draw in.
         path: The video.
@@ -86,7 +88,7 @@ def draw_faces(axes: Axes, path: str | Path, result: VideoResult) -> None:
     with DecoderPool() as decoders:
         strip = cut_faces(path, result, decoders)[worst]
     if not strip:
-        axes.set(xticks=[], yticks=[], xlabel="no picture: another video, or it has changed")
+        axes.set(xticks=[], yticks=[], xlabel="no picture: the video has changed")
         return
     axes.imshow(np.concatenate([image for _, image in strip], axis=1))
     side = strip[0][1].shape[1]

@@ -3,6 +3,7 @@
 A heat map says how much evidence for FAKE a detector sees in each part of a face.
 """
 
+import errno
 import json
 import os
 import tempfile
@@ -128,8 +129,9 @@ class HeatMapStore:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the store
-        self._places: dict[str, int] = {}
+        # Without a buffer, bytes that a full disk cannot take are not written later.
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed with the store
+        self._places: dict[str, tuple[int, int]] = {}  # position and size in bytes
         self._lock = Lock()
 
     def __enter__(self) -> "HeatMapStore":
@@ -152,11 +154,12 @@ class HeatMapStore:
             [(one.time, b64encode(one.jpeg).decode(), one.description) for one in maps]
             for maps in picture_heat_maps(result)
         ]
+        content = json.dumps(pictures).encode()
         with self._lock:
             place = self._file.seek(0, os.SEEK_END)
-            self._file.write(json.dumps(pictures).encode() + b"\n")
-            self._file.flush()
-            self._places[name] = place
+            if self._file.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._places[name] = place, len(content)
 
     def get(self, name: str) -> list[list[HeatMapPicture]] | None:
         """Return the pictures of a video, as one list for each person.
@@ -169,8 +172,9 @@ class HeatMapStore:
         if name not in self._places:
             return None
         with self._lock:
-            self._file.seek(self._places[name])
-            pictures = json.loads(self._file.readline())
+            place, size = self._places[name]
+            self._file.seek(place)
+            pictures = json.loads(self._file.read(size))
         return [
             [HeatMapPicture(time, b64decode(jpeg), text) for time, jpeg, text in maps]
             for maps in pictures

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,18 @@ def test_heat_map_store_gives_back_what_was_put_into_it():
         assert store.get("a.mp4") == picture_heat_maps(result)
         assert store.get("b.mp4") == []
         assert store.get("c.mp4") is None
+
+
+def test_heat_map_store_keeps_earlier_pictures_if_the_disk_is_full():
+    maps = [HeatMap(2.0, np.full((8, 8, 3), 90, np.uint8), np.ones((4, 4), np.float32))]
+    face = TrackResult(0.8, [2.0], [(0.0, 0.0, 8.0, 8.0)], [0.8], heat_maps=maps)
+    result = VideoResult(path=None, name="a.mp4", probability=0.8, tracks=[face])
+    with HeatMapStore() as store:
+        store.put("a.mp4", result)
+        whole = store._file
+        store._file = SimpleNamespace(seek=whole.seek, write=lambda content: 10)
+        with pytest.raises(OSError, match="No space left"):
+            store.put("b.mp4", result)
+        store._file = whole
+        assert store.get("a.mp4") == picture_heat_maps(result)
+        assert store.get("b.mp4") is None
