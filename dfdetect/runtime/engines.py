@@ -25,7 +25,7 @@ from torch import nn
 
 from dfdetect.defaults import ENGINES
 from dfdetect.errors import ArgumentError
-from dfdetect.runtime.device import available_cores, has_fast_half
+from dfdetect.runtime.device import available_cores
 
 AUTO, TORCH = ENGINES[:2]
 # The packages that each engine needs. The fastest engine comes first.
@@ -138,14 +138,15 @@ class EngineNetwork(nn.Module):
         - Torch can compute every activation function (such as ReLU) in one step with the
           convolution before it.
         - All images have the same size.
-        - The device is not fast in half precision, because the copy computes in float32.
+        - The network computes in float32 on a CPU, as the copy does.
         """
         activations = {type(module) for module in self.network.modules()} & set(ACTIVATIONS)
         return (
             bool(activations)
             and activations <= FUSED_ACTIVATIONS
             and self.varying == (0,)
-            and not has_fast_half(self.example.device)
+            and self.example.device.type == "cpu"
+            and not self.in_bfloat16
         )
 
     def __getstate__(self) -> dict[str, Any]:

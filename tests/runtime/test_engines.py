@@ -74,7 +74,7 @@ def test_engine_network_optimises_a_copy_for_torch(answers, two_torch_threads):
 
 
 @pytest.mark.parametrize(
-    ("layers", "varying", "fast_half"),
+    ("layers", "varying", "bfloat16"),
     [
         (convolution_and(), (0,), False),
         (convolution_and(nn.ReLU(), nn.SiLU()), (0,), False),
@@ -83,11 +83,8 @@ def test_engine_network_optimises_a_copy_for_torch(answers, two_torch_threads):
     ],
 )
 @torch.inference_mode()
-def test_engine_network_keeps_a_network_that_is_fast_in_torch(
-    layers, varying, fast_half, monkeypatch
-):
-    monkeypatch.setattr(engines, "has_fast_half", lambda device: fast_half)
-    fast = EngineNetwork(layers, torch.zeros(1, 3, 16, 16), varying, "torch")
+def test_engine_network_keeps_a_network_that_is_fast_in_torch(layers, varying, bfloat16):
+    fast = EngineNetwork(layers, torch.zeros(1, 3, 16, 16), varying, "torch", bfloat16)
     fast(torch.zeros(1, 3, 16, 16))
     assert fast.compute is None
 
