@@ -557,7 +557,8 @@ class Detector:
         if not tracks:
             return ()
         rule = self.spec.aggregation
-        track = tracks[max(rule.counted(logits), key=lambda one: rule.track_logit(logits[one]))]
+        candidates = rule.counting_tracks(logits)
+        track = tracks[max(candidates, key=lambda number: rule.track_logit(logits[number]))]
         crops = track.crops[ATTRIBUTE_FORMAT]
         places = np.unique(np.linspace(0, len(crops) - 1, LOOKS).round().astype(int))
         return find_warnings(

@@ -127,18 +127,19 @@ def reconstruct(
     if not len(real):
         raise FaceSetError(f"{', '.join(map(str, faces))}: no REAL crops to reconstruct")
     folder = out.with_suffix(".autoencoders")
-    nets = {
-        name: _trained(
-            name, real, folder / f"{name}.safetensors", steps, seed, torch_device, progress
-        )
-        for name in autoencoders
-    }
-    _draw_samples(nets, real, folder / "samples.png")
     made_by = {"autoencoders": list(autoencoders), "copies": copies, "seed": seed, "steps": steps}
     made_by["colour_scale"] = COLOUR_SCALE  # earlier versions did not correct the colours
     settings = json.dumps({**made_by, "crops": _digest(real)})
     log = out.with_suffix(".reconstruct.csv")
+    # The writer refuses other settings, before autoencoders are trained with them.
     with FaceSetWriter(out, log, COLUMNS, ["id"], settings) as writer:
+        nets = {
+            name: _trained(
+                name, real, folder / f"{name}.safetensors", steps, seed, torch_device, progress
+            )
+            for name in autoencoders
+        }
+        _draw_samples(nets, real, folder / "samples.png")
         jobs = list(_plan(real, autoencoders, copies, seed))
         done = len(writer.done)
         bar = tqdm(total=len(jobs), initial=done, desc="faces", unit="crop", disable=not progress)

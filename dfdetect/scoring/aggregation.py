@@ -112,17 +112,18 @@ class Aggregation:
             >>> aggregation.video_logit([np.full(32, -2.0), np.full(4, 3.0)])
             -2.0
         """
-        heard = [np.asarray(tracks[number]) for number in self.counted(tracks)]
+        heard = [np.asarray(tracks[number]) for number in self.counting_tracks(tracks)]
         return TRACK_RULES[self.tracks](heard, self)
 
-    def counted(self, tracks: Sequence[np.ndarray]) -> list[int]:
+    def counting_tracks(self, tracks: Sequence[np.ndarray]) -> list[int]:
         """Return the indexes of the tracks that are not ignored (see `min_track_share`).
 
         Args:
             tracks: For each track, the logits of its frames, shape (frames,).
 
         Example:
-            >>> Aggregation(min_track_share=0.25).counted([np.zeros(32), np.zeros(4), np.zeros(8)])
+            >>> tracks = [np.zeros(32), np.zeros(4), np.zeros(8)]
+            >>> Aggregation(min_track_share=0.25).counting_tracks(tracks)
             [0, 2]
         """
         least = self.min_track_share * max(map(len, tracks))

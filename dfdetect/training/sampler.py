@@ -40,8 +40,9 @@ class BalancedSampler(Sampler[list[Item]]):
     same seed.
 
     **Epochs.** An epoch has `epoch_items` items. By default, each item of the rarer class is used
-    once on average, without the items that are left out. If there are no FAKE items, all fakes are
-    made. An incomplete last batch is left out, unless it is the only batch.
+    once on average; items that are left out do not count. Without FAKE items, all fakes are made,
+    and each REAL item is used once on average. An incomplete last batch is left out, unless it is
+    the only batch.
 
     **Shards.** If there are many shards (tar files of crops), only a few random shards are read at
     a time.

@@ -29,13 +29,14 @@ def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
 
     Args:
         paths: Folders, and files with any suffix, images included. A missing path is returned like
-            a file if at least one other path exists.
+            a file if at least one other path exists. So is a path that cannot be looked up, such as
+            one with too long a name.
 
     Returns:
         A dictionary from the name of each video to the path of its file, sorted by name.
 
     Raises:
-        FileNotFoundError: None of the paths exists.
+        FileNotFoundError: All paths are missing.
         InputError: No path is given, or no video was found.
 
     Example:
