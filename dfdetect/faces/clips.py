@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 
 # If a track has a single crop, its clip holds shifted copies of the crop. This is the maximum
-# shift, divided by the crop's side. The boxes of a face detector jitter about as much.
+# shift, divided by the crop's width. The boxes of a face detector jitter about as much.
 JITTER = 0.03
 JITTER_SEED = 0
 
@@ -74,12 +74,12 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     each shifted by a few pixels.
 
     Args:
-        crops: A sequence of `length` uint8 tensors of shape (3, size, size), or a sequence of only
+        crops: A sequence of `length` uint8 tensors of shape (3, height, width), or a sequence of only
             one such tensor.
         length: Number of crops in a clip, or 1 for models that take single crops.
 
     Returns:
-        uint8 of shape (3, size, size) if `length` is 1, else (length, 3, size, size).
+        uint8 of shape (3, height, width) if `length` is 1, else (length, 3, height, width).
     """
     if length == 1:
         return crops[0]
@@ -94,18 +94,18 @@ def still_clip(
     The shifts imitate the jitter of a face detector's boxes from frame to frame.
 
     Args:
-        crop: uint8 of shape (3, size, size).
+        crop: uint8 of shape (3, height, width).
         length: Number of copies.
         generator: Random generator for the shifts. If None, the shifts are the same in each call.
 
     Returns:
-        uint8 of shape (length, 3, size, size). Where a shift leaves the edge of a copy empty, the
-        copy repeats the crop's outermost pixels.
+        uint8 of shape (length, 3, height, width). Where a shift leaves the edge of a copy empty,
+        the copy repeats the crop's outermost pixels.
     """
     if generator is None:
         generator = torch.Generator().manual_seed(JITTER_SEED)
-    size = crop.shape[-1]
-    reach = max(1, round(JITTER * size))
+    height, width = crop.shape[-2:]
+    reach = max(1, round(JITTER * width))
     padded = pad(crop[None].float(), (reach,) * 4, mode="replicate")[0].to(crop.dtype)
     moves = torch.randint(0, 2 * reach + 1, (length, 2), generator=generator).tolist()
-    return torch.stack([padded[:, y : y + size, x : x + size] for y, x in moves])
+    return torch.stack([padded[:, y : y + height, x : x + width] for y, x in moves])

@@ -298,10 +298,14 @@ class SequenceEfficientNet(Fixed06EfficientNet):
             for block in stage:
                 block.conv_pw = TimeConv(block.conv_pw, CLIP_LENGTH)
 
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """Return logits (batch, 1) of normalised clips (batch, 7, 3, height, width)."""
-        logits = super().forward(clips.flatten(0, 1))
-        return logits.unflatten(0, clips.shape[:2]).mean(dim=1)
+    def forward_features(self, clips: torch.Tensor) -> torch.Tensor:
+        """Return features (batch, 7, channels, rows, columns) of normalised clips."""
+        return super().forward_features(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, 1) of the features that `forward_features` returns."""
+        logits = super().forward_head(features.flatten(0, 1))
+        return logits.unflatten(0, features.shape[:2]).mean(dim=1)
 
 
 def noise_filters() -> torch.Tensor:

@@ -46,3 +46,7 @@ def test_by_crop_averages_what_is_known_of_a_crop():
     assert by_crop(np.array([1.0, 2.0, 4.0]), 5, 2).tolist() == [1, 1, 2, 3, 4]
     assert by_crop(np.array([1.0, 3.0]), 1, 1).tolist() == [2]
     assert by_crop(np.array([5.0]), 2, 4).tolist() == [5, 5]
+
+
+def test_still_clip_keeps_the_height_and_the_width():
+    assert still_clip(torch.zeros(3, 224, 192, dtype=torch.uint8), 7).shape == (7, 3, 224, 192)

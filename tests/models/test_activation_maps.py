@@ -62,6 +62,16 @@ def test_activation_maps_of_a_clip_add_up_to_its_logit():
     assert torch.allclose(maps.sum(dim=(2, 3)).mean(dim=1), model(clips)[:, 0], atol=1e-4)
 
 
+def test_activation_maps_of_the_sequence_network_add_up_to_its_logit():
+    model = create_model("efficientnet_b7_sequence").eval()
+    clips = inputs_of(1, 7, 3, 64, 64)
+    with torch.no_grad():
+        logit = model(clips)
+    maps = activation_maps(model, clips)
+    assert maps.shape[:2] == (1, 7)
+    assert torch.allclose(maps.sum(dim=(2, 3)).mean(dim=1), logit[:, 0], atol=1e-4)
+
+
 def test_activation_maps_use_the_weights_of_each_place():
     model = create_model("logistic_regression")
     nn.init.zeros_(model.head.weight)
