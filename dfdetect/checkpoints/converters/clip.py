@@ -72,14 +72,23 @@ def read_gend(tensors: Tensors) -> tuple[ModelSpec, State]:
     """Return the specification and the state dict of a checkpoint of the detector GenD.
 
     The names of the tensors in the returned state dict are timm's. The file `config.json` beside
-    the checkpoint names the head of the network. If there is no such file or no such entry, the
-    head is `LinearNorm`: a linear layer on normalised features.
+    the checkpoint names the head of the network: `linear`, which is the default of such a file, or
+    `LinearNorm`, a linear layer on normalised features. If there is no such file, the head is
+    `LinearNorm`.
+
+    Raises:
+        CheckpointError: `config.json` is no configuration of GenD, or names another head.
     """
     tensors.drop("feature_extractor.visual_projection.weight")
     head = "LinearNorm"
     config = tensors.path.with_name("config.json")
     if config.is_file():
-        head = json.loads(config.read_text(encoding="utf-8")).get("head", head)
+        try:
+            head = json.loads(config.read_text(encoding="utf-8")).get("head", "linear")
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{config}: no JSON object; copy the file again") from error
+        if head not in ("linear", "LinearNorm"):
+            raise CheckpointError(f"{config}: the head {head!r} of GenD is not supported")
     scaled = head == "LinearNorm"
     architecture, prefix = ("clip_large_normalised", "encoder.") if scaled else (ENCODER, "")
     known = _take_head(tensors, "model.linear")

@@ -164,8 +164,8 @@ def _take_head(tensors: Tensors, theirs: str, ours: str) -> State:
 def _read_xception(tensors: Tensors) -> tuple[str, State]:
     known = _take_head(tensors, "backbone.last_linear", "head")
     tensors.drop_below("backbone.adjust_channel.")
-    colours = tensors.shapes["backbone.conv1.weight"][1]
-    architecture = "xception_phase" if colours == 4 else "xception"
+    first = tensors.shapes.get("backbone.conv1.weight", ())
+    architecture = "xception_phase" if first[1:2] == (4,) else "xception"
     return architecture, tensors.take_model(
         architecture, lambda name: f"backbone.{xception_name(name)}", known
     )

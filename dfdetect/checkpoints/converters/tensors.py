@@ -78,6 +78,7 @@ class Tensors:
         missing: list[str] = []
         for name, expected in wanted.items():
             if name in known:
+                self._require_shape(architecture, name, known[name], expected)
                 continue
             origin = source(name)
             if name.endswith(COUNTER):  # files of torch before 0.4.1 have no counters
@@ -85,12 +86,8 @@ class Tensors:
                 state[name] = torch.zeros((), dtype=expected.dtype)
             elif origin not in self.left:
                 missing.append(origin)
-            elif (found := self.left[origin]).shape != expected.shape:
-                raise CheckpointError(
-                    f"{self.path}: {origin} has shape {tuple(found.shape)}, "
-                    f"but {architecture} needs {tuple(expected.shape)}"
-                )
             else:
+                self._require_shape(architecture, origin, self.left[origin], expected)
                 state[name] = self.take(origin).contiguous()
         self.drop(*(name for name in self.left if name.endswith(COUNTER)))
         if missing:
@@ -104,6 +101,15 @@ class Tensors:
                 "is of a variant that is not supported"
             )
         return state
+
+    def _require_shape(
+        self, architecture: str, name: str, found: torch.Tensor, expected: torch.Tensor
+    ) -> None:
+        if found.shape != expected.shape:
+            raise CheckpointError(
+                f"{self.path}: {name} has shape {tuple(found.shape)}, "
+                f"but {architecture} needs {tuple(expected.shape)}"
+            )
 
 
 def one_logit(weight: torch.Tensor, bias: torch.Tensor | None = None) -> State:

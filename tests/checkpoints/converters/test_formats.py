@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dfdetect import CheckpointError, create_model, load_detector
+from dfdetect.checkpoints.converters.clip import read_gend
 from dfdetect.checkpoints.converters.convert import convert
 from dfdetect.checkpoints.converters.registry import choose_format, formats
 from dfdetect.checkpoints.converters.tensors import Tensors
@@ -192,6 +193,27 @@ def test_convert_refuses_an_output_that_is_a_folder_before_it_reads_the_input(tm
     (tmp_path / "out.safetensors").mkdir()
     with pytest.raises(ValueError, match=r"out\.safetensors: is a folder; give the name of a"):
         convert(tmp_path / "missing.pth", tmp_path / "out.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[]", r"config\.json: no JSON object"),
+        ('{"head": "lin', r"config\.json: no JSON object"),
+        ('{"head": "mlp"}', "the head 'mlp' of GenD is not supported"),
+        ("{}", r"'model\.linear\.weight' is missing"),
+    ],
+)
+def test_read_gend_believes_only_what_it_knows(config, message, tmp_path):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(CheckpointError, match=message):
+        read_gend(Tensors(tmp_path / "model.safetensors", {}))
+
+
+def test_take_model_refuses_a_head_of_another_shape(tmp_path):
+    known = {"head.weight": torch.zeros(4, 16)}
+    with pytest.raises(CheckpointError, match=r"head\.weight has shape \(4, 16\), but meso4 needs"):
+        Tensors(tmp_path / "a.pth", {}).take_model("meso4", str, known)
 
 
 @pytest.mark.parametrize("name", ["_blocks.3._bn1.running_mean", "_conv_stem.weight"])
