@@ -660,9 +660,10 @@ def _to_frames(source: np.ndarray | Iterable[Frame | np.ndarray]) -> list[Frame]
         _require_image(frame.image, f"frame {number}")
     times = [float(frame.time) for frame in frames]  # JSON cannot hold a numpy float32
     for number, (before, time) in enumerate(pairwise([-np.inf, *times])):
-        if not (np.isfinite(time) and before <= time):
+        if not (np.isfinite(time) and before < time):
             raise ArgumentError(
-                f"frame {number}: has the time {time}; give frames in the order of their times"
+                f"frame {number}: has the time {time}; give each frame a later time than the one "
+                "before"
             )
     return [replace(frame, time=time) for frame, time in zip(frames, times, strict=True)]
 

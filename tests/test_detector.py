@@ -375,11 +375,11 @@ def test_predict_takes_frames_in_memory(one_face_detector, form):
 
 
 @pytest.mark.parametrize(
-    "times", [(2.0, 1.0), (np.nan, np.nan), (0.0, np.inf), (-np.inf, 0.0)], ids=str
+    "times", [(2.0, 1.0), (1.0, 1.0), (np.nan, np.nan), (0.0, np.inf), (-np.inf, 0.0)], ids=str
 )
 def test_predict_refuses_frames_out_of_order(one_face_detector, times):
     image = np.zeros((100, 80, 3), np.uint8)
-    with pytest.raises(ArgumentError, match=r"^frame [01]: has the time .*; give frames in the or"):
+    with pytest.raises(ArgumentError, match=r"^frame [01]: has the time .*; give each frame a la"):
         one_face_detector.predict([Frame(time, image) for time in times])
 
 
