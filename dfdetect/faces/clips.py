@@ -74,8 +74,8 @@ def make_clip(crops: Sequence[torch.Tensor], length: int) -> torch.Tensor:
     each shifted by a few pixels.
 
     Args:
-        crops: A sequence of `length` uint8 tensors of shape (3, height, width), or a sequence of only
-            one such tensor.
+        crops: A sequence of `length` uint8 tensors of shape (3, height, width), or a sequence of
+            only one such tensor.
         length: Number of crops in a clip, or 1 for models that take single crops.
 
     Returns:

@@ -30,6 +30,7 @@ from dfdetect.video.discovery import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import cv2
+    import PIL.Image
 
 try:
     import av
@@ -284,13 +285,20 @@ class _Plan:
     passes: tuple[Skip, ...]
 
 
+def _image_to_rgb(image: "PIL.Image.Image") -> "PIL.Image.Image":
+    """Return a Pillow image as RGB. Pillow would cut grey levels of 16 bits off at 255."""
+    if image.mode in ("I", "I;16"):
+        image = image.point(lambda level: level / 256).convert("L")
+    return image.convert("RGB")
+
+
 def _read_image(path: Path, choice: _Choice) -> Iterator[Frame]:
     from PIL import Image, ImageOps  # processes that read videos do not need it
 
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
             fits = image.width * image.height <= MAX_PIXELS
-            upright = ImageOps.exif_transpose(image).convert("RGB") if fits else None
+            upright = _image_to_rgb(ImageOps.exif_transpose(image)) if fits else None
     except Image.DecompressionBombError:
         upright = None
     except MemoryError:

@@ -402,6 +402,13 @@ def test_read_frames_of_an_image_without_rgb_gives_rgb(tmp_path, mode):
     assert np.abs(frame.image.astype(int) - 102).max() <= 3
 
 
+def test_read_frames_of_a_grey_image_of_16_bits_keeps_its_levels(tmp_path):
+    levels = np.linspace(0, 65535, 30 * 20).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "face.png")
+    (frame,) = read_frames(tmp_path / "face.png")
+    assert np.abs(frame.image[..., 0] - levels / 257.0).max() <= 1.5
+
+
 def test_read_frames_names_the_unreadable_image_and_the_reason(tmp_path, monkeypatch):
     path = tmp_path / "face.jpg"
     path.write_bytes(b"no image")
