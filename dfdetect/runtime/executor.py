@@ -113,7 +113,7 @@ class Executor:
                 other than the first, it is tried again on the first GPU. On a cluster, this
                 function is not called, and no failed item is tried again.
             on_done: A function that is called with each item and its result as soon as the result
-                is ready. Without a cluster, several threads call this function, in any order. On a
+                is ready, in any order. Without a cluster, several threads call this function. On a
                 cluster, the caller's thread calls it.
 
         Raises:
@@ -124,7 +124,7 @@ class Executor:
             pairs = self._map_on_threads(make_worker, items, failed, on_done)
         else:
             start = partial(_make_in_process, make_worker, self.device)
-            pairs = _map_on_cluster(start, items, self.cluster, on_lost or _raise_lost, on_done)
+            pairs = map_on_cluster(start, items, self.cluster, on_lost or _raise_lost, on_done)
         self._open.callback(pairs.close)
         return pairs
 
@@ -163,18 +163,6 @@ class Executor:
                 for number, item in enumerate(chain(head, items))
             )
             yield from _results(futures, self.workers)
-
-
-def _map_on_cluster(
-    start: Callable[[], Worker[Item, Result]],
-    items: Iterable[Item],
-    address: str,
-    on_lost: Callable[[Item, str], Result],
-    on_done: Callable[[Item, Result], None],
-) -> Generator[tuple[Item, Result], None, None]:
-    for item, result in map_on_cluster(start, items, address, on_lost):
-        on_done(item, result)
-        yield item, result
 
 
 def map_at_once(

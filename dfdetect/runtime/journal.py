@@ -4,11 +4,18 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
 from dfdetect import __version__
 from dfdetect.results import Status, VideoResult
+
+# Reasons that may be gone in the next run, such as a busy machine or missing permissions.
+MAY_PASS = (
+    *(Status.OUT_OF_TIME, Status.FAILED, Status.UNREADABLE_FILE),
+    *(Status.DECODER_TOO_SLOW, Status.DECODER_OUT_OF_MEMORY, Status.DECODER_CRASHED),
+)
 
 
 class Journal:
@@ -18,8 +25,8 @@ class Journal:
     the version of dfdetect. The method `read` ignores a line if any of these has changed, or if the
     line is incomplete.
 
-    No line is written if the detector failed on a video, or if no time was left for it. A later run
-    then tries the video again.
+    No line is written if a video has no score for a reason in `MAY_PASS`. A later run then tries
+    the video again.
 
     Args:
         path: The file, or None if nothing is written.
@@ -44,16 +51,17 @@ class Journal:
             entry = _parse(line)
             if not entry or self._is_stale(entry) or entry["name"] not in videos:
                 continue
-            if entry["file"] == _state(videos[entry["name"]]):
-                results[entry["name"]] = entry["result"]
+            video = videos[entry["name"]]
+            if entry["file"] == _state(video):  # its folder may have been moved
+                results[entry["name"]] = replace(entry["result"], path=video.absolute())
         return results
 
     def add(self, name: str, video: Path, result: VideoResult) -> None:
-        """Add the result of a video.
+        """Add the result of a video, unless the video should be tried again (see `MAY_PASS`).
 
         Several threads may call this method at the same time.
         """
-        if self.path is None or result.status in (Status.OUT_OF_TIME, Status.FAILED):
+        if self.path is None or result.status in MAY_PASS:
             return
         entry = {"name": name, "file": _state(video), "settings": self.settings}
         line = json.dumps({**entry, "result": result.to_dict()})

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +61,8 @@ def map_on_cluster(
     items: Iterable[Item],
     address: str,
     on_lost: Callable[[Item, str], Result],
-) -> Iterator[tuple[Item, Result]]:
+    on_done: Callable[[Item, Result], None] = lambda item, result: None,
+) -> Generator[tuple[Item, Result], None, None]:
     """Apply a function to items on all machines of a cluster, and yield each item with its result.
 
     The results come in the order of the items. If an item is the path of a file, all machines must
@@ -79,6 +80,8 @@ def map_on_cluster(
         on_lost: A function that returns the result of an item that was given up. Its arguments are
             the item and a message. An item is given up after `ATTEMPTS` processes were lost while
             they worked on the item.
+        on_done: A function that is called with each item and its result as soon as the result is
+            ready, in any order. The caller's thread calls it.
 
     Raises:
         DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
@@ -96,7 +99,7 @@ def map_on_cluster(
 
         pool = ActorPool(start)
         try:
-            yield from _in_order(pool, iter(items), on_lost)
+            yield from _in_order(pool, iter(items), on_lost, on_done)
         except ray.exceptions.RayError as error:
             raise ConnectionError(
                 f"cluster {address}: the connection was lost ({_first_line(error)}); give the same "
@@ -141,15 +144,22 @@ class _Call:
         item: The item.
         attempts: Number of processes to which the item was given.
         outcome: A function that returns the result; None until the result is ready.
+        result: The result, after it was fetched.
+        fetched: Whether the result was fetched.
     """
 
     item: Any
     attempts: int = 0
     outcome: Callable[[], Any] | None = None
+    result: Any = None
+    fetched: bool = False
 
 
 def _in_order(
-    pool: "ActorPool", items: Iterator[Item], on_lost: Callable[[Item, str], Result]
+    pool: "ActorPool",
+    items: Iterator[Item],
+    on_lost: Callable[[Item, str], Result],
+    on_done: Callable[[Item, Result], None],
 ) -> Iterator[tuple[Item, Result]]:
     given: deque[_Call] = deque()  # all calls whose results are not yielded yet, oldest first
     again: deque[_Call] = deque()
@@ -172,15 +182,22 @@ def _in_order(
                 else:
                     why = f"{ATTEMPTS} processes were lost while they worked on it"
                     call.outcome = partial(on_lost, call.item, why)
-        while given and given[0].outcome is not None:
+        # Results are fetched at once, so that the caller can save them before older ones are ready.
+        for call in given:
+            if call.outcome is None or call.fetched:
+                continue
             try:
                 with redirect_stdout(sys.stderr):  # Ray prints messages about lost results
-                    result = given[0].outcome()
+                    call.result = call.outcome()
             except pool.ray.exceptions.ObjectLostError:  # the machine with the result was lost
-                given[0].outcome = None
-                again.appendleft(given[0])
-                break
-            yield given.popleft().item, result
+                call.outcome = None
+                again.append(call)
+                continue
+            call.fetched = True
+            on_done(call.item, call.result)
+        while given and given[0].fetched:
+            call = given.popleft()
+            yield call.item, call.result
 
 
 class ActorPool:

@@ -1,10 +1,11 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dfdetect.results import Status, TrackResult, Verdict, VideoResult
-from dfdetect.runtime.journal import Journal
+from dfdetect.runtime.journal import MAY_PASS, Journal
 
 FACE = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
 SCORE = VideoResult(
@@ -29,7 +30,8 @@ def test_read_returns_the_results_that_were_added(tmp_path):
         (tmp_path / name).write_bytes(b"12345")
         make(tmp_path).add(name, tmp_path / name, SCORE)
     videos = {name: tmp_path / name for name in names}
-    assert make(tmp_path).read(videos) == dict.fromkeys(names, SCORE)
+    found = make(tmp_path).read(videos)
+    assert found == {name: replace(SCORE, path=path) for name, path in videos.items()}
     assert make(tmp_path).read({"b.mp4": tmp_path / "a.mp4"}) == {}
 
 
@@ -52,7 +54,7 @@ def test_close_keeps_the_results_of_other_settings(tmp_path):
     assert len(second.of_others()) == 1
     second.close()
     assert second.read({"a.mp4": video}) == {}
-    assert first.read({"a.mp4": video}) == {"a.mp4": SCORE}
+    assert first.read({"a.mp4": video}) == {"a.mp4": replace(SCORE, path=video)}
     first.close()
     assert not first.path.exists()
 
@@ -65,12 +67,12 @@ def test_read_ignores_damaged_lines(tmp_path):
     journal.add("a.mp4", video, SCORE)
     with journal.path.open("ab") as file:
         file.write(b'\n\xff\n{"name": 7}\n[]\n')
-    assert journal.read({"a.mp4": video}) == {"a.mp4": SCORE}
+    assert journal.read({"a.mp4": video}) == {"a.mp4": replace(SCORE, path=video)}
 
 
 def test_add_ignores_results_that_a_later_run_may_improve(tmp_path):
     journal = make(tmp_path)
-    for status in (Status.OUT_OF_TIME, Status.FAILED):
+    for status in MAY_PASS:
         result = VideoResult.without_score(tmp_path / "a.mp4", "a.mp4", status)
         journal.add("a.mp4", tmp_path / "a.mp4", result)
     assert not journal.path.exists()

@@ -108,6 +108,20 @@ def test_map_on_cluster_reads_few_items_ahead(address, monkeypatch):
     results.close()
 
 
+def test_map_on_cluster_reports_a_result_before_older_ones_are_ready(address, second):
+    def work(number):
+        time.sleep(3 if number == 0 else 0.01)
+        return number
+
+    done = []
+    results = map_on_cluster(
+        lambda: work, range(6), address, on_lost=print, on_done=lambda item, _: done.append(item)
+    )
+    assert list(results) == [(number, number) for number in range(6)]
+    assert sorted(done) == list(range(6))
+    assert done[-1] == 0
+
+
 def test_map_on_cluster_raises_what_the_function_raises(address):
     def work(number):
         raise ValueError(f"{number} is no good")
@@ -191,7 +205,7 @@ def test_predict_survives_a_lost_machine_and_a_crashed_decoder(
     monkeypatch.setattr(Journal, "add", add_and_lose_a_machine)
     out, details = tmp_path / "cluster.csv", tmp_path / "details.csv"
     predict(tmp_path, out=out, details=details, cluster=address, **options)
-    assert added == list(local)
+    assert sorted(added) == list(local)
     rows = pd.read_csv(details).set_index("filename")
     assert rows.index.tolist() == list(local)
     assert rows.loc["crash.mp4", "status"] == "decoder_crashed"
