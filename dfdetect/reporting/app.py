@@ -8,7 +8,9 @@ import json
 import logging
 import os
 import shutil
+import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -17,6 +19,7 @@ from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dfdetect.checkpoints.weights import Weights
@@ -27,7 +30,7 @@ from dfdetect.reporting.answer import render_note, render_people, render_verdict
 from dfdetect.reporting.overlay import annotate
 from dfdetect.results import MOMENTS, VideoResult
 from dfdetect.runtime.device import available_cores
-from dfdetect.video.isolated import DecoderPool
+from dfdetect.video.isolated import CancelledError, DecoderPool
 from dfdetect.video.reader import Frame
 
 if TYPE_CHECKING:
@@ -71,6 +74,10 @@ watch("value", () => {
 });
 """
 LOGGER = logging.getLogger(__name__)
+# Beginning of the names of folders with annotated videos.
+DRAWN = "drawn-"
+# Bytes of a video's name that are kept in the name of its annotated copy.
+LONGEST_STEM = 200
 
 
 @contextmanager
@@ -98,8 +105,8 @@ def serve_app(
 
     Raises:
         DfdetectError: Gradio is not installed.
-        ArgumentError: The port is in use, the host is not an address of this machine, or an
-            argument of `load_detector` cannot be used.
+        ArgumentError: The port is in use or 0, the host is not an IPv4 address or name of this
+            machine, or an argument of `load_detector` cannot be used.
         FileNotFoundError: `weights` has an entry that is neither a name of installed weights nor a
             file.
         CheckpointError: A file of weights is no usable checkpoint.
@@ -112,6 +119,8 @@ def serve_app(
         raise DfdetectError(
             "the page needs Gradio: pip install 'dfdetect[app]', in a clone '.[app]'"
         )
+    if ":" in host or port == 0:
+        raise ArgumentError(f"{host}:{port}: give an IPv4 address or a name, and a port above 0")
     if not _is_loopback(host):
         LOGGER.warning(
             "%s: everybody who can reach this machine over the network can use the page; it has no "
@@ -119,11 +128,14 @@ def serve_app(
             host,
         )
     detector = load_detector(weights, device, frames)
-    with tempfile.TemporaryDirectory(prefix="dfdetect-") as folder, _environment(folder):
+    with tempfile.TemporaryDirectory(prefix="dfdetect-") as folder, _environment(folder, host):
         page = build_page(detector, _find_samples(), folder)
         try:
             yield _launch(page, host, port)
         finally:
+            # Without its folder, an annotated video that is being drawn is given up.
+            for drawing in Path(folder).glob(f"{DRAWN}*"):
+                shutil.rmtree(drawing, ignore_errors=True)
             page.close(verbose=False)
 
 
@@ -140,7 +152,7 @@ def build_page(
     """
     import gradio
 
-    drawn = _AnnotatedVideos(folder)
+    drawn, uploads = _AnnotatedVideos(folder), _Uploads()
     with gradio.Blocks(
         title="dfdetect", analytics_enabled=False, delete_cache=(CLEANED_EVERY, LONGEST_KEPT)
     ) as page:
@@ -177,6 +189,11 @@ def build_page(
                 video: gradio.Video(None, visible=False),
             }
 
+        def wait_for(upload: str | None) -> dict:
+            if upload is not None:
+                uploads.need(Path(upload))
+            return wait()
+
         def check(path: Path, request: gradio.Request) -> Iterator[dict]:
             target = drawn.replace(request.session_hash, path)
             for step in _check(detector, path, target):
@@ -190,7 +207,7 @@ def build_page(
                 yield from check(Path(upload), request)
                 yield {file: None, webcam: None}
             finally:
-                _delete(Path(upload))
+                uploads.release(Path(upload))
 
         def make_check(sample: Path) -> Callable[[gradio.Request], Iterator[dict]]:
             def check_sample(request: gradio.Request) -> Iterator[dict]:
@@ -208,8 +225,8 @@ def build_page(
             "show_progress": "hidden",
         }
         at_once = {**shared, "concurrency_id": None, "queue": False, "trigger_mode": "multiple"}
-        file.upload(wait, **at_once).then(check_upload, file, **shared)
-        webcam.stop_recording(wait, **at_once).then(check_upload, webcam, **shared)
+        file.upload(wait_for, file, **at_once).then(check_upload, file, **shared)
+        webcam.stop_recording(wait_for, webcam, **at_once).then(check_upload, webcam, **shared)
         for button, sample in zip(buttons, samples, strict=True):
             button.click(wait, **at_once).then(make_check(sample), **shared)
         page.unload(forget)
@@ -256,8 +273,13 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
         yield _Step(verdict, people)
         return
     yield _Step(verdict + render_note("Drawing the annotated video ..."), people)
+
+    def check() -> None:
+        if not target.parent.is_dir():  # the page was closed, or the server stops
+            raise CancelledError
+
     try:
-        annotate(path, result, target)
+        annotate(path, result, target, check=check)
     except (DfdetectError, OSError) as error:  # the page still shows the verdict
         LOGGER.warning("no annotated video: %s", error)
         yield _Step(verdict + render_note("The annotated video could not be drawn."), people)
@@ -312,20 +334,42 @@ class _AnnotatedVideos:
             video: The video that will be annotated next. Its name is a part of the returned path.
         """
         self.delete(session)
-        self.shown[session] = Path(tempfile.mkdtemp(dir=self.folder))
-        return self.shown[session] / f"{video.stem}-annotated.mp4"
+        self.shown[session] = Path(tempfile.mkdtemp(prefix=DRAWN, dir=self.folder))
+        # Names of files may have 255 bytes.
+        stem = video.stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+        return self.shown[session] / f"{stem}-annotated.mp4"
 
     def delete(self, session: str | None) -> None:
         if session in self.shown:
             shutil.rmtree(self.shown.pop(session), ignore_errors=True)
 
 
-def _delete(upload: Path) -> None:
-    """Delete an uploaded file, and the folder that Gradio made for the file."""
-    upload.unlink(missing_ok=True)
-    # If the same file was also uploaded under another name, the folder is not empty.
-    with suppress(OSError):
-        upload.parent.rmdir()
+class _Uploads:
+    """The uploaded files that checks still need.
+
+    Gradio stores equal files with the same name only once, so several checks may need one file.
+    """
+
+    def __init__(self) -> None:
+        self._needed: Counter[Path] = Counter()
+        self._lock = Lock()
+
+    def need(self, upload: Path) -> None:
+        """Keep a file until `release` was called as often as this method."""
+        with self._lock:
+            self._needed[upload] += 1
+
+    def release(self, upload: Path) -> None:
+        """If no other check needs a file, delete it and the folder that Gradio made for it."""
+        with self._lock:
+            self._needed[upload] -= 1
+            if self._needed[upload] > 0:
+                return
+            del self._needed[upload]
+            upload.unlink(missing_ok=True)
+            # If the same file was also uploaded under another name, the folder is not empty.
+            with suppress(OSError):
+                upload.parent.rmdir()
 
 
 def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
@@ -337,9 +381,12 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
     middleware = [Middleware(_add_policy)]
     # Only requests to LOCAL_NAMES are answered. Otherwise, a malicious website could point its own
     # domain name to 127.0.0.1 and read the page (DNS rebinding).
-    if host in LOCAL_NAMES:
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES))
+    if _is_loopback(host):
+        names = [*LOCAL_NAMES, host]
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
     try:
+        # Gradio would try each of its 100 ports for seconds if it cannot listen at the host.
+        socket.create_server((host, port or 0)).close()
         _, url, _ = page.launch(
             server_name=host,
             server_port=port,
@@ -379,13 +426,13 @@ def _add_policy(app: Callable) -> Callable:
 
 
 @contextmanager
-def _environment(folder: str) -> Iterator[None]:
+def _environment(folder: str, host: str) -> Iterator[None]:
     """Set environment variables that Gradio reads, and restore them when the `with` block ends.
 
     With these variables, Gradio stores its files in `folder`, sends no usage reports, and uses no
     proxy for its own requests to the page.
     """
-    known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES]
+    known = [os.environ.get("no_proxy"), os.environ.get("NO_PROXY"), *LOCAL_NAMES, host]
     no_proxy = ",".join(filter(None, known))
     wanted = {
         "GRADIO_ANALYTICS_ENABLED": "False",

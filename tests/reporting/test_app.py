@@ -8,13 +8,14 @@ import tempfile
 from http.client import HTTPConnection
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
 
 import cv2
 import pytest
 
 from dfdetect.cli import main
 from dfdetect.errors import ArgumentError
-from dfdetect.reporting.app import serve_app
+from dfdetect.reporting.app import _AnnotatedVideos, _Uploads, serve_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 OFFLINE = ("unshare", "--map-root-user", "--net")
@@ -48,7 +49,7 @@ def test_serve_app_names_a_port_that_is_taken():
 
 @needs_gradio
 @pytest.mark.slow
-@pytest.mark.parametrize("port", [99999999, -1])
+@pytest.mark.parametrize("port", [99999999, -1, 0])
 def test_serve_app_names_an_impossible_port(port):
     with pytest.raises(ArgumentError, match=f"127.0.0.1:{port}"), serve_app(port=port):
         pass
@@ -56,14 +57,49 @@ def test_serve_app_names_an_impossible_port(port):
 
 @needs_gradio
 @pytest.mark.slow
-def test_serve_app_serves_this_machine_only_and_leaves_nothing(monkeypatch, tmp_path):
+def test_serve_app_names_an_impossible_host_at_once():
+    start = monotonic()
+    abroad = serve_app(host="203.0.113.1", device="cpu")
+    with pytest.raises(ArgumentError, match=r"203\.0\.113\.1, ports from 7860"), abroad:
+        pass
+    with pytest.raises(ArgumentError, match="give an IPv4 address"), serve_app(host="::1"):
+        pass
+    assert monotonic() - start < 60
+
+
+def test_uploads_are_deleted_when_no_check_needs_them(tmp_path):
+    upload = tmp_path / "hash" / "a.mp4"
+    upload.parent.mkdir()
+    upload.touch()
+    uploads = _Uploads()
+    uploads.need(upload)
+    uploads.need(upload)
+    uploads.release(upload)
+    assert upload.exists()
+    uploads.release(upload)
+    assert not upload.parent.exists()
+
+
+def test_annotated_copies_of_long_names_have_names_that_can_be_written(tmp_path):
+    drawn = _AnnotatedVideos(tmp_path)
+    target = drawn.replace("session", Path(f"{'顔' * 83}.mp4"))
+    target.touch()
+    assert target.name.endswith("-annotated.mp4")
+    drawn.delete("session")
+    assert not target.parent.exists()
+
+
+@needs_gradio
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.2"])
+def test_serve_app_serves_this_machine_only_and_leaves_nothing(monkeypatch, tmp_path, name):
     monkeypatch.setenv("no_proxy", "example.org")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with serve_app(device="cpu") as url:
+    with serve_app(device="cpu", host=name) as url:
         port = int(url.rstrip("/").rpartition(":")[2])
         assert len(list(tmp_path.iterdir())) == 1
-        for host, status in ((f"127.0.0.1:{port}", 200), (f"elsewhere.example:{port}", 400)):
-            connection = HTTPConnection("127.0.0.1", port)
+        for host, status in ((f"{name}:{port}", 200), (f"elsewhere.example:{port}", 400)):
+            connection = HTTPConnection(name, port)
             connection.request("GET", "/", headers={"Host": host})
             answer = connection.getresponse()
             assert answer.status == status
