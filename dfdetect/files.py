@@ -38,7 +38,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(os.path.realpath(path))  # a symbolic link is kept, and its target is replaced
     _require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    # The name of the file may already have as many bytes as file systems allow.
+    temporary = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
     try:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode  # the default permissions of new files

@@ -31,6 +31,13 @@ def test_atomic_path_keeps_the_old_file_after_an_error(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_atomic_path_takes_the_longest_name(tmp_path):
+    path = tmp_path / f"{'x' * 251}.mp4"
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
 def test_atomic_path_gives_default_permissions(tmp_path):
     plain, path = tmp_path / "plain", tmp_path / "file"
     plain.write_text("")
