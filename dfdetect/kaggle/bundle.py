@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 from dfdetect import __version__
-from dfdetect.checkpoints.weights import find_weights, package_folder
+from dfdetect.checkpoints.weights import find_weights, package_folder, require_checkpoint_name
 from dfdetect.errors import ArgumentError, DfdetectError, InputError
 from dfdetect.files import require_writable
 from dfdetect.kaggle.data import COMPETITION
@@ -85,8 +85,8 @@ def bundle(
 
     Raises:
         FileNotFoundError: The weights, the folder of wheels or a needed wheel does not exist.
-        ArgumentError: Kaggle would refuse `owner` or `name`, or the output folders contain files
-            that do not belong to a bundle.
+        ArgumentError: Kaggle would refuse `owner` or `name`, the name of the weights does not end
+            in `.safetensors`, or the output folders contain files that do not belong to a bundle.
         InputError: Kaggle would refuse or unpack a file of the data set, or a file could run code
             when it is loaded.
         DfdetectError: pip cannot download the wheels, or dfdetect is not installed properly.
@@ -99,6 +99,7 @@ def bundle(
 
     _require_names(owner, name)
     chosen = find_weights(weights)
+    require_checkpoint_name(chosen)  # the notebook finds weights by their suffix
     read_spec(chosen)
     dataset, kernel = Path(out, "dataset"), Path(out, "kernel")
     for folder in (dataset, kernel):

@@ -10,6 +10,7 @@ import pytest
 
 import dfdetect
 from dfdetect import DfdetectError
+from dfdetect.checkpoints.weights import find_weights
 from dfdetect.cli import main
 from dfdetect.kaggle.bundle import (
     DATASET_METADATA,
@@ -177,6 +178,9 @@ def test_bundle_names_missing_wheels_and_weights(wheels, tmp_path):
         bundle(tmp_path / "k", wheels=tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="no weights 'mine'"):
         bundle(tmp_path / "k", weights="mine", wheels=wheels)
+    shutil.copy(find_weights("simple_cnn_2"), tmp_path / "mine.st")
+    with pytest.raises(ValueError, match=r"mine\.st: the name of a checkpoint must end in"):
+        bundle(tmp_path / "k", weights=tmp_path / "mine.st", wheels=wheels)
     (wheels / NAMES[1]).write_bytes(b"half a wheel")
     with pytest.raises(ValueError, match="the wheel is damaged"):
         bundle(tmp_path / "k", wheels=wheels)
