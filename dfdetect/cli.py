@@ -46,6 +46,9 @@ REPLACED = "an existing file is replaced"
 VERBOSE = "print debug messages, FFmpeg's included, and tracebacks of errors"
 # If a signal stops the command, the exit status is this number plus the signal's number.
 SIGNALLED = 128
+SIGPIPE = 13  # the module `signal` lacks it on Windows
+# Options of `predict` that name something to write.
+PREDICTED = ("out", "details", "report", "annotate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         - 1: `--strict` was given, and some videos have no score;
         - 2: the arguments, the input or the output cannot be used;
         - 130: Ctrl-C stopped the command;
+        - 141: the program that reads the output of `predict` ended early, and files were to be
+          written, or `--strict` was given;
         - 143: SIGTERM stopped the command.
 
     Raises:
@@ -89,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        cut_short = command is _predict and any(map(options.get, (*PREDICTED, "strict")))
+        return SIGNALLED + SIGPIPE if cut_short else 0
     except (DfdetectError, OSError) as error:
         if verbose:
             traceback.print_exc()
@@ -762,7 +768,7 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address of the page; any other than 127.0.0.1 opens it to the network",
+        help="address of the page; only addresses that begin with 127 keep it to this computer",
     )
     parser.add_argument(
         "--port", type=int, help="port of the page (default: the first free one from 7860 on)"
@@ -828,12 +834,7 @@ def _predict(
         seconds = max(0.1, parse_duration(time_budget) - (monotonic() - start))
     to_line = partial(terminal.result_line, colour=terminal.wants_colour(sys.stdout))
     to_text = to_json if json else to_line
-    outputs: dict[str, Any] = {
-        "out": out,
-        "details": details,
-        "report": report,
-        "annotate": annotate,
-    }
+    outputs: dict[str, Any] = dict(zip(PREDICTED, (out, details, report, annotate), strict=True))
     results = predict(
         prior=prior,
         time_budget=seconds,
@@ -848,7 +849,7 @@ def _predict(
         scored = any(result.probability is not None for result in results.values())
         if scored and not (report or annotate):
             print(SEE_FACES)
-        if files := [str(file) for file in outputs.values() if file is not None]:
+        if files := [str(file) for file in outputs.values() if file and Path(file).exists()]:
             print(f"wrote {', '.join(files)}")
     unscored = any(result.probability is None for result in results.values())
     return REASONS_GIVEN if strict and unscored else 0

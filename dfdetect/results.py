@@ -201,9 +201,13 @@ class HeatMap:
         """
         import cv2
 
-        crop = cv2.imdecode(np.frombuffer(b64decode(fields["crop"]), np.uint8), cv2.IMREAD_COLOR)
+        try:
+            png = np.frombuffer(b64decode(fields["crop"]), np.uint8)
+            crop = cv2.imdecode(png, cv2.IMREAD_COLOR) if len(png) else None
+        except ValueError:  # no base64
+            crop = None
         if crop is None:
-            raise InputError("the crop of a heat map is no image")
+            raise InputError("the crop of a heat map is no image in base64")
         values = np.array(fields["values"], np.float32)
         return cls(fields["time"], cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), values)
 

@@ -426,6 +426,27 @@ def test_predict_strict_returns_1_for_an_unscored_video(sample_data, tmp_path, c
     check_submission(tmp_path / "s.csv", ["bad.mp4", "ehtdtkmmli.mp4"])
 
 
+@pytest.mark.parametrize(
+    ("options", "status"), [(["--out", "s.csv"], 141), (["--strict"], 141), ([], 0)]
+)
+def test_predict_whose_reader_ends_early_fails_if_more_was_asked_for(
+    sample_data, tmp_path, options, status
+):
+    command = [sys.executable, "-m", "dfdetect", "predict", str(sample_data / "test_videos")]
+    command += ["--weights", "logistic_regression", "--frames", "2", "--quiet", *options]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run.stdout.close()
+    assert run.wait(timeout=120) == status
+    run.stderr.close()
+
+
+def test_predict_does_not_claim_to_have_written_a_folder(tmp_path, capsys):
+    (tmp_path / "bad.mp4").write_text("no video")
+    arguments = ["predict", str(tmp_path), "--weights", "logistic_regression"]
+    assert main([*arguments, "--annotate", str(tmp_path / "marked")]) == 0
+    assert "wrote" not in capsys.readouterr().out
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_predict_names_a_folder_that_cannot_be_written(sample_data, capsys):
     assert main(["predict", str(sample_data / "test_videos"), "--out", "/proc/s.csv"]) == 2

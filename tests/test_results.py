@@ -14,6 +14,7 @@ from dfdetect import (
     VideoResult,
     to_dataframe,
 )
+from dfdetect.errors import InputError
 from dfdetect.results import counted
 
 TRACK = TrackResult(0.9, [0.0, 0.5], [(1.0, 2.0, 3.0, 4.0), (2.0, 3.0, 4.0, 5.0)], [0.8, 0.9])
@@ -55,9 +56,10 @@ def test_to_dict_has_heat_maps_if_they_are_asked_for():
     assert (restored.crop.dtype, restored.values.dtype) == (np.uint8, np.float32)
 
 
-def test_heat_map_from_dict_refuses_what_is_no_image():
-    with pytest.raises(ValueError, match="no image"):
-        HeatMap.from_dict({**HEAT_MAP.to_dict(), "crop": "aGVsbG8="})
+@pytest.mark.parametrize("crop", ["aGVsbG8=", "abc", ""])
+def test_heat_map_from_dict_refuses_what_is_no_image(crop):
+    with pytest.raises(InputError, match="no image"):
+        HeatMap.from_dict({**HEAT_MAP.to_dict(), "crop": crop})
 
 
 def test_from_dict_refuses_an_unknown_status():
