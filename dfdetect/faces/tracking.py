@@ -120,16 +120,35 @@ def track_faces(
         found += _detect_boxes(run, found, tracks, detect, detect_nearby, search_stride)
         for frame, boxes in zip(run, found[-len(run) :], strict=True):
             _assign(boxes, frame.time, tracks)
-        # If a face was missed, the frames since its last detection are kept in memory until the
-        # face is found again or its track ends.
-        missed = [track for track in tracks if 0 < track.missed <= MAX_MISSED]
-        settled = min((track.detections[-1][0] for track in missed), default=run[-1].time)
         waiting += run
+        settled = _settle(tracks, waiting)
         _add_frames([frame for frame in waiting if frame.time <= settled], tracks, formats)
         waiting = [frame for frame in waiting if frame.time > settled]
     _add_frames(waiting, tracks, formats)
     most = max((len(track.detections) for track in tracks), default=0)
     return [track for track in tracks if len(track.detections) >= min(most, 2)]
+
+
+def _settle(tracks: Sequence[FaceTrack], waiting: Sequence[Frame]) -> float:
+    """Return the time up to which the boxes of all faces are known.
+
+    If a face was missed, the frames since its last detection are kept in memory until the face is
+    found again or its track ends. If these frames take too much memory, the track that has been
+    missed for longest ends now.
+
+    Args:
+        tracks: All tracks.
+        waiting: The frames in memory, at least one, in order of time.
+    """
+    while True:
+        missed = [track for track in tracks if 0 < track.missed <= MAX_MISSED]
+        if not missed:
+            return waiting[-1].time
+        oldest = min(missed, key=lambda track: track.detections[-1][0])
+        settled = oldest.detections[-1][0]
+        if sum(frame.image.nbytes for frame in waiting if frame.time > settled) <= RUN_BYTES:
+            return settled
+        oldest.missed = MAX_MISSED + 1
 
 
 def crop_at_tracks(

@@ -1,7 +1,10 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
+from dfdetect.faces import tracking
 from dfdetect.faces.detection import MTCNNDetector
 from dfdetect.faces.geometry import CropFormat, CropRule, iou
 from dfdetect.faces.tracking import track_faces
@@ -244,6 +247,28 @@ def test_track_faces_holds_few_frames_at_a_time(monkeypatch):
 
     (track,) = track_faces(frames(), ScriptedDetector(look).detect, [SMALL])
     assert len(track.times) == 40
+
+
+def test_track_faces_holds_few_large_frames_after_a_face_has_left(monkeypatch):
+    frame = np.zeros((200, 300, 3), np.uint8)
+    monkeypatch.setattr(tracking, "RUN_BYTES", 4 * frame.nbytes)
+    box = (50.0, 50.0, 100.0, 100.0)
+    detector = ScriptedDetector(lambda number: [box] if number < 3 else [])
+    alive, most = set(), 0
+
+    def frames():
+        nonlocal most
+        for number in range(60):
+            image = np.full_like(frame, number)
+            alive.add(number)
+            weakref.finalize(image, alive.discard, number)
+            most = max(most, len(alive))
+            yield Frame(number / 10, image)
+            del image
+
+    (track,) = track_faces(frames(), detector.detect, [SMALL])
+    assert len(track.times) == 3
+    assert most <= 4 + 4 + 2  # frames that wait, a run, and those just read
 
 
 def side_by_side(sample_data, count, start=0):
