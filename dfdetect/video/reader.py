@@ -14,11 +14,14 @@ the suffix of a video could make it open any file or address.
 """
 
 import errno
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -74,6 +77,9 @@ INDEX_BYTES = 2**26
 # Details of the status UNREADABLE_VIDEO if FFmpeg opened the file, but found no video in it.
 NO_VIDEO = "it may be cut off, or no video: get it again"
 OPEN_OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+# The environment variable from which OpenCV takes such options.
+OPENCV_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+_OPENCV = Lock()
 
 
 class VideoError(InputError):
@@ -560,10 +566,26 @@ def _is_annotated(path: Path) -> bool:
         raise VideoError(path, Status.UNREADABLE_VIDEO, error.strerror or "") from error
 
 
+@contextmanager
+def _only_video_files() -> Iterator[None]:
+    """Let the FFmpeg of OpenCV open nothing that the FFmpeg of PyAV would not open either."""
+    options = "|".join(f"{name};{value}" for name, value in OPEN_OPTIONS.items())
+    with _OPENCV:
+        before = os.environ.get(OPENCV_OPTIONS)
+        os.environ[OPENCV_OPTIONS] = options
+        try:
+            yield
+        finally:
+            del os.environ[OPENCV_OPTIONS]
+            if before is not None:
+                os.environ[OPENCV_OPTIONS] = before
+
+
 def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:
     import cv2
 
-    capture = cv2.VideoCapture(str(path))
+    with _only_video_files():
+        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
             raise VideoError(path, Status.UNREADABLE_VIDEO, NO_VIDEO)

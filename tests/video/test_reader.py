@@ -1,3 +1,4 @@
+import os
 import struct
 import tracemalloc
 from io import BytesIO
@@ -115,6 +116,17 @@ def test_read_frames_gives_the_same_frames_with_opencv(real_clip, monkeypatch):
     for first, second in zip(with_av, with_opencv, strict=True):
         assert first.time == pytest.approx(second.time, abs=0.001)
         assert np.abs(first.image.astype(int) - second.image).mean() < 3
+
+
+def test_read_frames_with_opencv_opens_no_other_file(real_clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("dfdetect.video.reader.HAS_AV", False)
+    (tmp_path / "good.mp4").write_bytes(real_clip.read_bytes())
+    (tmp_path / "bad.mp4").write_text("ffconcat version 1.0\nfile good.mp4\n")
+    assert len(list(read_frames(tmp_path / "good.mp4", 2))) == 2
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp")
+    with pytest.raises(VideoError, match=r"bad\.mp4: not a readable video"):
+        list(read_frames(tmp_path / "bad.mp4", 2))
+    assert os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] == "rtsp_transport;tcp"
 
 
 def test_read_frames_holds_few_frames_in_memory(write_clip):
