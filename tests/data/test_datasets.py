@@ -284,6 +284,25 @@ def test_read_deepfakebench(tmp_path):
     assert faces.image(0).shape == (16, 16, 3)
 
 
+def test_read_deepfakebench_of_files_as_their_authors_write_them(tmp_path):
+    frames = [f"d/{name}.png" for name in ("10", "9", "100")]
+    make(tmp_path, *frames)
+    video = {"label": "whichisreal_Fake", "frames": frames}
+    by_split = {"train": {"v": video}, "test": {"v": video}, "val": video}  # as in DFDC.json
+    make(tmp_path, "a.json", text={"A": {"whichisreal_Fake": by_split}})
+    faces = read_dataset(tmp_path / "a.json").faces
+    assert faces.table["label"].tolist() == ["FAKE"] * 3
+    assert [place.path.stem for place in faces.locations] == ["9", "10", "100"]
+    assert set(read_dataset(tmp_path / "a.json", "test").faces.texts("split")) == {"test"}
+
+
+def test_read_df40_takes_still_images_for_videos(tmp_path):
+    make(tmp_path, "DF40/e4e/ff/inversions/000.png", "DF40/e4e/ff/inversions/001.png")
+    faces = read_dataset(tmp_path / "DF40").faces
+    assert [len(track) for track in faces.tracks()] == [1, 1]
+    assert len(set(faces.groups)) == 2
+
+
 @pytest.mark.parametrize("content", ["[]", "{", {"A": {"B": {"holdout": {}}}}, {"A": {"B": 1}}])
 def test_read_deepfakebench_refuses_other_json_files(tmp_path, content):
     make(tmp_path, "a.json", text=content)
@@ -306,11 +325,13 @@ def test_read_df40(tmp_path):
     assert Counter(videos["method"]) == {"simswap": 2, "heygen": 1, "": 2}
 
 
-def test_read_deepfake_eval_2024(tmp_path):
+@pytest.mark.parametrize("links", ["", "-with-links"])
+def test_read_deepfake_eval_2024(tmp_path, links):
     make(tmp_path, *(f"video-data/{n}.mp4" for n in "abcd"))
-    rows = "a.mp4,Real,test,en\nb.mp4,Fake,Test,en\nc.mp4,fake,train,en\nd.mp4,Unknown,test,en\n"
-    table = "Filename,Ground Truth,Finetuning Set,Language\n" + rows + "e.mp4,Fake,test,en\n"
-    make(tmp_path, "video-metadata-publish.csv", text=table)
+    header = "Filename,Date,Video Ground Truth,Audio Ground Truth,Public Comments,Finetuning Set\n"
+    truths = {"a": "Real,,,test", "b": "Fake,,,Test", "c": "fake,,,train", "d": "Unknown,,,test"}
+    rows = [f"{name}.mp4,2024,{rest}\n" for name, rest in (truths | {"e": "Fake,,,test"}).items()]
+    make(tmp_path, f"video-metadata-publish{links}.csv", text=header + "".join(rows))
     dataset = read_dataset(tmp_path)
     assert labels(dataset) == {"REAL": 1, "FAKE": 2}
     assert "1 videos of unknown truth are left out" in dataset.describe()

@@ -62,6 +62,16 @@ class Dataset:
             )
         return replace(self, videos=videos, faces=faces)
 
+    def without_repeats(self) -> "Dataset":
+        """Return the data set with each face crop once.
+
+        The JSON files of DeepfakeBench list some videos in several splits.
+        """
+        if self.faces is None:
+            return self
+        places = pd.Series([(place.path, place.offset) for place in self.faces.locations])
+        return replace(self, faces=self.faces.select(~places.duplicated().to_numpy()))
+
     def describe(self) -> str:
         """Return one line that describes the data set.
 
@@ -191,7 +201,7 @@ def image_sequences(folder: Path) -> dict[Path, list[Path]]:
         folders.sort()
         images = [Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
         if images:
-            found[Path(parent)] = sorted(images, key=_by_number)
+            found[Path(parent)] = sorted(images, key=by_number)
     return found
 
 
@@ -216,7 +226,7 @@ def first_file(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _by_number(path: PurePath) -> tuple[int, str]:
+def by_number(path: PurePath) -> tuple[int, str]:
     """Return a sort key for an image: its number if its name is a number, and else its name."""
     return (int(path.stem), "") if path.stem.isdecimal() else (0, path.stem)
 

@@ -1,33 +1,40 @@
 """The videos of Deepfake-Eval-2024: Chandra et al., "Deepfake-Eval-2024", 2025.
 
 ```
-video-metadata-publish.csv (with the columns Filename, Ground Truth, Finetuning Set and others)
+video-metadata-publish.csv
 video-data/NAME.mp4
 ```
 
-Videos whose `Ground Truth` is neither real nor fake are left out. The column `Finetuning Set` gives
-the split.
+The table has the columns `Filename`, `Video Ground Truth`, `Finetuning Set` and others. It may also
+be named `video-metadata-publish-with-links.csv`. Videos whose truth is neither real nor fake are
+left out. The column `Finetuning Set` gives the split.
 """
 
 from pathlib import Path
 
-from dfdetect.data.datasets.dataset import Dataset, name_below, register_layout, videos_below
+from dfdetect.data.datasets.dataset import (
+    Dataset,
+    first_file,
+    name_below,
+    register_layout,
+    videos_below,
+)
 from dfdetect.data.labels import LabelledVideo
 from dfdetect.defaults import SPLITS
 from dfdetect.errors import InputError
 from dfdetect.files import read_table
 
 NAME = "Deepfake-Eval-2024"
-TABLE = "video-metadata-publish.csv"
-COLUMNS = ("Filename", "Ground Truth", "Finetuning Set")
+TABLES = ("video-metadata-publish.csv", "video-metadata-publish-with-links.csv")
+COLUMNS = ("Filename", "Video Ground Truth", "Finetuning Set")
 LABELS = {"real": "REAL", "fake": "FAKE"}
 
 
 @register_layout
 def read_deepfake_eval_2024(folder: Path) -> Dataset | None:
     """Return the videos of Deepfake-Eval-2024, or None if the folder has another layout."""
-    file = folder / TABLE
-    if not file.is_file():
+    file = first_file(folder, *TABLES)
+    if file is None:
         return None
     table = read_table(file, COLUMNS)
     if not set(COLUMNS) <= set(table):
@@ -56,5 +63,5 @@ def read_deepfake_eval_2024(folder: Path) -> Dataset | None:
         name=NAME,
         videos=videos,
         note=f"{unknown} videos of unknown truth are left out" if unknown else "",
-        missing=(f"{absent} videos of {TABLE}",) if absent else (),
+        missing=(f"{absent} videos of {file.name}",) if absent else (),
     )

@@ -25,6 +25,7 @@ from typing import Any
 from dfdetect.data.datasets.dataset import (
     CropSequence,
     Dataset,
+    by_number,
     first_folder,
     image_sequences,
     name_below,
@@ -42,6 +43,8 @@ ORIGINALS = {
     "ff": Path("FaceForensics++", "original_sequences", "youtube", "c23", "frames"),
     "cdf": Path("Celeb-DF-v2", "Celeb-real", "frames"),
 }
+# Folders whose images show different people. Each image counts as a video.
+OF_STILLS = frozenset(("inversions", "real", "fake"))
 # Methods for which DF40 has REAL images of their own.
 WITH_REAL = frozenset(
     "collabdiff deepfacelab heygen heygen_new midjourney stargan starganv2 styleclip "
@@ -124,8 +127,9 @@ def _listed(name: str, by_label: Mapping[str, Any]) -> Iterator[CropSequence]:
             if split not in SPLITS:
                 raise InputError(f"{split!r} is no split")
             for video, entry in _videos(videos):
-                real = "real" in str(entry["label"]).lower()
+                real = str(entry["label"]).lower().endswith("real")  # not `whichisreal_Fake`
                 frames = [PurePosixPath(frame.replace("\\", "/")) for frame in entry["frames"]]
+                frames.sort(key=by_number)
                 if frames:
                     yield CropSequence(
                         video=f"{label}/{video}",
@@ -145,6 +149,8 @@ def _videos(videos: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
     calls itself for each group. The argument `above` is the prefix of the names, such as `c23/`.
     """
     for name, entry in videos.items():
+        if not isinstance(entry, Mapping):  # of one record that stands where videos should be
+            continue
         if "frames" in entry:
             yield above + name, entry
         else:
@@ -166,16 +172,18 @@ def _find_root(file: Path, images: Iterable[Path]) -> Path | None:
 
 
 def _method_sequences(folder: Path, method: Path) -> Iterator[CropSequence]:
-    for parent, images in image_sequences(method).items():
+    for parent, found in image_sequences(method).items():
         parts = [part.lower() for part in parent.relative_to(folder).parts]
         domain = next((one for one in ORIGINALS if one in parts), method.name)
         label = "REAL" if "real" in parts and domain == method.name else "FAKE"
-        yield CropSequence(
-            video=name_below(parent, folder),
-            label=label,
-            group=f"{DF40} {domain} {parent.name.partition('_')[0]}",
-            source=f"{DF40} {domain}",
-            method=method.name if label == "FAKE" else "",
-            split="test",
-            images=images,
-        )
+        stills = {image.with_suffix(""): [image] for image in found}
+        for place, images in (stills if parts[-1] in OF_STILLS else {parent: found}).items():
+            yield CropSequence(
+                video=name_below(place, folder),
+                label=label,
+                group=f"{DF40} {domain} {place.name.partition('_')[0]}",
+                source=f"{DF40} {domain}",
+                method=method.name if label == "FAKE" else "",
+                split="test",
+                images=images,
+            )

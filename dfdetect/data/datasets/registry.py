@@ -52,7 +52,7 @@ def read_dataset(source: str | Path, split: str | None = None) -> Dataset:
                 raise InputError(
                     f"{source}: has the layout of {found.name}, but holds no videos or crops of it"
                 )
-            chosen = found if split is None else found.select(split)
+            chosen = found.without_repeats() if split is None else found.select(split)
             part = "" if split is None else f"; {split} split"
             LOGGER.info("recognised %s%s", chosen.describe(), part)
             return chosen
