@@ -131,13 +131,16 @@ class Encode(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return all images, encoded with the same random quality and decoded.
 
-        Input and output are uint8 of shape (..., 3, height, width). Height and width must be
-        even.
+        Input and output are uint8 of shape (..., 3, height, width).
         """
         lowest, highest = self.coarseness
         coarseness = int(torch.randint(lowest, highest + 1, ()))
         images = image.reshape(-1, *image.shape[-3:])
-        return _encode(images, self.codec, coarseness).view(image.shape)
+        height, width = image.shape[-2:]
+        # Codecs need even sides: the last row and column are repeated, and later cut off.
+        even = v2.functional.pad(images, [0, 0, width % 2, height % 2], padding_mode="edge")
+        decoded = _encode(even, self.codec, coarseness)[..., :height, :width]
+        return decoded.reshape(image.shape)
 
 
 def training_transform(input_size: int, strength: str = "light") -> v2.Transform:

@@ -134,6 +134,7 @@ def init_distributed(device: str) -> Iterator[tuple[DistributedContext, torch.de
         device = f"cuda:{local_rank}"
     chosen = choose_device(device)
     if chosen.type == "cuda":
+        chosen = torch.device("cuda", chosen.index or 0)  # torch needs the number
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:

@@ -147,7 +147,9 @@ class RunState:
                 "options, or delete the file to start from the beginning"
             )
         for name, part in learner.parts.items():
-            part.load_state_dict(saved[name])
+            # Devices that do not scale the loss, such as CPUs, save an empty state of the scaler.
+            if saved[name]:
+                part.load_state_dict(saved[name])
         run.history, run.best = saved["history"], saved["best"]
         learner.losses = saved["losses"]
 

@@ -79,6 +79,8 @@ def test_encode_changes_little_and_keeps_the_colours(codec, best, usual, worst):
     assert good[:, 30, 60].tolist() == pytest.approx([180, 0, 200], abs=25)
     clip = Encode(codec, (usual, usual))(torch.stack([image] * 3))
     assert clip.shape == (3, 3, 64, 64)
+    odd = Encode(codec, (best, best))(image[:, :63, :61]).int()
+    assert (odd - image[:, :63, :61]).abs().float().mean() < 10
 
 
 def test_darken_and_noise_change_images():

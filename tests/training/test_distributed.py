@@ -11,7 +11,8 @@ import torch
 
 from dfdetect import DfdetectError
 from dfdetect.cli import main
-from dfdetect.training.distributed import DistributedContext
+from dfdetect.training import distributed as module
+from dfdetect.training.distributed import DistributedContext, init_distributed
 from tests.conftest import make_face_set
 
 # The network has dropout, and its rounding errors do not grow over 24 steps.
@@ -51,6 +52,22 @@ with init_distributed("cpu") as (context, device):
     assert (expected[2] != 0).any()
     assert context.broadcast(lambda: context.rank) == 0
 """
+
+
+def test_init_distributed_names_the_only_gpu_of_a_machine(monkeypatch):
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(module, "choose_device", torch.device)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("init_process_group", "destroy_process_group"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_: None)
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    with init_distributed("cuda") as (context, device):
+        assert context.rank == 1
+        assert [device] == chosen == [torch.device("cuda", 0)]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,6 @@
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -19,9 +20,10 @@ from dfdetect.models.registry import list_recipes, model_info
 from dfdetect.scoring.calibration import Calibration
 from dfdetect.training import learner, trainer
 from dfdetect.training.config import TrainConfig, recipe
-from dfdetect.training.distributed import DistributedContext
+from dfdetect.training.distributed import ONE_PROCESS, DistributedContext
 from dfdetect.training.judging import Judge
 from dfdetect.training.learner import Learner
+from dfdetect.training.run import RunState
 from dfdetect.training.split import read_split
 from dfdetect.training.trainer import train
 from tests.conftest import make_face_set
@@ -181,6 +183,18 @@ def test_train_resumes_within_an_epoch(trained, face_set, tmp_path, monkeypatch)
     histories = (path.with_suffix(".history.csv") for path in (out, trained[0]))
     expected, found = (pd.read_csv(path).drop(columns="seconds") for path in histories)
     pd.testing.assert_frame_equal(expected, found)
+
+
+def test_restore_skips_the_empty_state_of_a_device_that_does_not_scale_the_loss(tmp_path):
+    class Scaler:
+        def load_state_dict(self, state):
+            raise AssertionError
+
+    path = tmp_path / "model.state.pt"
+    torch.save({"run": {}, "scaler": {}, "history": [], "best": None, "losses": [0.5]}, path)
+    learner = SimpleNamespace(parts={"scaler": Scaler()}, losses=[])
+    RunState(path, {}, resume=True).restore(SimpleNamespace(context=ONE_PROCESS), learner)
+    assert learner.losses == [0.5]
 
 
 def test_train_refuses_to_resume_other_settings(face_set, tmp_path):
