@@ -27,7 +27,7 @@ from typing import Any
 from dfdetect.data.faceset import LABELS, FaceSet, ImageLocation, decode_image
 from dfdetect.errors import InputError
 from dfdetect.files import read_table
-from dfdetect.video.discovery import VIDEO_SUFFIXES, find_videos
+from dfdetect.video.discovery import COMPANION, VIDEO_SUFFIXES, find_videos
 from dfdetect.video.isolated import DecoderPool
 from dfdetect.video.reader import Frame
 
@@ -226,7 +226,7 @@ def _read_archive(archive: Path) -> list[LabelledVideo]:
         with zipfile.ZipFile(archive) as opened:
             sizes = {Path(member.filename): member.file_size for member in opened.infolist()}
             metadata = {
-                path.parent: parse_metadata(f"{archive}: {path}", opened.read(str(path)))
+                path.parent: parse_metadata(f"{archive}: {path}", opened.read(path.as_posix()))
                 for path in sizes
                 if path.name == METADATA
             }
@@ -234,13 +234,17 @@ def _read_archive(archive: Path) -> list[LabelledVideo]:
         raise InputError(f"{archive}: not a zip file, damaged or encrypted ({error})") from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(archive)) from error
-    videos = [path for path in sizes if path.suffix.lower() in VIDEO_SUFFIXES]
+    videos = [
+        path
+        for path in sizes
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(COMPANION)
+    ]
     if not videos:
         raise InputError(f"{archive}: contains no videos")
     count = Counter(path.name for path in videos)
     labelled = [
         _label(
-            path.name if count[path.name] == 1 else str(path),
+            path.name if count[path.name] == 1 else path.as_posix(),
             path,
             PurePosixPath(archive.stem) / path,
             metadata.get(path.parent),

@@ -14,6 +14,8 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp"))
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split()
 )
+# macOS puts a file with this prefix beside a file whose attributes the disk cannot hold.
+COMPANION = "._"
 # The beginning of an internet address as a path, which has one slash only.
 ADDRESS = re.compile(r"[a-z]{2,}:/", re.IGNORECASE)
 
@@ -140,7 +142,7 @@ def _files_below(
         seen.add(identity)
         folders.sort()
         for name in sorted(files):
-            if Path(name).suffix.lower() in suffixes:
+            if Path(name).suffix.lower() in suffixes and not name.startswith(COMPANION):
                 yield Path(parent, name)
 
 

@@ -112,6 +112,7 @@ def test_read_labels_of_a_zip_file(tmp_path, real_clip):
         metadata = {"x.mp4": {"label": "FAKE", "original": "y.mp4"}}
         archive.writestr("dfdc_train_part_0/metadata.json", json.dumps(metadata))
         archive.writestr("elsewhere/real/../../z.mp4", b"z")
+        archive.writestr("__MACOSX/dfdc_train_part_0/._x.mp4", b"attributes of x.mp4")
     z, x = sorted(read_labels(path), key=lambda video: video.label, reverse=True)
     assert (x.name, x.label, x.group, x.source) == ("x.mp4", "FAKE", "y", "dfdc_train_part_0")
     assert z.label == "REAL"

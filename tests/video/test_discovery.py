@@ -94,3 +94,8 @@ def test_find_videos_keeps_a_path_that_cannot_be_looked_up_beside_others(tmp_pat
     found = find_videos([long, tmp_path])
     assert found[long.name] == long
     assert count_ignored_images([long, tmp_path], found.values()) == 0
+
+
+def test_find_videos_ignores_the_companions_that_macos_makes(tmp_path):
+    touch(tmp_path, "a.mp4", "._a.mp4")
+    assert list(find_videos([tmp_path])) == ["a.mp4"]
