@@ -58,7 +58,7 @@ setup(
         "pandas>=2.0",
         "pillow>=10",
         "safetensors>=0.4",
-        "scikit-learn>=1.2",
+        "scikit-learn>=1.3",
         "scipy>=1.10",
         "timm>=1.0",
         "torch>=2.4",

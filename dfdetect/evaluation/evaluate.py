@@ -347,6 +347,6 @@ def _measure_at(
 
 
 def _write_all(folder: Path, answers: Answers) -> None:
-    write_plots(folder, answers.labels, answers.probabilities)
     with atomic_path(folder / SCORES) as temporary:
         answers.table().to_csv(temporary, index=False, errors="surrogateescape")
+    write_plots(folder, answers.labels, answers.probabilities)
