@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status = command(**options)
             sys.stdout.flush()
     except BrokenPipeError:  # the program that reads the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         cut_short = command is _predict and any(map(options.get, (*PREDICTED, "strict")))
         return SIGNALLED + SIGPIPE if cut_short else 0
     except (DfdetectError, OSError) as error:
@@ -105,6 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("dfdetect: stopped", file=sys.stderr)
         return SIGNALLED + (error.args[0] if error.args else signal.SIGINT)
     return status or 0
+
+
+def _close_output() -> None:
+    """Discard all further output, because the program that reads it has ended."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _TerminalHandler(logging.Handler):
@@ -768,7 +773,8 @@ def _add_app(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address of the page; only addresses that begin with 127 keep it to this computer",
+        help="address of the page; only `localhost` and addresses that begin with 127 keep it to "
+        "this computer",
     )
     parser.add_argument(
         "--port", type=int, help="port of the page (default: the first free one from 7860 on)"
@@ -843,16 +849,21 @@ def _predict(
         **outputs,
         **options,
     )
+    scored = [result.probability is not None for result in results.values()]
+    lines = []
     if not (json or quiet):
-        if text := terminal.ending(results, prior if is_submission(out) else None):
-            print(text)
-        scored = any(result.probability is not None for result in results.values())
-        if scored and not (report or annotate):
-            print(SEE_FACES)
+        lines.append(terminal.ending(results, prior if is_submission(out) else None))
+        if any(scored) and not (report or annotate):
+            lines.append(SEE_FACES)
         if files := [str(file) for file in outputs.values() if file and Path(file).exists()]:
-            print(f"wrote {', '.join(files)}")
-    unscored = any(result.probability is None for result in results.values())
-    return REASONS_GIVEN if strict and unscored else 0
+            lines.append(f"wrote {', '.join(files)}")
+    try:  # the run is complete, even if nobody reads these lines
+        for line in filter(None, lines):
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_output()
+    return REASONS_GIVEN if strict and not all(scored) else 0
 
 
 def _evaluate(json: bool, compare: list[str] | None, **options: Any) -> None:

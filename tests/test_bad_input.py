@@ -566,7 +566,7 @@ def test_find_videos_names_files_without_permission(real_clip, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == [
         "open.mp4 1",
-        "secret.mp4 not a readable video (Permission denied)",
+        "secret.mp4 not a readable file (Permission denied)",
     ]
     assert f"{folder / 'closed'}: cannot be searched (Permission denied)" in run.stderr
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -29,7 +28,7 @@ from dfdetect.runtime.engines import AUTO, choose_engine, is_installed
 from dfdetect.runtime.executor import Executor
 from dfdetect.video.discovery import find_videos
 from dfdetect.video.isolated import DecoderPool
-from dfdetect.video.reader import VideoError
+from dfdetect.video.reader import VideoError, open_with_opencv
 
 # Minimum number of timed videos per core. If there are fewer videos, each of them is scored several
 # times. While the last video is scored, most cores are idle. If only a few videos were timed, this
@@ -313,7 +312,7 @@ def _time_each(
 
 
 def _read_all(path: Path) -> None:
-    capture = cv2.VideoCapture(str(path))
+    capture = open_with_opencv(path)
     while capture.read()[0]:
         pass
     capture.release()

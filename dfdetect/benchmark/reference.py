@@ -15,7 +15,7 @@ from dfdetect.faces.mtcnn import shrink
 from dfdetect.faces.tracking import FaceTrack, track_faces
 from dfdetect.results import Box, Status, VideoResult
 from dfdetect.runtime.engines import TORCH
-from dfdetect.video.reader import Frame, VideoError, pick_evenly
+from dfdetect.video.reader import Frame, VideoError, open_with_opencv, pick_evenly
 
 
 class ReferenceDetector(Detector):
@@ -95,7 +95,7 @@ def read_with_opencv(path: str | Path, count: int) -> Iterator[Frame]:
         >>> [frame.number for frame in read_with_opencv("video.mp4", 4)]
         [37, 112, 187, 262]
     """
-    capture = cv2.VideoCapture(str(path))
+    capture = open_with_opencv(Path(path))
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if total <= 0:
         raise VideoError(path, Status.NO_FRAME)

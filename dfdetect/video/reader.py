@@ -170,6 +170,8 @@ def read_frames(
             raise VideoError(path, Status.UNREADABLE_FILE, "no regular file")
         if path.stat().st_size == 0:
             raise VideoError(path, Status.EMPTY_FILE)
+        if not os.access(path, os.R_OK):
+            raise VideoError(path, Status.UNREADABLE_FILE, os.strerror(errno.EACCES))
     except OSError as error:
         raise VideoError(path, Status.UNREADABLE_FILE, error.strerror or "") from error
     empty = True
@@ -568,7 +570,7 @@ def _is_annotated(path: Path) -> bool:
 
 @contextmanager
 def _only_video_files() -> Iterator[None]:
-    """Let the FFmpeg of OpenCV open nothing that the FFmpeg of PyAV would not open either."""
+    """Let the FFmpeg of OpenCV open only what that of PyAV would open."""
     options = "|".join(f"{name};{value}" for name, value in OPEN_OPTIONS.items())
     with _OPENCV:
         before = os.environ.get(OPENCV_OPTIONS)
@@ -581,11 +583,16 @@ def _only_video_files() -> Iterator[None]:
                 os.environ[OPENCV_OPTIONS] = before
 
 
-def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:
+def open_with_opencv(path: Path) -> "cv2.VideoCapture":
+    """Open a video with OpenCV. The video cannot make OpenCV open another file or an address."""
     import cv2
 
     with _only_video_files():
-        capture = cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+        return cv2.VideoCapture(str(path.absolute()), cv2.CAP_FFMPEG)
+
+
+def _grab(path: Path) -> Iterator["cv2.VideoCapture"]:
+    capture = open_with_opencv(path)
     try:
         if not capture.isOpened():
             raise VideoError(path, Status.UNREADABLE_VIDEO, NO_VIDEO)
