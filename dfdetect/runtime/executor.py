@@ -92,7 +92,7 @@ class Executor:
         *,
         on_lost: Callable[[Item, str], Result] | None = None,
         failed: Callable[[Result], bool] = lambda result: False,
-        on_done: Callable[[Item, Result], None] = lambda item, result: None,
+        on_done: Callable[[Item, Result], None] | None = None,
     ) -> Generator[tuple[Item, Result], None, None]:
         """Apply a worker to each item, and yield each item with its result, in order.
 
@@ -133,7 +133,7 @@ class Executor:
         make_worker: MakeWorker[Item, Result],
         items: Iterable[Item],
         failed: Callable[[Result], bool],
-        on_done: Callable[[Item, Result], None],
+        on_done: Callable[[Item, Result], None] | None,
     ) -> Generator[tuple[Item, Result], None, None]:
         items = iter(items)
         head = list(islice(items, max(2, self.workers)))
@@ -147,7 +147,8 @@ class Executor:
             result = function(item)
             if function is not functions[0] and failed(result):
                 result = functions[0](item)
-            on_done(item, result)
+            if on_done is not None:
+                on_done(item, result)
             return item, result
 
         # The pool of decoders is closed before the pool of threads. Otherwise, a thread that waits

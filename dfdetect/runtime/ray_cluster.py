@@ -61,7 +61,7 @@ def map_on_cluster(
     items: Iterable[Item],
     address: str,
     on_lost: Callable[[Item, str], Result],
-    on_done: Callable[[Item, Result], None] = lambda item, result: None,
+    on_done: Callable[[Item, Result], None] | None = None,
 ) -> Generator[tuple[Item, Result], None, None]:
     """Apply a function to items on all machines of a cluster, and yield each item with its result.
 
@@ -81,7 +81,8 @@ def map_on_cluster(
             the item and a message. An item is given up after `ATTEMPTS` processes were lost while
             they worked on the item.
         on_done: A function that is called with each item and its result as soon as the result is
-            ready, in any order. The caller's thread calls it.
+            ready, in any order. The caller's thread calls it. If it is None, results stay on the
+            machines of the cluster until they are yielded.
 
     Raises:
         DfdetectError: Ray is not installed, no machine of the cluster offers a CPU, or a machine
@@ -159,7 +160,7 @@ def _in_order(
     pool: "ActorPool",
     items: Iterator[Item],
     on_lost: Callable[[Item, str], Result],
-    on_done: Callable[[Item, Result], None],
+    on_done: Callable[[Item, Result], None] | None,
 ) -> Iterator[tuple[Item, Result]]:
     given: deque[_Call] = deque()  # all calls whose results are not yielded yet, oldest first
     again: deque[_Call] = deque()
@@ -182,8 +183,7 @@ def _in_order(
                 else:
                     why = f"{ATTEMPTS} processes were lost while they worked on it"
                     call.outcome = partial(on_lost, call.item, why)
-        # Results are fetched at once, so that the caller can save them before older ones are ready.
-        for call in given:
+        for call in given if on_done is not None else list(given)[:1]:
             if call.outcome is None or call.fetched:
                 continue
             try:
@@ -194,7 +194,8 @@ def _in_order(
                 again.append(call)
                 continue
             call.fetched = True
-            on_done(call.item, call.result)
+            if on_done is not None:
+                on_done(call.item, call.result)
         while given and given[0].fetched:
             call = given.popleft()
             yield call.item, call.result
@@ -283,7 +284,7 @@ class ActorPool:
         if not self.busy:
             return lost
         errors = self.ray.exceptions
-        # Results are fetched later, in order.
+        # `_in_order` fetches the results.
         ready, _ = self.ray.wait(list(self.busy), timeout=NODE_POLL_SECONDS, fetch_local=False)
         for reference in ready:
             actor, call, result = self.busy.pop(reference)
