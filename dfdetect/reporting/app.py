@@ -120,7 +120,8 @@ def serve_app(
             "the page needs Gradio: pip install 'dfdetect[app]', in a clone '.[app]'"
         )
     if ":" in host or port == 0:
-        raise ArgumentError(f"{host}:{port}: give an IPv4 address or a name, and a port above 0")
+        place = host if port is None else f"{host}:{port}"
+        raise ArgumentError(f"{place}: give an IPv4 address or a name, and a port above 0")
     if not _is_loopback(host):
         LOGGER.warning(
             "%s: everybody who can reach this machine over the network can use the page; it has no "
@@ -189,9 +190,9 @@ def build_page(
                 video: gradio.Video(None, visible=False),
             }
 
-        def wait_for(upload: str | None) -> dict:
+        def wait_for(upload: str | None, request: gradio.Request) -> dict:
             if upload is not None:
-                uploads.need(Path(upload))
+                uploads.need(Path(upload), request.session_hash)
             return wait()
 
         def check(path: Path, request: gradio.Request) -> Iterator[dict]:
@@ -207,7 +208,7 @@ def build_page(
                 yield from check(Path(upload), request)
                 yield {file: None, webcam: None}
             finally:
-                uploads.release(Path(upload))
+                uploads.release(Path(upload), request.session_hash)
 
         def make_check(sample: Path) -> Callable[[gradio.Request], Iterator[dict]]:
             def check_sample(request: gradio.Request) -> Iterator[dict]:
@@ -217,6 +218,7 @@ def build_page(
 
         def forget(request: gradio.Request) -> None:
             drawn.delete(request.session_hash)
+            uploads.forget(request.session_hash)
 
         shared: dict[str, Any] = {
             "api_visibility": "private",
@@ -279,7 +281,10 @@ def _check(detector: Detector, path: Path, target: Path) -> Iterator[_Step]:
             raise CancelledError
 
     try:
+        check()  # `annotate` would make the folder again
         annotate(path, result, target, check=check)
+    except CancelledError:
+        return
     except (DfdetectError, OSError) as error:  # the page still shows the verdict
         LOGGER.warning("no annotated video: %s", error)
         yield _Step(verdict + render_note("The annotated video could not be drawn."), people)
@@ -345,26 +350,41 @@ class _AnnotatedVideos:
 
 
 class _Uploads:
-    """The uploaded files that checks still need.
+    """The uploaded files, and the open pages whose checks still need them.
 
     Gradio stores equal files with the same name only once, so several checks may need one file.
     """
 
     def __init__(self) -> None:
-        self._needed: Counter[Path] = Counter()
+        self._needed: dict[Path, Counter[str | None]] = {}
         self._lock = Lock()
 
-    def need(self, upload: Path) -> None:
-        """Keep a file until `release` was called as often as this method."""
-        with self._lock:
-            self._needed[upload] += 1
+    def need(self, upload: Path, session: str | None) -> None:
+        """Keep a file for a check of an open page, until `release` or `forget` is called.
 
-    def release(self, upload: Path) -> None:
-        """If no other check needs a file, delete it and the folder that Gradio made for it."""
+        `session` is Gradio's identifier of the page.
+        """
         with self._lock:
-            self._needed[upload] -= 1
-            if self._needed[upload] > 0:
-                return
+            self._needed.setdefault(upload, Counter())[session] += 1
+
+    def release(self, upload: Path, session: str | None) -> None:
+        """End a check. The file is deleted if no other check needs it."""
+        with self._lock:
+            pages = self._needed.get(upload, Counter())
+            pages[session] -= 1
+            self._needed[upload] = +pages  # without counts of 0
+            self._delete_unneeded()
+
+    def forget(self, session: str | None) -> None:
+        """End all checks of a page that was closed, whether they have begun or not."""
+        with self._lock:
+            for pages in self._needed.values():
+                del pages[session]
+            self._delete_unneeded()
+
+    def _delete_unneeded(self) -> None:
+        """Delete files that no check needs, and the folders that Gradio made for them."""
+        for upload in [upload for upload, pages in self._needed.items() if not pages]:
             del self._needed[upload]
             upload.unlink(missing_ok=True)
             # If the same file was also uploaded under another name, the folder is not empty.
@@ -379,8 +399,8 @@ def _launch(page: "gradio.Blocks", host: str, port: int | None) -> str:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     middleware = [Middleware(_add_policy)]
-    # Only requests to LOCAL_NAMES are answered. Otherwise, a malicious website could point its own
-    # domain name to 127.0.0.1 and read the page (DNS rebinding).
+    # Only requests to LOCAL_NAMES and to `host` are answered. Otherwise, a malicious website could
+    # point its own domain name to 127.0.0.1 and read the page (DNS rebinding).
     if _is_loopback(host):
         names = [*LOCAL_NAMES, host]
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))

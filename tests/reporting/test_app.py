@@ -72,12 +72,14 @@ def test_uploads_are_deleted_when_no_check_needs_them(tmp_path):
     upload.parent.mkdir()
     upload.touch()
     uploads = _Uploads()
-    uploads.need(upload)
-    uploads.need(upload)
-    uploads.release(upload)
+    for session in ("first", "first", "second"):
+        uploads.need(upload, session)
+    uploads.release(upload, "first")
+    uploads.release(upload, "second")
     assert upload.exists()
-    uploads.release(upload)
+    uploads.forget("first")  # the page was closed while its second check was waiting
     assert not upload.parent.exists()
+    uploads.release(upload, "first")
 
 
 def test_annotated_copies_of_long_names_have_names_that_can_be_written(tmp_path):
