@@ -93,9 +93,10 @@ def compare_aggregations(
 
     Returns:
         A table with three rows for each aggregation: for a quarter of the frames of each scene, for
-        half of them, and for all of them. For each kind of scene (see `Scene`), the table has the
-        columns `auc` and `log loss`. The AUC is computed for each source of the face set, and then
-        averaged. In the log loss, REAL and FAKE scenes have the same total weight.
+        half of them, and for all of them (fewer rows if the tracks are very short). For each kind
+        of scene (see `Scene`), the table has the columns `auc` and `log loss`. The AUC is computed
+        for each source of the face set, and then averaged. In the log loss, REAL and FAKE scenes
+        have the same total weight.
 
     Raises:
         FaceSetError: The face set has no REAL track from which a FAKE track was made.
@@ -117,12 +118,12 @@ def compare_aggregations(
         )
     detector = weights if isinstance(weights, Detector) else load_detector(weights, device)
     scenes = make_scenes(pairs, faces, _frame_logits(detector, faces, progress))
-    frames = max(len(one) for scene in scenes for one in scene.people)
     rows = {}
     for step in SPARSER:
         seen = [scene.sparser(step) for scene in scenes]
+        frames = max(len(one) for scene in seen for one in scene.people)
         for name, aggregate in AGGREGATIONS.items():
-            rows[name, frames // step] = _measure(aggregate, seen)
+            rows[name, frames] = _measure(aggregate, seen)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["aggregation", "frames"])
     table.columns = pd.MultiIndex.from_tuples(table.columns)
     return table

@@ -221,12 +221,13 @@ def _require_consistent(
 
 
 def _warn_of_training_faces(detector: Detector, paths: Sequence[Path]) -> None:
-    training = detector.spec.training
-    trained_on = set(training.get("faces", ()))
-    fitted_on = {*_names(training, "val"), *_names(training, "calibrated_on")}
-    if isinstance(texture := training.get("texture"), dict):  # the settings of `fit-texture`
-        trained_on |= _names(texture, "faces")
-        fitted_on |= _names(texture, "val")
+    trained_on: set[str] = set()
+    fitted_on: set[str] = set()
+    for member in detector.spec.members:
+        # `texture` holds the settings of `fit-texture`.
+        for settings in (member.training, member.training.get("texture", {})):
+            trained_on |= _names(settings, "faces")
+            fitted_on |= _names(settings, "val") | _names(settings, "calibrated_on")
     for path in paths:
         if path.name in trained_on:
             warnings.warn(

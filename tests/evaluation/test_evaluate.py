@@ -159,6 +159,15 @@ def test_evaluate_warns_of_all_faces_that_a_checkpoint_was_fitted_on(
         evaluate(face_set, weights=Detector(quick.model, spec, quick.device))
 
 
+def test_evaluate_warns_of_the_faces_of_each_member_of_an_ensemble(face_set):
+    detector = load_detector(["simple_cnn_1", "simple_cnn_2"], device="cpu")
+    first, second = detector.spec.members
+    second = replace(second, training={"calibrated_on": [face_set.name]})
+    spec = replace(detector.spec, members=(first, second))
+    with pytest.warns(UserWarning, match="chosen or calibrated on a face set of this name"):
+        evaluate(face_set, weights=Detector(detector.model, spec, detector.device))
+
+
 def test_evaluate_warns_of_few_actors(face_set, quick):
     table = pd.read_csv(face_set, dtype=str)
     table["actor_group"] = np.arange(len(table)) % 3
