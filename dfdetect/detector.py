@@ -176,8 +176,8 @@ class Detector:
             source: The path of a video or image, or pictures in memory. Frames are sampled from a
                 video. An image must have a format that `read_frames` reads. Pictures in memory are
                 one RGB uint8 array of shape (height, width, 3), or a sequence of such arrays or of
-                `Frame` objects in the order of time. All of these pictures are scored. Arrays are
-                treated as one second apart.
+                `Frame` objects, each later than the one before. All of these pictures are scored.
+                Arrays are treated as one second apart.
             heat_maps: Maximum number of heat maps for each track (a face that is followed through
                 the video). They show the moments of `TrackResult.most_suspicious`. Their values are
                 shares of the strongest evidence (for FAKE or for REAL) in the video. The heat map
@@ -189,7 +189,7 @@ class Detector:
 
         Raises:
             ArgumentError: `source` is nothing of the above or has no frames, a frame has a wrong
-                shape or dtype, the times of frames are not in order, or `heat_maps` is below 0.
+                shape or dtype, a frame is not later than the one before, or `heat_maps` is below 0.
             CancelledError: The detector's pool of decoders was closed before or during the call.
 
         Example:

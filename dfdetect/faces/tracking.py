@@ -36,6 +36,9 @@ SEARCH_STRIDE = 16
 # about this many bytes.
 RUN_FRAMES = 16
 RUN_BYTES = 256 * 2**20
+# Maximum size in bytes of the frames that wait for a missed face. A face of a 4K video may be
+# missed on `MAX_MISSED` frames; with larger frames, its track ends earlier.
+WAITING_BYTES = 2 * RUN_BYTES
 # Maximum number of consecutive frames on which a face may be missed before its track ends. This is
 # the number of frames between two searches for faces of all sizes.
 MAX_MISSED = SEARCH_STRIDE - 1
@@ -61,7 +64,8 @@ class FaceTrack:
             frame. On a frame without a detection, the box is interpolated.
         crops: For each requested format, the crops of the face in all these frames: RGB uint8
             tensors of shape (3, height, width).
-        missed: Number of sampled frames on which the face was missed since its last detection.
+        missed: Number of sampled frames on which the face was missed since its last detection. It
+            is above `MAX_MISSED` once the track has ended.
     """
 
     detections: list[tuple[float, Box]] = field(default_factory=list)
@@ -146,7 +150,7 @@ def _settle(tracks: Sequence[FaceTrack], waiting: Sequence[Frame]) -> float:
             return waiting[-1].time
         oldest = min(missed, key=lambda track: track.detections[-1][0])
         settled = oldest.detections[-1][0]
-        if sum(frame.image.nbytes for frame in waiting if frame.time > settled) <= RUN_BYTES:
+        if sum(frame.image.nbytes for frame in waiting if frame.time > settled) <= WAITING_BYTES:
             return settled
         oldest.missed = MAX_MISSED + 1
 

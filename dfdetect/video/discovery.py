@@ -23,8 +23,9 @@ ADDRESS = re.compile(r"[a-z]{2,}:/", re.IGNORECASE)
 def find_videos(paths: Iterable[str | Path]) -> dict[str, Path]:
     """Return the given files and all videos below the given folders, each with a unique name.
 
-    In a folder, all files whose suffix is in `VIDEO_SUFFIXES` count as videos. Sub-folders and
-    linked folders are searched too. A folder that cannot be read causes a warning.
+    In a folder, all files whose suffix is in `VIDEO_SUFFIXES` count as videos, except files named
+    `._NAME`, which macOS makes. Sub-folders and linked folders are searched too. A folder that
+    cannot be read causes a warning.
 
     A video is named by its file name. Videos with the same file name are named by their paths below
     the given folder. If these paths are equal too, the videos are named by their whole paths.

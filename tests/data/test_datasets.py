@@ -298,6 +298,7 @@ def test_read_deepfakebench_of_files_as_their_authors_write_them(tmp_path):
 
 def test_read_df40_takes_still_images_for_videos(tmp_path):
     make(tmp_path, "DF40/e4e/ff/inversions/000.png", "DF40/e4e/ff/inversions/001.png")
+    make(tmp_path, "DF40/e4e/ff/inversions/._000.png")  # made by macOS
     faces = read_dataset(tmp_path / "DF40").faces
     assert [len(track) for track in faces.tracks()] == [1, 1]
     assert len(set(faces.groups)) == 2

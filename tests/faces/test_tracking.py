@@ -252,6 +252,7 @@ def test_track_faces_holds_few_frames_at_a_time(monkeypatch):
 def test_track_faces_holds_few_large_frames_after_a_face_has_left(monkeypatch):
     frame = np.zeros((200, 300, 3), np.uint8)
     monkeypatch.setattr(tracking, "RUN_BYTES", 4 * frame.nbytes)
+    monkeypatch.setattr(tracking, "WAITING_BYTES", 4 * frame.nbytes)
     box = (50.0, 50.0, 100.0, 100.0)
     detector = ScriptedDetector(lambda number: [box] if number < 3 else [])
     alive, most = set(), 0

@@ -14,7 +14,7 @@ from dfdetect.data.faceset import GROUP, IMAGE_SUFFIXES, FaceSet, ImageLocation
 from dfdetect.data.labels import LabelledVideo
 from dfdetect.defaults import SPLITS
 from dfdetect.errors import ArgumentError, InputError
-from dfdetect.video.discovery import find_videos
+from dfdetect.video.discovery import COMPANION, find_videos
 from dfdetect.video.reader import pick_evenly
 
 # Maximum number of methods, and of missing parts, that a description lists.
@@ -199,7 +199,11 @@ def image_sequences(folder: Path) -> dict[Path, list[Path]]:
     found: dict[Path, list[Path]] = {}
     for parent, folders, names in os.walk(folder):  # faster than `rglob` for millions of images
         folders.sort()
-        images = [Path(parent, name) for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        images = [
+            Path(parent, name)
+            for name in names
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(COMPANION)
+        ]
         if images:
             found[Path(parent)] = sorted(images, key=by_number)
     return found

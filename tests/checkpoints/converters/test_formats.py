@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dfdetect import CheckpointError, create_model, load_detector
-from dfdetect.checkpoints.converters.clip import read_gend
+from dfdetect.checkpoints.converters import clip
+from dfdetect.checkpoints.converters.clip import ENCODER, read_gend
 from dfdetect.checkpoints.converters.convert import convert
 from dfdetect.checkpoints.converters.registry import choose_format, formats
 from dfdetect.checkpoints.converters.tensors import Tensors
@@ -201,13 +202,26 @@ def test_convert_refuses_an_output_that_is_a_folder_before_it_reads_the_input(tm
         ("[]", r"config\.json: no JSON object"),
         ('{"head": "lin', r"config\.json: no JSON object"),
         ('{"head": "mlp"}', "the head 'mlp' of GenD is not supported"),
-        ("{}", r"'model\.linear\.weight' is missing"),
     ],
 )
 def test_read_gend_believes_only_what_it_knows(config, message, tmp_path):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(CheckpointError, match=message):
         read_gend(Tensors(tmp_path / "model.safetensors", {}))
+
+
+@pytest.mark.parametrize(
+    ("config", "architecture"),
+    [("{}", ENCODER), ('{"head": "LinearNorm"}', "clip_large_normalised")],
+)
+def test_read_gend_takes_the_head_that_its_configuration_names(
+    config, architecture, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(clip, "_read_encoder", lambda *_: {})
+    (tmp_path / "config.json").write_text(config)
+    head = {"model.linear.weight": torch.zeros(2, 4), "model.linear.bias": torch.zeros(2)}
+    spec, _ = read_gend(Tensors(tmp_path / "model.safetensors", head))
+    assert spec.architecture == architecture
 
 
 def test_take_model_refuses_a_head_of_another_shape(tmp_path):
