@@ -341,7 +341,7 @@ class _AnnotatedVideos:
         self.delete(session)
         self.shown[session] = Path(tempfile.mkdtemp(prefix=DRAWN, dir=self.folder))
         # Names of files may have 255 bytes.
-        stem = video.stem.encode()[:LONGEST_STEM].decode(errors="ignore")
+        stem = os.fsencode(video.stem)[:LONGEST_STEM].decode(errors="ignore")
         return self.shown[session] / f"{stem}-annotated.mp4"
 
     def delete(self, session: str | None) -> None:
