@@ -166,6 +166,23 @@ def _in_order(
     again: deque[_Call] = deque()
     left = map(_Call, items)
     exhausted = False
+
+    def fetch(call: _Call) -> bool:
+        """Fetch the result of a call if it is ready, and return whether it was fetched."""
+        if call.fetched or call.outcome is None:
+            return call.fetched
+        try:
+            with redirect_stdout(sys.stderr):  # Ray prints messages about lost results
+                call.result = call.outcome()
+        except pool.ray.exceptions.ObjectLostError:  # the machine with the result was lost
+            call.outcome = None
+            again.append(call)
+            return False
+        call.fetched = True
+        if on_done is not None:
+            on_done(call.item, call.result)
+        return True
+
     while given or not exhausted:
         with redirect_stdout(sys.stderr):  # Ray prints messages about lost processes
             pool.refresh()
@@ -183,20 +200,10 @@ def _in_order(
                 else:
                     why = f"{ATTEMPTS} processes were lost while they worked on it"
                     call.outcome = partial(on_lost, call.item, why)
-        for call in given if on_done is not None else list(given)[:1]:
-            if call.outcome is None or call.fetched:
-                continue
-            try:
-                with redirect_stdout(sys.stderr):  # Ray prints messages about lost results
-                    call.result = call.outcome()
-            except pool.ray.exceptions.ObjectLostError:  # the machine with the result was lost
-                call.outcome = None
-                again.append(call)
-                continue
-            call.fetched = True
-            if on_done is not None:
-                on_done(call.item, call.result)
-        while given and given[0].fetched:
+        if on_done is not None:
+            for call in given:
+                fetch(call)
+        while given and fetch(given[0]):
             call = given.popleft()
             yield call.item, call.result
 

@@ -108,6 +108,21 @@ def test_map_on_cluster_reads_few_items_ahead(address, monkeypatch):
     results.close()
 
 
+def test_map_on_cluster_yields_all_ready_results_at_once(address, second, monkeypatch):
+    def work(number):
+        time.sleep({0: 1, 9: 8}.get(number, 0.01))
+        return number
+
+    monkeypatch.setattr(module, "NODE_POLL_SECONDS", 2.0)
+    results = map_with(work, range(10), address)
+    assert next(results) == (0, 0)
+    time.sleep(1)
+    start = time.monotonic()
+    assert [next(results)[0] for _ in range(8)] == list(range(1, 9))
+    assert time.monotonic() - start < 4
+    results.close()
+
+
 def test_map_on_cluster_reports_a_result_before_older_ones_are_ready(address, second):
     def work(number):
         time.sleep(3 if number == 0 else 0.01)
