@@ -3,6 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
+from sklearn.metrics import log_loss
 
 from dfdetect import load_detector
 from dfdetect.checkpoints.io import load_checkpoint, make_ensemble, save_checkpoint
@@ -138,8 +140,37 @@ def test_calibrate_sets_no_thresholds_on_few_real_videos(face_set, tmp_path, cap
     assert "above" not in printed.out
 
 
-def test_calibrate_refuses_an_ensemble(face_set, tmp_path):
+@pytest.fixture
+def pair(tmp_path):
+    """Return an ensemble whose first member counts three times as much as the second one."""
+    out = tmp_path / "pair.safetensors"
+    make_ensemble([find_weights(name) for name in (WEIGHTS, "simple_cnn_1")], out, shares=[3, 1])
+    return out
+
+
+def test_calibrate_of_an_ensemble_calibrates_the_mean_of_its_members(pair, face_set, tmp_path):
+    out = tmp_path / "mine.safetensors"
+    spec = calibrate(pair, [face_set], out)
+    assert load_checkpoint(out)[1] == spec
+    faces = FaceSet.read(face_set)
+    crops = [faces.image(row) for row in range(len(faces))]
+    before, after = (logit(load_detector(file).predict_faces(crops)) for file in (pair, out))
+    inside = np.maximum(abs(before), abs(after)) < 4.5  # P(FAKE) is kept within 0.01 and 0.99
+    scale, bias = np.polyfit(before[inside], after[inside], 1)
+    assert after[inside] == pytest.approx(scale * before[inside] + bias, abs=0.01)
+    assert abs(scale - 1) > 0.1
+    figures = spec.scores["calibration_faces"]
+    assert figures["log_loss"] == pytest.approx(log_loss(faces.labels, expit(after)), abs=0.01)
+    assert figures["log_loss"] < log_loss(faces.labels, expit(before))
+    real = expit(after)[faces.labels == 0]
+    assert (real > spec.operating_points.uncertain).mean() <= 0.1
+    assert spec.shares == (0.75, 0.25)
+    for member in spec.members:
+        assert member.training["calibrated_on"] == [face_set.name]
+
+
+def test_calibrate_refuses_an_ensemble_of_crops_and_clips(face_set, tmp_path):
     pair = tmp_path / "pair.safetensors"
-    make_ensemble([find_weights(name) for name in (WEIGHTS, "simple_cnn_1")], pair)
-    with pytest.raises(ArgumentError, match="an ensemble; calibrate its members"):
+    make_ensemble([find_weights(name) for name in (WEIGHTS, "cnn_lstm")], pair)
+    with pytest.raises(ArgumentError, match="members take clips of different lengths"):
         calibrate(pair, [face_set], tmp_path / "mine.safetensors")
