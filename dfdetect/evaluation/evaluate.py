@@ -95,7 +95,7 @@ def evaluate(
 
     Example:
         >>> evaluate("val.csv").metrics.auc
-        0.911
+        0.927
     """
     paths = [Path(one) for one in ([sources] if isinstance(sources, str | Path) else sources)]
     shown = ", ".join(map(str, paths))

@@ -86,7 +86,7 @@ class EvaluationResult:
     Example:
         >>> result = evaluate("val.csv")
         >>> result.metrics.auc, result.metrics.intervals["auc"]
-        (0.911, (0.886, 0.932))
+        (0.927, (0.904, 0.948))
         >>> print(result)
     """
 

@@ -69,7 +69,7 @@ def calibrate(
         CheckpointError: The checkpoint is unusable.
 
     Example:
-        >>> calibrate("tf_efficientnet_lite2", ["interviews.csv"], "mine.safetensors").calibration
+        >>> calibrate("tf_efficientnet_lite0", ["interviews.csv"], "mine.safetensors").calibration
         Calibration(scale=0.81, bias=-0.4)
     """
     out = Path(out)

@@ -33,7 +33,7 @@ def test_detector_answers_as_the_reference_detector_does(corpus):
     """One video of the challenge shows two people, and one video is dark."""
     videos = list(find_videos([corpus / "videos" / "dfdc"]).values())
     idle = peak_mb()
-    names = (None, "tf_efficientnet_lite2")
+    names = (None, "tf_efficientnet_lite2_224")
     detectors = [load_detector(name, "cpu", engine="torch") for name in names]
     scores = [list(detector.predict_videos(videos)) for detector in detectors]
     assert peak_mb() - idle < 1500

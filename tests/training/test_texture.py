@@ -37,6 +37,8 @@ from dfdetect.training.trainer import predict_logits
 from tests.conftest import make_face_set
 
 BASE = "tf_efficientnet_lite2"
+# Weights of this architecture.
+WEIGHTS = "tf_efficientnet_lite2_224"
 
 
 @pytest.fixture
@@ -277,7 +279,7 @@ def test_fit_texture_keeps_the_network_and_says_what_it_used(
     faces = list(map(str, two_face_sets))
     arguments = ["--faces", *faces, "--val", "0.4", "--out", str(out), "--device", "cpu"]
     base = tmp_path / "base.safetensors"
-    network, plain = load_checkpoint(find_weights(BASE))
+    network, plain = load_checkpoint(find_weights(WEIGHTS))
     save_checkpoint(base, network, replace(plain, training={"sources": ["x"]}))
     assert main(["fit-texture", str(base), *arguments]) == 0
     model, spec = load_checkpoint(out)
@@ -315,4 +317,4 @@ def test_fit_texture_refuses_what_it_cannot_use(two_face_sets, tmp_path):
     only_fake.with_suffix("").symlink_to(known.with_suffix(""))
     for faces, val in (([plain], 0.4), ([known], plain), ([plain, only_fake], 0.4)):
         with pytest.raises(FaceSetError, match="REAL and FAKE faces with a source, and REAL and"):
-            fit_texture(BASE, faces, out, val=val)
+            fit_texture(WEIGHTS, faces, out, val=val)
