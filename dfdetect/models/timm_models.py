@@ -37,9 +37,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "precision": "mixed",
     },
     "tf_efficientnet_lite0": {"drop_path_rate": 0.1},
-    # The recipe of the default detector: long training with strong augmentation, so that the model
-    # also works on videos from other sources.
+    # Long training with strong augmentation and large crops, so that the model also works on videos
+    # from other sources.
     "tf_efficientnet_lite2": {
+        "input_size": 224,
         "epochs": 5,
         "patience": 5,
         "start_size": 128,
