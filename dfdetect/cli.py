@@ -17,7 +17,7 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # `--help` must not wait for torch. Most modules are therefore imported inside the commands.
 from dfdetect import __version__
@@ -31,6 +31,9 @@ from dfdetect.defaults import (
 )
 from dfdetect.errors import ArgumentError, DfdetectError
 from dfdetect.training.config import CHOICES, LIMITS, TrainConfig, recipe
+
+if TYPE_CHECKING:  # imports torch
+    from dfdetect.checkpoints.io import Spec
 
 # Exit status if `--strict` was given and a video has no score.
 REASONS_GIVEN = 1
@@ -993,8 +996,11 @@ def _fit_texture(
     _print_calibration(out, spec)
 
 
-def _print_calibration(out: Path, spec: Any) -> None:
-    print(f"{out}: calibrated = {spec.calibration.scale:.3f} * logit {spec.calibration.bias:+.3f}")
+def _print_calibration(out: Path, spec: "Spec") -> None:
+    for member in spec.members:
+        name = f" {member.architecture}" if len(spec.members) > 1 else ""
+        fitted = member.calibration
+        print(f"{out}: calibrated{name} = {fitted.scale:.3f} * logit {fitted.bias:+.3f}")
     if (points := spec.operating_points) is not None:
         from dfdetect.reporting.terminal import fakes_found
 

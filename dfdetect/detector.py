@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dfdetect.checkpoints.ensemble import MIXED_CROPS
 from dfdetect.checkpoints.io import Spec, load_ensemble
 from dfdetect.checkpoints.weights import Weights, find_all_weights
 from dfdetect.classifier import Classifier
@@ -346,12 +347,7 @@ class Detector:
         """
         self._process.require_same()
         if len({member.crop for member in self.spec.members}) > 1:
-            warnings.warn(
-                "the members of the ensemble were trained on crops that were cut in different "
-                "ways, but all of them score the same crops here: scores of videos are more "
-                "accurate",
-                stacklevel=2,
-            )
+            warnings.warn(MIXED_CROPS, stacklevel=2)
         return self._averaged(
             classifier.frame_logits(
                 [_to_input(crop, number, classifier.spec.crop_format) for crop in clip]

@@ -16,6 +16,11 @@ from dfdetect.scoring.aggregation import Aggregation
 CHECKSUM_KEY = "sha256"
 FORMAT = "dfdetect-ensemble"
 MEMBER_COUNTS = range(2, 65)
+# What is said if members with different crop rules score crops that were cut already.
+MIXED_CROPS = (
+    "the members of the ensemble were trained on crops that were cut in different ways, but all of "
+    "them score the same crops here: scores of videos are more accurate"
+)
 
 
 @dataclass(frozen=True)

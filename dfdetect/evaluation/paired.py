@@ -131,7 +131,8 @@ def compare_results(first: EvaluationResult, second: EvaluationResult) -> Paired
         ArgumentError: The results have different videos or crops, or have them in different orders.
 
     Example:
-        >>> compare_results(evaluate("val.csv"), evaluate("val.csv", weights="both")).delong
+        >>> both = evaluate("val.csv", weights="both.safetensors")
+        >>> compare_results(evaluate("val.csv"), both).delong
         Difference(first=0.927, second=0.939, difference=0.012, interval=(0.008, 0.016), ...)
     """
     answers = first.answers

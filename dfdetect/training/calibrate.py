@@ -1,5 +1,6 @@
 """Fit the calibration of a trained model again, on other labelled faces."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dfdetect.checkpoints.ensemble import EnsembleSpec
+from dfdetect.checkpoints.ensemble import MIXED_CROPS, EnsembleSpec
 from dfdetect.checkpoints.io import Spec, is_half, load_checkpoint, save_checkpoint
 from dfdetect.checkpoints.spec import ModelSpec
 from dfdetect.checkpoints.weights import find_weights, require_new_checkpoint
@@ -38,16 +39,18 @@ def calibrate(
     operating points, and a warning says so.
 
     If the checkpoint is an ensemble, the mean of the calibrated logits of its members is calibrated
-    again. The new calibrations of the members have the same effect on the mean.
+    again. The result is stored in the calibrations of the members: each gets the scale and the bias
+    that together calibrate the mean.
 
     The network itself is not changed. Use `faces` of people and sources that the network was not
     trained on. Otherwise the new calibration makes the probabilities too extreme. In the fit,
     videos have the weights that `dfdetect.training.judging.Judge` describes.
 
     `operating_points.fakes` counts FAKE videos of new people and of new sources. A source is new
-    unless the checkpoint names it in `training["sources"]`, where `train` writes the known sources.
-    Without this entry, it is unknown which sources are new, and FAKE videos with a source are not
-    counted. Of a network from `dfdetect convert`, no FAKE videos are counted.
+    unless a member names it in `training["sources"]`, where `train` writes the known sources. (A
+    checkpoint of one model is its only member.) If a member has no such entry, it is unknown which
+    sources are new, and FAKE videos with a source are not counted. If a member comes from `dfdetect
+    convert`, no FAKE videos are counted.
 
     Args:
         weights: Name or file of the weights.
@@ -58,8 +61,10 @@ def calibrate(
         progress: Whether to show a progress bar.
 
     Returns:
-        The specification of the new checkpoint. Its `scores["calibration_faces"]` holds the metrics
-        on `faces` (see `dfdetect.training.judging.Judge.measure`).
+        The specification of the new checkpoint: a `ModelSpec`, or an `EnsembleSpec` for an
+        ensemble. Its `scores["calibration_faces"]` holds the metrics on `faces` (see
+        `dfdetect.training.judging.Judge.measure`). The `uncalibrated_log_loss` of an ensemble is
+        that of the mean before the new fit.
 
     Raises:
         FaceSetError: A face set is unusable, or all crops have the same label.
@@ -69,7 +74,8 @@ def calibrate(
         CheckpointError: The checkpoint is unusable.
 
     Example:
-        >>> calibrate("tf_efficientnet_lite0", ["interviews.csv"], "mine.safetensors").calibration
+        >>> spec = calibrate("xception", ["interviews.csv"], "mine.safetensors")
+        >>> spec.members[0].calibration
         Calibration(scale=0.81, bias=-0.4)
     """
     out = Path(out)
@@ -81,8 +87,10 @@ def calibrate(
     if len(lengths) > 1:
         raise ArgumentError(
             f"{path}: an ensemble whose members take clips of different lengths; calibrate each "
-            "member, then combine them again"
+            "member, then combine them again: such an ensemble gives no verdicts"
         )
+    if len({member.crop for member in spec.members}) > 1:
+        warnings.warn(MIXED_CROPS, stacklevel=2)
     joined = FaceSet.join([FaceSet.read(index) for index in faces])
     joined.require_both_classes(", ".join(map(str, faces)))
     joined.require_readable(progress)
@@ -150,6 +158,7 @@ def _calibrated(spec: Spec, calibration: Calibration, notes: dict[str, Any]) -> 
                 calibration.scale * member.calibration.scale,
                 calibration.scale * member.calibration.bias + calibration.bias,
             ),
+            operating_points=None,  # those of the members do not hold any more
             training={**member.training, **notes},
         )
         for member in spec.members

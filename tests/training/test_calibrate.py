@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import expit, logit
+from scipy.special import logit
 from sklearn.metrics import log_loss
 
 from dfdetect import load_detector
@@ -12,7 +12,9 @@ from dfdetect.checkpoints.weights import find_weights
 from dfdetect.cli import main
 from dfdetect.data.faceset import FaceSet, FaceSetError
 from dfdetect.errors import ArgumentError
+from dfdetect.faces.geometry import CropRule
 from dfdetect.reporting.terminal import fakes_found
+from dfdetect.scoring.calibration import Calibration
 from dfdetect.training.calibrate import calibrate
 
 WEIGHTS = "simple_cnn_2"
@@ -140,33 +142,98 @@ def test_calibrate_sets_no_thresholds_on_few_real_videos(face_set, tmp_path, cap
     assert "above" not in printed.out
 
 
+MEMBERS = {WEIGHTS: Calibration(1.0, 2.0), "simple_cnn_1": Calibration(0.5, -1.0)}
+
+
 @pytest.fixture
-def pair(tmp_path):
-    """Return an ensemble whose first member counts three times as much as the second one."""
-    out = tmp_path / "pair.safetensors"
-    make_ensemble([find_weights(name) for name in (WEIGHTS, "simple_cnn_1")], out, shares=[3, 1])
-    return out
+def make_pair(tmp_path):
+    """Return a function that writes an ensemble of two models, and returns its path.
+
+    The arguments are the entries of `training` of each model. The first model counts three times as
+    much as the second one.
+    """
+
+    def make(*training):
+        files = []
+        for (name, calibration), notes in zip(MEMBERS.items(), training, strict=True):
+            model, spec = load_checkpoint(find_weights(name))
+            files.append(tmp_path / f"member_{name}.safetensors")
+            save_checkpoint(
+                files[-1], model, replace(spec, calibration=calibration, training=notes)
+            )
+        out = tmp_path / "pair.safetensors"
+        make_ensemble(files, out, shares=[3, 1])
+        return out
+
+    return make
 
 
-def test_calibrate_of_an_ensemble_calibrates_the_mean_of_its_members(pair, face_set, tmp_path):
-    out = tmp_path / "mine.safetensors"
+def test_calibrate_of_an_ensemble_calibrates_the_mean_of_its_members(make_pair, face_set, tmp_path):
+    pair, out = make_pair({}, {}), tmp_path / "mine.safetensors"
     spec = calibrate(pair, [face_set], out)
     assert load_checkpoint(out)[1] == spec
+    assert spec.shares == (0.75, 0.25)
+    fitted = []
+    for member, before in zip(spec.members, MEMBERS.values(), strict=True):
+        scale = member.calibration.scale / before.scale
+        fitted.append((scale, member.calibration.bias - scale * before.bias))
+        assert member.training["calibrated_on"] == [face_set.name]
+        assert member.operating_points is None
+    assert fitted[0] == pytest.approx(fitted[1])
     faces = FaceSet.read(face_set)
     crops = [faces.image(row) for row in range(len(faces))]
-    before, after = (logit(load_detector(file).predict_faces(crops)) for file in (pair, out))
-    inside = np.maximum(abs(before), abs(after)) < 4.5  # P(FAKE) is kept within 0.01 and 0.99
-    scale, bias = np.polyfit(before[inside], after[inside], 1)
-    assert after[inside] == pytest.approx(scale * before[inside] + bias, abs=0.01)
-    assert abs(scale - 1) > 0.1
+    before, after = (load_detector(file).predict_faces(crops) for file in (pair, out))
+    inside = np.maximum(abs(logit(before)), abs(logit(after))) < 4.5  # P is kept off 0 and 1
+    assert inside.sum() >= 10
+    expected = Calibration(*fitted[0]).apply(logit(before[inside]))
+    assert logit(after[inside]) == pytest.approx(expected, abs=0.01)
     figures = spec.scores["calibration_faces"]
-    assert figures["log_loss"] == pytest.approx(log_loss(faces.labels, expit(after)), abs=0.01)
-    assert figures["log_loss"] < log_loss(faces.labels, expit(before))
-    real = expit(after)[faces.labels == 0]
-    assert (real > spec.operating_points.uncertain).mean() <= 0.1
-    assert spec.shares == (0.75, 0.25)
-    for member in spec.members:
-        assert member.training["calibrated_on"] == [face_set.name]
+    assert figures["log_loss"] == pytest.approx(log_loss(faces.labels, after), abs=0.01)
+    assert figures["log_loss"] < log_loss(faces.labels, before) - 0.01
+    real = after[faces.labels == 0]
+    assert np.isclose(real, spec.operating_points.uncertain, atol=0.001).any()
+    assert (real > spec.operating_points.uncertain + 0.001).mean() <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        (({"sources": ["a"]}, {"sources": ["b"]}), {"people": 18, "sources": 6}),
+        (({"sources": ["a"]}, {}), {"people": 6}),
+        (({"sources": ["a"]}, {"sources": ["b"], "converted_from": "mesonet"}), {}),
+    ],
+)
+def test_calibrate_of_an_ensemble_counts_fakes_as_its_members_were_trained(
+    training, expected, make_pair, face_set, tmp_path
+):
+    table = pd.read_csv(face_set, dtype=str)
+    table["source"] = ["a"] * 16 + ["b"] * 8 + ["c"] * 12 + [""] * 12
+    table.to_csv(face_set, index=False)
+    spec = calibrate(make_pair(*training), [face_set], tmp_path / "mine.safetensors")
+    counts = {new: found["videos"] for new, found in spec.operating_points.fakes.items()}
+    assert counts == expected
+
+
+def test_calibrate_command_prints_the_calibration_of_each_member(
+    make_pair, face_set, tmp_path, capsys
+):
+    pair, out = make_pair({}, {}), tmp_path / "mine.safetensors"
+    assert main(["calibrate", str(pair), "--faces", str(face_set), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    for member in load_checkpoint(out)[1].members:
+        scale = f"{member.calibration.scale:.3f} * logit"
+        assert f"{out}: calibrated {member.architecture} = {scale}" in printed
+    assert "uncertain above" in printed
+
+
+def test_calibrate_warns_of_members_that_take_other_crops(make_pair, face_set, tmp_path):
+    pair = make_pair({}, {})
+    model, spec = load_checkpoint(pair)
+    first, second = spec.members
+    members = (replace(first, crop=CropRule(1.3, 0.0)), second)
+    save_checkpoint(pair, model, replace(spec, members=members))
+    with pytest.warns(UserWarning, match="crops that were cut in different ways"):
+        calibrate(pair, [face_set], tmp_path / "mine.safetensors")
 
 
 def test_calibrate_refuses_an_ensemble_of_crops_and_clips(face_set, tmp_path):
