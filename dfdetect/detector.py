@@ -133,7 +133,7 @@ class Detector:
 
         Example:
             >>> load_detector("tf_efficientnet_lite2_texture").operating_points
-            OperatingPoints(uncertain=0.739..., fake=0.889..., fakes={...})
+            OperatingPoints(uncertain=0.728..., fake=0.889..., fakes={...})
         """
         return self.spec.operating_points
 

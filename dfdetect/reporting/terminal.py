@@ -296,7 +296,7 @@ def fakes_found(points: OperatingPoints, noun: str = "video") -> str:
 
     Example:
         >>> fakes_found(detector.operating_points)
-        'Of 509 fakes like those that the detector was trained on, 50 % get the verdict fake...'
+        'Of 592 fakes like those that the detector was trained on, 45 % get the verdict fake...'
     """
     fake = "fake" if noun == "video" else "fake video"
     return " ".join(

@@ -257,9 +257,9 @@ class FewerAlarms:
 def test_find_shift_lowers_the_texture_until_few_real_sources_are_called_fake():
     logits, relevance = np.zeros(4), np.array([1, 1, 0.5, 0.5])
     shift = find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits, relevance)
-    # The first step at which 0.301 + 0.1 * 0.75 * (0.2 / 0.5 - shift) is at most 0.15. The first
+    # The first step at which 0.301 + 0.1 * 0.75 * (0.26 / 0.5 - shift) is at most 0.15. The first
     # number in brackets is the offset of videos, divided by the scale of the calibration.
-    assert shift == 2.45
+    assert shift == 2.55
     assert find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits - 2, relevance) == 0.0
     with pytest.warns(UserWarning, match="more than 15% of the held-out REAL videos"):
         shift = find_shift(FewerAlarms(), Calibration(0.5, 0.1), logits, 0 * relevance)
