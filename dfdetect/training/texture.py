@@ -398,7 +398,7 @@ def find_shift(
     P(FAKE) above 0.5, averaged over the known sources. If no amount is large enough, the function
     warns, and returns the largest amount.
 
-    A detector gives a whole video a higher logit than its crops in a face set. Therefore,
+    A detector gives a whole REAL video a higher logit than its crops in a face set. Therefore,
     `VIDEO_OFFSET` times the relevance of each crop is first added to the crop's calibrated logit.
 
     Args:
