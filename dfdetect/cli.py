@@ -1047,6 +1047,7 @@ def _ensemble(members: list[str], out: Path, shares: list[float] | None) -> None
 
     spec = make_ensemble(find_all_weights(members), out, shares=shares)
     print(f"{out}: {spec.describe()}")
+    print("The ensemble gives no verdicts until dfdetect calibrate has fitted its thresholds.")
 
 
 def _app(no_browser: bool, **options: Any) -> None:

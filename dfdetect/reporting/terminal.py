@@ -255,7 +255,7 @@ def no_thresholds(noun: str) -> str:
     """
     return (
         "The checkpoint holds no thresholds, so it is not known how often a REAL "
-        f"{noun} gets such a P(FAKE)."
+        f"{noun} gets such a P(FAKE). To fit thresholds, use dfdetect calibrate."
     )
 
 

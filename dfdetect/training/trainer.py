@@ -346,7 +346,7 @@ def predict_logits(
     loader = DataLoader(own, batch_size=EVAL_BATCH, num_workers=workers)
     network = CropNetwork(model)
     parts = []
-    with tqdm(total=len(own), desc="held-out actors", unit="crop", disable=not progress) as bar:
+    with tqdm(total=len(own), desc="measuring", unit="crop", disable=not progress) as bar:
         for images, _ in loader:
             parts.append(network(spec.normalise(images.to(device))).float().cpu().numpy())
             bar.update(len(images))

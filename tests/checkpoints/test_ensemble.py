@@ -161,10 +161,13 @@ def test_ensemble_command_makes_a_file_that_models_and_predict_know(
     files, tmp_path, sample_data, capsys
 ):
     out, submission = tmp_path / "both.safetensors", tmp_path / "submission.csv"
-    assert main(["ensemble", *map(str, files), "--out", str(out)]) == 0
-    assert main(["models", str(out)]) == 0
     line = "0.50 test_efficientnet, 64 px + 0.50 simple_cnn_2, 48 px; free; research only"
-    assert capsys.readouterr().out.splitlines() == [f"{out}: {line}", f"{out}  ({line})"]
+    assert main(["ensemble", *map(str, files), "--out", str(out)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{out}: {line}"
+    assert "no verdicts until dfdetect calibrate" in second
+    assert main(["models", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{out}  ({line})"]
     clip = str(sample_data / "test_videos" / "ehtdtkmmli.mp4")
     answers = []
     for weights in ([str(out)], list(map(str, files))):
